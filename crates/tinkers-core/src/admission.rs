@@ -346,7 +346,11 @@ impl DepartureCheck {
     #[inline]
     pub fn may_leave(&self) -> bool {
         let is_admitted = (self.attempt.as_ref()).is_none_or(|attempt| attempt.may_leave());
-        is_admitted && self.send_decision.as_ref().is_none_or(|send_decision| send_decision.mark_sent())
+        is_admitted
+            && self
+                .send_decision
+                .as_ref()
+                .is_none_or(|send_decision| send_decision.mark_sent())
     }
 
     /// Adds the send decision of a submission, which forbids to send it after its client was closed.

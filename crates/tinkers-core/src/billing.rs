@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::user_code::catch_panic;
 use crate::time::Timestamp;
+use crate::user_code::catch_panic;
 
 /// The billing state of a session, shared by all of its requests.
 ///

@@ -252,8 +252,11 @@ impl Caller {
         send_decision: &Arc<SendDecision>,
         request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
-        self.send_as(permit.departure().with_send_decision(send_decision), request)
-            .await
+        self.send_as(
+            permit.departure().with_send_decision(send_decision),
+            request,
+        )
+        .await
     }
 
     async fn send_as(

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::user_code::wake_all;
 use crate::error::Error;
+use crate::user_code::wake_all;
 
 /// A one-time signal that a client is closed. It carries the error that all later calls return.
 ///
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn first_reason_for_the_close_is_kept() {
+    fn second_close_keeps_the_reason_of_the_first() {
         let signal = CloseSignal::default();
         signal.check().expect("open");
         assert!(signal.close(Error::closed()));

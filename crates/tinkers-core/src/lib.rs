@@ -7,7 +7,6 @@ pub mod base_url;
 pub mod billing;
 pub mod call;
 pub mod closing;
-pub mod user_code;
 pub mod context;
 pub mod error;
 pub mod hint;
@@ -24,6 +23,7 @@ pub mod session_lost;
 pub mod spawn;
 pub mod time;
 pub mod transport;
+pub mod user_code;
 
 pub use admission::{
     Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, ClientId, Cost, DepartureCheck,

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use crate::user_code::catch_panic;
 use crate::response::HttpResponse;
+use crate::user_code::catch_panic;
 
 /// The deprecation notices of an endpoint that were logged already.
 #[derive(Debug, Default)]

@@ -11,9 +11,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::admission::RouteClass;
-use crate::user_code::{catch_panic, wake_all};
 use crate::jitter::Jitter;
 use crate::time::{Clock, Timestamp};
+use crate::user_code::{catch_panic, wake_all};
 
 /// The minimum duration of an outage. Shorter failures leave the pauses of all retries unchanged.
 const MIN_OUTAGE: Duration = Duration::from_secs(2);
@@ -58,10 +58,11 @@ struct State {
     next_check: Timestamp,
     /// The time of an outage check whose retry was dropped. Another retry takes it over.
     vacant_check: Option<Timestamp>,
-    /// The number of times that all pending retries were released. The two fields below describe the last release: its time, and the
-    /// period over which the retries were spread.
+    /// The number of times that all pending retries were released.
     releases: u64,
+    /// The time of the last release of all pending retries.
     released_at: Option<Timestamp>,
+    /// The period over which the retries of the last release were spread.
     spread: Duration,
     next_id: u64,
     pending_retries: BTreeMap<u64, Waker>,
@@ -146,7 +147,9 @@ impl Outage {
             RetryWait::Backoff { sleep, is_first } => {
                 if is_first {
                     catch_panic(|| {
-                        tracing::debug!("the server is failing; sending some retries early until it responds");
+                        tracing::debug!(
+                            "the server is failing; sending some retries early until it responds"
+                        );
                     });
                 }
                 sleep
@@ -282,7 +285,9 @@ impl PendingRetry<'_> {
             return WakeReason::Recovered;
         }
         // A dropped check whose time has passed is sent at once.
-        let vacant = state.vacant_check.map(|check_at| check_at.max(self.not_before));
+        let vacant = state
+            .vacant_check
+            .map(|check_at| check_at.max(self.not_before));
         if let Some(check_at) = vacant
             && self.schedule_check(check_at)
         {

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn confirmed_body_format_is_kept() {
+    fn confirmed_body_format_is_not_replaced_by_the_other_format() {
         let profile = ServerProfile::default().learn(ProfileUpdate::BodyFormat(BodyFormat::Json));
         assert_eq!(profile.body_format, BodyFormat::Json);
         let profile = profile.learn(document("x", &["application/x-protobuf"], false));

@@ -74,7 +74,10 @@ impl AttemptGuard<'_> {
 
 impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
-        let is_retracted = self.send_decision.as_ref().is_some_and(|send_decision| send_decision.retract());
+        let is_retracted = self
+            .send_decision
+            .as_ref()
+            .is_some_and(|send_decision| send_decision.retract());
         let mut state = self.cell.lock();
         state.attempts -= 1;
         state.sent |= !self.is_not_applied && !is_retracted;

@@ -109,7 +109,7 @@ impl RecoveredErrors {
     }
 
     /// Counts a recovered error and logs it.
-    pub fn note(&self, recovered_error: RecoveredError, error: &dyn fmt::Display) {
+    pub fn record(&self, recovered_error: RecoveredError, error: &dyn fmt::Display) {
         self.count(recovered_error);
         catch_panic(
             || tracing::debug!(recovered_error = recovered_error.name(), %error, "recovered from an error"),

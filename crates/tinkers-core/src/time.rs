@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use crate::user_code::wake_all;
 use crate::spawn::BoxFuture;
+use crate::user_code::wake_all;
 
 /// A point in time on a monotonic clock, measured from the origin of the clock. Timestamps of different clocks cannot be compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -29,12 +29,14 @@ pub(crate) struct ClassAdmission {
 impl ClassAdmission {
     /// The time for which a refusal closes the gate if the server sends no retry delay.
     const PAUSE_WITHOUT_HINT: Duration = Duration::from_secs(1);
-    /// The maximum jitter as a fraction of the pause. The next constant limits its duration.
+    /// The maximum jitter as a fraction of the pause.
     const SPREAD: f64 = 0.05;
+    /// The maximum jitter as a duration.
     const MAX_SPREAD: Duration = Duration::from_millis(10);
-    /// The minimum pause after a refusal. It grows with the number of consecutive first requests after a pause that failed. The next
-    /// constant is the pause after a first request without a response.
-    const PAUSE_AFTER_REFUSED: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+    /// The minimum pause after a refusal. It grows with the number of consecutive first requests after a pause that failed.
+    const PAUSE_AFTER_REFUSED: Backoff =
+        Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+    /// The pause after a first request without a response. It grows with the number of consecutive first requests that failed.
     const PAUSE_AFTER_UNANSWERED: Backoff =
         Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
@@ -88,7 +90,9 @@ impl ClassAdmission {
     /// Returns the time for which a refusal closes the gate. Jitter is only added, so the gate never opens before the server's retry
     /// delay has passed.
     fn refusal_pause(&self, hint: Option<Duration>) -> Duration {
-        let pause = hint.unwrap_or(Self::PAUSE_WITHOUT_HINT).min(self.max_hint.get());
+        let pause = hint
+            .unwrap_or(Self::PAUSE_WITHOUT_HINT)
+            .min(self.max_hint.get());
         let least = Self::PAUSE_AFTER_REFUSED.pause(self.limiter.failed_first_requests());
         self.with_jitter(pause.max(least))
     }
@@ -107,7 +111,8 @@ impl ClassAdmission {
             },
             AttemptOutcome::Answered => TicketOutcome::Answered,
             AttemptOutcome::Unknown => {
-                let pause = Self::PAUSE_AFTER_UNANSWERED.pause(self.limiter.failed_first_requests());
+                let pause =
+                    Self::PAUSE_AFTER_UNANSWERED.pause(self.limiter.failed_first_requests());
                 TicketOutcome::Unanswered {
                     until: until(self.with_jitter(pause)),
                 }

@@ -36,9 +36,9 @@ struct State {
     adaptive_limit: AdaptiveLimit,
     /// The time at which a timer serves the queue again, while the gate or the rate limit holds the first waiter back.
     serve_at: Option<Timestamp>,
-    /// The time at which the last first request after a pause was admitted. The next field is the response time of the last successful
-    /// one.
+    /// The time at which the last first request after a pause was admitted.
     first_request: Option<Timestamp>,
+    /// The response time of the last successful first request after a pause.
     first_request_took: Duration,
     /// The last time at which a response or a returned permit made room for waiters.
     last_queue_progress: Option<Timestamp>,
@@ -225,7 +225,8 @@ impl ClassLimiter {
         now: impl Fn() -> Timestamp,
     ) {
         // Only refusals and the ends of first requests change more than counters, so only they need the time.
-        let is_significant = ticket.is_first_request() || matches!(outcome, TicketOutcome::Refused { .. });
+        let is_significant =
+            ticket.is_first_request() || matches!(outcome, TicketOutcome::Refused { .. });
         let at = if is_significant {
             now()
         } else {

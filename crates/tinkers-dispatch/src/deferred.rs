@@ -63,7 +63,10 @@ fn trace(event: &LimiterEvent) {
             "rate limited"
         ),
         LimiterEvent::FirstRequest { class } => {
-            tracing::debug!(class = class.name(), "sending the first request after a pause")
+            tracing::debug!(
+                class = class.name(),
+                "sending the first request after a pause"
+            )
         }
         LimiterEvent::Opened { class } => {
             tracing::debug!(class = class.name(), "requests are accepted again")

@@ -138,7 +138,9 @@ impl LimiterAdmission {
 impl Admission for LimiterAdmission {
     fn admit(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         let Some(class_admission) = self.of(request.class) else {
-            return Box::pin(std::future::ready(Ok(Admitted::free(request.in_flight_permit))));
+            return Box::pin(std::future::ready(Ok(Admitted::free(
+                request.in_flight_permit,
+            ))));
         };
         if let GateState::ClosedUntil(_) = class_admission.limiter.constraints.gate().state() {
             class_admission.notify_closure();

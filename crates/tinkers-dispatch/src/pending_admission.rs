@@ -45,7 +45,8 @@ struct Alarm {
 impl PendingAdmission {
     #[inline]
     pub(crate) fn new(class_admission: Arc<ClassAdmission>, request: AdmissionRequest) -> Self {
-        let has_in_flight = (request.in_flight_permit.as_ref()).is_some_and(InFlightPermit::is_counted);
+        let has_in_flight =
+            (request.in_flight_permit.as_ref()).is_some_and(InFlightPermit::is_counted);
         let charge = (class_admission.limiter).charge(request.cost.bytes, has_in_flight);
         let wait = Wait {
             key: QueueKey {

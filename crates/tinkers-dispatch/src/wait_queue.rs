@@ -171,7 +171,8 @@ impl WaitQueue {
         if let Some(ticket) = self.collect(entry) {
             return Removed::Granted(ticket);
         }
-        self.take_out(entry).map_or(Removed::NotFound, Removed::Waiting)
+        self.take_out(entry)
+            .map_or(Removed::NotFound, Removed::Waiting)
     }
 
     /// Returns the waiter of an entry if the entry is still waiting.

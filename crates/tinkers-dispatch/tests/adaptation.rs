@@ -88,7 +88,9 @@ fn pauses_after_unanswered_first_requests_double() {
     for _ in 0..2 {
         refuse(bench.admit(ask(class)), Some(MS));
         for expected in [500, 1000, 2000] {
-            first_request(&bench, class).permit.settle(AttemptOutcome::Unknown);
+            first_request(&bench, class)
+                .permit
+                .settle(AttemptOutcome::Unknown);
             assert_eq!(pause(&bench, class), MS * expected);
         }
         accept(first_request(&bench, class));
@@ -102,7 +104,10 @@ fn first_request_timeout_is_twice_the_last_response_time() {
         refuse(bench.admit(ask(class)), Some(SECOND));
         let first_request = first_request(&bench, class);
         let until: Timestamp = bench.at(patience);
-        assert_eq!(bench.state(class).gate, GateSnapshot::FirstRequestUntil(until));
+        assert_eq!(
+            bench.state(class).gate,
+            GateSnapshot::FirstRequestUntil(until)
+        );
         bench.clock.advance(takes);
         accept(first_request);
     }
@@ -155,11 +160,18 @@ fn responses_and_returned_permits_count_as_queue_progress() {
         assert_eq!(moved, is_news.then(|| bench.clock.now()), "{outcome:?}");
     }
     let bench = Bench::sampling(9, 1000, 1);
-    let Admitted { permit, in_flight_permit, .. } = bench.admit(sample());
+    let Admitted {
+        permit,
+        in_flight_permit,
+        ..
+    } = bench.admit(sample());
     permit.settle(AttemptOutcome::Accepted);
     let _waiting = bench.ask(sample());
     bench.clock.advance(SECOND);
-    assert_eq!(bench.admission.last_queue_progress(RouteClass::Sample), None);
+    assert_eq!(
+        bench.admission.last_queue_progress(RouteClass::Sample),
+        None
+    );
     drop(in_flight_permit);
     let moved = bench.admission.last_queue_progress(RouteClass::Sample);
     assert_eq!(moved, Some(bench.clock.now()));

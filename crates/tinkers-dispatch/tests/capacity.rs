@@ -145,7 +145,7 @@ fn request_after_its_deadline_is_not_admitted() {
 }
 
 #[test]
-fn dropped_waiter_returns_its_permits_at_each_point() {
+fn dropped_waiter_returns_its_permits_in_each_state() {
     // The waiter waits for a slot.
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample_of(5));

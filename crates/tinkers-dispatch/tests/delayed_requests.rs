@@ -149,7 +149,10 @@ fn refusal_stops_an_admitted_request_before_it_is_sent() {
     bench.clock.advance(2 * SECOND);
     let mut first_request = bench.admit(sample());
     assert!(first_request.permit.departure().may_leave());
-    assert!(!departure.may_leave(), "while the first request is under way");
+    assert!(
+        !departure.may_leave(),
+        "while the first request is under way"
+    );
     accept(first_request);
     assert_eq!(bench.sample().gate, GateSnapshot::Open);
     assert!(!departure.may_leave(), "after the first request");

@@ -51,7 +51,7 @@ fn first_request_after_a_pause_is_sent_alone() {
 }
 
 #[test]
-fn dropped_first_request_is_replaced_at_once() {
+fn dropped_first_request_after_a_closure_is_replaced_at_once() {
     let (bench, mut queue) = closed(3);
     drop(first_request(&bench, &mut queue));
     let second = let_through(&mut queue);
@@ -138,7 +138,10 @@ fn short_retry_delays_cause_no_busy_loop() {
             }
         }
         // The pauses double from 10 ms up to a second: seven first requests, then one each second.
-        assert!((30..=40).contains(&first_requests), "{class:?}: {first_requests} in 30 s");
+        assert!(
+            (30..=40).contains(&first_requests),
+            "{class:?}: {first_requests} in 30 s"
+        );
     }
 }
 
@@ -189,7 +192,12 @@ fn limiter_events_are_published_in_order() {
     let taken: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     let mut in_flight_permits = Vec::new();
-    for Admitted { permit, in_flight_permit, .. } in taken {
+    for Admitted {
+        permit,
+        in_flight_permit,
+        ..
+    } in taken
+    {
         permit.settle(AttemptOutcome::Accepted);
         in_flight_permits.push(in_flight_permit);
     }
@@ -225,7 +233,12 @@ fn limiter_events_are_published_in_order() {
     );
     let counts = bench.sample().counts;
     assert_eq!(
-        (counts.refusals, counts.hints, counts.events, counts.first_requests),
+        (
+            counts.refusals,
+            counts.hints,
+            counts.events,
+            counts.first_requests
+        ),
         (2, 1, 1, 1)
     );
 }

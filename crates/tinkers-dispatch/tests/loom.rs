@@ -97,7 +97,11 @@ fn limiter(slots: u32) -> (Arc<Limiter>, Arc<LimiterAdmission>) {
 
 /// Ends a request as accepted, and returns its permits.
 fn accept(admitted: Admitted) {
-    let Admitted { permit, in_flight_permit, .. } = admitted;
+    let Admitted {
+        permit,
+        in_flight_permit,
+        ..
+    } = admitted;
     permit.settle(AttemptOutcome::Accepted);
     drop(in_flight_permit);
 }
@@ -201,7 +205,11 @@ fn no_request_is_admitted_after_a_recorded_refusal() {
         let (limiter, admission) = limiter(2);
         let held = Waiting::new(&admission).poll().expect("free");
         let refused = thread::spawn(move || {
-            let Admitted { permit, in_flight_permit, .. } = held;
+            let Admitted {
+                permit,
+                in_flight_permit,
+                ..
+            } = held;
             permit.settle(AttemptOutcome::Refused {
                 hint: Some(Duration::from_secs(1)),
             });

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tinkers_core::user_code::catch_panic;
 use tinkers_core::nesting::NestedMark;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     BoxFuture, Error, ErrorKind, ProgressCell, RecoveredError, Result, RouteClass, Sent,
     SessionContext, Timestamp,

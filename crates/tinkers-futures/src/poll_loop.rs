@@ -11,13 +11,13 @@ use std::time::Duration;
 use http::StatusCode;
 use tinkers_core::billing::BillingAction;
 use tinkers_core::call::response_error;
-use tinkers_core::user_code::catch_panic;
 use tinkers_core::hint::retry_after;
 use tinkers_core::nesting::NestedMark;
 use tinkers_core::outage::OutageBackoff;
 use tinkers_core::retry::{
     API_ERROR_RETRIES, ExchangeKind, PROXY_ERROR_RETRIES, StatusAction, failure_kind,
 };
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     AdmissionRequest, Admitted, Arrival, AttemptOutcome, Caller, ClientId, Cost, Deduplication,
     Error, ErrorKind, HttpRequest, HttpResponse, Readmission, RecoveredError, Result, RouteClass,

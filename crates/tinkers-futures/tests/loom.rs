@@ -87,12 +87,14 @@ fn negative_control_separate_read_and_write_is_detected() {
         }
         due
     }
-    let findings = explore("negative control: read, then write", BOUND, || {
-        match warnings(AtomicU64::new(0), read_then_write, [10, 10, 10]) {
+    let findings = explore(
+        "negative control: read, then write",
+        BOUND,
+        || match warnings(AtomicU64::new(0), read_then_write, [10, 10, 10]) {
             1 => Vec::new(),
             n => vec![format!("{n} warnings")],
-        }
-    });
+        },
+    );
     assert!(!findings.faults.is_empty());
 }
 

@@ -192,7 +192,7 @@ fn is_released(outcome: Result<CompletionNotice>) -> bool {
 }
 
 #[test]
-fn possibly_transient_response_is_retried() {
+fn possibly_transient_poll_response_is_retried() {
     let page = "<html>welcome</html>";
     let steps = [
         200, 302, 401, 403, 404, 405, 409, 410, 413, 418, 421, 422, 431, 501,

@@ -53,7 +53,7 @@ fn created(
 }
 
 #[test]
-fn available_result_takes_one_poll() {
+fn available_result_needs_only_one_poll() {
     let (result, server, operation) = created([DONE]);
     assert_eq!(result.unwrap().model_id, "m");
     let asked = server.requests.lock().unwrap();
@@ -258,7 +258,11 @@ fn refused_poll_keeps_its_queue_position() {
     assert_eq!(*server.readmissions.lock().unwrap(), expected);
     // The submit permit closes the gate before the in-flight permit admits another request.
     let pairs = server.released.lock().unwrap();
-    assert!(pairs.chunks(2).all(|pair| pair == ["permit", "in_flight_permit"]));
+    assert!(
+        pairs
+            .chunks(2)
+            .all(|pair| pair == ["permit", "in_flight_permit"])
+    );
 }
 
 #[test]

@@ -9,8 +9,8 @@ use crate::noise_filter::{NoiseFilter, ProbeFailure, RefusalMeaning};
 /// requests and full windows, and applies [`AdaptiveLimit::limit`] to the window.
 ///
 /// Before the first refusal the limit is unknown, and the ceiling applies. A refusal sets the learned limit, called *level*, to the number
-/// of requests that the server had accepted at that time. Afterwards only limit probes exceed the level; the interval between them depends
-/// on the cost of a refusal. Refusals that continue however few requests are in flight are classified as random and do not lower the level.
+/// of requests that the server had accepted at that time. Afterwards only limit probes exceed the learned limit; the interval between them depends
+/// on the cost of a refusal. Refusals that continue however few requests are in flight are classified as random and do not lower the learned limit.
 /// `docs/decisions/0005-the-in-flight-window.md` has the reasons and measurements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdaptiveLimit {
@@ -54,7 +54,7 @@ pub enum LimitChange {
     Restored,
 }
 
-/// A limit probe in progress: its raised limit, and the number of requests that the server has accepted beyond the level so far.
+/// A limit probe in progress: its raised limit, and the number of requests that the server has accepted beyond the learned limit so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LimitProbe {
     target: u32,
@@ -69,9 +69,9 @@ struct ProbeSchedule {
     next_probe_at: Duration,
     /// The earliest time at which the limit may recover from a large drop.
     recovery_at: Duration,
-    /// The number of consecutive failed probes near the same level.
+    /// The number of consecutive failed probes near the same learned limit.
     failures: u32,
-    /// The level at the last failed probe.
+    /// The learned limit at the last failed probe.
     failed_level: u32,
     /// The number of accepted requests minus the charges for refusals. While the credit is negative there are no limit probes, which
     /// bounds the fraction of refused requests.
@@ -84,10 +84,10 @@ struct ProbeSchedule {
     closed_for: Duration,
     /// The time since which the closed gate has held back requests for which the window had room.
     held_since: Option<Duration>,
-    /// Whether the level was lowered to leave capacity to other processes.
+    /// Whether the learned limit was lowered to leave capacity to other processes.
     has_yielded: bool,
     /// The average fraction of the window that was idle during the closure.
-    idle_share: f64,
+    idle_fraction: f64,
 }
 
 impl AdaptiveLimit {
@@ -104,31 +104,33 @@ impl AdaptiveLimit {
     const MAX_INTERVAL: Duration = Duration::from_secs(60);
     /// The maximum number of times that consecutive failures double the probe interval.
     const MAX_DOUBLINGS: u32 = 2;
-    /// Failed probes count as consecutive if the level differs by at most 1/8 between them.
+    /// Two failed probes count as consecutive if the learned limit changed by at most 1 / this number between them.
     const SAME_LEVEL_DIVISOR: u32 = 8;
-    /// The step of a probe is at most 1/8 of the level, which bounds the number of refusals when the probe fails.
+    /// The step of a probe is at most the learned limit divided by this number, which bounds the number of refusals when the probe fails.
     const MAX_STEP_DIVISOR: u32 = 8;
-    /// A probe succeeds after the server accepted at least 1/12 of the level beyond the level. With fewer requests, this client would
-    /// take all the capacity that another process leaves free while its gate is closed.
+    /// A probe succeeds after the server accepted at least the learned limit divided by this number in excess of the learned limit. With
+    /// fewer requests, this client would take all the capacity that another process leaves free while its gate is closed.
     const SUCCESS_DIVISOR: u32 = 12;
     /// Replaces [`Self::SUCCESS_DIVISOR`] if the window was empty at the end of a closure. The other process then has no requests in
     /// flight either.
-    const DRAINED_SUCCESS_DIVISOR: u32 = 9;
-    /// The maximum number of requests beyond the level that a probe requires to succeed.
+    const EMPTY_WINDOW_SUCCESS_DIVISOR: u32 = 9;
+    /// The maximum number of accepted requests beyond the learned limit that a probe needs to succeed.
     const MAX_REQUIRED_SUCCESSES: u32 = 3;
     /// The number of accepted requests that offset one refusal.
     const ACCEPTED_PER_REFUSAL: i64 = 25;
     /// The maximum credit.
     const MAX_CREDIT: i64 = 500;
-    /// The credit is never below minus this constant and a multiple of the level.
-    const BASE_DEBT: i64 = 8;
-    const DEBT_PER_LEVEL: i64 = 4;
-    /// The divisor of the decrease after a refusal at exactly the level that the server accepted before: the level is lowered by 1/7.
+    /// The maximum negative credit is this number plus a multiple of the learned limit.
+    const BASE_NEGATIVE_CREDIT: i64 = 8;
+    /// The multiple of the learned limit in the maximum negative credit.
+    const NEGATIVE_CREDIT_PER_UNIT: i64 = 4;
+    /// The divisor of the decrease after a refusal at exactly the learned limit, which the server had accepted before: the learned limit is
+    /// lowered by 1/7.
     const DECREASE_DIVISOR: u32 = 7;
-    /// The number of consecutive failed probes after which the client lowers the level for one interval, to leave capacity to other
+    /// The number of consecutive failed probes after which the client lowers the learned limit for one interval, to leave capacity to other
     /// processes.
     const FAILURES_TO_YIELD: u32 = 4;
-    /// The decrease to leave capacity to other processes: the level is lowered by 1/6.
+    /// The divisor of the decrease that leaves capacity to other processes: the learned limit is lowered by 1/6.
     const YIELD_DIVISOR: u32 = 6;
 
     /// Creates a limit that has learned nothing yet. The limit stays between `floor` (at least 1) and `ceiling`.
@@ -169,9 +171,9 @@ impl AdaptiveLimit {
 
     /// Records a refusal. Returns the reason if the limit has changed.
     pub fn on_refusal(&mut self, refusal: RefusalContext) -> Option<LimitChange> {
-        let max_debt =
-            Self::BASE_DEBT + Self::DEBT_PER_LEVEL * i64::from(self.level.unwrap_or(u32::MAX));
-        self.schedule.credit = (self.schedule.credit - Self::ACCEPTED_PER_REFUSAL).max(-max_debt);
+        let max_negative_credit =
+            Self::BASE_NEGATIVE_CREDIT + Self::NEGATIVE_CREDIT_PER_UNIT * i64::from(self.level.unwrap_or(u32::MAX));
+        self.schedule.credit = (self.schedule.credit - Self::ACCEPTED_PER_REFUSAL).max(-max_negative_credit);
         if !refusal.is_new_event {
             return None;
         }
@@ -218,7 +220,7 @@ impl AdaptiveLimit {
     /// Records that the gate has opened again, and that `in_flight` requests remained in flight during the closure.
     pub fn on_reopened(&mut self, in_flight: u32) {
         self.schedule.is_gate_closed = false;
-        self.schedule.idle_share = idle_share(self.level.unwrap_or(0), in_flight);
+        self.schedule.idle_fraction = idle_fraction(self.level.unwrap_or(0), in_flight);
     }
 
     /// Records that the gate was found open. A refusal may be recorded after the response that opened the gate; without this correction
@@ -283,7 +285,7 @@ impl AdaptiveLimit {
         Some(LimitChange::ProbeStarted)
     }
 
-    /// Handles the refusal of a limit probe while the server had accepted at least as many requests as the level.
+    /// Handles the refusal of a limit probe while the server had accepted at least as many requests as the learned limit.
     fn probe_refused(&mut self, accepted: u32) -> LimitChange {
         let failure = self.noise.probe_failed();
         let level = self.level.unwrap_or(accepted);
@@ -326,7 +328,7 @@ impl AdaptiveLimit {
         }
         self.schedule.record_failure(level);
         if accepted > level {
-            // The level was higher when these requests were accepted, so their number says nothing about the current level.
+            // The learned limit was higher when these requests were accepted, so their number says nothing about the current learned limit.
             return None;
         }
         // The server has accepted this many requests before, so other processes use it as well.
@@ -341,7 +343,7 @@ impl AdaptiveLimit {
 
 /// Returns the average fraction of the window that was idle during a closure. At its end, `in_flight` of `level` requests remain; the
 /// requests are assumed to end at a constant rate.
-fn idle_share(level: u32, in_flight: u32) -> f64 {
+fn idle_fraction(level: u32, in_flight: u32) -> f64 {
     if in_flight == 0 {
         return 1.0;
     }
@@ -363,20 +365,20 @@ impl ProbeSchedule {
             closed_for: Duration::ZERO,
             held_since: None,
             has_yielded: false,
-            idle_share: 1.0,
+            idle_fraction: 1.0,
         }
     }
 
-    /// Returns the divisor of the level that gives the number of accepted requests for a successful probe.
+    /// Returns the divisor of the learned limit that gives the number of accepted requests for a successful probe.
     fn success_divisor(&self) -> u32 {
-        if self.idle_share < 1.0 {
+        if self.idle_fraction < 1.0 {
             AdaptiveLimit::SUCCESS_DIVISOR
         } else {
-            AdaptiveLimit::DRAINED_SUCCESS_DIVISOR
+            AdaptiveLimit::EMPTY_WINDOW_SUCCESS_DIVISOR
         }
     }
 
-    /// Records a failed probe at `level`. It counts as consecutive if the level is near that of the previous failure.
+    /// Records a failed probe at `level`. It counts as consecutive if the learned limit is near that of the previous failure.
     fn record_failure(&mut self, level: u32) {
         let is_consecutive =
             level.abs_diff(self.failed_level) <= (level / AdaptiveLimit::SAME_LEVEL_DIVISOR).max(1);
@@ -392,7 +394,7 @@ impl ProbeSchedule {
             return;
         }
         let held_since = self.held_since.take().unwrap_or(now);
-        let idle = now.saturating_sub(held_since).mul_f64(self.idle_share);
+        let idle = now.saturating_sub(held_since).mul_f64(self.idle_fraction);
         let doublings = if std::mem::take(&mut self.has_yielded) {
             0
         } else {

@@ -151,7 +151,7 @@ fn limit_probe_succeeds_after_as_many_requests_as_its_step() {
     assert_eq!(limit.on_accepted(20, false), None, "not beyond the level");
     assert_eq!(succeed(&mut limit, 21), 1);
     assert_eq!(limit.level(), Some(21));
-    // The next probe starts at once. Its step is twice as large, up to 1/8 of the level.
+    // The next probe starts at once. Its step is twice as large, up to 1/8 of the learned limit.
     assert_probe_starts(&mut limit, ms(now));
     assert_eq!(limit.limit(), 23);
     assert_eq!(succeed(&mut limit, 22), 2);
@@ -282,11 +282,11 @@ fn probe_interval_is_at_least_two_closures_and_at_most_a_minute() {
 #[test]
 fn probe_interval_doubles_twice_and_fourth_failure_lowers_the_limit() {
     let mut limit = learned(20);
-    // The refusal that set the level was the first failure.
+    // The refusal that set the learned limit was the first failure.
     let mut now = probe_after(&mut limit, 1_000);
-    // At the lowered level, the doubling of the intervals begins again.
+    // At the lowered learned limit, the doubling of the intervals begins again.
     for (factor, level) in [(2, 20), (4, 20), (1, 17), (1, 17), (2, 17)] {
-        // One refusal at this level was counted before.
+        // One refusal at this learned limit was counted before.
         let full = fail_probe(&mut limit, now, 500);
         assert_eq!(limit.level(), Some(level));
         now = probe_after(&mut limit, full);
@@ -418,7 +418,7 @@ fn limit_confirmed_during_random_refusals_is_learned() {
 }
 
 #[test]
-fn recovery_steps_double_regardless_of_the_credit() {
+fn limit_recovery_steps_double_regardless_of_the_credit() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     limit.on_refusal(refusal(ms(9_000), 3));
@@ -439,7 +439,7 @@ fn recovery_steps_double_regardless_of_the_credit() {
 }
 
 #[test]
-fn failed_recovery_step_keeps_the_probe_interval() {
+fn failed_step_of_a_limit_recovery_keeps_the_probe_interval() {
     let mut limit = learned(40);
     let change = limit.on_refusal(refusal(ms(1_000), 10));
     assert_eq!(change, Some(LimitChange::Lowered));
@@ -463,7 +463,7 @@ fn failed_recovery_step_keeps_the_probe_interval() {
 }
 
 #[test]
-fn recovery_continues_if_a_probe_succeeds_between_two_failures() {
+fn limit_recovery_continues_if_a_probe_succeeds_between_failures() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     limit.on_refusal(refusal(ms(9_000), 3));

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_draws_take_exactly_the_available_tokens() {
+    fn concurrent_draws_take_exactly_the_available_retry_tokens() {
         let budget = RetryBudget::new(1_000);
         let granted: u64 = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..8)

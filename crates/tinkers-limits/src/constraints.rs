@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::adaptive_limit::{AdaptiveLimit, LimitChange, RefusalContext};
 use crate::bytes::ByteBudget;
-use crate::gate::{BackoffGate, Epoch, GateClosed, GatePass, FirstRequest};
+use crate::gate::{BackoffGate, Epoch, FirstRequest, GateClosed, GatePass};
 use crate::gcra::{Gcra, Rate, RateRefusal};
 use crate::ramp::Ramp;
 use crate::window::{ConcurrencyWindow, SlotRequest, WindowView};

@@ -124,7 +124,7 @@ fn clock_is_not_read_without_a_rate_limit() {
 }
 
 #[test]
-fn full_window_and_waiters_block_requests_as_window_full() {
+fn full_window_and_waiting_requests_are_reported_as_window_full() {
     let constraints = Constraints::new(Bounds {
         max_in_flight: 1,
         ..bounds()
@@ -188,7 +188,10 @@ fn each_outcome_of_a_first_request_reaches_the_gate() {
             .unwrap();
         let settled = constraints.settle(first_request, outcome, ms(20), || 20);
         assert_eq!(gate.state(), state, "{outcome:?}");
-        assert_eq!(settled.first_request_handed_over, outcome == TicketOutcome::Dropped);
+        assert_eq!(
+            settled.first_request_handed_over,
+            outcome == TicketOutcome::Dropped
+        );
         constraints.release();
         assert_eq!(held(&constraints), (0, 0, 0));
     }
@@ -275,7 +278,13 @@ fn refusal_recorded_after_reopening_does_not_block_limit_probes() {
     constraints.release();
     let first_request = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
     let settled = constraints.settle(first_request, TicketOutcome::Accepted, until, || 20);
-    constraints.learn(&mut limit, first_request, &settled, TicketOutcome::Accepted, until);
+    constraints.learn(
+        &mut limit,
+        first_request,
+        &settled,
+        TicketOutcome::Accepted,
+        until,
+    );
     // The thread that records this refusal was delayed.
     constraints.learn(
         &mut limit,

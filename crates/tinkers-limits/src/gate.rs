@@ -105,7 +105,9 @@ impl BackoffGate {
         let word = Packed(self.word.load());
         match (word.kind(), pass) {
             (Kind::Open, pass) => word.epoch() == pass.epoch(),
-            (Kind::FirstRequest, GatePass::First(first_request)) => word == Packed::pending(first_request),
+            (Kind::FirstRequest, GatePass::First(first_request)) => {
+                word == Packed::pending(first_request)
+            }
             (Kind::FirstRequest | Kind::Closed, _) => false,
         }
     }
@@ -205,7 +207,11 @@ impl BackoffGate {
     /// first request in flight.
     fn end_first_request(&self, first_request: FirstRequest, until: u64) -> bool {
         let pending = Packed::pending(first_request);
-        let closed = Packed::new(Kind::Closed, until.max(first_request.since), first_request.epoch);
+        let closed = Packed::new(
+            Kind::Closed,
+            until.max(first_request.since),
+            first_request.epoch,
+        );
         let changed = self.word.change(|word| {
             let is_in_flight = Packed(word) == pending;
             is_in_flight.then_some((closed.0, ())).ok_or(())

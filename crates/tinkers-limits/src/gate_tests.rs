@@ -40,7 +40,7 @@ fn open_gate_admits_all_requests_in_the_current_epoch() {
 }
 
 #[test]
-fn closed_gate_admits_one_first_request_after_its_deadline() {
+fn closed_gate_admits_one_request_alone_after_its_deadline() {
     let gate = closed(ms(5_000));
     assert_eq!(gate.open(), None);
     let early = gate.enter(Duration::from_nanos(4_999_999_999), PATIENCE);
@@ -82,7 +82,7 @@ fn concurrent_refusals_are_one_congestion_event() {
 }
 
 #[test]
-fn response_to_the_first_request_opens_the_gate() {
+fn response_to_the_first_request_after_a_closure_opens_the_gate() {
     let (gate, first_request) = gate_with_first_request(ms(10));
     assert!(gate.reopen(first_request.epoch));
     assert_eq!(gate.open(), Some(first_request.epoch));
@@ -112,7 +112,7 @@ fn late_refusal_closes_the_gate_while_a_first_request_is_pending() {
 }
 
 #[test]
-fn dropped_first_request_is_replaced_at_once() {
+fn dropped_first_request_after_a_closure_is_replaced_at_once() {
     let (gate, first_request) = gate_with_first_request(ms(10));
     let now = Duration::from_nanos(12_345_678);
     assert!(gate.hand_over_first_request(now, first_request));
@@ -127,7 +127,10 @@ fn late_response_to_a_replaced_first_request_opens_the_gate() {
     assert_eq!(second.epoch, first_request.epoch);
     assert!(gate.reopen(first_request.epoch));
     // The end of the second first request has no effect, since the gate is open.
-    assert!(!gate.defer_first_request(ms(5_000), second) && !gate.hand_over_first_request(ms(5_000), second));
+    assert!(
+        !gate.defer_first_request(ms(5_000), second)
+            && !gate.hand_over_first_request(ms(5_000), second)
+    );
     assert_eq!(gate.state(), GateState::Open);
 }
 
@@ -236,10 +239,16 @@ fn admission_is_valid_until_a_refusal_or_another_first_request() {
     assert!(!gate.still_admits(open));
     let first = gate.enter(ms(10), PATIENCE).unwrap();
     assert!(gate.still_admits(first) && first.is_first_request());
-    assert!(!gate.still_admits(open), "the gate is being gate_with_first_request");
+    assert!(
+        !gate.still_admits(open),
+        "the gate is being gate_with_first_request"
+    );
     let second = gate.enter(ms(10) + PATIENCE, PATIENCE).unwrap();
     assert!(gate.still_admits(second));
-    assert!(!gate.still_admits(first), "another first request is in flight");
+    assert!(
+        !gate.still_admits(first),
+        "another first request is in flight"
+    );
     assert!(gate.reopen(second.epoch()));
     assert!(gate.still_admits(second));
     assert!(!gate.still_admits(open), "the gate has been closed since");

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn burst_is_admitted_at_once_and_the_rest_at_the_rate() {
+    fn rate_limit_admits_a_burst_at_once_and_the_rest_at_the_rate() {
         let limit = gcra(3);
         for _ in 0..3 {
             assert_eq!(limit.take(1, ms(0)), Ok(()));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_above_the_burst_are_refused_and_undo_returns_units() {
+    fn rate_limit_refuses_more_than_the_burst_and_undo_returns_units() {
         let limit = gcra(2);
         assert_eq!(limit.take(3, ms(0)), Err(RateRefusal::Never));
         assert_eq!(limit.take(2, ms(0)), Ok(()));

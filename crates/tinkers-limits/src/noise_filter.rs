@@ -3,31 +3,31 @@
 /// A filter that tells refusals for lack of capacity from random refusals ("noise"). Refusals for lack of capacity end at a lower limit,
 /// while random ones continue at any limit. A plain value inside of [`AdaptiveLimit`](crate::AdaptiveLimit).
 ///
-/// If the learned limit (level) is correct, only limit probes are refused. Therefore each refusal without a limit probe adds suspicion, and
-/// accepted requests remove it. Above a threshold the refusals are classified as noise: the level before them is restored, and further
-/// refusals do not lower it. Several consecutive refusals with no more accepted requests than at the lowest of them confirm a real limit
-/// and end the noise. After noise or a large drop, the limit recovers to the previous level by steps that double.
+/// If the learned limit is correct, only limit probes are refused. Therefore each refusal without a limit probe adds suspicion, and
+/// accepted requests remove it. Above a threshold the refusals are classified as random: the limit before them is restored, and further
+/// refusals do not lower it. This ends if several consecutive refusals arrive with no more accepted requests than at the lowest of them,
+/// which confirms a real limit. After random refusals or a large drop, the limit recovers to its previous value by steps that double.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct NoiseFilter {
-    /// The level before the suspicious refusals, or [`NoiseFilter::UNKNOWN`] if no level was known.
+    /// The learned limit before the suspicious refusals, or [`NoiseFilter::UNKNOWN`] if no limit was known.
     restore_level: Option<u32>,
     /// The suspicion that the refusals are random, as the number of accepted requests that removes it.
     suspicion: u32,
     is_noisy: bool,
-    /// Whether refusals were classified as noise since the limit was last at the restore level.
+    /// Whether refusals were classified as random since the limit was last at its previous value.
     was_noisy: bool,
     /// The number of consecutive refusals without progress: the server accepted no more requests than at the lowest of these refusals.
-    /// The next field is the number of accepted requests at the lowest one.
     confirmations: u32,
+    /// The number of accepted requests at the lowest of the consecutive refusals without progress.
     lowest: u32,
     /// The number of requests accepted since the last refusal.
     accepted_since_refusal: u32,
-    /// Whether the limit is recovering to the restore level.
+    /// Whether the limit is recovering to its previous value.
     is_recovering: bool,
-    /// The number of consecutive failed limit probes since the limit was last at the restore level.
+    /// The number of consecutive failed limit probes since the limit was last at its previous value.
     failed_probes: u32,
-    /// The maximum number of accepted requests in flight while no level was known. Without it, a refusal of the first few requests
-    /// after a pause would set a level that is far too low.
+    /// The maximum number of accepted requests in flight while no limit was known. Without it, a refusal of the first few requests
+    /// after a pause would set a limit that is far too low.
     peak: u32,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct NoiseFilter {
 pub(crate) enum RefusalMeaning {
     /// The server accepts only as many requests as it had accepted at that time.
     Capacity,
-    /// The refusals are random from now on: restore this level, or no level.
+    /// The refusals are random from now on: restore this limit, or no limit.
     Restored(Option<u32>),
     /// The refusal is random: ignore it.
     Noise,
@@ -57,21 +57,22 @@ impl NoiseFilter {
     const UNKNOWN: u32 = u32::MAX;
     /// The suspicion that one refusal adds.
     const SUSPICION_PER_REFUSAL: u32 = 80;
-    /// The suspicion from which refusals count as noise. Three refusals within 40 accepted requests reach it.
+    /// The suspicion from which refusals count as random. Three refusals within 40 accepted requests reach it.
     const NOISE_THRESHOLD: u32 = 200;
     const MAX_SUSPICION: u32 = 240;
-    /// The number of consecutive refusals without progress that confirm a real limit during noise. Right after noise was detected, one
-    /// more refusal is enough.
+    /// The number of consecutive refusals without progress that confirm a real limit during random refusals. Right after these were
+    /// detected, one more refusal is enough.
     const MAX_CONFIRMATIONS: u32 = 4;
-    /// The server has accepted more than at a refusal only if the number is more than 1/8 above, since responses arrive out of order.
+    /// The server makes progress after a refusal if it accepts more requests than at the refusal, by more than 1 / this number. Smaller
+    /// differences do not count, since responses arrive out of order.
     const BEYOND_DIVISOR: u32 = 8;
-    /// A recovery starts after at least this many requests were accepted without a refusal, and at least as many as the level.
+    /// A recovery starts after at least this many requests were accepted without a refusal, and at least as many as the learned limit.
     const MIN_ACCEPTED: u32 = 8;
-    /// A drop is large if the level falls to 1/2 or less.
+    /// A drop is large if the learned limit falls to its previous value divided by this number, or less.
     const LARGE_DROP_DIVISOR: u32 = 2;
     /// The minimum number of accepted requests in flight that counts as a peak.
     const MIN_PEAK: u32 = 8;
-    /// After noise, the limit stops recovering to the previous level when this many limit probes fail in a row.
+    /// After random refusals, the limit stops recovering to its previous value when this many limit probes fail in a row.
     const FAILED_PROBES_TO_END_RECOVERY: u32 = 2;
 
     pub(crate) const fn new() -> Self {
@@ -94,7 +95,7 @@ impl NoiseFilter {
         self.is_noisy
     }
 
-    /// Classifies a refusal that no limit probe caused. `accepted` is the number of accepted requests in flight, and not 0.
+    /// Classifies a refusal that no limit probe caused. `accepted` is the number of accepted requests in flight, at least 1.
     pub(crate) fn on_refusal(&mut self, level: Option<u32>, accepted: u32) -> RefusalMeaning {
         let level = level.unwrap_or(Self::UNKNOWN);
         let restore_level = self
@@ -167,7 +168,7 @@ impl NoiseFilter {
         self.failed_probes = 0;
     }
 
-    /// Returns the limit to which the filter wants to recover from `level`. Starts a recovery if possible: after noise at once, and
+    /// Returns the limit to which the filter wants to recover from `level`. Starts a recovery if possible: at once after random refusals, and
     /// otherwise only after a large drop and if `is_due`.
     pub(crate) fn recovery_target(&mut self, level: u32, is_due: bool) -> Option<u32> {
         if self.is_noisy || !self.is_below(level) {
@@ -181,7 +182,7 @@ impl NoiseFilter {
         self.target().filter(|_| self.is_recovering)
     }
 
-    /// Returns the target of a recovery: the restore level, or the peak if no level was known and there was no noise.
+    /// Returns the target of a recovery: the limit before the refusals, or the peak if no limit was known and the refusals were not random.
     fn target(&self) -> Option<u32> {
         self.restore_level.map(|restore_level| match restore_level {
             Self::UNKNOWN if !self.was_noisy => self.peak,

@@ -6,7 +6,7 @@ fn accept(filter: &mut NoiseFilter, times: u32, level: Option<u32>, at: u32) {
     (0..times).for_each(|_| filter.on_accepted(level, at));
 }
 
-/// Returns a filter at `level` that has just detected noise, after three refusals with at least `lowest` accepted requests.
+/// Returns a filter with the learned limit `level` that has just detected random refusals, after three with at least `lowest` accepted requests.
 fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
     let mut filter = NoiseFilter::new();
     assert_eq!(
@@ -25,7 +25,7 @@ fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
 }
 
 #[test]
-fn refusals_at_ever_lower_limits_are_noise_and_restore_the_limit() {
+fn refusals_at_ever_lower_limits_are_random_and_restore_the_limit() {
     for level in [Some(50), None] {
         let mut filter = noisy(level, 3);
         assert!(filter.is_noisy());
@@ -35,7 +35,7 @@ fn refusals_at_ever_lower_limits_are_noise_and_restore_the_limit() {
 }
 
 #[test]
-fn accepted_requests_reduce_the_suspicion_of_noise() {
+fn accepted_requests_reduce_the_suspicion_of_random_refusals() {
     for (between, third) in [
         (20, RefusalMeaning::Restored(Some(50))),
         (21, RefusalMeaning::Capacity),
@@ -51,7 +51,7 @@ fn accepted_requests_reduce_the_suspicion_of_noise() {
 }
 
 #[test]
-fn noise_ends_after_enough_accepted_requests() {
+fn refusals_stop_counting_as_random_after_enough_accepted_requests() {
     let level = Some(50);
     let mut filter = noisy(level, 3);
     accept(&mut filter, 239, level, 50);
@@ -62,7 +62,7 @@ fn noise_ends_after_enough_accepted_requests() {
 }
 
 #[test]
-fn refusal_without_progress_after_noise_confirms_a_limit() {
+fn next_random_refusal_without_progress_confirms_a_real_limit() {
     let mut filter = noisy(Some(50), 10);
     // Up to 1/8 more is not counted as progress, since responses arrive out of order.
     accept(&mut filter, 5, Some(50), 11);
@@ -74,7 +74,7 @@ fn refusal_without_progress_after_noise_confirms_a_limit() {
 }
 
 #[test]
-fn four_refusals_without_progress_confirm_a_limit_during_noise() {
+fn four_random_refusals_without_progress_confirm_a_real_limit() {
     let level = Some(50);
     let mut filter = noisy(level, 3);
     accept(&mut filter, 1, level, 30);
@@ -104,7 +104,7 @@ fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
 }
 
 #[test]
-fn limit_recovers_late_after_a_drop_and_at_once_after_noise() {
+fn limit_recovers_late_after_a_drop_but_not_after_random_refusals() {
     let mut fallen = NoiseFilter::new();
     fallen.on_refusal(Some(50), 25);
     assert_eq!(recovery_targets(fallen, 25), [None, Some(50)]);
@@ -134,7 +134,7 @@ fn limit_recovers_late_after_a_drop_and_at_once_after_noise() {
 }
 
 #[test]
-fn recovery_starts_after_as_many_accepted_requests_as_the_limit() {
+fn limit_recovery_starts_after_as_many_accepted_requests_as_limit() {
     for (level, least) in [(20, 20), (2, 8)] {
         let mut filter = NoiseFilter::new();
         filter.on_refusal(Some(50), level);
@@ -142,7 +142,7 @@ fn recovery_starts_after_as_many_accepted_requests_as_the_limit() {
         assert_eq!(filter.recovery_target(level, true), None);
         accept(&mut filter, 1, Some(level), level);
         assert_eq!(filter.recovery_target(level, true), Some(50));
-        // A started recovery continues although `is_due` is false, and ends at the restore level.
+        // A started recovery continues although `is_due` is false, and ends at the limit to restore.
         assert_eq!(filter.recovery_target(49, false), Some(50));
         assert_eq!(filter.recovery_target(50, true), None);
         accept(&mut filter, 1, Some(50), 50);
@@ -151,7 +151,7 @@ fn recovery_starts_after_as_many_accepted_requests_as_the_limit() {
 }
 
 #[test]
-fn recovery_ends_after_one_failed_probe_or_two_after_noise() {
+fn limit_recovery_ends_after_one_or_two_failed_probes() {
     let mut filter = NoiseFilter::new();
     filter.on_refusal(Some(50), 20);
     accept(&mut filter, 30, Some(20), 20);
@@ -218,7 +218,7 @@ fn limit_recovery_continues_to_its_target() {
     assert_eq!(filter.recovery_target(100, true), None);
 }
 
-/// Returns a filter that detected noise at 50, and then confirmed a limit of 20.
+/// Returns a filter that detected random refusals at 50, and then confirmed a limit of 20.
 fn confirmed() -> NoiseFilter {
     let mut filter = noisy(Some(50), 20);
     assert_eq!(
@@ -229,13 +229,13 @@ fn confirmed() -> NoiseFilter {
 }
 
 #[test]
-fn confirmed_limit_clears_the_suspicion_of_noise() {
+fn confirmed_limit_clears_the_suspicion_of_random_refusals() {
     let mut filter = confirmed();
     assert_eq!(filter.on_refusal(Some(20), 15), RefusalMeaning::Capacity);
 }
 
 #[test]
-fn failed_probes_before_noise_do_not_count_after_it() {
+fn failed_probes_before_random_refusals_do_not_count_afterwards() {
     let mut filter = confirmed();
     filter.probe_failed();
     for (level, accepted) in [(20, 18), (18, 17)] {
@@ -257,7 +257,7 @@ fn failed_probes_before_noise_do_not_count_after_it() {
 }
 
 #[test]
-fn recovery_waits_for_accepted_requests_after_each_refusal() {
+fn limit_recovery_waits_for_accepted_requests_after_each_refusal() {
     let mut filter = confirmed();
     accept(&mut filter, 20, Some(20), 20);
     assert_eq!(filter.recovery_target(20, false), Some(50));
@@ -271,7 +271,7 @@ fn recovery_waits_for_accepted_requests_after_each_refusal() {
 }
 
 #[test]
-fn noise_is_forgotten_when_the_previous_limit_is_reached() {
+fn random_refusals_are_forgotten_at_the_previous_limit() {
     let mut filter = confirmed();
     accept(&mut filter, 1, Some(50), 50);
     assert_eq!(filter.on_refusal(Some(50), 20), RefusalMeaning::Capacity);

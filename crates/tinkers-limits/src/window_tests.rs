@@ -5,7 +5,7 @@ use super::*;
 const ANY: u32 = u32::MAX;
 
 #[test]
-fn full_window_still_admits_requests_with_an_in_flight_unit() {
+fn full_window_admits_retries_that_hold_an_in_flight_unit() {
     let window = ConcurrencyWindow::new(2);
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));

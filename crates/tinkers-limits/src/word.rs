@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_change_leaves_the_word_unchanged() {
+    fn failed_change_leaves_the_atomic_word_unchanged() {
         let word = Word::new(7);
         assert_eq!(word.change(Err::<(u64, ()), u64>), Err(7));
         assert_eq!(word.set(|n| (n + 1, n)), 7);

@@ -36,7 +36,7 @@ fn assert_counted(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
 }
 
 #[test]
-fn gate_counts_contention() {
+fn gate_counts_contention_between_threads() {
     let gate = BackoffGate::new();
     let call = || {
         gate.close(Duration::from_secs(1), gate.epoch());
@@ -45,7 +45,7 @@ fn gate_counts_contention() {
 }
 
 #[test]
-fn window_counts_contention() {
+fn window_counts_contention_between_threads() {
     let window = ConcurrencyWindow::new(8);
     let call = || {
         if window.take(SlotRequest::SlotAndInFlight, 8).is_ok() {
@@ -57,7 +57,7 @@ fn window_counts_contention() {
 }
 
 #[test]
-fn byte_budget_counts_contention() {
+fn byte_budget_counts_contention_between_threads() {
     let bytes = ByteBudget::new(1_000);
     let call = || {
         if bytes.take(10).is_ok() {
@@ -69,7 +69,7 @@ fn byte_budget_counts_contention() {
 }
 
 #[test]
-fn ramp_counts_contention() {
+fn ramp_counts_contention_between_threads() {
     let ramp = Ramp::slow_start(100);
     let call = || {
         ramp.restart(100);
@@ -79,7 +79,7 @@ fn ramp_counts_contention() {
 }
 
 #[test]
-fn rate_limit_counts_contention() {
+fn rate_limit_counts_contention_between_threads() {
     let limit = Gcra::new(Rate {
         interval: Duration::from_nanos(1),
         burst: 100,
@@ -93,7 +93,7 @@ fn rate_limit_counts_contention() {
 }
 
 #[test]
-fn retry_budget_counts_contention() {
+fn retry_budget_counts_contention_between_threads() {
     let budget = RetryBudget::new(100);
     let call = || {
         let _drawn = budget.draw(RetryReason::Fault);

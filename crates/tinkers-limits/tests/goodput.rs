@@ -61,7 +61,7 @@ fn random_refusals_do_not_close_the_in_flight_window() {
 }
 
 #[test]
-fn in_flight_limit_recovers_within_two_seconds_of_noise() {
+fn in_flight_limit_recovers_two_seconds_after_random_refusals() {
     let mut cases = cases::noise();
     cases.retain(|case| case.is_burst);
     assert_eq!(noise_failures(&cases), [""; 0]);
@@ -90,7 +90,7 @@ fn negative_control_gate_without_first_request_is_refused_too_often() {
 }
 
 #[test]
-fn simulation_is_deterministic() {
+fn goodput_simulation_is_deterministic() {
     let cases = &cases::walks()[0].cases;
     let run = |number: usize| sim::run(&cases[number], Policy::Adaptive);
     let (once, again, other) = (run(0), run(0), run(1));

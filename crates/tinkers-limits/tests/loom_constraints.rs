@@ -27,7 +27,10 @@ const BOUNDS: Bounds = Bounds {
 };
 
 fn constraints(max_in_flight: u32) -> Constraints {
-    Constraints::new(Bounds { max_in_flight, ..BOUNDS })
+    Constraints::new(Bounds {
+        max_in_flight,
+        ..BOUNDS
+    })
 }
 
 const fn charge(bytes: u64) -> Charge {
@@ -118,7 +121,7 @@ fn negative_control_gate_read_before_other_limits_is_detected() {
 }
 
 #[test]
-fn all_units_are_released_after_refusals() {
+fn all_units_are_released_after_refused_admissions() {
     let findings = explore("two attempts and an undo", 2, || {
         let constraints = Arc::new(constraints(2));
         let attempt = |ending: TicketOutcome| {
@@ -194,7 +197,7 @@ fn slot_released_by_a_refusal_finds_the_gate_closed() {
 }
 
 #[test]
-fn open_gate_is_visible_only_with_its_ramp() {
+fn thread_that_sees_the_open_gate_also_sees_the_ramp() {
     explore("gate that opens", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds {
             slots: 64,
@@ -248,7 +251,7 @@ fn wait_during_the_end_of_an_attempt(
 }
 
 #[test]
-fn end_of_an_attempt_sees_waiters_for_its_bytes() {
+fn end_of_an_attempt_sees_requests_that_wait_for_bytes() {
     let full = || {
         let constraints = Constraints::new(Bounds { bytes: 1, ..BOUNDS });
         let ticket = take(&constraints).unwrap();
@@ -258,7 +261,7 @@ fn end_of_an_attempt_sees_waiters_for_its_bytes() {
 }
 
 #[test]
-fn end_of_an_attempt_sees_waiters_for_the_ramp() {
+fn end_of_an_attempt_sees_requests_that_wait_for_the_ramp() {
     let full = || {
         let constraints = Constraints::new(Bounds {
             slots: 64,

@@ -10,7 +10,7 @@ use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{BackoffGate, Epoch, GatePass, GateState, FirstRequest};
+use tinkers_limits::{BackoffGate, Epoch, FirstRequest, GatePass, GateState};
 
 const PATIENCE: u64 = 100;
 
@@ -241,7 +241,7 @@ fn enter(gate: &BackoffGate, now: u64) -> Option<FirstRequest> {
     pass.first_request()
 }
 
-/// The way in which the end of a first request is reported.
+/// A way to report the end of a first request: the real one, or one with a planted fault.
 trait EndReport: Send + Sync + 'static {
     fn new(first: FirstRequest) -> Self;
     /// Records that another first request was admitted.
@@ -283,7 +283,10 @@ impl EndReport for LatestFirstRequest {
 }
 
 /// Models a first request that ends late, while the next one and possibly a third one try to enter.
-fn late_end_of_a_first_request<E: EndReport>(name: &str, end: fn(&BackoffGate, FirstRequest) -> bool) -> Findings {
+fn late_end_of_a_first_request<E: EndReport>(
+    name: &str,
+    end: fn(&BackoffGate, FirstRequest) -> bool,
+) -> Findings {
     explore(name, 3, move || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
@@ -321,22 +324,24 @@ fn end_of_a_replaced_first_request_does_not_affect_the_next() {
         gate.hand_over_first_request(ms(105), first_request)
     })
     .assert_none();
-    late_end_of_a_first_request::<OwnFirstRequest>("late connection error", |gate, first_request| {
-        gate.defer_first_request(ms(500), first_request)
-    })
+    late_end_of_a_first_request::<OwnFirstRequest>(
+        "late connection error",
+        |gate, first_request| gate.defer_first_request(ms(500), first_request),
+    )
     .assert_none();
 }
 
 #[test]
 fn negative_control_first_requests_identified_by_epoch_are_detected() {
-    let drops = late_end_of_a_first_request::<LatestFirstRequest>("negative control: late drop", |gate, first_request| {
-        gate.hand_over_first_request(ms(105), first_request)
-    });
+    let drops = late_end_of_a_first_request::<LatestFirstRequest>(
+        "negative control: late drop",
+        |gate, first_request| gate.hand_over_first_request(ms(105), first_request),
+    );
     let two = "two first requests".to_owned();
     assert!(drops.faults.contains(&two), "{:?}", drops.faults);
-    let breaks =
-        late_end_of_a_first_request::<LatestFirstRequest>("negative control: late connection error", |gate, first_request| {
-            gate.defer_first_request(ms(500), first_request)
-        });
+    let breaks = late_end_of_a_first_request::<LatestFirstRequest>(
+        "negative control: late connection error",
+        |gate, first_request| gate.defer_first_request(ms(500), first_request),
+    );
     assert_eq!(breaks.faults, ["closed under the next first request"]);
 }

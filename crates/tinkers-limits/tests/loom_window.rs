@@ -261,7 +261,7 @@ fn wait_during_a_release(order: WaitOrder) -> Findings {
 }
 
 #[test]
-fn waiter_that_sets_the_flag_first_is_always_admitted() {
+fn waiter_that_sets_the_waiters_flag_first_is_always_admitted() {
     wait_during_a_release(WaitOrder::FlagThenTake).assert_none();
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tinkers_limits::{
-    BackoffGate, ConcurrencyWindow, GatePass, Gcra, FirstRequest, Rate, RateRefusal, RetryBudget,
+    BackoffGate, ConcurrencyWindow, FirstRequest, GatePass, Gcra, Rate, RateRefusal, RetryBudget,
     RetryDraw, RetryReason, SlotRequest,
 };
 
@@ -107,13 +107,19 @@ impl GateModel {
             }
             GateOperation::Defer(number, hint) => {
                 if let Some((first_request, is_last)) = self.end_first_request(number) {
-                    prop_assert_eq!(gate.defer_first_request(us(self.now + hint), first_request), is_last);
+                    prop_assert_eq!(
+                        gate.defer_first_request(us(self.now + hint), first_request),
+                        is_last
+                    );
                     self.pending = self.pending.filter(|_| !is_last);
                 }
             }
             GateOperation::HandOver(number) => {
                 if let Some((first_request, is_last)) = self.end_first_request(number) {
-                    prop_assert_eq!(gate.hand_over_first_request(us(self.now), first_request), is_last);
+                    prop_assert_eq!(
+                        gate.hand_over_first_request(us(self.now), first_request),
+                        is_last
+                    );
                     self.pending = self.pending.filter(|_| !is_last);
                 }
             }
@@ -138,11 +144,18 @@ impl GateModel {
         prop_assert_eq!(pass.is_first_request(), !self.is_open);
         if let Some(first_request) = pass.first_request() {
             let is_due = before.is_none_or(|(_, at)| self.now >= at + PATIENCE);
-            prop_assert!(is_due, "a second first request within the timeout of the first");
-            let is_duplicate = self.first_requests.iter().any(|(other, ..)| *other == first_request);
+            prop_assert!(
+                is_due,
+                "a second first request within the timeout of the first"
+            );
+            let is_duplicate = self
+                .first_requests
+                .iter()
+                .any(|(other, ..)| *other == first_request);
             prop_assert!(!is_duplicate, "two first requests in flight are equal");
             self.first_request_count += 1;
-            self.first_requests.push((first_request, self.ended.len(), self.first_request_count));
+            self.first_requests
+                .push((first_request, self.ended.len(), self.first_request_count));
             self.pending = Some((self.first_request_count, self.now));
         }
         self.passes.push((pass, self.ended.len()));
@@ -263,7 +276,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn gate_admits_one_first_request_at_a_time_after_the_deadline(
+    fn gate_admits_one_request_at_a_time_after_its_deadline(
         operations in prop::collection::vec(gate_operation(), 1..120),
     ) {
         let gate = BackoffGate::new();

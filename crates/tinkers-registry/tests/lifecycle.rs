@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use tinkers_registry::{Contention, Registry};
 
 #[test]
-fn entry_is_removed_with_its_last_handle() {
+fn registry_entry_is_removed_with_its_last_handle() {
     let registry = Registry::new();
     let first = registry.get_or_create("a", || 1);
     let second = first.clone();
@@ -54,7 +54,7 @@ fn registry_debug_output_contains_no_keys() {
 }
 
 #[test]
-fn contention_total_is_the_sum_of_its_counters() {
+fn total_contention_is_the_sum_of_all_counters() {
     let contention = Contention {
         lost_exchanges: 1,
         expired_entries: 2,
@@ -146,7 +146,7 @@ fn waiters_for_a_failed_build_build_the_value_once() {
 }
 
 #[test]
-fn other_keys_are_available_during_a_build() {
+fn registry_serves_other_keys_during_a_build() {
     let registry: Registry<u8, u8> = Registry::new();
     let outer = registry.get_or_create(1, || {
         // The inner thread ends only if the outer build holds no lock.
@@ -180,7 +180,7 @@ fn recursive_build_panics_instead_of_deadlocking() {
 }
 
 #[test]
-fn lookup_accepts_a_borrowed_key() {
+fn registry_lookup_accepts_a_borrowed_key() {
     let registry: Registry<String, u8> = Registry::new();
     let held = registry.get_or_create("a".to_owned(), || 1);
     assert_eq!(registry.get("a").as_deref(), Some(&1));

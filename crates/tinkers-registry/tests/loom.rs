@@ -143,7 +143,7 @@ mod concurrent_creation {
 }
 
 #[test]
-fn lookup_finds_a_live_value_or_none() {
+fn registry_lookup_finds_a_live_value_or_none() {
     let findings = explore("lookup during the last drop", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let last = model.acquire();
@@ -161,7 +161,7 @@ fn lookup_finds_a_live_value_or_none() {
 }
 
 #[test]
-fn exactly_one_of_concurrent_drops_is_the_last() {
+fn exactly_one_of_two_concurrent_handle_drops_is_the_last() {
     let findings = explore("concurrent drops of clones", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let first = model.acquire();

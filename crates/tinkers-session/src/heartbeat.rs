@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
-use tinkers_core::user_code::catch_panic;
 use tinkers_core::session_lost::says_session_lost;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Clock, HttpRequest, HttpResponse, RecoveredError, RouteClass, Timeouts, Timestamp, Transport,
     hint,

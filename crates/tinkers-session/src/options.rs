@@ -120,7 +120,10 @@ fn check_limits(limits: &LimiterSettings) -> Result<(), Error> {
     for (class, settings) in classes {
         if settings.max_in_flight.is_some() {
             let expected = "none: requests in flight are limited for the class sample only";
-            return Err(Error::invalid(format!("limits.{class}.max_in_flight"), expected));
+            return Err(Error::invalid(
+                format!("limits.{class}.max_in_flight"),
+                expected,
+            ));
         }
     }
     for (class, settings) in &classes[1..] {

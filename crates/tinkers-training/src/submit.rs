@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::user_code::catch_panic;
 use tinkers_core::retry::WhenMaybeApplied;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Accepted, BodyFormat, ClientId, Error, HttpResponse, InFlightPermit, ProfileUpdate,
     ProgressCell, RecoveredError, Result, RetryPolicy, Sent, ServerProfile, SessionContext,

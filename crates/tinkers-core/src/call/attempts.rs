@@ -13,7 +13,6 @@ use crate::admission::{
 };
 use crate::billing::BillingAction;
 use crate::closing::SendDecision;
-use crate::user_code::catch_panic;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::NestedMark;
@@ -23,6 +22,7 @@ use crate::recovered_error::RecoveredError;
 use crate::retry::{self, Applied, BACKOFF, LONGEST_PAUSE, RetryAction, SPREAD, WhenMaybeApplied};
 use crate::time::Timestamp;
 use crate::transport::{HttpResponse, TransportErrorKind};
+use crate::user_code::catch_panic;
 
 /// The size in bytes above which a refused request waits for an extra pause, if the server sent no retry delay.
 const LARGE_BODY: u64 = 128 * 1024;
@@ -135,7 +135,10 @@ impl<'a> Attempts<'a> {
             }
             let request = call.request(sent_at);
             self.in_doubt = true;
-            let sent = self.caller.submit(&mut permit, &send_decision, request).await;
+            let sent = self
+                .caller
+                .submit(&mut permit, &send_decision, request)
+                .await;
             // The attempt can no longer be retracted: the result of the transport decides.
             self.send_decision = None;
             if let Some(attempt) = &mut attempt {
@@ -301,7 +304,10 @@ impl<'a> Attempts<'a> {
 
     /// Returns whether the current attempt may have been applied. Called when the call is abandoned.
     pub(super) fn is_in_doubt(&self) -> bool {
-        let is_retracted = self.send_decision.as_ref().is_some_and(|send_decision| send_decision.retract());
+        let is_retracted = self
+            .send_decision
+            .as_ref()
+            .is_some_and(|send_decision| send_decision.retract());
         self.in_doubt && !is_retracted
     }
 

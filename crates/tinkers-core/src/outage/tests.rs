@@ -98,7 +98,10 @@ impl Scene {
             self.clock.advance_to_next();
         }
         let asked = self.asked.borrow();
-        let failed = asked.iter().filter(|at| **at < self.recovers_at.get()).count();
+        let failed = asked
+            .iter()
+            .filter(|at| **at < self.recovers_at.get())
+            .count();
         (answered, failed)
     }
 }
@@ -217,7 +220,11 @@ fn retry_with_a_long_first_pause_can_be_the_outage_check() {
     pending_retries.retain_mut(|one| !one.is_done());
     scene.clock.advance(LEAST_SPREAD);
     pending_retries.retain_mut(|one| !one.is_done());
-    assert!(pending_retries.is_empty(), "{} sleep on", pending_retries.len());
+    assert!(
+        pending_retries.is_empty(),
+        "{} sleep on",
+        pending_retries.len()
+    );
 }
 
 #[test]
@@ -300,14 +307,21 @@ fn released_retry_waits_for_its_retry_delay_and_a_random_time() {
         let now = scene.clock.now();
         let before = pending_retries.len();
         pending_retries.retain_mut(|one| !one.is_done());
-        assert!(before - pending_retries.len() < 200, "too many retries at step {step}");
+        assert!(
+            before - pending_retries.len() < 200,
+            "too many retries at step {step}"
+        );
         assert!(
             now >= hint || pending_retries.len() == 1000,
             "a retry was released at {now:?}"
         );
         scene.clock.advance(secs(0.05));
     }
-    assert!(pending_retries.is_empty(), "{} sleep on", pending_retries.len());
+    assert!(
+        pending_retries.is_empty(),
+        "{} sleep on",
+        pending_retries.len()
+    );
 }
 
 #[test]
@@ -403,7 +417,11 @@ fn released_retries_are_spread_by_half_a_millisecond_each() {
     pending_retries.retain_mut(|one| !one.is_done());
     scene.clock.advance(secs(0.5));
     pending_retries.retain_mut(|one| !one.is_done());
-    assert!((800..1200).contains(&pending_retries.len()), "{}", pending_retries.len());
+    assert!(
+        (800..1200).contains(&pending_retries.len()),
+        "{}",
+        pending_retries.len()
+    );
     scene.clock.advance(secs(0.5));
     pending_retries.retain_mut(|one| !one.is_done());
     assert!(pending_retries.is_empty());

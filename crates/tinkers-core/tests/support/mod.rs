@@ -162,7 +162,10 @@ impl Ledger for Gate {
 
     fn release(&self) {
         self.in_flight_permits.fetch_sub(1, Ordering::SeqCst);
-        self.returned_permits.lock().unwrap().push("in_flight_permit");
+        self.returned_permits
+            .lock()
+            .unwrap()
+            .push("in_flight_permit");
     }
 }
 
@@ -282,7 +285,10 @@ impl World {
                 return None;
             }
             let in_flight_permits = self.gate.in_flight_permits.load(Ordering::SeqCst);
-            self.permits_during_pauses.lock().unwrap().push(in_flight_permits);
+            self.permits_during_pauses
+                .lock()
+                .unwrap()
+                .push(in_flight_permits);
             self.clock.advance_to_next().expect("a pending call sleeps");
         }
     }

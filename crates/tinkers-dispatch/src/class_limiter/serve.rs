@@ -132,9 +132,9 @@ impl ClassLimiter {
         self.open_unrefused(state, now, deferred);
         loop {
             let first_request_timeout = self.first_request_timeout_in(state);
-            let taken = self
-                .constraints
-                .take_queued(charge, now.since_origin(), first_request_timeout);
+            let taken =
+                self.constraints
+                    .take_queued(charge, now.since_origin(), first_request_timeout);
             let is_full =
                 taken == Err(Blocked::WindowFull) && charge.take == SlotRequest::SlotAndInFlight;
             if !is_full {

@@ -140,14 +140,22 @@ pub(crate) fn again() -> AdmissionRequest {
 
 /// Ends a request as refused, and returns its permits.
 pub(crate) fn refuse(admitted: Admitted, hint: Option<Duration>) {
-    let Admitted { permit, in_flight_permit, .. } = admitted;
+    let Admitted {
+        permit,
+        in_flight_permit,
+        ..
+    } = admitted;
     permit.settle(refused(hint));
     drop(in_flight_permit);
 }
 
 /// Ends a request as accepted, and returns its permits.
 pub(crate) fn accept(admitted: Admitted) {
-    let Admitted { permit, in_flight_permit, .. } = admitted;
+    let Admitted {
+        permit,
+        in_flight_permit,
+        ..
+    } = admitted;
     permit.settle(AttemptOutcome::Accepted);
     drop(in_flight_permit);
 }

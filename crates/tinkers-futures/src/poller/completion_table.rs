@@ -201,7 +201,7 @@ impl CompletionTable {
         }
     }
 
-    /// Waits until the polling task has something to do, and returns that. For the polling task only.
+    /// Waits until the polling task has something to do, and returns its next step. For the polling task only.
     pub(super) async fn until_work(&self) -> Work {
         loop {
             match self.lock().work() {

@@ -10,7 +10,7 @@ use tinkers_limits::{
 /// The kind of a simulated client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// The real limits.
+    /// A client with the real limits.
     Adaptive,
     /// A client with the real gate and ramp, but a fixed in-flight limit of the initial size.
     FixedWindow,

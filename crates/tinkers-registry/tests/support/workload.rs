@@ -26,16 +26,19 @@ pub(crate) struct Counts {
     pub(crate) created: u64,
     /// The number of handles that these calls returned.
     pub(crate) handles: u64,
-    /// The number of runs of a build function that returned a value. The next two fields count those that returned an error, and those
-    /// that panicked.
+    /// The number of runs of a build function that returned a value.
     pub(crate) built: u64,
+    /// The number of runs of a build function that returned an error.
     pub(crate) failed: u64,
+    /// The number of runs of a build function that panicked.
     pub(crate) panicked: u64,
-    /// The number of errors that reached callers. The next field counts the panics.
+    /// The number of errors that reached callers.
     pub(crate) errors_seen: u64,
+    /// The number of panics that reached callers.
     pub(crate) panics_seen: u64,
-    /// The number of lookups of held keys. The next field counts the successful ones.
+    /// The number of lookups of held keys.
     pub(crate) looked_up: u64,
+    /// The number of successful lookups of held keys.
     pub(crate) found: u64,
     /// The contention in the registry.
     pub(crate) contention: u64,

@@ -333,7 +333,7 @@ fn request_id_cannot_be_registered_twice() {
 }
 
 #[test]
-fn only_overdue_waiters_are_released() {
+fn only_waiters_beyond_the_wait_limit_are_released() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
     register(&table, "old");
