@@ -494,7 +494,11 @@ mod tests {
             let departure = permit.departure();
             departure.head(status, &headers, SystemTime::UNIX_EPOCH);
             permit.settle(AttemptOutcome::Refused { hint: later });
-            assert_eq!(ledger.0.lock().unwrap().len(), 1, "settled once");
+            assert_eq!(
+                ledger.0.lock().unwrap().len(),
+                1,
+                "the outcome is reported once"
+            );
             assert_eq!(*ledger.1.lock().unwrap(), extended, "{head:?} {later:?}");
         }
     }
@@ -512,7 +516,7 @@ mod tests {
         let departure = refused.departure();
         let (status, headers) = refusal(None);
         departure.head(status, &headers, SystemTime::UNIX_EPOCH);
-        assert!(!departure.may_leave(), "it was refused");
+        assert!(!departure.may_leave(), "the attempt was refused");
     }
 
     #[test]

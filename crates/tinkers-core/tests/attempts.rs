@@ -79,7 +79,7 @@ fn error_is_maybe_sent_after_any_attempt_with_unknown_outcome() {
                     (Sent::MaybeSent, kind, status),
                     "{script:?}, then {last:?}"
                 );
-                assert_eq!(world.in_flight_permits(), 0, "all is given back");
+                assert_eq!(world.in_flight_permits(), 0, "all permits are returned");
             }
         }
     }
@@ -171,7 +171,7 @@ fn progress_records_whether_an_attempt_may_have_been_sent() {
     let mut call = post(RouteClass::Train);
     call.progress = Some(Arc::clone(&cell));
     World::new(&[], OK).call(call).expect("accepted");
-    assert_eq!(cell.sent(), Sent::MaybeSent, "it is accepted");
+    assert_eq!(cell.sent(), Sent::MaybeSent, "the call was accepted");
 }
 
 #[test]
@@ -394,7 +394,7 @@ fn short_retry_delays_cause_no_busy_loop_of_control_requests() {
     ] {
         let world = World::new(&[], refusal);
         let outcome = world.call_within(post(RouteClass::Control), secs(60));
-        assert!(outcome.is_none(), "it waits for as long as it takes");
+        assert!(outcome.is_none(), "the request waits without a deadline");
         let attempts = world.seen().len();
         assert!((3..75).contains(&attempts), "{refusal:?}: {attempts}");
     }
@@ -426,7 +426,11 @@ fn response_that_the_call_declares_final_is_not_retried() {
     call.is_final = Some(|answer| &answer.body[..] == b"oops");
     let error = world.call(call).expect_err("final");
     assert_eq!(error.status(), Some(500));
-    assert_eq!(error.sent(), Sent::MaybeSent, "the first attempt is kept");
+    assert_eq!(
+        error.sent(),
+        Sent::MaybeSent,
+        "the first attempt may have been applied"
+    );
     assert_eq!(world.seen().len(), 2);
 }
 

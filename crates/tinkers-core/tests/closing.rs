@@ -73,7 +73,11 @@ fn call_dropped_while_connecting_counts_as_not_sent() {
         call.progress = Some(Arc::clone(&cell));
         world.give_up_while_it_waits(call);
         assert_eq!(cell.sent(), sent);
-        assert_eq!(world.departures_that_may_leave(), 0, "nothing more leaves");
+        assert_eq!(
+            world.departures_that_may_leave(),
+            0,
+            "no more requests are sent"
+        );
     }
 }
 

@@ -131,7 +131,7 @@ fn rate_of_polls_rises_gradually_after_each_pause() {
                 "{how:?}: {}",
                 through.len()
             );
-            // The polls count as accepted only now, so the ramp allows no more requests before.
+            // The polls count as accepted only now, which allows no more requests.
             bench.clock.advance(HELD);
             let more = admitted(&mut queue);
             assert!(more.len() <= 1, "{how:?}: {}", more.len());
@@ -222,7 +222,7 @@ fn limit_probe_waits_for_twenty_times_the_cost_of_a_closure() {
     };
     assert!(
         !begins(SECOND * 20 - MS),
-        "refusals were paid for, the pause was not"
+        "the refusals are offset, but the pause is not over"
     );
     assert!(begins(MS));
 }

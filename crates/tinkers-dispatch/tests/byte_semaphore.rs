@@ -33,8 +33,15 @@ fn first_waiter_for_bytes_is_not_overtaken_and_can_be_dropped() {
     let (mut first, mut second) = (budget.acquire(10), budget.acquire(1));
     assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
     drop(holder);
-    assert!(poll(&mut second).is_none(), "it is the first one's turn");
-    assert_eq!(budget.taken(), 10, "handed over, whether it looks or not");
+    assert!(
+        poll(&mut second).is_none(),
+        "it is the turn of the first waiter"
+    );
+    assert_eq!(
+        budget.taken(),
+        10,
+        "the bytes are granted although the waiter is not polled"
+    );
     drop(first);
     drop(poll(&mut second).expect("it is its turn"));
     assert_eq!(budget.taken(), 0);

@@ -40,7 +40,10 @@ fn byte_limit_is_soft_and_the_first_waiter_is_not_overtaken() {
     assert!(head.is_waiting(), "100 of 10 are taken");
     tiny.poll();
     free.poll();
-    assert!(tiny.is_waiting() && free.is_waiting(), "not past the head");
+    assert!(
+        tiny.is_waiting() && free.is_waiting(),
+        "the first waiter is not overtaken"
+    );
     large.permit.settle(AttemptOutcome::Accepted);
     let head = head.try_admitted().expect("all came back");
     assert!(tiny.is_waiting(), "50 of 10 are taken");

@@ -48,7 +48,7 @@ fn grant_collected_after_a_refusal_waits_for_the_retry_delay() {
     refuse(two, Some(60 * SECOND));
     bench.clock.advance(30 * SECOND);
     assert!(waiting.try_admitted().is_none());
-    assert_eq!(bench.sample().slots, 0, "its slot was given back");
+    assert_eq!(bench.sample().slots, 0, "its slot was returned");
     bench.clock.advance(31 * SECOND);
     let first_request = waiting.try_admitted().expect("the hint has passed");
     accept(first_request);
@@ -62,7 +62,10 @@ fn uncollected_grant_is_taken_back_for_other_clients() {
     let mut stuck = bench.ask(of(1, None));
     let mut other = bench.ask(of(2, None));
     accept(held);
-    assert!(other.try_admitted().is_none(), "the first was let through");
+    assert!(
+        other.try_admitted().is_none(),
+        "the first request was admitted"
+    );
     bench.clock.advance(2 * SECOND);
     let went = other.try_admitted().expect("the grant has lapsed");
     assert_eq!(bench.sample().counts.lapsed, 1);
@@ -92,7 +95,7 @@ fn clients_take_turns_with_retries_that_hold_in_flight_permits() {
             return;
         }
         current = retry.try_admitted().expect("the retry goes first");
-        assert!(round < 2, "one client takes every turn");
+        assert!(round < 2, "one client takes all turns");
     }
 }
 
@@ -129,7 +132,7 @@ fn rate_of_polls_held_by_the_server_rises_gradually_after_a_pause() {
         let burst = held.len() - before;
         assert!(burst <= before.max(8), "{burst} together after {before}");
         bursts.extend((burst > 0).then_some(burst));
-        assert!(bursts.len() < 20, "it does not go on: {bursts:?}");
+        assert!(bursts.len() < 20, "the polls stopped: {bursts:?}");
         bench.clock.advance(Duration::from_millis(250));
     }
     held.into_iter().for_each(accept);

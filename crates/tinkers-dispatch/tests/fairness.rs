@@ -107,7 +107,7 @@ fn strictest_limit_request_applies_until_it_is_dropped() {
     let generous = bench.request_limits(asking(40));
     assert_eq!(allowed(), 40);
     let strict = bench.request_limits(asking(3));
-    assert_eq!(allowed(), 3, "and not the first that asked");
+    assert_eq!(allowed(), 3, "not the request that asked first");
     generous.replace(asking(2));
     assert_eq!(allowed(), 2);
     drop(generous);

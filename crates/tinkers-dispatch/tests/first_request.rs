@@ -28,7 +28,7 @@ fn let_through(queue: &mut [Waiting]) -> Vec<Admitted> {
 fn first_request(bench: &Bench, queue: &mut [Waiting]) -> Admitted {
     bench.clock.advance(SECOND);
     let mut through = let_through(queue);
-    assert_eq!(through.len(), 1, "one goes first");
+    assert_eq!(through.len(), 1, "one request is sent alone");
     through.remove(0)
 }
 
@@ -55,7 +55,7 @@ fn dropped_first_request_after_a_closure_is_replaced_at_once() {
     let (bench, mut queue) = closed(3);
     drop(first_request(&bench, &mut queue));
     let second = let_through(&mut queue);
-    assert_eq!(second.len(), 1, "the next one, at the same moment");
+    assert_eq!(second.len(), 1, "another request at the same time");
     assert_eq!(bench.state(RouteClass::Rest).counts.first_requests, 2);
 }
 
@@ -68,7 +68,11 @@ fn unanswered_first_request_is_replaced_after_a_second() {
     bench.clock.advance(NANO);
     assert_eq!(let_through(&mut queue).len(), 1);
     accept(silent);
-    assert_eq!(let_through(&mut queue).len(), 1, "any answer opens it");
+    assert_eq!(
+        let_through(&mut queue).len(),
+        1,
+        "any response opens the gate"
+    );
 }
 
 #[test]
@@ -100,7 +104,10 @@ fn any_response_except_a_refusal_opens_the_gate() {
     first.permit.settle(AttemptOutcome::Unknown);
     assert!(let_through(&mut queue).is_empty());
     bench.clock.advance(SECOND / 2 - NANO);
-    assert!(let_through(&mut queue).is_empty(), "it backs off");
+    assert!(
+        let_through(&mut queue).is_empty(),
+        "the gate stays closed for a while"
+    );
     bench.clock.advance(NANO);
     let mut second = let_through(&mut queue);
     assert_eq!(second.len(), 1);
@@ -175,7 +182,7 @@ fn each_client_has_its_own_gate_timer() {
     let _stuck: Vec<_> = (0..3).map(|_| bench.ask(of(1))).collect();
     let mut other = bench.ask(of(2));
     let mut behind = bench.ask(of(2));
-    assert_eq!(bench.clock.sleepers(), 2, "one alarm for each client");
+    assert_eq!(bench.clock.sleepers(), 2, "one timer for each client");
     bench.clock.advance(SECOND);
     // The first request after the pause was granted to the first client, which does not collect it; the second client follows a second
     // later.

@@ -20,12 +20,12 @@ fn no_request_is_admitted_before_the_retry_delay_has_passed() {
     bench.clock.advance(3 * SECOND - NANO);
     assert!(waiting.is_waiting());
     waiting.poll();
-    assert!(waiting.is_waiting(), "also when it is polled without need");
+    assert!(waiting.is_waiting(), "even after a spurious poll");
     let mut late = bench.ask(sample());
     assert!(late.is_waiting());
     bench.clock.advance(NANO);
     let first_request = waiting.admitted();
-    assert!(late.is_waiting(), "one goes first");
+    assert!(late.is_waiting(), "one request is sent alone");
     accept(first_request);
     late.admitted();
 }

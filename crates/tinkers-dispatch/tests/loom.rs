@@ -269,7 +269,7 @@ fn permit_returned_while_a_request_queues_is_granted() {
 #[test]
 fn stricter_of_two_concurrent_limit_requests_applies() {
     // Each request resizes every class, so more than two preemptions would take too long.
-    explore("two claims", 2, || {
+    explore("two limit requests", 2, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
         let claim = |limiter: &Arc<Limiter>, slots| {
             let settings = LimiterSettings {
@@ -302,7 +302,7 @@ fn stricter_of_two_concurrent_limit_requests_applies() {
 /// queue.
 #[test]
 fn negative_control_grant_that_is_not_passed_on_is_detected() {
-    let findings = explore("negative control: a turn is kept", BOUND, || {
+    let findings = explore("negative control: a grant is kept", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
         let mut first = Waiting::new(&admission);

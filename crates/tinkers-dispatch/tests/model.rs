@@ -162,13 +162,13 @@ impl ClassModel {
         self.served += 1;
         assert!(
             self.bench.clock_now() >= self.closed_until,
-            "a gate was jumped"
+            "a request was admitted through a closed gate"
         );
         let passed = self
             .queue
             .iter()
             .any(|other| (other.rank, other.number) < (entry.rank, entry.number));
-        assert!(!passed, "a waiter was passed");
+        assert!(!passed, "a waiter was overtaken");
         assert!((self.permits.len() as u32) < SLOTS);
         assert!(entry.bytes == 0 || self.bytes < BYTES);
         let kept = u32::from(entry.has_in_flight_permit);

@@ -53,7 +53,7 @@ fn panicking_log_subscriber_loses_no_wake_up() {
             first_request.permit.settle(AttemptOutcome::Accepted)
         });
     }));
-    assert!(settled.is_ok(), "the panic is contained");
+    assert!(settled.is_ok(), "the panic is caught");
     drop(first_request.in_flight_permit);
     let admitted: Vec<_> = queue
         .iter_mut()

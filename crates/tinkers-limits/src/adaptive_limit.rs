@@ -171,9 +171,10 @@ impl AdaptiveLimit {
 
     /// Records a refusal. Returns the reason if the limit has changed.
     pub fn on_refusal(&mut self, refusal: RefusalContext) -> Option<LimitChange> {
-        let max_negative_credit =
-            Self::BASE_NEGATIVE_CREDIT + Self::NEGATIVE_CREDIT_PER_UNIT * i64::from(self.level.unwrap_or(u32::MAX));
-        self.schedule.credit = (self.schedule.credit - Self::ACCEPTED_PER_REFUSAL).max(-max_negative_credit);
+        let max_negative_credit = Self::BASE_NEGATIVE_CREDIT
+            + Self::NEGATIVE_CREDIT_PER_UNIT * i64::from(self.level.unwrap_or(u32::MAX));
+        self.schedule.credit =
+            (self.schedule.credit - Self::ACCEPTED_PER_REFUSAL).max(-max_negative_credit);
         if !refusal.is_new_event {
             return None;
         }

@@ -148,7 +148,11 @@ fn limit_probe_succeeds_after_as_many_requests_as_its_step() {
         None,
         "one probe at a time"
     );
-    assert_eq!(limit.on_accepted(20, false), None, "not beyond the level");
+    assert_eq!(
+        limit.on_accepted(20, false),
+        None,
+        "not above the learned limit"
+    );
     assert_eq!(succeed(&mut limit, 21), 1);
     assert_eq!(limit.level(), Some(21));
     // The next probe starts at once. Its step is twice as large, up to 1/8 of the learned limit.
@@ -169,8 +173,12 @@ fn requests_for_a_successful_probe_grow_with_the_learned_limit() {
         succeed(&mut limit, level + 1)
     };
     for (level, partly, drained) in [(8, 1, 1), (18, 1, 2), (27, 2, 3), (36, 3, 3), (500, 3, 3)] {
-        assert_eq!(least(level, level / 2), partly, "of {level}");
-        assert_eq!(least(level, 0), drained, "of {level}, drained");
+        assert_eq!(least(level, level / 2), partly, "learned limit {level}");
+        assert_eq!(
+            least(level, 0),
+            drained,
+            "learned limit {level}, empty window"
+        );
     }
 }
 
@@ -217,7 +225,7 @@ fn each_refusal_is_offset_by_25_accepted_requests() {
     assert_eq!(
         limit.on_window_full(ms(100_000)),
         None,
-        "time alone offsets nothing"
+        "time alone offsets no refusal"
     );
     accept(&mut limit, 1, 1);
     assert_probe_starts(&mut limit, ms(100_000));
@@ -374,7 +382,11 @@ fn random_refusals_restore_the_limit_without_a_probe_interval() {
     limit.on_held_back(ms(now + 4_000));
     limit.on_reopened(0);
     assert_eq!(limit.limit(), 40);
-    assert_eq!(limit.on_window_full(ms(now + 4_500)), None, "noise");
+    assert_eq!(
+        limit.on_window_full(ms(now + 4_500)),
+        None,
+        "the refusals are random"
+    );
     accept(&mut limit, 240, 40);
     assert_probe_starts(&mut limit, ms(now + 4_500));
 }
@@ -413,7 +425,11 @@ fn limit_confirmed_during_random_refusals_is_learned() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     let change = limit.on_refusal(refusal(ms(9_000), 3));
-    assert_eq!(change, Some(LimitChange::Lowered), "no more was accepted");
+    assert_eq!(
+        change,
+        Some(LimitChange::Lowered),
+        "no more requests were accepted"
+    );
     assert_eq!(limit.limit(), 3);
 }
 
@@ -435,7 +451,7 @@ fn limit_recovery_steps_double_regardless_of_the_credit() {
         succeed(&mut limit, target);
     }
     limit.on_window_full(ms(9_500));
-    assert_eq!(limit.limit(), 45, "an eighth beyond the level");
+    assert_eq!(limit.limit(), 45, "an eighth above the learned limit");
 }
 
 #[test]

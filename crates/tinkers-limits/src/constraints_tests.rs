@@ -365,7 +365,10 @@ fn only_accepted_requests_raise_the_ramp_limit() {
 #[test]
 fn requests_presumed_accepted_raise_the_ramp_limit() {
     let constraints = Constraints::new(bounds());
-    assert!(!constraints.presume_accepted(), "nothing is unanswered");
+    assert!(
+        !constraints.presume_accepted(),
+        "no submission is without a response"
+    );
     for _ in 0..8 {
         constraints.take(charge(1), || ms(0)).unwrap();
     }

@@ -241,7 +241,7 @@ fn admission_is_valid_until_a_refusal_or_another_first_request() {
     assert!(gate.still_admits(first) && first.is_first_request());
     assert!(
         !gate.still_admits(open),
-        "the gate is being gate_with_first_request"
+        "the gate waits for a first request"
     );
     let second = gate.enter(ms(10) + PATIENCE, PATIENCE).unwrap();
     assert!(gate.still_admits(second));

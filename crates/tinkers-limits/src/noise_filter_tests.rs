@@ -122,14 +122,14 @@ fn limit_recovers_late_after_a_drop_but_not_after_random_refusals() {
     assert_eq!(
         recovery_targets(noisy(Some(50), 40), 40),
         [None; 2],
-        "still noise"
+        "the refusals are still random"
     );
     let mut learned = NoiseFilter::new();
     learned.on_refusal(None, 20);
     assert_eq!(
         recovery_targets(learned, 20),
         [None; 2],
-        "no level was known"
+        "no limit was known"
     );
 }
 
@@ -181,7 +181,7 @@ fn limit_before_a_small_drop_is_forgotten_with_the_suspicion() {
         accept(&mut filter, 79, Some(level), level);
         assert_eq!(filter.restore_level, Some(50));
         accept(&mut filter, 1, Some(level), level);
-        assert_eq!(filter.restore_level, kept, "of {level}");
+        assert_eq!(filter.restore_level, kept, "learned limit {level}");
     }
 }
 
@@ -251,7 +251,11 @@ fn failed_probes_before_random_refusals_do_not_count_afterwards() {
         RefusalMeaning::Confirmed(17)
     );
     filter.probe_failed();
-    assert_eq!(recovery_targets(filter, 17), [Some(50); 2], "one of two");
+    assert_eq!(
+        recovery_targets(filter, 17),
+        [Some(50); 2],
+        "one failed probe of two"
+    );
     filter.probe_failed();
     assert_eq!(recovery_targets(filter, 17), [None; 2]);
 }
@@ -279,6 +283,6 @@ fn random_refusals_are_forgotten_at_the_previous_limit() {
     assert_eq!(
         recovery_targets(filter, 20),
         [None, Some(50)],
-        "when it is due"
+        "when the recovery is due"
     );
 }

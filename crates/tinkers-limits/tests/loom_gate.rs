@@ -309,7 +309,7 @@ fn late_end_of_a_first_request<E: EndReport>(
         }
         let is_pending = matches!(gate.state(), GateState::FirstRequestSince(_));
         if admitted > 0 && !is_pending {
-            faults.push("closed under the next first request".to_owned());
+            faults.push("closed while the next first request is in flight".to_owned());
         }
         if admitted == 0 && !ended {
             faults.push("neither ended nor replaced".to_owned());
@@ -343,5 +343,8 @@ fn negative_control_first_requests_identified_by_epoch_are_detected() {
         "negative control: late connection error",
         |gate, first_request| gate.defer_first_request(ms(500), first_request),
     );
-    assert_eq!(breaks.faults, ["closed under the next first request"]);
+    assert_eq!(
+        breaks.faults,
+        ["closed while the next first request is in flight"]
+    );
 }

@@ -222,7 +222,7 @@ fn retry_with_a_long_first_pause_can_be_the_outage_check() {
     pending_retries.retain_mut(|one| !one.is_done());
     assert!(
         pending_retries.is_empty(),
-        "{} sleep on",
+        "{} retries are still asleep",
         pending_retries.len()
     );
 }
@@ -319,7 +319,7 @@ fn released_retry_waits_for_its_retry_delay_and_a_random_time() {
     }
     assert!(
         pending_retries.is_empty(),
-        "{} sleep on",
+        "{} retries are still asleep",
         pending_retries.len()
     );
 }

@@ -76,11 +76,11 @@ fn request_not_sent_because_the_gate_closed_is_readmitted() {
     let world = World::new(&[held, held], OK);
     let accepted = world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(accepted.earlier, Sent::NotSent);
-    assert_eq!(world.seen(), [secs(0); 3], "no pause of its own");
+    assert_eq!(world.seen(), [secs(0); 3], "there is no additional pause");
     assert_eq!(
         world.in_flight_permits(),
         1,
-        "those of the held attempts are given back"
+        "the permits of attempts that were not sent are returned"
     );
     drop(accepted);
     assert_eq!(world.in_flight_permits(), 0);

@@ -297,14 +297,20 @@ impl World {
     pub(crate) fn give_up_while_it_waits(&self, call: Call) {
         let mut work = std::pin::pin!(self.caller.call(call));
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
+        assert!(
+            work.as_mut().poll(&mut cx).is_pending(),
+            "the request waits"
+        );
     }
 
     /// Runs `call` until it first waits, then closes the client. Returns the error of the call.
     pub(crate) fn close_while_it_waits(&self, call: Call) -> Error {
         let mut work = std::pin::pin!(self.caller.call(call));
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
+        assert!(
+            work.as_mut().poll(&mut cx).is_pending(),
+            "the request waits"
+        );
         self.caller.closing.close(Error::closed());
         match work.as_mut().poll(&mut cx) {
             Poll::Ready(outcome) => outcome.expect_err("closed"),

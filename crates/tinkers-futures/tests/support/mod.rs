@@ -192,7 +192,7 @@ impl Scripted {
             self.run_tasks(&mut cx);
             assert!(
                 woken.0.load(Ordering::SeqCst) || self.clock.advance_to_next().is_some(),
-                "the work hangs: there is no timer left"
+                "the work never completes: there is no timer left"
             );
         }
         panic!("the work does not end");

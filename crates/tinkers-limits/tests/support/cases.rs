@@ -258,12 +258,12 @@ impl NoiseCase {
         require(
             outcome.after.unwrap_or(1.0),
             Self::MIN_AFTER,
-            "after the noise",
+            "after the random refusals",
         );
         require(
             outcome.worst_after.unwrap_or(1.0),
             Self::MIN_AFTER_WORST,
-            "after the noise with the worst seed",
+            "after the random refusals, with the worst seed",
         );
         let refused = self.per_mille as f64 / 1_000.0;
         let most = refused / (1.0 - refused) + Self::MAX_REFUSALS;

@@ -41,7 +41,11 @@ fn log_subscribers_and_wakers_run_without_the_outage_lock() {
         assert!(late.as_mut().poll(&mut cx).is_pending());
         clock.advance(Duration::from_secs(1));
         outage.answered(at(4), clock.now());
-        assert_eq!(woken.1.load(Ordering::SeqCst), 4, "a panic stops none");
+        assert_eq!(
+            woken.1.load(Ordering::SeqCst),
+            4,
+            "a panic stops no other wake-up"
+        );
     });
 }
 

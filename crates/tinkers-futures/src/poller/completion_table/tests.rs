@@ -69,7 +69,7 @@ fn waiter_is_woken_once_by_its_own_completion() {
     assert_eq!(
         apply(&table, &["1"], 1),
         0,
-        "a repeated completion notifies no one"
+        "a repeated completion notifies no waiter"
     );
     let woken = |count: &Arc<Count>| count.0.load(Ordering::SeqCst);
     assert_eq!((woken(&one), woken(&two)), (1, 0));
