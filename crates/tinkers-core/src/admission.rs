@@ -336,7 +336,7 @@ impl fmt::Debug for SubmitPermit {
 #[derive(Debug, Clone, Default)]
 pub struct DepartureCheck {
     attempt: Option<Arc<Attempt>>,
-    /// Forbids to send a submission after its client was closed. `None` for other requests.
+    /// Prevents a submission from being sent after its client was closed. `None` for other requests.
     send_decision: Option<Arc<SendDecision>>,
 }
 
@@ -353,7 +353,7 @@ impl DepartureCheck {
                 .is_none_or(|send_decision| send_decision.mark_sent())
     }
 
-    /// Adds the send decision of a submission, which forbids to send it after its client was closed.
+    /// Adds the send decision of a submission, which prevents it from being sent after its client was closed.
     pub(crate) fn with_send_decision(mut self, send_decision: &Arc<SendDecision>) -> Self {
         self.send_decision = Some(Arc::clone(send_decision));
         self

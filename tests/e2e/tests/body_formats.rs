@@ -106,7 +106,10 @@ async fn json_fallback_of_a_forward_pass_uses_the_forward_route() {
     );
     let counts = harness.engine.counts();
     assert_eq!((counts.forwards, counts.backwards), (1, 1));
-    assert_eq!(harness.service.server_profile().bodies, BodyFormat::Json);
+    assert_eq!(
+        harness.service.server_profile().body_format,
+        BodyFormat::Json
+    );
     assert_eq!(
         harness
             .service
@@ -129,7 +132,10 @@ async fn bare_500_to_protobuf_switches_to_json() {
         assert_eq!(formats(&harness), ["protobuf", "json", "json"]);
         assert_eq!(numbers(&harness), [1, 1, 2]);
         assert_eq!(harness.engine.counts().backwards, 2);
-        assert_eq!(harness.service.server_profile().bodies, BodyFormat::Json);
+        assert_eq!(
+            harness.service.server_profile().body_format,
+            BodyFormat::Json
+        );
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Attempts<'a> {
     pub(super) maybe_applied: bool,
     /// Whether the current attempt is being sent or may have been applied.
     in_doubt: bool,
-    /// The send decision of the attempt that is being sent. It allows to retract the attempt.
+    /// The send decision of the attempt that is being sent. The attempt can be retracted through it.
     send_decision: Option<Arc<SendDecision>>,
 }
 
