@@ -243,7 +243,7 @@ enum RetryWait<'a> {
 /// A retry that waits for its backoff.
 struct PendingRetry<'a> {
     outage: &'a Outage,
-    /// The number of releases when this retry began to wait.
+    /// The number of releases of all pending retries at the time when this retry began to wait.
     seen: u64,
     id: Option<u64>,
     not_before: Timestamp,

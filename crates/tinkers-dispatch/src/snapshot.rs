@@ -20,8 +20,8 @@ pub struct LimiterSnapshot {
     pub rest: ClassSnapshot,
 }
 
-/// The state of a gate. [`GateState`] has times since the clock's origin and the time at which the first request was sent; this type has
-/// timestamps and the time at which another first request may be sent.
+/// The state of a gate, with timestamps. If the response to a first request is pending, it has the time at which another request may replace
+/// that one; [`GateState`] has the time at which the first request was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GateSnapshot {

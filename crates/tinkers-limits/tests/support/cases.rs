@@ -205,10 +205,11 @@ impl NoiseCase {
     /// The seeds. None of them was used to choose the constants of the algorithm.
     const SEEDS: std::ops::RangeInclusive<u64> = 101..=120;
     const SETTLED: Duration = ms(2_000);
-    /// The minimum of [`NoiseOutcome::during`].
+    /// The minimum of [`NoiseOutcome::during`]: the samples finished during the random refusals, relative to a client that knows the capacity.
     const MIN_DURING: f64 = 0.7;
-    /// The minimum of [`NoiseOutcome::after`], on average and for each seed.
+    /// The minimum of [`NoiseOutcome::after`]: the fraction of the possible samples finished after a burst, on average.
     const MIN_AFTER: f64 = 0.88;
+    /// The minimum of [`NoiseOutcome::worst_after`]: the fraction of the possible samples finished after a burst, for the worst seed.
     const MIN_AFTER_WORST: f64 = 0.45;
     /// The maximum number of refusals per accepted request, in addition to the random ones.
     const MAX_REFUSALS: f64 = 0.1;
