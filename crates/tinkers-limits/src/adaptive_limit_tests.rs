@@ -148,11 +148,7 @@ fn limit_probe_succeeds_after_as_many_requests_as_its_step() {
         None,
         "one probe at a time"
     );
-    assert_eq!(
-        limit.on_accepted(20, false),
-        None,
-        "not above the learned limit"
-    );
+    assert_eq!(limit.on_accepted(20, false), None, "at most the limit");
     assert_eq!(succeed(&mut limit, 21), 1);
     assert_eq!(limit.level(), Some(21));
     // The next probe starts at once. Its step is twice as large, up to 1/8 of the learned limit.
@@ -174,11 +170,7 @@ fn requests_for_a_successful_probe_grow_with_the_learned_limit() {
     };
     for (level, partly, drained) in [(8, 1, 1), (18, 1, 2), (27, 2, 3), (36, 3, 3), (500, 3, 3)] {
         assert_eq!(least(level, level / 2), partly, "learned limit {level}");
-        assert_eq!(
-            least(level, 0),
-            drained,
-            "learned limit {level}, empty window"
-        );
+        assert_eq!(least(level, 0), drained, "{level}, empty window");
     }
 }
 
@@ -385,7 +377,7 @@ fn random_refusals_restore_the_limit_without_a_probe_interval() {
     assert_eq!(
         limit.on_window_full(ms(now + 4_500)),
         None,
-        "the refusals are random"
+        "random refusals"
     );
     accept(&mut limit, 240, 40);
     assert_probe_starts(&mut limit, ms(now + 4_500));
@@ -425,11 +417,7 @@ fn limit_confirmed_during_random_refusals_is_learned() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     let change = limit.on_refusal(refusal(ms(9_000), 3));
-    assert_eq!(
-        change,
-        Some(LimitChange::Lowered),
-        "no more requests were accepted"
-    );
+    assert_eq!(change, Some(LimitChange::Lowered), "none was accepted");
     assert_eq!(limit.limit(), 3);
 }
 
