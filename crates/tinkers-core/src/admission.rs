@@ -8,30 +8,31 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode};
 use tinkers_limits::Ticket;
 
-use crate::closing::Exit;
+use crate::closing::SendDecision;
 use crate::error::Error;
 use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
 use crate::time::Timestamp;
 
-/// The classes of requests. Each has its own gate, queue and connections, so a 429 holds back only requests of its class.
+/// The route classes of requests. Each class has its own rate-limit gate, queue and connections, so a 429 response holds back only the
+/// requests of its class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RouteClass {
-    /// Sampling submissions.
+    /// The route class of sampling submissions.
     Sample,
-    /// Training submissions, model creation, saves and loads.
+    /// The route class of training submissions, model creation, saves and loads.
     Train,
-    /// Polls for results.
+    /// The route class of polls for results.
     Poll,
-    /// Listings and administration.
+    /// The route class of listings and administration.
     Rest,
-    /// Heartbeat, configuration, cancel, finish. Never gated.
+    /// The route class of heartbeats, session configuration, cancels and closes. Its requests are never rate limited.
     Control,
 }
 
 impl RouteClass {
-    /// All classes, in the order of [`RouteClass::index`].
+    /// All route classes, in the order of [`RouteClass::index`].
     pub const ALL: [Self; 5] = [
         Self::Sample,
         Self::Train,
@@ -40,12 +41,12 @@ impl RouteClass {
         Self::Control,
     ];
 
-    /// Returns the position in [`RouteClass::ALL`].
+    /// Returns the position of this class in [`RouteClass::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// Returns the name in spans and errors.
+    /// Returns the name of this class, as used in spans and errors.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sample => "sample",
@@ -57,67 +58,68 @@ impl RouteClass {
     }
 }
 
-/// A client handle of a limiter, with a queue of its own.
+/// The id of one client handle. Each client has its own queue in the limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
-/// What a request consumes of the limits.
+/// The amount of each limit that a request consumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
-    /// Estimated bytes of the body.
+    /// The estimated size of the request body, in bytes.
     pub bytes: u64,
 }
 
 /// A request for admission.
 #[derive(Debug)]
 pub struct AdmissionRequest {
-    /// The class.
+    /// The route class of the request.
     pub class: RouteClass,
     /// The client that sends the request.
     pub client: ClientId,
-    /// The cost.
+    /// The cost of the request.
     pub cost: Cost,
-    /// When the wait fails; `None` waits without limit.
+    /// The time at which the wait for admission fails. `None` waits without limit.
     pub deadline: Option<Timestamp>,
-    /// The in-flight permit of an earlier attempt with an unknown outcome. It is kept, so no second one is taken.
-    pub flight: Option<InFlightPermit>,
-    /// The position in the queue of the client.
+    /// The in-flight permit of an earlier attempt whose outcome is unknown. The retry keeps this permit and takes no second one.
+    pub in_flight_permit: Option<InFlightPermit>,
+    /// The position of the request in the queue of its client.
     pub readmission: Readmission,
-    /// Whether a request in progress makes it, such as in a transport layer. A nested request is admitted at once or fails, since it could
-    /// wait for a permit that the outer request holds.
+    /// Whether the request is nested: made during another request, for example by a transport layer.
+    ///
+    /// A nested request is admitted at once or fails, since a wait could depend on a permit that the outer request holds.
     pub is_nested: bool,
 }
 
-/// The position of a request in the queue of its client.
+/// The position at which a request enters the queue of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readmission {
     /// The end of the queue.
     New,
-    /// The former position: the request was admitted before, and the server refused it.
+    /// The earlier position of a request that was admitted before and then refused by the server.
     AfterRefusal(Arrival),
 }
 
-/// The arrival number of a request in its class. A refused request keeps it, and with it the position before later requests.
+/// The arrival number of a request within its route class. A refused request keeps its number, and so its position before later requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Arrival(pub u64);
 
 /// The permits of an admitted request.
 #[derive(Debug)]
 pub struct Admitted {
-    /// The permit of this attempt.
+    /// The permit to send this attempt.
     pub permit: SubmitPermit,
-    /// The in-flight permit, to be held until the result.
-    pub flight: InFlightPermit,
-    /// The arrival number, for a readmission.
+    /// The in-flight permit, which the caller holds until the result is available.
+    pub in_flight_permit: InFlightPermit,
+    /// The arrival number of the request, which a readmission needs.
     pub arrival: Arrival,
 }
 
 impl Admitted {
-    /// Returns the permits of a class without limits.
-    pub fn free(flight: Option<InFlightPermit>) -> Self {
+    /// Returns the permits for a request of a class without limits.
+    pub fn free(in_flight_permit: Option<InFlightPermit>) -> Self {
         Self {
             permit: SubmitPermit::free(),
-            flight: flight.unwrap_or(InFlightPermit::free()),
+            in_flight_permit: in_flight_permit.unwrap_or(InFlightPermit::free()),
             arrival: Arrival::default(),
         }
     }
@@ -126,103 +128,107 @@ impl Admitted {
 /// The outcome of an attempt, as reported to the limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptOutcome {
-    /// The server accepted the request. The in-flight permit is held until the result.
+    /// The server accepted the request. The caller holds the in-flight permit until the result is available.
     Accepted,
-    /// The server refused it (429). The caller drops the in-flight permit and asks for admission again.
+    /// The server refused the request (429). The caller drops the in-flight permit and asks for admission again.
     Refused {
-        /// The time until the server takes requests again, from now.
+        /// The server's retry delay, counted from now, if the response contains one.
         hint: Option<Duration>,
     },
-    /// Any other response. A retry keeps the in-flight permit.
+    /// The server sent a response that neither accepts nor refuses the request. A retry keeps the in-flight permit.
     Answered,
-    /// There was no response. A retry keeps the in-flight permit.
+    /// The request failed without a response. A retry keeps the in-flight permit.
     Unknown,
     /// The attempt was dropped before it ended.
     Dropped,
 }
 
-/// Decides when requests may be sent.
+/// The interface to the rate limits. Decides when a request may be sent.
 pub trait Admission: Send + Sync + fmt::Debug + 'static {
     /// Waits until the request may be sent.
     ///
     /// # Errors
-    /// `RateLimited` with `retry_at` when the server's hint ends after the deadline, `Timeout` when the deadline passes, `Closed` after the
-    /// client was closed.
+    /// - `RateLimited`, with `retry_at`, if the server's retry delay ends after the deadline of the request.
+    /// - `Timeout` if the deadline passes.
+    /// - `Closed` if the client is closed.
     ///
     /// # Cancel safety
-    /// Dropping the future returns everything that was taken.
+    /// Dropping the future returns all permits that it had taken.
     fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>>;
 
-    /// Returns when the queue of `class` last moved: when a response or a result made room while requests waited. Waiting requests count as
-    /// making progress while their queue moves. `None` if that is unknown.
-    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
+    /// Returns the last time at which a response or a result made room in the queue of `class` while requests waited, or `None` if
+    /// unknown.
+    ///
+    /// While its queue moves, a waiting request counts as making progress.
+    fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
 
-    /// Returns when the gate of `class` opens, if a refusal has closed it.
+    /// Returns the time at which the gate of `class` opens, or `None` if no refusal has closed it.
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
 
-    /// Waits for the next refusal that closes the gate of `class`, or the next request for admission while it is closed. Counts from the
-    /// call of this method.
+    /// Waits for the next sign that the gate of `class` holds requests back: a refusal that closes the gate, or a request for admission
+    /// while the gate is closed. Events before the call of this method do not count.
     fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
         let _ = class;
         Box::pin(std::future::pending())
     }
 }
 
-/// The owner of permits, to which they are returned.
+/// The issuer of permits. Each permit is returned to its ledger exactly once.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
-    /// Returns whether an admitted attempt may still be sent: not after a refusal that arrived meanwhile.
+    /// Returns whether an admitted attempt may still be sent. A refusal that arrives after the admission forbids it.
     fn may_leave(&self, ticket: Ticket) -> bool {
         let _ = ticket;
         true
     }
 
-    /// Closes the gate for `hint` from now on: the body of a refusal that was settled without a hint contained one.
+    /// Closes the gate for `hint`, counted from now. Called if the body of a refusal contains a retry delay and its headers contain
+    /// none.
     fn extend(&self, ticket: Ticket, hint: Duration) {
         let _ = (ticket, hint);
     }
 
-    /// Returns the permit of an attempt, with its outcome.
+    /// Takes back the permit of an attempt and records the outcome of the attempt.
     fn settle(&self, ticket: Ticket, outcome: AttemptOutcome);
 
-    /// Returns one unit of the in-flight window.
+    /// Takes back one unit of the in-flight limit.
     fn release(&self);
 }
 
-/// The permit to send one attempt: a slot and bytes. Dropping it settles it as [`AttemptOutcome::Dropped`].
+/// The permit to send one attempt. It holds a slot and a number of bytes. Dropping it reports [`AttemptOutcome::Dropped`].
 #[must_use = "dropping it ends the attempt"]
 pub struct SubmitPermit {
     from: PermitSource,
 }
 
 enum PermitSource {
-    /// Nothing was taken, or it was returned.
+    /// The permit holds nothing: it was issued without limits, or was returned already.
     Nothing,
     Alone(Arc<dyn Ledger>, Ticket),
     Shared(Arc<Attempt>),
 }
 
-/// An attempt that is shared with its [`DepartureCheck`].
+/// An attempt whose permit is shared between a [`SubmitPermit`] and a [`DepartureCheck`].
 #[derive(Debug)]
 struct Attempt {
     ledger: Arc<dyn Ledger>,
     ticket: Ticket,
-    /// First [`IN_PROGRESS`], then one of the other states for good.
+    /// [`IN_PROGRESS`] at first, and later one of the two final states.
     state: AtomicU8,
 }
 
 const IN_PROGRESS: u8 = 0;
 const SETTLED: u8 = 1;
-/// Settled as refused without a hint; the body may still contain one.
+/// The final state of a refused attempt whose response head contains no retry delay. The response body may still contain one.
 const REFUSED_WITHOUT_HINT: u8 = 2;
 
 impl Attempt {
-    /// Settles the attempt unless it is settled. Returns the previous state.
+    /// Reports the outcome of the attempt, unless an outcome was reported before. Returns the previous state.
     fn settle(&self, outcome: AttemptOutcome) -> u8 {
         let settled = match outcome {
             AttemptOutcome::Refused { hint: None } => REFUSED_WITHOUT_HINT,
@@ -243,8 +249,8 @@ impl Attempt {
         }
     }
 
-    /// Returns whether the attempt may be sent. A settled attempt may not, since the limits no longer count it: its caller has dropped it, or
-    /// a layer sends it again after a refusal.
+    /// Returns whether the attempt may be sent. An attempt with a reported outcome may not, since the limits no longer count it: the
+    /// caller has dropped the attempt, or a transport layer repeats it after a refusal.
     fn may_leave(&self) -> bool {
         self.state.load(Ordering::Acquire) == IN_PROGRESS && self.ledger.may_leave(self.ticket)
     }
@@ -259,14 +265,14 @@ impl SubmitPermit {
         }
     }
 
-    /// Creates a permit without limits.
+    /// Creates a permit for a class without limits.
     pub const fn free() -> Self {
         Self {
             from: PermitSource::Nothing,
         }
     }
 
-    /// Returns the check that accompanies the request to the socket.
+    /// Returns a check that the transport makes immediately before it sends the request.
     pub fn departure(&mut self) -> DepartureCheck {
         let attempt = match std::mem::replace(&mut self.from, PermitSource::Nothing) {
             PermitSource::Nothing => return DepartureCheck::default(),
@@ -280,11 +286,11 @@ impl SubmitPermit {
         self.from = PermitSource::Shared(Arc::clone(&attempt));
         DepartureCheck {
             attempt: Some(attempt),
-            exit: None,
+            send_decision: None,
         }
     }
 
-    /// Settles the attempt.
+    /// Reports the outcome of the attempt and returns the permit.
     #[inline]
     pub fn settle(mut self, outcome: AttemptOutcome) {
         self.end(outcome);
@@ -297,8 +303,8 @@ impl SubmitPermit {
             PermitSource::Alone(ledger, ticket) => ledger.settle(ticket, outcome),
             PermitSource::Shared(attempt) => {
                 let before = attempt.settle(outcome);
-                // A refusal is settled when its head arrives, which closes the gate for the hint of the head. A hint of the body
-                // extends that.
+                // The outcome of a refusal is reported when the response head arrives, which closes the gate for the retry
+                // delay of the headers. A retry delay in the body then extends the closure.
                 if before == REFUSED_WITHOUT_HINT
                     && let AttemptOutcome::Refused { hint: Some(hint) } = outcome
                 {
@@ -322,35 +328,39 @@ impl fmt::Debug for SubmitPermit {
     }
 }
 
-/// A check of the limits at the socket. It accompanies the [`HttpRequest`](crate::HttpRequest); a transport consults it immediately before
-/// the first byte is sent and when the head of the response has arrived.
+/// A check of the limits immediately before a request is sent. It accompanies the [`HttpRequest`](crate::HttpRequest). A transport calls it
+/// before it writes the first byte, and again when the head of the response has arrived.
 ///
-/// Between admission and the socket a request may wait for a connection, a TLS handshake or a busy executor, and the server may ask for a
-/// pause meanwhile. The default lets every request pass.
+/// Between admission and the socket a request may wait for a connection, a TLS handshake or a busy executor. Meanwhile the server may ask
+/// for a pause. The default check lets every request pass.
 #[derive(Debug, Clone, Default)]
 pub struct DepartureCheck {
     attempt: Option<Arc<Attempt>>,
-    /// For submissions, which are not sent once the client is closed.
-    exit: Option<Arc<Exit>>,
+    /// Prevents a submission from being sent after its client was closed. `None` for other requests.
+    send_decision: Option<Arc<SendDecision>>,
 }
 
 impl DepartureCheck {
-    /// Returns whether the request may be sent now. Otherwise the transport returns the connection and fails with
+    /// Returns whether the request may be sent now. If not, the transport returns the connection and fails with
     /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). Costs a few atomic loads while the client and the gate are open.
     #[inline]
     pub fn may_leave(&self) -> bool {
         let is_admitted = (self.attempt.as_ref()).is_none_or(|attempt| attempt.may_leave());
-        is_admitted && self.exit.as_ref().is_none_or(|exit| exit.leave())
+        is_admitted
+            && self
+                .send_decision
+                .as_ref()
+                .is_none_or(|send_decision| send_decision.mark_sent())
     }
 
-    /// Adds the exit of a submission.
-    pub(crate) fn with_exit(mut self, exit: &Arc<Exit>) -> Self {
-        self.exit = Some(Arc::clone(exit));
+    /// Adds the send decision of a submission, which prevents it from being sent after its client was closed.
+    pub(crate) fn with_send_decision(mut self, send_decision: &Arc<SendDecision>) -> Self {
+        self.send_decision = Some(Arc::clone(send_decision));
         self
     }
 
-    /// Reports the head of a response: a 429 closes the gate at once, since its body may be slow. `wall` is the time that a
-    /// `Retry-After` date is compared with if the response has no `Date`.
+    /// Reports the head of a response. A 429 closes the gate at once, since the response body may be slow. A `Retry-After` date is
+    /// compared with the `Date` of the response, or with `wall` if there is none.
     pub fn head(&self, status: StatusCode, headers: &HeaderMap, wall: SystemTime) {
         if let Some(attempt) = &self.attempt
             && status == StatusCode::TOO_MANY_REQUESTS
@@ -361,7 +371,7 @@ impl DepartureCheck {
     }
 }
 
-/// A unit of the in-flight window, held from admission to the result. Dropping it returns the unit.
+/// One unit of the in-flight limit, held from admission until the result is available. Dropping it returns the unit.
 #[must_use = "dropping it returns its unit"]
 pub struct InFlightPermit {
     from: Option<Arc<dyn Ledger>>,
@@ -374,12 +384,12 @@ impl InFlightPermit {
         Self { from: Some(ledger) }
     }
 
-    /// Creates a permit of a class without a window.
+    /// Creates a permit for a class without an in-flight limit.
     pub const fn free() -> Self {
         Self { from: None }
     }
 
-    /// Returns whether it is a unit of a window.
+    /// Returns whether this permit holds a unit of an in-flight limit.
     pub const fn is_counted(&self) -> bool {
         self.from.is_some()
     }
@@ -428,12 +438,12 @@ mod tests {
         }
     }
 
-    /// Returns a ticket for `bytes`.
+    /// Returns the ticket of an attempt with a body of `bytes` bytes.
     fn ticket(bytes: u64) -> Ticket {
         let bounds = Bounds {
             slots: 8,
             bytes: 1000,
-            flights: 8,
+            max_in_flight: 8,
             rate: None,
             start: InitialLimit::Open,
         };
@@ -446,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn permit_settles_exactly_once_also_when_dropped() {
+    fn permit_reports_exactly_one_outcome_even_if_dropped() {
         let ledger = Arc::new(TestLedger::default());
         let permit = |n| SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), ticket(n));
         permit(1).settle(AttemptOutcome::Accepted);
@@ -470,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn hint_of_a_refusal_counts_once() {
+    fn retry_delay_in_the_body_extends_only_a_refusal_without_header() {
         let seconds = |n| Some(Duration::from_secs(n));
         for (head, later, extended) in [
             (Some("5"), seconds(5), None),
@@ -484,13 +494,17 @@ mod tests {
             let departure = permit.departure();
             departure.head(status, &headers, SystemTime::UNIX_EPOCH);
             permit.settle(AttemptOutcome::Refused { hint: later });
-            assert_eq!(ledger.0.lock().unwrap().len(), 1, "settled once");
+            assert_eq!(
+                ledger.0.lock().unwrap().len(),
+                1,
+                "the outcome is reported once"
+            );
             assert_eq!(*ledger.1.lock().unwrap(), extended, "{head:?} {later:?}");
         }
     }
 
     #[test]
-    fn settled_attempt_may_not_be_sent() {
+    fn attempt_with_a_reported_outcome_may_not_be_sent() {
         let ledger = Arc::new(TestLedger::default());
         let permit = || SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), Ticket::default());
         let mut dropped = permit();
@@ -502,14 +516,14 @@ mod tests {
         let departure = refused.departure();
         let (status, headers) = refusal(None);
         departure.head(status, &headers, SystemTime::UNIX_EPOCH);
-        assert!(!departure.may_leave(), "it was refused");
+        assert!(!departure.may_leave(), "the attempt was refused");
     }
 
     #[test]
-    fn dropped_admission_returns_the_submit_permit_first() {
+    fn dropped_permits_are_returned_with_the_submit_permit_first() {
         let ledger = Arc::new(TestLedger::default());
         drop(Admitted {
-            flight: InFlightPermit::new(Arc::<TestLedger>::clone(&ledger)),
+            in_flight_permit: InFlightPermit::new(Arc::<TestLedger>::clone(&ledger)),
             permit: SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), Ticket::default()),
             arrival: Arrival::default(),
         });
@@ -518,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn class_index_is_the_position_in_all() {
+    fn route_class_index_is_its_position_in_all() {
         for (i, class) in RouteClass::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), i);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Pauses that double from a first one up to a maximum. Jitter is added by [`Jitter::stretch`](crate::Jitter).
+/// Exponential backoff: pauses that double from a first pause up to a maximum. [`Jitter::stretch`](crate::Jitter) adds jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -15,7 +15,7 @@ impl Backoff {
         Self { first, max }
     }
 
-    /// Returns the pause before retry `number`, which counts from 0.
+    /// Returns the pause before the retry with this number. The first retry has number 0.
     pub fn pause(self, number: u32) -> Duration {
         self.first.saturating_mul(1 << number.min(31)).min(self.max)
     }
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_maximum() {
+    fn backoff_pauses_double_up_to_the_maximum() {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         let seconds = |number| backoff.pause(number).as_secs_f64();
         let pauses: Vec<f64> = (0..9).map(seconds).collect();

@@ -10,14 +10,14 @@ use crate::error::Error;
 /// The scheme of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scheme {
-    /// Plain TCP.
+    /// `http`: plain TCP.
     Http,
-    /// TLS.
+    /// `https`: TLS.
     Https,
 }
 
 impl Scheme {
-    /// Returns the scheme as written in a URL.
+    /// Returns the name of the scheme, as written in a URL.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -25,7 +25,7 @@ impl Scheme {
         }
     }
 
-    /// Returns the default port.
+    /// Returns the default port of the scheme.
     pub const fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -34,9 +34,10 @@ impl Scheme {
     }
 }
 
-/// Scheme, host and port of a URL. Secrets are sent only to their own origin.
+/// The origin of a URL: scheme, host and port. The client sends secrets only to the origin of its base URL.
 ///
-/// The host is in lower case without a trailing dot; an IPv6 address is in its shortest form with brackets. So equal origins compare equal.
+/// The host is in lower case and has no trailing dot. An IPv6 address is in its shortest form, in brackets. Therefore, two equal origins
+/// always compare equal.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     scheme: Scheme,
@@ -45,10 +46,10 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Returns the origin of an absolute URI, without a user name or password.
+    /// Returns the origin of an absolute URI. A user name or password in the URI is left out.
     ///
     /// # Errors
-    /// A description of the expected URI.
+    /// A description of the URI that is expected.
     pub fn of(uri: &Uri) -> Result<Self, &'static str> {
         let scheme = uri.scheme_str().unwrap_or_default();
         let scheme = [Scheme::Http, Scheme::Https]
@@ -81,17 +82,17 @@ impl Origin {
         self.scheme
     }
 
-    /// Returns the host; an IPv6 address has brackets.
+    /// Returns the host. An IPv6 address is in brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Returns the port, also if it is the default.
+    /// Returns the port, even if it is the default port of the scheme.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Returns host and port as in `Host` and `:authority`: without the default port.
+    /// Returns host and port without the default port, as in the headers `Host` and `:authority`.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.default_port() {
             self.host.clone()
@@ -100,17 +101,17 @@ impl Origin {
         }
     }
 
-    /// Returns host and port, also if it is the default.
+    /// Returns `host:port`, even if the port is the default port of the scheme.
     pub fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// Returns the host without the brackets of an IPv6 address.
+    /// Returns the host. An IPv6 address has no brackets.
     pub fn bare_host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Returns whether the host is the local machine, which a proxy cannot reach.
+    /// Returns whether the host is the local machine. A proxy cannot reach such a host.
     pub fn is_loopback(&self) -> bool {
         if self.host == "localhost" || self.host.ends_with(".localhost") {
             return true;
@@ -147,7 +148,7 @@ fn normal_host(host: &str) -> Option<String> {
 
 /// A normalized base URL: an origin and a path prefix.
 ///
-/// It has no user name, password, query or fragment, so it may be logged. Parsing its text returns an equal value.
+/// It has no user name, password, query or fragment, so it may be logged. Formatting and parsing a base URL returns an equal value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BaseUrl {
     origin: Origin,
@@ -155,10 +156,10 @@ pub struct BaseUrl {
 }
 
 impl BaseUrl {
-    /// Parses a base URL. Surrounding spaces and trailing slashes are removed, the path is kept.
+    /// Parses a base URL. Surrounding spaces and trailing slashes are removed, and the path is kept.
     ///
     /// # Errors
-    /// `InvalidInput` for the field `base_url`, without the text, which may contain a password.
+    /// `InvalidInput` for the field `base_url`. The message does not repeat the text, which may contain a password.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let invalid = |expected: &str| Error::invalid("base_url", expected);
         let text = text.trim();
@@ -196,13 +197,13 @@ impl BaseUrl {
         &self.origin
     }
 
-    /// Returns the path prefix: empty, or starting with `/` and without a trailing slash.
+    /// Returns the path prefix. It is empty, or starts with `/` and has no trailing slash.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Returns whether this is a URL of the hosted service (thinkingmachines.dev or thinkingmachines.ai), whose properties are known in
-    /// advance.
+    /// Returns whether this is a URL of the hosted service (thinkingmachines.dev or thinkingmachines.ai). The properties of that server
+    /// are known in advance.
     pub fn is_hosted_service(&self) -> bool {
         ["thinkingmachines.dev", "thinkingmachines.ai"]
             .iter()
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_url_have_one_normal_form() {
+    fn equivalent_base_urls_have_the_same_normal_form() {
         for (given, expected) in [
             ("https://Host.Example", "https://host.example"),
             ("HTTPS://host.example:443", "https://host.example"),
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn different_urls_are_not_equal() {
+    fn different_base_urls_are_not_equal() {
         let urls = [
             "http://a.example",
             "https://a.example",
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_base_url_is_rejected_without_repeating_it() {
+    fn error_for_an_invalid_base_url_does_not_contain_the_url() {
         for given in [
             "",
             " ",
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_detected_by_name_and_address() {
+    fn loopback_host_is_detected_by_name_and_address() {
         for (url, loopback) in [
             ("http://localhost", true),
             ("http://LOCALHOST.", true),
@@ -364,7 +365,7 @@ mod tests {
         }
     }
 
-    /// Returns a strategy for spellings of a host, each with its normal form.
+    /// Returns a proptest strategy for different spellings of a host, each with its normal form.
     fn spelt_host() -> impl Strategy<Value = (String, String)> {
         let name = "[a-z0-9_-]{1,8}(\\.[a-z0-9_-]{1,8}){0,3}";
         let named = (name, any::<bool>(), any::<bool>()).prop_map(|(name, upper, dot)| {
@@ -392,7 +393,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_rejected_or_has_a_stable_normal_form(text in "\\PC*|[hH][tT][tT][pP][sS]?://\\PC*|https?://[a-zA-Z0-9._:/@%~!$&'()*+,;=?#\\[\\]\\\\-]{0,40}") {
+        fn any_base_url_text_is_rejected_or_has_a_stable_normal_form(text in "\\PC*|[hH][tT][tT][pP][sS]?://\\PC*|https?://[a-zA-Z0-9._:/@%~!$&'()*+,;=?#\\[\\]\\\\-]{0,40}") {
             if let Ok(url) = BaseUrl::parse(&text) {
                 let again = BaseUrl::parse(&url.to_string());
                 prop_assert_eq!(again.expect("a valid URL"), url);
@@ -400,7 +401,7 @@ mod tests {
         }
 
         #[test]
-        fn every_spelling_has_the_same_normal_form(
+        fn all_spellings_of_a_base_url_have_the_same_normal_form(
             (given, host) in spelt_host(),
             https in any::<bool>(),
             shout in any::<bool>(),

@@ -3,13 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::contain::contain;
 use crate::time::Timestamp;
+use crate::user_code::catch_panic;
 
 /// The billing state of a session, shared by all of its requests.
 ///
-/// The first 402 begins an incident. It ends when there was no 402 for [`BillingPause::FORGET`], and fails all requests when it lasts
-/// longer than the limit of the server's configuration (an hour by default).
+/// The first 402 response begins a billing incident. The incident ends after [`BillingPause::FORGET`] without a 402. If it lasts longer
+/// than the limit in the server's configuration (one hour by default), all requests fail.
 #[derive(Debug, Default)]
 pub struct BillingPause {
     incident: Mutex<Option<Incident>>,
@@ -22,23 +22,23 @@ struct Incident {
     logged: Timestamp,
 }
 
-/// What to do about a 402 response.
+/// The action after a 402 response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BillingAction {
     /// Wait for this time, then send the request again.
     Pause(Duration),
-    /// Fail: the incident has lasted too long.
+    /// Return an error, since the billing incident has lasted too long.
     GiveUp,
 }
 
 impl BillingPause {
-    /// The pause after a 402.
+    /// The pause after a 402 response.
     pub const STEP: Duration = Duration::from_secs(5);
-    /// The time without a 402 after which an incident is over.
+    /// The time without a 402 response after which a billing incident is over.
     pub const FORGET: Duration = Duration::from_secs(300);
     const LOG_EVERY: Duration = Duration::from_secs(60);
 
-    /// Records a 402 at `now`, and returns what to do. Incidents may last up to `limit`.
+    /// Records a 402 response at the time `now` and returns the action. A billing incident may last up to `limit`.
     pub fn on_payment_required(&self, now: Timestamp, limit: Duration) -> BillingAction {
         let mut slot = self.incident.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = Incident {
@@ -60,7 +60,7 @@ impl BillingPause {
             return BillingAction::GiveUp;
         }
         if log {
-            contain(|| {
+            catch_panic(|| {
                 tracing::warn!(
                     lasted_s = lasted.as_secs(),
                     "the server requires payment; requests are paused until the bill is paid"
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn incident_pauses_until_its_limit_and_ends_when_quiet() {
+    fn billing_pauses_end_at_the_limit_or_after_five_minutes_without_402() {
         let pause = BillingPause::default();
         let limit = Duration::from_secs(100);
         assert_eq!(
@@ -95,12 +95,12 @@ mod tests {
             pause.on_payment_required(at(111), limit),
             BillingAction::GiveUp
         );
-        // The same incident fails at once.
+        // A request in the same incident fails at once.
         assert_eq!(
             pause.on_payment_required(at(411), limit),
             BillingAction::GiveUp
         );
-        // A new incident after five quiet minutes.
+        // A new incident begins after five minutes without a 402.
         assert_eq!(
             pause.on_payment_required(at(712), limit),
             BillingAction::Pause(BillingPause::STEP)

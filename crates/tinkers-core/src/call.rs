@@ -16,7 +16,7 @@ use crate::admission::{
     RouteClass, SubmitPermit,
 };
 use crate::billing::BillingPause;
-use crate::closing::{CloseSignal, CloseWatch, Exit};
+use crate::closing::{CloseSignal, CloseWatch, SendDecision};
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::{self, NestedMark};
@@ -34,39 +34,40 @@ mod attempts;
 
 use attempts::Attempts;
 
-/// A call of the API: the request, and how to admit, send and retry it.
+/// A call of the API: the request, and the data for its admission, attempts and retries.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// The public method, as `Client.method`; `None` for background work.
+    /// The public method that makes the call, as `Client.method`. `None` for background work.
     pub operation: Option<&'static str>,
     /// The HTTP method.
     pub method: Method,
-    /// Path and query below the base URL.
+    /// The path and query below the base URL.
     pub path: String,
-    /// Headers in addition to those of the transport.
+    /// The headers in addition to those of the transport.
     pub headers: HeaderMap,
-    /// The body, the same for all attempts.
+    /// The request body, which is the same for all attempts.
     pub body: Bytes,
-    /// The class.
+    /// The route class of the call.
     pub class: RouteClass,
-    /// The client in whose queue it waits.
+    /// The client in whose queue the call waits.
     pub client: ClientId,
-    /// The cost.
+    /// The cost of the call for the rate limits.
     pub cost: Cost,
-    /// The retry policy.
+    /// The retry policy of the call.
     pub policy: RetryPolicy,
-    /// The time at which the call fails, whatever it is waiting for.
+    /// The time at which the call fails, in whatever phase it is.
     pub deadline: Option<Timestamp>,
     /// The timeouts of one attempt.
     pub timeouts: Timeouts,
-    /// The maximum size of the response body, in bytes; by default that of the [class](HttpRequest::default_max_response_bytes).
+    /// The maximum size of the response body, in bytes. The default is that of the [route
+    /// class](HttpRequest::default_max_response_bytes).
     pub max_response_bytes: usize,
-    /// Receives the progress of the call.
+    /// The cell that receives the progress of the call.
     pub progress: Option<Arc<ProgressCell>>,
-    /// Returns whether a response is final that would be retried otherwise, because the caller has a better request to make.
+    /// Returns whether the call ends with a response that would be retried otherwise. For callers that have a better request to make.
     pub is_final: Option<fn(&HttpResponse) -> bool>,
-    /// Returns whether a success can be decoded. If not, a proxy may have corrupted it: the call is retried a few times if the policy repeats
-    /// requests that may have been applied.
+    /// Returns whether a successful response can be decoded. If not, a proxy may have corrupted the response. The call is then retried
+    /// a few times, provided that the policy repeats requests that may have been applied.
     pub is_readable: Option<fn(&HttpResponse) -> bool>,
 }
 
@@ -74,7 +75,7 @@ pub struct Call {
 const HEADERS: usize = 5;
 
 impl Call {
-    /// Creates a `POST` of a JSON body.
+    /// Creates a `POST` call with a JSON body.
     pub fn post(path: impl Into<String>, body: Bytes, class: RouteClass) -> Self {
         let mut call = Self::bare(Method::POST, path.into(), class);
         // Room for all headers, so that the map does not grow.
@@ -87,7 +88,7 @@ impl Call {
         call
     }
 
-    /// Creates a `GET`.
+    /// Creates a `GET` call.
     pub fn get(path: impl Into<String>, class: RouteClass) -> Self {
         Self::bare(Method::GET, path.into(), class)
     }
@@ -125,29 +126,29 @@ impl Call {
     }
 }
 
-/// The success of a call: the response, and the in-flight permit until the result.
+/// The success of a call: the response, and the in-flight permit.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The response, with a status of 2xx.
+    /// The response. Its status is a 2xx.
     pub response: HttpResponse,
-    /// The in-flight permit, to be held until the result.
-    pub flight: InFlightPermit,
-    /// The time from the start of the call to the response, waits included.
+    /// The in-flight permit, which the caller holds until the result is available.
+    pub in_flight_permit: InFlightPermit,
+    /// The time from the start of the call to the response, including all waits.
     pub elapsed: Duration,
-    /// `MaybeSent` if an attempt before the accepted one may have been applied too.
+    /// `MaybeSent` if an attempt before the accepted one may also have been applied.
     pub earlier: Sent,
 }
 
-/// An admission that is held before its call is built, so that a waiting call takes no memory for its request. Dropping it returns the
+/// An admission that is acquired before its call is built, so that a waiting call needs no memory for its request. Dropping it returns the
 /// permits.
 #[derive(Debug)]
 pub struct CallAdmission {
     admitted: Admitted,
-    /// When the wait began.
+    /// The time at which the wait for admission began.
     began: Timestamp,
 }
 
-/// Future of a [`CallAdmission`]. Small, since many may wait at once.
+/// A future that resolves to a [`CallAdmission`]. It is small, since many of them may wait at once.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct CallAdmissionFuture<'a> {
     pending: BoxFuture<'a, Result<Admitted, Error>>,
@@ -176,38 +177,38 @@ impl fmt::Debug for CallAdmissionFuture<'_> {
     }
 }
 
-/// Makes calls: admits, sends and retries them.
+/// Makes calls: waits for admission, sends the attempts and retries failures.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Sends requests.
+    /// The transport that sends the requests.
     pub transport: Arc<dyn Transport>,
-    /// Admits requests.
+    /// The rate limits.
     pub admission: Arc<dyn Admission>,
-    /// The clock.
+    /// The clock for deadlines and pauses.
     pub time: Arc<dyn Clock>,
-    /// Spreads retries.
+    /// The source of jitter for the pauses between retries.
     pub jitter: Arc<dyn Jitter>,
-    /// Slows down retries.
+    /// The retry budget, which slows down retries under load.
     pub budget: Arc<RetryBudget>,
-    /// Ends backoff when a server has recovered.
+    /// The outage state of the endpoint, which ends backoffs when the server has recovered.
     pub outages: Arc<Outages>,
-    /// Logs deprecation notices.
+    /// The logger of deprecation notices.
     pub notices: Arc<DeprecationNotices>,
-    /// Pauses requests while the server requires payment.
+    /// The billing state, which pauses requests while the server requires payment.
     pub billing: Arc<BillingPause>,
-    /// The maximum duration of a billing pause.
+    /// The maximum duration of a billing incident.
     pub billing_limit: Duration,
-    /// Counts recovered errors.
+    /// The counters of recovered errors.
     pub recovered_errors: Arc<RecoveredErrors>,
-    /// Fails calls when the client is closed.
+    /// The close signal, which fails calls when the client is closed.
     pub closing: Arc<CloseSignal>,
 }
 
 impl Caller {
     /// Makes `call`, with retries according to its policy.
     ///
-    /// When [`Caller::closing`] is closed, a call that the server has not accepted fails at once with that reason, whether it waits for
-    /// admission, a retry or a response. Nothing is sent after that.
+    /// When [`Caller::closing`] is closed, a call that the server has not accepted fails at once with the reason of the close, whether
+    /// it waits for admission, a retry or a response. Nothing is sent afterwards.
     ///
     /// # Errors
     /// An error has [`Sent::MaybeSent`] if any attempt may have been applied.
@@ -218,7 +219,8 @@ impl Caller {
         self.make(call, self.time.now(), None).await
     }
 
-    /// Waits for the admission of a call that is built afterwards, with the same class, client and cost; see [`Caller::call_admitted`].
+    /// Waits for the admission of a call that is built later, with the same class, client and cost. Pass the result to
+    /// [`Caller::call_admitted`].
     pub fn admit(&self, ask: AdmissionRequest) -> CallAdmissionFuture<'_> {
         CallAdmissionFuture {
             began: self.time.now(),
@@ -230,11 +232,11 @@ impl Caller {
         }
     }
 
-    /// Sends one attempt of `request` under its permit. The limiter is checked again at the socket, and informed of a refusal when the head of
-    /// the response arrives.
+    /// Sends one attempt of `request` under its permit. The transport checks the limits again immediately before it sends, and reports
+    /// a refusal when the head of the response arrives.
     ///
     /// # Errors
-    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed meanwhile; the caller asks for readmission then.
+    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed after the admission. The caller then asks for readmission.
     pub async fn send(
         &self,
         permit: &mut SubmitPermit,
@@ -243,15 +245,18 @@ impl Caller {
         self.send_as(permit.departure(), request).await
     }
 
-    /// Sends one attempt of a submission, unless it is retracted or the client is closed before.
+    /// Sends one attempt of a submission, unless the attempt is retracted or the client is closed before.
     async fn submit(
         &self,
         permit: &mut SubmitPermit,
-        exit: &Arc<Exit>,
+        send_decision: &Arc<SendDecision>,
         request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
-        self.send_as(permit.departure().with_exit(exit), request)
-            .await
+        self.send_as(
+            permit.departure().with_send_decision(send_decision),
+            request,
+        )
+        .await
     }
 
     async fn send_as(
@@ -263,7 +268,8 @@ impl Caller {
         nesting::inside(|| self.transport.send(request)).await
     }
 
-    /// Makes `call` like [`Caller::call`], with an admission for its first attempt. Call it without delay, since others wait for the permits.
+    /// Makes `call` like [`Caller::call`], but uses an acquired admission for the first attempt. Call this method without delay, since
+    /// other requests wait for the permits.
     pub async fn call_admitted(
         &self,
         admission: CallAdmission,
@@ -284,7 +290,8 @@ impl Caller {
         let outcome = {
             let mut run = pin!(attempts.run(&mut call, admitted));
             let mut closed = self.closing.watch();
-            // The signal first, so that nothing is sent after the close. A single await, since the state of a call is large.
+            // Polls the close signal first, so that nothing is sent after the close. Uses a single await, since the state of a
+            // call is large.
             poll_fn(|cx| match closed.poll(cx) {
                 Poll::Ready(reason) => Poll::Ready(Err((reason, true))),
                 Poll::Pending => (run.as_mut().poll(cx)).map_err(|error| (error, false)),
@@ -303,7 +310,7 @@ impl Caller {
     }
 }
 
-/// Returns the error for a response, with the message of the server.
+/// Returns the error for a failed response, with the message of the server.
 pub fn response_error(kind: ErrorKind, response: &HttpResponse) -> Error {
     let message = tinkers_wire::error_text(&response.body);
     let message = message.unwrap_or_else(|| "the server gave no reason".to_owned());

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::contain::wake_all;
 use crate::error::Error;
+use crate::user_code::wake_all;
 
-/// A one-time signal that carries the error of all later calls.
+/// A one-time signal that a client is closed. It carries the error that all later calls return.
 ///
-/// Shared between a session and every [`Caller`](crate::Caller) that sends for it. Closing it wakes all waiting calls; none of them sends
-/// anything afterwards.
+/// A session shares the signal with every [`Caller`](crate::Caller) that sends for it. Closing the signal wakes all waiting calls, and none
+/// of them sends anything afterwards.
 #[derive(Debug, Default)]
 pub struct CloseSignal {
     reason: OnceLock<Error>,
@@ -22,23 +22,24 @@ pub struct CloseSignal {
 
 #[derive(Debug, Default)]
 struct Waiters {
-    /// The id of the latest waiter. Ids count from 1.
+    /// The id of the latest waiter. The first waiter has id 1.
     last_id: u64,
     wakers: BTreeMap<u64, Waker>,
 }
 
 impl CloseSignal {
-    /// Closes the signal. Returns whether it was open; later reasons are ignored.
+    /// Closes the signal. Returns whether the signal was open. The reason of a second close is ignored.
     pub fn close(&self, reason: Error) -> bool {
         let wakers = {
-            // Both in one step: a waiter either is among the wakers or sees the reason when it registers.
+            // Set the reason and take the wakers under one lock: a waiter is either among the wakers, or sees the reason when
+            // it registers.
             let mut waiters = self.lock();
             if self.reason.set(reason).is_err() {
                 return false;
             }
             std::mem::take(&mut waiters.wakers)
         };
-        // Wakers run foreign code, so they run without the lock.
+        // Wakers are user code, so they run without the lock.
         wake_all(wakers.into_values());
         true
     }
@@ -68,7 +69,7 @@ impl CloseSignal {
         .await
     }
 
-    /// Returns a waiter that is not registered yet.
+    /// Returns a future-like waiter. It registers with the signal on its first poll.
     pub(crate) fn watch(&self) -> CloseWatch<'_> {
         CloseWatch {
             signal: self,
@@ -81,19 +82,20 @@ impl CloseSignal {
     }
 }
 
-/// Decides once whether an attempt of a submission is sent or retracted: the transport sends it, a caller that gives up retracts it.
+/// The one-time decision whether an attempt of a submission is sent or retracted. The transport decides to send it; a caller that gives up
+/// retracts it.
 #[derive(Debug)]
-pub(crate) struct Exit {
+pub(crate) struct SendDecision {
     closing: Arc<CloseSignal>,
-    /// First [`WAITING`], then one of the other states for good.
+    /// [`WAITING`] at first, and later one of the two final states.
     state: AtomicU8,
 }
 
 const WAITING: u8 = 0;
-const LEFT: u8 = 1;
+const SENT: u8 = 1;
 const RETRACTED: u8 = 2;
 
-impl Exit {
+impl SendDecision {
     pub(crate) fn new(closing: &Arc<CloseSignal>) -> Arc<Self> {
         Arc::new(Self {
             closing: Arc::clone(closing),
@@ -101,17 +103,17 @@ impl Exit {
         })
     }
 
-    /// Marks the attempt as sent, unless it was retracted or the client is closed. Returns whether it may be sent.
-    pub(crate) fn leave(&self) -> bool {
-        self.closing.check().is_ok() && self.settle(LEFT) == LEFT
+    /// Marks the attempt as sent, unless the attempt was retracted or the client is closed. Returns whether the transport may send it.
+    pub(crate) fn mark_sent(&self) -> bool {
+        self.closing.check().is_ok() && self.settle(SENT) == SENT
     }
 
-    /// Retracts the attempt. Returns `false` if it was sent before.
+    /// Retracts the attempt. Returns `false` if the attempt was sent before.
     pub(crate) fn retract(&self) -> bool {
         self.settle(RETRACTED) == RETRACTED
     }
 
-    /// Sets the final state to `wanted` if there is none yet. Returns the final state.
+    /// Sets the final state to `wanted` if there is no final state yet. Returns the final state.
     fn settle(&self, wanted: u8) -> u8 {
         let settled =
             (self.state).compare_exchange(WAITING, wanted, Ordering::AcqRel, Ordering::Acquire);
@@ -119,7 +121,7 @@ impl Exit {
     }
 }
 
-/// A waiter of a [`CloseSignal`]. Dropping it unregisters it.
+/// A waiter for the close of a [`CloseSignal`]. Dropping the waiter unregisters it.
 #[derive(Debug)]
 pub(crate) struct CloseWatch<'a> {
     signal: &'a CloseSignal,
@@ -127,13 +129,13 @@ pub(crate) struct CloseWatch<'a> {
 }
 
 impl CloseWatch<'_> {
-    /// Completes with the reason once the signal is closed.
+    /// Returns the reason once the signal is closed.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Error> {
-        // Cloned and dropped without the lock, since wakers are foreign code.
+        // The waker is cloned and dropped without the lock, since wakers are user code.
         let waker = cx.waker().clone();
         let replaced = {
             let mut waiters = self.signal.lock();
-            // Under the lock: the signal is not closed between this check and the registration.
+            // Checked under the lock, so that the signal cannot close between this check and the registration.
             if let Err(reason) = self.signal.check() {
                 return Poll::Ready(reason);
             }
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_wakes_each_waiter_once_and_ends_it() {
+    fn close_signal_wakes_each_waiter_once_with_an_error() {
         let signal = CloseSignal::default();
         let (count, mut waits) = (Arc::new(Count::default()), Vec::new());
         let waker = Waker::from(Arc::clone(&count));
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_wakes_all_waiters_past_a_waker_that_panics() {
+    fn close_signal_wakes_all_waiters_even_if_a_waker_panics() {
         let signal = CloseSignal::default();
         let count = Arc::new(Count::default());
         let good = Waker::from(Arc::clone(&count));
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_signal_wins_over_ready_work() {
+    fn closed_signal_wins_over_work_that_is_ready() {
         let signal = CloseSignal::default();
         let mut cx = Context::from_waker(Waker::noop());
         let done = pin!(signal.unless_closed(ready(1))).poll(&mut cx);
@@ -236,25 +238,25 @@ mod tests {
     }
 
     #[test]
-    fn attempt_is_either_sent_or_retracted() {
+    fn submission_attempt_is_either_sent_or_retracted() {
         let signal = Arc::default();
-        let exit = Exit::new(&signal);
+        let send_decision = SendDecision::new(&signal);
         assert!(
-            exit.leave() && exit.leave(),
+            send_decision.mark_sent() && send_decision.mark_sent(),
             "sent again on another connection"
         );
-        assert!(!exit.retract());
-        let exit = Exit::new(&signal);
-        assert!(exit.retract() && exit.retract());
-        assert!(!exit.leave());
-        let exit = Exit::new(&signal);
+        assert!(!send_decision.retract());
+        let send_decision = SendDecision::new(&signal);
+        assert!(send_decision.retract() && send_decision.retract());
+        assert!(!send_decision.mark_sent());
+        let send_decision = SendDecision::new(&signal);
         signal.close(Error::closed());
-        assert!(!exit.leave());
-        assert!(exit.retract());
+        assert!(!send_decision.mark_sent());
+        assert!(send_decision.retract());
     }
 
     #[test]
-    fn first_reason_is_kept() {
+    fn second_close_keeps_the_reason_of_the_first() {
         let signal = CloseSignal::default();
         signal.check().expect("open");
         assert!(signal.close(Error::closed()));

@@ -12,9 +12,10 @@ use crate::error::Error;
 use crate::profile::{ProfileUpdate, ServerProfile};
 use crate::spawn::{BoxFuture, Spawn};
 
-/// The services of a session for its clients. Training and sampling clients use the network, the limits and the runtime only through it.
+/// The services that a session offers to its clients. Training and sampling clients reach the network, the limits and the runtime only
+/// through this trait.
 pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
-    /// Returns the caller of the session.
+    /// Returns the caller, which makes the API calls of the session.
     fn caller(&self) -> &Caller;
 
     /// Returns the spawner of background tasks on the I/O runtime.
@@ -26,46 +27,47 @@ pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
     /// Returns the configuration that the server sent when the session was created.
     fn config(&self) -> &ClientConfig;
 
-    /// Returns the latest flags of the server, which are refreshed during the session.
+    /// Returns the latest dynamic configuration of the server, which the session refreshes from time to time.
     fn dynamic_config(&self) -> Arc<DynamicConfig>;
 
-    /// Returns the profile of the server.
+    /// Returns the known properties of the server.
     fn profile(&self) -> Arc<ServerProfile>;
 
-    /// Updates the server profile for all clients of the endpoint.
+    /// Updates the known properties of the server, for all clients of the endpoint.
     fn learn(&self, fact: ProfileUpdate);
 
-    /// Checks that the session is open.
+    /// Checks that the session is open, without a request.
     ///
     /// # Errors
-    /// `Closed` when the caller closed it, `SessionLost` when the server ended it.
+    /// `Closed` if the user closed the session, `SessionLost` if the server ended it.
     fn check_open(&self) -> Result<(), Error>;
 
-    /// Checks like [`SessionContext::check_open`], and asks the server if needed. For use after the server has lost an object of the session.
+    /// Checks that the session is open, like [`SessionContext::check_open`], and asks the server if needed. For use after the server
+    /// has lost an object of the session.
     fn confirm(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(self.check_open()))
     }
 
-    /// Returns the id of a new client handle, for its queue in the limiter.
+    /// Returns an id for a new client handle, which has its own queue in the limiter.
     fn next_client(&self) -> ClientId;
 
-    /// Returns the next `model_seq_id`, counted from 0.
+    /// Returns the next `model_seq_id`. The first one is 0.
     fn next_model_seq(&self) -> u64;
 
-    /// Returns the next `sampling_session_seq_id`, counted from 0. Sampler creation and unnamed saves share it.
+    /// Returns the next `sampling_session_seq_id`. The first one is 0. Sampler creation and unnamed saves share the sequence.
     fn next_sampling_seq(&self) -> u64;
 
     /// Returns the time without progress after which an operation counts as stalled.
     fn progress_deadline(&self) -> Duration;
 
-    /// Returns the maximum duration of an operation; `None` is unlimited.
+    /// Returns the maximum duration of an operation. `None` is unlimited.
     fn operation_deadline(&self) -> Option<Duration>;
 
-    /// Waits until a result of `bytes` may be fetched. Dropping the guard returns the bytes.
+    /// Waits until the client may fetch a result of `bytes` bytes. Dropping the guard returns the bytes to the budget.
     fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard>;
 }
 
-/// Bytes of the budget for large results. Dropping it returns them.
+/// A number of bytes taken from the budget for large results. Dropping the guard returns them.
 pub struct BytesGuard {
     release: Option<Box<dyn FnOnce() + Send + Sync>>,
 }

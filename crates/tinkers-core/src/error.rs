@@ -10,9 +10,9 @@ use tinkers_wire::{FailureCategory, InvalidInput};
 
 use crate::time::Timestamp;
 
-/// Whether a failed request may have reached the server, over all its attempts.
+/// Whether a failed request may have reached the server, in any of its attempts.
 ///
-/// If any attempt has an unknown outcome, the error has [`Sent::MaybeSent`], even with the status of a later response. So a conflict (409)
+/// If any attempt has an unknown outcome, the error has [`Sent::MaybeSent`], even if a later attempt got a response. So a conflict (409)
 /// with `MaybeSent` may be caused by an earlier attempt of the same call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
@@ -20,11 +20,11 @@ use crate::time::Timestamp;
     reason = "programs must decide each case, and there is no other"
 )]
 pub enum Sent {
-    /// No attempt was sent, so a repeat is safe.
+    /// No attempt was sent. It is safe to make the call again.
     NotSent,
-    /// An attempt may have reached the server, with an unknown outcome.
+    /// An attempt may have reached the server, and its outcome is unknown.
     MaybeSent,
-    /// The server responded, and no earlier attempt may have been applied.
+    /// The server sent a response with an error, and no earlier attempt may have been applied.
     Answered,
 }
 
@@ -155,7 +155,7 @@ impl Stalled {
     }
 }
 
-/// The error of every fallible operation. Cheap to clone: clones share one value.
+/// The error of every fallible operation of the SDK. It is cheap to clone, since clones share one value.
 ///
 /// `{error}` is the error itself, `{error:#}` adds its sources on the same line, and `{error:?}` adds each source on a line of its own, so that
 /// `fn main() -> Result<(), Error>` prints a readable text.
@@ -190,7 +190,7 @@ struct Inner {
 }
 
 impl Error {
-    /// The maximum number of bytes of a response body that are kept.
+    /// The maximum number of bytes of a response body that an error keeps.
     pub const MAX_BODY: usize = 4096;
 
     /// Creates an error. `message` is a lower-case fragment that says what failed, then what to do.
@@ -212,12 +212,12 @@ impl Error {
         }))
     }
 
-    /// Creates an error for an invalid argument, with its expected value.
+    /// Creates the error for an invalid argument. `expected` describes the valid values.
     pub fn invalid(field: impl Into<String>, expected: impl fmt::Display) -> Self {
         InvalidInput::new(field, expected).into()
     }
 
-    /// Creates the error of a closed client.
+    /// Creates the error of a call on a closed client.
     pub fn closed() -> Self {
         Self::new(
             ErrorKind::Closed,
@@ -232,7 +232,7 @@ impl Error {
         Self::new(ErrorKind::OutcomeUnknown, Sent::MaybeSent, message).with_source(cause)
     }
 
-    /// Returns the kind.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
@@ -242,7 +242,7 @@ impl Error {
         self.0.sent
     }
 
-    /// Returns whether the same call may succeed later. Whether a repeat is safe depends on [`Error::sent`].
+    /// Returns whether the same call may succeed later. Whether it is safe to make the call again depends on [`Error::sent`].
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.0.kind,
@@ -255,42 +255,42 @@ impl Error {
         ) || self.0.category == Some(FailureCategory::Server)
     }
 
-    /// Returns when the server will accept the request, on the clock of the client, if known.
+    /// Returns the time, on the client's clock, at which the server will accept the request. `None` if unknown.
     pub fn retry_at(&self) -> Option<Timestamp> {
         self.0.retry_at
     }
 
-    /// Returns how long after this error the server will accept the request, if known.
+    /// Returns the time from this error until the server will accept the request. `None` if unknown.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// Returns the request id of the operation, if it was accepted.
+    /// Returns the request id of the operation, if the server accepted it.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
 
-    /// Returns the HTTP status of the response, if any.
+    /// Returns the HTTP status of the response, if there was a response.
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }
 
-    /// Returns the first [`Error::MAX_BODY`] bytes of the response body.
+    /// Returns the response body, cut to [`Error::MAX_BODY`] bytes. Empty if there was no response.
     pub fn body(&self) -> &[u8] {
         &self.0.body
     }
 
-    /// Returns the name of the invalid argument.
+    /// Returns the name of the invalid argument. `None` for other errors.
     pub fn field(&self) -> Option<&str> {
         self.0.field.as_deref()
     }
 
-    /// Returns the cause of a failed operation according to the server: the user or the server.
+    /// Returns whether the user or the server caused the failure of the operation, according to the server.
     pub fn category(&self) -> Option<FailureCategory> {
         self.0.category
     }
 
-    /// Returns the state of a stalled operation.
+    /// Returns the state of a stalled operation. `None` for other errors.
     pub fn stalled(&self) -> Option<Stalled> {
         self.0.stalled
     }
@@ -300,7 +300,7 @@ impl Error {
         self.0.operation
     }
 
-    /// Sets the public method, unless it is set.
+    /// Sets the public method that failed, unless one is set.
     #[must_use]
     pub fn with_operation(self, operation: &'static str) -> Self {
         self.edit(|inner| {
@@ -345,7 +345,7 @@ impl Error {
         self.edit(|inner| inner.request_id = Some(id))
     }
 
-    /// Adds when the server will accept the request.
+    /// Adds the time `at` at which the server will accept the request. `now` is the time of the error.
     #[must_use]
     pub fn with_retry_at(self, now: Timestamp, at: Timestamp) -> Self {
         self.edit(|inner| {
@@ -354,7 +354,7 @@ impl Error {
         })
     }
 
-    /// Adds the cause according to the server.
+    /// Adds the cause of a failed operation according to the server.
     #[must_use]
     pub fn with_category(self, category: FailureCategory) -> Self {
         self.edit(|inner| inner.category = Some(category))
@@ -441,7 +441,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invalid_argument_names_its_field_and_was_not_sent() {
+    fn invalid_argument_error_names_the_field_and_is_not_sent() {
         let error = Error::invalid("max_tokens", "at least 1, got 0");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(error.field(), Some("max_tokens"));
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn long_body_is_truncated() {
+    fn long_response_body_is_truncated_in_the_error() {
         let body = Bytes::from(vec![b'x'; 10_000]);
         let error = Error::new(ErrorKind::Server, Sent::Answered, "no").with_response(500, &body);
         assert_eq!(error.body().len(), Error::MAX_BODY);
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn context_is_prepended_to_the_message() {
+    fn error_context_is_prepended_to_the_message() {
         let error = Error::new(ErrorKind::Server, Sent::Answered, "no room")
             .with_response(503, &Bytes::new())
             .with_context("while saving");
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn edited_clone_leaves_the_original_unchanged() {
+    fn changed_clone_of_an_error_leaves_the_original_unchanged() {
         let first = Error::closed();
         let second = first.clone().with_operation("TrainingClient.optim_step");
         assert_eq!(first.operation(), None);

@@ -1,4 +1,4 @@
-//! Retry hints of servers.
+//! Parsing of the server's retry delay.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,17 +6,17 @@ use http::HeaderMap;
 
 use crate::response::HttpResponse;
 
-/// Returns the retry hint of a response: from `retry-after-ms`, then `Retry-After` in seconds or as a date, then `retry_after_ms` in a JSON
-/// body. Invalid, negative and infinite values count as none.
+/// Returns the server's retry delay, from the first of these that the response contains: the header `retry-after-ms`, the header
+/// `Retry-After` in seconds or as a date, or the field `retry_after_ms` of a JSON body. Invalid, negative and infinite values are ignored.
 ///
-/// A date is compared with the `Date` of the response, so that a wrong local clock does not shorten the pause; `wall` replaces a missing
-/// `Date`.
+/// A date is compared with the `Date` header of the response, so that a wrong local clock does not shorten the pause. `wall` replaces a
+/// missing `Date`.
 pub fn retry_after(answer: &HttpResponse, wall: SystemTime) -> Option<Duration> {
     retry_after_header(&answer.headers, wall)
         .or_else(|| positive(body_milliseconds(&answer.body)? / 1e3))
 }
 
-/// Returns the retry hint of response headers.
+/// Returns the server's retry delay from response headers. See [`retry_after`].
 pub(crate) fn retry_after_header(headers: &HeaderMap, wall: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     text("retry-after-ms")
@@ -30,7 +30,7 @@ pub(crate) fn retry_after_header(headers: &HeaderMap, wall: SystemTime) -> Optio
 fn header_wait(text: &str, now: SystemTime) -> Option<Duration> {
     match text.parse::<f64>() {
         Ok(seconds) => positive(seconds),
-        // A date in the past is no hint.
+        // A date in the past is ignored.
         Err(_) => http_date(text)?
             .duration_since(now)
             .ok()
@@ -42,19 +42,19 @@ fn positive(seconds: f64) -> Option<Duration> {
     if !(seconds.is_finite() && seconds > 0.0) {
         return None;
     }
-    // A value that exceeds the range is still a hint.
+    // A value above the range of `Duration` still means a long delay.
     Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 fn body_milliseconds(body: &[u8]) -> Option<f64> {
-    // Refusals are small; a large body is not worth parsing.
+    // Bodies of 429 responses are small. A large body is not worth parsing.
     if body.len() > 64 * 1024 || !body.starts_with(b"{") {
         return None;
     }
     tinkers_wire::retry_after_ms(body)
 }
 
-/// Parses a date in any of the three formats of RFC 9110.
+/// Parses an HTTP date in any of the three formats of RFC 9110.
 fn http_date(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text).ok()
 }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn each_hint_format_is_parsed_and_invalid_ones_are_ignored() {
+    fn each_retry_after_format_is_parsed_and_invalid_ones_are_ignored() {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let ms = Duration::from_millis;
         type Row = (
@@ -114,7 +114,7 @@ mod tests {
                 "",
                 None,
             ),
-            // The server's clock is an hour off: the difference to its own `Date` counts.
+            // The server's clock is an hour off. Only the difference to the `Date` of the response counts.
             (
                 &[
                     ("retry-after", "Sun, 06 Nov 1994 07:49:47 GMT"),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_in_all_formats_are_parsed() {
+    fn http_dates_in_all_three_formats_are_parsed() {
         for (text, seconds) in [
             ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
             ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),

@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A source of random numbers that spread retries.
+/// A source of random numbers, used to spread retries.
 pub trait Jitter: Send + Sync + fmt::Debug + 'static {
-    /// Returns the next 64 random bits. For unique keys, not for secrets.
+    /// Returns the next 64 random bits. Suitable for unique keys, but not for secrets.
     fn bits(&self) -> u64;
 
-    /// Returns a number in `0.0..1.0`.
+    /// Returns a random number in `0.0..1.0`.
     fn unit(&self) -> f64 {
         // An `f64` holds 53 bits exactly.
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
@@ -17,13 +17,14 @@ pub trait Jitter: Send + Sync + fmt::Debug + 'static {
 }
 
 impl dyn Jitter {
-    /// Returns `base` plus a random part of up to `fraction` of it. Jitter is only added, so that no hint is undercut.
+    /// Returns `base` plus a random part of up to `fraction` of it. Jitter is only added, so a pause is never shorter than the server's
+    /// retry delay.
     pub fn stretch(&self, base: Duration, fraction: f64) -> Duration {
         base.saturating_add(base.mul_f64(self.unit() * fraction.clamp(0.0, 1.0)))
     }
 }
 
-/// The SplitMix64 generator on an atomic word. Its sequence depends only on the seed.
+/// The SplitMix64 random number generator, as an atomic word. Its sequence depends only on the seed.
 #[derive(Debug)]
 pub struct SplitMix(AtomicU64);
 
@@ -33,10 +34,11 @@ impl SplitMix {
         Self(AtomicU64::new(seed))
     }
 
-    /// The constant that is added to the state before each number.
+    /// The constant that SplitMix64 adds to its state before each number.
     pub const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    /// Returns the number of a state: a bijection that spreads each bit over all others.
+    /// Returns the random number for a state. The function is a bijection that spreads each bit of the state over all bits of the
+    /// number.
     pub const fn mix(state: u64) -> u64 {
         let mut z = state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -57,7 +59,7 @@ impl Jitter for SplitMix {
     }
 }
 
-/// A jitter that always returns the same number, clamped to `0.0..1.0`.
+/// A jitter source for tests. It always returns the same number, clamped to `0.0..1.0`.
 #[derive(Debug, Clone, Copy)]
 pub struct FixedJitter(pub f64);
 
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn same_seed_gives_the_same_sequence() {
+    fn same_seed_gives_the_same_random_sequence() {
         let (a, b) = (SplitMix::new(7), SplitMix::new(7));
         for _ in 0..1000 {
             let x = a.unit();
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_is_never_subtracted() {
+    fn jitter_never_shortens_a_pause() {
         for unit in [0.0, 0.5, 1.0] {
             let jitter: &dyn Jitter = &FixedJitter(unit);
             let d = jitter.stretch(Duration::from_secs(2), 0.25);

@@ -1,4 +1,4 @@
-//! The seams between the crates of tinkers, and the decisions that need no I/O.
+//! The traits between the crates of tinkers, and the decisions that need no I/O.
 #![doc = include_str!("../README.md")]
 
 pub mod admission;
@@ -7,7 +7,6 @@ pub mod base_url;
 pub mod billing;
 pub mod call;
 pub mod closing;
-pub mod contain;
 pub mod context;
 pub mod error;
 pub mod hint;
@@ -24,6 +23,7 @@ pub mod session_lost;
 pub mod spawn;
 pub mod time;
 pub mod transport;
+pub mod user_code;
 
 pub use admission::{
     Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, ClientId, Cost, DepartureCheck,
@@ -45,11 +45,11 @@ pub use recovered_error::{RecoveredError, RecoveredErrorCounts, RecoveredErrors}
 pub use retry::RetryPolicy;
 pub use spawn::{BoxFuture, Spawn, Task};
 pub use time::{Clock, ManualClock, Timestamp};
-/// The retry budget and the ticket of an admitted attempt: values of the limits that calls carry.
+/// Types of `tinkers-limits` that calls carry: the retry budget, and the ticket of an admitted attempt.
 pub use tinkers_limits::{RetryBudget, RetryDraw, Ticket};
 pub use transport::{
     HttpRequest, HttpResponse, Timeouts, Transport, TransportError, TransportErrorKind,
 };
 
-/// The result of everything here that can fail.
+/// A `Result` whose error type is [`Error`] by default.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

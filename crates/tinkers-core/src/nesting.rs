@@ -1,7 +1,7 @@
 //! Detection of nested calls: calls that a transport layer makes while it handles a request.
 //!
-//! A nested call must not wait for a permit that the outer request holds. It is detected by a thread-local mark that is set while the outer
-//! request is polled. Spawned work inherits it as a [`NestedMark`].
+//! A nested call must not wait for a permit that the outer request holds. While a request is polled, a thread-local flag is set, which
+//! detects a nested call. A layer that spawns work can pass the flag on as a [`NestedMark`].
 
 use std::cell::Cell;
 use std::future::Future;
@@ -13,34 +13,34 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether code runs inside a request.
+/// A flag that tells whether code runs during a request. Requests that such code makes are nested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NestedMark(bool);
 
 impl NestedMark {
     const INSIDE: Self = Self(true);
-    /// The mark outside of all requests.
+    /// The flag outside of all requests.
     pub const OUTSIDE: Self = Self(false);
 
-    /// Returns the mark of the current thread.
+    /// Returns the flag of the current thread.
     pub fn here() -> Self {
         // A thread that is exiting has no thread-locals, and polls no request.
         Self(INSIDE.try_with(Cell::get).unwrap_or(false))
     }
 
-    /// Returns whether a request is being polled.
+    /// Returns whether the code runs during a request.
     pub const fn is_inside(self) -> bool {
         self.0
     }
 
-    /// Runs `work` with this mark, and restores the previous mark afterwards, also after a panic.
+    /// Runs `work` with this flag set on the thread. Restores the previous flag afterwards, even after a panic.
     pub fn during<T>(self, work: impl FnOnce() -> T) -> T {
         let _restored = Restore(Self::here());
         self.set();
         work()
     }
 
-    /// Runs the future `work` with this mark on each thread that polls it.
+    /// Runs the future `work` with this flag set on each thread that polls it.
     pub async fn carry<T>(self, work: impl Future<Output = T> + Send) -> T {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| self.during(|| work.as_mut().poll(cx))).await
@@ -60,7 +60,8 @@ impl Drop for Restore {
     }
 }
 
-/// Creates and awaits a request with the mark set. A layer may call the API when the future is created, before it is polled.
+/// Creates and awaits a request, with the flag set. It is set already when `begin` is called, since a layer may call the API before its
+/// future is polled.
 pub(crate) async fn inside<'a, T>(begin: impl FnOnce() -> BoxFuture<'a, T>) -> T {
     let request = NestedMark::INSIDE.during(begin);
     NestedMark::INSIDE.carry(request).await
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn only_work_inside_a_request_is_marked() {
+    fn only_calls_during_a_request_are_marked_as_nested() {
         assert!(!NestedMark::here().is_inside());
         let marked = poll(inside(|| {
             let begun = NestedMark::here().is_inside();
@@ -88,20 +89,20 @@ mod tests {
     }
 
     #[test]
-    fn spawned_work_inherits_the_mark() {
+    fn spawned_work_can_inherit_the_nested_mark() {
         let Poll::Ready(mark) = poll(inside(|| Box::pin(async { NestedMark::here() }))) else {
             panic!("the future is ready");
         };
         assert!(mark.during(|| NestedMark::here().is_inside()));
         let carried = mark.carry(async { NestedMark::here().is_inside() });
         assert_eq!(poll(carried), Poll::Ready(true));
-        let plain = NestedMark::here();
-        let within = async move { plain.during(|| NestedMark::here().is_inside()) };
+        let outside = NestedMark::here();
+        let within = async move { outside.during(|| NestedMark::here().is_inside()) };
         assert_eq!(poll(inside(|| Box::pin(within))), Poll::Ready(false));
     }
 
     #[test]
-    fn panic_restores_the_mark() {
+    fn nested_mark_is_restored_after_a_panic() {
         let panics = inside(|| Box::pin(async { panic!("a layer that breaks") }));
         assert!(catch_unwind(AssertUnwindSafe(|| poll::<()>(panics))).is_err());
         assert!(!NestedMark::here().is_inside());

@@ -3,18 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use crate::contain::contain;
 use crate::response::HttpResponse;
+use crate::user_code::catch_panic;
 
-/// The deprecation notices of an endpoint that were logged.
+/// The deprecation notices of an endpoint that were logged already.
 #[derive(Debug, Default)]
 pub struct DeprecationNotices(Mutex<BTreeSet<String>>);
 
-/// The maximum number of notices that are logged, which bounds log and memory if all texts differ.
+/// The maximum number of notices that are logged. It bounds the log and the memory if a server sends ever new texts.
 const MAX_NOTICES: usize = 64;
 
 impl DeprecationNotices {
-    /// Logs the notice of a response, if any, unless it was logged before. Returns whether it was logged.
+    /// Logs the deprecation notice of a response, if there is one that was not logged before. Returns whether a notice was logged.
     pub fn log(&self, response: &HttpResponse) -> bool {
         let Some(note) = response.header("x-deprecation-note") else {
             return false;
@@ -27,11 +27,11 @@ impl DeprecationNotices {
             logged.insert(note.to_owned());
         }
         let level = response.header("x-deprecation-level");
-        // A panic would lose the response.
+        // A panic of a log subscriber would lose the response.
         if level.is_some_and(|level| level.eq_ignore_ascii_case("error")) {
-            contain(|| tracing::error!(note, "deprecation notice"));
+            catch_panic(|| tracing::error!(note, "deprecation notice"));
         } else {
-            contain(|| tracing::warn!(note, "deprecation notice"));
+            catch_panic(|| tracing::warn!(note, "deprecation notice"));
         }
         true
     }
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn each_notice_is_logged_once_up_to_a_maximum() {
+    fn each_deprecation_notice_is_logged_once_up_to_a_maximum() {
         let notices = DeprecationNotices::default();
         assert!(!notices.log(&response(None)));
         assert!(notices.log(&response(Some("asample goes in May"))));

@@ -1,7 +1,7 @@
 //! Shared outage detection for the requests to an endpoint.
 //!
 //! While every request fails, exponential backoff keeps most retries asleep for up to 30 s, which would delay them long after the server
-//! has recovered. Therefore one pending retry at a time is released early as a probe; its first response releases all other pending
+//! has recovered. Therefore one pending retry at a time is sent early, as an outage check. The first response releases all other pending
 //! retries, spread over 0.5 to 1.5 s.
 
 use std::collections::BTreeMap;
@@ -11,38 +11,40 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::admission::RouteClass;
-use crate::contain::{contain, wake_all};
 use crate::jitter::Jitter;
 use crate::time::{Clock, Timestamp};
+use crate::user_code::{catch_panic, wake_all};
 
-/// The minimum duration of an outage. Shorter failures leave all pauses unchanged.
+/// The minimum duration of an outage. Shorter failures leave the pauses of all retries unchanged.
 const MIN_OUTAGE: Duration = Duration::from_secs(2);
-/// The interval between probes: this fraction of the outage's duration, from `SHORTEST` to `LONGEST`.
-const PROBES_PER_OUTAGE: u32 = 20;
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
-/// Released retries start at random within this time for each of them, and within these bounds.
+/// The interval between two outage checks is the duration of the outage divided by this number, but at least `SHORTEST_INTERVAL` and at most
+/// `LONGEST_INTERVAL`.
+const CHECKS_PER_OUTAGE: u32 = 20;
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
+/// Released retries start at random times within this period for each of them, but at least `LEAST_SPREAD` and at most `MOST_SPREAD` in
+/// all.
 const SPREAD: Duration = Duration::from_micros(500);
 const LEAST_SPREAD: Duration = Duration::from_millis(500);
 const MOST_SPREAD: Duration = Duration::from_millis(1500);
 /// The minimum time between two releases of all pending retries.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The outage state of an endpoint, for each class of requests, since their backends may fail independently.
+/// The outage state of an endpoint. Each route class has its own, since the backends of the classes may fail independently.
 #[derive(Debug, Default)]
 pub struct Outages([Outage; RouteClass::ALL.len()]);
 
 impl Outages {
-    /// Returns the outage state of a class.
+    /// Returns the outage state of a route class.
     pub fn of(&self, class: RouteClass) -> &Outage {
         &self.0[class.index()]
     }
 }
 
-/// The outage state of one class of requests.
+/// The outage state of one route class.
 #[derive(Debug, Default)]
 pub struct Outage {
-    /// Whether there was a failure since the last response. Without failures, a response reads only this flag.
+    /// Whether there was a failure since the last response. If not, recording a response reads only this flag.
     is_failing: AtomicBool,
     state: Mutex<State>,
 }
@@ -52,44 +54,46 @@ struct State {
     /// The time of the first failure since the last response.
     since: Option<Timestamp>,
     is_logged: bool,
-    /// The earliest time of the next probe.
-    next_probe: Timestamp,
-    /// The time of a probe whose retry was dropped.
-    vacant: Option<Timestamp>,
-    /// How often all pending retries were released, when that was last, and over what time they were spread.
+    /// The earliest time of the next outage check.
+    next_check: Timestamp,
+    /// The time of an outage check whose retry was dropped. Another retry takes it over.
+    vacant_check: Option<Timestamp>,
+    /// The number of times that all pending retries were released.
     releases: u64,
+    /// The time of the last release of all pending retries.
     released_at: Option<Timestamp>,
+    /// The period over which the retries of the last release were spread.
     spread: Duration,
-    next_sleeper: u64,
-    sleepers: BTreeMap<u64, Waker>,
+    next_id: u64,
+    pending_retries: BTreeMap<u64, Waker>,
 }
 
 /// The backoff of a retry after a failed attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct OutageBackoff {
-    /// When the failed attempt was sent.
+    /// The time at which the failed attempt was sent.
     pub sent_at: Timestamp,
-    /// The end of the server's hint, which is never undercut.
+    /// The end of the server's retry delay. The retry is never sent before.
     pub not_before: Timestamp,
-    /// The end of the pause, if it is not released early.
+    /// The end of the backoff, if the retry is not released early.
     pub until: Timestamp,
 }
 
 impl Outage {
-    /// Records a response to a request that was sent at `sent_at`. Costs one atomic load without failures.
+    /// Records a response to a request that was sent at `sent_at`. Costs one atomic load if there was no failure.
     pub fn answered(&self, sent_at: Timestamp, now: Timestamp) {
-        // A failure that is recorded concurrently waits for the next response or for its own pause.
+        // If a failure is recorded concurrently, its retry waits for the next response or for its own backoff.
         if !self.is_failing.load(Ordering::Acquire) {
             return;
         }
-        let Some((lasted, sleepers)) = self.ended(sent_at, now) else {
+        let Some((lasted, pending_retries)) = self.ended(sent_at, now) else {
             return;
         };
-        let waiting = sleepers.len();
-        // Foreign code runs without the lock, waiters first.
-        wake_all(sleepers.into_values());
-        // A panic would lose the response, which the limits need for its hint.
-        contain(|| {
+        let waiting = pending_retries.len();
+        // Wakers and subscribers are user code, so they run without the lock, the waiters first.
+        wake_all(pending_retries.into_values());
+        // A panic of a log subscriber would lose the response, which the limits need for its retry delay.
+        catch_panic(|| {
             tracing::debug!(
                 lasted_s = lasted.as_secs(),
                 waiting,
@@ -98,7 +102,8 @@ impl Outage {
         });
     }
 
-    /// Ends the outage, unless pending retries were released recently. Returns its duration and the wakers of the pending retries.
+    /// Ends the outage, unless pending retries were released a short time ago. Returns the duration of the outage and the wakers of the
+    /// pending retries.
     fn ended(
         &self,
         sent_at: Timestamp,
@@ -106,7 +111,7 @@ impl Outage {
     ) -> Option<(Duration, BTreeMap<u64, Waker>)> {
         let mut state = self.lock();
         let since = state.since?;
-        // A request from before the first failure says nothing about the current state.
+        // A response to a request from before the first failure says nothing about the current state of the server.
         if sent_at < since {
             return None;
         }
@@ -114,40 +119,42 @@ impl Outage {
         let is_short = lasted < MIN_OUTAGE;
         let before = state.released_at;
         if !is_short && before.is_some_and(|before| now.since(before) < RELEASE_INTERVAL) {
-            // The pending retries wait for a response after that interval.
+            // The pending retries wait for the first response after that interval.
             return None;
         }
         self.is_failing.store(false, Ordering::Release);
         state.since = None;
-        state.next_probe = Timestamp::ORIGIN;
-        state.vacant = None;
+        state.next_check = Timestamp::ORIGIN;
+        state.vacant_check = None;
         if is_short {
             return None;
         }
         state.is_logged = false;
         state.released_at = Some(now);
         state.releases += 1;
-        let sleepers = std::mem::take(&mut state.sleepers);
-        let count = u32::try_from(sleepers.len()).unwrap_or(u32::MAX);
+        let pending_retries = std::mem::take(&mut state.pending_retries);
+        let count = u32::try_from(pending_retries.len()).unwrap_or(u32::MAX);
         state.spread = SPREAD
             .saturating_mul(count)
             .clamp(LEAST_SPREAD, MOST_SPREAD);
-        Some((lasted, sleepers))
+        Some((lasted, pending_retries))
     }
 
-    /// Waits for the backoff of a failed attempt. Returns early when the server has responded to another request, or when this retry is
-    /// chosen as a probe. Dropping the future passes its probe to another retry.
+    /// Waits for the backoff of a failed attempt. Returns early if the server has responded to another request, or if this retry is
+    /// chosen as the outage check. Dropping the future passes its outage check to another retry.
     pub async fn back_off(&self, pause: OutageBackoff, time: &dyn Clock, jitter: &dyn Jitter) {
         let mut sleep = match self.record_failure(time.now(), &pause) {
             RetryWait::Backoff { sleep, is_first } => {
                 if is_first {
-                    contain(|| {
-                        tracing::debug!("the server is failing; probing it until it responds");
+                    catch_panic(|| {
+                        tracing::debug!(
+                            "the server is failing; sending some retries early until it responds"
+                        );
                     });
                 }
                 sleep
             }
-            RetryWait::Released => {
+            RetryWait::UntilRelease => {
                 time.sleep_until(self.release_time(&pause, time, jitter))
                     .await;
                 return;
@@ -162,12 +169,12 @@ impl Outage {
                 match sleep.poll_call(cx) {
                     WakeReason::None => return Poll::Pending,
                     WakeReason::Recovered => return Poll::Ready(true),
-                    WakeReason::Probe(until) => alarm = time.sleep_until(until),
+                    WakeReason::Check(until) => alarm = time.sleep_until(until),
                 }
             }
         })
         .await;
-        sleep.probe = None;
+        sleep.scheduled_check = None;
         drop(sleep);
         if is_released {
             time.sleep_until(self.release_time(&pause, time, jitter))
@@ -175,7 +182,7 @@ impl Outage {
         }
     }
 
-    /// Returns when a released retry starts.
+    /// Returns the time at which a released retry starts.
     fn release_time(
         &self,
         pause: &OutageBackoff,
@@ -187,30 +194,30 @@ impl Outage {
         at.min(pause.until)
     }
 
-    /// Records a failure, and returns how its retry waits.
+    /// Records a failure, and returns how the retry of the failed attempt waits.
     fn record_failure(&self, now: Timestamp, pause: &OutageBackoff) -> RetryWait<'_> {
         let mut state = self.lock();
         if state.released_at.is_some_and(|at| pause.sent_at < at) {
-            // The attempt was sent before the last recovery.
-            return RetryWait::Released;
+            // The failed attempt was sent before the last recovery.
+            return RetryWait::UntilRelease;
         }
         let since = *state.since.get_or_insert(now);
         self.is_failing.store(true, Ordering::Release);
         let lasted = now.since(since);
         let is_first = lasted >= MIN_OUTAGE && !std::mem::replace(&mut state.is_logged, true);
-        let mut sleep = Sleep {
+        let mut sleep = PendingRetry {
             outage: self,
             seen: state.releases,
             id: None,
             not_before: pause.not_before,
             until: pause.until,
-            probe: None,
+            scheduled_check: None,
         };
-        let apart = (lasted / PROBES_PER_OUTAGE).clamp(SHORTEST, LONGEST);
+        let apart = (lasted / CHECKS_PER_OUTAGE).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
         let earliest = now.after(apart).max(since.after(MIN_OUTAGE));
-        let probe_at = state.next_probe.max(earliest);
-        if sleep.take_probe(probe_at) {
-            state.next_probe = probe_at.after(apart);
+        let check_at = state.next_check.max(earliest);
+        if sleep.schedule_check(check_at) {
+            state.next_check = check_at.after(apart);
         }
         RetryWait::Backoff { sleep, is_first }
     }
@@ -220,54 +227,56 @@ impl Outage {
     }
 }
 
-/// How a retry waits.
+/// The way in which a retry waits.
 enum RetryWait<'a> {
-    /// For its backoff, unless it is released or chosen as a probe.
+    /// The retry waits for its backoff, unless it is released or chosen as the outage check.
     Backoff {
-        sleep: Sleep<'a>,
-        /// Whether it logs the outage. The caller does that without the lock, since subscribers are foreign code.
+        sleep: PendingRetry<'a>,
+        /// Whether this failure is the first to be logged as an outage. The caller logs it without the lock, since log subscribers
+        /// are user code.
         is_first: bool,
     },
     /// The server recovered after the failed attempt was sent, so the retry waits only until its release time.
-    Released,
+    UntilRelease,
 }
 
-/// A pending retry.
-struct Sleep<'a> {
+/// A retry that waits for its backoff.
+struct PendingRetry<'a> {
     outage: &'a Outage,
-    /// The number of releases when it began to wait.
+    /// The number of releases of all pending retries at the time when this retry began to wait.
     seen: u64,
     id: Option<u64>,
     not_before: Timestamp,
     until: Timestamp,
-    /// When it is sent as a probe, if it was chosen.
-    probe: Option<Timestamp>,
+    /// The time at which this retry is sent as an outage check, if it was chosen.
+    scheduled_check: Option<Timestamp>,
 }
 
-/// Why a pending retry is woken.
+/// The reason why a pending retry is woken.
 enum WakeReason {
     /// A spurious wake-up.
     None,
     /// The server has recovered.
     Recovered,
-    /// It is to be sent as a probe at this time.
-    Probe(Timestamp),
+    /// The retry is to be sent as an outage check at this time.
+    Check(Timestamp),
 }
 
-impl Sleep<'_> {
-    /// Takes a probe at `probe_at` if that is before the end of its pause and not before the hint. Returns whether it did.
-    fn take_probe(&mut self, probe_at: Timestamp) -> bool {
-        let is_taken = probe_at >= self.not_before && probe_at < self.until;
+impl PendingRetry<'_> {
+    /// Schedules this retry as the outage check at `check_at`, if that is before the end of its backoff and not before the end of the
+    /// server's retry delay. Returns whether it is scheduled.
+    fn schedule_check(&mut self, check_at: Timestamp) -> bool {
+        let is_taken = check_at >= self.not_before && check_at < self.until;
         if is_taken {
-            self.until = probe_at;
-            self.probe = Some(probe_at);
+            self.until = check_at;
+            self.scheduled_check = Some(check_at);
         }
         is_taken
     }
 
     fn poll_call(&mut self, cx: &Context<'_>) -> WakeReason {
         let outage = self.outage;
-        // Wakers are foreign code: cloned before the lock is taken, dropped after it is released.
+        // Wakers are user code: cloned before the lock is taken, dropped after it is released.
         let waker = cx.waker().clone();
         let _replaced;
         let mut guard = outage.lock();
@@ -275,41 +284,43 @@ impl Sleep<'_> {
         if state.releases != self.seen {
             return WakeReason::Recovered;
         }
-        // A time that has passed is taken at once.
-        let vacant = state.vacant.map(|probe_at| probe_at.max(self.not_before));
-        if let Some(probe_at) = vacant
-            && self.take_probe(probe_at)
+        // A dropped check whose time has passed is sent at once.
+        let vacant = state
+            .vacant_check
+            .map(|check_at| check_at.max(self.not_before));
+        if let Some(check_at) = vacant
+            && self.schedule_check(check_at)
         {
-            state.vacant = None;
-            return WakeReason::Probe(probe_at);
+            state.vacant_check = None;
+            return WakeReason::Check(check_at);
         }
         let id = *self.id.get_or_insert_with(|| {
-            state.next_sleeper += 1;
-            state.next_sleeper
+            state.next_id += 1;
+            state.next_id
         });
-        _replaced = state.sleepers.insert(id, waker);
+        _replaced = state.pending_retries.insert(id, waker);
         WakeReason::None
     }
 }
 
-impl Drop for Sleep<'_> {
+impl Drop for PendingRetry<'_> {
     fn drop(&mut self) {
-        let mut own = None;
+        let mut removed_waker = None;
         let mut state = self.outage.lock();
         if let Some(id) = self.id {
-            own = state.sleepers.remove(&id);
+            removed_waker = state.pending_retries.remove(&id);
         }
-        if state.releases == self.seen && self.probe.is_some() {
-            state.vacant = self.probe;
+        if state.releases == self.seen && self.scheduled_check.is_some() {
+            state.vacant_check = self.scheduled_check;
         }
-        // A dropped probe passes to another pending retry.
-        let first = match state.vacant {
-            Some(_) => state.sleepers.pop_first(),
+        // The outage check of a dropped retry passes to another pending retry.
+        let first = match state.vacant_check {
+            Some(_) => state.pending_retries.pop_first(),
             None => None,
         };
         drop(state);
         wake_all(first.into_iter().map(|(_, waker)| waker));
-        drop(own);
+        drop(removed_waker);
     }
 }
 

@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use tinkers_wire::{ApiDocument, routes};
 
-/// The format of a `forward_backward` body.
+/// The format of a `forward_backward` request body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BodyFormat {
-    /// `application/x-protobuf`: SDK 0.25 and later, the hosted service, TuFT, SkyRL from August 2026.
+    /// `application/x-protobuf`, which SDK 0.25 and later, the hosted service, TuFT, and SkyRL from August 2026 use.
     Protobuf,
-    /// `application/json`: earlier SDKs, SkyRL 0.3.
+    /// `application/json`, which earlier SDKs and SkyRL 0.3 use.
     Json,
 }
 
 impl BodyFormat {
-    /// Returns the other format.
+    /// Returns the other of the two formats.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -26,15 +26,15 @@ impl BodyFormat {
     }
 }
 
-/// Which requests with a repeated `(model, seq_id)` a server is known to apply once.
+/// The requests that a server is known to apply only once if they are repeated with the same `(model, seq_id)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Deduplication {
-    /// None.
+    /// No requests are known to be deduplicated.
     Unknown,
-    /// Forward-backward passes and optimizer steps, but not saves and loads. SkyRL from August 2026.
+    /// Forward-backward passes and optimizer steps are deduplicated, but not saves and loads. SkyRL from August 2026.
     PassesAndSteps,
-    /// All. The hosted service, the embedded server, and servers that declare it in their configuration.
+    /// All requests are deduplicated: by the hosted service, the embedded server, and servers that declare it in their configuration.
     Everything,
 }
 
@@ -42,68 +42,68 @@ pub enum Deduplication {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Document {
-    /// Not requested yet.
+    /// The client has not requested the document yet.
     NotAsked,
-    /// Missing or unreadable.
+    /// The document is missing or unreadable.
     Absent,
-    /// Read.
+    /// The client has read the document.
     Read,
 }
 
-/// An update of a [`ServerProfile`].
+/// A finding about a server, which updates its [`ServerProfile`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProfileUpdate {
-    /// A body of this format was accepted, or the other format was rejected.
-    Bodies(BodyFormat),
+    /// The server accepted a request body in this format, or rejected one in the other format.
+    BodyFormat(BodyFormat),
     /// The server deduplicates these requests.
     Deduplicates(Deduplication),
-    /// The server accepts zstd-compressed passes.
+    /// The server accepts zstd-compressed bodies of forward-backward passes.
     ZstdBodies,
-    /// The server software, as `name/version`.
+    /// The name of the server software, as `name/version`.
     Software(String),
     /// The server has no OpenAPI document.
     NoDocument,
-    /// The OpenAPI document of the server.
+    /// The server has this OpenAPI document.
     Document(Box<ApiDocument>),
 }
 
-/// The known properties of a server. The default is safe for every server.
+/// The known properties of a server. The default values are safe for every server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerProfile {
-    /// The server software, if known.
+    /// The server software as `name/version`, if known.
     pub software: Option<String>,
-    /// The body format of passes.
-    pub bodies: BodyFormat,
-    /// Whether `bodies` was confirmed by an accepted request.
-    pub bodies_confirmed: bool,
-    /// The requests that it is known to deduplicate.
+    /// The format of the request bodies of forward-backward passes.
+    pub body_format: BodyFormat,
+    /// Whether an accepted request has confirmed that the server supports the body format.
+    pub body_format_confirmed: bool,
+    /// The requests that the server is known to deduplicate.
     pub deduplicates: Deduplication,
-    /// Whether it accepts zstd-compressed passes.
+    /// Whether the server accepts zstd-compressed bodies of forward-backward passes.
     pub zstd_bodies: bool,
-    /// `Some(true)` if its OpenAPI document forbids unknown fields, `None` if it does not say.
+    /// Whether the server rejects unknown fields. `None` if its OpenAPI document does not say.
     pub is_strict: Option<bool>,
-    /// Whether it has an OpenAPI document.
+    /// Whether the server has an OpenAPI document.
     pub document: Document,
-    /// The paths of the document.
+    /// The paths that the OpenAPI document lists.
     paths: Arc<BTreeSet<String>>,
-    /// The body formats of passes in the document.
-    listed_bodies: Vec<BodyFormat>,
+    /// The body formats of forward-backward passes that the OpenAPI document lists.
+    listed_formats: Vec<BodyFormat>,
 }
 
 impl Default for ServerProfile {
     fn default() -> Self {
         Self {
             software: None,
-            bodies: BodyFormat::Protobuf,
-            bodies_confirmed: false,
+            body_format: BodyFormat::Protobuf,
+            body_format_confirmed: false,
             deduplicates: Deduplication::Unknown,
             zstd_bodies: false,
             is_strict: None,
             document: Document::NotAsked,
             paths: Arc::default(),
-            listed_bodies: Vec::new(),
+            listed_formats: Vec::new(),
         }
     }
 }
@@ -112,13 +112,13 @@ impl Default for ServerProfile {
 const SKYRL: &str = "Tinker API Mock";
 
 impl ServerProfile {
-    /// Returns the profile with an update.
+    /// Returns this profile with an update.
     #[must_use]
     pub fn learn(mut self, update: ProfileUpdate) -> Self {
         match update {
-            // The first confirmed format stays: other clients may use it already.
-            ProfileUpdate::Bodies(_) if self.bodies_confirmed => {}
-            ProfileUpdate::Bodies(format) => return self.with_bodies(format),
+            // The first confirmed format stays, since other clients may use it already.
+            ProfileUpdate::BodyFormat(_) if self.body_format_confirmed => {}
+            ProfileUpdate::BodyFormat(format) => return self.with_body_format(format),
             ProfileUpdate::Deduplicates(which) => self.deduplicates = self.deduplicates.max(which),
             ProfileUpdate::ZstdBodies => self.zstd_bodies = true,
             ProfileUpdate::Software(name) => self.software = Some(name),
@@ -128,20 +128,20 @@ impl ServerProfile {
         self
     }
 
-    /// Returns the profile with a fixed body format of passes.
+    /// Returns this profile with a fixed body format for forward-backward passes.
     #[must_use]
-    pub fn with_bodies(mut self, format: BodyFormat) -> Self {
-        self.bodies = format;
-        self.bodies_confirmed = true;
+    pub fn with_body_format(mut self, format: BodyFormat) -> Self {
+        self.body_format = format;
+        self.body_format_confirmed = true;
         self
     }
 
-    /// Returns whether its OpenAPI document lists this body format for passes.
-    pub fn lists_bodies(&self, format: BodyFormat) -> bool {
-        self.listed_bodies.contains(&format)
+    /// Returns whether the OpenAPI document lists this body format for forward-backward passes.
+    pub fn lists_body_format(&self, format: BodyFormat) -> bool {
+        self.listed_formats.contains(&format)
     }
 
-    /// Returns whether its OpenAPI document lists this route.
+    /// Returns whether the OpenAPI document lists this route.
     pub fn lists_route(&self, route: &str) -> bool {
         self.paths.contains(route)
     }
@@ -153,24 +153,24 @@ impl ServerProfile {
             (takes("json"), BodyFormat::Json),
         ];
         let listed = listed.into_iter().filter(|(is, _)| *is);
-        self.listed_bodies = listed.map(|(_, format)| format).collect();
-        // A document may be incomplete, so a confirmed format is kept.
-        if !self.bodies_confirmed {
-            let first = self.listed_bodies.first();
-            self.bodies = first.copied().unwrap_or(BodyFormat::Protobuf);
+        self.listed_formats = listed.map(|(_, format)| format).collect();
+        // The document may be incomplete, so a confirmed format is kept.
+        if !self.body_format_confirmed {
+            let first = self.listed_formats.first();
+            self.body_format = first.copied().unwrap_or(BodyFormat::Protobuf);
         }
         if document.title == SKYRL && document.optim_step_has_seq_id {
             self.deduplicates = self.deduplicates.max(Deduplication::PassesAndSteps);
         }
         let named = || format!("{}/{}", document.title, document.version);
         self.software.get_or_insert_with(named);
-        // A document without that statement does not mean that unknown fields are accepted.
+        // A document that does not forbid unknown fields does not promise to accept them.
         self.is_strict = document.forbids_unknown_fields.then_some(true);
         self.document = Document::Read;
         self.paths = Arc::new(document.paths);
     }
 
-    /// Returns the routes of the API that its OpenAPI document does not list; empty without a document.
+    /// Returns the API routes that the OpenAPI document does not list. Empty if there is no document.
     pub fn unlisted_routes(&self) -> Vec<&'static str> {
         if self.document != Document::Read {
             return Vec::new();
@@ -201,31 +201,31 @@ mod tests {
     }
 
     #[test]
-    fn confirmed_body_format_is_kept() {
-        let profile = ServerProfile::default().learn(ProfileUpdate::Bodies(BodyFormat::Json));
-        assert_eq!(profile.bodies, BodyFormat::Json);
+    fn confirmed_body_format_is_not_replaced_by_the_other_format() {
+        let profile = ServerProfile::default().learn(ProfileUpdate::BodyFormat(BodyFormat::Json));
+        assert_eq!(profile.body_format, BodyFormat::Json);
         let profile = profile.learn(document("x", &["application/x-protobuf"], false));
-        assert!(profile.bodies_confirmed && profile.bodies == BodyFormat::Json);
-        let profile = profile.learn(ProfileUpdate::Bodies(BodyFormat::Protobuf));
-        assert_eq!(profile.bodies, BodyFormat::Json);
-        // An explicit choice of the caller replaces it.
-        let chosen = profile.with_bodies(BodyFormat::Protobuf);
-        assert_eq!(chosen.bodies, BodyFormat::Protobuf);
+        assert!(profile.body_format_confirmed && profile.body_format == BodyFormat::Json);
+        let profile = profile.learn(ProfileUpdate::BodyFormat(BodyFormat::Protobuf));
+        assert_eq!(profile.body_format, BodyFormat::Json);
+        // An explicit choice of the user replaces the confirmed format.
+        let chosen = profile.with_body_format(BodyFormat::Protobuf);
+        assert_eq!(chosen.body_format, BodyFormat::Protobuf);
     }
 
     #[test]
-    fn document_selects_the_first_body_format_without_confirming_it() {
+    fn openapi_document_selects_a_body_format_without_confirming_it() {
         let (json, protobuf) = ("application/json", "application/x-protobuf");
         for (listed, expected) in [
             (vec![json], BodyFormat::Json),
             (vec![protobuf], BodyFormat::Protobuf),
             (vec![json, protobuf], BodyFormat::Protobuf),
-            // A missing format means nothing.
+            // A document that lists no format does not change the default.
             (vec![], BodyFormat::Protobuf),
         ] {
             let profile = ServerProfile::default().learn(document("x", &listed, false));
             assert_eq!(
-                (profile.bodies, profile.bodies_confirmed),
+                (profile.body_format, profile.body_format_confirmed),
                 (expected, false)
             );
         }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn unlisted_routes_are_those_missing_in_the_document() {
+    fn unlisted_routes_are_those_missing_in_the_openapi_document() {
         assert!(ServerProfile::default().unlisted_routes().is_empty());
         let profile = ServerProfile::default().learn(document("x", &[], false));
         let missing = profile.unlisted_routes();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tinkers_wire::QueueState;
 
-use crate::closing::Exit;
+use crate::closing::SendDecision;
 use crate::error::{Error, ErrorKind, Phase, Sent, Stalled};
 use crate::time::Timestamp;
 
@@ -13,35 +13,35 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// The phase.
+    /// The current phase of the operation.
     pub phase: Phase,
-    /// When the last response arrived.
+    /// The time of the last response.
     pub last_news: Timestamp,
-    /// The state of the server's queue, if reported.
+    /// The state of the server's queue, if the server reported one.
     pub queue_state: Option<QueueState>,
-    /// Why the queue is in that state, in the server's words.
+    /// The reason for the state of the queue, in the words of the server.
     pub queue_reason: Option<String>,
-    /// The number of polls for the result.
+    /// The number of polls for the result so far.
     pub polls: u64,
-    /// The request id, once accepted. If the operation has several requests, that of the last accepted one.
+    /// The request id, once the server has accepted the operation. If the operation has several requests, this is the id of the last
+    /// accepted one.
     pub request_id: Option<String>,
 }
 
-/// The shared state behind [`Progress`]. Its lock is held for a few stores and never across an await.
+/// The shared state behind [`Progress`]. Its lock is held for a few stores, and never across an await.
 ///
-/// It also records whether any attempt of any request of the operation may have reached the server, for the error of an operation that is
-/// abandoned.
+/// It also records whether any request of the operation may have reached the server, for the error of an abandoned operation.
 #[derive(Debug)]
 pub struct ProgressCell(Mutex<State>);
 
-/// The fields of [`Progress`] in a compact form, since there is one for each operation in flight.
+/// The fields of [`Progress`] in a compact form, since each operation in flight has one.
 #[derive(Debug)]
 struct State {
     phase: Phase,
     last_news: Timestamp,
     polls: u64,
     request_id: Option<Arc<str>>,
-    /// Boxed, since few servers report it.
+    /// The state and the reason of the server's queue. Boxed, since few servers report them.
     queue: Option<Box<(QueueState, Option<String>)>>,
     /// The number of attempts in progress.
     attempts: u32,
@@ -51,33 +51,36 @@ struct State {
     queued: bool,
 }
 
-/// An attempt in progress. Dropping it counts the attempt as one that may have reached the server.
+/// A guard of an attempt in progress. If it is dropped, the attempt counts as one that may have reached the server.
 #[derive(Debug)]
 #[must_use = "an attempt that is dropped counts as one that may have reached the server"]
 pub struct AttemptGuard<'a> {
     cell: &'a ProgressCell,
-    is_unsent: bool,
-    exit: Option<Arc<Exit>>,
+    is_not_applied: bool,
+    send_decision: Option<Arc<SendDecision>>,
 }
 
 impl AttemptGuard<'_> {
-    /// Sets the exit of the attempt. An attempt that is retracted there when the guard is dropped counts as not sent.
-    pub(crate) fn set_exit(&mut self, exit: Option<Arc<Exit>>) {
-        self.exit = exit;
+    /// Sets the send decision of the attempt. Dropping the guard retracts the attempt, and a retracted attempt counts as not sent.
+    pub(crate) fn set_send_decision(&mut self, send_decision: Option<Arc<SendDecision>>) {
+        self.send_decision = send_decision;
     }
 
-    /// Ends an attempt that the server did not apply, because it was not sent or was refused.
-    pub fn mark_unsent(mut self) {
-        self.is_unsent = true;
+    /// Ends an attempt that the server did not apply, because the attempt was not sent or was refused.
+    pub fn mark_not_applied(mut self) {
+        self.is_not_applied = true;
     }
 }
 
 impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
-        let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
+        let is_retracted = self
+            .send_decision
+            .as_ref()
+            .is_some_and(|send_decision| send_decision.retract());
         let mut state = self.cell.lock();
         state.attempts -= 1;
-        state.sent |= !self.is_unsent && !is_kept_back;
+        state.sent |= !self.is_not_applied && !is_retracted;
     }
 }
 
@@ -102,7 +105,7 @@ impl ProgressCell {
         }))
     }
 
-    /// Returns a snapshot.
+    /// Returns a snapshot of the progress.
     pub fn snapshot(&self) -> Progress {
         let state = self.lock();
         let (queue_state, queue_reason) = state.queue.as_deref().cloned().unzip();
@@ -116,7 +119,7 @@ impl ProgressCell {
         }
     }
 
-    /// Returns `NotSent` while no request of the operation was sent or will be, and `MaybeSent` otherwise.
+    /// Returns `NotSent` if no request of the operation was sent, and none will be sent. Otherwise returns `MaybeSent`.
     pub fn sent(&self) -> Sent {
         let state = self.lock();
         if state.may_be_sent() || state.queued {
@@ -136,39 +139,39 @@ impl ProgressCell {
         self.lock().queued = true;
     }
 
-    /// Begins an attempt. It counts as possibly sent while in progress, and afterwards unless [`AttemptGuard::mark_unsent`] is called.
+    /// Begins an attempt. The attempt counts as possibly sent from now on, unless it ends with [`AttemptGuard::mark_not_applied`].
     pub fn begin_attempt(&self) -> AttemptGuard<'_> {
         self.lock().attempts += 1;
         AttemptGuard {
             cell: self,
-            is_unsent: false,
-            exit: None,
+            is_not_applied: false,
+            send_decision: None,
         }
     }
 
-    /// Sets the phase.
+    /// Sets the phase of the operation.
     pub fn enter(&self, phase: Phase) {
         self.lock().phase = phase;
     }
 
-    /// Records a response, which resets the progress deadline.
+    /// Records a response at `now`, which resets the progress deadline.
     pub fn record_response(&self, now: Timestamp) {
         let mut state = self.lock();
         state.last_news = state.last_news.max(now);
     }
 
-    /// Returns when the last response arrived.
+    /// Returns the time of the last response.
     pub fn last_news(&self) -> Timestamp {
         self.lock().last_news
     }
 
-    /// Records that the server accepted a request as `request_id`.
+    /// Records that the server accepted a request and returned `request_id`.
     pub fn accepted<Id: AsRef<str> + Into<Arc<str>>>(&self, now: Timestamp, request_id: Id) {
         let mut state = self.lock();
         state.sent = true;
         state.phase = Phase::Waiting;
         state.last_news = state.last_news.max(now);
-        // Called twice: for the submission response, and by the waiter.
+        // This method is called twice per request: after the submission response, and by the waiter.
         if state.request_id.as_deref() != Some(request_id.as_ref()) {
             state.request_id = Some(request_id.into());
         }
@@ -190,11 +193,13 @@ impl ProgressCell {
         true
     }
 
-    /// Returns when the operation will count as stalled without further progress. While it waits for admission, `moved` returns when its
-    /// queue last moved, which counts as progress.
+    /// Returns the time at which the operation will count as stalled if there is no further progress.
+    ///
+    /// While the operation waits for admission, a moving queue counts as progress: `moved` returns the last time at which the queue
+    /// moved.
     ///
     /// # Errors
-    /// `Stalled` if there was no progress for `limit` at `now`.
+    /// `Stalled` if there was no progress for `limit` before `now`.
     pub fn check_stall(
         &self,
         now: Timestamp,
@@ -276,11 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn stalled_error_is_not_sent_only_if_nothing_was_or_will_be_sent() {
+    fn stall_error_says_not_sent_only_if_no_request_was_or_will_be_sent() {
         let fresh = || ProgressCell::new(Timestamp::ORIGIN);
         let cell = fresh();
         assert_eq!(stall(&cell).sent(), Sent::NotSent);
-        cell.begin_attempt().mark_unsent();
+        cell.begin_attempt().mark_not_applied();
         cell.enter(Phase::Admission);
         assert_eq!(
             stall(&cell).sent(),
@@ -296,7 +301,7 @@ mod tests {
         );
         drop(attempt);
         cell.enter(Phase::Admission);
-        cell.begin_attempt().mark_unsent();
+        cell.begin_attempt().mark_not_applied();
         let later = stall(&cell);
         assert_eq!(
             later.sent(),
@@ -304,7 +309,7 @@ mod tests {
             "an earlier attempt may have been applied"
         );
 
-        // Two requests of one operation: one is accepted, the other waits for admission.
+        // One of two requests of an operation is accepted, and the other waits for admission.
         let cell = fresh();
         cell.accepted(Timestamp::ORIGIN, "r-1");
         cell.enter(Phase::Admission);

@@ -3,53 +3,53 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::contain::contain;
+use crate::user_code::catch_panic;
 
-/// An error that the client recovered from without returning it to a caller, by the operation that failed.
+/// The kind of an error that the client recovered from without returning it to the user. Named by the operation that failed.
 ///
-/// Each is logged with its [name](RecoveredError::name) in the field `recovered_error`. Rate-limited responses count only for the class
-/// control, as [`RecoveredError::Repeat`]; the limiter counts those of the other classes.
+/// Each recovered error is logged with its [name](RecoveredError::name) in the field `recovered_error`. Of the rate-limited responses, only
+/// those to control requests are counted here, as [`RecoveredError::Repeat`]; the limiter counts the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RecoveredError {
-    /// An attempt of a call, which was retried.
+    /// An attempt of a call failed and was retried.
     Repeat,
-    /// An attempt that waits until the bill is paid.
+    /// An attempt got a 402 response, and waits until the bill is paid.
     Billing,
-    /// A poll for one result, which was repeated.
+    /// A poll for one result failed and was repeated.
     Poll,
-    /// A poll for all results of a sampling client, which was repeated.
+    /// A poll for all results of a sampling client failed and was repeated.
     SharedPoll,
-    /// The last acknowledgement of a sampling client. The server keeps its results longer.
+    /// The last acknowledgement of a sampling client failed. The server keeps its results for longer than necessary.
     Acknowledgement,
-    /// A sample that the server lost, which was sampled again.
+    /// The server lost a sample, and the client sampled it again.
     LostSample,
-    /// A save whose response was lost, which was looked up or repeated.
+    /// The response to a save was lost, and the client looked up or repeated the save.
     LostSave,
-    /// A request with a format or route that the server does not support, which was replaced by another one.
+    /// The server does not support the format or route of a request, and the client used another one.
     Fallback,
-    /// The unload of a model. It takes memory on the server until the session ends.
+    /// The unload of a model failed. The model takes memory on the server until the session ends.
     Unload,
-    /// A creation whose response was lost, which was repeated. The server may keep an unused object.
+    /// The response to a creation was lost, and the client repeated the request. The server may keep an unused object.
     Orphan,
-    /// An outcome of an operation whose call had failed or whose handle was dropped.
+    /// An operation ended after its call had failed or its handle was dropped, so its outcome was discarded.
     Undelivered,
-    /// A heartbeat.
+    /// A heartbeat failed.
     Heartbeat,
-    /// A refresh of the dynamic configuration, which stays as it was.
+    /// A refresh of the dynamic configuration failed. The old configuration stays in use.
     Refresh,
-    /// The OpenAPI document of an unknown server.
+    /// The OpenAPI document of an unknown server could not be read.
     Document,
-    /// The close of a session that the server does not know.
+    /// The close of a session failed, since the server does not know the session.
     Close,
-    /// A broken connection, idle or with a request that was sent again on another one.
+    /// A connection broke while it was idle, or its request was sent again on another connection.
     Connection,
-    /// An unreadable certificate of the system.
+    /// A certificate of the system could not be read.
     Certificate,
 }
 
 impl RecoveredError {
-    /// All kinds.
+    /// All kinds of recovered errors.
     pub const ALL: [Self; 17] = [
         Self::Repeat,
         Self::Billing,
@@ -70,7 +70,7 @@ impl RecoveredError {
         Self::Certificate,
     ];
 
-    /// Returns the name in logs and tables, in snake case.
+    /// Returns the name of this kind in logs and tables, in snake case.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Repeat => "repeat",
@@ -98,25 +98,25 @@ impl RecoveredError {
     }
 }
 
-/// The counters of recovered errors of one session. Counting is one relaxed atomic addition.
+/// The counters of the recovered errors of one session. Counting is one relaxed atomic addition.
 #[derive(Debug, Default)]
 pub struct RecoveredErrors([AtomicU64; RecoveredError::ALL.len()]);
 
 impl RecoveredErrors {
-    /// Counts an error that the caller logs itself.
+    /// Counts a recovered error. The caller logs the error itself.
     pub fn count(&self, recovered_error: RecoveredError) {
         self.0[recovered_error.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts and logs an error.
-    pub fn note(&self, recovered_error: RecoveredError, error: &dyn fmt::Display) {
+    /// Counts a recovered error and logs it.
+    pub fn record(&self, recovered_error: RecoveredError, error: &dyn fmt::Display) {
         self.count(recovered_error);
-        contain(
+        catch_panic(
             || tracing::debug!(recovered_error = recovered_error.name(), %error, "recovered from an error"),
         );
     }
 
-    /// Returns the counts, read one after the other.
+    /// Returns a copy of all counters. They are read one after the other, not at one instant.
     pub fn snapshot(&self) -> RecoveredErrorCounts {
         RecoveredErrorCounts(
             RecoveredError::ALL
@@ -125,17 +125,17 @@ impl RecoveredErrors {
     }
 }
 
-/// A snapshot of [`RecoveredErrors`].
+/// A copy of the counters in [`RecoveredErrors`].
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecoveredErrorCounts([u64; RecoveredError::ALL.len()]);
 
 impl RecoveredErrorCounts {
-    /// Returns the count of one kind.
+    /// Returns the number of recovered errors of one kind.
     pub const fn of(&self, recovered_error: RecoveredError) -> u64 {
         self.0[recovered_error.index()]
     }
 
-    /// Returns the total count.
+    /// Returns the number of recovered errors of all kinds.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
@@ -147,7 +147,7 @@ impl RecoveredErrorCounts {
 }
 
 impl fmt::Debug for RecoveredErrorCounts {
-    /// Shows the counts above zero.
+    /// Formats only the counts above zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counted = self.iter().filter(|(_, count)| *count > 0);
         f.debug_map()
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_has_its_own_counter_and_name() {
+    fn each_recovered_error_has_its_own_counter_and_name() {
         let recovered_errors = RecoveredErrors::default();
         for (times, recovered_error) in (1..).zip(RecoveredError::ALL) {
             (0..times).for_each(|_| recovered_errors.count(recovered_error));
@@ -179,9 +179,9 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_omits_zero_counts() {
+    fn recovered_error_debug_output_omits_zero_counts() {
         let recovered_errors = RecoveredErrors::default();
-        recovered_errors.note(RecoveredError::Poll, &"connection closed");
+        recovered_errors.record(RecoveredError::Poll, &"connection closed");
         assert_eq!(
             format!("{:?}", recovered_errors.snapshot()),
             r#"{"poll": 1}"#

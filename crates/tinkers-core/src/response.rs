@@ -10,9 +10,9 @@ use http::{HeaderMap, StatusCode};
 pub struct HttpResponse {
     /// The status code.
     pub status: StatusCode,
-    /// The headers.
+    /// The response headers.
     pub headers: HeaderMap,
-    /// The body.
+    /// The decompressed response body.
     pub body: Bytes,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Debug for HttpResponse {
 }
 
 impl HttpResponse {
-    /// Returns the value of a header; `None` when it is missing or not text.
+    /// Returns the value of a header. `None` if the header is missing or is not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }

@@ -1,4 +1,4 @@
-//! What to do about a response: one total table for submissions and polls, and the retry policy of a call.
+//! The action for each response: one table for submissions and polls that covers every status, and the retry policy of a call.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,43 +10,44 @@ use crate::error::ErrorKind;
 use crate::hint::retry_after;
 use crate::response::HttpResponse;
 
-/// What to do about a response, by its status and body. [`StatusAction::of`] has an action for every status.
+/// The action for a response, depending on its status and body. [`StatusAction::of`] has an action for every status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusAction {
     /// Take the response as a success.
     Take,
-    /// Rate limited (429): the class of the request is held back.
+    /// Treat the response as rate limited (429), which holds back all requests of the same route class.
     Refused,
-    /// Payment required (402): pause, then send the request again.
+    /// Pause, since the server requires payment (402), then send the request again.
     PauseForBilling,
-    /// The result of a poll is not ready: poll again.
+    /// Poll again, since the result is not ready.
     NotReady,
-    /// The server or a proxy failed: send the request again after a pause, until the caller's deadline. A submission is sent again
-    /// only where that is safe.
+    /// Send the request again after a pause, until the caller's deadline, since the server or a proxy failed. A submission is sent
+    /// again only where that is safe.
     Repeat,
-    /// A response to a poll that may be temporary or final: poll again at most this many times with growing pauses, then treat it as
-    /// final. A poll for one result then fails; after a shared poll each waiter polls for its own result.
+    /// Poll again at most this many times with growing pauses, since the error may be temporary or final. After that, treat the error
+    /// as final: a poll for one result fails; after a shared poll, each waiter polls for its own result.
     RetryUpTo(u32),
-    /// Fail: the response is final.
+    /// Fail, since the response is final.
     Fail,
 }
 
-/// The kinds of requests that the table distinguishes.
+/// The kind of a request, as distinguished by the table of actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeKind {
-    /// A request for work or about the state of the server.
+    /// A request that submits work, or asks for the state of the server.
     Submission,
-    /// A poll for one or more results. It may be repeated freely, while a wrong failure loses work that was paid for.
+    /// A poll for one or more results. A poll may be repeated freely, while a poll that fails wrongly loses work that was paid for.
     Poll,
 }
 
-/// Retries of a poll after an error of the API itself: 3.5 s with the usual pauses.
+/// The maximum number of retries of a poll after an error that the API itself reports. They take 3.5 s with the usual pauses.
 pub const API_ERROR_RETRIES: u32 = 3;
-/// Retries of a poll after an error that a proxy or a starting server may have sent, or a 500 with a reason: about 30 s.
+/// The maximum number of retries of a poll after an error that a proxy or a starting server may have sent, or after a 500 with a reason.
+/// They take about 30 s.
 pub const PROXY_ERROR_RETRIES: u32 = 6;
 
 impl StatusAction {
-    /// Returns the action for a response. It depends on the status, and on whether the body is empty or has a reason in JSON.
+    /// Returns the action for a response. It depends on the status, and on whether the body is empty or contains a reason in JSON.
     pub fn of(kind: ExchangeKind, response: &HttpResponse) -> Self {
         use StatusAction::{Fail, NotReady, PauseForBilling, Refused, Repeat, RetryUpTo, Take};
         let is_empty = response.body.is_empty();
@@ -59,19 +60,19 @@ impl StatusAction {
             })
         };
         let (submission, poll) = match response.status.as_u16() {
-            // No content yet.
+            // There is no content yet.
             202 | 204 if is_empty => (Take, NotReady),
             200..=299 => (Take, Take),
             402 => (PauseForBilling, PauseForBilling),
             408 => (Repeat, NotReady),
             429 => (Refused, Refused),
-            // An edge proxy rejects with an empty 400; the API itself always gives a reason.
+            // An edge proxy rejects a request with an empty 400. The API itself always gives a reason.
             400 if is_empty => (Repeat, Repeat),
             // The API itself reports that the result is lost.
             410 if has_reason() => (Fail, Fail),
-            // Too early: an input of the request, such as a checkpoint, is still being made.
+            // Too early: an input of the request, such as a checkpoint, is not complete yet.
             425 => (Repeat, Repeat),
-            // Some servers report a failed operation this way.
+            // Some servers report a failed operation with this response.
             500 if has_reason() => (Repeat, RetryUpTo(PROXY_ERROR_RETRIES)),
             501 => (Fail, retry_poll()),
             500 | 502..=504 | 520..=599 => (Repeat, Repeat),
@@ -85,34 +86,34 @@ impl StatusAction {
     }
 }
 
-/// Returns whether the body is an error of the API, and not a page or plain text of a proxy.
+/// Returns whether the body is an error of the API, and not an HTML page or plain text of a proxy.
 fn has_api_error(response: &HttpResponse) -> bool {
     response.body.trim_ascii_start().starts_with(b"{")
         && tinkers_wire::error_text(&response.body).is_some()
 }
 
-/// What to do about a response to a submission: the action of the table with the data that a retry needs.
+/// The action for a response to a submission: the action of the table, and the data that a retry needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryAction {
     /// Take the response as a success.
     Accept,
-    /// Rate limited: wait as long as `hint` says, then ask for admission again.
+    /// Rate limited: wait for the server's retry delay, then ask for admission again.
     Refused {
-        /// The time until the server takes requests again, from now.
+        /// The server's retry delay, counted from now, if the response contains one.
         hint: Option<Duration>,
     },
     /// Send the request again after a pause, if that is safe.
     Again {
-        /// The minimum pause, if the server named one.
+        /// The server's retry delay, which is the minimum pause.
         hint: Option<Duration>,
         /// Whether the server may have applied this attempt.
         applied: Applied,
-        /// The kind of the error when no attempt is left.
+        /// The kind of the error that the call returns if no attempt is left.
         kind: ErrorKind,
     },
-    /// Payment required: pause, then send the request again.
+    /// Pause, since the server requires payment, then send the request again.
     PauseForBilling {
-        /// The minimum pause, if the server named one.
+        /// The server's retry delay, which is the minimum pause.
         hint: Option<Duration>,
     },
     /// Return an error of this kind to the caller.
@@ -122,13 +123,13 @@ pub enum RetryAction {
 /// Whether a server may have applied a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// It did not.
+    /// The server did not apply the request.
     No,
-    /// It may have.
+    /// The server may have applied the request.
     Maybe,
 }
 
-/// Returns what to do about a response to a submission, by the table and the header `x-should-retry`.
+/// Returns the action for a response to a submission, according to the table and the header `x-should-retry`.
 pub fn classify(response: &HttpResponse, wall: SystemTime) -> RetryAction {
     let status = response.status;
     let by_status = StatusAction::of(ExchangeKind::Submission, response);
@@ -165,8 +166,8 @@ pub fn classify(response: &HttpResponse, wall: SystemTime) -> RetryAction {
     }
 }
 
-/// Returns whether an overloaded server turned a request away and invites a retry. A bare 503 may come from a proxy whose server
-/// disappeared during the work.
+/// Returns whether an overloaded server rejected a request unprocessed and invites a retry. A 503 without such an invitation may come from
+/// a proxy that lost its server during the work.
 fn invites_retry(status: StatusCode, hint: Option<Duration>, should_retry: Option<&str>) -> bool {
     status == StatusCode::SERVICE_UNAVAILABLE && (hint.is_some() || should_retry == Some("true"))
 }
@@ -174,15 +175,15 @@ fn invites_retry(status: StatusCode, hint: Option<Duration>, should_retry: Optio
 /// Returns whether a request with a response of this status may have been applied.
 pub(crate) fn applied(status: StatusCode) -> Applied {
     match status.as_u16() {
-        // A timeout of the server, or of a proxy that had forwarded the request.
+        // The server timed out, or a proxy that had forwarded the request.
         408 | 499 => Applied::Maybe,
-        // Rejected by the server itself. For 425, RFC 8470 (5.2) guarantees that nothing was begun.
+        // The server itself rejected the request. For 425, RFC 8470 (5.2) guarantees that the server began nothing.
         400..=499 | 501 => Applied::No,
         _ => Applied::Maybe,
     }
 }
 
-/// Returns the kind of error for a status that is returned to the caller.
+/// Returns the kind of the error that the caller gets for this status.
 pub fn failure_kind(status: StatusCode) -> ErrorKind {
     match status.as_u16() {
         401 => ErrorKind::Authentication,
@@ -199,32 +200,32 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
     }
 }
 
-/// How often and for how long a request is retried.
+/// The limits of the retries of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// The time after the first attempt in which a retry may start. Waits for admission and pauses that a refusal asked for do not
-    /// count.
+    /// The time after the first attempt in which a retry may start. Waits for admission and the pauses after rate-limited responses do
+    /// not count.
     pub window: Duration,
     /// The maximum number of attempts without a usable response. Rate-limited responses do not count.
     pub attempts: u32,
-    /// What happens when the request may have been applied.
+    /// The action if the request may have been applied.
     pub when_maybe_applied: WhenMaybeApplied,
-    /// The longest pause that a hint may cause. With `None` a hint is followed in full, or the call fails when it ends after the
-    /// window.
+    /// The longest pause that a server's retry delay may cause; a longer delay is cut. With `None` the client waits for the whole
+    /// delay, or fails if the delay ends after the retry window.
     pub longest_hint: Option<Duration>,
 }
 
-/// What happens to a request that may have been applied.
+/// The action after an attempt that may have been applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenMaybeApplied {
-    /// Send it again: the server deduplicates, or applying it twice is harmless.
+    /// Send the request again, since the server deduplicates it, or applying it twice is harmless.
     Repeat,
     /// Fail with `OutcomeUnknown`.
     GiveUp,
 }
 
 impl RetryPolicy {
-    /// Retries for five minutes, the window of the official SDK.
+    /// Retries for five minutes, like the official SDK.
     pub const PATIENT: Self = Self {
         window: Duration::from_secs(300),
         attempts: u32::MAX,
@@ -232,7 +233,8 @@ impl RetryPolicy {
         longest_hint: None,
     };
 
-    /// Makes one attempt: for requests that a loop repeats, and for the first contact, where a wrong address should fail at once.
+    /// Makes one attempt. For requests that a loop repeats, and for the first request of a client, which should fail at once if the
+    /// address is wrong.
     pub const ONCE: Self = Self {
         window: Duration::ZERO,
         attempts: 1,
@@ -240,36 +242,37 @@ impl RetryPolicy {
         longest_hint: None,
     };
 
-    /// Returns the policy without retries of a request that may have been applied.
+    /// Returns this policy, changed to fail if a request may have been applied.
     #[must_use]
     pub const fn giving_up_when_maybe_applied(mut self) -> Self {
         self.when_maybe_applied = WhenMaybeApplied::GiveUp;
         self
     }
 
-    /// Returns the policy with hints limited to `longest`, for requests that must not be silenced by a server.
+    /// Returns this policy with the server's retry delay limited to `longest`. For requests that a server must not be able to stop for
+    /// long.
     #[must_use]
     pub const fn following_hints_up_to(mut self, longest: Duration) -> Self {
         self.longest_hint = Some(longest);
         self
     }
 
-    /// Returns whether another attempt may start after `made` attempts and `elapsed` since the first one.
+    /// Returns whether another attempt may start, after `made` attempts and `elapsed` since the first one.
     pub fn allows(&self, made: u32, elapsed: Duration) -> bool {
         made < self.attempts && elapsed < self.window
     }
 }
 
-/// The longest pause between retries without a hint.
+/// The longest pause between retries, if the server asks for no delay.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The pauses between retries. [`SPREAD`] is added at random.
+/// The pauses between retries, before jitter: [`SPREAD`] is added at random.
 pub const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), LONGEST_PAUSE);
 
-/// The maximum part of a pause that is added to it at random.
+/// The maximum jitter, as a fraction of the pause.
 pub const SPREAD: f64 = 0.25;
 
-/// Returns the failure that a retry after an error of `kind` costs in the retry budget.
+/// Returns the reason of a retry after an error of `kind`. It determines the price of the retry in the retry budget.
 pub(crate) fn budget_failure(kind: ErrorKind) -> RetryReason {
     match kind {
         ErrorKind::RateLimited => RetryReason::Refused,
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_of_a_submission_has_its_action() {
+    fn each_submission_status_has_the_expected_action() {
         use ErrorKind as K;
         let rows = [
             (200, RetryAction::Accept),
@@ -348,12 +351,13 @@ mod tests {
     }
 
     #[test]
-    fn each_status_of_a_poll_has_its_action() {
+    fn each_poll_status_has_the_expected_action() {
         use StatusAction as S;
         let few = S::RetryUpTo(API_ERROR_RETRIES);
         let some = S::RetryUpTo(PROXY_ERROR_RETRIES);
         let reason = r#"{"detail": "no such model"}"#;
-        // The status, and the actions for a reason, an object without one, a page and an empty body.
+        // Each row is a status and its actions for four bodies: a reason, an object without a reason, an HTML page, and an empty
+        // body.
         let rows = [
             (200, [S::Take; 4]),
             (201, [S::Take; 4]),
@@ -391,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn poll_takes_successes_only_and_a_page_is_never_final() {
+    fn poll_accepts_only_successes_and_retries_html_error_pages() {
         for status in 100..1000 {
             for body in ["", "{}", "oops", "<html>", r#"{"error": "x"}"#] {
                 let response = response(status, None, body);
@@ -411,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn submission_accepts_exactly_the_success_statuses() {
+    fn submission_accepts_exactly_the_2xx_statuses() {
         for status in 100..1000 {
             for should_retry in [None, Some("true"), Some("false"), Some("perhaps")] {
                 for body in ["", "{}", "oops"] {
@@ -445,7 +449,7 @@ mod tests {
             let forbidden = decide(status, Some("false"), "{}");
             assert_eq!(forbidden, RetryAction::Fail(kind), "{status}");
         }
-        // Whether it was applied follows from the status, except for 503, where the header decides.
+        // The status tells whether the request was applied, except for 503, where the header decides.
         for (status, applied, kind) in [
             (400, Applied::No, ErrorKind::Rejected),
             (408, Applied::Maybe, ErrorKind::Timeout),
@@ -459,7 +463,7 @@ mod tests {
             let forced = decide(status, Some("true"), "{}");
             assert_eq!(forced, again(applied, kind), "{status}");
         }
-        // A 429 closes the gate whatever the header says.
+        // A 429 closes the gate, whatever the header says.
         for should_retry in ["false", "true"] {
             assert_eq!(
                 decide(429, Some(should_retry), ""),
@@ -471,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_503_that_invites_a_retry_was_not_applied() {
+    fn only_503_with_a_retry_invitation_counts_as_not_applied() {
         for (headers, body, expected) in [
             (None, "", Applied::Maybe),
             (
@@ -503,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_400_of_a_proxy_is_retried() {
+    fn empty_400_response_of_a_proxy_is_retried() {
         assert_eq!(
             classify(&response(400, None, ""), SystemTime::UNIX_EPOCH),
             again(Applied::No, ErrorKind::Rejected)
@@ -511,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_cost_most_and_rate_limited_responses_nothing() {
+    fn retry_after_a_timeout_costs_most_and_after_a_429_nothing() {
         let budget = RetryBudget::new(20);
         for (kind, left) in [
             (ErrorKind::RateLimited, 20),

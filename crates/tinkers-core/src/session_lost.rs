@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-/// Words for the objects of a session.
+/// Words for the objects of a session. One of them must occur in the message about a lost session.
 const NOUNS: [&str; 9] = [
     "session",
     "session_id",
@@ -14,7 +14,8 @@ const NOUNS: [&str; 9] = [
     "sampling_session_id",
     "sampling",
 ];
-/// Words for other missing objects, whose messages may contain the words above: checkpoints, base models and results.
+/// Words for other missing objects: checkpoints, base models and results. A message with one of them is not about a lost session, even if
+/// it also contains a word for an object of the session.
 const OTHERS: [&str; 9] = [
     "checkpoint",
     "weights",
@@ -27,8 +28,8 @@ const OTHERS: [&str; 9] = [
     "request",
 ];
 
-/// Returns whether an error response means that the session, or a model or sampler of it, is lost: expired, unloaded, or forgotten in a
-/// restart of the server. The message distinguishes a missing route, checkpoint or result.
+/// Returns whether an error response means that the session, or a model or sampler of the session, is lost: expired, unloaded, or forgotten
+/// in a restart of the server. `words` is the message, which distinguishes this from a missing route, checkpoint or result.
 pub fn says_session_lost(status: StatusCode, words: &str) -> bool {
     if !matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
         return false;
@@ -37,7 +38,7 @@ pub fn says_session_lost(status: StatusCode, words: &str) -> bool {
     if OTHERS.iter().any(|other| words.contains(other)) {
         return false;
     }
-    // The message for a missing route contains its path, which may contain these words.
+    // The message about a missing route contains the path, which may contain these words.
     let terms = words.split_whitespace().filter(|term| !term.contains('/'));
     let mut words = terms.flat_map(|term| term.split(|c: char| !c.is_alphanumeric() && c != '_'));
     words.any(|word| NOUNS.contains(&word))

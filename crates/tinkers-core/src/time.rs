@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use crate::contain::wake_all;
 use crate::spawn::BoxFuture;
+use crate::user_code::wake_all;
 
-/// A point in time on a monotonic clock, measured from the clock's origin. Timestamps of different clocks are unrelated.
+/// A point in time on a monotonic clock, measured from the origin of the clock. Timestamps of different clocks cannot be compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(Duration);
 
@@ -19,22 +19,22 @@ impl Timestamp {
     /// The origin of the clock.
     pub const ORIGIN: Self = Self(Duration::ZERO);
 
-    /// Returns the timestamp `since_origin` after the origin.
+    /// Returns the timestamp that is `since_origin` after the origin of the clock.
     pub const fn from_origin(since_origin: Duration) -> Self {
         Self(since_origin)
     }
 
-    /// Returns the time since the origin.
+    /// Returns the time since the origin of the clock.
     pub const fn since_origin(self) -> Duration {
         self.0
     }
 
-    /// Returns the time since `earlier`, or zero if this is before it.
+    /// Returns the time from `earlier` to this timestamp, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Returns the timestamp `delay` later, saturating.
+    /// Returns the timestamp `delay` later. The sum saturates at the maximum.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         Self(self.0.saturating_add(delay))
@@ -47,15 +47,15 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// A clock. Implemented on tokio's clock in `tinkers-transport`, and by [`ManualClock`].
+/// A source of time and timers. `tinkers-transport` implements it on tokio's clock; [`ManualClock`] is for tests.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// Returns the current time.
     fn now(&self) -> Timestamp;
 
-    /// Returns the current date, for `Retry-After` dates and for timestamps that leave the process.
+    /// Returns the current date. It is used for `Retry-After` dates and for timestamps that leave the process.
     fn wall(&self) -> SystemTime;
 
-    /// Waits until `at`; completes at once if that has passed. Cancel safe.
+    /// Waits until `at`, or not at all if `at` has passed. Cancel safe.
     fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()>;
 }
 
@@ -65,13 +65,13 @@ impl dyn Clock {
         self.sleep_until(self.now().after(delay))
     }
 
-    /// Runs `work` until `at`. Returns `None` if it did not complete in time; `work` is then dropped.
+    /// Runs `work` until the time `at`. If `work` does not complete in time, drops it and returns `None`.
     pub async fn deadline<F: Future + Send>(&self, at: Timestamp, work: F) -> Option<F::Output> {
         let mut work = std::pin::pin!(work);
-        // Created only if `work` is pending, since timers are expensive.
+        // The timer is created only if `work` is pending, since timers are expensive.
         let mut alarm = None;
         std::future::poll_fn(move |cx| {
-            // The work first: a result at the deadline still counts.
+            // `work` is polled first: a result exactly at the deadline counts.
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));
             }
@@ -82,7 +82,7 @@ impl dyn Clock {
     }
 }
 
-/// A clock that only moves when advanced.
+/// A clock for tests. Its time changes only by calls of its methods.
 #[derive(Clone, Default)]
 pub struct ManualClock {
     inner: Arc<Mutex<Inner>>,
@@ -96,12 +96,12 @@ struct Inner {
 }
 
 impl ManualClock {
-    /// Creates a clock at its origin, where the date is the Unix epoch.
+    /// Creates a clock at its origin. Its date there is the Unix epoch.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Advances by `step`, and wakes the sleeps that are due.
+    /// Advances the time by `step` and wakes the sleeps that are due.
     pub fn advance(&self, step: Duration) {
         let due = {
             let mut inner = self.lock();
@@ -113,7 +113,7 @@ impl ManualClock {
         wake_all(due.into_values());
     }
 
-    /// Advances to the end of the next sleep. Returns that time, or `None` without sleeps.
+    /// Advances the time to the end of the next sleep. Returns the new time, or `None` if nothing sleeps.
     pub fn advance_to_next(&self) -> Option<Timestamp> {
         let (at, now) = {
             let inner = self.lock();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_ends_exactly_at_its_time() {
+    fn manual_clock_sleep_ends_exactly_at_its_time() {
         let clock = ManualClock::new();
         let woken = Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(Arc::clone(&woken));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_sleep_is_unregistered() {
+    fn dropped_sleep_is_removed_from_the_manual_clock() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
         let time: &dyn Clock = &clock;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_completes_at_the_deadline_wins() {
+    fn work_that_completes_exactly_at_the_deadline_succeeds() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
         let time: &dyn Clock = &clock;

@@ -12,40 +12,41 @@ use crate::error::{Error, ErrorKind, Sent};
 pub use crate::response::HttpResponse;
 use crate::spawn::BoxFuture;
 
-/// Sends one request and returns its response, whatever the status.
+/// Sends one request and returns its response, whatever the status is.
 ///
-/// A transport adds the credential, decompresses responses and follows redirects; it does not retry. It consults
-/// [`HttpRequest::departure`] before it writes to a network; a layer that forwards requests need not.
+/// A transport adds the credential, decompresses responses and follows redirects; it does not retry. It calls the check in
+/// [`HttpRequest::departure`] before it writes to a network. A layer that only forwards requests need not do so.
 ///
-/// Dropping the future cancels the request; the server may have received it.
+/// Dropping the future cancels the request, but the server may have received it.
 pub trait Transport: Send + Sync + fmt::Debug + 'static {
-    /// Sends `request`.
+    /// Sends `request` and waits for the complete response.
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>>;
 }
 
-/// An HTTP request, without the base URL and the credential, which the transport adds.
+/// An HTTP request without the base URL and the credential, which the transport adds.
 #[derive(Clone)]
 pub struct HttpRequest {
     /// The HTTP method.
     pub method: Method,
-    /// Encoded path and query below the base URL, with a leading `/`.
+    /// The encoded path and query below the base URL, with a leading `/`.
     pub path: String,
-    /// Headers in addition to those of the transport.
+    /// The headers in addition to those of the transport.
     pub headers: HeaderMap,
-    /// The body.
+    /// The request body.
     pub body: Bytes,
-    /// The class, which selects the connections.
+    /// The route class, which selects the connection pool.
     pub class: RouteClass,
-    /// The timeouts.
+    /// The timeouts of the request.
     pub timeouts: Timeouts,
     /// The maximum size of the decompressed response body, in bytes.
     pub max_response_bytes: usize,
-    /// The check to consult immediately before the request is sent, and to inform of the head of its response.
+    /// The check that the transport makes immediately before it sends the request. It also receives the head of the response.
     pub departure: DepartureCheck,
 }
 
 impl HttpRequest {
-    /// Returns the default maximum size of a response body, in bytes: 1 GiB for polls, which return results, and 16 MiB for other classes.
+    /// Returns the default maximum size of a response body in bytes: 1 GiB for polls, whose responses contain results, and 16 MiB for
+    /// other classes.
     pub const fn default_max_response_bytes(class: RouteClass) -> usize {
         match class {
             RouteClass::Poll => 1 << 30,
@@ -53,7 +54,7 @@ impl HttpRequest {
         }
     }
 
-    /// Creates a request of `class` with default limits.
+    /// Creates a request of a route class with default timeouts and limits.
     pub fn new(method: Method, path: impl Into<String>, class: RouteClass) -> Self {
         Self {
             method,
@@ -70,7 +71,7 @@ impl HttpRequest {
 
 impl fmt::Debug for HttpRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Headers and body may contain secrets, which must not reach a log.
+        // Headers and body may contain secrets, which must not be logged.
         f.debug_struct("HttpRequest")
             .field("method", &self.method)
             .field("path", &self.path)
@@ -80,21 +81,21 @@ impl fmt::Debug for HttpRequest {
     }
 }
 
-/// The timeouts of a request. Each phase has its own, so that a slow upload is not mistaken for a dead server.
+/// The timeouts of a request. Each phase has its own, so that a slow upload is not mistaken for an unresponsive server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Opening a connection, including TLS.
+    /// The maximum time to open a connection, including TLS.
     pub connect: Duration,
-    /// From the end of the upload to the first byte of the response.
+    /// The maximum time from the end of the upload to the first byte of the response.
     pub first_byte: Duration,
-    /// Between two chunks of the response body, and between two accepted chunks of the upload.
+    /// The maximum time between two chunks of the response body, and between two accepted chunks of the upload.
     pub idle: Duration,
-    /// The whole request.
+    /// The maximum time of the whole request.
     pub total: Duration,
 }
 
 impl Default for Timeouts {
-    /// Returns the values of the official SDK: 5 s to connect, 60 s to the first byte, 60 s idle; 10 minutes in total.
+    /// Returns the timeouts of the official SDK: 5 s to connect, 60 s to the first byte, 60 s idle, and 10 minutes in total.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
@@ -118,10 +119,10 @@ impl Timeouts {
     }
 }
 
-/// The error of a request without a response.
+/// The error of a request that got no usable response.
 #[derive(Debug)]
 pub struct TransportError {
-    /// The kind.
+    /// The kind of the error.
     pub kind: TransportErrorKind,
     /// Whether the request may have reached the server.
     pub sent: Sent,
@@ -153,16 +154,16 @@ pub enum TransportErrorKind {
     Credential,
     /// The transport is closed.
     Closed,
-    /// The gate closed after the request was admitted, so it was not sent and has to be admitted again.
+    /// The rate-limit gate closed after the request was admitted. The request was not sent and has to be admitted again.
     Held,
-    /// The request cannot be expressed in HTTP.
+    /// The request is not valid in HTTP.
     Invalid,
-    /// The task of the request panicked, or its runtime ended. A retry is useless.
+    /// The task of the request panicked, or its runtime ended. A retry cannot succeed.
     Aborted,
 }
 
 impl TransportError {
-    /// Creates an error of `kind`.
+    /// Creates a transport error of `kind`.
     pub fn new(kind: TransportErrorKind, sent: Sent, message: impl Into<String>) -> Self {
         Self {
             kind,

@@ -1,4 +1,4 @@
-//! The attempts of a call: the error after several of them, the permits during backoff, and the number of retries.
+//! The attempts of a call: the error after several attempts, the permits held during backoff, and the number of retries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,14 +79,14 @@ fn error_is_maybe_sent_after_any_attempt_with_unknown_outcome() {
                     (Sent::MaybeSent, kind, status),
                     "{script:?}, then {last:?}"
                 );
-                assert_eq!(world.flights(), 0, "all is given back");
+                assert_eq!(world.in_flight_permits(), 0, "all permits are returned");
             }
         }
     }
 }
 
 #[test]
-fn close_between_attempts_keeps_maybe_sent_of_the_first() {
+fn close_between_attempts_keeps_maybe_sent_of_the_first_attempt() {
     let world = World::new(&LOST[..1], OK).closed_after(1);
     let error = world.call(post(RouteClass::Sample)).expect_err("closed");
     assert_eq!(
@@ -99,7 +99,7 @@ fn close_between_attempts_keeps_maybe_sent_of_the_first() {
 }
 
 #[test]
-fn unreadable_success_is_retried_if_that_is_safe() {
+fn undecodable_success_response_is_retried_if_that_is_safe() {
     fn is_json(answer: &tinkers_core::HttpResponse) -> bool {
         answer.body.starts_with(b"{")
     }
@@ -115,14 +115,14 @@ fn unreadable_success_is_retried_if_that_is_safe() {
     assert_eq!(world.seen().len(), 3);
     assert_eq!(accepted.earlier, Sent::MaybeSent);
     assert_eq!(accepted.response.body, "{}");
-    // At most a few times.
+    // There are at most a few retries.
     let world = World::new(&[], page);
     let accepted = world
         .call(call(RetryPolicy::PATIENT))
         .expect("the response is returned");
     assert_eq!(accepted.response.body, "<html>");
     assert_eq!(world.seen().len(), 4);
-    // Not if the request may not be applied twice.
+    // There is no retry if the request must not be applied twice.
     let world = World::new(&[page], OK);
     let once = RetryPolicy::PATIENT.giving_up_when_maybe_applied();
     let accepted = world.call(call(once)).expect("the response is returned");
@@ -131,7 +131,7 @@ fn unreadable_success_is_retried_if_that_is_safe() {
 }
 
 #[test]
-fn attempts_are_counted_in_the_header_and_by_the_policy() {
+fn attempts_are_counted_in_the_header_and_by_the_retry_policy() {
     let world = World::new(&[NOT_SENT, Says(500, "{}")], OK);
     world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.retry_counts(), ["0", "1", "2"]);
@@ -146,7 +146,7 @@ fn attempts_are_counted_in_the_header_and_by_the_policy() {
 }
 
 #[test]
-fn progress_knows_whether_an_attempt_may_have_been_sent() {
+fn progress_records_whether_an_attempt_may_have_been_sent() {
     let mut rows = vec![
         (vec![NOT_SENT], Sent::NotSent),
         (vec![NOT_SENT, Says(429, "{}")], Sent::NotSent),
@@ -159,7 +159,7 @@ fn progress_knows_whether_an_attempt_may_have_been_sent() {
         rows.push((vec![lost, NOT_SENT, Says(429, "{}")], Sent::MaybeSent));
     }
     for (script, expected) in rows {
-        // The client closes before the attempt that would be accepted.
+        // The client is closed before the attempt that would be accepted.
         let world = World::new(&script, OK).closed_after(script.len());
         let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
         let mut call = post(RouteClass::Train);
@@ -171,11 +171,11 @@ fn progress_knows_whether_an_attempt_may_have_been_sent() {
     let mut call = post(RouteClass::Train);
     call.progress = Some(Arc::clone(&cell));
     World::new(&[], OK).call(call).expect("accepted");
-    assert_eq!(cell.sent(), Sent::MaybeSent, "it is accepted");
+    assert_eq!(cell.sent(), Sent::MaybeSent, "the call was accepted");
 }
 
 #[test]
-fn only_an_unknown_outcome_keeps_its_permit_during_backoff() {
+fn only_an_attempt_of_unknown_outcome_keeps_its_in_flight_permit() {
     for (script, expected) in [
         (vec![NOT_SENT], vec![0]),
         (vec![Says(425, "{}")], vec![0]),
@@ -185,24 +185,24 @@ fn only_an_unknown_outcome_keeps_its_permit_during_backoff() {
         (vec![Says(429, "{}")], vec![0]),
         (vec![Says(500, "{}")], vec![1]),
         (vec![Fails(T::Broken, Sent::MaybeSent)], vec![1]),
-        // This attempt was not sent, and the outcome of the first one is still unknown.
+        // The second attempt was not sent, and the outcome of the first one is still unknown.
         (vec![Says(500, "{}"), NOT_SENT], vec![1, 1]),
         (vec![NOT_SENT, Says(500, "{}"), NOT_SENT], vec![0, 1, 1]),
     ] {
         let world = World::new(&script, OK);
         let accepted = world.call(post(RouteClass::Sample)).expect("accepted");
-        assert_eq!(world.asleep_with(), expected, "{script:?}");
-        assert_eq!(world.flights(), 1, "{script:?}");
+        assert_eq!(world.permits_during_pauses(), expected, "{script:?}");
+        assert_eq!(world.in_flight_permits(), 1, "{script:?}");
         drop(accepted);
-        assert_eq!(world.flights(), 0, "{script:?}");
+        assert_eq!(world.in_flight_permits(), 0, "{script:?}");
     }
 }
 
-/// A request that the limiter held at the socket.
+/// The response to a request that the transport did not send because the gate had closed.
 const HELD: Step = Fails(T::Held, Sent::NotSent);
 
 #[test]
-fn submit_permit_is_settled_before_the_in_flight_permit() {
+fn submit_permit_is_returned_before_the_in_flight_permit() {
     for step in [
         Says(429, "{}"),
         Says(402, "{}"),
@@ -212,13 +212,13 @@ fn submit_permit_is_settled_before_the_in_flight_permit() {
     ] {
         let world = World::new(&[step], OK);
         drop(world.call(post(RouteClass::Sample)).expect("accepted"));
-        let expected = ["permit", "flight", "permit", "flight"];
-        assert_eq!(world.given_back(), expected, "{step:?}");
+        let expected = ["permit", "in_flight_permit", "permit", "in_flight_permit"];
+        assert_eq!(world.returned_permits(), expected, "{step:?}");
     }
 }
 
 #[test]
-fn refused_call_keeps_its_position_and_a_failed_one_does_not() {
+fn refused_call_keeps_its_queue_position_and_failed_call_does_not() {
     let kept = Readmission::AfterRefusal(Arrival(1));
     for (script, expected) in [
         (vec![Says(429, "{}")], vec![kept]),
@@ -228,14 +228,14 @@ fn refused_call_keeps_its_position_and_a_failed_one_does_not() {
     ] {
         let world = World::new(&script, OK);
         world.call(post(RouteClass::Sample)).expect("accepted");
-        let places = world.places();
-        assert_eq!(places[0], Readmission::New, "{script:?}");
-        assert_eq!(places[1..], expected, "{script:?}");
+        let readmissions = world.readmissions();
+        assert_eq!(readmissions[0], Readmission::New, "{script:?}");
+        assert_eq!(readmissions[1..], expected, "{script:?}");
     }
 }
 
 #[test]
-fn admission_and_responses_count_as_progress() {
+fn admissions_and_responses_count_as_progress_of_a_call() {
     let untrusted = Fails(T::Tls, Sent::NotSent);
     for (step, news) in [(untrusted, 600), (Late(5, &Says(404, "{}")), 605)] {
         let world = World::new(&[step], OK).closed_until(secs(600));
@@ -252,14 +252,14 @@ fn only_accepted_calls_refill_the_retry_budget() {
     let world = World::new(&[Says(500, "{}"), OK, Says(404, "{}")], OK);
     let before = world.tokens();
     world.call(post(RouteClass::Sample)).expect("accepted");
-    // One retry after a 500 costs five tokens, one success pays one back.
+    // One retry after a 500 costs five tokens, and one success returns one token.
     assert_eq!(world.tokens(), before - 5 + 1);
     world.call(post(RouteClass::Sample)).expect_err("refused");
     assert_eq!(world.tokens(), before - 5 + 1);
 }
 
 #[test]
-fn hint_beyond_the_retry_window_fails_at_once() {
+fn retry_delay_beyond_the_retry_window_fails_the_call_at_once() {
     let short = RetryPolicy {
         window: secs(30),
         ..RetryPolicy::PATIENT
@@ -308,7 +308,7 @@ fn hint_beyond_the_retry_window_fails_at_once() {
 }
 
 #[test]
-fn hint_is_followed_despite_jitter_and_an_empty_budget() {
+fn retry_delay_is_followed_despite_jitter_and_an_empty_budget() {
     for hint in ["25", "29"] {
         let answer = Header(503, "retry-after", hint);
         for world in [
@@ -349,25 +349,25 @@ fn retry_after_above_the_policy_limit_is_cut_to_the_limit() {
 }
 
 #[test]
-fn retry_starts_only_within_the_window() {
+fn retry_starts_only_within_the_retry_window() {
     let world = World::new(&[], Says(500, "{}"));
     let mut call = post(RouteClass::Rest);
     call.policy.window = secs(10);
     let error = world.call(call).expect_err("never taken");
     assert_eq!((error.kind(), error.retry_at()), (ErrorKind::Server, None));
     let ms: Vec<u128> = world.seen().iter().map(Duration::as_millis).collect();
-    // The last two retries are probes, which are sent early.
+    // The last two retries are outage checks, which are sent early.
     assert_eq!(ms, [0, 500, 1500, 2500, 3500]);
     assert_eq!(world.clock.now().since_origin().as_millis(), 3500);
 }
 
 #[test]
-fn retries_without_a_budget_are_slow_and_spread() {
+fn retries_with_an_empty_retry_budget_are_slow_and_spread() {
     let too_early = Says(425, "{}");
     let world = World::new(&[too_early], OK).with_empty_budget();
     world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.seen()[1], secs(30));
-    // Except for probes during an outage.
+    // Outage checks are the exception: they are sent earlier.
     let world = World::new(&[NOT_SENT], OK).with_empty_budget();
     world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.seen()[1], secs(2));
@@ -383,8 +383,8 @@ fn retries_without_a_budget_are_slow_and_spread() {
 }
 
 #[test]
-fn short_hints_do_not_make_control_retries_a_hot_loop() {
-    // Control has no gate; for other classes the limiter holds requests back.
+fn short_retry_delays_cause_no_busy_loop_of_control_requests() {
+    // The route class of control requests has no gate; for other classes the limiter delays the requests.
     for refusal in [
         Header(429, "retry-after-ms", "1"),
         Header(429, "retry-after-ms", "0.001"),
@@ -394,14 +394,14 @@ fn short_hints_do_not_make_control_retries_a_hot_loop() {
     ] {
         let world = World::new(&[], refusal);
         let outcome = world.call_within(post(RouteClass::Control), secs(60));
-        assert!(outcome.is_none(), "it waits for as long as it takes");
+        assert!(outcome.is_none(), "the request waits without a deadline");
         let attempts = world.seen().len();
         assert!((3..75).contains(&attempts), "{refusal:?}: {attempts}");
     }
 }
 
 #[test]
-fn refused_large_request_without_a_hint_waits() {
+fn refused_large_request_without_a_retry_delay_waits() {
     for (bytes, hint, waited) in [
         (128 * 1024, None, 1),
         (128 * 1024 + 1, None, 5),
@@ -420,18 +420,22 @@ fn refused_large_request_without_a_hint_waits() {
 }
 
 #[test]
-fn final_response_is_not_retried() {
+fn response_that_the_call_declares_final_is_not_retried() {
     let world = World::new(&[LOST[0], Says(500, "oops")], OK);
     let mut call = post(RouteClass::Train);
     call.is_final = Some(|answer| &answer.body[..] == b"oops");
     let error = world.call(call).expect_err("final");
     assert_eq!(error.status(), Some(500));
-    assert_eq!(error.sent(), Sent::MaybeSent, "the first attempt is kept");
+    assert_eq!(
+        error.sent(),
+        Sent::MaybeSent,
+        "the first attempt may have been applied"
+    );
     assert_eq!(world.seen().len(), 2);
 }
 
 #[test]
-fn accepted_call_reports_an_earlier_unknown_attempt() {
+fn accepted_call_reports_an_earlier_attempt_of_unknown_outcome() {
     for (first, earlier) in [(NOT_SENT, Sent::NotSent), (LOST[0], Sent::MaybeSent)] {
         let world = World::new(&[first, NOT_SENT], OK);
         let accepted = world.call(post(RouteClass::Train)).expect("accepted");

@@ -1,4 +1,4 @@
-//! Calls that are dropped, or whose client is closed, while they wait.
+//! Calls that are dropped while they wait, or whose client is closed meanwhile.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ mod support;
 const OK: Step = Says(200, "{}");
 
 #[test]
-fn close_ends_a_call_in_each_phase() {
+fn client_close_ends_a_call_in_each_phase() {
     let gate = Header(429, "retry-after", "30");
     let large = |mut call: Call| {
         call.cost.bytes = 1 << 20;
@@ -51,12 +51,12 @@ fn close_ends_a_call_in_each_phase() {
             "{place}"
         );
         assert_eq!(world.seen().len(), 1, "{place}");
-        assert_eq!(world.flights(), 0, "{place}");
+        assert_eq!(world.in_flight_permits(), 0, "{place}");
     }
 }
 
 #[test]
-fn request_may_not_be_sent_after_the_close() {
+fn request_may_not_be_sent_after_the_client_is_closed() {
     for step in [Silent, Dials] {
         let world = World::new(&[step], OK);
         world.close_while_it_waits(post(RouteClass::Train));
@@ -65,7 +65,7 @@ fn request_may_not_be_sent_after_the_close() {
 }
 
 #[test]
-fn call_dropped_while_connecting_was_not_sent() {
+fn call_dropped_while_connecting_counts_as_not_sent() {
     for (step, sent) in [(Dials, Sent::NotSent), (Silent, Sent::MaybeSent)] {
         let world = World::new(&[step], OK);
         let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
@@ -73,12 +73,16 @@ fn call_dropped_while_connecting_was_not_sent() {
         call.progress = Some(Arc::clone(&cell));
         world.give_up_while_it_waits(call);
         assert_eq!(cell.sent(), sent);
-        assert_eq!(world.departures_that_may_leave(), 0, "nothing more leaves");
+        assert_eq!(
+            world.departures_that_may_leave(),
+            0,
+            "no more requests are sent"
+        );
     }
 }
 
 #[test]
-fn closed_client_sends_nothing() {
+fn closed_client_sends_no_requests() {
     let world = World::new(&[], OK);
     world.caller.closing.close(Error::closed());
     let error = world.call(post(RouteClass::Train)).expect_err("closed");

@@ -1,4 +1,5 @@
-//! A refusal closes the gate of its class until the end of the hint, when the next request is admitted.
+//! Shows that a refusal closes the gate of its route class until the server's retry delay has passed, and that the next request is then
+//! admitted.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -16,7 +17,7 @@ fn ask() -> AdmissionRequest {
         client: ClientId(1),
         cost: Cost { bytes: 1000 },
         deadline: None,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     }

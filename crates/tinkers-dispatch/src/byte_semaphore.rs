@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tinkers_core::BytesGuard;
-use tinkers_core::contain::wake_all;
+use tinkers_core::user_code::wake_all;
 use tinkers_limits::ByteBudget;
 
 use crate::sync::{Mutex, lock};
 
-/// A FIFO semaphore of bytes. Clones share one budget.
+/// A FIFO semaphore that counts bytes. Clones share one budget.
 ///
-/// The budget is soft: the first waiter is served while any bytes are left, and charged in full. So a request that is larger than the
-/// budget passes, and the total exceeds the budget by at most one request.
+/// The budget is soft: the first waiter is served while any bytes are left, and is charged in full. So a request that is larger than the
+/// whole budget passes, and the total exceeds the budget by at most one request.
 #[derive(Debug, Clone)]
 pub struct ByteSemaphore {
     shared: Arc<Shared>,
@@ -30,15 +30,15 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The waiters in FIFO order, each with its bytes. While there are any, no bytes are left.
+    /// The waiters in FIFO order, each with its number of bytes. While there are waiters, no bytes are left.
     waiting: BTreeMap<u64, (u64, Waker)>,
-    /// The bytes of waiters that were served and not polled since.
+    /// The bytes of waiters that were served and have not been polled since.
     served: BTreeMap<u64, u64>,
     last_id: u64,
 }
 
 impl State {
-    /// Serves waiters in order while bytes are left. Returns their wakers, to be called without the lock.
+    /// Serves waiters in order while bytes are left. Returns their wakers, which the caller calls without the lock.
     fn serve(&mut self, budget: &ByteBudget) -> Vec<Waker> {
         let mut served = Vec::new();
         while let Some(first) = self.waiting.first_entry()
@@ -64,7 +64,7 @@ impl Shared {
 }
 
 impl ByteSemaphore {
-    /// Creates a semaphore of `bytes`, at least 1.
+    /// Creates a semaphore with a budget of `bytes`, at least 1.
     pub fn new(bytes: u64) -> Self {
         let shared = Shared {
             budget: ByteBudget::new(bytes),
@@ -75,10 +75,10 @@ impl ByteSemaphore {
         }
     }
 
-    /// Waits until `bytes` may be taken. Dropping the guard returns them.
+    /// Waits until `bytes` bytes may be taken. Dropping the guard returns the bytes.
     ///
     /// # Cancel safety
-    /// A dropped future has taken nothing.
+    /// A future that is dropped before it completes takes no bytes.
     pub fn acquire(&self, bytes: u64) -> AcquireBytes {
         AcquireBytes {
             shared: Arc::clone(&self.shared),
@@ -87,17 +87,17 @@ impl ByteSemaphore {
         }
     }
 
-    /// Returns the number of bytes that are taken now.
+    /// Returns the number of bytes that are taken at present.
     pub fn taken(&self) -> u64 {
         self.shared.budget.taken()
     }
 }
 
-/// Future of [`ByteSemaphore::acquire`].
+/// The future that [`ByteSemaphore::acquire`] returns.
 pub struct AcquireBytes {
     shared: Arc<Shared>,
     bytes: u64,
-    /// The position in the queue, while it waits.
+    /// The position in the queue. `None` if the future does not wait in the queue.
     id: Option<u64>,
 }
 
@@ -121,7 +121,7 @@ impl Future for AcquireBytes {
                 (false, state.waiting.insert(id, (bytes, waker)))
             }
         };
-        // Wakers are foreign code: dropped without the lock.
+        // Wakers are user code, so the old waker is dropped without the lock.
         drop(replaced);
         if !is_served {
             return Poll::Pending;
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_output_shows_the_number_of_bytes() {
+    fn byte_semaphore_debug_output_shows_the_number_of_bytes() {
         let text = format!("{:?}", ByteSemaphore::new(2).acquire(7));
         assert_eq!(text, "AcquireBytes { bytes: 7, .. }");
     }

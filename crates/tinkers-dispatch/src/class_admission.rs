@@ -1,9 +1,9 @@
-//! The admission of one client to one class: a class limiter with the client's clock and jitter.
+//! The admission of the requests of one client to one route class: a class limiter with the client's clock and jitter.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Admitted, Arrival, AttemptOutcome, Backoff, Clock, Error, ErrorKind, InFlightPermit, Jitter,
     Ledger, Sent, SubmitPermit, Timestamp,
@@ -14,35 +14,38 @@ use tokio::sync::Notify;
 use crate::class_limiter::ClassLimiter;
 use crate::limit_request::MaxHint;
 
-/// Admits requests of one client to a class, and takes back their permits.
+/// Admits the requests of one client to a route class, and takes back their permits.
 #[derive(Debug)]
 pub(crate) struct ClassAdmission {
     pub(crate) limiter: Arc<ClassLimiter>,
     pub(crate) time: Arc<dyn Clock>,
     pub(crate) jitter: Arc<dyn Jitter>,
-    /// Shared by all clients of the limiter.
+    /// The maximum time for which a refusal closes the gate. All clients of the limiter share it.
     pub(crate) max_hint: Arc<MaxHint>,
     /// Notified when a refusal closes the gate.
     pub(crate) closures: Arc<Notify>,
 }
 
 impl ClassAdmission {
-    /// The time for which a refusal without a hint closes the gate.
-    const UNHINTED: Duration = Duration::from_secs(1);
-    /// The maximum jitter, as a part of the pause and as a duration.
+    /// The time for which a refusal closes the gate if the server sends no retry delay.
+    const PAUSE_WITHOUT_HINT: Duration = Duration::from_secs(1);
+    /// The maximum jitter as a fraction of the pause.
     const SPREAD: f64 = 0.05;
+    /// The maximum jitter as a duration.
     const MAX_SPREAD: Duration = Duration::from_millis(10);
-    /// The minimum pause after a refused probe, and the pause after an unanswered one, by the number of failed probes before it.
-    const REFUSED_PROBES: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-    const UNANSWERED_PROBES: Backoff =
+    /// The minimum pause after a refusal. It grows with the number of consecutive first requests after a pause that failed.
+    const PAUSE_AFTER_REFUSED: Backoff =
+        Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+    /// The pause after a first request without a response. It grows with the number of consecutive first requests that failed.
+    const PAUSE_AFTER_UNANSWERED: Backoff =
         Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
     /// Wakes the tasks that wait for the next closure of the gate.
     pub(crate) fn notify_closure(&self) {
-        contain(|| self.closures.notify_waiters());
+        catch_panic(|| self.closures.notify_waiters());
     }
 
-    /// Returns the permits for `ticket`. A request that kept its in-flight permit gets no second one.
+    /// Returns the permits of an admitted request. A request that kept its in-flight permit gets no second one.
     #[inline]
     pub(crate) fn admitted(
         self: Arc<Self>,
@@ -50,7 +53,7 @@ impl ClassAdmission {
         kept: Option<InFlightPermit>,
         arrival: Arrival,
     ) -> Admitted {
-        let (flight, ledger) = match (kept, ticket.charge().take) {
+        let (in_flight_permit, ledger) = match (kept, ticket.charge().take) {
             (Some(kept), _) => (kept, self),
             (None, SlotRequest::SlotAndInFlight) => {
                 (InFlightPermit::new(Arc::<Self>::clone(&self)), self)
@@ -59,12 +62,12 @@ impl ClassAdmission {
         };
         Admitted {
             permit: SubmitPermit::new(ledger, ticket),
-            flight,
+            in_flight_permit,
             arrival,
         }
     }
 
-    /// Admits a request that is made by a request in progress, or fails at once.
+    /// Admits a nested request, which is made during another request, or fails at once.
     pub(crate) fn admit_nested(
         self: Arc<Self>,
         kept: Option<InFlightPermit>,
@@ -78,16 +81,19 @@ impl ClassAdmission {
             let error = Error::new(ErrorKind::RateLimited, Sent::NotSent, message);
             return Err(match self.limiter.constraints.gate().state() {
                 GateState::ClosedUntil(at) => error.with_retry_at(now, Timestamp::from_origin(at)),
-                GateState::Open | GateState::ProbingSince(_) => error,
+                GateState::Open | GateState::FirstRequestSince(_) => error,
             });
         };
         Ok(self.admitted(ticket, kept, Arrival::default()))
     }
 
-    /// Returns for how long a refusal closes the gate. Jitter is added to the hint, so that it is never undercut.
+    /// Returns the time for which a refusal closes the gate. Jitter is only added, so the gate never opens before the server's retry
+    /// delay has passed.
     fn refusal_pause(&self, hint: Option<Duration>) -> Duration {
-        let pause = hint.unwrap_or(Self::UNHINTED).min(self.max_hint.get());
-        let least = Self::REFUSED_PROBES.pause(self.limiter.failed_probes());
+        let pause = hint
+            .unwrap_or(Self::PAUSE_WITHOUT_HINT)
+            .min(self.max_hint.get());
+        let least = Self::PAUSE_AFTER_REFUSED.pause(self.limiter.failed_first_requests());
         self.with_jitter(pause.max(least))
     }
 
@@ -105,7 +111,8 @@ impl ClassAdmission {
             },
             AttemptOutcome::Answered => TicketOutcome::Answered,
             AttemptOutcome::Unknown => {
-                let pause = Self::UNANSWERED_PROBES.pause(self.limiter.failed_probes());
+                let pause =
+                    Self::PAUSE_AFTER_UNANSWERED.pause(self.limiter.failed_first_requests());
                 TicketOutcome::Unanswered {
                     until: until(self.with_jitter(pause)),
                 }

@@ -1,4 +1,4 @@
-//! The limiter of one class of requests: its constraints, its waiters, and what its responses teach.
+//! The limiter of one route class: its limits, its waiters, and what it learns from responses.
 
 use std::time::Duration;
 
@@ -17,15 +17,16 @@ use crate::wait_queue::{QueueEntry, QueueKey, Removed, WaitQueue, Waiter};
 
 mod serve;
 
-/// The limiter of one class. Admission without contention takes no lock: the mutex guards the queue and what refusals teach.
+/// The limiter of one route class. Admission without contention takes no lock: the mutex guards only the queue and the state that is
+/// learned from refusals.
 #[derive(Debug)]
 pub(crate) struct ClassLimiter {
     pub(crate) class: RouteClass,
     pub(crate) constraints: Constraints,
     pub(crate) counters: Counters,
     state: Mutex<State>,
-    /// The number of failed probes in a row.
-    failed_probes: AtomicU64,
+    /// The number of consecutive first requests after a pause that were refused or got no response.
+    failed_first_requests: AtomicU64,
     events: broadcast::Sender<LimiterEvent>,
 }
 
@@ -33,43 +34,47 @@ pub(crate) struct ClassLimiter {
 struct State {
     queue: WaitQueue,
     adaptive_limit: AdaptiveLimit,
-    /// When the queue is to be served again by a timer, while the gate or the rate holds the first waiter back.
+    /// The time at which a timer serves the queue again, while the gate or the rate limit holds the first waiter back.
     serve_at: Option<Timestamp>,
-    /// When the last probe was admitted, and how long the response to the last successful one took.
-    probe: Option<Timestamp>,
-    probe_took: Duration,
-    /// When capacity last came back while a request waited.
-    last_movement: Option<Timestamp>,
-    /// The earliest time at which a grant lapses.
+    /// The time at which the last first request after a pause was admitted.
+    first_request: Option<Timestamp>,
+    /// The response time of the last successful first request after a pause.
+    first_request_took: Duration,
+    /// The last time at which a response or a returned permit made room for waiters.
+    last_queue_progress: Option<Timestamp>,
+    /// The earliest time at which an uncollected grant is taken back.
     lapse_at: Timestamp,
-    /// When polls without a response count as accepted, while a ramp limits them.
+    /// The time at which polls without a response count as accepted, while a ramp limits the polls.
     ramp_at: Option<Timestamp>,
 }
 
-/// The outcome of polling a queue entry.
+/// The outcome of polling an entry of the queue.
 #[derive(Debug)]
 pub(crate) enum PollOutcome {
     /// The request was admitted.
     Granted(Ticket),
-    /// The request waits. Its waker is called on changes; at this time, if any, it has to poll by itself.
+    /// The request still waits. Its waker is called on changes. If a time is given, the request must also be polled at that time.
     Waiting(Option<Timestamp>),
 }
 
-/// A settled attempt.
+/// An ended attempt and its effects on the limits.
 struct Ended {
     ticket: Ticket,
     outcome: TicketOutcome,
-    /// Whether a refusal had a hint.
+    /// Whether the refusal contained a retry delay. False for other outcomes.
     is_hinted: bool,
     settled: SettleEffects,
 }
 
 impl ClassLimiter {
-    /// The minimum time without a response after which another probe may be sent. It grows to twice the last response time.
-    const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-    /// The time for polls. The server holds a poll that it accepts, so a missing response is a good sign.
-    const POLL_PROBE_TIMEOUT: Duration = Duration::from_millis(250);
-    /// The time after which a grant that was not collected is taken back if others wait: the runtime of its waiter does not run.
+    /// The minimum time after which a first request without a response is replaced by another one. Twice the last response time applies
+    /// if it is longer.
+    const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+    /// The time after which a first poll without a response is replaced. It is short, since the server holds a poll that it accepts, so
+    /// a missing response is a good sign.
+    const FIRST_POLL_TIMEOUT: Duration = Duration::from_millis(250);
+    /// The time after which an uncollected grant is taken back if other requests wait. The runtime of its waiter is probably not
+    /// running.
     const COLLECT_WITHIN: Duration = Duration::from_secs(1);
 
     pub(crate) fn new(
@@ -85,20 +90,20 @@ impl ClassLimiter {
                 queue: WaitQueue::default(),
                 adaptive_limit: AdaptiveLimit::new(1, settings.ceiling()),
                 serve_at: None,
-                probe: None,
-                probe_took: Duration::ZERO,
-                last_movement: None,
+                first_request: None,
+                first_request_took: Duration::ZERO,
+                last_queue_progress: None,
                 lapse_at: Timestamp::ORIGIN,
                 ramp_at: None,
             }),
-            failed_probes: AtomicU64::new(0),
+            failed_first_requests: AtomicU64::new(0),
             events,
         }
     }
 
-    /// Returns what a request takes of the constraints.
+    /// Returns the units and bytes that a request takes from the limits.
     pub(crate) fn charge(&self, bytes: u64, has_in_flight: bool) -> Charge {
-        let take = if self.counts_flights() && !has_in_flight {
+        let take = if self.counts_in_flight() && !has_in_flight {
             SlotRequest::SlotAndInFlight
         } else {
             SlotRequest::Slot
@@ -106,12 +111,12 @@ impl ClassLimiter {
         Charge { take, bytes }
     }
 
-    /// Returns whether the class counts requests until their result. Only samples are numerous and long enough.
-    pub(crate) fn counts_flights(&self) -> bool {
+    /// Returns whether this route class has an in-flight limit. Only sampling requests are numerous and long enough.
+    pub(crate) fn counts_in_flight(&self) -> bool {
         self.class == RouteClass::Sample
     }
 
-    /// Admits a request if there are no waiters and it fits. Takes no lock.
+    /// Admits a request if there are no waiters and the limits have room. Takes no lock.
     #[inline]
     pub(crate) fn try_now(
         &self,
@@ -124,7 +129,7 @@ impl ClassLimiter {
         Some(ticket)
     }
 
-    /// Admits a request that is made by a request in progress, unless the gate is closed.
+    /// Admits a nested request, which is made during another request, unless the gate is closed.
     pub(crate) fn try_nested(&self) -> Option<Ticket> {
         let ticket = self.constraints.take_nested()?;
         self.counters.grants.add(1);
@@ -140,7 +145,7 @@ impl ClassLimiter {
         may
     }
 
-    /// Closes the gate until `until`, for a refusal whose hint arrived after it was settled.
+    /// Closes the gate until `until`, for a refusal whose retry delay arrived after its outcome was recorded.
     pub(crate) fn extend(&self, ticket: &Ticket, until: Timestamp, now: Timestamp) {
         self.locked(|state, deferred| {
             let closed = self.constraints.extend(ticket, until.since_origin());
@@ -149,7 +154,7 @@ impl ClassLimiter {
         });
     }
 
-    /// Adds a request to the queue, and admits it if it fits.
+    /// Adds a request to the queue, and admits it if it is the first and the limits have room.
     pub(crate) fn join(
         &self,
         key: QueueKey,
@@ -159,17 +164,18 @@ impl ClassLimiter {
     ) -> (QueueEntry, PollOutcome) {
         self.locked(|state, deferred| {
             let entry = state.queue.join(key, arrival, waiter);
-            // Before the queue is served: a thread that returns capacity afterwards sees that there are waiters.
+            // The flag is set before the queue is served: a thread that returns capacity afterwards sees that there are
+            // waiters.
             self.constraints.window().set_waiters(true);
             self.serve(state, now, deferred);
             (entry, self.outcome(state, entry))
         })
     }
 
-    /// Polls a queue entry. If it still waits, `waiter` replaces its waker.
+    /// Polls an entry of the queue. If the request still waits, `waiter` replaces the old one.
     ///
-    /// A grant is checked when it is collected: if the gate has closed since, or the grant was taken back, the request waits again at its
-    /// old position.
+    /// A grant is checked again when it is collected: if the gate has closed since, or the grant was taken back, the request waits
+    /// again at its old position.
     pub(crate) fn poll(&self, entry: QueueEntry, waiter: Waiter, now: Timestamp) -> PollOutcome {
         self.locked(|state, deferred| {
             if state.serve_at.is_some_and(|at| at <= now) {
@@ -182,7 +188,7 @@ impl ClassLimiter {
             if let Some(ticket) = state.queue.collect(entry) {
                 if self.may_leave(&ticket) {
                     deferred.drop(waiter.waker);
-                    // Counted when collected, since a grant that is taken back is made again.
+                    // A grant is counted when it is collected, since a grant that is taken back is made again later.
                     self.counters.grants.add(1);
                     return PollOutcome::Granted(ticket);
                 }
@@ -195,7 +201,7 @@ impl ClassLimiter {
         })
     }
 
-    /// Removes a queue entry, and returns its grant, if any.
+    /// Removes an entry from the queue. If it was granted and not collected, returns its units to the limits.
     pub(crate) fn leave(&self, entry: QueueEntry, now: Timestamp) {
         self.locked(|state, deferred| {
             match state.queue.leave(entry) {
@@ -204,13 +210,13 @@ impl ClassLimiter {
                     self.counters.unused.add(1);
                     self.constraints.undo(ticket, now.since_origin());
                 }
-                Removed::Gone => return,
+                Removed::NotFound => return,
             }
             self.serve(state, now, deferred);
         });
     }
 
-    /// Settles an attempt.
+    /// Records the outcome of an attempt, releases its units and serves the queue.
     pub(crate) fn settle(
         &self,
         ticket: Ticket,
@@ -218,8 +224,9 @@ impl ClassLimiter {
         is_hinted: bool,
         now: impl Fn() -> Timestamp,
     ) {
-        // Only probes and refusals change more than counts, so only they need the time.
-        let is_significant = ticket.is_probe() || matches!(outcome, TicketOutcome::Refused { .. });
+        // Only refusals and the ends of first requests change more than counters, so only they need the time.
+        let is_significant =
+            ticket.is_first_request() || matches!(outcome, TicketOutcome::Refused { .. });
         let at = if is_significant {
             now()
         } else {
@@ -246,27 +253,27 @@ impl ClassLimiter {
         };
         self.locked(|state, deferred| {
             if is_answered {
-                state.last_movement = Some(now);
+                state.last_queue_progress = Some(now);
             }
             self.learn(state, &ended, now, deferred);
             self.serve(state, now, deferred);
         });
     }
 
-    /// Returns a unit of the in-flight window.
+    /// Returns one unit of the in-flight limit.
     pub(crate) fn release(&self, now: impl Fn() -> Timestamp) {
         if self.constraints.release().has_waiters {
             let now = now();
             self.locked(|state, deferred| {
-                state.last_movement = Some(now);
+                state.last_queue_progress = Some(now);
                 self.serve(state, now, deferred);
             });
         }
     }
 
     /// Returns the last time at which the queue could advance: a response arrived or an in-flight permit was returned.
-    pub(crate) fn last_movement(&self) -> Option<Timestamp> {
-        lock(&self.state).last_movement
+    pub(crate) fn last_queue_progress(&self) -> Option<Timestamp> {
+        lock(&self.state).last_queue_progress
     }
 
     /// Replaces the limits. Requests in progress keep their permits.
@@ -281,12 +288,12 @@ impl ClassLimiter {
         });
     }
 
-    /// Returns the number of failed probes in a row.
-    pub(crate) fn failed_probes(&self) -> u32 {
-        u32::try_from(self.failed_probes.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    /// Returns the number of consecutive first requests after a pause that were refused or got no response.
+    pub(crate) fn failed_first_requests(&self) -> u32 {
+        u32::try_from(self.failed_first_requests.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
-    /// Returns the number of waiters, the number of uncollected grants, and the learned level.
+    /// Returns the number of waiters, the number of uncollected grants, and the learned in-flight limit.
     pub(crate) fn waiting(&self) -> (usize, usize, Option<u32>) {
         let state = lock(&self.state);
         let queue = &state.queue;
@@ -297,25 +304,25 @@ impl ClassLimiter {
         )
     }
 
-    /// Returns the time without a response to a probe after which another probe may be sent.
-    pub(crate) fn probe_timeout(&self) -> Duration {
-        self.probe_timeout_in(&lock(&self.state))
+    /// Returns the time after which a first request without a response is replaced by another one.
+    pub(crate) fn first_request_timeout(&self) -> Duration {
+        self.first_request_timeout_in(&lock(&self.state))
     }
 
-    /// Returns the level up to which the ramp after a pause doubles.
+    /// Returns the number of requests at which the ramp after a pause ends.
     fn level(&self) -> u32 {
         match self.class {
             RouteClass::Sample => lock(&self.state).adaptive_limit.level().unwrap_or(u32::MAX),
-            // No level is learned for polls, so their ramp ends at the slots.
+            // No in-flight limit is learned for polls, so their ramp ends at the number of slots.
             RouteClass::Poll => self.constraints.most_slots(),
             _ => u32::MAX,
         }
     }
 
-    fn probe_timeout_in(&self, state: &State) -> Duration {
+    fn first_request_timeout_in(&self, state: &State) -> Duration {
         match self.class {
-            RouteClass::Poll => Self::POLL_PROBE_TIMEOUT,
-            _ => Self::PROBE_TIMEOUT.max(state.probe_took.saturating_mul(2)),
+            RouteClass::Poll => Self::FIRST_POLL_TIMEOUT,
+            _ => Self::FIRST_REQUEST_TIMEOUT.max(state.first_request_took.saturating_mul(2)),
         }
     }
 
@@ -327,20 +334,20 @@ impl ClassLimiter {
             ref settled,
         } = ended;
         if settled.reopened {
-            self.failed_probes.store(0, Ordering::Relaxed);
+            self.failed_first_requests.store(0, Ordering::Relaxed);
             state.ramp_at = None;
-            if let Some(sent) = state.probe.take() {
-                state.probe_took = now.since(sent);
+            if let Some(sent) = state.first_request.take() {
+                state.first_request_took = now.since(sent);
             }
             deferred.publish(LimiterEvent::Opened { class: self.class });
         }
-        if ticket.is_probe()
+        if ticket.is_first_request()
             && matches!(
                 outcome,
                 TicketOutcome::Refused { .. } | TicketOutcome::Unanswered { .. }
             )
         {
-            self.failed_probes.fetch_add(1, Ordering::Relaxed);
+            self.failed_first_requests.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(closed) = settled.closed {
             self.counters.refusals.add(1);
@@ -348,7 +355,7 @@ impl ClassLimiter {
             self.counters.events.add(u64::from(closed.is_new_event));
             self.record_closure(state, closed, is_hinted, now, deferred);
         }
-        if self.counts_flights() {
+        if self.counts_in_flight() {
             let at = now.since_origin();
             let change =
                 self.constraints
@@ -374,7 +381,7 @@ impl ClassLimiter {
             is_hinted,
             is_first: closed.is_new_event,
         });
-        // Their admission fails now.
+        // The admission of these waiters fails now.
         for waker in state.queue.take_wakers_with_deadline_before(until) {
             deferred.wake(Some(waker));
         }
@@ -388,8 +395,8 @@ impl ClassLimiter {
         });
     }
 
-    /// Returns the outcome for `entry`. The first entry of each client gets a timer, so that no client depends on the runtime of another
-    /// one.
+    /// Returns the outcome of polling `entry`. The first entry of each client gets a timer, so that no client depends on the runtime of
+    /// another client.
     fn outcome(&self, state: &mut State, entry: QueueEntry) -> PollOutcome {
         if let Some(ticket) = state.queue.collect(entry) {
             self.counters.grants.add(1);
@@ -404,7 +411,8 @@ impl ClassLimiter {
         PollOutcome::Waiting(alarm)
     }
 
-    /// Runs `change` under the lock, then the wakers and event subscribers that it deferred, without the lock: they are foreign code.
+    /// Runs `change` under the lock. Afterwards, without the lock, runs the wakers and event subscribers that `change` deferred, since
+    /// they are user code.
     fn locked<T>(&self, change: impl FnOnce(&mut State, &mut Deferred) -> T) -> T {
         let mut deferred = Deferred::default();
         let done = change(&mut lock(&self.state), &mut deferred);

@@ -1,14 +1,14 @@
-//! Foreign code that is to run after the lock of a class limiter is released.
+//! Calls of user code that must wait until the lock of a class limiter is released.
 
 use std::task::Waker;
 use std::time::Duration;
 
-use tinkers_core::contain::{contain, wake_all};
+use tinkers_core::user_code::{catch_panic, wake_all};
 use tokio::sync::broadcast;
 
 use crate::events::LimiterEvent;
 
-/// Wakers to call or drop, and events to publish, in order.
+/// The wakers to call or drop, and the events to publish, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
     wakes: Vec<Waker>,
@@ -31,17 +31,18 @@ impl Deferred {
 
     /// Wakes the waiters, then publishes the events. Returns the number of waiters.
     ///
-    /// The wakers and subscribers of other requests run here. Their panics are contained, so that no waiter misses its wake-up.
+    /// The wakers and log subscribers that run here may belong to other requests. Their panics are caught, so that every waiter is
+    /// woken.
     pub(crate) fn run(self, subscribers: &broadcast::Sender<LimiterEvent>) -> u64 {
         let woken = self.wakes.len() as u64;
         wake_all(self.wakes);
-        contain(|| drop(self.drops));
+        catch_panic(|| drop(self.drops));
         for event in self.events {
-            contain(|| {
-                // Fails without subscribers.
+            catch_panic(|| {
+                // Sending fails only if there are no subscribers.
                 let _no_subscribers = subscribers.send(event);
             });
-            contain(|| trace(&event));
+            catch_panic(|| trace(&event));
         }
         woken
     }
@@ -61,8 +62,11 @@ fn trace(event: &LimiterEvent) {
             first = is_first,
             "rate limited"
         ),
-        LimiterEvent::Probing { class } => {
-            tracing::debug!(class = class.name(), "sending a probe after a pause")
+        LimiterEvent::FirstRequest { class } => {
+            tracing::debug!(
+                class = class.name(),
+                "sending the first request after a pause"
+            )
         }
         LimiterEvent::Opened { class } => {
             tracing::debug!(class = class.name(), "requests are accepted again")

@@ -13,39 +13,39 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum LimiterEvent {
-    /// A refusal closed the gate, or closed it for longer.
+    /// A refusal closed the gate, or extended the closure.
     ClosedUntil {
-        /// The class.
+        /// The route class of the refused request.
         class: RouteClass,
-        /// The time from now for which no request is admitted.
+        /// The time from now in which no request is admitted.
         pause: Duration,
-        /// Whether the refusal had a hint.
+        /// Whether the refusal contained a retry delay.
         is_hinted: bool,
-        /// Whether it begins a congestion event; `false` for further refusals of the same event.
+        /// Whether the refusal begins a congestion event. `false` for further refusals of the same event.
         is_first: bool,
     },
-    /// One request is sent as a probe after a pause.
-    Probing {
-        /// The class.
+    /// The first request after a pause is sent. Its response decides whether the gate opens.
+    FirstRequest {
+        /// The route class of the request.
         class: RouteClass,
     },
     /// The gate opened: requests are admitted again.
     Opened {
-        /// The class.
+        /// The route class of the gate.
         class: RouteClass,
     },
-    /// The limit of the in-flight window changed.
+    /// The in-flight limit changed.
     WindowChanged {
-        /// The class.
+        /// The route class of the limit.
         class: RouteClass,
         /// The maximum number of requests in flight from now on.
         limit: u32,
-        /// The reason.
+        /// The reason for the change.
         why: LimitChange,
     },
 }
 
-/// A subscription to the events of a limiter, in order.
+/// A subscription to the events of a limiter. The events arrive in order.
 #[derive(Debug)]
 pub struct LimiterEvents {
     events: broadcast::Receiver<LimiterEvent>,
@@ -57,8 +57,8 @@ impl LimiterEvents {
         Self { events, missed: 0 }
     }
 
-    /// Waits for the next event; returns `None` after the limiter is dropped. A subscriber that lags behind continues with the oldest event
-    /// that is kept. Cancel safe.
+    /// Waits for the next event. Returns `None` after the limiter is dropped. A subscriber that lags behind continues with the oldest
+    /// event that is still stored. Cancel safe.
     pub async fn next(&mut self) -> Option<LimiterEvent> {
         loop {
             match self.events.recv().await {
@@ -72,12 +72,12 @@ impl LimiterEvents {
         }
     }
 
-    /// Returns the number of events that this subscriber lost by lagging behind.
+    /// Returns the number of events that this subscriber lost because it lagged behind.
     pub const fn missed(&self) -> u64 {
         self.missed
     }
 
-    /// Returns the next event if there is one.
+    /// Returns the next event if one is stored. Does not wait.
     pub fn try_next(&mut self) -> Option<LimiterEvent> {
         loop {
             match self.events.try_recv() {
@@ -89,31 +89,31 @@ impl LimiterEvents {
     }
 }
 
-/// Counters of a class since the limiter was created.
+/// The counters of a route class, since the limiter was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClassCounts {
-    /// Admitted attempts.
+    /// The number of admitted attempts.
     pub grants: u64,
-    /// Attempts that waited in the queue.
+    /// The number of attempts that waited in the queue.
     pub waits: u64,
-    /// Wake-ups of waiters.
+    /// The number of wake-ups of waiters.
     pub wakes: u64,
-    /// Wake-ups that only set a timer, in case no grant is collected.
+    /// The number of wake-ups that only set a timer, in case a grant is never collected.
     pub watches: u64,
-    /// Refusals: rate-limited responses.
+    /// The number of refusals (rate-limited responses).
     pub refusals: u64,
-    /// Refusals with a hint.
+    /// The number of refusals that contained a retry delay.
     pub hints: u64,
-    /// Refusals that began a congestion event.
+    /// The number of refusals that began a congestion event.
     pub events: u64,
-    /// Probes after a pause.
-    pub probes: u64,
-    /// Admitted attempts that were not sent, since the gate had closed meanwhile.
+    /// The number of first requests after a pause.
+    pub first_requests: u64,
+    /// The number of admitted attempts that were not sent, since the gate had closed meanwhile.
     pub held: u64,
-    /// Grants whose waiter was dropped before collecting them.
+    /// The number of grants whose waiter was dropped before it collected them.
     pub unused: u64,
-    /// Grants that were taken back, since their waiter was not polled for a second while others waited.
+    /// The number of grants that were taken back, since their waiter was not polled for a second while others waited.
     pub lapsed: u64,
 }
 
@@ -126,13 +126,13 @@ pub(crate) struct Counters {
     pub(crate) refusals: Counter,
     pub(crate) hints: Counter,
     pub(crate) events: Counter,
-    pub(crate) probes: Counter,
+    pub(crate) first_requests: Counter,
     pub(crate) held: Counter,
     pub(crate) unused: Counter,
     pub(crate) lapsed: Counter,
 }
 
-/// A counter. No decision depends on it, so relaxed ordering is enough.
+/// A counter. No decision depends on its value, so relaxed ordering is enough.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -156,7 +156,7 @@ impl Counters {
             refusals: self.refusals.read(),
             hints: self.hints.read(),
             events: self.events.read(),
-            probes: self.probes.read(),
+            first_requests: self.first_requests.read(),
             held: self.held.read(),
             unused: self.unused.read(),
             lapsed: self.lapsed.read(),
@@ -172,7 +172,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     #[test]
-    fn lagging_subscriber_continues_with_the_oldest_event() {
+    fn lagging_subscriber_continues_with_the_oldest_stored_event() {
         type Next = fn(&mut LimiterEvents) -> Option<LimiterEvent>;
         fn poll_next(events: &mut LimiterEvents) -> Option<LimiterEvent> {
             let mut cx = Context::from_waker(Waker::noop());
@@ -199,7 +199,7 @@ mod tests {
                 "{event:?}"
             );
             assert_eq!(events.missed(), 3);
-            // One event is left in the channel; two more overwrite it.
+            // One event is left in the channel, and two more overwrite it.
             send(5..7);
             let event = next(&mut events);
             assert!(

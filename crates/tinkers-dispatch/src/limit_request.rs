@@ -1,4 +1,4 @@
-//! The limits that hold for all clients of a limiter: the strictest of those that the clients request.
+//! The limits that apply to all clients of a limiter: the strictest of those that the clients request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::class_limiter::ClassLimiter;
 use crate::settings::LimiterSettings;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
-/// A request of one client for limits, in force until it is dropped.
+/// The limits that one client requests. They apply until this value is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it withdraws the request"]
 pub struct LimitRequest {
@@ -31,7 +31,7 @@ impl LimitRequest {
         request
     }
 
-    /// Replaces the requested limits, such as by those of a server's configuration.
+    /// Replaces the requested limits, for example by those in the server's configuration.
     pub fn replace(&self, settings: LimiterSettings) {
         lock(&self.limits.requests).by_id.insert(self.id, settings);
         self.apply();
@@ -49,12 +49,12 @@ impl Drop for LimitRequest {
     }
 }
 
-/// The class limiters of a limiter, and all requests for limits.
+/// The class limiters of a limiter, and the limits that clients request.
 #[derive(Debug)]
 pub(crate) struct SharedLimits {
     pub(crate) limiters: [Arc<ClassLimiter>; 4],
     pub(crate) max_hint: Arc<MaxHint>,
-    /// The limits in force without any request.
+    /// The limits that apply if no client requests any.
     default: LimiterSettings,
     requests: Mutex<Requests>,
 }
@@ -65,7 +65,7 @@ struct Requests {
     last_id: u64,
 }
 
-/// The longest time that one refusal closes a gate, which follows the requests.
+/// The maximum time for which one refusal closes a gate, in nanoseconds. Changes with the requested limits.
 #[derive(Debug)]
 pub(crate) struct MaxHint(AtomicU64);
 
@@ -122,8 +122,8 @@ impl SharedLimits {
         id
     }
 
-    /// Applies the effective limits. Another thread may apply older ones at the same time, so the loop compares again afterwards: the
-    /// last thread leaves the current limits.
+    /// Applies the strictest limits. Another thread may apply older limits at the same time, so the loop compares again afterwards:
+    /// whichever thread is last leaves the current limits.
     fn apply(&self, clock: &dyn Clock) {
         let mut effective = self.effective();
         loop {

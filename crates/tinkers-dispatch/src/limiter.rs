@@ -1,4 +1,4 @@
-//! The limiter of an endpoint: one class limiter for each class of requests.
+//! The limiter of an endpoint, with one class limiter for each route class.
 
 use std::sync::Arc;
 
@@ -18,20 +18,20 @@ use crate::settings::LimiterSettings;
 use crate::snapshot::{ClassSnapshot, LimiterSnapshot};
 use crate::sync::{AtomicU64, Ordering};
 
-/// The limits that all clients of one endpoint and key share.
+/// The rate limits that all clients of one endpoint and key share.
 ///
-/// It has no clock: each client calls [`Limiter::admission`] with its own. These clocks must have the same origin, since a refusal of
-/// one client holds back the others too.
+/// The limiter has no clock: each client calls [`Limiter::admission`] with its own clock. All these clocks must have the same origin, since
+/// a refusal of one client also holds back the others.
 #[derive(Debug)]
 pub struct Limiter {
     limits: Arc<SharedLimits>,
     clients: AtomicU64,
-    /// Notified on closures, in the order of [`CLASSES`].
+    /// Notified when a gate closes, in the order of [`CLASSES`].
     closures: [Arc<Notify>; 4],
     events: broadcast::Sender<LimiterEvent>,
 }
 
-/// The classes with limits, in the order of the class limiters. Control has none.
+/// The route classes with limits, in the order of the class limiters. Control requests have no limits.
 const CLASSES: [RouteClass; 4] = [
     RouteClass::Sample,
     RouteClass::Train,
@@ -40,10 +40,10 @@ const CLASSES: [RouteClass; 4] = [
 ];
 
 impl Limiter {
-    /// The number of events that a slow subscriber may be behind before it loses the oldest.
+    /// The number of stored events. A subscriber that lags behind by more loses the oldest ones.
     const EVENTS_KEPT: usize = 256;
 
-    /// Creates a limiter with nothing in flight.
+    /// Creates a limiter without any requests.
     pub fn new(settings: LimiterSettings) -> Self {
         let events = broadcast::Sender::new(Self::EVENTS_KEPT);
         let limiter =
@@ -56,7 +56,7 @@ impl Limiter {
         }
     }
 
-    /// Returns the admission of a client with the clock `time`. `jitter` spreads the ends of pauses.
+    /// Returns the admission for a client with the clock `time`. `jitter` is added to the pauses.
     pub fn admission(&self, time: Arc<dyn Clock>, jitter: Arc<dyn Jitter>) -> LimiterAdmission {
         let class_admission = |at: usize| {
             Arc::new(ClassAdmission {
@@ -73,24 +73,24 @@ impl Limiter {
     }
 
     /// Requests limits until the [`LimitRequest`] is dropped. The strictest value of each requested limit applies to all clients of the
-    /// server and key; a request that differs from another one is logged as a warning. In-flight permits stay valid and waiters keep
-    /// their position.
+    /// endpoint and key. Limits that differ from those of another client are logged as a warning. In-flight permits stay valid, and
+    /// waiters keep their position.
     pub fn request_limits(&self, settings: LimiterSettings, time: Arc<dyn Clock>) -> LimitRequest {
         LimitRequest::new(Arc::clone(&self.limits), settings, time)
     }
 
-    /// Returns the id of a new client. Ids count from 1; 0 is for requests without a client.
+    /// Returns the id of a new client. The first id is 1, since 0 is for requests without a client.
     pub fn next_client(&self) -> ClientId {
         ClientId(self.clients.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Returns the state of a class; `None` for control, which has no limits.
+    /// Returns the state of a route class, or `None` for [`RouteClass::Control`], which has no limits.
     pub fn class_snapshot(&self, class: RouteClass) -> Option<ClassSnapshot> {
         let at = CLASSES.iter().position(|other| *other == class)?;
         Some(ClassSnapshot::of(&self.limits.limiters[at]))
     }
 
-    /// Returns the state of every class with limits.
+    /// Returns the state of every route class with limits.
     pub fn snapshot(&self) -> LimiterSnapshot {
         let limiters = self.limits.limiters.each_ref();
         let [sample, train, poll, rest] = limiters.map(|limiter| ClassSnapshot::of(limiter));
@@ -102,21 +102,21 @@ impl Limiter {
         }
     }
 
-    /// Subscribes to events from now on.
+    /// Subscribes to the events of the limiter from now on.
     pub fn events(&self) -> LimiterEvents {
         LimiterEvents::new(self.events.subscribe())
     }
 }
 
-/// The admission of one client: a [`Limiter`] with the client's clock and jitter.
+/// The admission for one client: a [`Limiter`] with the client's clock and jitter.
 #[derive(Debug, Clone)]
 pub struct LimiterAdmission {
     classes: [Arc<ClassAdmission>; 4],
 }
 
 impl LimiterAdmission {
-    /// Returns the future of [`Admission::admit`] without a box; `None` for control, which has no limits. A request that fits is admitted
-    /// at the first poll, without a lock.
+    /// Returns the future of [`Admission::admit`] without a box, or `None` for [`RouteClass::Control`], which has no limits. If the
+    /// limits have room, the first poll admits the request without a lock.
     #[inline]
     pub fn wait(&self, request: AdmissionRequest) -> Option<PendingAdmission> {
         let class_admission = self.of(request.class)?;
@@ -138,26 +138,28 @@ impl LimiterAdmission {
 impl Admission for LimiterAdmission {
     fn admit(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         let Some(class_admission) = self.of(request.class) else {
-            return Box::pin(std::future::ready(Ok(Admitted::free(request.flight))));
+            return Box::pin(std::future::ready(Ok(Admitted::free(
+                request.in_flight_permit,
+            ))));
         };
         if let GateState::ClosedUntil(_) = class_admission.limiter.constraints.gate().state() {
             class_admission.notify_closure();
         }
         if request.is_nested {
-            let admitted = Arc::clone(class_admission).admit_nested(request.flight);
+            let admitted = Arc::clone(class_admission).admit_nested(request.in_flight_permit);
             return Box::pin(std::future::ready(admitted));
         }
         Box::pin(PendingAdmission::new(Arc::clone(class_admission), request))
     }
 
-    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
-        self.of(class)?.limiter.last_movement()
+    fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
+        self.of(class)?.limiter.last_queue_progress()
     }
 
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         match self.of(class)?.limiter.constraints.gate().state() {
             GateState::ClosedUntil(at) => Some(Timestamp::from_origin(at)),
-            GateState::Open | GateState::ProbingSince(_) => None,
+            GateState::Open | GateState::FirstRequestSince(_) => None,
         }
     }
 
@@ -176,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_ids_count_from_one() {
+    fn limiter_assigns_client_ids_from_one_on() {
         let limiter = Limiter::new(LimiterSettings::default());
         let ids = [limiter.next_client(), limiter.next_client()];
         assert_eq!(ids, [ClientId(1), ClientId(2)]);

@@ -1,4 +1,4 @@
-//! The future of an admission.
+//! The future that waits for admission.
 
 use std::fmt;
 use std::future::Future;
@@ -16,17 +16,17 @@ use crate::class_admission::ClassAdmission;
 use crate::class_limiter::PollOutcome;
 use crate::wait_queue::{QueueEntry, QueueKey, Waiter};
 
-/// Future of a pending admission. Holds only its queue position until it is admitted.
+/// The future of a pending admission. It holds only its queue position until the request is admitted.
 ///
 /// # Cancel safety
-/// Dropping it leaves the queue and returns a grant that was not collected.
+/// Dropping the future leaves the queue and returns a grant that was not collected.
 pub struct PendingAdmission {
-    /// `None` once admitted: moved into the permits, which saves counting the reference up and down.
+    /// `None` after the admission: the reference has moved into the permits, which saves changes of the reference count.
     class_admission: Option<Arc<ClassAdmission>>,
     wait: Wait,
 }
 
-/// The request and its position in the queue.
+/// The data of a waiting request, with its position in the queue.
 struct Wait {
     key: QueueKey,
     arrival: Option<Arrival>,
@@ -45,7 +45,8 @@ struct Alarm {
 impl PendingAdmission {
     #[inline]
     pub(crate) fn new(class_admission: Arc<ClassAdmission>, request: AdmissionRequest) -> Self {
-        let has_in_flight = (request.flight.as_ref()).is_some_and(InFlightPermit::is_counted);
+        let has_in_flight =
+            (request.in_flight_permit.as_ref()).is_some_and(InFlightPermit::is_counted);
         let charge = (class_admission.limiter).charge(request.cost.bytes, has_in_flight);
         let wait = Wait {
             key: QueueKey {
@@ -58,7 +59,7 @@ impl PendingAdmission {
             },
             charge,
             deadline: request.deadline,
-            in_flight: request.flight,
+            in_flight: request.in_flight_permit,
             entry: None,
             alarm: None,
         };
@@ -68,7 +69,7 @@ impl PendingAdmission {
         }
     }
 
-    /// Polls a request that cannot be admitted without waiting in the queue.
+    /// Polls a request that must wait in the queue.
     fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<Result<Admitted, Error>> {
         let Some(class_admission) = &self.class_admission else {
             return Poll::Pending;
@@ -76,7 +77,7 @@ impl PendingAdmission {
         let wait = &mut self.wait;
         loop {
             let now = class_admission.time.now();
-            // A grant in time is valid, also when it is collected after the deadline.
+            // A grant before the deadline is valid, even if it is collected after the deadline.
             let expired = wait.check_deadline(class_admission, now).err();
             let alarm = match wait.poll_queue(class_admission, cx, now) {
                 PollOutcome::Granted(ticket) => {
@@ -100,7 +101,7 @@ impl PendingAdmission {
         }
     }
 
-    /// Completes with the permits of `ticket`. Later polls return `Pending`.
+    /// Completes with the permits for `ticket`. Later polls return `Pending`.
     #[inline]
     fn admitted(&mut self, ticket: Ticket, arrival: Arrival) -> Poll<Result<Admitted, Error>> {
         let Some(class_admission) = self.class_admission.take() else {
@@ -112,7 +113,7 @@ impl PendingAdmission {
 }
 
 impl Wait {
-    /// Fails when the deadline has passed, or the gate opens only after it.
+    /// Returns an error if the deadline has passed, or if the gate opens only after the deadline.
     fn check_deadline(
         &self,
         class_admission: &ClassAdmission,
@@ -143,14 +144,14 @@ impl Wait {
         Ok(())
     }
 
-    /// Enters the queue, or polls the entry in it.
+    /// Enters the queue, or polls the entry that is in the queue already.
     fn poll_queue(
         &mut self,
         class_admission: &ClassAdmission,
         cx: &Context<'_>,
         now: Timestamp,
     ) -> PollOutcome {
-        // Wakers are foreign code: cloned before the lock is taken.
+        // Wakers are user code, so the waker is cloned before the lock is taken.
         let waker = cx.waker().clone();
         let limiter = &class_admission.limiter;
         let waiter = Waiter {
@@ -176,7 +177,7 @@ impl Wait {
         }
     }
 
-    /// Polls the alarm at `at`, if any; ready when that time has come.
+    /// Polls the timer at `at`, if there is one. Returns whether that time has come.
     fn sleep(
         &mut self,
         class_admission: &ClassAdmission,

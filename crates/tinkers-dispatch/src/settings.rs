@@ -1,21 +1,21 @@
-//! The limits of each class.
+//! The configured limits of each route class.
 
 use std::time::Duration;
 
 use tinkers_core::RouteClass;
 use tinkers_limits::{Bounds, ByteBudget, ConcurrencyWindow, InitialLimit, Rate};
 
-/// The limits of one class of requests.
+/// The limits of one route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClassSettings {
-    /// Maximum number of requests that are being sent at once, at least 1; 0 counts as 1.
+    /// The maximum number of requests that are being sent, until their responses. It is at least 1; 0 counts as 1.
     pub slots: u32,
-    /// Maximum number of bytes that are being sent at once; the last admitted request may exceed it. `None` is unlimited.
+    /// The maximum number of bytes that are being sent. The last admitted request may exceed it. `None` is unlimited.
     pub bytes: Option<u64>,
-    /// Maximum number of requests in flight, from admission to the result: the ceiling of the adaptive limit. `None` is unlimited. Only
-    /// samples are counted.
-    pub flights: Option<u32>,
-    /// Maximum rate of requests, in addition to the server's own limit. `None` is unlimited.
+    /// The maximum number of requests in flight, from admission to the result. The adaptive limit never exceeds it. `None` is
+    /// unlimited. Only sampling requests are counted.
+    pub max_in_flight: Option<u32>,
+    /// The maximum rate of requests, in addition to the server's own limit. `None` is unlimited.
     pub rate: Option<Rate>,
 }
 
@@ -25,7 +25,7 @@ impl ClassSettings {
         Self {
             slots,
             bytes: None,
-            flights: None,
+            max_in_flight: None,
             rate: None,
         }
     }
@@ -36,7 +36,7 @@ impl ClassSettings {
         Self {
             slots: self.slots.min(other.slots),
             bytes: least(self.bytes, other.bytes),
-            flights: least(self.flights, other.flights),
+            max_in_flight: least(self.max_in_flight, other.max_in_flight),
             rate: match (self.rate, other.rate) {
                 (Some(one), Some(two)) if one.interval >= two.interval => Some(one),
                 (one, None) => one,
@@ -49,7 +49,7 @@ impl ClassSettings {
         Bounds {
             slots: self.slots.max(1),
             bytes: self.bytes.unwrap_or(ByteBudget::UNLIMITED),
-            flights: self.ceiling(),
+            max_in_flight: self.ceiling(),
             rate: self.rate,
             start: match class {
                 RouteClass::Sample => InitialLimit::Slow,
@@ -59,7 +59,7 @@ impl ClassSettings {
     }
 
     pub(crate) fn ceiling(self) -> u32 {
-        self.flights.unwrap_or(ConcurrencyWindow::MAX)
+        self.max_in_flight.unwrap_or(ConcurrencyWindow::MAX)
     }
 }
 
@@ -70,18 +70,19 @@ fn least<T: Ord>(one: Option<T>, two: Option<T>) -> Option<T> {
     }
 }
 
-/// The limits of all classes but control, which has none.
+/// The limits of all route classes except [`RouteClass::Control`], which has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimiterSettings {
-    /// Sampling submissions.
+    /// The limits of sampling submissions.
     pub sample: ClassSettings,
-    /// Training submissions.
+    /// The limits of training submissions.
     pub train: ClassSettings,
-    /// Polls.
+    /// The limits of polls for results.
     pub poll: ClassSettings,
-    /// Listings and administration.
+    /// The limits of listings and administration.
     pub rest: ClassSettings,
-    /// Maximum time for which one refusal closes a gate, whatever its hint. The longer of two values is the stricter one.
+    /// The maximum time for which one refusal closes a gate, even if the server asks for a longer delay. Of two values the longer one
+    /// counts as stricter.
     pub max_hint: Duration,
 }
 
@@ -98,7 +99,7 @@ impl LimiterSettings {
         }
     }
 
-    /// Returns the settings of a class.
+    /// Returns the settings of a route class.
     pub(crate) fn of(&self, class: RouteClass) -> ClassSettings {
         match class {
             RouteClass::Sample => self.sample,
@@ -111,19 +112,19 @@ impl LimiterSettings {
 
 impl Default for LimiterSettings {
     /// Returns the limits of the official SDK where it has any: 400 samples and 10 MiB of prompts being sent, 2000 samples in flight,
-    /// 50 MB of forward-backward passes being sent. 4000 polls fit on the ports of one address.
+    /// and 50 MB of forward-backward passes being sent. The limit of 4000 polls fits the ports of one address.
     fn default() -> Self {
         Self {
             sample: ClassSettings {
                 slots: 400,
                 bytes: Some(10_485_760),
-                flights: Some(2000),
+                max_in_flight: Some(2000),
                 rate: None,
             },
             train: ClassSettings {
                 slots: 32,
                 bytes: Some(50_000_000),
-                flights: None,
+                max_in_flight: None,
                 rate: None,
             },
             poll: ClassSettings::slots(4000),
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn stricter_settings_do_not_depend_on_the_order() {
+    fn stricter_of_two_settings_does_not_depend_on_their_order() {
         let (none, low, high) = (
             settings(None, None),
             settings(Some(1), Some(9)),
@@ -159,7 +160,7 @@ mod tests {
             assert_eq!(one.stricter(two), expected);
             assert_eq!(two.stricter(one), expected);
         }
-        // Of two rates with the same interval the first is kept.
+        // If two rates have the same interval, the first one is kept.
         let burst = |burst| ClassSettings {
             rate: Some(Rate {
                 interval: Duration::from_secs(1),
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn each_class_has_its_own_settings() {
+    fn each_route_class_has_its_own_settings() {
         let settings = LimiterSettings::default();
         for (class, slots) in [
             (RouteClass::Sample, 400),
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn only_samples_start_slowly() {
+    fn only_sampling_requests_have_a_slow_start() {
         for class in RouteClass::ALL {
             let start = ClassSettings::slots(1).bounds(class).start;
             assert_eq!(

@@ -6,58 +6,59 @@ use tinkers_limits::{GateState, WindowView};
 use crate::class_limiter::ClassLimiter;
 use crate::events::ClassCounts;
 
-/// The state of all classes. The classes, and the fields of a class, are read one after the other.
+/// The state of all route classes with limits. The classes, and the fields of a class, are read one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimiterSnapshot {
-    /// Sampling submissions.
+    /// The state of sampling submissions.
     pub sample: ClassSnapshot,
-    /// Training submissions.
+    /// The state of training submissions.
     pub train: ClassSnapshot,
-    /// Polls.
+    /// The state of polls for results.
     pub poll: ClassSnapshot,
-    /// Listings and administration.
+    /// The state of listings and administration.
     pub rest: ClassSnapshot,
 }
 
-/// The state of a class's gate, as timestamps of the clients' clocks. Unlike [`GateState`], which is in time since the clock's origin,
-/// it says until when a probe has the gate to itself.
+/// The state of a gate, with timestamps. If the response to a first request is pending, it has the time at which another request may replace
+/// that one; [`GateState`] has the time at which the first request was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GateSnapshot {
     /// Requests are admitted.
     Open,
-    /// No request is admitted before this time; then one is, as a probe.
+    /// No request is admitted before this time. Then one is, as the first request after the pause.
     ClosedUntil(Timestamp),
-    /// A probe is in progress. Without a response, another one may be sent at this time.
-    ProbingUntil(Timestamp),
+    /// The response to the first request after a pause is pending. Another request may replace it at this time.
+    FirstRequestUntil(Timestamp),
 }
 
-/// The state of one class.
+/// The state of one route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassSnapshot {
     /// The state of the gate.
     pub gate: GateSnapshot,
-    /// Requests that wait for admission.
+    /// The number of requests that wait for admission.
     pub waiting: usize,
-    /// Granted requests that were not polled since.
+    /// The number of requests that were granted and have not been polled since.
     pub uncollected: usize,
-    /// Requests being sent.
+    /// The number of requests that are being sent.
     pub slots: u32,
-    /// The maximum number of requests being sent now: the slots of the settings, or less during the slow start or the ramp after a pause.
+    /// The maximum number of requests that may be sent at present: the configured slots, or fewer during the slow start or the gradual
+    /// increase after a pause.
     pub slots_allowed: u32,
-    /// Bytes being sent.
+    /// The number of bytes that are being sent.
     pub bytes: u64,
-    /// Requests in flight, from admission to the result, if the class counts them.
+    /// The number of requests in flight, from admission to the result. Zero if the class has no in-flight limit.
     pub in_flight: u32,
-    /// The maximum number of requests in flight now.
+    /// The maximum number of requests in flight at present.
     pub limit: u32,
-    /// The limit that was learned from refusals; `None` before the first one.
+    /// The in-flight limit that was learned from refusals, or `None` before the first refusal.
     pub level: Option<u32>,
-    /// The counters.
+    /// The counters of the class.
     pub counts: ClassCounts,
-    /// The number of compare-and-swap operations that a thread lost to another one.
+    /// The number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]
     pub contention: u64,
 }
@@ -75,8 +76,8 @@ impl ClassSnapshot {
             gate: match limiter.constraints.gate().state() {
                 GateState::Open => GateSnapshot::Open,
                 GateState::ClosedUntil(at) => GateSnapshot::ClosedUntil(Timestamp::from_origin(at)),
-                GateState::ProbingSince(at) => GateSnapshot::ProbingUntil(
-                    Timestamp::from_origin(at).after(limiter.probe_timeout()),
+                GateState::FirstRequestSince(at) => GateSnapshot::FirstRequestUntil(
+                    Timestamp::from_origin(at).after(limiter.first_request_timeout()),
                 ),
             },
             waiting,

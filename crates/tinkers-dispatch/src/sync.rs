@@ -6,10 +6,10 @@ pub(crate) use std::sync::{Mutex, MutexGuard};
 #[cfg(tinkers_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 
-// Counters and ids: no decision depends on their order, so the models leave them out.
+// These atomics are not loom's: they are counters and ids on whose order no decision depends.
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Locks `mutex`, also after a panic under the lock: every change of the guarded state is complete or not made.
+/// Locks `mutex`, even if a thread has panicked under the lock: every change of the guarded state is complete or not made.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()

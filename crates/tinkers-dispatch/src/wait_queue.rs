@@ -1,4 +1,4 @@
-//! The queue of one class: clients take turns, and the requests of each client are served in the order of their arrival.
+//! The queue of one route class. Clients take turns, and the requests of each client are served in the order of their arrival.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::Waker;
@@ -6,20 +6,20 @@ use std::task::Waker;
 use tinkers_core::{Arrival, ClientId, Timestamp};
 use tinkers_limits::{Charge, Ticket};
 
-/// The key of a queue of one client. Retries that kept their in-flight permit have a queue of their own, which is served first: a
-/// request that waits for a permit must not delay one that may return a permit.
+/// The key of a part of the queue: a client, and whether the requests have an in-flight permit. Retries that kept their in-flight permit
+/// are served first: a request that waits for a permit must not delay one that may return a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueKey {
     pub(crate) client: ClientId,
     pub(crate) has_in_flight: bool,
 }
 
-/// An entry of the queue. Entries of one key are in the order of service.
+/// An entry of the queue. Entries with the same key are sorted in the order of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueEntry {
     pub(crate) key: QueueKey,
     pub(crate) arrival: Arrival,
-    /// Distinguishes entries with the same arrival.
+    /// A unique number, which distinguishes entries with the same arrival number.
     number: u64,
 }
 
@@ -29,17 +29,18 @@ pub(crate) struct Waiter {
     pub(crate) charge: Charge,
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) waker: Waker,
-    /// When its own timer polls it.
+    /// The time at which the waiter's own timer polls it.
     pub(crate) alarm: Option<Timestamp>,
 }
 
 impl Waiter {
-    /// Takes the waker, to be called without the lock. It is not cloned, since that runs foreign code; the next poll leaves a new one.
+    /// Takes the waker, to be called without the lock. The waker is not cloned, since that is user code; the next poll stores a new
+    /// one.
     fn take_waker(&mut self) -> Waker {
         std::mem::replace(&mut self.waker, Waker::noop().clone())
     }
 
-    /// Sets the timer to `at`. Returns the waker to be called, unless an earlier timer is set.
+    /// Sets the timer to `at` and returns the waker to be called. Returns `None` if an earlier timer is set.
     fn set_alarm(&mut self, at: Timestamp) -> Option<Waker> {
         if self.alarm.is_some_and(|alarm| alarm <= at) {
             return None;
@@ -49,15 +50,15 @@ impl Waiter {
     }
 }
 
-/// The state of a removed entry.
+/// The state that a removed entry had.
 #[derive(Debug)]
 pub(crate) enum Removed {
-    /// It was waiting.
+    /// The request was waiting.
     Waiting(Waiter),
-    /// It was granted and not collected.
+    /// The request was granted and the grant not collected.
     Granted(Ticket),
-    /// Not found: its grant was taken back.
-    Gone,
+    /// There is no such entry, since its grant was taken back.
+    NotFound,
 }
 
 /// A granted ticket that was not collected yet.
@@ -67,11 +68,12 @@ struct Grant {
     at: Timestamp,
 }
 
-/// The requests of one route class that wait for admission. It stores their wakers; the caller wakes them after it has released the lock.
+/// The requests of one route class that wait for admission. The queue stores their wakers; the caller wakes them after it has released the
+/// lock.
 #[derive(Debug, Default)]
 pub(crate) struct WaitQueue {
     queues: BTreeMap<QueueKey, BTreeMap<(Arrival, u64), Waiter>>,
-    /// The clients with waiting requests; the first is served next.
+    /// The clients with waiting requests. The first client is served next.
     turns: VecDeque<ClientId>,
     granted: BTreeMap<QueueEntry, Grant>,
     last_number: u64,
@@ -79,7 +81,7 @@ pub(crate) struct WaitQueue {
 }
 
 impl WaitQueue {
-    /// Adds an entry: at the end of its queue, or at the position of `arrival`.
+    /// Adds a new entry: at the end of the client's requests, or at the position of `arrival` for a readmission.
     pub(crate) fn join(
         &mut self,
         key: QueueKey,
@@ -112,7 +114,7 @@ impl WaitQueue {
         self.head_of(*self.turns.front()?)
     }
 
-    /// Returns the next request that has its in-flight permit, for when the window is full.
+    /// Returns the next request that has an in-flight permit. For use when the in-flight limit is reached.
     pub(crate) fn next_with_in_flight(&self) -> Option<(QueueEntry, &Waiter)> {
         let of_client = |client: &ClientId| {
             self.head(QueueKey {
@@ -123,8 +125,8 @@ impl WaitQueue {
         self.turns.iter().find_map(of_client)
     }
 
-    /// Grants the ticket to an entry, and moves its client to the end of the turns. Returns the waker, to be called or dropped without the
-    /// lock.
+    /// Grants a ticket to an entry, and moves its client to the end of the turns. Returns the waker, to be called or dropped without
+    /// the lock.
     pub(crate) fn grant(
         &mut self,
         entry: QueueEntry,
@@ -159,20 +161,21 @@ impl WaitQueue {
         lapsed
     }
 
-    /// Returns when the oldest uncollected ticket was granted.
+    /// Returns the time at which the oldest uncollected ticket was granted.
     pub(crate) fn oldest_grant(&self) -> Option<Timestamp> {
         self.granted.values().map(|grant| grant.at).min()
     }
 
-    /// Removes an entry.
+    /// Removes an entry and returns its state.
     pub(crate) fn leave(&mut self, entry: QueueEntry) -> Removed {
         if let Some(ticket) = self.collect(entry) {
             return Removed::Granted(ticket);
         }
-        self.take_out(entry).map_or(Removed::Gone, Removed::Waiting)
+        self.take_out(entry)
+            .map_or(Removed::NotFound, Removed::Waiting)
     }
 
-    /// Returns the waiter of an entry if it is waiting.
+    /// Returns the waiter of an entry if the entry is still waiting.
     pub(crate) fn waiter(&mut self, entry: QueueEntry) -> Option<&mut Waiter> {
         self.queues
             .get_mut(&entry.key)?
@@ -185,12 +188,12 @@ impl WaitQueue {
             .get(&(entry.arrival, entry.number))
     }
 
-    /// Returns whether the entry is the first of its queue.
+    /// Returns whether an entry is the first one with its key.
     pub(crate) fn is_first_of_its_client(&self, entry: QueueEntry) -> bool {
         self.head(entry.key).is_some_and(|(head, _)| head == entry)
     }
 
-    /// Sets a timer at `at` for the first entry of each queue without an earlier one. Returns their wakers.
+    /// Sets a timer at `at` for the first entry of each key, unless it has an earlier timer. Returns the wakers of these entries.
     pub(crate) fn set_alarms(&mut self, at: Timestamp) -> Vec<Waker> {
         let firsts = self
             .queues
@@ -199,8 +202,9 @@ impl WaitQueue {
         firsts.filter_map(|waiter| waiter.set_alarm(at)).collect()
     }
 
-    /// Sets a timer at `at` for one waiter, in case the clients with uncollected tickets never collect them. Chooses the client that is
-    /// served last of the others, so that the timer lasts long. Returns its waker, unless such a timer is set already.
+    /// Sets a timer at `at` for one waiter, in case the clients with uncollected tickets never collect them. Chooses a waiter of the
+    /// other clients that is served last, so that the timer is useful for long. Returns its waker, or `None` if such a timer is set
+    /// already.
     pub(crate) fn set_watcher(&mut self, at: Timestamp) -> Option<Waker> {
         let holders: BTreeSet<ClientId> =
             self.granted.keys().map(|entry| entry.key.client).collect();
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn only_waiters_with_an_earlier_deadline_are_woken() {
+    fn only_waiters_with_a_deadline_before_the_given_time_are_woken() {
         let mut queue = WaitQueue::default();
         let first = join(&mut queue, 1, Some(at(5)));
         join(&mut queue, 1, None);
@@ -320,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn one_waiter_of_another_client_gets_the_timer() {
+    fn timer_for_an_uncollected_grant_goes_to_another_client() {
         let mut queue = WaitQueue::default();
         let granted = join(&mut queue, 1, None);
         join(&mut queue, 1, None);
@@ -342,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_grant_is_the_first_uncollected_one() {
+    fn oldest_grant_is_the_first_uncollected_grant() {
         let mut queue = WaitQueue::default();
         let (one, two) = (join(&mut queue, 1, None), join(&mut queue, 2, None));
         assert_eq!(queue.oldest_grant(), None);

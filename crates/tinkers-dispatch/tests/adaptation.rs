@@ -1,4 +1,5 @@
-//! What a class learns from probes and ramps, what it resets when the gate opens, and the order of its events.
+//! Tests of what a route class learns from first requests after a pause and from ramps, what it resets when the gate opens, and the order
+//! of its events.
 
 mod common;
 
@@ -23,7 +24,7 @@ fn bench() -> Bench {
     Bench::new(LimiterSettings::default())
 }
 
-/// Returns for how long the gate stays closed.
+/// Returns the time until the gate opens.
 fn pause(bench: &Bench, class: RouteClass) -> Duration {
     match bench.state(class).gate {
         GateSnapshot::ClosedUntil(at) => at.since(bench.clock.now()),
@@ -31,8 +32,8 @@ fn pause(bench: &Bench, class: RouteClass) -> Duration {
     }
 }
 
-/// Advances the clock until the gate opens. Returns the probe.
-fn probe(bench: &Bench, class: RouteClass) -> Admitted {
+/// Advances the clock until the gate admits a request. Returns this first request.
+fn first_request(bench: &Bench, class: RouteClass) -> Admitted {
     bench.clock.advance(pause(bench, class));
     bench.admit(ask(class))
 }
@@ -41,7 +42,7 @@ fn admitted(queue: &mut [Waiting]) -> Vec<Admitted> {
     queue.iter_mut().filter_map(Waiting::try_admitted).collect()
 }
 
-/// A success of a probe.
+/// The way in which the first request after a pause succeeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Opens {
     Accepted,
@@ -49,17 +50,17 @@ enum Opens {
     Held,
 }
 
-fn open(bench: &Bench, probe: Admitted, how: Opens) -> Option<Admitted> {
+fn open(bench: &Bench, first_request: Admitted, how: Opens) -> Option<Admitted> {
     if how == Opens::Accepted {
-        accept(probe);
+        accept(first_request);
         return None;
     }
     bench.clock.advance(HELD);
-    Some(probe)
+    Some(first_request)
 }
 
 #[test]
-fn opened_gate_resets_failed_probes() {
+fn opened_gate_resets_the_count_of_failed_first_requests() {
     for (class, how) in [
         (RouteClass::Rest, Opens::Accepted),
         (RouteClass::Poll, Opens::Accepted),
@@ -72,45 +73,50 @@ fn opened_gate_resets_failed_probes() {
             drop(held.take());
             let mut pauses = vec![pause(&bench, class)];
             for _ in 0..3 {
-                refuse(probe(&bench, class), Some(MS));
+                refuse(first_request(&bench, class), Some(MS));
                 pauses.push(pause(&bench, class));
             }
             let expected = [10, 10, 20, 40].map(|ms| MS * ms);
             assert_eq!(pauses, expected, "{class:?} {how:?}");
-            let good = probe(&bench, class);
+            let good = first_request(&bench, class);
             held = open(&bench, good, how);
         }
     }
 }
 
 #[test]
-fn pauses_of_unanswered_probes_double_until_the_gate_opens() {
+fn pauses_after_unanswered_first_requests_double() {
     let (bench, class) = (bench(), RouteClass::Rest);
     for _ in 0..2 {
         refuse(bench.admit(ask(class)), Some(MS));
         for expected in [500, 1000, 2000] {
-            probe(&bench, class).permit.settle(AttemptOutcome::Unknown);
+            first_request(&bench, class)
+                .permit
+                .settle(AttemptOutcome::Unknown);
             assert_eq!(pause(&bench, class), MS * expected);
         }
-        accept(probe(&bench, class));
+        accept(first_request(&bench, class));
     }
 }
 
 #[test]
-fn probe_timeout_is_twice_the_last_response_time() {
+fn first_request_timeout_is_twice_the_last_response_time() {
     let (bench, class) = (bench(), RouteClass::Rest);
     for (takes, patience) in [(SECOND * 3, SECOND), (MS, SECOND * 6), (MS, SECOND)] {
         refuse(bench.admit(ask(class)), Some(SECOND));
-        let probe = probe(&bench, class);
+        let first_request = first_request(&bench, class);
         let until: Timestamp = bench.at(patience);
-        assert_eq!(bench.state(class).gate, GateSnapshot::ProbingUntil(until));
+        assert_eq!(
+            bench.state(class).gate,
+            GateSnapshot::FirstRequestUntil(until)
+        );
         bench.clock.advance(takes);
-        accept(probe);
+        accept(first_request);
     }
 }
 
 #[test]
-fn polls_ramp_up_again_after_each_pause() {
+fn rate_of_polls_rises_gradually_after_each_pause() {
     for how in [Opens::Accepted, Opens::Held] {
         let (bench, class) = (bench(), RouteClass::Poll);
         refuse(bench.admit(ask(class)), Some(SECOND));
@@ -118,16 +124,16 @@ fn polls_ramp_up_again_after_each_pause() {
         for _ in 0..3 {
             bench.clock.advance(SECOND);
             let mut first = admitted(&mut queue);
-            assert_eq!(first.len(), 1, "{how:?}: a probe");
-            let probe = first.pop().expect("the probe");
-            let _held = open(&bench, probe, how);
+            assert_eq!(first.len(), 1, "{how:?}: a first request");
+            let first_request = first.pop().expect("the first request");
+            let _held = open(&bench, first_request, how);
             let mut through = admitted(&mut queue);
             assert!(
                 (1..=8).contains(&through.len()),
                 "{how:?}: {}",
                 through.len()
             );
-            // They count as accepted only now, which allows no more requests.
+            // The polls count as accepted only now, which allows no more requests.
             bench.clock.advance(HELD);
             let more = admitted(&mut queue);
             assert!(more.len() <= 1, "{how:?}: {}", more.len());
@@ -139,7 +145,7 @@ fn polls_ramp_up_again_after_each_pause() {
 }
 
 #[test]
-fn responses_and_returned_permits_move_the_queue() {
+fn responses_and_returned_permits_count_as_queue_progress() {
     for (outcome, is_news) in [
         (AttemptOutcome::Accepted, true),
         (AttemptOutcome::Answered, true),
@@ -152,22 +158,29 @@ fn responses_and_returned_permits_move_the_queue() {
         let _waiting = bench.ask(sample());
         bench.clock.advance(SECOND);
         held.permit.settle(outcome);
-        let moved = bench.admission.last_movement(RouteClass::Sample);
+        let moved = bench.admission.last_queue_progress(RouteClass::Sample);
         assert_eq!(moved, is_news.then(|| bench.clock.now()), "{outcome:?}");
     }
     let bench = Bench::sampling(9, 1000, 1);
-    let Admitted { permit, flight, .. } = bench.admit(sample());
+    let Admitted {
+        permit,
+        in_flight_permit,
+        ..
+    } = bench.admit(sample());
     permit.settle(AttemptOutcome::Accepted);
     let _waiting = bench.ask(sample());
     bench.clock.advance(SECOND);
-    assert_eq!(bench.admission.last_movement(RouteClass::Sample), None);
-    drop(flight);
-    let moved = bench.admission.last_movement(RouteClass::Sample);
+    assert_eq!(
+        bench.admission.last_queue_progress(RouteClass::Sample),
+        None
+    );
+    drop(in_flight_permit);
+    let moved = bench.admission.last_queue_progress(RouteClass::Sample);
     assert_eq!(moved, Some(bench.clock.now()));
 }
 
 #[test]
-fn empty_queue_admits_requests_at_once() {
+fn request_is_admitted_at_once_if_the_queue_is_empty() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(sample());
     let waiting = bench.ask(sample());
@@ -181,18 +194,18 @@ fn empty_queue_admits_requests_at_once() {
 /// with successes. Returns the requests in flight and the waiters.
 fn learn_limit(bench: &Bench) -> (Vec<Admitted>, Vec<Waiting>) {
     let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
-    let flights: Vec<_> = held
+    let in_flight_permits: Vec<_> = held
         .into_iter()
         .map(|admitted| {
             admitted.permit.settle(AttemptOutcome::Accepted);
-            admitted.flight
+            admitted.in_flight_permit
         })
         .collect();
     refuse(bench.admit(sample()), Some(SECOND));
     assert_eq!(bench.sample().level, Some(4));
-    // From now on there is room, and the gate holds the others back for a second.
+    // From now on the window has room, but the gate holds the other requests back for a second.
     let mut queue: Vec<_> = (0..100).map(|_| bench.ask(sample())).collect();
-    drop(flights);
+    drop(in_flight_permits);
     bench.clock.advance(SECOND);
     let mut under_way = Vec::new();
     for _ in 0..60 {
@@ -222,7 +235,7 @@ fn probe_of_the_limit_waits_for_twenty_times_the_pause() {
     };
     assert!(
         !begins(SECOND * 20 - MS),
-        "refusals were paid for, the pause was not"
+        "the refusals are offset, but the pause is not over"
     );
     assert!(begins(MS));
 }
@@ -260,10 +273,10 @@ fn ramp_of_samples_ends_at_the_learned_limit() {
     assert_eq!(allowed, [8, 8, 8, 64]);
 }
 
-/// A waker that records whether events were published before it was called.
-struct ToldFirst(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
+/// A waker that records whether an event was published before the waker was called.
+struct EventRecorder(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
 
-impl Wake for ToldFirst {
+impl Wake for EventRecorder {
     fn wake(self: Arc<Self>) {
         let event = self.0.lock().unwrap().try_next();
         self.1.lock().unwrap().push(event.is_some());
@@ -274,25 +287,25 @@ impl Wake for ToldFirst {
 fn waiters_are_woken_before_events_are_published() {
     let (bench, class) = (bench(), RouteClass::Rest);
     refuse(bench.admit(ask(class)), Some(SECOND));
-    let probe = probe(&bench, class);
+    let first_request = first_request(&bench, class);
     let events = Mutex::new(bench.limiter.events());
-    let told_first = Arc::new(ToldFirst(events, Mutex::default()));
-    let waker = Waker::from(Arc::clone(&told_first));
+    let recorder = Arc::new(EventRecorder(events, Mutex::default()));
+    let waker = Waker::from(Arc::clone(&recorder));
     let mut waits = bench.admission.admit(ask(class));
     let mut cx = Context::from_waker(&waker);
     // The first poll sets a timer.
     for _ in 0..2 {
         assert!(waits.as_mut().poll(&mut cx).is_pending());
     }
-    told_first.1.lock().unwrap().clear();
-    accept(probe);
-    assert_eq!(*told_first.1.lock().unwrap(), [false]);
-    let event = told_first.0.lock().unwrap().try_next();
+    recorder.1.lock().unwrap().clear();
+    accept(first_request);
+    assert_eq!(*recorder.1.lock().unwrap(), [false]);
+    let event = recorder.0.lock().unwrap().try_next();
     assert_eq!(event, Some(LimiterEvent::Opened { class }));
 }
 
 #[test]
-fn refused_request_keeps_its_position_in_an_empty_queue() {
+fn refused_request_keeps_its_arrival_number_in_an_empty_queue() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(sample());
     let waiting = bench.ask(sample());
@@ -301,7 +314,7 @@ fn refused_request_keeps_its_position_in_an_empty_queue() {
     let arrival = first.arrival;
     assert_ne!(arrival, Arrival::default());
     refuse(first, Some(SECOND));
-    accept(probe(&bench, RouteClass::Sample));
+    accept(first_request(&bench, RouteClass::Sample));
     let again = bench.admit(AdmissionRequest {
         readmission: Readmission::AfterRefusal(arrival),
         ..sample()

@@ -1,4 +1,4 @@
-//! The semaphore of bytes for large results.
+//! Tests of the semaphore that limits the bytes of large results.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ fn poll<F: Future<Output = BytesGuard> + Unpin>(future: &mut F) -> Option<BytesG
 }
 
 #[test]
-fn request_larger_than_the_budget_is_admitted_alone() {
+fn request_larger_than_the_byte_budget_is_admitted_alone() {
     let budget = ByteSemaphore::new(10);
     let large = poll(&mut budget.acquire(1_000)).expect("something is left");
     let mut next = budget.acquire(1);
@@ -27,21 +27,28 @@ fn request_larger_than_the_budget_is_admitted_alone() {
 }
 
 #[test]
-fn first_waiter_is_not_overtaken_and_takes_nothing_if_dropped() {
+fn first_waiter_for_bytes_is_not_overtaken_and_can_be_dropped() {
     let budget = ByteSemaphore::new(10);
     let holder = poll(&mut budget.acquire(10)).expect("empty");
     let (mut first, mut second) = (budget.acquire(10), budget.acquire(1));
     assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
     drop(holder);
-    assert!(poll(&mut second).is_none(), "it is the first one's turn");
-    assert_eq!(budget.taken(), 10, "handed over, whether it looks or not");
+    assert!(
+        poll(&mut second).is_none(),
+        "it is the turn of the first waiter"
+    );
+    assert_eq!(
+        budget.taken(),
+        10,
+        "the bytes are granted although the waiter is not polled"
+    );
     drop(first);
     drop(poll(&mut second).expect("it is its turn"));
     assert_eq!(budget.taken(), 0);
 }
 
 #[test]
-fn empty_request_is_admitted_at_once() {
+fn request_for_zero_bytes_is_admitted_at_once() {
     let budget = ByteSemaphore::new(10);
     let _holder = poll(&mut budget.acquire(10)).expect("empty");
     let mut waiting = budget.acquire(10);

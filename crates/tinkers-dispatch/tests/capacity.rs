@@ -1,4 +1,4 @@
-//! Slots, bytes and in-flight permits: the order of admission, and the return of permits.
+//! Tests of slots, bytes and in-flight permits: the order of admission, and the return of permits.
 
 mod common;
 
@@ -14,7 +14,7 @@ fn slots_are_granted_in_fifo_order() {
     let mut order = Vec::new();
     for _ in 0..4 {
         held.remove(0).permit.settle(AttemptOutcome::Accepted);
-        // The last ones are polled first, so an unordered queue would admit them.
+        // The waiters are polled in reverse order, so an unordered queue would admit the last ones.
         for (number, waiting) in queue.iter_mut().enumerate().rev() {
             waiting.poll();
             if let Some(admitted) = waiting.try_admitted() {
@@ -27,7 +27,7 @@ fn slots_are_granted_in_fifo_order() {
 }
 
 #[test]
-fn bytes_are_a_soft_limit_and_the_head_is_not_overtaken() {
+fn byte_limit_is_soft_and_the_first_waiter_is_not_overtaken() {
     let bench = Bench::sampling(9, 10, 99);
     let small = bench.admit(sample_of(9));
     // One byte is left: a large request is admitted and charged in full.
@@ -40,7 +40,10 @@ fn bytes_are_a_soft_limit_and_the_head_is_not_overtaken() {
     assert!(head.is_waiting(), "100 of 10 are taken");
     tiny.poll();
     free.poll();
-    assert!(tiny.is_waiting() && free.is_waiting(), "not past the head");
+    assert!(
+        tiny.is_waiting() && free.is_waiting(),
+        "the first waiter is not overtaken"
+    );
     large.permit.settle(AttemptOutcome::Accepted);
     let head = head.try_admitted().expect("all came back");
     assert!(tiny.is_waiting(), "50 of 10 are taken");
@@ -57,41 +60,41 @@ fn in_flight_permit_outlives_the_submit_permit() {
     first.permit.settle(AttemptOutcome::Accepted);
     assert!(second.is_waiting(), "the in-flight permit is held");
     assert_eq!(bench.sample().slots, 0);
-    drop(first.flight);
+    drop(first.in_flight_permit);
     second.admitted();
     bench.assert_all_given_back();
 }
 
 #[test]
-fn kept_permit_is_not_taken_twice_and_is_served_first() {
+fn retry_with_an_in_flight_permit_takes_no_other_and_goes_first() {
     let bench = Bench::sampling(9, 9, 1);
     let first = bench.admit(sample());
     let mut needs_one = bench.ask(again());
     first.permit.settle(AttemptOutcome::Unknown);
     assert!(needs_one.is_waiting());
-    // Behind a request that needs an in-flight permit both would wait for ever.
+    // If the retry waited behind a request that needs an in-flight permit, both would wait for ever.
     let repeat = bench.admit(AdmissionRequest {
-        flight: Some(first.flight),
+        in_flight_permit: Some(first.in_flight_permit),
         ..sample()
     });
     assert_eq!(bench.sample().in_flight, 1);
     repeat.permit.settle(AttemptOutcome::Accepted);
-    drop(repeat.flight);
+    drop(repeat.in_flight_permit);
     needs_one.admitted();
     bench.assert_all_given_back();
 }
 
 #[test]
-fn classes_without_a_window_count_nothing_in_flight() {
+fn polls_are_not_counted_as_in_flight() {
     let bench = Bench::new(LimiterSettings {
         poll: ClassSettings::slots(1),
         ..LimiterSettings::default()
     });
     let poll = bench.admit(ask(RouteClass::Poll));
     poll.permit.settle(AttemptOutcome::Unknown);
-    // With the permit of the previous attempt, like a retry.
+    // The second poll brings the in-flight permit of the previous attempt, like a retry.
     let again = bench.admit(AdmissionRequest {
-        flight: Some(poll.flight),
+        in_flight_permit: Some(poll.in_flight_permit),
         ..ask(RouteClass::Poll)
     });
     assert_eq!(bench.state(RouteClass::Poll).in_flight, 0);
@@ -100,7 +103,7 @@ fn classes_without_a_window_count_nothing_in_flight() {
 }
 
 #[test]
-fn control_has_no_limit() {
+fn control_requests_have_no_limit() {
     let bench = Bench::new(LimiterSettings::default());
     let held: Vec<_> = (0..10_000)
         .map(|_| bench.admit(ask(RouteClass::Control)))
@@ -145,8 +148,8 @@ fn request_after_its_deadline_is_not_admitted() {
 }
 
 #[test]
-fn dropped_waiter_returns_everything_at_each_point() {
-    // Waiting for a slot.
+fn dropped_waiter_returns_its_permits_in_each_state() {
+    // The waiter waits for a slot.
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample_of(5));
     drop(bench.ask(sample_of(5)));
@@ -154,11 +157,11 @@ fn dropped_waiter_returns_everything_at_each_point() {
     drop(holder);
     bench.assert_all_given_back();
 
-    // First in the queue of a closed gate: the next waiter takes over the timer.
+    // The waiter is first in the queue of a closed gate: the next waiter takes over the timer.
     let bench = Bench::sampling(1, 1, 9);
     let first = bench.admit(sample_of(5));
     first.permit.settle(refused(Some(SECOND)));
-    drop(first.flight);
+    drop(first.in_flight_permit);
     let head = bench.ask(sample_of(5));
     let mut next = bench.ask(sample_of(5));
     drop(head);
@@ -168,7 +171,7 @@ fn dropped_waiter_returns_everything_at_each_point() {
     drop(next.admitted());
     bench.assert_all_given_back();
 
-    // Granted and never polled.
+    // The waiter was granted a slot and is not polled afterwards.
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample_of(5));
     let waiting = bench.ask(sample_of(5));
@@ -178,14 +181,14 @@ fn dropped_waiter_returns_everything_at_each_point() {
     drop(behind.try_admitted().expect("it is its turn now"));
     bench.assert_all_given_back();
 
-    // Never polled.
+    // The future is never polled.
     use tinkers_core::Admission;
     drop(bench.admission.admit(sample()));
     bench.assert_all_given_back();
 }
 
 #[test]
-fn dropped_permit_closes_no_gate() {
+fn dropped_submit_permit_does_not_close_the_gate() {
     let bench = Bench::sampling(1, 1, 9);
     drop(bench.admit(sample()));
     drop(bench.admit(sample()));
@@ -213,12 +216,12 @@ fn raised_limits_admit_waiters() {
         .iter_mut()
         .map(|waiting| waiting.try_admitted().expect("there is room"))
         .collect();
-    // Lower limits take nothing from admitted requests.
+    // Lower limits take no permits from admitted requests.
     let less = LimiterSettings {
         sample: ClassSettings {
             slots: 0,
             bytes: Some(0),
-            flights: Some(0),
+            max_in_flight: Some(0),
             rate: None,
         },
         ..LimiterSettings::default()
@@ -227,7 +230,7 @@ fn raised_limits_admit_waiters() {
     let mut late = bench.ask(sample());
     drop(served);
     assert!(late.is_waiting());
-    // The request for it is dropped.
+    // The request for the lower limits is dropped.
     drop(less);
     late.admitted();
     drop((more, _holder));
@@ -235,7 +238,7 @@ fn raised_limits_admit_waiters() {
 }
 
 #[test]
-fn debug_output_of_a_pending_admission_names_the_class() {
+fn pending_admission_debug_output_names_the_route_class() {
     let bench = Bench::sampling(1, 1, 1);
     let pending = bench.admission.wait(sample()).expect("samples have limits");
     let text = format!("{pending:?}");

@@ -1,4 +1,4 @@
-//! Grants that are collected late or never, requests that wait for a connection, and responses with slow bodies.
+//! Tests of grants that are collected late or never, requests that wait for a connection, and responses with slow bodies.
 
 mod common;
 
@@ -13,10 +13,10 @@ use tinkers_dispatch::{GateSnapshot, LimiterSettings};
 
 use common::{Bench, SECOND, accept, ask, refuse, refused, sample};
 
-fn of(client: u64, flight: Option<InFlightPermit>) -> AdmissionRequest {
+fn of(client: u64, in_flight_permit: Option<InFlightPermit>) -> AdmissionRequest {
     AdmissionRequest {
         client: ClientId(client),
-        flight,
+        in_flight_permit,
         ..sample()
     }
 }
@@ -28,7 +28,7 @@ fn nested() -> AdmissionRequest {
     }
 }
 
-/// Reports the head of a 429.
+/// Reports the head of a 429 response.
 fn refusal_head(departure: &DepartureCheck, retry_after: Option<&'static str>) {
     let mut headers = HeaderMap::new();
     if let Some(seconds) = retry_after {
@@ -39,7 +39,7 @@ fn refusal_head(departure: &DepartureCheck, retry_after: Option<&'static str>) {
 }
 
 #[test]
-fn grant_collected_after_a_refusal_waits_for_the_hint() {
+fn grant_collected_after_a_refusal_waits_for_the_retry_delay() {
     let bench = Bench::sampling(2, 1000, 99);
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     let mut waiting = bench.ask(sample());
@@ -48,25 +48,28 @@ fn grant_collected_after_a_refusal_waits_for_the_hint() {
     refuse(two, Some(60 * SECOND));
     bench.clock.advance(30 * SECOND);
     assert!(waiting.try_admitted().is_none());
-    assert_eq!(bench.sample().slots, 0, "its slot was given back");
+    assert_eq!(bench.sample().slots, 0, "its slot was returned");
     bench.clock.advance(31 * SECOND);
-    let probe = waiting.try_admitted().expect("the hint has passed");
-    accept(probe);
+    let first_request = waiting.try_admitted().expect("the hint has passed");
+    accept(first_request);
     bench.assert_all_given_back();
 }
 
 #[test]
-fn grant_that_is_never_collected_lapses_for_other_clients() {
+fn uncollected_grant_is_taken_back_for_other_clients() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(of(0, None));
     let mut stuck = bench.ask(of(1, None));
     let mut other = bench.ask(of(2, None));
     accept(held);
-    assert!(other.try_admitted().is_none(), "the first was let through");
+    assert!(
+        other.try_admitted().is_none(),
+        "the first request was admitted"
+    );
     bench.clock.advance(2 * SECOND);
     let went = other.try_admitted().expect("the grant has lapsed");
     assert_eq!(bench.sample().counts.lapsed, 1);
-    // When polled again, its waiter has its old position.
+    // If the stuck waiter is polled again, it has its old position.
     assert!(stuck.try_admitted().is_none());
     accept(went);
     accept(stuck.try_admitted().expect("there is room again"));
@@ -74,42 +77,42 @@ fn grant_that_is_never_collected_lapses_for_other_clients() {
 }
 
 #[test]
-fn clients_take_turns_with_retries_that_keep_their_permit() {
+fn clients_take_turns_with_retries_that_hold_in_flight_permits() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(of(1, None));
     held.permit.settle(AttemptOutcome::Unknown);
     let mut current = bench.admit(of(1, None));
-    let mut flight = Some(held.flight);
+    let mut in_flight_permit = Some(held.in_flight_permit);
     let mut other = bench.ask(of(2, None));
     for round in 0..3 {
-        let mut retry = bench.ask(of(1, flight.take()));
+        let mut retry = bench.ask(of(1, in_flight_permit.take()));
         assert!(retry.is_waiting());
         current.permit.settle(AttemptOutcome::Unknown);
-        flight = Some(current.flight);
+        in_flight_permit = Some(current.in_flight_permit);
         if let Some(admitted) = other.try_admitted() {
-            drop((admitted, retry, flight));
+            drop((admitted, retry, in_flight_permit));
             bench.assert_all_given_back();
             return;
         }
         current = retry.try_admitted().expect("the retry goes first");
-        assert!(round < 2, "one client takes every turn");
+        assert!(round < 2, "one client takes all turns");
     }
 }
 
 #[test]
-fn retry_with_its_permit_overtakes_a_new_request() {
+fn retry_with_an_in_flight_permit_overtakes_a_new_request() {
     let bench = Bench::sampling(2, 1000, 1);
     let held = bench.admit(of(1, None));
     held.permit.settle(AttemptOutcome::Unknown);
     let blocked = bench.ask(of(2, None));
-    let retry = bench.ask(of(1, Some(held.flight)));
+    let retry = bench.ask(of(1, Some(held.in_flight_permit)));
     accept(retry.admitted());
     accept(blocked.admitted());
     bench.assert_all_given_back();
 }
 
 #[test]
-fn polls_ramp_up_after_a_pause() {
+fn rate_of_polls_held_by_the_server_rises_gradually_after_a_pause() {
     let bench = Bench::new(LimiterSettings::default());
     let poll = || ask(RouteClass::Poll);
     refuse(bench.admit(poll()), Some(SECOND));
@@ -119,9 +122,9 @@ fn polls_ramp_up_after_a_pause() {
         .iter_mut()
         .filter_map(|poll| poll.try_admitted())
         .collect();
-    assert_eq!(held.len(), 1, "a probe");
-    accept(held.pop().expect("the probe"));
-    // From now on the server holds every poll, so no response shows that it is accepted.
+    assert_eq!(held.len(), 1, "a first request");
+    accept(held.pop().expect("the first request"));
+    // From now on the server holds every poll, so no response shows that a poll is accepted.
     let mut bursts = Vec::new();
     while held.len() < 2999 {
         let before = held.len();
@@ -129,7 +132,7 @@ fn polls_ramp_up_after_a_pause() {
         let burst = held.len() - before;
         assert!(burst <= before.max(8), "{burst} together after {before}");
         bursts.extend((burst > 0).then_some(burst));
-        assert!(bursts.len() < 20, "it does not go on: {bursts:?}");
+        assert!(bursts.len() < 20, "the polls stopped: {bursts:?}");
         bench.clock.advance(Duration::from_millis(250));
     }
     held.into_iter().for_each(accept);
@@ -138,7 +141,7 @@ fn polls_ramp_up_after_a_pause() {
 }
 
 #[test]
-fn refusal_holds_an_admitted_request_before_the_socket() {
+fn refusal_stops_an_admitted_request_before_it_is_sent() {
     let bench = Bench::sampling(3, 1000, 99);
     let (mut late, refusal) = (bench.admit(sample()), bench.admit(sample()));
     let departure = late.permit.departure();
@@ -147,26 +150,29 @@ fn refusal_holds_an_admitted_request_before_the_socket() {
     assert!(!departure.may_leave());
     // The gate opens again. A request that was admitted before the closure would overtake the waiters.
     bench.clock.advance(2 * SECOND);
-    let mut probe = bench.admit(sample());
-    assert!(probe.permit.departure().may_leave());
-    assert!(!departure.may_leave(), "while the probe is under way");
-    accept(probe);
+    let mut first_request = bench.admit(sample());
+    assert!(first_request.permit.departure().may_leave());
+    assert!(
+        !departure.may_leave(),
+        "while the first request is under way"
+    );
+    accept(first_request);
     assert_eq!(bench.sample().gate, GateSnapshot::Open);
-    assert!(!departure.may_leave(), "after the probe");
+    assert!(!departure.may_leave(), "after the first request");
     assert_eq!(bench.sample().counts.held, 3);
     drop(late);
     bench.assert_all_given_back();
 }
 
 #[test]
-fn head_of_a_refusal_closes_the_gate_before_its_body() {
+fn refusal_closes_the_gate_before_its_body_arrives() {
     let bench = Bench::sampling(3, 1000, 99);
     let mut refusal = bench.admit(sample());
     let departure = refusal.permit.departure();
     refusal_head(&departure, Some("30"));
     let now = bench.at(Duration::ZERO);
     assert_eq!(bench.opens_at().since(now), 30 * SECOND);
-    // The body arrives ten seconds later, and the hint counts from the head.
+    // The body arrives ten seconds later, but the retry delay counts from the head.
     bench.clock.advance(10 * SECOND);
     refuse(refusal, Some(30 * SECOND));
     let counts = bench.sample().counts;
@@ -175,7 +181,7 @@ fn head_of_a_refusal_closes_the_gate_before_its_body() {
 }
 
 #[test]
-fn hint_in_the_body_of_a_refusal_extends_the_pause() {
+fn retry_delay_in_the_body_of_a_refusal_extends_the_pause() {
     let bench = Bench::sampling(3, 1000, 99);
     let mut refusal = bench.admit(sample());
     let departure = refusal.permit.departure();
@@ -183,7 +189,7 @@ fn hint_in_the_body_of_a_refusal_extends_the_pause() {
     let now = bench.at(Duration::ZERO);
     assert_eq!(bench.opens_at().since(now), SECOND);
     refusal.permit.settle(refused(Some(20 * SECOND)));
-    drop(refusal.flight);
+    drop(refusal.in_flight_permit);
     assert_eq!(bench.opens_at().since(now), 20 * SECOND);
     let counts = bench.sample().counts;
     assert_eq!((counts.refusals, counts.events), (1, 1));
@@ -202,7 +208,7 @@ fn nested_request_is_admitted_without_a_free_slot() {
 }
 
 #[test]
-fn nested_request_fails_at_once_behind_a_closed_gate() {
+fn nested_request_fails_at_once_while_the_gate_is_closed() {
     let bench = Bench::sampling(2, 10, 9);
     let outer = bench.admit(sample());
     refuse(bench.admit(sample()), Some(60 * SECOND));
@@ -210,12 +216,12 @@ fn nested_request_fails_at_once_behind_a_closed_gate() {
     assert_eq!(error.kind(), ErrorKind::RateLimited);
     assert!(error.retry_at().is_some());
     drop(outer);
-    // It is admitted as part of the probe, which could not complete without it.
+    // The nested request is admitted as part of the first request after the pause, which could not complete without it.
     bench.clock.advance(61 * SECOND);
-    let probe = bench.admit(sample());
+    let first_request = bench.admit(sample());
     let mut inner = bench.admit(nested());
     assert!(inner.permit.departure().may_leave());
     accept(inner);
-    accept(probe);
+    accept(first_request);
     bench.assert_all_given_back();
 }

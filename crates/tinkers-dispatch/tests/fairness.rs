@@ -1,4 +1,4 @@
-//! Fairness between clients, the order of arrival within a client, and the number of wake-ups.
+//! Tests of the fairness between clients, the order of arrival within a client, and the number of wake-ups.
 
 mod common;
 
@@ -15,7 +15,7 @@ fn of(client: u64) -> AdmissionRequest {
     }
 }
 
-/// Admits all waiters through one slot. Returns the order.
+/// Admits all waiters through one slot, one after another. Returns the order of the clients.
 fn drain(held: Admitted, mut queue: Vec<(u64, Waiting)>) -> Vec<u64> {
     let mut held = VecDeque::from([held]);
     let mut order = Vec::new();
@@ -46,7 +46,7 @@ fn client_with_many_requests_does_not_delay_others() {
 }
 
 #[test]
-fn refused_request_keeps_its_position() {
+fn refused_request_keeps_its_queue_position() {
     let bench = Bench::sampling(2, 1, 99);
     let (one, two) = (bench.admit(of(1)), bench.admit(of(1)));
     let mut early = bench.ask(of(1));
@@ -63,7 +63,7 @@ fn refused_request_keeps_its_position() {
     let back = bench.ask(again(arrival));
     let very_old = bench.ask(again(Arrival::default()));
     assert!(middle.is_waiting());
-    // One slot from now on, so that the order is visible.
+    // One slot is left from now on, so that the order is visible.
     let narrow = LimiterSettings {
         sample: ClassSettings::slots(1),
         ..LimiterSettings::default()
@@ -75,7 +75,7 @@ fn refused_request_keeps_its_position() {
 }
 
 #[test]
-fn grant_wakes_one_waiter() {
+fn grant_wakes_only_one_waiter() {
     let bench = Bench::sampling(8, 1, 8);
     let mut held: VecDeque<_> = (0..8).map(|_| bench.admit(of(1))).collect();
     let mut queue: Vec<_> = (0..500).map(|n| bench.ask(of(n % 7))).collect();
@@ -96,7 +96,7 @@ fn grant_wakes_one_waiter() {
 }
 
 #[test]
-fn strictest_limit_request_holds_while_it_exists() {
+fn strictest_limit_request_applies_until_it_is_dropped() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |slots| LimiterSettings {
         rest: ClassSettings::slots(slots),
@@ -107,7 +107,7 @@ fn strictest_limit_request_holds_while_it_exists() {
     let generous = bench.request_limits(asking(40));
     assert_eq!(allowed(), 40);
     let strict = bench.request_limits(asking(3));
-    assert_eq!(allowed(), 3, "and not the first that asked");
+    assert_eq!(allowed(), 3, "not the request that asked first");
     generous.replace(asking(2));
     assert_eq!(allowed(), 2);
     drop(generous);

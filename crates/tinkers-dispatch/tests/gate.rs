@@ -1,4 +1,4 @@
-//! The gate of a class: when a refusal closes it, for how long, and for which requests.
+//! Tests of the gate of a route class: when a refusal closes it, for how long, and for which requests.
 
 mod common;
 
@@ -12,7 +12,7 @@ fn bench() -> Bench {
 }
 
 #[test]
-fn no_request_is_admitted_before_the_hint() {
+fn no_request_is_admitted_before_the_retry_delay_has_passed() {
     let bench = bench();
     let first = bench.admit(sample());
     refuse(first, Some(3 * SECOND));
@@ -20,18 +20,18 @@ fn no_request_is_admitted_before_the_hint() {
     bench.clock.advance(3 * SECOND - NANO);
     assert!(waiting.is_waiting());
     waiting.poll();
-    assert!(waiting.is_waiting(), "also when it is polled without need");
+    assert!(waiting.is_waiting(), "even after a spurious poll");
     let mut late = bench.ask(sample());
     assert!(late.is_waiting());
     bench.clock.advance(NANO);
-    let probe = waiting.admitted();
-    assert!(late.is_waiting(), "one goes first");
-    accept(probe);
+    let first_request = waiting.admitted();
+    assert!(late.is_waiting(), "one request is sent alone");
+    accept(first_request);
     late.admitted();
 }
 
 #[test]
-fn late_success_does_not_reopen_the_gate() {
+fn late_success_does_not_open_a_closed_gate() {
     let bench = bench();
     let (straggler, unlucky) = (bench.admit(sample()), bench.admit(sample()));
     refuse(unlucky, Some(2 * SECOND));
@@ -45,7 +45,7 @@ fn late_success_does_not_reopen_the_gate() {
 }
 
 #[test]
-fn only_a_longer_hint_changes_the_pause() {
+fn only_a_longer_retry_delay_changes_the_pause() {
     let bench = bench();
     let permits: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();
     let mut hints = [5, 2, 9].into_iter();
@@ -59,7 +59,7 @@ fn only_a_longer_hint_changes_the_pause() {
 }
 
 #[test]
-fn waiter_follows_an_extended_pause() {
+fn waiter_waits_for_the_end_of_an_extended_pause() {
     let bench = bench();
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     refuse(one, Some(SECOND));
@@ -72,7 +72,7 @@ fn waiter_follows_an_extended_pause() {
 }
 
 #[test]
-fn refusal_without_a_hint_closes_the_gate_for_a_second() {
+fn refusal_without_a_retry_delay_closes_the_gate_for_a_second() {
     for (bytes, closed_for) in [(0, 1), (128 * 1024, 1), (128 * 1024 + 1, 1)] {
         let bench = bench();
         bench.admit(sample_of(bytes)).permit.settle(refused(None));
@@ -86,7 +86,7 @@ fn refusal_without_a_hint_closes_the_gate_for_a_second() {
 }
 
 #[test]
-fn hint_is_limited_to_the_maximum() {
+fn retry_delay_is_limited_to_the_configured_maximum() {
     let bench = bench();
     bench
         .admit(sample())
@@ -96,7 +96,7 @@ fn hint_is_limited_to_the_maximum() {
 }
 
 #[test]
-fn refusal_closes_only_its_own_class_and_never_control() {
+fn refusal_closes_only_its_class_and_never_control_requests() {
     for refused_class in RouteClass::ALL {
         let bench = bench();
         bench
@@ -111,7 +111,7 @@ fn refusal_closes_only_its_own_class_and_never_control() {
 }
 
 #[test]
-fn gate_closed_beyond_the_deadline_fails_at_once() {
+fn gate_closed_beyond_the_deadline_fails_a_request_at_once() {
     let bench = bench();
     refuse(bench.admit(sample()), Some(9 * SECOND));
     let error = bench
@@ -124,7 +124,7 @@ fn gate_closed_beyond_the_deadline_fails_at_once() {
     assert_eq!(error.sent(), Sent::NotSent);
     assert_eq!(error.retry_at(), Some(bench.at(9 * SECOND)));
     assert_eq!(error.retry_after(), Some(9 * SECOND));
-    // With a deadline one nanosecond later it waits and is admitted.
+    // With a deadline one nanosecond later, the request waits and is admitted.
     let waiting = bench.ask(AdmissionRequest {
         deadline: Some(bench.at(9 * SECOND)),
         ..sample()
@@ -151,15 +151,15 @@ fn waiter_fails_at_once_when_the_gate_closes_past_its_deadline() {
 }
 
 #[test]
-fn refused_request_is_served_before_later_ones() {
+fn refused_request_is_admitted_before_later_requests() {
     let bench = Bench::sampling(1, 1, 9);
     let first = bench.admit(sample());
     let mut newcomer = bench.ask(sample());
     first.permit.settle(refused(Some(SECOND)));
-    drop(first.flight);
+    drop(first.in_flight_permit);
     let mut back = bench.ask(again());
     bench.clock.advance(SECOND);
-    // The newcomer is polled first, and is not admitted first.
+    // The later request is polled first, but is not admitted first.
     assert!(newcomer.is_waiting());
     let served = back.try_admitted().expect("it goes first");
     assert!(newcomer.is_waiting());
@@ -168,11 +168,11 @@ fn refused_request_is_served_before_later_ones() {
 }
 
 #[test]
-fn waiter_holds_no_permit() {
+fn waiter_holds_no_permits() {
     let bench = bench();
     let first = bench.admit(sample_of(7));
     first.permit.settle(refused(Some(SECOND)));
-    drop(first.flight);
+    drop(first.in_flight_permit);
     let _waiting: Vec<_> = (0..5).map(|_| bench.ask(sample_of(7))).collect();
     let state = bench.sample();
     assert_eq!(

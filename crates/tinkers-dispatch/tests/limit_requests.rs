@@ -1,4 +1,4 @@
-//! Limit requests while a limiter is in use, and notifications of closures.
+//! Tests of limit requests while a limiter is in use, and of notifications when a gate closes.
 
 mod common;
 
@@ -12,7 +12,7 @@ use tinkers_core::{Admission, AttemptOutcome, Clock, RouteClass};
 use tinkers_dispatch::{ClassSettings, LimiterAdmission, LimiterSettings, Rate};
 
 #[test]
-fn rate_follows_the_limit_requests() {
+fn rate_limit_follows_the_limit_requests() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |interval| LimiterSettings {
         rest: ClassSettings {
@@ -26,7 +26,7 @@ fn rate_follows_the_limit_requests() {
     let first = bench.admit(rest());
     let mut second = bench.ask(rest());
     assert!(second.is_waiting());
-    // A faster rate applies to waiters, and no rate admits them all.
+    // A faster rate applies to waiters at once, and no rate limit admits them all.
     slow.replace(asking(SECOND));
     let second = second.admitted();
     let mut third = bench.ask(rest());
@@ -37,7 +37,7 @@ fn rate_follows_the_limit_requests() {
 }
 
 #[test]
-fn max_hint_follows_the_limit_requests() {
+fn maximum_retry_delay_follows_the_limit_requests() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |max_hint| LimiterSettings {
         max_hint,
@@ -57,7 +57,7 @@ fn max_hint_follows_the_limit_requests() {
 }
 
 #[test]
-fn watcher_is_notified_of_each_closure() {
+fn gate_watcher_is_notified_of_each_closure() {
     let bench = Bench::new(LimiterSettings::default());
     let class = RouteClass::Rest;
     let mut cx = Context::from_waker(Waker::noop());
@@ -74,7 +74,7 @@ fn watcher_is_notified_of_each_closure() {
     assert!(other_class.as_mut().poll(&mut cx).is_pending());
 }
 
-/// A waker that records when the gate opens.
+/// A waker that records the time at which the gate opens.
 struct Watcher {
     admission: Arc<LimiterAdmission>,
     opens_at: Mutex<Vec<Option<Duration>>>,
@@ -89,7 +89,7 @@ impl Wake for Watcher {
 }
 
 #[test]
-fn closure_is_in_force_when_watchers_are_woken() {
+fn gate_is_closed_before_its_watchers_are_woken() {
     let bench = Bench::new(LimiterSettings::default());
     let class = RouteClass::Rest;
     let watcher = Arc::new(Watcher {
@@ -99,7 +99,7 @@ fn closure_is_in_force_when_watchers_are_woken() {
     let waker = Waker::from(Arc::clone(&watcher));
     let mut cx = Context::from_waker(&waker);
     let mut permit = bench.admit(ask(class)).permit;
-    // The head of a 429 settles the attempt as refused; the hint follows in the body.
+    // The head of a 429 ends the attempt as refused; the retry delay follows in the body.
     let mut closure = bench.admission.next_closure(class);
     assert!(closure.as_mut().poll(&mut cx).is_pending());
     permit.departure().head(

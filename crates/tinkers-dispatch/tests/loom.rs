@@ -1,4 +1,4 @@
-//! The queue of a class under every interleaving: hand-over, cancellation and refusals.
+//! Loom models of the queue of a route class: hand-over of slots, cancellation and refusals, in every interleaving.
 //!
 //! Run with `cargo xtask loom tinkers-dispatch`.
 #![cfg(tinkers_loom)]
@@ -23,7 +23,7 @@ use tinkers_dispatch::{
     ClassSettings, Limiter, LimiterAdmission, LimiterSettings, PendingAdmission,
 };
 
-/// The maximum number of preemptions.
+/// The maximum number of preemptions in most models.
 const BOUND: usize = 3;
 
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl Waiting {
             client: ClientId(1),
             cost: Cost { bytes: 1 },
             deadline: None,
-            flight: None,
+            in_flight_permit: None,
             readmission: Readmission::New,
             is_nested: false,
         };
@@ -71,7 +71,7 @@ impl Waiting {
         }
     }
 
-    /// Polls only after a wake-up, like an executor.
+    /// Polls the admission only after a wake-up, like an executor.
     fn run(&mut self) -> Option<Admitted> {
         if self.woken.0.swap(0, Ordering::SeqCst) == 0 {
             return None;
@@ -85,7 +85,7 @@ fn limiter(slots: u32) -> (Arc<Limiter>, Arc<LimiterAdmission>) {
         sample: ClassSettings {
             slots,
             bytes: Some(8),
-            flights: Some(8),
+            max_in_flight: Some(8),
             rate: None,
         },
         ..LimiterSettings::default()
@@ -95,14 +95,18 @@ fn limiter(slots: u32) -> (Arc<Limiter>, Arc<LimiterAdmission>) {
     (limiter, admission)
 }
 
-/// Settles a request as accepted, and returns its permits.
+/// Ends a request as accepted, and returns its permits.
 fn accept(admitted: Admitted) {
-    let Admitted { permit, flight, .. } = admitted;
+    let Admitted {
+        permit,
+        in_flight_permit,
+        ..
+    } = admitted;
     permit.settle(AttemptOutcome::Accepted);
-    drop(flight);
+    drop(in_flight_permit);
 }
 
-/// Returns what is wrong with a class that should be empty.
+/// Returns the waiters and permits that are left in a limiter that should be empty.
 fn left(limiter: &Limiter) -> Vec<String> {
     let class = limiter.snapshot().sample;
     let left = (
@@ -120,7 +124,7 @@ fn left(limiter: &Limiter) -> Vec<String> {
 }
 
 #[test]
-fn request_during_a_return_gets_the_slot_or_a_wake_up() {
+fn request_during_a_slot_return_gets_the_slot_or_a_wake_up() {
     explore("join and give back", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
@@ -141,7 +145,7 @@ fn request_during_a_return_gets_the_slot_or_a_wake_up() {
 }
 
 #[test]
-fn waiter_dropped_during_its_grant_passes_it_on() {
+fn waiter_dropped_during_its_grant_passes_the_slot_on() {
     explore("cancel and hand over", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
@@ -196,16 +200,20 @@ fn two_returned_slots_admit_two_waiters_in_order() {
 }
 
 #[test]
-fn no_request_is_admitted_after_a_settled_refusal() {
+fn no_request_is_admitted_after_a_recorded_refusal() {
     explore("refuse and ask", BOUND, || {
         let (limiter, admission) = limiter(2);
         let held = Waiting::new(&admission).poll().expect("free");
         let refused = thread::spawn(move || {
-            let Admitted { permit, flight, .. } = held;
+            let Admitted {
+                permit,
+                in_flight_permit,
+                ..
+            } = held;
             permit.settle(AttemptOutcome::Refused {
                 hint: Some(Duration::from_secs(1)),
             });
-            drop(flight);
+            drop(in_flight_permit);
         });
         let mut meanwhile = Waiting::new(&admission);
         let early = meanwhile.poll();
@@ -226,13 +234,13 @@ fn no_request_is_admitted_after_a_settled_refusal() {
 }
 
 #[test]
-fn permit_returned_during_a_join_is_granted() {
+fn permit_returned_while_a_request_queues_is_granted() {
     explore("land and join", BOUND, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings {
             sample: ClassSettings {
                 slots: 4,
                 bytes: None,
-                flights: Some(1),
+                max_in_flight: Some(1),
                 rate: None,
             },
             ..LimiterSettings::default()
@@ -241,8 +249,8 @@ fn permit_returned_during_a_join_is_granted() {
         let admission = Arc::new(limiter.admission(clock, Arc::new(FixedJitter(0.0))));
         let held = Waiting::new(&admission).poll().expect("free");
         held.permit.settle(AttemptOutcome::Accepted);
-        let flight = held.flight;
-        let lands = thread::spawn(move || drop(flight));
+        let in_flight_permit = held.in_flight_permit;
+        let lands = thread::spawn(move || drop(in_flight_permit));
         let mut waiting = Waiting::new(&admission);
         let admitted = waiting.poll();
         lands.join().unwrap();
@@ -259,9 +267,9 @@ fn permit_returned_during_a_join_is_granted() {
 }
 
 #[test]
-fn stricter_of_two_concurrent_limit_requests_holds() {
-    // Each request resizes every class, so more than two preemptions take too long.
-    explore("two claims", 2, || {
+fn stricter_of_two_concurrent_limit_requests_applies() {
+    // Each request resizes every class, so more than two preemptions would take too long.
+    explore("two limit requests", 2, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
         let claim = |limiter: &Arc<Limiter>, slots| {
             let settings = LimiterSettings {
@@ -290,10 +298,11 @@ fn stricter_of_two_concurrent_limit_requests_holds() {
     .assert_none();
 }
 
-/// The control: a dropped waiter does not pass its grant on. The future is forgotten, so that `leave` does not run.
+/// Negative control: a dropped waiter does not pass its grant on. The future is forgotten instead of dropped, so that it does not leave the
+/// queue.
 #[test]
-fn model_finds_a_grant_that_is_not_passed_on() {
-    let findings = explore("control: a turn is kept", BOUND, || {
+fn negative_control_grant_that_is_not_passed_on_is_detected() {
+    let findings = explore("negative control: a grant is kept", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
         let mut first = Waiting::new(&admission);

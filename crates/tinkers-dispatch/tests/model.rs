@@ -1,4 +1,4 @@
-//! Random histories compared with a simple model: permits match grants, no request is overtaken, and the gate holds.
+//! Random operations, compared with a simple model: permits match grants, no request is overtaken, and a closed gate admits nothing.
 
 mod common;
 
@@ -11,25 +11,25 @@ use tinkers_core::{
 
 const SLOTS: u32 = 4;
 const BYTES: u64 = 1000;
-const FLIGHTS: u32 = 6;
+const MAX_IN_FLIGHT: u32 = 6;
 
 /// A waiting request in the model.
 struct Entry {
     waiting: Waiting,
     bytes: u64,
-    /// Requests with an in-flight permit first, then by arrival.
+    /// The sort key: requests with an in-flight permit come first, then the order is that of arrival.
     rank: (u8, u64),
     number: u64,
-    brings_flight: bool,
+    has_in_flight_permit: bool,
 }
 
-/// The model of one class.
-struct Book {
+/// The reference model of one route class, with the limiter that it is compared with.
+struct ClassModel {
     bench: Bench,
     random: SplitMix,
     queue: Vec<Entry>,
     permits: Vec<(SubmitPermit, u64, (Arrival, u64))>,
-    flights: Vec<InFlightPermit>,
+    in_flight_permits: Vec<InFlightPermit>,
     bytes: u64,
     closed_until: Timestamp,
     numbers: u64,
@@ -37,14 +37,14 @@ struct Book {
     refusals: u64,
 }
 
-impl Book {
+impl ClassModel {
     fn new(seed: u64) -> Self {
         Self {
-            bench: Bench::sampling(SLOTS, BYTES, FLIGHTS),
+            bench: Bench::sampling(SLOTS, BYTES, MAX_IN_FLIGHT),
             random: SplitMix::new(seed),
             queue: Vec::new(),
             permits: Vec::new(),
-            flights: Vec::new(),
+            in_flight_permits: Vec::new(),
             bytes: 0,
             closed_until: Timestamp::ORIGIN,
             numbers: 0,
@@ -61,9 +61,9 @@ impl Book {
         match self.below(10) {
             0..=2 => self.ask(None),
             3..=5 if !self.permits.is_empty() => self.settle(),
-            6 if !self.flights.is_empty() => {
-                let landed = self.below(self.flights.len());
-                drop(self.flights.swap_remove(landed));
+            6 if !self.in_flight_permits.is_empty() => {
+                let landed = self.below(self.in_flight_permits.len());
+                drop(self.in_flight_permits.swap_remove(landed));
             }
             7 if !self.queue.is_empty() => {
                 let dropped = self.below(self.queue.len());
@@ -79,8 +79,8 @@ impl Book {
     }
 
     fn ask(&mut self, before: Option<(Arrival, u64)>) {
-        let brings_flight = !self.flights.is_empty() && self.below(4) == 0;
-        let flight = brings_flight.then(|| self.flights.swap_remove(0));
+        let has_in_flight_permit = !self.in_flight_permits.is_empty() && self.below(4) == 0;
+        let in_flight_permit = has_in_flight_permit.then(|| self.in_flight_permits.swap_remove(0));
         let bytes = [0, 1, 400, 3000][self.below(4)];
         self.numbers += 1;
         // A request that was admitted at once precedes all waiters.
@@ -89,7 +89,7 @@ impl Book {
             Some((Arrival(0), _)) => 0,
             Some((_, came)) => came,
         };
-        let rank = (u8::from(!brings_flight), came);
+        let rank = (u8::from(!has_in_flight_permit), came);
         let readmission = before.map_or(Readmission::New, |(arrival, _)| {
             Readmission::AfterRefusal(arrival)
         });
@@ -98,7 +98,7 @@ impl Book {
             client: ClientId(1),
             cost: Cost { bytes },
             deadline: None,
-            flight,
+            in_flight_permit,
             readmission,
             is_nested: false,
         });
@@ -107,7 +107,7 @@ impl Book {
             bytes,
             rank,
             number: self.numbers,
-            brings_flight,
+            has_in_flight_permit,
         });
     }
 
@@ -129,7 +129,7 @@ impl Book {
         }
     }
 
-    /// Polls the waiters in random order, and records the admitted ones, which precede all that still wait.
+    /// Polls the waiters in random order and records the admitted ones. Checks that these precede all that still wait.
     fn serve(&mut self) {
         let start = self.below(self.queue.len());
         let length = self.queue.len();
@@ -154,38 +154,38 @@ impl Book {
             .collect();
         served.sort_by_key(|(entry, _)| (entry.rank, entry.number));
         for (entry, admitted) in served {
-            self.book(entry, admitted);
+            self.record_admission(entry, admitted);
         }
     }
 
-    fn book(&mut self, entry: Entry, admitted: Admitted) {
+    fn record_admission(&mut self, entry: Entry, admitted: Admitted) {
         self.served += 1;
         assert!(
             self.bench.clock_now() >= self.closed_until,
-            "a gate was jumped"
+            "a request was admitted through a closed gate"
         );
         let passed = self
             .queue
             .iter()
             .any(|other| (other.rank, other.number) < (entry.rank, entry.number));
-        assert!(!passed, "a waiter was passed");
+        assert!(!passed, "a waiter was overtaken");
         assert!((self.permits.len() as u32) < SLOTS);
         assert!(entry.bytes == 0 || self.bytes < BYTES);
-        let kept = u32::from(entry.brings_flight);
-        assert!(kept == 1 || self.in_flight() < FLIGHTS);
+        let kept = u32::from(entry.has_in_flight_permit);
+        assert!(kept == 1 || self.in_flight() < MAX_IN_FLIGHT);
         self.bytes += entry.bytes;
         self.permits.push((
             admitted.permit,
             entry.bytes,
             (admitted.arrival, entry.rank.1),
         ));
-        self.flights.push(admitted.flight);
+        self.in_flight_permits.push(admitted.in_flight_permit);
     }
 
-    /// Returns the number of in-flight permits: of admitted requests and of pending retries.
+    /// Returns the number of in-flight permits of admitted requests and of waiting retries.
     fn in_flight(&self) -> u32 {
-        let waiting = self.queue.iter().filter(|entry| entry.brings_flight);
-        (self.flights.len() + waiting.count()) as u32
+        let waiting = self.queue.iter().filter(|entry| entry.has_in_flight_permit);
+        (self.in_flight_permits.len() + waiting.count()) as u32
     }
 
     fn compare(&self) {
@@ -204,29 +204,29 @@ impl Bench {
 }
 
 #[test]
-fn random_histories_match_the_model() {
+fn random_limiter_operations_match_the_reference_model() {
     let (mut served, mut refusals) = (0, 0);
     for seed in 0..200 {
-        let mut book = Book::new(seed);
+        let mut model = ClassModel::new(seed);
         for _ in 0..400 {
-            book.step();
+            model.step();
         }
-        served += book.served;
-        refusals += book.refusals;
-        // All remaining requests can complete: neither a unit nor a wake-up was lost.
-        while !book.queue.is_empty() {
-            let before = book.served;
-            book.permits.clear();
-            book.bytes = 0;
-            book.flights.clear();
-            book.serve();
-            let moved = book.bench.clock.advance_to_next().is_some();
-            book.serve();
-            assert!(moved || book.served > before, "seed {seed}: stuck");
+        served += model.served;
+        refusals += model.refusals;
+        // All remaining requests can complete, so neither a unit nor a wake-up was lost.
+        while !model.queue.is_empty() {
+            let before = model.served;
+            model.permits.clear();
+            model.bytes = 0;
+            model.in_flight_permits.clear();
+            model.serve();
+            let moved = model.bench.clock.advance_to_next().is_some();
+            model.serve();
+            assert!(moved || model.served > before, "seed {seed}: stuck");
         }
-        book.permits.clear();
-        book.flights.clear();
-        book.bench.assert_all_given_back();
+        model.permits.clear();
+        model.in_flight_permits.clear();
+        model.bench.assert_all_given_back();
     }
     assert!(served > 5_000 && refusals > 1_000, "{served} {refusals}");
 }

@@ -1,4 +1,4 @@
-//! Threads that share a class: never more than its slots at once, and every unit is returned.
+//! A test with threads that share a route class: never more requests than slots at once, and every unit is returned.
 
 use std::future::Future;
 use std::pin::pin;
@@ -42,19 +42,19 @@ fn ask(bytes: u64) -> AdmissionRequest {
         client: ClientId(1),
         cost: Cost { bytes },
         deadline: None,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     }
 }
 
 #[test]
-fn threads_sharing_a_class_return_everything() {
+fn threads_sharing_a_route_class_return_all_permits() {
     let limiter = Arc::new(Limiter::new(LimiterSettings {
         sample: ClassSettings {
             slots: SLOTS,
             bytes: Some(100),
-            flights: Some(5),
+            max_in_flight: Some(5),
             rate: None,
         },
         ..LimiterSettings::default()
@@ -67,7 +67,7 @@ fn threads_sharing_a_class_return_everything() {
             scope.spawn(move || {
                 for round in 0..ROUNDS {
                     if (round + thread) % 9 == 0 {
-                        // Dropped after one poll, granted or not.
+                        // The future is dropped after one poll, granted or not.
                         let mut given_up = admission.admit(ask(7));
                         let _outcome = given_up
                             .as_mut()

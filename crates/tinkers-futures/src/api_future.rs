@@ -10,16 +10,16 @@ use std::time::Duration;
 use tinkers_core::{Clock, Error, ErrorKind, Progress, ProgressCell, Result, Sent, Task};
 use tokio::sync::oneshot;
 
-/// The handle of a running operation. Await it on any executor, or without one by `tinkers::block_on`.
+/// The handle of a running operation. Await it on any executor, or wait for it with `tinkers::block_on`.
 ///
-/// The operation runs whether the handle is polled or not. Dropping or cancelling the handle ends the wait: a training call
-/// keeps its position in the order and is still submitted; a sample is abandoned.
+/// The operation runs whether or not the handle is polled. Dropping or cancelling the handle ends the wait. A training call is still
+/// submitted then, and keeps its position in the order of training calls; a sample is abandoned.
 ///
 /// # Cancel safety
 /// Awaiting the handle by reference (`(&mut future).await`) in a `select!` is cancel safe: the result is not lost.
 #[must_use = "the operation runs, but its result and its error are lost unless the handle is awaited"]
 pub struct ApiFuture<T> {
-    /// Boxed, because the channel has room for the value from the start.
+    /// The receiver of the result. The result is boxed, since the channel reserves memory for it from the start.
     result: oneshot::Receiver<Box<Result<T>>>,
     progress: Arc<ProgressCell>,
     time: Arc<dyn Clock>,
@@ -44,23 +44,24 @@ impl<T> ApiFuture<T> {
         }
     }
 
-    /// Returns the current progress.
+    /// Returns the current progress of the operation.
     pub fn progress(&self) -> Progress {
         self.progress.snapshot()
     }
 
-    /// Returns the server's id of the request once it was accepted. Of several chunks, that of the last accepted one.
+    /// Returns the request id that the server assigned when it accepted the operation. If the operation consists of several chunks,
+    /// this is the id of the last accepted chunk.
     pub fn request_id(&self) -> Option<String> {
         self.progress.snapshot().request_id
     }
 
-    /// Ends the wait, like dropping the handle.
+    /// Ends the wait for the result, like dropping the handle.
     pub fn cancel(self) {}
 
-    /// Waits for the result until `limit` has passed.
+    /// Waits for the result, but only until `limit` has passed.
     ///
     /// # Errors
-    /// `Timeout` when the limit passes first; the server may still carry out the operation.
+    /// `Timeout` if the limit passes first. The server may still carry out the operation.
     pub async fn within(self, limit: Duration) -> Result<T>
     where
         T: Send,
@@ -90,7 +91,7 @@ impl<T> Future for ApiFuture<T> {
     }
 }
 
-/// Makes the error of an operation whose task was dropped, because its runtime has ended.
+/// Returns the error of an operation whose background task was dropped, since its runtime has ended.
 fn aborted() -> Error {
     let message = "the background task was aborted; its runtime has ended";
     Error::new(ErrorKind::Aborted, Sent::MaybeSent, message)

@@ -1,4 +1,4 @@
-//! Backoff between polls: none while the server holds them, exponential while it does not.
+//! Backoff between polls: no pause while the server holds the polls, and growing pauses if it responds at once.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,25 +6,26 @@ use tinkers_core::hint::retry_after;
 use tinkers_core::retry::{BACKOFF, SPREAD};
 use tinkers_core::{Backoff, HttpResponse, Jitter};
 
-/// The backoff of a poll loop.
+/// The pauses of a poll loop.
 ///
-/// For every sequence of responses, the time that n immediate responses take grows with n, so that no server can cause a busy loop.
+/// The pauses grow with the number of immediate responses, in every order of "not ready" responses and failures, so that no server can
+/// cause a busy loop.
 #[derive(Debug, Default)]
 pub(crate) struct PollBackoff {
-    /// Immediate "not ready" responses in a row.
+    /// The number of consecutive "not ready" responses that arrived at once.
     immediate: u32,
-    /// Failed polls in a row.
+    /// The number of consecutive failed polls.
     failures: u32,
 }
 
-/// The minimum duration of a long poll, after which there is no pause.
+/// The minimum duration of a long poll: one that the server holds. No pause follows a long poll.
 const LONG_POLL: Duration = Duration::from_secs(1);
 const IMMEDIATE: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-/// The longest hint that is followed, as for refusals: a wrong date must not delay a result for days.
+/// The maximum retry delay that is followed, as for rate-limited responses. A server with a wrong date must not delay a result for days.
 const LONGEST_HINT: Duration = Duration::from_secs(15 * 60);
 
 impl PollBackoff {
-    /// Returns the pause after "not ready" that arrived `duration` after the poll was sent.
+    /// Returns the pause after a "not ready" response that arrived `duration` after its poll was sent.
     pub(crate) fn after_not_ready(&mut self, duration: Duration, jitter: &dyn Jitter) -> Duration {
         self.failures = 0;
         if duration >= LONG_POLL {
@@ -36,7 +37,7 @@ impl PollBackoff {
         jitter.stretch(pause, SPREAD)
     }
 
-    /// Returns the pause after a failed poll, which is never shorter than `hint`.
+    /// Returns the pause after a failed poll. The pause is never shorter than `hint`, the server's retry delay.
     pub(crate) fn after_failure(&mut self, hint: Duration, jitter: &dyn Jitter) -> Duration {
         let pause = BACKOFF.pause(self.failures);
         self.failures = self.failures.saturating_add(1);
@@ -44,7 +45,7 @@ impl PollBackoff {
     }
 }
 
-/// Returns the pause that a response without a result asks for before the next poll; zero when it has no hint.
+/// Returns the server's retry delay in a response without a result, or zero if the response contains none.
 pub(crate) fn hint_of(response: &HttpResponse, wall: SystemTime) -> Duration {
     if response.status.is_success() {
         return Duration::ZERO;
@@ -63,7 +64,7 @@ mod tests {
     use tinkers_core::{FixedJitter, SplitMix};
 
     #[test]
-    fn pause_is_zero_after_a_long_poll_and_doubles_otherwise() {
+    fn poll_pause_is_zero_after_a_long_poll_and_doubles_otherwise() {
         let mut backoff = PollBackoff::default();
         let jitter = FixedJitter(0.0);
         assert_eq!(
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn hints_of_failures_are_followed_up_to_15_minutes() {
+    fn retry_delays_of_failed_polls_are_followed_up_to_15_minutes() {
         let response = |status, seconds| HttpResponse {
             status,
             headers: HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from(seconds))]),
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn no_sequence_of_immediate_responses_makes_a_busy_loop() {
+    fn no_sequence_of_immediate_responses_causes_a_busy_loop() {
         for seed in 0..200 {
             let mut backoff = PollBackoff::default();
             let random = SplitMix::new(seed);

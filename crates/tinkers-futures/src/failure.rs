@@ -5,7 +5,7 @@ use tinkers_core::call::response_error;
 use tinkers_core::{Error, ErrorKind, HttpResponse, Sent};
 use tinkers_wire::{FailureCategory, error_text};
 
-/// Makes the error of a failed operation from the server's text and category.
+/// Returns the error of a failed operation, with the message and category from the server.
 pub(crate) fn operation_failed(text: &str, category: FailureCategory) -> Error {
     let advice = if category == FailureCategory::Server {
         "; it may succeed if submitted again"
@@ -16,7 +16,7 @@ pub(crate) fn operation_failed(text: &str, category: FailureCategory) -> Error {
     Error::new(ErrorKind::OperationFailed, Sent::Answered, message).with_category(category)
 }
 
-/// Makes the error of a final response to a poll. Some servers report failed operations by status, with a reason in the body.
+/// Returns the error for a response that ends a poll loop. Some servers report a failed operation by its status, with a reason in the body.
 pub(crate) fn final_response(kind: ErrorKind, response: &HttpResponse) -> Error {
     let category = match response.status.as_u16() {
         400 | 422 => FailureCategory::User,
@@ -30,7 +30,7 @@ pub(crate) fn final_response(kind: ErrorKind, response: &HttpResponse) -> Error 
     with_response(error.with_category(category), response)
 }
 
-/// Adds the status and the body of a response to an error, except a protobuf body, which is not readable.
+/// Adds the status and the body of a response to an error. A protobuf body is left out, since it is not readable.
 pub(crate) fn with_response(error: Error, response: &HttpResponse) -> Error {
     let is_text = response
         .header("content-type")
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_failures_of_the_server_suggest_to_submit_again() {
+    fn only_server_failures_suggest_to_submit_again() {
         for (category, is_suggested) in [
             (FailureCategory::Server, true),
             (FailureCategory::User, false),

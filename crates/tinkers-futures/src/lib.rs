@@ -1,4 +1,4 @@
-//! Handles of operations, and the polls that get from a request id to a typed result.
+//! Handles of operations, and the polls that turn a request id into a typed result.
 #![doc = include_str!("../README.md")]
 
 mod api_future;

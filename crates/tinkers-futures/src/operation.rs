@@ -1,4 +1,4 @@
-//! Start of operations. Each has one background task, which is owned by its handle.
+//! Starts operations. Each operation has one background task, which its handle owns.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tinkers_core::contain::contain;
 use tinkers_core::nesting::NestedMark;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     BoxFuture, Error, ErrorKind, ProgressCell, RecoveredError, Result, RouteClass, Sent,
     SessionContext, Timestamp,
@@ -17,26 +17,26 @@ use tokio::sync::oneshot;
 
 use crate::{ApiFuture, catch_unwind};
 
-/// Activity of a client-side queue in which operations wait before they ask for admission.
+/// The activity of a client-side queue in which operations wait before they ask for admission.
 pub trait QueueActivity: Send + Sync + fmt::Debug {
-    /// Returns when the queue last moved: when its first entry changed, or that entry's request made progress.
+    /// Returns the last time at which the queue moved: its first entry changed, or the request of that entry made progress.
     fn last_activity(&self) -> Option<Timestamp>;
 }
 
 /// The context of an operation.
 #[derive(Debug, Clone)]
 pub struct Operation {
-    /// The session.
+    /// The session to which the operation belongs.
     pub session: Arc<dyn SessionContext>,
     /// The progress that the handle reports.
     pub progress: Arc<ProgressCell>,
     /// The name of the public method, as `Client.method`.
     pub name: &'static str,
-    /// The class of its requests, in whose queue they wait for admission.
+    /// The route class of the operation's requests. They wait for admission in the queue of this class.
     pub class: RouteClass,
-    /// The time limit of the whole operation.
+    /// The time at which the whole operation times out.
     pub deadline: Option<Timestamp>,
-    /// The queue in which it waits before it asks for admission.
+    /// The client-side queue in which the operation waits before it asks for admission.
     pub queue: Option<Arc<dyn QueueActivity>>,
 }
 
@@ -54,17 +54,17 @@ impl Operation {
         }
     }
 
-    /// Adds a queue in which the operation waits first. While it moves, the operation does not count as stalled.
+    /// Adds a client-side queue in which the operation waits first. While this queue moves, the operation does not count as stalled.
     #[must_use]
     pub fn in_queue(mut self, queue: Arc<dyn QueueActivity>) -> Self {
         self.queue = Some(queue);
         self
     }
 
-    /// Returns when the operation times out unless there is progress.
+    /// Returns the time at which the operation times out if there is no further progress.
     ///
     /// # Errors
-    /// `Stalled` or `Timeout` when that time has passed.
+    /// `Stalled` or `Timeout` if that time has passed.
     fn timeout_at(&self, limit: Duration) -> Result<Timestamp> {
         let caller = self.session.caller();
         let now = caller.time.now();
@@ -72,7 +72,7 @@ impl Operation {
         let moved = || {
             caller
                 .admission
-                .last_movement(self.class)
+                .last_queue_progress(self.class)
                 .max(queue_moved())
         };
         let stalls_at = self.progress.check_stall(now, limit, moved)?;
@@ -91,9 +91,9 @@ impl Operation {
     }
 }
 
-/// Starts `work` on the I/O runtime under the session's deadlines.
+/// Starts `work` on the I/O runtime, under the deadlines of the session.
 ///
-/// The handle returns exactly one outcome. A panic, an abort, a stall and a passed deadline are errors.
+/// The handle returns exactly one outcome. A panic, an abort, a stall and a passed deadline become errors.
 pub fn start<T, F>(operation: Operation, work: F) -> ApiFuture<T>
 where
     T: Send + 'static,
@@ -105,10 +105,10 @@ where
     let limit = operation.session.progress_deadline();
     let (name, session) = (operation.name, Arc::clone(&operation.session));
     let mut work = catch_unwind(work);
-    // The task runs outside of the current request, so the mark of that request is carried over.
+    // The task runs outside of the current request, so the flag for nested requests is carried over.
     let mark = NestedMark::here();
     let watched = async move {
-        // One timer for both limits, since many operations wait at once.
+        // Both limits share one timer, since many operations wait at once.
         let mut timer: Option<BoxFuture<'static, ()>> = None;
         let result = poll_fn(|cx| {
             // The work is polled first, so that an available result wins over a passed limit.
@@ -137,7 +137,7 @@ where
                 .caller()
                 .recovered_errors
                 .count(RecoveredError::Undelivered);
-            contain(
+            catch_panic(
                 || tracing::debug!(recovered_error = RecoveredError::Undelivered.name(), operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "the caller of this operation dropped its future"),
             );
         }
@@ -146,7 +146,7 @@ where
     ApiFuture::new(receiver, progress, time, name, task)
 }
 
-/// Marks an error as `MaybeSent` when an earlier request of the same operation was sent.
+/// Marks an error as `MaybeSent` if an earlier request of the same operation was sent.
 fn with_earlier_requests(error: Error, progress: &ProgressCell) -> Error {
     if error.sent() == Sent::NotSent && progress.may_be_sent() {
         error.with_sent(Sent::MaybeSent)

@@ -1,6 +1,6 @@
 //! The poll loop: sends polls, classifies their responses, and waits between them.
 //!
-//! A [`PollHandler`] says what to ask for and what to do with the body of a response.
+//! A [`PollHandler`] builds the requests and reads the bodies of the responses.
 
 use std::fmt;
 use std::future::{Future, ready};
@@ -11,13 +11,13 @@ use std::time::Duration;
 use http::StatusCode;
 use tinkers_core::billing::BillingAction;
 use tinkers_core::call::response_error;
-use tinkers_core::contain::contain;
 use tinkers_core::hint::retry_after;
 use tinkers_core::nesting::NestedMark;
 use tinkers_core::outage::OutageBackoff;
 use tinkers_core::retry::{
     API_ERROR_RETRIES, ExchangeKind, PROXY_ERROR_RETRIES, StatusAction, failure_kind,
 };
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     AdmissionRequest, Admitted, Arrival, AttemptOutcome, Caller, ClientId, Cost, Deduplication,
     Error, ErrorKind, HttpRequest, HttpResponse, Readmission, RecoveredError, Result, RouteClass,
@@ -27,23 +27,23 @@ use tinkers_core::{
 use crate::backoff::{PollBackoff, hint_of};
 use crate::status_retries::{RetryCause, StatusRetries};
 
-/// The time limit of one poll. Servers hold a poll for up to half a minute, some for five; longer ones are sent again.
+/// The time limit of one poll. Most servers hold a poll for up to half a minute, and some for five; after the limit the poll is sent again.
 pub(crate) const POLL_LIMIT: Duration = Duration::from_secs(45);
 
-/// Makes the requests of a poll loop and handles its responses.
+/// Builds the requests of a poll loop and handles its responses.
 pub(crate) trait PollHandler: Send {
-    /// What the loop returns.
+    /// The type of the value with which the loop ends.
     type Output: Send;
 
-    /// Waits until there is something to poll for. Returns the output when there is nothing left.
+    /// Waits until there is something to poll for. Returns the output of the loop if there is nothing left.
     fn until_work(&mut self) -> impl Future<Output = Option<Self::Output>> + Send {
         ready(None)
     }
 
-    /// Builds the next request. Called after admission, and again when the rate limit closed before the request left.
+    /// Builds the next request. It is called after admission, and again if the gate closed before the request was sent.
     fn request(&mut self) -> HttpRequest;
 
-    /// Handles a response with a status of 2xx and a body. An error ends the loop.
+    /// Handles a response with a 2xx status and a body. An error ends the loop.
     fn on_success(
         &mut self,
         response: HttpResponse,
@@ -52,28 +52,28 @@ pub(crate) trait PollHandler: Send {
     /// Handles a response whose status says that there is no result yet.
     fn on_not_ready(&mut self, response: HttpResponse) -> Verdict<Self::Output>;
 
-    /// Called when the server holds the poll back for a reason of its own: the rate limit or an unpaid bill.
+    /// Called if the server delays the poll for a reason that the operation did not cause: the rate limit or an unpaid bill.
     fn on_held_back(&mut self) {}
 
-    /// Called after each poll that does not end the loop, before the wait for the next one.
+    /// Called after each poll that does not end the loop, before the wait for the next poll.
     fn before_wait(&mut self) {}
 
-    /// Makes the error of a response that is final.
+    /// Returns the error for a response that ends the loop.
     fn final_error(kind: ErrorKind, response: &HttpResponse) -> Error {
         response_error(kind, response)
     }
 }
 
-/// The outcome of handling a response.
+/// The decision of a [`PollHandler`] about a response.
 #[derive(Debug)]
 pub(crate) enum Verdict<T> {
-    /// Ends the loop.
+    /// The loop ends with this value.
     Done(T),
-    /// There is something new. The next poll follows at once, and all counters start anew.
+    /// The response reports progress. The next poll follows at once, and all retry counters are reset.
     Progress,
-    /// The server is still working on it.
+    /// The server still works on the operation.
     NotReady,
-    /// The body is not a response to a poll. It may come from a proxy or have been truncated, so it is retried a few times.
+    /// The body is not that of a response to a poll. A proxy may have sent or truncated it, so the poll is retried a few times.
     Invalid(Error),
 }
 
@@ -81,18 +81,18 @@ pub(crate) enum Verdict<T> {
 pub(crate) struct PollLoop {
     session: Arc<dyn SessionContext>,
     client: ClientId,
-    /// The kind under which retried polls are counted and logged.
+    /// The kind of recovered error under which retried polls are counted and logged.
     recovered_error: RecoveredError,
-    /// The id that is logged with them.
+    /// The id that is logged with retried polls.
     subject: Box<str>,
     backoff: PollBackoff,
     retries: StatusRetries,
     readmission: Readmission,
-    /// Queue position of the last poll.
+    /// The queue position of the last poll, for its readmission.
     arrival: Arrival,
 }
 
-/// A poll that was sent.
+/// A poll that was sent, with its outcome.
 struct Exchange {
     sent_at: Timestamp,
     duration: Duration,
@@ -103,7 +103,7 @@ struct Exchange {
 enum Reply {
     Success(HttpResponse),
     NotReady(HttpResponse),
-    /// Poll again after the wait.
+    /// Poll again after this wait.
     Retry {
         wait: Wait,
         is_held_back: bool,
@@ -113,7 +113,8 @@ enum Reply {
 /// The wait before the next poll.
 enum Wait {
     Pause(Duration),
-    /// The pause after a failure that may be part of an outage; the end of the outage ends it, but not before `hint`.
+    /// The pause after a failure that may be part of an outage. The end of the outage ends the pause, but not before the server's retry
+    /// delay (`hint`) has passed.
     Outage {
         sent_at: Timestamp,
         hint: Duration,
@@ -140,10 +141,10 @@ impl PollLoop {
         }
     }
 
-    /// Polls until the handler ends the loop. Each poll waits for admission until `deadline` at most.
+    /// Polls until the handler ends the loop. Each poll waits for admission, at most until `deadline`.
     ///
     /// # Errors
-    /// Errors of admission, of final responses, and of those that were retried as often as allowed.
+    /// An error of admission, of a final response, or of a response that was retried as often as allowed.
     pub(crate) async fn run<H: PollHandler>(
         &mut self,
         handler: &mut H,
@@ -182,7 +183,8 @@ impl PollLoop {
         }
     }
 
-    /// Returns the output, or the wait before the next poll. `duration` is that of the poll, `hint` that of its response.
+    /// Returns the output of the loop, or the wait before the next poll. `duration` is the time from the poll to its response, and
+    /// `hint` the server's retry delay.
     fn apply<T>(
         &mut self,
         verdict: Verdict<T>,
@@ -207,7 +209,7 @@ impl PollLoop {
         self.session.caller()
     }
 
-    /// Waits for admission, sends one poll and settles its permit.
+    /// Waits for admission, sends one poll and reports its outcome to the limiter.
     async fn send<H: PollHandler>(
         &mut self,
         handler: &mut H,
@@ -221,13 +223,13 @@ impl PollLoop {
                 client: self.client,
                 cost: Cost::default(),
                 deadline,
-                flight: None,
+                in_flight_permit: None,
                 readmission: std::mem::replace(&mut self.readmission, Readmission::New),
                 is_nested: NestedMark::here().is_inside(),
             };
             let Admitted {
                 mut permit,
-                flight,
+                in_flight_permit,
                 arrival,
             } = caller.admission.admit(ask).await?;
             self.arrival = arrival;
@@ -235,12 +237,12 @@ impl PollLoop {
             let sent_at = caller.time.now();
             let outcome = caller.send(&mut permit, request).await;
             if matches!(&outcome, Err(error) if error.kind == TransportErrorKind::Held) {
-                // The rate limit closed before the poll could leave.
+                // The gate closed before the poll was sent.
                 self.readmission = Readmission::AfterRefusal(arrival);
                 continue;
             }
             permit.settle(attempt_outcome(&outcome, caller));
-            drop(flight);
+            drop(in_flight_permit);
             let duration = caller.time.now().since(sent_at);
             return Ok(Exchange {
                 sent_at,
@@ -271,13 +273,14 @@ impl PollLoop {
         }
         let hint = hint_of(&response, caller.time.wall());
         let kind = failure_kind(status);
-        // A server with the whole protocol reports failed operations in the body, so that its 5xx are failures of the server.
+        // A server that supports the whole protocol reports failed operations in the body, so its 5xx responses are failures of the
+        // server.
         let reports_failures_in_body = session.profile().deduplicates == Deduplication::Everything;
         let (wait, is_held_back) = match StatusAction::of(ExchangeKind::Poll, &response) {
             StatusAction::Take => return Ok(Reply::Success(response)),
             StatusAction::NotReady => return Ok(Reply::NotReady(response)),
             StatusAction::Refused => {
-                // The settled permit has closed the class; the next admission waits for it.
+                // The refusal has closed the gate of the class, so the next admission waits for the retry delay.
                 self.readmission = Readmission::AfterRefusal(self.arrival);
                 (Wait::Pause(Duration::ZERO), true)
             }
@@ -290,7 +293,7 @@ impl PollLoop {
                     BillingAction::Pause(pause) => {
                         caller
                             .recovered_errors
-                            .note(RecoveredError::Billing, &status);
+                            .record(RecoveredError::Billing, &status);
                         (Wait::Pause(pause.max(hint)), true)
                     }
                     BillingAction::GiveUp => {
@@ -325,11 +328,11 @@ impl PollLoop {
         let retry_limit = match error.kind {
             K::Timeout | K::Connect | K::Broken => None,
             K::Tls | K::Decode | K::Redirect => Some(PROXY_ERROR_RETRIES),
-            // The next response may be as large.
+            // The next response may be too large as well.
             K::TooLarge => Some(1),
             _ => Some(0),
         };
-        // A server that holds a poll beyond the time limit does not fail.
+        // A timeout of a poll that was held for long is not a failure of the server.
         let is_long_poll = error.kind == K::Timeout && duration >= POLL_LIMIT / 2;
         let wait = if is_long_poll {
             self.count(&error);
@@ -344,7 +347,7 @@ impl PollLoop {
         Ok(Reply::Retry { wait, is_held_back })
     }
 
-    /// Returns the wait after "not ready". The server works on the operation, so earlier retries no longer count.
+    /// Returns the wait after a "not ready" response. The server works on the operation, so earlier retries no longer count.
     fn not_ready(&mut self, duration: Duration, hint: Duration) -> Wait {
         self.retries = StatusRetries::default();
         let jitter = &*self.session.caller().jitter;
@@ -352,10 +355,10 @@ impl PollLoop {
         Wait::Pause(pause.max(hint))
     }
 
-    /// Returns the wait before a retry, of which there are at most `limit` for this cause.
+    /// Returns the wait before a retry. There are at most `limit` retries for the same cause.
     ///
     /// # Errors
-    /// `error` when the limit is reached, with the time of the hint if there is one.
+    /// `error` if the limit is reached, with the end of the server's retry delay if there is one.
     fn bounded_retry(
         &mut self,
         cause: RetryCause,
@@ -397,7 +400,7 @@ impl PollLoop {
     fn count(&self, cause: &dyn fmt::Display) {
         self.caller().recovered_errors.count(self.recovered_error);
         let (recovered_error, subject) = (self.recovered_error.name(), &self.subject);
-        contain(
+        catch_panic(
             || tracing::debug!(recovered_error, %cause, subject, "polling again after an error"),
         );
     }
@@ -424,7 +427,7 @@ impl PollLoop {
     }
 }
 
-/// Returns the outcome of a poll for the limiter. A refusal closes the class for as long as its hint says.
+/// Returns the outcome of a poll, for the limiter. A refusal closes the gate of the class for the server's retry delay.
 fn attempt_outcome(
     outcome: &Result<HttpResponse, TransportError>,
     caller: &Caller,
@@ -432,7 +435,7 @@ fn attempt_outcome(
     let Ok(response) = outcome else {
         return AttemptOutcome::Unknown;
     };
-    // The hint may be in the body; that of a large result is not searched.
+    // The retry delay may be in the body. The body of a large result is not searched.
     if response.status != StatusCode::TOO_MANY_REQUESTS {
         return AttemptOutcome::Accepted;
     }

@@ -1,15 +1,15 @@
-//! Rate-limited warnings about a paused queue of the server.
+//! Rate-limited warnings about an operation queue that the server has paused.
 
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use tinkers_core::Timestamp;
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_wire::QueueState;
 
 use crate::sync::Mutex;
 
-/// Warns when the server has paused the queue of a client. Each client has its own, which is dropped with it.
+/// Logs a warning if the server has paused the queue of a client. Each client has its own log.
 #[derive(Debug)]
 pub struct QueueLog {
     subject: String,
@@ -30,11 +30,11 @@ struct State {
 }
 
 impl QueueLog {
-    /// The interval between warnings.
+    /// The minimum interval between two warnings.
     const INTERVAL: Duration = Duration::from_secs(60);
     const TRAINING_GRACE: Duration = Duration::from_secs(900);
 
-    /// Creates the log of a training client: it warns when a pause has lasted 15 minutes, then once a minute.
+    /// Creates the log of a training client. It warns when a pause has lasted for 15 minutes, then once a minute.
     pub fn training(subject: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
@@ -43,7 +43,7 @@ impl QueueLog {
         }
     }
 
-    /// Creates the log of a sampling client: it warns at once, then once a minute.
+    /// Creates the log of a sampling client. It warns at once, then once a minute.
     pub fn sampling(subject: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
@@ -52,12 +52,12 @@ impl QueueLog {
         }
     }
 
-    /// Records the state of the queue. Returns whether it logged a warning.
+    /// Records the state of the server's queue. Returns whether a warning was logged.
     pub fn observe(&self, now: Timestamp, queue: &QueueState, reason: Option<&str>) -> bool {
         let due = self.is_due(now, queue);
         if due {
             let reason = reason.unwrap_or_else(|| self.default_reason(queue));
-            contain(|| tracing::warn!(subject = %self.subject, reason, "paused by the server"));
+            catch_panic(|| tracing::warn!(subject = %self.subject, reason, "paused by the server"));
         }
         due
     }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn sampling_warns_at_once_and_once_a_minute() {
+    fn paused_sampling_queue_is_logged_at_once_and_once_a_minute() {
         let log = QueueLog::sampling("s");
         let warned = (0..600)
             .filter(|tick| log.observe(at(tick / 5), &QueueState::PausedCapacity, None))
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn training_warns_after_fifteen_minutes_of_one_pause() {
+    fn paused_training_queue_is_logged_after_fifteen_minutes() {
         let log = QueueLog::training("m");
         assert!(!log.observe(at(0), &QueueState::PausedCapacity, None));
         assert!(!log.observe(at(899), &QueueState::PausedCapacity, None));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn new_client_warns_anew() {
+    fn new_client_logs_a_paused_queue_again() {
         let one = QueueLog::sampling("a");
         assert!(one.observe(at(1), &QueueState::PausedCapacity, None));
         drop(one);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn default_reason_names_the_limit_of_the_client_kind() {
+    fn default_pause_reason_names_the_limit_of_the_client_kind() {
         let (training, sampling) = (QueueLog::training("m"), QueueLog::sampling("s"));
         for (log, state, reason) in [
             (&training, QueueState::PausedRateLimit, "training clients"),

@@ -25,38 +25,41 @@ use crate::{CompletionNotice, Operation, QueueLog};
 /// The parameters of [`retrieve`].
 #[derive(Debug, Clone)]
 pub struct Retrieval {
-    /// The operation that the result belongs to.
+    /// The operation to which the result belongs.
     pub operation: Operation,
     /// The client in whose queue the polls wait for admission.
     pub client: ClientId,
-    /// The server's id of the request.
+    /// The id that the server assigned to the request.
     pub request_id: String,
-    /// The kind of the request.
+    /// The kind of the request, which tells how to decode the result.
     pub kind: RequestKind,
-    /// The time from the call to the response to the submission.
+    /// The time from the call to the response to its submission.
     pub submitted_in: Duration,
-    /// The log that warns about a paused queue.
+    /// The log that warns about a paused queue of the server.
     pub queue_log: Option<Arc<QueueLog>>,
 }
 
 /// The number of headers of a poll that the transport does not add.
 const HEADERS: usize = 6;
 
-/// Polls until the result is available. The end of the session does not end it: results of accepted requests are still retrieved.
+/// Polls until the result is available. Continues after the end of the session: results of accepted requests are still retrieved.
 ///
-/// Broken connections, full queues, and servers that fail or restart are waited out.
+/// Broken connections, full queues, and servers that fail or restart only delay the result.
 ///
 /// # Errors
-/// `OperationFailed` when the operation failed on the server, `ResultLost` when the server no longer knows it, `Protocol` when a
-/// response cannot be decoded, `Closed` when the operation ended with its session, and the errors of final statuses.
+/// - `OperationFailed` if the operation failed on the server.
+/// - `ResultLost` if the server no longer knows the operation.
+/// - `Protocol` if a response cannot be decoded.
+/// - `Closed` if the operation ended with its session.
+/// - The errors of final statuses.
 pub async fn retrieve<T: OperationResult>(retrieval: Retrieval) -> Result<T> {
     retrieve_completed(retrieval, CompletionNotice::default()).await
 }
 
 /// Retrieves the result of an operation that the server has reported as completed.
 ///
-/// When the notice has a size, that many bytes of the budget for large results are reserved before the first poll, which spares
-/// the poll that asks for the size.
+/// If the notice has a size, that many bytes of the budget for large results are reserved before the first poll. This saves the poll that
+/// asks for the size.
 ///
 /// # Errors
 /// Those of [`retrieve`].
@@ -102,11 +105,11 @@ pub async fn retrieve_completed<T: OperationResult>(
 /// The handler of polls for one result.
 struct ResultPoll<T> {
     retrieval: Retrieval,
-    /// The number of responses with the size of the result in place of the result.
+    /// The number of responses that contained the size of the result in place of the result.
     size_replies: u32,
     iteration: u64,
     may_ask_for_size: bool,
-    /// Bytes of a large result, held from before its transfer until it is decoded.
+    /// The bytes of a large result, reserved from before its transfer until it is decoded.
     budget: Option<BytesGuard>,
     result: PhantomData<fn() -> T>,
 }
@@ -183,17 +186,17 @@ impl<T> ResultPoll<T> {
         Verdict::NotReady
     }
 
-    /// Reserves the bytes of a large result. From now on polls ask for the whole result.
+    /// Reserves the bytes of a large result. From now on, polls ask for the whole result.
     async fn reserve(&mut self, size: u64) {
         self.may_ask_for_size = false;
         self.retrieval.operation.progress.enter(Phase::Fetching);
-        // When this poll is made by another request, such as in a transport layer, that one may hold the whole budget.
+        // If another request makes this poll, for example in a transport layer, that request may hold the whole budget.
         if self.budget.is_none() && !NestedMark::here().is_inside() {
             self.budget = Some(self.retrieval.operation.session.response_bytes(size).await);
         }
     }
 
-    /// Starts the progress deadline anew.
+    /// Restarts the progress deadline.
     fn reset_deadline(&self) {
         let operation = &self.retrieval.operation;
         operation
@@ -260,11 +263,11 @@ fn request(
     request
 }
 
-/// The reason why a response has no result.
+/// The reason why a response contains no result.
 enum DecodeFailure {
-    /// It reports that the operation failed.
+    /// The response reports that the operation failed.
     OperationFailed(Error),
-    /// It has neither the fields of the result nor a known form of failure.
+    /// The response has neither the fields of the result nor those of a known failure.
     Undecodable(DecodeError),
 }
 

@@ -4,9 +4,9 @@ use tinkers_core::{Error, ErrorKind, RouteClass, SessionContext};
 
 use crate::Operation;
 
-/// Replaces an error that the end of the session may have caused by the reason of that end, with the original as its source.
+/// Replaces an error that the end of the session may have caused by the error of that end. The original error becomes its source.
 ///
-/// Servers report the loss of a session's models and results in different ways; the caller gets one kind of error for all.
+/// Servers report the loss of a session's models and results in different ways; with this function the user gets one kind of error for all.
 pub fn session_error(session: &dyn SessionContext, error: Error) -> Error {
     let may_be_caused = matches!(
         error.kind(),
@@ -23,9 +23,11 @@ pub fn session_error(session: &dyn SessionContext, error: Error) -> Error {
     }
 }
 
-/// Does the same for the error of `operation`, after asking the server about the session when the result is lost.
+/// Replaces the error of `operation` like [`session_error`]. If the result is lost, asks the server first whether it still knows the
+/// session.
 ///
-/// A restarted server knows neither the results nor the sessions. A sample does not ask: it is submitted again, which shows it.
+/// A restarted server knows neither the results nor the sessions. For a sample the server is not asked, since the sample is submitted
+/// again, which shows the same.
 pub(crate) async fn confirmed_session_error(operation: &Operation, error: Error) -> Error {
     let session = &*operation.session;
     let is_lost = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResultLost);

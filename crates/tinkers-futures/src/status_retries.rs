@@ -2,25 +2,25 @@
 
 use tinkers_core::TransportErrorKind;
 
-/// The cause of a bounded retry.
+/// The cause of a retry of which there is a limited number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryCause {
     /// A response with this status.
     Status(u16),
-    /// A transport error.
+    /// A transport error of this kind.
     Transport(TransportErrorKind),
-    /// A success whose body cannot be decoded.
+    /// A successful response whose body cannot be decoded.
     Body,
 }
 
-/// Counters of bounded retries since the server last reported progress.
+/// Counters of limited retries since the server last reported progress.
 ///
-/// Each cause has its own counter, so that a restarting server whose responses alternate does not use up one limit early.
+/// Each cause has its own counter, so that a restarting server with alternating responses does not use up one limit early.
 #[derive(Debug, Default)]
 pub(crate) struct StatusRetries(Vec<(RetryCause, u32)>);
 
 impl StatusRetries {
-    /// Counts a response. Returns whether it may be retried, given at most `limit` retries of this cause.
+    /// Counts a retry for `cause`. Returns whether it is allowed: at most `limit` retries have this cause.
     pub(crate) fn may_retry(&mut self, cause: RetryCause, limit: u32) -> bool {
         let index = self.0.iter().position(|(known, _)| *known == cause);
         let index = index.unwrap_or_else(|| {

@@ -8,7 +8,7 @@ use crate::failure::operation_failed;
 /// Decodes the response to a submission.
 ///
 /// # Errors
-/// `OperationFailed` when the response reports a failure, and `Protocol` when it has no request id for another reason.
+/// `OperationFailed` if the response reports a failure, and `Protocol` if it contains no request id for another reason.
 pub fn read_submission(response: &HttpResponse) -> Result<SubmissionResponse> {
     SubmissionResponse::read(&response.body).map_err(|error| {
         let error = match PollResponse::failure_in(&response.body) {
@@ -22,7 +22,7 @@ pub fn read_submission(response: &HttpResponse) -> Result<SubmissionResponse> {
     })
 }
 
-/// Returns whether a response to a submission can be decoded, for [`Call::is_readable`](tinkers_core::Call::is_readable).
+/// Returns whether a response to a submission can be decoded. For [`Call::is_readable`](tinkers_core::Call::is_readable).
 pub fn is_submission(response: &HttpResponse) -> bool {
     SubmissionResponse::read(&response.body).is_ok()
 }

@@ -1,4 +1,4 @@
-//! The mutex of this crate: that of the standard library, or of loom in models.
+//! The mutex of this crate: that of the standard library, or of loom in its models.
 
 #[cfg(tinkers_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};

@@ -1,4 +1,4 @@
-//! Conversion of panics in background tasks into errors of their operations.
+//! Converts panics in background tasks into errors of their operations.
 
 use std::any::Any;
 use std::future::Future;
@@ -7,9 +7,9 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 use tinkers_core::{Error, ErrorKind, Result, Sent};
 
-/// Runs `work` and converts a panic in it into an `Aborted` error with the panic's message.
+/// Runs `work` and converts a panic in it into an `Aborted` error with the message of the panic.
 ///
-/// The returned future has the size of a pointer: `work` is boxed. It is never polled again after a panic.
+/// `work` is boxed, so the returned future has the size of a pointer. `work` is never polled again after a panic.
 pub fn catch_unwind<T>(
     work: impl Future<Output = Result<T>> + Send,
 ) -> impl Future<Output = Result<T>> + Send + Unpin {
@@ -17,7 +17,7 @@ pub fn catch_unwind<T>(
     Box::pin(work.map(|outcome| outcome.unwrap_or_else(|panic| Err(panic_error(&*panic)))))
 }
 
-/// Makes the error of an operation whose background task panicked, with the message of the panic.
+/// Returns the error of an operation whose background task panicked, with the message of the panic.
 pub fn panic_error(panic: &(dyn Any + Send)) -> Error {
     let message = panic
         .downcast_ref::<&str>()

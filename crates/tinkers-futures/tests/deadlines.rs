@@ -1,4 +1,4 @@
-//! The progress deadline and the deadline of an operation.
+//! Tests of the progress deadline and the deadline of an operation.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
-/// Starts an operation that never ends and reports progress at the given times, in seconds from its start.
+/// Starts an operation that never ends. It reports progress at the given times, in seconds from its start.
 fn operation(
     deadline: Option<Duration>,
     progress_at: &'static [u64],
@@ -45,7 +45,7 @@ async fn report(clock: &dyn Clock, progress: &ProgressCell, progress_at: &[u64])
     }
 }
 
-/// Returns the error of such an operation, and after how many seconds it failed.
+/// Returns the error of an operation that never ends, and the number of seconds after which it failed.
 fn failure(deadline: Option<Duration>, progress_at: &'static [u64]) -> (ErrorKind, u64) {
     let (handle, server) = operation(deadline, progress_at);
     let start = server.clock.now();
@@ -55,7 +55,7 @@ fn failure(deadline: Option<Duration>, progress_at: &'static [u64]) -> (ErrorKin
 }
 
 #[test]
-fn progress_defers_the_stall_but_not_the_deadline() {
+fn progress_extends_the_progress_deadline_but_not_the_deadline() {
     let deadline = Some(seconds(25));
     assert_eq!(failure(deadline, &[]), (ErrorKind::Stalled, 10));
     assert_eq!(failure(deadline, &[9]), (ErrorKind::Stalled, 19));
@@ -66,7 +66,7 @@ fn progress_defers_the_stall_but_not_the_deadline() {
 }
 
 #[test]
-fn result_wins_over_limits_at_the_same_instant() {
+fn result_wins_over_a_deadline_at_the_same_instant() {
     for deadline in [None, Some(PROGRESS_DEADLINE)] {
         let (session, server) = session_with_limits([], PROGRESS_DEADLINE, deadline);
         let operation = Operation::new(
@@ -86,11 +86,11 @@ fn result_wins_over_limits_at_the_same_instant() {
 }
 
 #[test]
-fn both_limits_share_one_timer() {
+fn progress_deadline_and_operation_deadline_share_one_timer() {
     let (handle, server) = operation(Some(seconds(25)), &[]);
     let clock = server.clock.clone();
     let sleepers = server.drive(async {
-        // The operation itself has no timer.
+        // The operation itself uses no timer.
         clock.sleep_until(clock.now().after(seconds(1))).await;
         clock.sleepers()
     });
@@ -102,13 +102,13 @@ fn both_limits_share_one_timer() {
     assert_eq!(clock.sleepers(), 0);
 }
 
-/// A waker that records whether the resources of the work are released.
-struct ReleaseProbe {
+/// A waker that records whether the resources of the work were released before it was called.
+struct ReleaseRecorder {
     held: Weak<()>,
     is_released: Mutex<Vec<bool>>,
 }
 
-impl Wake for ReleaseProbe {
+impl Wake for ReleaseRecorder {
     fn wake(self: Arc<Self>) {
         let is_released = self.held.strong_count() == 0;
         self.is_released.lock().unwrap().push(is_released);
@@ -125,7 +125,7 @@ fn timed_out_work_is_dropped_before_the_waiter_is_woken() {
         RouteClass::Sample,
     );
     let held = Arc::new(());
-    let probe = Arc::new(ReleaseProbe {
+    let recorder = Arc::new(ReleaseRecorder {
         held: Arc::downgrade(&held),
         is_released: Mutex::default(),
     });
@@ -134,10 +134,10 @@ fn timed_out_work_is_dropped_before_the_waiter_is_woken() {
         std::future::pending().await
     };
     let mut handle: ApiFuture<()> = start(operation, work);
-    let waker = Waker::from(Arc::clone(&probe));
+    let waker = Waker::from(Arc::clone(&recorder));
     let mut cx = Context::from_waker(&waker);
     assert!(Pin::new(&mut handle).poll(&mut cx).is_pending());
     let time: &dyn Clock = &server.clock;
     server.drive(time.sleep(seconds(6)));
-    assert_eq!(*probe.is_released.lock().unwrap(), [true]);
+    assert_eq!(*recorder.is_released.lock().unwrap(), [true]);
 }

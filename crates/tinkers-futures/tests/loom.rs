@@ -29,7 +29,7 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp::from_origin(Duration::from_secs(seconds))
 }
 
-/// Returns how many of three concurrent calls of `warns` logged a warning.
+/// Returns the number of three concurrent calls of `warns` that logged a warning.
 fn warnings<S: Send + Sync + 'static>(
     shared: S,
     warns: fn(&S, Timestamp) -> bool,
@@ -54,7 +54,7 @@ fn observe(log: &QueueLog, now: Timestamp) -> bool {
 }
 
 #[test]
-fn concurrent_observers_log_one_warning() {
+fn concurrent_observers_of_a_pause_log_one_warning() {
     explore("one warning", BOUND, || {
         match warnings(QueueLog::sampling("s"), observe, [10, 10, 10]) {
             1 => Vec::new(),
@@ -65,7 +65,7 @@ fn concurrent_observers_log_one_warning() {
 }
 
 #[test]
-fn timestamps_out_of_order_log_one_warning() {
+fn observations_with_unordered_timestamps_log_one_warning() {
     explore("clocks out of order", BOUND, || {
         match warnings(QueueLog::sampling("s"), observe, [10, 11, 69]) {
             1 => Vec::new(),
@@ -75,9 +75,9 @@ fn timestamps_out_of_order_log_one_warning() {
     .assert_none();
 }
 
-/// Finds the race of a timestamp that is read and written in separate steps.
+/// Negative control: a timestamp that is read and written in separate steps.
 #[test]
-fn separate_read_and_write_is_detected() {
+fn negative_control_separate_read_and_write_is_detected() {
     fn read_then_write(stamp: &AtomicU64, now: Timestamp) -> bool {
         let now = now.since_origin().as_secs();
         let warned = stamp.load(Ordering::SeqCst);
@@ -87,16 +87,18 @@ fn separate_read_and_write_is_detected() {
         }
         due
     }
-    let findings = explore("control: read, then write", BOUND, || {
-        match warnings(AtomicU64::new(0), read_then_write, [10, 10, 10]) {
+    let findings = explore(
+        "negative control: read, then write",
+        BOUND,
+        || match warnings(AtomicU64::new(0), read_then_write, [10, 10, 10]) {
             1 => Vec::new(),
             n => vec![format!("{n} warnings")],
-        }
-    });
+        },
+    );
     assert!(!findings.faults.is_empty());
 }
 
-/// Returns what the table reports to a waiter.
+/// Returns the state that the table reports to a waiter.
 fn outcome(table: &CompletionTable) -> &'static str {
     match table.poll("1", Waker::noop()) {
         Poll::Ready(Ok(notice)) if notice.size.is_some() => "completed",
@@ -106,21 +108,21 @@ fn outcome(table: &CompletionTable) -> &'static str {
     }
 }
 
-/// A waker that reads the table at once, while the waking thread may still be at work.
-struct StateProbe {
+/// A waker that reads the table at once, while the thread that calls it may still be at work.
+struct StateRecorder {
     table: std::sync::Arc<CompletionTable>,
     seen: std::sync::Mutex<Vec<&'static str>>,
 }
 
-impl Wake for StateProbe {
+impl Wake for StateRecorder {
     fn wake(self: std::sync::Arc<Self>) {
         let seen = outcome(&self.table);
         self.seen.lock().unwrap().push(seen);
     }
 }
 
-/// Registers a waiter while each of `actions` runs in its own thread. Returns the faults: its outcome must be one of `expected`, and
-/// a waiter that was pending must be woken once.
+/// Registers a waiter while each of `actions` runs in its own thread. Returns a fault if its outcome is not one of `expected`, or if a
+/// pending waiter is not woken exactly once.
 fn waiter_faults(
     actions: &'static [fn(&CompletionTable)],
     expected: &[&'static str],
@@ -139,25 +141,25 @@ fn waiter_faults(
         .begin()
         .and_then(|evictions| table.register(evictions, "1".into(), &progress, at(0)));
     if registered.is_err() {
-        // The end came first.
+        // The poller ended before the registration.
         others.into_iter().for_each(|other| other.join().unwrap());
         return match table.begin() {
             Ok(_) => vec!["registration failed before the end".to_owned()],
             Err(_) => Vec::new(),
         };
     }
-    let probe = std::sync::Arc::new(StateProbe {
+    let recorder = std::sync::Arc::new(StateRecorder {
         table: std::sync::Arc::clone(&table),
         seen: std::sync::Mutex::default(),
     });
-    let waker = Waker::from(std::sync::Arc::clone(&probe));
+    let waker = Waker::from(std::sync::Arc::clone(&recorder));
     let first = table.poll("1", &waker);
     others.into_iter().for_each(|other| other.join().unwrap());
     let last = outcome(&table);
     if !expected.contains(&last) {
         faults.push(format!("unexpected outcome: {last}"));
     }
-    let seen = std::mem::take(&mut *probe.seen.lock().unwrap());
+    let seen = std::mem::take(&mut *recorder.seen.lock().unwrap());
     if first.is_pending() && seen.is_empty() {
         faults.push("the waiter is never woken".to_owned());
     }
@@ -201,7 +203,7 @@ fn completion_reaches_a_concurrently_registered_waiter() {
 }
 
 #[test]
-fn end_reaches_a_concurrently_registered_waiter() {
+fn end_of_the_poller_reaches_a_concurrently_registered_waiter() {
     explore("end", BOUND, || waiter_faults(&[end], &["ended"])).assert_none();
 }
 
@@ -214,7 +216,7 @@ fn suspension_releases_a_concurrently_registered_waiter() {
 }
 
 #[test]
-fn waiter_is_woken_once_in_any_order() {
+fn waiter_is_woken_once_in_any_order_of_events() {
     explore("completion and suspension", BOUND, || {
         let expected = ["completed", "released"];
         waiter_faults(&[complete, CompletionTable::suspend], &expected)
@@ -226,16 +228,16 @@ fn waiter_is_woken_once_in_any_order() {
     .assert_none();
 }
 
-/// Finds the race of a table that looks up early completions before it registers the waiter, in separate steps.
+/// Negative control: a table that looks up early completions and registers the waiter in separate steps.
 #[test]
-fn separate_lookup_and_registration_is_detected() {
+fn negative_control_separate_lookup_and_registration_is_detected() {
     #[derive(Default)]
     struct SeparateSteps {
         early: sync::Mutex<bool>,
         waiter: sync::Mutex<Option<Waker>>,
     }
 
-    let findings = explore("control: lookup, then registration", BOUND, || {
+    let findings = explore("negative control: lookup, then registration", BOUND, || {
         let table = Arc::new(SeparateSteps::default());
         let other = Arc::clone(&table);
         let completes = thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Responses of calls and polls are reported to the shared outage detector, and unpaid bills to the shared billing pause.
+//! Tests that calls and polls report their responses to the shared outage detector, and unpaid bills to the shared billing state.
 
 mod support;
 
@@ -36,7 +36,7 @@ async fn call(session: Arc<FakeSession>) -> Result<(), Error> {
     session.caller().call(call).await.map(drop)
 }
 
-/// Returns when the backoffs of 20 failed requests end, in seconds, if `request` succeeds after five seconds.
+/// Returns the number of seconds after which the backoffs of 20 failed requests end. `request` succeeds after five seconds.
 fn backoffs_end<F>(class: RouteClass, request: fn(Arc<FakeSession>) -> F) -> u64
 where
     F: Future<Output = Result<(), Error>>,
@@ -61,14 +61,15 @@ where
 }
 
 #[test]
-fn response_ends_the_backoffs_of_its_class() {
+fn response_ends_the_backoffs_of_its_route_class() {
     assert!(backoffs_end(RouteClass::Poll, poll) <= 7);
     assert!(backoffs_end(RouteClass::Rest, call) <= 7);
-    // The response to a poll says nothing about other classes, where one request after the other is sent early as a probe.
+    // The response to a poll does not end the backoffs of other classes. There, one retry after another is sent early as an outage
+    // check.
     assert!(backoffs_end(RouteClass::Rest, poll) > 15);
 }
 
-/// Counts warnings about an unpaid bill.
+/// A log subscriber that counts warnings about an unpaid bill.
 struct BillingWarnings(Arc<AtomicU64>);
 
 impl tracing::Subscriber for BillingWarnings {
@@ -101,7 +102,7 @@ fn unpaid_bill_is_logged_once_a_minute() {
 }
 
 #[test]
-fn server_with_failures_in_the_body_has_no_final_5xx() {
+fn poll_retries_5xx_of_a_server_that_reports_failures_in_bodies() {
     let failing = || std::iter::repeat_n(Step::Json(500, r#"{"detail": "restarting"}"#), 12);
     let (other, server) = session(failing());
     server.drive(poll(other)).expect_err("a failed operation");

@@ -1,4 +1,4 @@
-//! Each operation has exactly one outcome: counted over many operations with different ends, on real threads.
+//! Tests that each operation has exactly one outcome, with many operations that end in different ways on real threads.
 
 mod support;
 
@@ -18,12 +18,12 @@ use tinkers_futures::{ApiFuture, Operation, start};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
-/// The time limit for one outcome.
+/// The maximum wait for one outcome.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
-/// The number of operations for each kind of end.
+/// The number of operations for each way to end.
 const EACH: usize = 500;
 
-/// The end of the work of an operation.
+/// The way in which the work of an operation ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Succeeds,
@@ -36,11 +36,11 @@ enum Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
     Nothing,
-    /// Its task is aborted.
+    /// The task of the operation is aborted.
     Abort,
-    /// Its handle is dropped.
+    /// The handle of the operation is dropped.
     Drop,
-    /// The runtime of its task ends.
+    /// The runtime of the task ends.
     RuntimeEnds,
 }
 
@@ -56,10 +56,10 @@ const CASES: [(Work, Event); 9] = [
     (Work::NeverEnds, Event::RuntimeEnds),
 ];
 
-/// A wrapper around the task of an operation.
+/// A function that wraps the task of an operation.
 type Wrap = fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 
-/// Spawns the task of one operation on a runtime, and keeps its abort handle.
+/// A spawner that runs the task of one operation on a runtime, and keeps its abort handle.
 #[derive(Debug)]
 struct OnThreads {
     runtime: Handle,
@@ -75,7 +75,7 @@ impl Spawn for OnThreads {
     }
 }
 
-/// A resource of the work that counts its drops.
+/// A resource that the work holds. It counts its drops.
 struct Held(Arc<AtomicUsize>);
 
 impl Drop for Held {
@@ -84,7 +84,7 @@ impl Drop for Held {
     }
 }
 
-/// Work that holds a resource until it is dropped, even after it has ended.
+/// Work that holds a resource until the work is dropped, even after it has ended.
 struct Holding<F> {
     work: Pin<Box<F>>,
     _held: Held,
@@ -102,7 +102,7 @@ struct Started {
     number: usize,
     handle: ApiFuture<usize>,
     abort: Arc<Mutex<Option<AbortHandle>>>,
-    /// The number of drops of its resource.
+    /// The number of drops of the resource.
     drops: Arc<AtomicUsize>,
 }
 
@@ -123,7 +123,7 @@ fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> Started {
         match work {
             Work::Succeeds => Ok(number),
             Work::Fails => Err(error(number)),
-            // Does not call the panic hook.
+            // `resume_unwind` does not call the panic hook.
             Work::Panics => resume_unwind(Box::new("boom")),
             Work::NeverEnds => std::future::pending().await,
         }
@@ -146,7 +146,7 @@ fn error(number: usize) -> Error {
     Error::new(ErrorKind::Rejected, Sent::Answered, message)
 }
 
-/// Returns whether an outcome is allowed for a case.
+/// Returns whether an outcome is allowed for this kind of work and event.
 fn is_allowed(number: usize, case: (Work, Event), outcome: &Result<usize>) -> bool {
     let has_message =
         |words: &str| matches!(outcome, Err(error) if error.to_string().contains(words));
@@ -220,7 +220,7 @@ fn each_operation_has_exactly_one_outcome() {
     }
     assert!(aborted >= EACH, "work that never ends must be aborted");
     drop(tasks);
-    // All tasks have ended, so that each outcome is available at once.
+    // All tasks have ended, so each outcome is available at once.
     for (number, handle) in kept {
         let case = CASES[number % CASES.len()];
         let outcome = poll_once(handle).expect("an operation would hang");
@@ -236,9 +236,9 @@ fn each_operation_has_exactly_one_outcome() {
     }
 }
 
-/// Finds a hanging operation when the runtime leaks the aborted task.
+/// Negative control: the runtime leaks an aborted task, so its operation hangs.
 #[test]
-fn leaked_task_is_detected() {
+fn negative_control_leaked_task_is_detected() {
     struct Leaked(ManuallyDrop<BoxFuture<'static, ()>>);
 
     impl Future for Leaked {

@@ -1,4 +1,4 @@
-//! The shared poll: its requests, its pauses, and its end.
+//! Tests of the shared poll: its requests, its pauses, and its end.
 
 mod support;
 #[path = "poller/suspension.rs"]
@@ -23,7 +23,7 @@ const FIRST: Step = Step::Json(
     r#"{"completions": [{"state": "finished", "request_id": "1", "response_payload_uncompressed_size": 70}], "cursor": 5}"#,
 );
 
-/// A poller on a scripted server.
+/// A poller with a scripted server.
 struct Fixture {
     server: Arc<Scripted>,
     session: Arc<dyn SessionContext>,
@@ -63,7 +63,7 @@ impl Fixture {
         self.server.drive(time.sleep(Duration::from_secs(seconds)));
     }
 
-    /// Returns the bodies of its polls.
+    /// Returns the bodies of the polls that the server received.
     fn bodies(&self) -> Vec<Value> {
         let bodies = self.server.bodies(POLL);
         bodies
@@ -88,7 +88,7 @@ fn acknowledging_body(cursor: i64, retrieved: &[&str]) -> Value {
 }
 
 #[test]
-fn poll_waits_for_completions_and_acknowledges_them() {
+fn shared_poll_waits_for_completions_and_acknowledges_them() {
     let fixture = fixture([
         Step::After(Duration::from_secs(30)),
         NOTHING,
@@ -113,7 +113,7 @@ fn poll_waits_for_completions_and_acknowledges_them() {
         acknowledging_body(5, &["1"]),
     ];
     assert_eq!(fixture.bodies(), expected);
-    // The acknowledgement waits a second for a poll that can carry it.
+    // The acknowledgement waits for a second for a poll that can carry it.
     assert_eq!(fixture.server.request_times(), [0.0, 30.0, 41.0]);
     let asked = fixture.server.requests.lock().unwrap();
     let limits: Vec<_> = asked
@@ -186,13 +186,13 @@ fn refusals_and_empty_responses_slow_the_polls_down() {
     assert!(took > 80.0, "fifty polls in {took} s");
 }
 
-/// Returns whether a waiter was released to a poll of its own.
+/// Returns whether a waiter was told to poll individually.
 fn is_released(outcome: Result<CompletionNotice>) -> bool {
     outcome.is_ok_and(|notice| notice.size.is_none())
 }
 
 #[test]
-fn possibly_transient_response_is_retried() {
+fn possibly_transient_poll_response_is_retried() {
     let page = "<html>welcome</html>";
     let steps = [
         200, 302, 401, 403, 404, 405, 409, 410, 413, 418, 421, 422, 431, 501,
@@ -220,7 +220,7 @@ fn possibly_transient_response_is_retried() {
 }
 
 #[test]
-fn each_retry_cause_has_its_limit() {
+fn each_retry_cause_has_its_own_limit() {
     let reason = r#"{"detail": "no such session"}"#;
     let few = &[0.0, 0.5, 1.5, 3.5][..];
     let some = &[0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5][..];
@@ -244,7 +244,7 @@ fn each_retry_cause_has_its_limit() {
 }
 
 #[test]
-fn valid_response_resets_the_retries() {
+fn valid_response_resets_the_retry_counters() {
     let missing = Step::Json(404, r#"{"detail": "starting"}"#);
     let once = std::iter::repeat_n(missing, 3).chain([NOTHING]);
     let fixture = fixture(once.cycle().take(20).chain([FIRST]));
@@ -358,7 +358,7 @@ fn runtime_shutdown_fails_the_waiters() {
 }
 
 #[test]
-fn task_runs_from_first_sample_to_final_acknowledgement() {
+fn polling_task_runs_from_first_sample_to_final_acknowledgement() {
     let fixture = fixture([
         FIRST,
         Step::Json(200, r#"{"completions": [], "cursor": 5}"#),
@@ -376,7 +376,7 @@ fn task_runs_from_first_sample_to_final_acknowledgement() {
 }
 
 #[test]
-fn dropped_poller_cancels_its_poll_and_acknowledges() {
+fn dropped_poller_cancels_its_poll_and_acknowledges_results() {
     let fixture = fixture([
         Step::After(Duration::from_secs(3600)),
         Step::Json(200, r#"{"completions": [], "cursor": 0}"#),
@@ -386,7 +386,7 @@ fn dropped_poller_cancels_its_poll_and_acknowledges() {
     drop(handle);
     let remaining = fixture.register("2");
     drop(fixture.poller);
-    // A handle that outlives the poller fails.
+    // A handle that outlives the poller returns an error.
     let error = fixture.server.drive(remaining.completed()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
     let time: &dyn Clock = &fixture.server.clock;

@@ -1,4 +1,4 @@
-//! Retrieval of one result: the effect of each response, and the pauses between polls.
+//! Tests of the retrieval of one result: the effect of each response, and the pauses between polls.
 
 mod support;
 
@@ -53,7 +53,7 @@ fn created(
 }
 
 #[test]
-fn available_result_takes_one_poll() {
+fn available_result_needs_only_one_poll() {
     let (result, server, operation) = created([DONE]);
     assert_eq!(result.unwrap().model_id, "m");
     let asked = server.requests.lock().unwrap();
@@ -76,7 +76,7 @@ fn available_result_takes_one_poll() {
 }
 
 #[test]
-fn long_polls_have_no_pause_and_report_the_queue() {
+fn long_polls_have_no_pauses_and_report_the_queue_state() {
     let held = Step::After(Duration::from_secs(30));
     let paused = Step::Json(
         408,
@@ -85,7 +85,7 @@ fn long_polls_have_no_pause_and_report_the_queue() {
     let (result, server, operation) =
         created([held.clone(), NOT_READY, held, paused, NOT_READY, DONE]);
     assert!(result.is_ok());
-    // The third response was immediate, so there is a pause before the fourth poll.
+    // The third response arrived at once, so there is a pause before the fourth poll.
     assert_eq!(server.request_times(), [0.0, 30.0, 60.0, 60.02]);
     let progress = operation.progress.snapshot();
     assert_eq!((progress.polls, progress.phase), (4, Phase::Waiting));
@@ -101,7 +101,7 @@ fn immediate_responses_slow_the_polls_down() {
 }
 
 #[test]
-fn failed_operation_has_the_category_of_the_server() {
+fn failed_operation_reports_the_category_from_the_server() {
     let (result, ..) = created([Step::Json(
         200,
         r#"{"error": "token 999 outside", "category": "user"}"#,
@@ -121,7 +121,7 @@ fn failed_operation_has_the_category_of_the_server() {
 }
 
 #[test]
-fn final_status_is_retried_three_times() {
+fn poll_with_a_4xx_response_is_retried_three_times() {
     for (status, kind) in [
         (400, ErrorKind::OperationFailed),
         (404, ErrorKind::NotFound),
@@ -133,7 +133,7 @@ fn final_status_is_retried_three_times() {
         assert_eq!((error.kind(), error.status()), (kind, Some(status)));
         assert!(error.to_string().contains("no such luck"), "{error}");
         assert_eq!(server.request_times(), [0.0, 0.5, 1.5, 3.5], "{status}");
-        // "Not ready" in between resets the count.
+        // A "not ready" response in between resets the number of retries.
         let (result, ..) = created([
             answer.clone(),
             answer.clone(),
@@ -176,7 +176,7 @@ fn alternating_failures_have_separate_retry_limits() {
 }
 
 #[test]
-fn poll_held_beyond_the_limit_resets_the_retries() {
+fn poll_held_beyond_the_limit_resets_the_retry_counters() {
     let unknown = Step::Json(404, r#"{"detail": "no such future"}"#);
     let held = [
         Step::After(Duration::from_secs(45)),
@@ -188,7 +188,7 @@ fn poll_held_beyond_the_limit_resets_the_retries() {
 }
 
 #[test]
-fn truncated_result_is_polled_for_again() {
+fn truncated_result_is_polled_again() {
     let cut = Step::Json(200, r#"{"model_id": "#);
     let (result, server, _) = created([cut.clone(), cut, DONE]);
     assert!(result.is_ok());
@@ -196,7 +196,7 @@ fn truncated_result_is_polled_for_again() {
 }
 
 #[test]
-fn connection_and_proxy_failures_are_waited_out() {
+fn connection_and_proxy_failures_only_delay_the_result() {
     let script = [
         Step::Fails(TransportErrorKind::Connect),
         Step::Fails(TransportErrorKind::Broken),
@@ -207,7 +207,7 @@ fn connection_and_proxy_failures_are_waited_out() {
     ];
     let (result, server, _) = created(script);
     assert!(result.is_ok());
-    // As the outage probe, a poll ends its pause early, except the pause after the 400 of the proxy.
+    // As an outage check, a poll ends its pause early, except the pause after the 400 of the proxy.
     assert_eq!(server.request_times(), [0.0, 0.5, 1.5, 2.5, 6.5, 8.5]);
 }
 
@@ -224,7 +224,7 @@ fn poll_held_beyond_the_limit_is_sent_again_at_once() {
 }
 
 #[test]
-fn refused_poll_closes_its_class_until_the_hint() {
+fn refused_poll_closes_the_gate_for_the_server_retry_delay() {
     let (result, server, _) = created([
         Step::WithHeader(429, "retry-after", "7"),
         Step::Json(429, "{}"),
@@ -256,13 +256,17 @@ fn refused_poll_keeps_its_queue_position() {
         Readmission::New,
     ];
     assert_eq!(*server.readmissions.lock().unwrap(), expected);
-    // The permit closes the gate before the in-flight permit admits another request.
+    // The submit permit closes the gate before the in-flight permit admits another request.
     let pairs = server.released.lock().unwrap();
-    assert!(pairs.chunks(2).all(|pair| pair == ["permit", "flight"]));
+    assert!(
+        pairs
+            .chunks(2)
+            .all(|pair| pair == ["permit", "in_flight_permit"])
+    );
 }
 
 #[test]
-fn poll_held_before_departure_keeps_its_queue_position() {
+fn poll_not_sent_because_the_gate_closed_keeps_its_position() {
     let held = || Step::Fails(TransportErrorKind::Held);
     let (result, server, _) = created([NOT_READY, held(), held(), DONE]);
     assert!(result.is_ok());
@@ -299,13 +303,13 @@ fn failing_server_is_polled_until_the_operation_stalls() {
         "{} polls in 600 s",
         asked.len()
     );
-    // Five failures in a row before a result are recovered from.
+    // The client recovers from five consecutive failures before a result.
     let script = std::iter::repeat_n(Step::Json(500, "{}"), 5).chain([DONE]);
     assert!(created(script).0.is_ok());
 }
 
 #[test]
-fn unpaid_bill_pauses_up_to_its_limit() {
+fn unpaid_bill_pauses_polls_up_to_the_billing_limit() {
     let unpaid = Step::Json(402, r#"{"detail": "add a card"}"#);
     let (result, server, _) = created([unpaid.clone(), unpaid.clone(), DONE]);
     assert!(result.is_ok());
@@ -316,7 +320,7 @@ fn unpaid_bill_pauses_up_to_its_limit() {
 }
 
 #[test]
-fn lost_result_is_final_only_with_a_reason() {
+fn lost_result_is_final_only_if_the_response_gives_a_reason() {
     let (result, server, _) = created([Step::Json(410, r#"{"detail": "gone"}"#)]);
     assert_eq!(result.unwrap_err().kind(), ErrorKind::ResultLost);
     assert_eq!(server.request_times().len(), 1);
@@ -327,7 +331,7 @@ fn lost_result_is_final_only_with_a_reason() {
 }
 
 #[test]
-fn each_retry_cause_has_its_limit() {
+fn each_retry_cause_has_its_own_limit() {
     use ErrorKind as K;
     let (few, some) = (4, 7);
     let reason = r#"{"detail": "starting"}"#;
@@ -365,7 +369,7 @@ fn each_retry_cause_has_its_limit() {
 }
 
 #[test]
-fn no_content_is_not_ready() {
+fn response_without_content_means_not_ready() {
     let script = [Step::Json(204, ""), Step::Json(202, ""), DONE];
     let (result, server, _) = created(script);
     assert!(result.is_ok());
@@ -373,7 +377,7 @@ fn no_content_is_not_ready() {
 }
 
 #[test]
-fn each_poll_has_its_iteration_number() {
+fn each_poll_carries_its_iteration_number() {
     let (result, server, operation) = created([NOT_READY, Step::Json(503, ""), NOT_READY, DONE]);
     assert!(result.is_ok());
     let requests = server.requests.lock().unwrap();
@@ -386,7 +390,7 @@ fn each_poll_has_its_iteration_number() {
 }
 
 #[test]
-fn backoff_restarts_after_not_ready() {
+fn poll_backoff_restarts_after_a_not_ready_response() {
     let failed = || std::iter::repeat_n(Step::Json(400, ""), 4);
     let script = failed().chain([NOT_READY]).chain(failed()).chain([DONE]);
     let (result, server, _) = created(script);
@@ -430,7 +434,7 @@ fn large_result_reserves_and_releases_its_bytes() {
 }
 
 #[test]
-fn size_without_a_result_fails_after_three_replies() {
+fn retrieval_fails_after_three_responses_with_only_the_size() {
     let again = Step::Json(
         200,
         r#"{"status": "complete_metadata", "response_payload_size": 4000}"#,
@@ -442,7 +446,7 @@ fn size_without_a_result_fails_after_three_replies() {
     assert_eq!(server.bytes_held.load(Ordering::SeqCst), 0);
 }
 
-/// A transport whose requests retrieve another result first, as a layer may.
+/// A transport layer that retrieves another result before it sends its own request.
 #[derive(Debug)]
 struct RetrievingLayer(Retrieval);
 
@@ -485,6 +489,6 @@ fn nested_retrieval_reserves_no_bytes() {
     };
     let call = caller.call(Call::get("/models", RouteClass::Rest));
     server.drive(call).expect("a response");
-    // The outer request may hold the whole budget, so waiting for it could deadlock.
+    // The outer request may hold the whole budget, so waiting for the budget could deadlock.
     assert_eq!(server.max_bytes_held.load(Ordering::SeqCst), 0);
 }

@@ -1,4 +1,4 @@
-//! Errors of operations whose session was closed or lost.
+//! Tests of the errors of operations whose session was closed or lost.
 
 mod support;
 
@@ -11,7 +11,7 @@ use tinkers_futures::{Operation, Retrieval, retrieve, session_error};
 use tinkers_wire::{ModelCreated, RequestKind};
 
 #[test]
-fn end_of_the_session_replaces_only_errors_it_may_cause() {
+fn session_end_replaces_only_errors_that_it_may_cause() {
     use ErrorKind as K;
     let (session, server) = session([]);
     let kind_of = |kind| {
@@ -34,7 +34,7 @@ fn end_of_the_session_replaces_only_errors_it_may_cause() {
 }
 
 #[test]
-fn lost_training_result_confirms_the_session() {
+fn lost_training_result_makes_the_client_check_the_session() {
     let lost = Step::Json(410, r#"{"detail": "gone"}"#);
     let failed = Step::Json(200, r#"{"error": "diverged", "category": "user"}"#);
     for (step, class, confirmations) in [

@@ -1,4 +1,4 @@
-//! Closes a gate with hints in any order, and shows which requests it admits and when.
+//! Closes a gate with retry delays in any order, and shows which requests it admits at which time.
 
 use std::time::Duration;
 use tinkers_limits::{BackoffGate, RetryBudget, RetryDraw, RetryReason};
@@ -23,7 +23,7 @@ fn main() {
     }
     let reopened = gate.reopen(gate.epoch());
     println!(
-        "the response to the probe reopens the gate: {reopened}, now {:?}",
+        "the response to the first request reopens the gate: {reopened}, now {:?}",
         gate.state()
     );
 

@@ -1,4 +1,4 @@
-//! Prints the share of a server's window that the limits use, in simulated time.
+//! Prints the fraction of a server's capacity that the limits use, in simulated time.
 
 #[path = "../tests/support/cases.rs"]
 mod cases;

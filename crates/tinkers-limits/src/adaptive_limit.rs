@@ -1,15 +1,16 @@
-//! The adaptive limit: learns from refusals how many requests the server accepts at once, and probes beyond that level.
+//! The adaptive limit on requests in flight. It learns from refusals how many requests the server accepts at once, and probes beyond that
+//! number.
 
 use std::time::Duration;
 
 use crate::noise_filter::{NoiseFilter, ProbeFailure, RefusalMeaning};
 
-/// An adaptive limit on the number of requests in flight. A plain value: its owner reports events while requests wait
-/// or the server refuses them, and sets the window to [`AdaptiveLimit::limit`].
+/// An adaptive limit on the number of requests in flight. A plain value without synchronization: its owner reports refusals, accepted
+/// requests and full windows, and applies [`AdaptiveLimit::limit`] to the window.
 ///
-/// Before the first refusal there is no level. A refusal sets the level to the number of requests that the server had
-/// accepted at that time. Afterwards only limit probes exceed the level; the interval between them depends on the cost
-/// of their refusals. Refusals that continue however few requests are in flight are noise and set no level.
+/// Before the first refusal the limit is unknown, and the ceiling applies. A refusal sets the learned limit, called *level*, to the number
+/// of requests that the server had accepted at that time. Afterwards only limit probes exceed the learned limit; the interval between them depends
+/// on the cost of a refusal. Refusals that continue however few requests are in flight are classified as random and do not lower the learned limit.
 /// `docs/decisions/0005-the-in-flight-window.md` has the reasons and measurements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdaptiveLimit {
@@ -21,114 +22,118 @@ pub struct AdaptiveLimit {
     noise: NoiseFilter,
 }
 
-/// A refusal (rate-limited response) and the state of the window at that time.
+/// A refusal (rate-limited response), and the state of the in-flight window at that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefusalContext {
-    /// The time of the refusal.
+    /// The time of the refusal, measured from the clock's origin.
     pub now: Duration,
-    /// Whether it started a new congestion event.
+    /// Whether the refusal started a new congestion event. Concurrent refusals belong to one event.
     pub is_new_event: bool,
     /// The number of requests that the server had accepted and not finished.
     pub accepted: u32,
-    /// How long the refusal closed the gate.
+    /// The time for which the refusal closed the gate.
     pub closed_for: Duration,
 }
 
-/// The reason for a change of the limit.
+/// The reason for a change of the in-flight limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitChange {
-    /// The first refusal set the level.
+    /// The first refusal set the learned limit.
     Learned,
-    /// The server accepted fewer requests than the level.
+    /// A refusal without a limit probe showed that the server accepts fewer requests than the learned limit.
     Lowered,
-    /// A limit probe beyond the level started.
+    /// A limit probe started: for a while, more requests than the learned limit may be in flight.
     ProbeStarted,
-    /// The server accepted enough requests beyond the level, which rises to the probed limit.
+    /// The server accepted enough requests beyond the learned limit, which rises to the limit of the probe.
     ProbeSucceeded,
-    /// A limit probe was refused.
+    /// The server refused a request during a limit probe.
     ProbeFailed,
-    /// Responses to earlier requests show that the server accepted more than the level.
+    /// Responses to earlier requests show that the server accepted more requests than the learned limit.
     Corrected,
-    /// Refusals continued however few requests were in flight, so the level before them was restored.
+    /// Refusals continued however few requests were in flight, so the limit before them was restored.
     Restored,
 }
 
-/// A limit probe: its raised limit, and the number of requests accepted beyond the level so far.
+/// A limit probe in progress: its raised limit, and the number of requests that the server has accepted beyond the learned limit so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LimitProbe {
     target: u32,
     accepted_beyond: u32,
 }
 
-/// The time and step size of the next limit probe.
+/// The time and the step size of the next limit probe.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct ProbeSchedule {
     step: u32,
     /// The earliest time of the next limit probe.
     next_probe_at: Duration,
-    /// The earliest time of the recovery from a large drop.
+    /// The earliest time at which the limit may recover from a large drop.
     recovery_at: Duration,
-    /// The number of consecutive failed probes near the same level.
+    /// The number of consecutive failed probes near the same learned limit.
     failures: u32,
-    /// The level at the last failure.
+    /// The learned limit at the last failed probe.
     failed_level: u32,
-    /// Accepted requests minus the charges for refusals. While it is negative there are no limit probes, which bounds
-    /// the share of refusals.
+    /// The number of accepted requests minus the charges for refusals. While the credit is negative there are no limit probes, which
+    /// bounds the fraction of refused requests.
     credit: i64,
-    /// Whether the gate is closed.
+    /// Whether a refusal has closed the gate, and no response has opened it since.
     is_gate_closed: bool,
-    /// Whether the interval for the last closure has not been computed yet.
+    /// Whether the probe interval after the last closure has not been computed yet.
     is_interval_due: bool,
-    /// The length of the last closure.
+    /// The duration of the last closure.
     closed_for: Duration,
-    /// Since when the closed gate has held back requests for which the window had room.
+    /// The time since which the closed gate has held back requests for which the window had room.
     held_since: Option<Duration>,
-    /// Whether the level was lowered in favor of other processes.
+    /// Whether the learned limit was lowered to leave capacity to other processes.
     has_yielded: bool,
-    /// The share of the window that was idle during the closure.
-    idle_share: f64,
+    /// The average fraction of the window that was idle during the closure.
+    idle_fraction: f64,
 }
 
 impl AdaptiveLimit {
-    /// The interval after a failed probe, as a multiple of its cost (the time in which the window was idle).
+    /// The probe interval after a failed probe, as a multiple of the cost of its refusal: the time for which the window was idle.
     const COSTS_PER_INTERVAL: u32 = 20;
-    /// The minimum interval, as a multiple of the closure.
+    /// The minimum probe interval, as a multiple of the duration of the closure.
     const MIN_CLOSURES_PER_INTERVAL: u32 = 2;
-    /// The delay before the recovery from a large drop, as a multiple of its cost.
+    /// The delay before the recovery from a large drop, as a multiple of the cost of the last refusal.
     const COSTS_BEFORE_RECOVERY: u32 = 4;
-    /// The maximum cost counted there, as a multiple of the last closure, if several closures follow each other before
-    /// the window is full.
+    /// The maximum cost for the delay before a recovery, as a multiple of the last closure. It matters if several closures follow each
+    /// other before the window is full.
     const MAX_CLOSURES_OF_COST: u32 = 2;
-    /// The maximum interval.
+    /// The maximum probe interval.
     const MAX_INTERVAL: Duration = Duration::from_secs(60);
-    /// The maximum number of doublings of the interval for consecutive failures.
+    /// The maximum number of times that consecutive failures double the probe interval.
     const MAX_DOUBLINGS: u32 = 2;
-    /// Failures are consecutive while the level changes by at most 1/8.
+    /// Two failed probes count as consecutive if the learned limit changed by at most 1 / this number between them.
     const SAME_LEVEL_DIVISOR: u32 = 8;
-    /// The step of a probe is at most 1/8 of the level, which bounds the refusals of a failed probe.
+    /// The step of a probe is at most the learned limit divided by this number, which bounds the number of refusals when the probe fails.
     const MAX_STEP_DIVISOR: u32 = 8;
-    /// A probe succeeds after at least 1/12 of the level was accepted beyond it. Otherwise, capacity that another
-    /// process leaves free during its closure would be taken entirely.
+    /// A probe succeeds after the server accepted at least the learned limit divided by this number in excess of the learned limit. With
+    /// fewer requests, this client would take all the capacity that another process leaves free while its gate is closed.
     const SUCCESS_DIVISOR: u32 = 12;
-    /// The same after the window has drained, when the other process has nothing left in flight.
-    const DRAINED_SUCCESS_DIVISOR: u32 = 9;
-    /// The maximum of both.
+    /// Replaces [`Self::SUCCESS_DIVISOR`] if the window was empty at the end of a closure. The other process then has no requests in
+    /// flight either.
+    const EMPTY_WINDOW_SUCCESS_DIVISOR: u32 = 9;
+    /// The maximum number of accepted requests beyond the learned limit that a probe needs to succeed.
     const MAX_REQUIRED_SUCCESSES: u32 = 3;
     /// The number of accepted requests that offset one refusal.
     const ACCEPTED_PER_REFUSAL: i64 = 25;
     /// The maximum credit.
     const MAX_CREDIT: i64 = 500;
-    /// The maximum debt: this constant plus a multiple of the level.
-    const BASE_DEBT: i64 = 8;
-    const DEBT_PER_LEVEL: i64 = 4;
-    /// The divisor of the decrease after a refusal at exactly the level that the server accepted before: the level is lowered by 1/7.
-    const LOWER_DIVISOR: u32 = 7;
-    /// The number of consecutive failures after which the level yields to other processes for one interval.
+    /// The maximum negative credit is this number plus a multiple of the learned limit.
+    const BASE_NEGATIVE_CREDIT: i64 = 8;
+    /// The multiple of the learned limit in the maximum negative credit.
+    const NEGATIVE_CREDIT_PER_UNIT: i64 = 4;
+    /// The divisor of the decrease after a refusal at exactly the learned limit, which the server had accepted before: the learned limit is
+    /// lowered by 1/7.
+    const DECREASE_DIVISOR: u32 = 7;
+    /// The number of consecutive failed probes after which the client lowers the learned limit for one interval, to leave capacity to other
+    /// processes.
     const FAILURES_TO_YIELD: u32 = 4;
-    /// The level yields 1/6.
+    /// The divisor of the decrease that leaves capacity to other processes: the learned limit is lowered by 1/6.
     const YIELD_DIVISOR: u32 = 6;
 
-    /// Creates a limit without a level. The limit stays between `floor` (at least 1) and `ceiling`.
+    /// Creates a limit that has learned nothing yet. The limit stays between `floor` (at least 1) and `ceiling`.
     pub fn new(floor: u32, ceiling: u32) -> Self {
         let floor = floor.max(1);
         Self {
@@ -150,12 +155,12 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Returns the learned level; `None` before the first refusal.
+    /// Returns the learned limit, or `None` before the first refusal.
     pub const fn level(&self) -> Option<u32> {
         self.level
     }
 
-    /// Changes the ceiling, for example to that of a server's configuration.
+    /// Changes the maximum of the limit, for example to that of a server's configuration.
     pub fn set_ceiling(&mut self, ceiling: u32) {
         self.ceiling = ceiling.max(self.floor);
         if let Some(level) = self.level {
@@ -164,11 +169,12 @@ impl AdaptiveLimit {
         self.probe = None;
     }
 
-    /// Records a refusal.
+    /// Records a refusal. Returns the reason if the limit has changed.
     pub fn on_refusal(&mut self, refusal: RefusalContext) -> Option<LimitChange> {
-        let max_debt =
-            Self::BASE_DEBT + Self::DEBT_PER_LEVEL * i64::from(self.level.unwrap_or(u32::MAX));
-        self.schedule.credit = (self.schedule.credit - Self::ACCEPTED_PER_REFUSAL).max(-max_debt);
+        let max_negative_credit = Self::BASE_NEGATIVE_CREDIT
+            + Self::NEGATIVE_CREDIT_PER_UNIT * i64::from(self.level.unwrap_or(u32::MAX));
+        self.schedule.credit =
+            (self.schedule.credit - Self::ACCEPTED_PER_REFUSAL).max(-max_negative_credit);
         if !refusal.is_new_event {
             return None;
         }
@@ -177,7 +183,7 @@ impl AdaptiveLimit {
         self.schedule.closed_for = refusal.closed_for;
         let probe = self.probe.take();
         if refusal.accepted == 0 {
-            // The client had no accepted requests, so others have filled the server, and its capacity for this client
+            // The client had no accepted requests, so other clients have filled the server, and its capacity for this client
             // remains unknown.
             return probe.map(|_| LimitChange::ProbeFailed);
         }
@@ -187,7 +193,7 @@ impl AdaptiveLimit {
             return Some(self.probe_refused(accepted));
         }
         match self.noise.on_refusal(self.level, accepted) {
-            RefusalMeaning::Capacity => self.unprompted_refusal(accepted, probe.is_some()),
+            RefusalMeaning::Capacity => self.refusal_without_probe(accepted, probe.is_some()),
             RefusalMeaning::Noise => {
                 self.schedule.is_interval_due = false;
                 None
@@ -205,29 +211,29 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Records that the gate holds back a request for which the window has room.
+    /// Records that the closed gate holds back a request for which the window has room.
     pub fn on_held_back(&mut self, now: Duration) {
         if self.schedule.is_gate_closed && self.schedule.is_interval_due {
             self.schedule.held_since.get_or_insert(now);
         }
     }
 
-    /// Records that the gate has reopened with `in_flight` requests remaining.
+    /// Records that the gate has opened again, and that `in_flight` requests remained in flight during the closure.
     pub fn on_reopened(&mut self, in_flight: u32) {
         self.schedule.is_gate_closed = false;
-        self.schedule.idle_share = idle_share(self.level.unwrap_or(0), in_flight);
+        self.schedule.idle_fraction = idle_fraction(self.level.unwrap_or(0), in_flight);
     }
 
-    /// Records that the gate was found open. A refusal may be recorded after the probe request that reopened the gate;
-    /// without this correction the gate would then count as closed forever.
+    /// Records that the gate was found open. A refusal may be recorded after the response that opened the gate; without this correction
+    /// the gate would then count as closed forever.
     pub fn on_gate_seen_open(&mut self, in_flight: u32) {
         if self.schedule.is_gate_closed {
             self.on_reopened(in_flight);
         }
     }
 
-    /// Records an accepted request, when requests are waiting or when it was sent before the last refusal
-    /// (`is_straggler`). `accepted` is the number of accepted requests in flight.
+    /// Records an accepted request. Call it for requests that were sent before the last refusal (`is_straggler`), and for all requests
+    /// while others wait. `accepted` is the number of accepted requests in flight. Returns the reason if the limit has changed.
     pub fn on_accepted(&mut self, accepted: u32, is_straggler: bool) -> Option<LimitChange> {
         self.schedule.credit = (self.schedule.credit + 1).min(Self::MAX_CREDIT);
         self.noise.on_accepted(self.level, accepted);
@@ -252,7 +258,7 @@ impl AdaptiveLimit {
         Some(LimitChange::ProbeSucceeded)
     }
 
-    /// Records that a request waits for a full window. Starts a limit probe if one is due.
+    /// Records that a request waits because the window is full. Starts a limit probe if one is due.
     pub fn on_window_full(&mut self, now: Duration) -> Option<LimitChange> {
         let level = self.level?;
         self.schedule.start_interval(now);
@@ -280,7 +286,7 @@ impl AdaptiveLimit {
         Some(LimitChange::ProbeStarted)
     }
 
-    /// Handles the refusal of a limit probe with at least the level accepted.
+    /// Handles the refusal of a limit probe while the server had accepted at least as many requests as the learned limit.
     fn probe_refused(&mut self, accepted: u32) -> LimitChange {
         let failure = self.noise.probe_failed();
         let level = self.level.unwrap_or(accepted);
@@ -304,8 +310,8 @@ impl AdaptiveLimit {
         LimitChange::ProbeFailed
     }
 
-    /// Handles a refusal without a limit probe.
-    fn unprompted_refusal(&mut self, accepted: u32, is_probing: bool) -> Option<LimitChange> {
+    /// Handles a refusal that no limit probe caused, at a number of accepted requests that is taken as the server's capacity.
+    fn refusal_without_probe(&mut self, accepted: u32, is_probing: bool) -> Option<LimitChange> {
         let Some(level) = self.level else {
             self.level = Some(accepted);
             self.schedule.record_failure(accepted);
@@ -323,11 +329,11 @@ impl AdaptiveLimit {
         }
         self.schedule.record_failure(level);
         if accepted > level {
-            // The requests were accepted at a higher level and reveal nothing about this one.
+            // The learned limit was higher when these requests were accepted, so their number says nothing about the current learned limit.
             return None;
         }
-        // The server has accepted this level before, so other processes are using it as well.
-        self.level = Some(self.bounded(level - level.div_ceil(Self::LOWER_DIVISOR)));
+        // The server has accepted this many requests before, so other processes use it as well.
+        self.level = Some(self.bounded(level - level.div_ceil(Self::DECREASE_DIVISOR)));
         Some(LimitChange::Lowered)
     }
 
@@ -336,9 +342,9 @@ impl AdaptiveLimit {
     }
 }
 
-/// Returns the share of the window that was idle during a closure, if `in_flight` of `level` requests remain at its end
-/// and requests end at a constant rate.
-fn idle_share(level: u32, in_flight: u32) -> f64 {
+/// Returns the average fraction of the window that was idle during a closure. At its end, `in_flight` of `level` requests remain; the
+/// requests are assumed to end at a constant rate.
+fn idle_fraction(level: u32, in_flight: u32) -> f64 {
     if in_flight == 0 {
         return 1.0;
     }
@@ -360,20 +366,20 @@ impl ProbeSchedule {
             closed_for: Duration::ZERO,
             held_since: None,
             has_yielded: false,
-            idle_share: 1.0,
+            idle_fraction: 1.0,
         }
     }
 
-    /// Returns the divisor of the level that gives the required number of successes.
+    /// Returns the divisor of the learned limit that gives the number of accepted requests for a successful probe.
     fn success_divisor(&self) -> u32 {
-        if self.idle_share < 1.0 {
+        if self.idle_fraction < 1.0 {
             AdaptiveLimit::SUCCESS_DIVISOR
         } else {
-            AdaptiveLimit::DRAINED_SUCCESS_DIVISOR
+            AdaptiveLimit::EMPTY_WINDOW_SUCCESS_DIVISOR
         }
     }
 
-    /// Records a failure at `level`, which is consecutive if it is near the previous one.
+    /// Records a failed probe at `level`. It counts as consecutive if the learned limit is near that of the previous failure.
     fn record_failure(&mut self, level: u32) {
         let is_consecutive =
             level.abs_diff(self.failed_level) <= (level / AdaptiveLimit::SAME_LEVEL_DIVISOR).max(1);
@@ -382,14 +388,14 @@ impl ProbeSchedule {
         self.step = 1;
     }
 
-    /// Computes the next interval when the window is full for the first time after a closure, from the cost of the
-    /// closure.
+    /// Computes the next probe interval from the cost of the last closure. Has an effect when the window is full for the first time
+    /// after the closure.
     fn start_interval(&mut self, now: Duration) {
         if self.is_gate_closed || !std::mem::take(&mut self.is_interval_due) {
             return;
         }
         let held_since = self.held_since.take().unwrap_or(now);
-        let idle = now.saturating_sub(held_since).mul_f64(self.idle_share);
+        let idle = now.saturating_sub(held_since).mul_f64(self.idle_fraction);
         let doublings = if std::mem::take(&mut self.has_yielded) {
             0
         } else {
@@ -414,7 +420,7 @@ impl ProbeSchedule {
         self.recovery_at = now.saturating_add(cost);
     }
 
-    /// Cancels the interval and the failures, because the refusals were noise.
+    /// Cancels the probe interval and forgets the failed probes, since the refusals were random.
     fn clear_failures(&mut self) {
         self.is_interval_due = false;
         self.held_since = None;

@@ -15,7 +15,7 @@ fn refusal(now: Duration, accepted: u32) -> RefusalContext {
     }
 }
 
-/// Returns a refusal that belongs to an earlier event.
+/// Returns a refusal that belongs to an earlier congestion event.
 fn further_refusal(now: Duration, accepted: u32) -> RefusalContext {
     RefusalContext {
         is_new_event: false,
@@ -23,7 +23,7 @@ fn further_refusal(now: Duration, accepted: u32) -> RefusalContext {
     }
 }
 
-/// Asserts that the probe starts.
+/// Asserts that a limit probe starts at `now`.
 fn assert_probe_starts(limit: &mut AdaptiveLimit, now: Duration) {
     let change = limit.on_window_full(now);
     assert_eq!(change, Some(LimitChange::ProbeStarted));
@@ -35,14 +35,15 @@ fn accept(limit: &mut AdaptiveLimit, times: u32, at: u32) {
     }
 }
 
-/// Starts a limit probe at the first possible millisecond of `from..`, which it returns.
+/// Starts a limit probe at the first possible millisecond from `from` on. Returns that time.
 fn probe_after(limit: &mut AdaptiveLimit, from: u64) -> u64 {
     (from..from + 200_000)
         .find(|now| limit.on_window_full(ms(*now)) == Some(LimitChange::ProbeStarted))
         .expect("a probe eventually starts")
 }
 
-/// Returns a limit with `level`, without debt, and with the gate open at 1 s after a closure that held back nothing.
+/// Returns a limit that has learned `level`, with no negative credit. Its gate has opened at 1 s, after a closure that held back no
+/// request.
 fn learned(level: u32) -> AdaptiveLimit {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     let change = limit.on_refusal(refusal(ms(0), level));
@@ -52,8 +53,7 @@ fn learned(level: u32) -> AdaptiveLimit {
     limit
 }
 
-/// Fails a limit probe at `now` and reopens the gate. Returns the time at which the window is full, after `held` ms of
-/// idle window.
+/// Fails a limit probe at `now` and opens the gate again. The window is idle for `held` ms; returns the time at which it is full.
 fn fail_probe(limit: &mut AdaptiveLimit, now: u64, held: u64) -> u64 {
     let level = limit.level().unwrap();
     let change = limit.on_refusal(refusal(ms(now), level));
@@ -65,7 +65,7 @@ fn fail_probe(limit: &mut AdaptiveLimit, now: u64, held: u64) -> u64 {
 }
 
 #[test]
-fn no_level_before_the_first_refusal() {
+fn no_limit_is_learned_before_the_first_refusal() {
     let mut limit = AdaptiveLimit::new(1, 64);
     assert_eq!((limit.level(), limit.limit()), (None, 64));
     accept(&mut limit, 100, 64);
@@ -74,7 +74,7 @@ fn no_level_before_the_first_refusal() {
 }
 
 #[test]
-fn first_refusal_sets_the_level_within_its_bounds() {
+fn first_refusal_sets_the_learned_limit_within_its_bounds() {
     for (accepted, level) in [(1, 4), (4, 4), (30, 30), (64, 64), (100, 64)] {
         let mut limit = AdaptiveLimit::new(4, 64);
         let change = limit.on_refusal(refusal(ms(0), accepted));
@@ -86,7 +86,7 @@ fn first_refusal_sets_the_level_within_its_bounds() {
 }
 
 #[test]
-fn refusal_with_no_accepted_requests_is_ignored() {
+fn refusal_without_accepted_requests_does_not_change_the_limit() {
     let mut fresh = AdaptiveLimit::new(1, 64);
     assert_eq!(fresh.on_refusal(refusal(ms(0), 0)), None);
     assert_eq!((fresh.level(), fresh.limit()), (None, 64));
@@ -97,7 +97,7 @@ fn refusal_with_no_accepted_requests_is_ignored() {
 }
 
 #[test]
-fn further_refusals_of_an_event_change_nothing() {
+fn further_refusals_of_a_congestion_event_do_not_change_the_limit() {
     let mut limit = learned(20);
     let other = further_refusal(ms(1), 3);
     assert_eq!(limit.on_refusal(other), None);
@@ -105,14 +105,14 @@ fn further_refusals_of_an_event_change_nothing() {
 }
 
 #[test]
-fn refusal_below_the_level_lowers_it_to_the_accepted_requests() {
+fn refusal_below_the_limit_lowers_it_to_the_accepted_requests() {
     let mut limit = learned(20);
     let change = limit.on_refusal(refusal(ms(1), 12));
     assert_eq!((change, limit.limit()), (Some(LimitChange::Lowered), 12));
 }
 
 #[test]
-fn refusal_at_the_level_lowers_it_by_a_seventh() {
+fn refusal_at_the_learned_limit_lowers_it_by_a_seventh() {
     for (level, lower) in [(21, 18), (20, 17), (7, 6), (2, 1), (1, 1)] {
         let mut limit = learned(level);
         let change = limit.on_refusal(refusal(ms(1), level));
@@ -121,13 +121,13 @@ fn refusal_at_the_level_lowers_it_by_a_seventh() {
 }
 
 #[test]
-fn refusal_never_raises_the_level_without_a_probe() {
+fn refusal_without_a_probe_never_raises_the_learned_limit() {
     let mut limit = learned(20);
     assert_eq!(limit.on_refusal(refusal(ms(1), 25)), None);
     assert_eq!(limit.limit(), 20);
 }
 
-/// Accepts requests at `at` until the probe succeeds. Returns their number.
+/// Accepts requests while `at` are in flight until the probe succeeds. Returns the number of requests.
 fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
     for times in 1..1_000 {
         if limit.on_accepted(at, false) == Some(LimitChange::ProbeSucceeded) {
@@ -138,7 +138,7 @@ fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
 }
 
 #[test]
-fn probe_succeeds_after_as_many_requests_as_its_step() {
+fn limit_probe_succeeds_after_as_many_requests_as_its_step() {
     let mut limit = learned(20);
     limit.on_reopened(15);
     let now = probe_after(&mut limit, 1_000);
@@ -148,10 +148,10 @@ fn probe_succeeds_after_as_many_requests_as_its_step() {
         None,
         "one probe at a time"
     );
-    assert_eq!(limit.on_accepted(20, false), None, "not beyond the level");
+    assert_eq!(limit.on_accepted(20, false), None, "at most the limit");
     assert_eq!(succeed(&mut limit, 21), 1);
     assert_eq!(limit.level(), Some(21));
-    // The next probe starts immediately and is twice as large, up to 1/8 of the level.
+    // The next probe starts at once. Its step is twice as large, up to 1/8 of the learned limit.
     assert_probe_starts(&mut limit, ms(now));
     assert_eq!(limit.limit(), 23);
     assert_eq!(succeed(&mut limit, 22), 2);
@@ -160,7 +160,7 @@ fn probe_succeeds_after_as_many_requests_as_its_step() {
 }
 
 #[test]
-fn probe_success_requires_a_share_of_the_level() {
+fn requests_for_a_successful_probe_grow_with_the_learned_limit() {
     let least = |level: u32, in_flight: u32| {
         let mut limit = learned(level);
         limit.on_reopened(in_flight);
@@ -169,13 +169,13 @@ fn probe_success_requires_a_share_of_the_level() {
         succeed(&mut limit, level + 1)
     };
     for (level, partly, drained) in [(8, 1, 1), (18, 1, 2), (27, 2, 3), (36, 3, 3), (500, 3, 3)] {
-        assert_eq!(least(level, level / 2), partly, "of {level}");
-        assert_eq!(least(level, 0), drained, "of {level}, drained");
+        assert_eq!(least(level, level / 2), partly, "learned limit {level}");
+        assert_eq!(least(level, 0), drained, "{level}, empty window");
     }
 }
 
 #[test]
-fn failed_probe_sets_the_level_to_the_accepted_requests() {
+fn failed_probe_sets_the_limit_to_the_accepted_requests() {
     let mut limit = learned(80);
     let now = probe_after(&mut limit, 1_000);
     let mut level = 80;
@@ -194,14 +194,14 @@ fn failed_probe_sets_the_level_to_the_accepted_requests() {
 }
 
 #[test]
-fn late_responses_correct_the_level() {
+fn late_responses_correct_the_learned_limit() {
     let mut limit = learned(20);
     assert_eq!(limit.on_accepted(20, true), None);
     assert_eq!(limit.on_accepted(22, true), Some(LimitChange::Corrected));
     assert_eq!(limit.limit(), 22);
     assert_eq!(limit.on_accepted(5_000, true), Some(LimitChange::Corrected));
     assert_eq!(limit.limit(), 2_000, "at most the ceiling");
-    // Requests of the current epoch teach nothing without a probe.
+    // Accepted requests that were sent after the last refusal change nothing without a probe.
     assert_eq!(learned(20).on_accepted(21, false), None);
 }
 
@@ -217,14 +217,14 @@ fn each_refusal_is_offset_by_25_accepted_requests() {
     assert_eq!(
         limit.on_window_full(ms(100_000)),
         None,
-        "time alone offsets nothing"
+        "time alone offsets no refusal"
     );
     accept(&mut limit, 1, 1);
     assert_probe_starts(&mut limit, ms(100_000));
 }
 
 #[test]
-fn debt_and_credit_are_bounded() {
+fn credit_for_limit_probes_is_bounded_in_both_directions() {
     let mut limit = learned(20);
     let other = further_refusal(ms(0), 20);
     (0..1_000).for_each(|_| assert_eq!(limit.on_refusal(other), None));
@@ -246,8 +246,8 @@ fn debt_and_credit_are_bounded() {
     );
 }
 
-/// Returns the interval after the first refusal, if the window is full `held` ms later and `in_flight` of 20 requests
-/// remained.
+/// Returns the probe interval after the first refusal. The window is full `held` ms after the refusal, and `in_flight` of 20 requests
+/// remained in flight.
 fn first_interval(held: u64, in_flight: u32) -> u64 {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     limit.on_refusal(refusal(ms(0), 20));
@@ -260,7 +260,7 @@ fn first_interval(held: u64, in_flight: u32) -> u64 {
 }
 
 #[test]
-fn interval_is_twenty_times_the_cost_of_the_closure() {
+fn probe_interval_is_twenty_times_the_cost_of_the_closure() {
     assert_eq!(first_interval(1_500, 0), 20 * 1_500);
     assert_eq!(first_interval(200, 0), 20 * 200);
 }
@@ -273,20 +273,20 @@ fn requests_in_flight_reduce_the_cost_of_a_closure() {
 }
 
 #[test]
-fn interval_is_two_closures_to_one_minute() {
+fn probe_interval_is_at_least_two_closures_and_at_most_a_minute() {
     assert_eq!(first_interval(0, 0), 2_000);
     assert_eq!(first_interval(10, 0), 2_000);
     assert_eq!(first_interval(30_000, 0), 60_000);
 }
 
 #[test]
-fn interval_doubles_twice_and_the_fourth_failure_yields() {
+fn probe_interval_doubles_twice_and_fourth_failure_lowers_the_limit() {
     let mut limit = learned(20);
-    // Learning the level was the first failure.
+    // The refusal that set the learned limit was the first failure.
     let mut now = probe_after(&mut limit, 1_000);
-    // The intervals double again at the lowered level.
+    // At the lowered learned limit, the doubling of the intervals begins again.
     for (factor, level) in [(2, 20), (4, 20), (1, 17), (1, 17), (2, 17)] {
-        // There has already been one refusal at this level.
+        // One refusal at this learned limit was counted before.
         let full = fail_probe(&mut limit, now, 500);
         assert_eq!(limit.level(), Some(level));
         now = probe_after(&mut limit, full);
@@ -295,7 +295,7 @@ fn interval_doubles_twice_and_the_fourth_failure_yields() {
 }
 
 #[test]
-fn failure_at_another_level_resets_the_doubling() {
+fn failed_probe_at_another_limit_resets_the_interval() {
     let mut limit = learned(20);
     let now = probe_after(&mut limit, 1_000);
     let full = fail_probe(&mut limit, now, 500);
@@ -310,7 +310,7 @@ fn failure_at_another_level_resets_the_doubling() {
 }
 
 #[test]
-fn no_probe_while_the_gate_is_closed_or_at_the_ceiling() {
+fn no_limit_probe_starts_with_a_closed_gate_or_at_the_ceiling() {
     let mut limit = AdaptiveLimit::new(1, 21);
     limit.on_refusal(refusal(ms(0), 20));
     accept(&mut limit, 100, 1);
@@ -332,7 +332,7 @@ fn no_probe_while_the_gate_is_closed_or_at_the_ceiling() {
 }
 
 #[test]
-fn late_refusal_does_not_block_probes_forever() {
+fn late_refusal_does_not_block_limit_probes_forever() {
     let mut limit = learned(20);
     limit.on_refusal(refusal(ms(0), 12));
     accept(&mut limit, 100, 1);
@@ -343,12 +343,12 @@ fn late_refusal_does_not_block_probes_forever() {
     assert_eq!(limit.limit(), 13, "the gate was open: {now}");
 }
 
-/// Causes noise: three unprompted refusals with few requests accepted. The gate is open afterwards.
+/// Causes random refusals: three refusals without a probe and with few accepted requests. The gate is open afterwards.
 fn cause_noise(limit: &mut AdaptiveLimit, now: u64) {
     cause_noise_down_to(3, limit, now);
 }
 
-/// Causes noise with `lowest` requests accepted at the last refusal.
+/// Causes random refusals, the last one with `lowest` accepted requests.
 fn cause_noise_down_to(lowest: u32, limit: &mut AdaptiveLimit, now: u64) {
     for (accepted, after, expected) in [
         (lowest + 2, 0, LimitChange::Lowered),
@@ -363,7 +363,7 @@ fn cause_noise_down_to(lowest: u32, limit: &mut AdaptiveLimit, now: u64) {
 }
 
 #[test]
-fn noise_restores_the_level_without_an_interval() {
+fn random_refusals_restore_the_limit_without_a_probe_interval() {
     let mut limit = learned(40);
     let now = probe_after(&mut limit, 1_000);
     fail_probe(&mut limit, now, 500);
@@ -374,13 +374,17 @@ fn noise_restores_the_level_without_an_interval() {
     limit.on_held_back(ms(now + 4_000));
     limit.on_reopened(0);
     assert_eq!(limit.limit(), 40);
-    assert_eq!(limit.on_window_full(ms(now + 4_500)), None, "noise");
+    assert_eq!(
+        limit.on_window_full(ms(now + 4_500)),
+        None,
+        "random refusals"
+    );
     accept(&mut limit, 240, 40);
     assert_probe_starts(&mut limit, ms(now + 4_500));
 }
 
 #[test]
-fn restored_level_has_no_debt_for_earlier_refusals() {
+fn restored_limit_forgets_the_earlier_failed_probes() {
     for lowest in [3, 37] {
         let mut limit = learned(40);
         let now = probe_after(&mut limit, 1_000);
@@ -389,7 +393,7 @@ fn restored_level_has_no_debt_for_earlier_refusals() {
         accept(&mut limit, 240, 40);
         let now = full + 5_000;
         assert_probe_starts(&mut limit, ms(now));
-        // This is the first consecutive failure, so the interval depends only on its closure.
+        // This is the first consecutive failure, so the interval depends only on its own closure.
         let full = fail_probe(&mut limit, now, 500);
         let next = probe_after(&mut limit, full);
         assert_eq!(next, full + 10_000, "{lowest}");
@@ -397,7 +401,7 @@ fn restored_level_has_no_debt_for_earlier_refusals() {
 }
 
 #[test]
-fn unknown_level_is_restored_after_noise() {
+fn unknown_limit_is_restored_after_random_refusals() {
     let mut limit = AdaptiveLimit::new(1, 64);
     let change = limit.on_refusal(refusal(ms(0), 6));
     assert_eq!(change, Some(LimitChange::Learned));
@@ -409,16 +413,16 @@ fn unknown_level_is_restored_after_noise() {
 }
 
 #[test]
-fn confirmed_limit_during_noise_becomes_the_level() {
+fn limit_confirmed_during_random_refusals_is_learned() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     let change = limit.on_refusal(refusal(ms(9_000), 3));
-    assert_eq!(change, Some(LimitChange::Lowered), "no more was accepted");
+    assert_eq!(change, Some(LimitChange::Lowered), "none was accepted");
     assert_eq!(limit.limit(), 3);
 }
 
 #[test]
-fn recovery_steps_double_regardless_of_debt() {
+fn limit_recovery_steps_double_regardless_of_the_credit() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     limit.on_refusal(refusal(ms(9_000), 3));
@@ -435,11 +439,11 @@ fn recovery_steps_double_regardless_of_debt() {
         succeed(&mut limit, target);
     }
     limit.on_window_full(ms(9_500));
-    assert_eq!(limit.limit(), 45, "an eighth beyond the level");
+    assert_eq!(limit.limit(), 45, "an eighth above the learned limit");
 }
 
 #[test]
-fn failed_recovery_step_keeps_the_interval() {
+fn failed_step_of_a_limit_recovery_keeps_the_probe_interval() {
     let mut limit = learned(40);
     let change = limit.on_refusal(refusal(ms(1_000), 10));
     assert_eq!(change, Some(LimitChange::Lowered));
@@ -463,7 +467,7 @@ fn failed_recovery_step_keeps_the_interval() {
 }
 
 #[test]
-fn successful_probe_between_failures_keeps_the_recovery() {
+fn limit_recovery_continues_if_a_probe_succeeds_between_failures() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     limit.on_refusal(refusal(ms(9_000), 3));

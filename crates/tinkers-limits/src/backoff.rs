@@ -2,7 +2,8 @@
 
 use crate::sync::{spin_loop, yield_now};
 
-/// Spins for exponentially longer after each lost compare-and-swap, then yields to other threads.
+/// A backoff for threads that change the same word. After each lost compare-and-swap the thread spins exponentially longer, and later
+/// yields to other threads.
 ///
 /// Each pause is bounded, so no thread waits long for a word that is free again.
 #[derive(Debug, Default)]
@@ -11,15 +12,15 @@ pub struct CasBackoff {
 }
 
 impl CasBackoff {
-    /// The number of losses after which the thread yields instead of spinning.
+    /// The number of lost attempts after which the thread yields instead of spinning.
     const SPINS: u32 = 6;
 
-    /// Creates a backoff without losses.
+    /// Creates a backoff for a thread that has lost no attempt yet.
     pub const fn new() -> Self {
         Self { lost: 0 }
     }
 
-    /// Pauses after a loss. Call it before the next attempt.
+    /// Pauses after a lost compare-and-swap. Call it before the next attempt.
     pub fn lost(&mut self) {
         if self.lost < Self::SPINS {
             for _ in 0..1u32 << self.lost {

@@ -2,28 +2,28 @@
 
 use crate::word::Word;
 
-/// A token bucket that limits retries: each retry draws tokens, each success returns one.
+/// A token bucket that limits retries: each retry takes tokens, and each successful call returns one.
 ///
-/// The caller decides whether a retry is delayed or refused when the bucket is empty.
+/// If the bucket has too few tokens, the caller decides whether the retry is delayed or refused.
 #[derive(Debug)]
 pub struct RetryBudget {
     tokens: Word,
     capacity: u64,
 }
 
-/// The reason for a retry, which determines its cost.
+/// The reason for a retry. It determines the number of tokens that the retry costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {
-    /// A refusal: free, since the gate paces these retries.
+    /// A rate-limited response. Its retry is free, since the gate limits the rate of these retries.
     Refused,
     /// An error response or a failed connection.
     Fault,
-    /// A timeout, which holds resources the longest.
+    /// A timeout. It costs most, since a request that times out holds resources the longest.
     Timeout,
 }
 
 impl RetryReason {
-    /// Returns the cost of a retry in tokens.
+    /// Returns the number of tokens that a retry costs.
     pub const fn cost(self) -> u64 {
         match self {
             Self::Refused => 0,
@@ -33,17 +33,17 @@ impl RetryReason {
     }
 }
 
-/// The result of a draw.
+/// The result of taking tokens from a retry budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryDraw {
     /// The tokens were taken.
     Granted,
-    /// There were too few tokens, and none were taken.
+    /// The bucket had too few tokens, and none were taken.
     Empty,
 }
 
 impl RetryBudget {
-    /// The capacity in the AWS SDKs: one hundred consecutive errors.
+    /// The default capacity: 500 tokens, as in the AWS SDKs, which pay for one hundred consecutive errors.
     pub const CAPACITY: u64 = 500;
 
     /// Creates a full bucket of `capacity` tokens.
@@ -54,7 +54,7 @@ impl RetryBudget {
         }
     }
 
-    /// Takes the full cost of a retry, or nothing.
+    /// Takes the tokens that a retry costs, or none if there are too few.
     pub fn draw(&self, failure: RetryReason) -> RetryDraw {
         let drawn = self.tokens.change(|tokens| {
             let left = tokens.checked_sub(failure.cost()).ok_or(())?;
@@ -66,7 +66,7 @@ impl RetryBudget {
         }
     }
 
-    /// Returns one token, up to the capacity.
+    /// Returns one token to the bucket, up to its capacity.
     pub fn credit(&self) {
         // A full bucket is the common case and needs no write.
         let _full = self.tokens.change(|tokens| {
@@ -78,12 +78,12 @@ impl RetryBudget {
         });
     }
 
-    /// Returns the number of tokens.
+    /// Returns the number of tokens in the bucket.
     pub fn tokens(&self) -> u64 {
         self.tokens.load()
     }
 
-    /// Returns the number of exchanges lost to another thread.
+    /// Returns the number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.tokens.lost()
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_draw_takes_no_tokens() {
+    fn failed_draw_takes_no_retry_tokens() {
         let budget = RetryBudget::new(19);
         assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Granted);
         assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Empty);
@@ -109,13 +109,13 @@ mod tests {
         assert_eq!(budget.draw(RetryReason::Fault), RetryDraw::Granted);
         assert_eq!(budget.draw(RetryReason::Fault), RetryDraw::Empty);
         assert_eq!(budget.tokens(), 4);
-        // Retries of refusals are free, so they never fail.
+        // Retries after rate-limited responses are free, so they are granted even with an empty bucket.
         assert_eq!(budget.draw(RetryReason::Refused), RetryDraw::Granted);
         assert_eq!(budget.tokens(), 4);
     }
 
     #[test]
-    fn credit_stops_at_the_capacity() {
+    fn retry_budget_credit_stops_at_the_capacity() {
         let budget = RetryBudget::new(10);
         budget.credit();
         assert_eq!(budget.tokens(), 10);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_draws_take_exactly_the_available_tokens() {
+    fn concurrent_draws_take_exactly_the_available_retry_tokens() {
         let budget = RetryBudget::new(1_000);
         let granted: u64 = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..8)
@@ -149,8 +149,8 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_draws_and_credits_balance() {
-        // The initial draws ensure that no credit finds a full bucket; the capacity ensures that no draw fails.
+    fn concurrent_draws_and_credits_of_retry_tokens_balance() {
+        // The first draws ensure that no credit finds a full bucket, and the capacity ensures that no draw fails.
         let budget = RetryBudget::new(1_000_000);
         for _ in 0..10_000 {
             assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Granted);

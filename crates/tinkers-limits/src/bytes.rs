@@ -1,19 +1,19 @@
-//! The byte budget: a balance from which requests are charged as long as it is positive.
+//! The byte budget: a balance that may become negative, and from which requests are charged while it is positive.
 
 use crate::window::Full;
 use crate::word::Word;
 
-/// A soft limit on the bytes being sent. A request is admitted while the balance is positive and then charged in full,
-/// so a body larger than the whole budget is admitted too, and the total exceeds the budget by at most one body.
+/// A soft limit on the number of bytes that are being sent. A request is admitted while the balance is positive, and then charged in full.
+/// So a body that is larger than the whole budget is also admitted, and the total exceeds the budget by at most one body.
 #[derive(Debug)]
 pub struct ByteBudget {
-    /// The remaining bytes as a signed number: the size minus all charges.
+    /// The remaining bytes as a signed number: the budget minus all charges.
     balance: Word,
     size: Word,
 }
 
 impl ByteBudget {
-    /// The largest budget, which means no limit.
+    /// The largest budget. It means that there is no limit.
     pub const UNLIMITED: u64 = i64::MAX as u64 / 2;
 
     /// Creates a budget of `size` bytes, clamped to 1 ..= [`ByteBudget::UNLIMITED`].
@@ -25,8 +25,11 @@ impl ByteBudget {
         }
     }
 
-    /// Charges `bytes` in full if the balance is positive, or if there is nothing to charge. Any other size makes no difference to
-    /// whether it is charged. The same number must be released.
+    /// Charges `bytes` in full if the balance is positive. The size of the body does not decide whether the charge succeeds, except
+    /// that zero bytes always pass. The same number of bytes must be released later.
+    ///
+    /// # Errors
+    /// `Full` if the balance is not positive.
     #[inline]
     pub fn take(&self, bytes: u64) -> Result<(), Full> {
         let bytes = clamp_charge(bytes);
@@ -36,7 +39,7 @@ impl ByteBudget {
         self.balance.change(|balance| take(balance, bytes))
     }
 
-    /// Releases a charge.
+    /// Returns the bytes of an earlier charge to the budget.
     #[inline]
     pub fn release(&self, bytes: u64) {
         let bytes = clamp_charge(bytes);
@@ -46,7 +49,7 @@ impl ByteBudget {
         }
     }
 
-    /// Changes the size. Current charges are kept.
+    /// Changes the size of the budget. Current charges are kept.
     pub fn resize(&self, size: u64) {
         let size = clamp(size);
         let before = self.size.set(|before| (size, before));
@@ -54,18 +57,18 @@ impl ByteBudget {
         self.balance.set(|balance| (balance.wrapping_add(more), ()));
     }
 
-    /// Returns the number of charged bytes.
+    /// Returns the number of bytes that are charged at present.
     pub fn taken(&self) -> u64 {
         let left = self.balance.load() as i64;
         u64::try_from((self.size.load() as i64).saturating_sub(left)).unwrap_or(0)
     }
 
-    /// Returns whether the balance is positive.
+    /// Returns whether the balance is positive, so that a request would be admitted.
     pub fn has_any(&self) -> bool {
         self.balance.load() as i64 > 0
     }
 
-    /// Returns the number of exchanges lost to another thread.
+    /// Returns the number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.balance.lost()
@@ -85,7 +88,7 @@ fn clamp(size: u64) -> u64 {
     size.clamp(1, ByteBudget::UNLIMITED)
 }
 
-/// Limits a charge so that the balance cannot overflow. No body is larger.
+/// Limits a charge so that the balance cannot overflow. No real body is that large.
 fn clamp_charge(bytes: u64) -> u64 {
     bytes.min(ByteBudget::UNLIMITED)
 }
@@ -96,7 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn body_larger_than_the_budget_is_admitted_alone() {
+    fn body_larger_than_the_byte_budget_is_admitted_alone() {
         let budget = ByteBudget::new(10);
         assert_eq!(budget.take(1_000), Ok(()));
         assert_eq!(budget.take(1), Err(Full));
@@ -110,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn unlimited_budget_admits_any_body() {
+    fn unlimited_byte_budget_admits_any_body() {
         let budget = ByteBudget::new(ByteBudget::UNLIMITED);
         for taken in 1..=4 {
             assert_eq!(budget.take(1 << 50), Ok(()));
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn shrinking_keeps_current_charges() {
+    fn shrinking_a_byte_budget_keeps_current_charges() {
         let budget = ByteBudget::new(100);
         assert_eq!(budget.take(60), Ok(()));
         budget.resize(50);
@@ -131,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn charges_balance_and_exceed_the_size_by_one_at_most(
+        fn byte_charges_exceed_the_budget_by_one_charge_at_most(
             size in 1u64..1_000,
             steps in prop::collection::vec((0u64..500, any::<bool>()), 0..200),
         ) {

@@ -1,17 +1,17 @@
-//! All limits of a route class, decided together.
+//! All limits of a route class. A request is admitted by all of them or by none.
 
 use std::time::Duration;
 
 use crate::adaptive_limit::{AdaptiveLimit, LimitChange, RefusalContext};
 use crate::bytes::ByteBudget;
-use crate::gate::{BackoffGate, Epoch, GateClosed, GatePass, Probe};
+use crate::gate::{BackoffGate, Epoch, FirstRequest, GateClosed, GatePass};
 use crate::gcra::{Gcra, Rate, RateRefusal};
 use crate::ramp::Ramp;
 use crate::window::{ConcurrencyWindow, SlotRequest, WindowView};
 use crate::word::Word;
 
-/// The window, ramp, byte budget, rate limit and gate of one route class. Either all of them admit a request or none is
-/// charged.
+/// The limits of one route class: in-flight window, ramp, byte budget, rate limit and gate. Either all of them admit a request, or none of
+/// them is charged.
 #[derive(Debug)]
 pub struct Constraints {
     gate: BackoffGate,
@@ -22,44 +22,45 @@ pub struct Constraints {
     slots: Word,
 }
 
-/// The configured limits.
+/// The configured limits of a route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The maximum number of unanswered submissions.
+    /// The maximum number of submissions without a response.
     pub slots: u32,
-    /// The maximum number of bytes in unanswered submissions.
+    /// The maximum number of bytes in submissions without a response.
     pub bytes: u64,
-    /// The maximum number of requests in flight.
-    pub flights: u32,
-    /// The rate limit.
+    /// The maximum number of requests in flight, from submission to result.
+    pub max_in_flight: u32,
+    /// The rate limit. `None` is unlimited.
     pub rate: Option<Rate>,
-    /// The initial limit on unanswered requests.
+    /// The initial limit on submissions without a response.
     pub start: InitialLimit,
 }
 
-/// The limit on unanswered requests at the start, when the capacity of the server is unknown.
+/// The limit on submissions without a response at the start, when the capacity of the server is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitialLimit {
-    /// A quarter of the accepted requests: see [`Ramp`].
+    /// Slow start: a quarter of the number of accepted requests. See [`Ramp`].
     Slow,
-    /// The number of slots.
+    /// The configured number of slots, without slow start.
     Open,
 }
 
-/// The units and bytes that an attempt takes. The limiter decides whether the request needs an in-flight unit in
-/// addition to its slot.
+/// The units and bytes that an attempt takes from the limits. The caller decides whether the attempt needs an in-flight unit in addition to
+/// its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
-    /// The units of the window.
+    /// The units that the attempt takes from the window.
     pub take: SlotRequest,
-    /// The bytes of the body.
+    /// The size of the body in bytes.
     pub bytes: u64,
 }
 
-/// The units taken for an attempt, to be passed to [`Constraints::settle`] exactly once.
+/// The record of what an admitted attempt has taken. It must be passed to [`Constraints::settle`] exactly once.
 ///
-/// Packed into two words, because every permit carries one: the bytes; and the time of a probe (46 bits), whether it
-/// took an in-flight unit (1), whether it is a probe (1) and the epoch (16). The default has taken a slot and no bytes.
+/// Packed into two words, since every permit carries one. The first word is the number of bytes. The second contains the admission time of
+/// a first request (46 bits), whether the attempt took an in-flight unit (1), whether it is a first request (1), and the epoch (16). The
+/// default ticket has taken a slot and no bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticket {
     bytes: u64,
@@ -69,47 +70,47 @@ pub struct Ticket {
 /// The reason why a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blocked {
-    /// A resource must be released first.
+    /// A slot or bytes must be released first.
     Full,
     /// The window is full, or other requests are waiting.
     WindowFull,
-    /// The gate or the rate limit admits the request at this time.
+    /// The gate or the rate limit will admit the request at this time.
     NotUntil(Duration),
 }
 
-/// The outcome of the attempt of a ticket. It contains deadlines instead of the server's hints, because the caller
-/// applies jitter and bounds to them.
+/// The outcome of an attempt. It contains deadlines instead of the server's retry delays, since the caller adds jitter and limits the
+/// delays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TicketOutcome {
     /// The server accepted the request.
     Accepted,
-    /// The server refused the request; no request is admitted before this time.
+    /// The server refused the request (429).
     Refused {
-        /// Measured from the clock's origin.
+        /// The time before which no request is admitted, measured from the clock's origin.
         until: Duration,
     },
-    /// A response that is neither an acceptance nor a refusal.
+    /// The server sent a response that neither accepts nor refuses the request.
     Answered,
-    /// No response; no further probe is admitted before this time.
+    /// There was no response.
     Unanswered {
-        /// Measured from the clock's origin.
+        /// The time before which no other first request is admitted, measured from the clock's origin.
         until: Duration,
     },
     /// The attempt was dropped.
     Dropped,
 }
 
-/// The effects of the end of an attempt.
+/// The effects of the end of an attempt on the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SettleEffects {
-    /// The window afterwards.
+    /// The state of the window after the end of the attempt.
     pub view: WindowView,
-    /// The effect of a refusal on the gate.
+    /// The effect on the gate, if the attempt was refused.
     pub closed: Option<GateClosed>,
-    /// Whether the attempt reopened the gate.
+    /// Whether the response to the attempt opened the gate.
     pub reopened: bool,
-    /// Whether the next probe may enter at once.
-    pub probe_handed_over: bool,
+    /// Whether another first request may be sent at once, since this one was dropped.
+    pub first_request_handed_over: bool,
 }
 
 impl Constraints {
@@ -117,7 +118,7 @@ impl Constraints {
     pub fn new(bounds: Bounds) -> Self {
         Self {
             gate: BackoffGate::new(),
-            window: ConcurrencyWindow::new(bounds.flights),
+            window: ConcurrencyWindow::new(bounds.max_in_flight),
             bytes: ByteBudget::new(bounds.bytes),
             ramp: match bounds.start {
                 InitialLimit::Slow => Ramp::slow_start(bounds.slots),
@@ -128,11 +129,12 @@ impl Constraints {
         }
     }
 
-    /// Admits a request if no requests are waiting and the gate is open. `now` is called only if there is a rate limit.
+    /// Admits a request if no other requests are waiting and all limits have room. Calls `now` only if there is a rate limit.
     ///
-    /// A request that the byte budget, rate limit or gate refuses has briefly held a unit of the window, and another
-    /// request may have found the window full and started to wait meanwhile. So after a refusal the caller must check
-    /// for waiters, as after any other release.
+    /// # Errors
+    /// The reason why the request is not admitted. A request that the byte budget, the rate limit or the gate refuses has held units of
+    /// the window for a moment, and another request may have found the window full meanwhile. So the caller must then serve the
+    /// waiters, as after any other release.
     #[inline]
     pub fn take(&self, charge: Charge, now: impl FnOnce() -> Duration) -> Result<Ticket, Blocked> {
         let slots = self.slots();
@@ -144,7 +146,7 @@ impl Constraints {
         })
     }
 
-    /// Admits the head of the queue, as the probe if one is due.
+    /// Admits the request at the head of the queue, as the first request if the closed gate is due to admit one.
     pub fn take_queued(
         &self,
         charge: Charge,
@@ -162,12 +164,12 @@ impl Constraints {
         )
     }
 
-    /// Admits a nested request at once and beyond the limits on slots, bytes and rate: it must not wait for resources
-    /// that the outer request holds. `None` while the gate is closed.
+    /// Admits a nested request at once, beyond the limits on slots, bytes and rate: it must not wait for resources that the outer
+    /// request holds. Returns `None` while the gate is closed.
     pub fn take_nested(&self) -> Option<Ticket> {
         let take = SlotRequest::Slot;
         self.window.take_unchecked(take);
-        // Read the gate last, as for every other request.
+        // The gate is read last, as for every other request.
         let pass = self.gate.enter_nested();
         if pass.is_none() {
             self.window.undo(take);
@@ -176,36 +178,37 @@ impl Constraints {
         pass.map(|pass| Ticket::new(charge, pass))
     }
 
-    /// Returns whether an admitted request may still be sent. Call it immediately before sending, since the request may
-    /// have waited after its admission.
+    /// Returns whether an admitted request may still be sent. Call it immediately before sending, since the request may have waited
+    /// after its admission.
     #[inline]
     pub fn may_leave(&self, ticket: &Ticket) -> bool {
         self.gate.still_admits(ticket.pass())
     }
 
-    /// Counts all unanswered requests as accepted in the ramp. Returns whether this raised its limit.
+    /// Counts all requests without a response as accepted in the ramp. Returns whether this raised the limit of the ramp.
     ///
-    /// For servers that hold accepted requests: there, a request without a refusal for some time has been accepted.
+    /// For servers that hold accepted requests: a request without a refusal for some time has been accepted there.
     pub fn presume_accepted(&self) -> bool {
         let allowed = self.ramp.allows();
         self.ramp.accepted(self.window.view().unanswered);
         self.ramp.allows() > allowed
     }
 
-    /// Opens the gate that is being probed in `epoch`, with a ramp up to `level`; see [`BackoffGate::reopen`].
+    /// Opens the gate if it waits for a first request of `epoch`, and restarts the ramp up to `level` first. See
+    /// [`BackoffGate::reopen`].
     pub fn reopen(&self, epoch: Epoch, level: u32) -> bool {
-        // Restart the ramp first, so that every thread that sees the open gate sees the ramp.
+        // The ramp restarts first, so that every thread that sees the open gate also sees the ramp.
         self.ramp.restart(level);
         self.gate.reopen(epoch)
     }
 
-    /// Extends the closure of a refusal whose hint arrived after it was settled: see [`BackoffGate::close`].
+    /// Extends the closure by a refusal whose retry delay arrived after its outcome was recorded. See [`BackoffGate::close`].
     pub fn extend(&self, ticket: &Ticket, until: Duration) -> GateClosed {
         self.gate.close(until, ticket.epoch())
     }
 
-    /// Charges bytes and rate and then reads the gate, whose state at that time decides. Releases everything if one of
-    /// them refuses.
+    /// Charges the byte budget and the rate limit and then reads the gate, whose state at that time decides. Releases everything if one
+    /// of them refuses.
     #[inline]
     fn take_rest(
         &self,
@@ -239,10 +242,10 @@ impl Constraints {
         }
     }
 
-    /// Ends an attempt and releases its units except the in-flight unit, which [`Constraints::release`] releases.
+    /// Ends an attempt and releases its units, except the in-flight unit, which [`Constraints::release`] releases.
     ///
-    /// The slot is released last: a request that takes it sees the changes of gate and ramp, and the returned window
-    /// view shows whether requests are waiting for the slot, for bytes or for the ramp.
+    /// The slot is released last: a request that takes the slot sees the changes of gate and ramp, and the returned state of the window
+    /// shows whether requests are waiting for the slot, for bytes or for the ramp.
     pub fn settle(
         &self,
         ticket: Ticket,
@@ -250,17 +253,17 @@ impl Constraints {
         now: Duration,
         level: impl FnOnce() -> u32,
     ) -> SettleEffects {
-        let (closed, reopened, probe_handed_over) = self.end(ticket, outcome, now, level);
+        let (closed, reopened, first_request_handed_over) = self.end(ticket, outcome, now, level);
         SettleEffects {
             view: self.window.release_slot(),
             closed,
             reopened,
-            probe_handed_over,
+            first_request_handed_over,
         }
     }
 
-    /// Does everything of [`Constraints::settle`] except releasing the slot. Returns the effects on the gate, as in
-    /// [`SettleEffects`].
+    /// Does everything of [`Constraints::settle`] except releasing the slot. Returns the effects on the gate, in the order of the
+    /// fields of [`SettleEffects`].
     fn end(
         &self,
         ticket: Ticket,
@@ -268,18 +271,18 @@ impl Constraints {
         now: Duration,
         level: impl FnOnce() -> u32,
     ) -> (Option<GateClosed>, bool, bool) {
-        let (mut closed, mut reopened, mut probe_handed_over) = (None, false, false);
+        let (mut closed, mut reopened, mut first_request_handed_over) = (None, false, false);
         let epoch = ticket.epoch();
-        match (outcome, ticket.pass().probe()) {
+        match (outcome, ticket.pass().first_request()) {
             (TicketOutcome::Refused { until }, _) => closed = Some(self.gate.close(until, epoch)),
             (TicketOutcome::Accepted | TicketOutcome::Answered, Some(_)) => {
                 reopened = self.reopen(epoch, level());
             }
-            (TicketOutcome::Unanswered { until }, Some(probe)) => {
-                self.gate.defer_probe(until, probe);
+            (TicketOutcome::Unanswered { until }, Some(first_request)) => {
+                self.gate.defer_first_request(until, first_request);
             }
-            (TicketOutcome::Dropped, Some(probe)) => {
-                probe_handed_over = self.gate.hand_over_probe(now, probe)
+            (TicketOutcome::Dropped, Some(first_request)) => {
+                first_request_handed_over = self.gate.hand_over_first_request(now, first_request)
             }
             (_, None) => {}
         }
@@ -287,10 +290,10 @@ impl Constraints {
             self.ramp.accepted(1);
         }
         self.bytes.release(ticket.charge().bytes);
-        (closed, reopened, probe_handed_over)
+        (closed, reopened, first_request_handed_over)
     }
 
-    /// Records a settled attempt in `limit` and applies the resulting limit to the window.
+    /// Records an ended attempt in the adaptive limit, and applies the resulting limit to the window.
     pub fn learn(
         &self,
         limit: &mut AdaptiveLimit,
@@ -300,12 +303,12 @@ impl Constraints {
         now: Duration,
     ) -> Option<LimitChange> {
         if settled.reopened {
-            // The probe request itself is not one of the remaining requests.
+            // The first request itself does not count as remaining from before the closure.
             limit.on_reopened(settled.view.in_flight.saturating_sub(1));
         }
         let change = match (outcome, settled.closed) {
             (TicketOutcome::Refused { .. }, Some(closed)) => {
-                // Its own in-flight unit has not been released yet.
+                // The in-flight unit of this attempt has not been released yet.
                 let own = u32::from(ticket.charge().take == SlotRequest::SlotAndInFlight);
                 limit.on_refusal(RefusalContext {
                     now,
@@ -326,7 +329,8 @@ impl Constraints {
         change
     }
 
-    /// Starts a limit probe if one is due. Call it when a request waits for the full window.
+    /// Starts a limit probe if one is due, and applies its limit to the window. Call it when a request waits because the window is
+    /// full.
     pub fn probe_limit(&self, limit: &mut AdaptiveLimit, now: Duration) -> Option<LimitChange> {
         if self.gate.open().is_some() {
             limit.on_gate_seen_open(self.window.view().in_flight);
@@ -336,32 +340,32 @@ impl Constraints {
         Some(change)
     }
 
-    /// Releases an in-flight unit.
+    /// Releases an in-flight unit. Returns the state of the window.
     #[inline]
     pub fn release(&self) -> WindowView {
         self.window.release()
     }
 
-    /// Releases an unused ticket with its in-flight unit. The rate is not returned, since its time has passed.
+    /// Releases everything that an unused ticket has taken, including its in-flight unit.
     pub fn undo(&self, ticket: Ticket, now: Duration) {
         self.end(ticket, TicketOutcome::Dropped, now, || u32::MAX);
-        // Release both units in one step, so that a request that was never sent does not count as accepted.
+        // Both units are released in one step, so that a request that was never sent does not count as accepted.
         self.window.undo(ticket.charge().take);
     }
 
-    /// Changes all bounds except `flights`, which [`AdaptiveLimit::set_ceiling`] changes.
+    /// Changes all bounds except the in-flight limit, which [`AdaptiveLimit::set_ceiling`] changes.
     pub fn resize(&self, bounds: Bounds) {
         self.rate.set(bounds.rate);
         self.bytes.resize(bounds.bytes);
         self.slots.set(|_| (bounds.slots.max(1).into(), ()));
     }
 
-    /// Returns the gate.
+    /// Returns the gate, which refusals close.
     pub fn gate(&self) -> &BackoffGate {
         &self.gate
     }
 
-    /// Returns the window.
+    /// Returns the window, which counts requests in flight.
     pub fn window(&self) -> &ConcurrencyWindow {
         &self.window
     }
@@ -371,7 +375,7 @@ impl Constraints {
         &self.bytes
     }
 
-    /// Returns the number of exchanges that all parts lost to other threads.
+    /// Returns the number of compare-and-swap attempts, in all limits together, that failed because of another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.gate.contention()
@@ -381,26 +385,26 @@ impl Constraints {
             + self.rate.contention()
     }
 
-    /// Returns the current maximum number of unanswered requests.
+    /// Returns the current maximum number of submissions without a response.
     #[inline]
     pub fn slots(&self) -> u32 {
         self.ramp.allows().min(self.most_slots())
     }
 
-    /// Returns the maximum number of unanswered requests after the end of the ramp.
+    /// Returns the maximum number of submissions without a response after the end of the ramp.
     #[inline]
     pub fn most_slots(&self) -> u32 {
         self.slots.load() as u32
     }
 
-    /// Returns whether the ramp has ended.
+    /// Returns whether the ramp has ended and limits nothing.
     pub fn has_no_ramp(&self) -> bool {
         self.ramp.has_ended()
     }
 }
 
 impl Ticket {
-    const PROBE: u64 = 1 << 16;
+    const FIRST_REQUEST: u64 = 1 << 16;
     const IN_FLIGHT: u64 = 1 << 17;
     const SINCE_AT: u32 = 18;
 
@@ -410,36 +414,36 @@ impl Ticket {
             SlotRequest::SlotAndInFlight => Self::IN_FLIGHT,
             SlotRequest::Slot => 0,
         };
-        let probe = match pass.probe() {
-            Some(Probe { since, .. }) => Self::PROBE | since << Self::SINCE_AT,
+        let first_request = match pass.first_request() {
+            Some(FirstRequest { since, .. }) => Self::FIRST_REQUEST | since << Self::SINCE_AT,
             None => 0,
         };
         Self {
             bytes: charge.bytes,
-            bits: epoch as u64 | take | probe,
+            bits: epoch as u64 | take | first_request,
         }
     }
 
     const fn pass(&self) -> GatePass {
         let epoch = self.epoch();
-        if !self.is_probe() {
+        if !self.is_first_request() {
             return GatePass::Open(epoch);
         }
         let since = self.bits >> Self::SINCE_AT;
-        GatePass::Probe(Probe { epoch, since })
+        GatePass::First(FirstRequest { epoch, since })
     }
 
-    /// Returns whether the attempt is the probe.
-    pub const fn is_probe(&self) -> bool {
-        self.bits & Self::PROBE != 0
+    /// Returns whether the attempt is the first request after a closure.
+    pub const fn is_first_request(&self) -> bool {
+        self.bits & Self::FIRST_REQUEST != 0
     }
 
-    /// Returns the epoch of its admission.
+    /// Returns the epoch in which the gate admitted the attempt.
     pub const fn epoch(&self) -> Epoch {
         Epoch(self.bits as u16)
     }
 
-    /// Returns the charge of the attempt.
+    /// Returns the units and bytes that the attempt has taken.
     pub const fn charge(&self) -> Charge {
         let take = match self.bits & Self::IN_FLIGHT {
             0 => SlotRequest::Slot,

@@ -1,4 +1,4 @@
-//! Tests of the combined constraints: all parts are charged together or not at all, and settled in order.
+//! Tests of the combined limits: a request is charged to all of them or to none, and released in a fixed order.
 
 use super::*;
 use crate::gate::GateState;
@@ -14,7 +14,7 @@ fn bounds() -> Bounds {
     Bounds {
         slots: 100,
         bytes: 1_000,
-        flights: 50,
+        max_in_flight: 50,
         rate: None,
         start: InitialLimit::Slow,
     }
@@ -27,7 +27,7 @@ fn charge(bytes: u64) -> Charge {
     }
 }
 
-/// Returns the requests in flight, the unanswered requests and the charged bytes.
+/// Returns the number of requests in flight, the number of submissions without a response, and the charged bytes.
 fn held(constraints: &Constraints) -> (u32, u32, u64) {
     let view = constraints.window().view();
     (view.in_flight, view.unanswered, constraints.bytes().taken())
@@ -38,7 +38,7 @@ fn settle(constraints: &Constraints, ticket: Ticket, outcome: TicketOutcome) -> 
 }
 
 #[test]
-fn admitted_request_is_charged_to_all_parts() {
+fn admitted_request_is_charged_to_all_limits() {
     let constraints = Constraints::new(bounds());
     let ticket = constraints.take(charge(10), || ms(0)).unwrap();
     assert_eq!(held(&constraints), (1, 1, 10));
@@ -50,7 +50,7 @@ fn admitted_request_is_charged_to_all_parts() {
 }
 
 #[test]
-fn nothing_is_charged_if_the_byte_budget_refuses() {
+fn no_limit_is_charged_if_the_byte_budget_refuses() {
     let constraints = Constraints::new(bounds());
     let ticket = constraints.take(charge(5_000), || ms(0)).unwrap();
     for _ in 0..2 {
@@ -64,7 +64,7 @@ fn nothing_is_charged_if_the_byte_budget_refuses() {
 }
 
 #[test]
-fn nothing_is_charged_if_the_rate_limit_refuses() {
+fn no_limit_is_charged_if_the_rate_limit_refuses() {
     let rate = Some(Rate {
         interval: ms(100),
         burst: 1,
@@ -81,7 +81,7 @@ fn nothing_is_charged_if_the_rate_limit_refuses() {
 }
 
 #[test]
-fn nothing_is_charged_if_the_gate_refuses() {
+fn no_limit_is_charged_if_the_gate_refuses() {
     let rate = Some(Rate {
         interval: ms(100_000),
         burst: 1,
@@ -93,20 +93,20 @@ fn nothing_is_charged_if_the_gate_refuses() {
     let early = constraints.take_queued(charge(1), ms(0), PATIENCE);
     assert_eq!(early, Err(Blocked::NotUntil(ms(10))));
     assert_eq!(held(&constraints), (0, 0, 0));
-    let probe = constraints
+    let first_request = constraints
         .take_queued(charge(1), ms(10), PATIENCE)
         .unwrap();
-    assert!(probe.is_probe());
+    assert!(first_request.is_first_request());
 }
 
 #[test]
-fn gate_is_read_last() {
+fn gate_is_read_after_all_other_limits() {
     let rate = Some(Rate {
         interval: ms(1),
         burst: 10,
     });
     let constraints = Constraints::new(Bounds { rate, ..bounds() });
-    // The rate limit reads the clock after window and bytes are charged. A closure at that time must still be seen.
+    // The rate limit reads the clock after window and bytes are charged. The gate closes at that time, which must still be seen.
     let closes = || {
         assert_eq!(held(&constraints), (1, 1, 1));
         constraints.gate().close(ms(10), constraints.gate().epoch());
@@ -124,9 +124,9 @@ fn clock_is_not_read_without_a_rate_limit() {
 }
 
 #[test]
-fn full_window_and_waiters_are_reported_as_window_full() {
+fn full_window_and_waiting_requests_are_reported_as_window_full() {
     let constraints = Constraints::new(Bounds {
-        flights: 1,
+        max_in_flight: 1,
         ..bounds()
     });
     let ticket = constraints.take(charge(1), || ms(0)).unwrap();
@@ -148,24 +148,24 @@ fn ramp_restarts_before_the_gate_opens() {
     constraints.release();
     let closed = settled.closed.unwrap();
     assert_eq!((closed.until, closed.is_new_event), (until, true));
-    let probe = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
+    let first_request = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
     let was_open = Cell::new(true);
-    let settled = constraints.settle(probe, TicketOutcome::Accepted, until, || {
+    let settled = constraints.settle(first_request, TicketOutcome::Accepted, until, || {
         was_open.set(constraints.gate().open().is_some());
         20
     });
     assert!(settled.reopened && !was_open.get());
     assert!(constraints.gate().open().is_some());
     assert_eq!(constraints.slots(), Ramp::MIN_UNANSWERED);
-    // An attempt that is not the probe neither restarts the ramp nor opens the gate.
+    // The end of an attempt that is not the first request neither restarts the ramp nor opens the gate.
     let other = constraints.take(charge(1), || until).unwrap();
-    let unused = || unreachable!("no probe");
+    let unused = || unreachable!("no first request");
     let settled = constraints.settle(other, TicketOutcome::Answered, until, unused);
-    assert!(!settled.reopened && !settled.probe_handed_over);
+    assert!(!settled.reopened && !settled.first_request_handed_over);
 }
 
 #[test]
-fn each_outcome_of_a_probe_reaches_the_gate() {
+fn each_outcome_of_a_first_request_reaches_the_gate() {
     let ends = [
         (TicketOutcome::Accepted, GateState::Open),
         (TicketOutcome::Answered, GateState::Open),
@@ -183,19 +183,22 @@ fn each_outcome_of_a_probe_reaches_the_gate() {
         let constraints = Constraints::new(bounds());
         let gate = constraints.gate();
         gate.close(ms(10), gate.epoch());
-        let probe = constraints
+        let first_request = constraints
             .take_queued(charge(1), ms(10), PATIENCE)
             .unwrap();
-        let settled = constraints.settle(probe, outcome, ms(20), || 20);
+        let settled = constraints.settle(first_request, outcome, ms(20), || 20);
         assert_eq!(gate.state(), state, "{outcome:?}");
-        assert_eq!(settled.probe_handed_over, outcome == TicketOutcome::Dropped);
+        assert_eq!(
+            settled.first_request_handed_over,
+            outcome == TicketOutcome::Dropped
+        );
         constraints.release();
         assert_eq!(held(&constraints), (0, 0, 0));
     }
 }
 
 #[test]
-fn only_refusals_of_other_attempts_change_the_gate() {
+fn only_refusals_of_other_requests_change_the_gate() {
     for outcome in [
         TicketOutcome::Accepted,
         TicketOutcome::Answered,
@@ -234,7 +237,7 @@ fn refusal_sets_the_learned_limit_of_the_window() {
 }
 
 #[test]
-fn late_acceptance_corrects_the_window() {
+fn late_acceptance_corrects_the_learned_limit() {
     let constraints = Constraints::new(bounds());
     let mut limit = AdaptiveLimit::new(1, 50);
     let tickets = [(); 3].map(|()| constraints.take(charge(1), || ms(0)).unwrap());
@@ -264,7 +267,7 @@ fn late_acceptance_corrects_the_window() {
 }
 
 #[test]
-fn refusal_recorded_after_the_reopening_does_not_block_probes() {
+fn refusal_recorded_after_reopening_does_not_block_limit_probes() {
     let constraints = Constraints::new(bounds());
     let mut limit = AdaptiveLimit::new(1, 50);
     let accepted = constraints.take(charge(1), || ms(0)).unwrap();
@@ -273,10 +276,16 @@ fn refusal_recorded_after_the_reopening_does_not_block_probes() {
     let until = ms(200);
     let late = settle(&constraints, refused, TicketOutcome::Refused { until });
     constraints.release();
-    let probe = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
-    let settled = constraints.settle(probe, TicketOutcome::Accepted, until, || 20);
-    constraints.learn(&mut limit, probe, &settled, TicketOutcome::Accepted, until);
-    // Its thread was delayed.
+    let first_request = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
+    let settled = constraints.settle(first_request, TicketOutcome::Accepted, until, || 20);
+    constraints.learn(
+        &mut limit,
+        first_request,
+        &settled,
+        TicketOutcome::Accepted,
+        until,
+    );
+    // The thread that records this refusal was delayed.
     constraints.learn(
         &mut limit,
         refused,
@@ -297,7 +306,7 @@ fn refusal_recorded_after_the_reopening_does_not_block_probes() {
 }
 
 #[test]
-fn changed_bounds_apply_immediately() {
+fn changed_limits_apply_immediately() {
     let constraints = Constraints::new(bounds());
     let ticket = constraints.take(charge(10), || ms(0)).unwrap();
     constraints.resize(Bounds {
@@ -316,15 +325,15 @@ fn changed_bounds_apply_immediately() {
 }
 
 #[test]
-fn ticket_keeps_its_charge_and_gate_pass() {
+fn ticket_contains_its_charge_and_gate_pass() {
     let epoch = Epoch(u16::MAX);
-    // The maximum time, which uses all bits of the word.
+    // The maximum time uses all bits of its part of the word.
     let last = u64::MAX >> 18;
     let entries = [
         GatePass::Open(Epoch(0)),
         GatePass::Open(epoch),
-        GatePass::Probe(Probe { epoch, since: 0 }),
-        GatePass::Probe(Probe { epoch, since: last }),
+        GatePass::First(FirstRequest { epoch, since: 0 }),
+        GatePass::First(FirstRequest { epoch, since: last }),
     ];
     for pass in entries {
         for take in [SlotRequest::Slot, SlotRequest::SlotAndInFlight] {
@@ -337,7 +346,7 @@ fn ticket_keeps_its_charge_and_gate_pass() {
 }
 
 #[test]
-fn only_accepted_requests_raise_the_ramp() {
+fn only_accepted_requests_raise_the_ramp_limit() {
     for (outcome, allowed) in [
         (TicketOutcome::Answered, 8),
         (TicketOutcome::Dropped, 8),
@@ -354,13 +363,16 @@ fn only_accepted_requests_raise_the_ramp() {
 }
 
 #[test]
-fn requests_presumed_accepted_raise_the_ramp() {
+fn requests_presumed_accepted_raise_the_ramp_limit() {
     let constraints = Constraints::new(bounds());
-    assert!(!constraints.presume_accepted(), "nothing is unanswered");
+    assert!(
+        !constraints.presume_accepted(),
+        "no submission is without a response"
+    );
     for _ in 0..8 {
         constraints.take(charge(1), || ms(0)).unwrap();
     }
-    // A quarter of 8, 16, 24, 32 and 40, but at least 8.
+    // The limit is a quarter of 8, 16, 24, 32 and 40, but at least 8.
     let allows_more = [(); 5].map(|()| constraints.presume_accepted());
     assert_eq!(allows_more, [false, false, false, false, true]);
     assert_eq!(constraints.slots(), 10);
@@ -376,7 +388,7 @@ fn requests_presumed_accepted_raise_the_ramp() {
 fn nested_request_exceeds_the_limits_while_the_gate_is_open() {
     let constraints = Constraints::new(Bounds {
         slots: 1,
-        flights: 1,
+        max_in_flight: 1,
         bytes: 1,
         ..bounds()
     });

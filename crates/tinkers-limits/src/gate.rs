@@ -1,74 +1,73 @@
-//! The backoff gate, which refusals close: a deadline that only moves forward, a probe before it reopens, and the
-//! epoch, in one word.
+//! The backoff gate, which refusals close. One word contains its deadline, which only moves forward, the first request after a closure, and
+//! the epoch.
 //!
-//! The time in the word never goes back, and each probe has a later time than all other probes in flight. Therefore the
-//! time of a probe identifies it, and the end of a replaced probe has no effect.
+//! The time in the word never goes back, and each first request has a later time than all others in flight. Therefore the time identifies a
+//! first request, and the end of a replaced one has no effect.
 
 use std::time::Duration;
 
 use crate::word::Word;
 
-/// A gate that is open, closed until a deadline, or being probed. All times are relative to the origin of the caller's
-/// clock.
+/// A gate that refusals close. It is open, closed until a deadline, or waiting for the response to the first request after a closure. All
+/// times are measured from the origin of the caller's clock.
 ///
-/// The deadline is only ever extended: nothing shortens it, and nothing reopens the gate before it. It is rounded up to
-/// microseconds, so it is never early. After the deadline one request is admitted as the probe, whose outcome decides
-/// whether the gate reopens.
+/// A deadline is only ever extended: nothing shortens it, and nothing opens the gate before it. It is rounded up to microseconds, so the
+/// gate never opens early. After the deadline the gate admits one request, the first request. Its outcome decides whether the gate opens.
 #[derive(Debug)]
 pub struct BackoffGate {
     word: Word,
 }
 
-/// The congestion event after which a request was admitted. It wraps around at 65536, so only equality is meaningful.
+/// The number of congestion events before a request was admitted. It wraps around at 65536, so epochs can only be compared for equality.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch(pub(crate) u16);
 
-/// Identifies a probe of a gate. Probes in flight at the same time are distinct.
+/// The identity of a first request after a closure. First requests that are in flight at the same time are distinct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probe {
+pub struct FirstRequest {
     pub(crate) epoch: Epoch,
-    /// The time of its admission in microseconds.
+    /// The time of the admission, in microseconds from the clock's origin.
     pub(crate) since: u64,
 }
 
-/// The admission of a request by the gate.
+/// The way in which the gate admitted a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GatePass {
-    /// Through the open gate.
+    /// The gate was open.
     Open(Epoch),
-    /// As the only request. It must end exactly once in [`BackoffGate::reopen`], [`BackoffGate::close`],
-    /// [`BackoffGate::defer_probe`] or [`BackoffGate::hand_over_probe`].
-    Probe(Probe),
+    /// The request is the first request after a closure. Its end must be reported exactly once, by [`BackoffGate::reopen`],
+    /// [`BackoffGate::close`], [`BackoffGate::defer_first_request`] or [`BackoffGate::hand_over_first_request`].
+    First(FirstRequest),
 }
 
 impl GatePass {
-    /// Returns the epoch of the admission, to be passed to the gate with the outcome.
+    /// Returns the epoch of the admission. It is passed to the gate with the outcome of the request.
     pub const fn epoch(self) -> Epoch {
         match self {
-            Self::Open(epoch) | Self::Probe(Probe { epoch, .. }) => epoch,
+            Self::Open(epoch) | Self::First(FirstRequest { epoch, .. }) => epoch,
         }
     }
 
-    /// Returns the probe, if the request is one.
-    pub const fn probe(self) -> Option<Probe> {
+    /// Returns the identity of a first request, or `None` if the gate was open.
+    pub const fn first_request(self) -> Option<FirstRequest> {
         match self {
             Self::Open(_) => None,
-            Self::Probe(probe) => Some(probe),
+            Self::First(first_request) => Some(first_request),
         }
     }
 
-    /// Returns whether the request is a probe.
-    pub const fn is_probe(self) -> bool {
-        matches!(self, Self::Probe(_))
+    /// Returns whether the request is the first request after a closure.
+    pub const fn is_first_request(self) -> bool {
+        matches!(self, Self::First(_))
     }
 }
 
-/// The effect of a refusal on a gate.
+/// The effect of a refusal on the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GateClosed {
     /// The deadline before which no request is admitted.
     pub until: Duration,
-    /// Whether the refusal started a new congestion event.
+    /// Whether the refusal started a new congestion event. Concurrent refusals belong to one event.
     pub is_new_event: bool,
 }
 
@@ -77,10 +76,10 @@ pub struct GateClosed {
 pub enum GateState {
     /// All requests are admitted.
     Open,
-    /// No request is admitted before this time; then a probe is.
+    /// No request is admitted before this time. Then one is, as the first request.
     ClosedUntil(Duration),
-    /// A probe was admitted at this time and is in flight. After a timeout another one may replace it.
-    ProbingSince(Duration),
+    /// The first request was admitted at this time, and its response is pending. After a timeout another request may replace it.
+    FirstRequestSince(Duration),
 }
 
 impl BackoffGate {
@@ -89,36 +88,38 @@ impl BackoffGate {
         Self { word: Word::new(0) }
     }
 
-    /// Returns the epoch if the gate is open. One load; no clock is needed.
+    /// Returns the current epoch if the gate is open. Costs one atomic load and needs no clock.
     #[inline]
     pub fn open(&self) -> Option<Epoch> {
         let word = Packed(self.word.load());
         (word.kind() == Kind::Open).then(|| word.epoch())
     }
 
-    /// Returns whether an admitted request may still be sent. One load; no clock is needed.
+    /// Returns whether an admitted request may still be sent. Costs one atomic load and needs no clock.
     ///
-    /// It may not after a refusal has closed the gate, even if the gate has reopened: it would overtake the waiters,
-    /// and its own refusal would count for a congestion event that is over. A probe may not be sent after another one
-    /// has replaced it.
+    /// After a refusal has closed the gate, the request may not be sent, even if the gate has opened again: the request would overtake
+    /// the waiters, and its own refusal would count for a congestion event that is over. A first request may not be sent after another
+    /// one has replaced it.
     #[inline]
     pub fn still_admits(&self, pass: GatePass) -> bool {
         let word = Packed(self.word.load());
         match (word.kind(), pass) {
             (Kind::Open, pass) => word.epoch() == pass.epoch(),
-            (Kind::Probing, GatePass::Probe(probe)) => word == Packed::probing(probe),
-            (Kind::Probing | Kind::Closed, _) => false,
+            (Kind::FirstRequest, GatePass::First(first_request)) => {
+                word == Packed::pending(first_request)
+            }
+            (Kind::FirstRequest | Kind::Closed, _) => false,
         }
     }
 
-    /// Admits a nested request, which belongs to a request in flight: through the open gate, or as part of the probe.
-    /// `None` while the gate is closed.
+    /// Admits a nested request: while the gate is open, or as part of the first request after a closure. Returns `None` while the gate
+    /// is closed.
     pub fn enter_nested(&self) -> Option<GatePass> {
         let word = Packed(self.word.load());
         let epoch = word.epoch();
         match word.kind() {
             Kind::Open => Some(GatePass::Open(epoch)),
-            Kind::Probing => Some(GatePass::Probe(Probe {
+            Kind::FirstRequest => Some(GatePass::First(FirstRequest {
                 epoch,
                 since: word.micros(),
             })),
@@ -126,8 +127,11 @@ impl BackoffGate {
         }
     }
 
-    /// Admits a request at `now`, as the probe if one is due, or returns the earliest time of admission. A probe
-    /// without a response within `patience` (at least one microsecond) can be replaced.
+    /// Admits a request at `now`, as the first request if the deadline of a closed gate has passed. A first request without a response
+    /// within `patience` (at least one microsecond) is replaced.
+    ///
+    /// # Errors
+    /// The earliest time at which the gate will admit a request.
     pub fn enter(&self, now: Duration, patience: Duration) -> Result<GatePass, Duration> {
         let (now, patience) = (micros_down(now), micros_up(patience).max(1));
         self.word.change(|word| {
@@ -138,8 +142,8 @@ impl BackoffGate {
 
     /// Closes the gate until `until` or until its current deadline, whichever is later.
     ///
-    /// `seen` is the epoch in which the refused request was admitted. Of several concurrent refusals only the first
-    /// starts a new epoch, since all of them were admitted in the epoch before it.
+    /// `seen` is the epoch in which the refused request was admitted. Of several concurrent refusals only the first one starts a new
+    /// epoch, since all of them were admitted in the epoch before it.
     pub fn close(&self, until: Duration, seen: Epoch) -> GateClosed {
         let until = micros_up(until);
         self.word.set(|word| {
@@ -153,39 +157,38 @@ impl BackoffGate {
         })
     }
 
-    /// Closes the gate until `until` after a probe without a response. It starts no new epoch, since nothing was
-    /// refused. Returns false without effect if the gate has been closed or opened meanwhile or another probe has
-    /// replaced this one.
-    pub fn defer_probe(&self, until: Duration, probe: Probe) -> bool {
-        self.end_probe(probe, micros_up(until))
+    /// Closes the gate until `until`, since the first request got no response. This starts no new epoch, since nothing was refused.
+    /// Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has replaced this one.
+    pub fn defer_first_request(&self, until: Duration, first_request: FirstRequest) -> bool {
+        self.end_first_request(first_request, micros_up(until))
     }
 
-    /// Opens the gate after the response to a probe of the epoch `seen` that was not a refusal, even if another probe
-    /// of that epoch has replaced it. Returns false without effect if the gate has been closed or opened meanwhile.
+    /// Opens the gate after any response, except a refusal, to a first request of the epoch `seen`, even if another first request of
+    /// that epoch has replaced it. Does nothing and returns false if the gate has been closed or opened meanwhile.
     pub fn reopen(&self, seen: Epoch) -> bool {
         let opened = self.word.change(|word| {
             let word = Packed(word);
-            let is_probed = word.kind() == Kind::Probing && word.epoch() == seen;
+            let is_pending = word.kind() == Kind::FirstRequest && word.epoch() == seen;
             let open = Packed::new(Kind::Open, word.micros(), seen);
-            is_probed.then_some((open.0, ())).ok_or(())
+            is_pending.then_some((open.0, ())).ok_or(())
         });
         opened.is_ok()
     }
 
-    /// Lets the next probe enter at once after a probe was dropped at `now`. Returns false without effect if the gate
-    /// has been closed or opened meanwhile or another probe has replaced this one.
-    pub fn hand_over_probe(&self, now: Duration, probe: Probe) -> bool {
-        // Round down, so that the next probe can enter at `now`.
-        self.end_probe(probe, micros_down(now))
+    /// Lets the gate admit another first request at once, since this one was dropped at `now`. Does nothing and returns false if the
+    /// gate has been closed or opened meanwhile, or another first request has replaced this one.
+    pub fn hand_over_first_request(&self, now: Duration, first_request: FirstRequest) -> bool {
+        // Rounded down, so that the gate admits the next first request at `now`.
+        self.end_first_request(first_request, micros_down(now))
     }
 
-    /// Returns the state.
+    /// Returns the state of the gate.
     pub fn state(&self) -> GateState {
         let word = Packed(self.word.load());
         match word.kind() {
             Kind::Open => GateState::Open,
             Kind::Closed => GateState::ClosedUntil(word.time()),
-            Kind::Probing => GateState::ProbingSince(word.time()),
+            Kind::FirstRequest => GateState::FirstRequestSince(word.time()),
         }
     }
 
@@ -194,19 +197,23 @@ impl BackoffGate {
         Packed(self.word.load()).epoch()
     }
 
-    /// Returns the number of exchanges lost to another thread.
+    /// Returns the number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.word.lost()
     }
 
-    /// Closes the gate until `until` if `probe` is the one in flight. The deadline is not before the admission of the
-    /// probe.
-    fn end_probe(&self, probe: Probe, until: u64) -> bool {
-        let probing = Packed::probing(probe);
-        let closed = Packed::new(Kind::Closed, until.max(probe.since), probe.epoch);
+    /// Closes the gate until `until`, but not before the admission of `first_request`. Does nothing and returns false if `first_request` is not the
+    /// first request in flight.
+    fn end_first_request(&self, first_request: FirstRequest, until: u64) -> bool {
+        let pending = Packed::pending(first_request);
+        let closed = Packed::new(
+            Kind::Closed,
+            until.max(first_request.since),
+            first_request.epoch,
+        );
         let changed = self.word.change(|word| {
-            let is_in_flight = Packed(word) == probing;
+            let is_in_flight = Packed(word) == pending;
             is_in_flight.then_some((closed.0, ())).ok_or(())
         });
         changed.is_ok()
@@ -223,11 +230,11 @@ impl Default for BackoffGate {
 enum Kind {
     Open,
     Closed,
-    Probing,
+    FirstRequest,
 }
 
-/// The state in one word: 46 bits of microseconds (more than two years), 2 of kind, 16 of epoch. The time is the
-/// deadline of a closed gate, otherwise the time of the last probe.
+/// The state of the gate in one word: 46 bits of microseconds (more than two years), 2 bits of kind and 16 bits of epoch. The time is the
+/// deadline of a closed gate, and otherwise the admission time of the last first request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
@@ -241,33 +248,33 @@ impl Packed {
         Self(micros << Self::TIME_AT | (kind as u64) << Self::KIND_AT | epoch.0 as u64)
     }
 
-    /// Returns the state while `probe` is in flight.
-    const fn probing(probe: Probe) -> Self {
-        Self::new(Kind::Probing, probe.since, probe.epoch)
+    /// Returns the state in which `first_request` is in flight.
+    const fn pending(first_request: FirstRequest) -> Self {
+        Self::new(Kind::FirstRequest, first_request.since, first_request.epoch)
     }
 
-    /// The transition of [`BackoffGate::enter`].
+    /// Returns the state and the pass after [`BackoffGate::enter`].
     fn enter(self, now: u64, patience: u64) -> Result<(Self, GatePass), Duration> {
         let epoch = self.epoch();
         let deadline = match self.kind() {
             Kind::Open => return Ok((self, GatePass::Open(epoch))),
             Kind::Closed => self.micros(),
-            Kind::Probing => self.micros().saturating_add(patience).min(Self::LAST),
+            Kind::FirstRequest => self.micros().saturating_add(patience).min(Self::LAST),
         };
         if now < deadline {
             return Err(Duration::from_micros(deadline));
         }
-        let probing = Self::new(Kind::Probing, now, epoch);
-        Ok((probing, GatePass::Probe(Probe { epoch, since: now })))
+        let pending = Self::new(Kind::FirstRequest, now, epoch);
+        Ok((pending, GatePass::First(FirstRequest { epoch, since: now })))
     }
 
-    /// The transition of [`BackoffGate::close`]: the later deadline, and a new epoch if the refused request was
-    /// admitted in the current one. The deadline of an open or probed gate has passed, so the new one applies; it is
-    /// later than the last probe, so that the next probe gets a later time.
+    /// Returns the state after [`BackoffGate::close`]: the later deadline, and a new epoch if the refused request was admitted in the
+    /// current one. If the gate is not closed, its deadline has passed, so the new one applies. The new deadline is later than the last
+    /// first request, so that the next one gets a later time.
     fn close(self, until: u64, seen: Epoch) -> Self {
         let deadline = match self.kind() {
             Kind::Closed => until.max(self.micros()),
-            Kind::Open | Kind::Probing => until.max(self.micros() + 1).min(Self::LAST),
+            Kind::Open | Kind::FirstRequest => until.max(self.micros() + 1).min(Self::LAST),
         };
         let epoch = if seen == self.epoch() {
             Epoch(seen.0.wrapping_add(1))
@@ -281,7 +288,7 @@ impl Packed {
         match (self.0 >> Self::KIND_AT) & 0b11 {
             0 => Kind::Open,
             1 => Kind::Closed,
-            _ => Kind::Probing,
+            _ => Kind::FirstRequest,
         }
     }
 

@@ -15,17 +15,17 @@ fn closed(until: Duration) -> BackoffGate {
     gate
 }
 
-/// Returns a gate with a probe that was admitted at `at`, and the probe.
-fn probed(at: Duration) -> (BackoffGate, Probe) {
+/// Returns a gate that admitted a first request at `at`, and that request.
+fn gate_with_first_request(at: Duration) -> (BackoffGate, FirstRequest) {
     let gate = closed(at);
-    let probe = enter(&gate, at);
-    (gate, probe)
+    let first_request = enter(&gate, at);
+    (gate, first_request)
 }
 
-/// Enters as the probe.
-fn enter(gate: &BackoffGate, now: Duration) -> Probe {
+/// Enters the gate as the first request.
+fn enter(gate: &BackoffGate, now: Duration) -> FirstRequest {
     let pass = gate.enter(now, PATIENCE).unwrap();
-    pass.probe().expect("a probe is due")
+    pass.first_request().expect("a first request is due")
 }
 
 #[test]
@@ -40,157 +40,160 @@ fn open_gate_admits_all_requests_in_the_current_epoch() {
 }
 
 #[test]
-fn closed_gate_admits_one_probe_after_its_deadline() {
+fn closed_gate_admits_one_request_alone_after_its_deadline() {
     let gate = closed(ms(5_000));
     assert_eq!(gate.open(), None);
     let early = gate.enter(Duration::from_nanos(4_999_999_999), PATIENCE);
     assert_eq!(early, Err(ms(5_000)));
     assert_eq!(enter(&gate, ms(5_000)).epoch, Epoch(1));
     assert_eq!(gate.enter(ms(5_000), PATIENCE), Err(ms(6_000)));
-    assert_eq!(gate.state(), GateState::ProbingSince(ms(5_000)));
+    assert_eq!(gate.state(), GateState::FirstRequestSince(ms(5_000)));
     assert_eq!(gate.open(), None);
 }
 
 #[test]
-fn deadline_is_only_ever_extended() {
+fn gate_deadline_is_only_ever_extended() {
     let gate = BackoffGate::new();
     let seen = gate.epoch();
     for (until, expected) in [(2_000, 2_000), (5_000, 5_000), (3_000, 5_000), (0, 5_000)] {
         assert_eq!(gate.close(ms(until), seen).until, ms(expected));
     }
-    // The end of an unknown probe has no effect either.
+    // The end of an unknown first request has no effect either.
     for epoch in [seen, gate.epoch()] {
         assert!(!gate.reopen(epoch));
-        let probe = Probe { epoch, since: 0 };
-        assert!(!gate.defer_probe(ms(1), probe));
-        assert!(!gate.hand_over_probe(ms(1), probe));
+        let first_request = FirstRequest { epoch, since: 0 };
+        assert!(!gate.defer_first_request(ms(1), first_request));
+        assert!(!gate.hand_over_first_request(ms(1), first_request));
     }
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(5_000)));
 }
 
 #[test]
-fn concurrent_refusals_are_one_event() {
+fn concurrent_refusals_are_one_congestion_event() {
     let gate = BackoffGate::new();
     let seen = gate.epoch();
     let events = (0..10).filter(|_| gate.close(ms(10), seen).is_new_event);
     assert_eq!(events.count(), 1);
     assert_eq!(gate.epoch(), Epoch(1));
-    // A refusal of a request admitted after the first event starts another one, even while the gate is closed.
+    // The refusal of a request that was admitted after the first event starts another event, even while the gate is closed.
     assert!(gate.close(ms(10), Epoch(1)).is_new_event);
     assert!(!gate.close(ms(10), Epoch(0)).is_new_event);
     assert_eq!(gate.epoch(), Epoch(2));
 }
 
 #[test]
-fn response_to_the_probe_opens_the_gate() {
-    let (gate, probe) = probed(ms(10));
-    assert!(gate.reopen(probe.epoch));
-    assert_eq!(gate.open(), Some(probe.epoch));
-    assert!(!gate.reopen(probe.epoch), "the gate is open");
+fn response_to_the_first_request_after_a_closure_opens_the_gate() {
+    let (gate, first_request) = gate_with_first_request(ms(10));
+    assert!(gate.reopen(first_request.epoch));
+    assert_eq!(gate.open(), Some(first_request.epoch));
+    assert!(!gate.reopen(first_request.epoch), "the gate is open");
 }
 
 #[test]
-fn refused_probe_starts_a_new_event() {
-    let (gate, probe) = probed(ms(10));
-    let closed = gate.close(ms(50), probe.epoch);
+fn refused_first_request_starts_a_new_congestion_event() {
+    let (gate, first_request) = gate_with_first_request(ms(10));
+    let closed = gate.close(ms(50), first_request.epoch);
     assert!(closed.is_new_event);
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(50)));
-    assert!(!gate.reopen(probe.epoch), "its epoch has passed");
+    assert!(!gate.reopen(first_request.epoch), "its epoch has passed");
 }
 
 #[test]
-fn refusal_of_a_straggler_closes_the_gate_during_a_probe() {
-    let (gate, probe) = probed(ms(10));
+fn late_refusal_closes_the_gate_while_a_first_request_is_pending() {
+    let (gate, first_request) = gate_with_first_request(ms(10));
     let closed = gate.close(ms(30), Epoch(0));
     assert!(!closed.is_new_event);
     assert!(
-        !gate.reopen(probe.epoch),
+        !gate.reopen(first_request.epoch),
         "the server has refused a request meanwhile"
     );
     assert_eq!(gate.enter(ms(29), PATIENCE), Err(ms(30)));
-    assert!(gate.enter(ms(30), PATIENCE).unwrap().is_probe());
+    assert!(gate.enter(ms(30), PATIENCE).unwrap().is_first_request());
 }
 
 #[test]
-fn dropped_probe_is_replaced_at_once() {
-    let (gate, probe) = probed(ms(10));
+fn dropped_first_request_after_a_closure_is_replaced_at_once() {
+    let (gate, first_request) = gate_with_first_request(ms(10));
     let now = Duration::from_nanos(12_345_678);
-    assert!(gate.hand_over_probe(now, probe));
-    assert_eq!(enter(&gate, now).epoch, probe.epoch);
+    assert!(gate.hand_over_first_request(now, first_request));
+    assert_eq!(enter(&gate, now).epoch, first_request.epoch);
 }
 
 #[test]
-fn late_response_of_a_replaced_probe_still_opens_the_gate() {
-    let (gate, probe) = probed(ms(10));
+fn late_response_to_a_replaced_first_request_opens_the_gate() {
+    let (gate, first_request) = gate_with_first_request(ms(10));
     assert_eq!(gate.enter(ms(1_009), PATIENCE), Err(ms(1_010)));
     let second = enter(&gate, ms(1_010));
-    assert_eq!(second.epoch, probe.epoch);
-    assert!(gate.reopen(probe.epoch));
-    // The end of the second probe has no effect.
-    assert!(!gate.defer_probe(ms(5_000), second) && !gate.hand_over_probe(ms(5_000), second));
+    assert_eq!(second.epoch, first_request.epoch);
+    assert!(gate.reopen(first_request.epoch));
+    // The end of the second first request has no effect, since the gate is open.
+    assert!(
+        !gate.defer_first_request(ms(5_000), second)
+            && !gate.hand_over_first_request(ms(5_000), second)
+    );
     assert_eq!(gate.state(), GateState::Open);
 }
 
 #[test]
-fn end_of_a_replaced_probe_has_no_effect() {
-    let (gate, first) = probed(ms(10));
+fn end_of_a_replaced_first_request_has_no_effect() {
+    let (gate, first) = gate_with_first_request(ms(10));
     let second = enter(&gate, ms(1_010));
     let third = enter(&gate, ms(2_010));
     for replaced in [first, second] {
-        assert!(!gate.defer_probe(ms(9_000), replaced));
-        assert!(!gate.hand_over_probe(ms(2_020), replaced));
-        assert_eq!(gate.state(), GateState::ProbingSince(ms(2_010)));
+        assert!(!gate.defer_first_request(ms(9_000), replaced));
+        assert!(!gate.hand_over_first_request(ms(2_020), replaced));
+        assert_eq!(gate.state(), GateState::FirstRequestSince(ms(2_010)));
     }
     assert!(
-        gate.defer_probe(ms(3_000), third),
-        "it is the probe in flight"
+        gate.defer_first_request(ms(3_000), third),
+        "it is the first request in flight"
     );
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(3_000)));
 }
 
 #[test]
-fn refusal_of_a_replaced_probe_closes_the_gate() {
-    let (gate, first) = probed(ms(10));
+fn refusal_of_a_replaced_first_request_closes_the_gate() {
+    let (gate, first) = gate_with_first_request(ms(10));
     let second = enter(&gate, ms(1_010));
     assert!(gate.close(ms(4_000), first.epoch).is_new_event);
-    assert!(!gate.reopen(second.epoch) && !gate.hand_over_probe(ms(1_020), second));
+    assert!(!gate.reopen(second.epoch) && !gate.hand_over_first_request(ms(1_020), second));
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(4_000)));
 }
 
-/// Probes at the same clock time are distinct, because every change between them advances the time.
+/// Checks that first requests admitted at the same clock time are distinct: every change between them advances the time.
 #[test]
-fn probes_in_flight_are_distinct() {
+fn first_requests_in_flight_are_distinct() {
     let at = ms(10);
-    let (gate, first) = probed(at);
-    // The refusal of a straggler with an old deadline.
+    let (gate, first) = gate_with_first_request(at);
+    // A request from before the closure is refused, with an old deadline.
     gate.close(ms(1), Epoch(0));
     let just_after = Duration::from_micros(10_001);
     assert_eq!(gate.enter(at, PATIENCE), Err(just_after));
     let second = enter(&gate, just_after);
-    assert!(!gate.hand_over_probe(at, first));
-    // The same with an open gate between them.
+    assert!(!gate.hand_over_first_request(at, first));
+    // The gate is open between the two first requests.
     assert!(gate.reopen(first.epoch));
     gate.close(ms(1), Epoch(0));
     let third = enter(&gate, Duration::from_micros(10_002));
-    assert!(!gate.hand_over_probe(at, second));
-    // A dropped probe has ended, so the next one may be equal.
-    assert!(gate.hand_over_probe(at, third));
+    assert!(!gate.hand_over_first_request(at, second));
+    // A dropped first request has ended, so the next one may be equal.
+    assert!(gate.hand_over_first_request(at, third));
     assert_eq!(enter(&gate, Duration::from_micros(10_002)), third);
     let without_patience = gate.enter(Duration::from_micros(10_002), Duration::ZERO);
     assert_eq!(without_patience, Err(Duration::from_micros(10_003)));
 }
 
 #[test]
-fn failed_probe_backs_off_without_a_new_event() {
-    let (gate, probe) = probed(ms(10));
-    assert!(gate.defer_probe(ms(400), probe));
-    assert_eq!(gate.epoch(), probe.epoch);
+fn unanswered_first_request_starts_no_new_congestion_event() {
+    let (gate, first_request) = gate_with_first_request(ms(10));
+    assert!(gate.defer_first_request(ms(400), first_request));
+    assert_eq!(gate.epoch(), first_request.epoch);
     assert_eq!(gate.enter(ms(399), PATIENCE), Err(ms(400)));
-    assert_eq!(enter(&gate, ms(400)).epoch, probe.epoch);
+    assert_eq!(enter(&gate, ms(400)).epoch, first_request.epoch);
 }
 
 #[test]
-fn fractions_of_microseconds_are_rounded_up() {
+fn gate_deadlines_are_rounded_up_to_microseconds() {
     let gate = closed(Duration::from_nanos(1_001));
     let until = Duration::from_micros(2);
     assert_eq!(gate.state(), GateState::ClosedUntil(until));
@@ -198,14 +201,14 @@ fn fractions_of_microseconds_are_rounded_up() {
         gate.enter(Duration::from_nanos(1_999), PATIENCE),
         Err(until)
     );
-    let probe = gate.enter(until, PATIENCE);
-    assert!(probe.unwrap().is_probe());
+    let first_request = gate.enter(until, PATIENCE);
+    assert!(first_request.unwrap().is_first_request());
     let next = gate.enter(until, Duration::from_nanos(1));
     assert_eq!(next, Err(Duration::from_micros(3)));
 }
 
 #[test]
-fn longest_times_fit_the_word() {
+fn maximum_times_fit_in_the_gate_word() {
     let gate = closed(Duration::MAX);
     let GateState::ClosedUntil(last) = gate.state() else {
         panic!("{gate:?}");
@@ -213,12 +216,12 @@ fn longest_times_fit_the_word() {
     assert_eq!(last, Duration::from_micros(Packed::LAST));
     assert!(last > Duration::from_secs(2 * 365 * 24 * 3600));
     assert_eq!(enter(&gate, Duration::MAX).epoch, Epoch(1));
-    assert_eq!(gate.state(), GateState::ProbingSince(last));
+    assert_eq!(gate.state(), GateState::FirstRequestSince(last));
     assert_eq!(gate.close(Duration::MAX, Epoch(0)).until, last);
 }
 
 #[test]
-fn epochs_wrap_around() {
+fn gate_epochs_wrap_around() {
     let gate = BackoffGate::new();
     for _ in 0..=u16::MAX {
         assert!(gate.close(ms(1), gate.epoch()).is_new_event);
@@ -228,18 +231,24 @@ fn epochs_wrap_around() {
 }
 
 #[test]
-fn admission_holds_until_a_refusal_or_another_probe() {
+fn admission_is_valid_until_a_refusal_or_another_first_request() {
     let gate = BackoffGate::new();
     let open = gate.enter(ms(0), PATIENCE).unwrap();
-    assert!(gate.still_admits(open) && !open.is_probe());
+    assert!(gate.still_admits(open) && !open.is_first_request());
     gate.close(ms(10), open.epoch());
     assert!(!gate.still_admits(open));
     let first = gate.enter(ms(10), PATIENCE).unwrap();
-    assert!(gate.still_admits(first) && first.is_probe());
-    assert!(!gate.still_admits(open), "the gate is being probed");
+    assert!(gate.still_admits(first) && first.is_first_request());
+    assert!(
+        !gate.still_admits(open),
+        "the gate waits for a first request"
+    );
     let second = gate.enter(ms(10) + PATIENCE, PATIENCE).unwrap();
     assert!(gate.still_admits(second));
-    assert!(!gate.still_admits(first), "another probe is in flight");
+    assert!(
+        !gate.still_admits(first),
+        "another first request is in flight"
+    );
     assert!(gate.reopen(second.epoch()));
     assert!(gate.still_admits(second));
     assert!(!gate.still_admits(open), "the gate has been closed since");
@@ -251,6 +260,6 @@ fn nested_request_is_admitted_unless_the_gate_is_closed() {
     assert_eq!(gate.enter_nested(), Some(GatePass::Open(Epoch(0))));
     gate.close(ms(10), Epoch(0));
     assert_eq!(gate.enter_nested(), None);
-    let probe = enter(&gate, ms(10));
-    assert_eq!(gate.enter_nested(), Some(GatePass::Probe(probe)));
+    let first_request = enter(&gate, ms(10));
+    assert_eq!(gate.enter_nested(), Some(GatePass::First(first_request)));
 }

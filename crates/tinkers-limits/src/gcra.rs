@@ -1,4 +1,4 @@
-//! An optional rate limit with bursts.
+//! An optional limit on the request rate, with bursts.
 
 use std::time::Duration;
 
@@ -7,34 +7,34 @@ use crate::word::Word;
 /// A request rate and its burst size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// The time between two requests at this rate; must be positive.
+    /// The time between two requests at this rate. It must be positive.
     pub interval: Duration,
-    /// The number of requests that may be sent at once after a pause; at least 1.
+    /// The number of requests that may be sent at once after a pause. It is at least 1.
     pub burst: u32,
 }
 
-/// The reason why the rate does not admit a request.
+/// The reason why the rate limit does not admit a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateRefusal {
-    /// The request is admitted at this time, unless others are admitted first.
+    /// The rate limit will admit the request at this time, unless it admits other requests before.
     NotUntil(Duration),
-    /// The request has more units than the burst, so it is never admitted.
+    /// The request asks for more units than the burst size, so it is never admitted.
     Never,
 }
 
-/// A rate limiter with the generic cell rate algorithm (GCRA): one word holds the time until which the admitted
-/// requests use up the rate. The rate can be changed.
+/// A rate limiter that uses the generic cell rate algorithm (GCRA). One word holds the time until which the admitted requests use up the
+/// rate. The rate can be changed.
 #[derive(Debug)]
 pub struct Gcra {
     /// The theoretical arrival time of the next request, in nanoseconds from the clock's origin.
     arrival_time: Word,
-    /// Nanoseconds per unit; 0 without a limit.
+    /// The time per unit in nanoseconds. 0 means that there is no limit.
     interval: Word,
     burst: Word,
 }
 
 impl Gcra {
-    /// Creates a limiter; `None` means no limit.
+    /// Creates a rate limiter. `None` means no limit.
     pub fn new(rate: impl Into<Option<Rate>>) -> Self {
         let (interval, burst) = parts(rate.into());
         Self {
@@ -44,9 +44,8 @@ impl Gcra {
         }
     }
 
-    /// Changes the rate. A different rate forgets all previous requests, so its burst is available at once. A
-    /// concurrent [`Gcra::take`] may combine old and new parameters, which is harmless, because each of them was valid
-    /// an instant before.
+    /// Changes the rate. If it differs, all previous requests are forgotten, and the whole burst is available at once. A concurrent
+    /// [`Gcra::take`] may combine old and new parameters. That is harmless, since each of them was valid an instant before.
     pub fn set(&self, rate: Option<Rate>) {
         let (interval, burst) = parts(rate);
         if (self.interval.load(), self.burst.load()) == (interval, burst) {
@@ -57,13 +56,16 @@ impl Gcra {
         self.arrival_time.set(|_| (0, ()));
     }
 
-    /// Returns whether there is a limit.
+    /// Returns whether there is a rate limit.
     #[inline]
     pub fn is_limited(&self) -> bool {
         self.interval.load() > 0
     }
 
-    /// Admits `units` at `now`, or returns when they can be admitted.
+    /// Admits `units` at `now`.
+    ///
+    /// # Errors
+    /// The time at which the units can be admitted, or `Never`.
     pub fn take(&self, units: u32, now: Duration) -> Result<(), RateRefusal> {
         let (units, now) = (u64::from(units), nanos(now));
         let (interval, burst) = (self.interval.load(), self.burst.load());
@@ -79,14 +81,14 @@ impl Gcra {
             .change(|arrival_time| take(arrival_time, now, cost, tolerance))
     }
 
-    /// Returns `units` that were admitted but not sent.
+    /// Returns to the limiter `units` that were admitted but not sent.
     pub fn undo(&self, units: u32) {
         let cost = self.interval.load().saturating_mul(units.into());
         self.arrival_time
             .set(|arrival_time| (arrival_time.saturating_sub(cost), ()));
     }
 
-    /// Returns the number of exchanges lost to another thread.
+    /// Returns the number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.arrival_time.lost()
@@ -99,7 +101,7 @@ fn parts(rate: Option<Rate>) -> (u64, u64) {
     })
 }
 
-/// Returns the theoretical arrival time after admitting `cost`, unless it is later than `now` and the burst allow.
+/// Returns the theoretical arrival time after admitting `cost`, unless it would be later than `now` plus the burst tolerance.
 fn take(arrival_time: u64, now: u64, cost: u64, tolerance: u64) -> Result<(u64, ()), RateRefusal> {
     let after = arrival_time.max(now).saturating_add(cost);
     let earliest = after.saturating_sub(tolerance);
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_rate_applies_immediately() {
+    fn changed_rate_limit_applies_immediately() {
         let limit = Gcra::new(None);
         assert!(!limit.is_limited());
         assert_eq!(limit.take(1000, ms(0)), Ok(()));
@@ -146,7 +148,7 @@ mod tests {
             limit.take(1, ms(0)).is_err(),
             "the same rate changes nothing"
         );
-        // The debt of a slow rate does not outlive it.
+        // Requests at the slow rate no longer count after the rate has changed.
         limit.set(rate(10, 1));
         assert_eq!(limit.take(1, ms(0)), Ok(()));
         assert_eq!(limit.take(1, ms(0)), Err(RateRefusal::NotUntil(ms(10))));
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn burst_is_admitted_at_once_and_the_rest_at_the_rate() {
+    fn rate_limit_admits_a_burst_at_once_and_the_rest_at_the_rate() {
         let limit = gcra(3);
         for _ in 0..3 {
             assert_eq!(limit.take(1, ms(0)), Ok(()));
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_above_the_burst_are_refused_and_undo_returns_units() {
+    fn rate_limit_refuses_more_than_the_burst_and_undo_returns_units() {
         let limit = gcra(2);
         assert_eq!(limit.take(3, ms(0)), Err(RateRefusal::Never));
         assert_eq!(limit.take(2, ms(0)), Ok(()));

@@ -5,20 +5,20 @@
 //!
 //! Every word is loaded with Acquire and changed by one compare-exchange, AcqRel on success and Acquire on failure, so a
 //! thread that sees a change sees everything before it. No decision depends on two words at once, except where the table
-//! explains why that is safe. The models are in `tests/` and run by `cargo xtask loom`; most of them also have a control,
-//! a faulty implementation whose fault they must find.
+//! explains why that is safe. The models are in `tests/` and run by `cargo xtask loom`; most of them also have a
+//! negative control: an implementation with a planted fault that the model must find.
 //!
 //! | word | written by | read by | must never happen | models |
 //! |---|---|---|---|---|
-//! | the gate: state, deadline or time of the probe, epoch | refusals; admissions to a closed gate after its deadline; the end of a probe | every admission, after all other words | an earlier deadline, an admission before it, two events for concurrent refusals, the end of a probe that lifts a newer closure or ends another probe | `loom_gate`: `later_deadline_wins_and_concurrent_refusals_are_one_event`, `success_of_the_probe_keeps_the_closure_of_a_straggler`, `dropped_probe_never_lifts_a_closure`, `end_of_a_replaced_probe_does_not_affect_the_next_one` |
-//! | the window: in flight, unanswered, limit, waiters flag | admissions and releases; waiters; changes of the limit | the same, in the same exchange | a unit lost or released twice, more requests admitted than the limit, a waiter that is never admitted | `loom_window`: `window_never_exceeds_its_limit_and_releases_all_units`, `limit_change_loses_no_unit`, `waiter_that_sets_the_flag_first_is_always_admitted` |
+//! | the gate: state, deadline or time of the first request, epoch | refusals; admissions to a closed gate after its deadline; the end of a first request | every admission, after all other words | an earlier deadline, an admission before it, two events for concurrent refusals, the end of a first request that lifts a newer closure or ends another first request | `loom_gate`: `later_gate_deadline_wins_and_two_refusals_are_one_event`, `success_of_the_first_request_keeps_a_later_closure`, `dropped_first_request_never_lifts_a_closure`, `end_of_a_replaced_first_request_does_not_affect_the_next` |
+//! | the window: in flight, unanswered, limit, waiters flag | admissions and releases; waiters; changes of the limit | the same, in the same exchange | a unit lost or released twice, more requests admitted than the limit, a waiter that is never admitted | `loom_window`: `window_never_exceeds_its_limit_and_releases_all_units`, `concurrent_limit_change_loses_no_unit`, `waiter_that_sets_the_waiters_flag_first_is_always_admitted` |
 //! | the balance of the byte budget | charges, releases and changes of the size | charges | a charge that is not released, more than one charge beyond the size | `loom_budgets`: `byte_budget_exceeds_its_size_by_one_charge_at_most` |
 //! | the size of the byte budget | changes of the size | `taken`, for display only | the balance changes by the difference, so the order of two changes does not matter | `loom_budgets`: `resized_byte_budget_keeps_its_charges` |
-//! | the ramp: kind, end, accepted requests | accepted requests, until it has ended; the response to a probe, before it opens the gate | admissions, before the window: an old value admits at most as many as it did then | a late response that ends it, a lost acceptance | `loom_budgets`: `late_responses_do_not_end_a_restarted_ramp`, `no_accepted_request_is_lost_by_the_ramp` |
+//! | the ramp: kind, end, accepted requests | accepted requests, until it has ended; the response to a first request, before it opens the gate | admissions, before the window: an old value admits at most as many as it did then | a late response that ends it, a lost acceptance | `loom_budgets`: `late_responses_do_not_end_a_restarted_ramp`, `no_accepted_request_is_lost_by_the_ramp` |
 //! | the arrival time of the rate limit | admissions and undos | admissions | more than the burst at once, less than what was undone | `loom_budgets`: `rate_limit_admits_the_burst_and_undo_returns_units` |
 //! | the interval and burst of the rate limit | changes of the rate | admissions | each decides alone; an old value was valid an instant before | none needed |
 //! | the number of slots | changes of the bounds | admissions | it decides alone; an old value was valid an instant before | none needed |
-//! | the tokens of the retry budget | draws and credits | draws | below zero, above the capacity | `loom_budgets`: `draws_and_credits_balance` |
+//! | the tokens of the retry budget | draws and credits | draws | below zero, above the capacity | `loom_budgets`: `draws_and_credits_of_retry_tokens_balance` |
 //! | all words for one request | admission, rollback, end of the attempt | waiters | a charge that remains after a refusal, an admission after a visible refusal, a rollback that serves no waiter | `loom_constraints` |
 //! | counters of lost exchanges | lost exchanges | tests | Relaxed; no decision depends on them | none needed |
 
@@ -42,7 +42,7 @@ pub use bytes::ByteBudget;
 pub use constraints::{
     Blocked, Bounds, Charge, Constraints, InitialLimit, SettleEffects, Ticket, TicketOutcome,
 };
-pub use gate::{BackoffGate, Epoch, GateClosed, GatePass, GateState, Probe};
+pub use gate::{BackoffGate, Epoch, FirstRequest, GateClosed, GatePass, GateState};
 pub use gcra::{Gcra, Rate, RateRefusal};
 pub use ramp::Ramp;
 pub use window::{ConcurrencyWindow, Full, SlotRequest, WindowView};

@@ -1,56 +1,55 @@
-//! A filter for refusals that do not depend on the number of requests in flight.
+//! A filter for random refusals, which do not depend on the number of requests in flight.
 
-/// Distinguishes refusals that end at a lower level from noise, which continues at any level. A plain value inside of
-/// [`AdaptiveLimit`](crate::AdaptiveLimit).
+/// A filter that tells refusals for lack of capacity from random refusals ("noise"). Refusals for lack of capacity end at a lower limit,
+/// while random ones continue at any limit. A plain value inside of [`AdaptiveLimit`](crate::AdaptiveLimit).
 ///
-/// At the correct level only limit probes are refused. Therefore each unprompted refusal (without a limit probe) adds
-/// suspicion, which accepted requests remove. Above a threshold the refusals are classified as noise: the level before
-/// them is restored, and further refusals do not lower it, unless several consecutive refusals arrive without more
-/// accepted requests than at the lowest of them, which confirms a real limit. After noise or a large drop, the limit
-/// recovers to the previous level by steps that double.
+/// If the learned limit is correct, only limit probes are refused. Therefore each refusal without a limit probe adds suspicion, and
+/// accepted requests remove it. Above a threshold the refusals are classified as random: the limit before them is restored, and further
+/// refusals do not lower it. This ends if several consecutive refusals arrive with no more accepted requests than at the lowest of them,
+/// which confirms a real limit. After random refusals or a large drop, the limit recovers to its previous value by steps that double.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct NoiseFilter {
-    /// The level before the unprompted refusals; [`NoiseFilter::UNKNOWN`] if there was none.
+    /// The learned limit before the suspicious refusals, or [`NoiseFilter::UNKNOWN`] if no limit was known.
     restore_level: Option<u32>,
-    /// The suspicion, in accepted requests until it is zero.
+    /// The suspicion that the refusals are random, as the number of accepted requests that removes it.
     suspicion: u32,
     is_noisy: bool,
-    /// Whether there was noise since the restore level was left.
+    /// Whether refusals were classified as random since the limit was last at its previous value.
     was_noisy: bool,
-    /// Consecutive refusals without more accepted requests than at the lowest of them, and the number accepted at that
-    /// one.
+    /// The number of consecutive refusals without progress: the server accepted no more requests than at the lowest of these refusals.
     confirmations: u32,
+    /// The number of accepted requests at the lowest of the consecutive refusals without progress.
     lowest: u32,
-    /// Requests accepted since the last refusal.
+    /// The number of requests accepted since the last refusal.
     accepted_since_refusal: u32,
-    /// Whether the limit is recovering to the restore level.
+    /// Whether the limit is recovering to its previous value.
     is_recovering: bool,
-    /// Consecutive failed limit probes since the restore level was left.
+    /// The number of consecutive failed limit probes since the limit was last at its previous value.
     failed_probes: u32,
-    /// The maximum number of accepted requests while no level was known. Without it, a refusal of the first few
-    /// requests after a pause would set a level far too low.
+    /// The maximum number of accepted requests in flight while no limit was known. Without it, a refusal of the first few requests
+    /// after a pause would set a limit that is far too low.
     peak: u32,
 }
 
-/// The interpretation of an unprompted refusal.
+/// The interpretation of a refusal that no limit probe caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RefusalMeaning {
-    /// The server accepts only as many requests as at that time.
+    /// The server accepts only as many requests as it had accepted at that time.
     Capacity,
-    /// Noise was detected: restore this level, or no level.
+    /// The refusals are random from now on: restore this limit, or no limit.
     Restored(Option<u32>),
-    /// Noise: ignore the refusal.
+    /// The refusal is random: ignore it.
     Noise,
-    /// Noise has ended or was a misclassification: the server accepts this many requests.
+    /// The refusals are not random, or no longer: the server accepts this many requests.
     Confirmed(u32),
 }
 
 /// The kind of a failed limit probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeFailure {
-    /// A probe beyond the learned level.
+    /// The probe tested a limit beyond the learned one.
     Regular,
-    /// A step of a recovery, which starts no new interval.
+    /// The probe was a step of a recovery. Its failure starts no new probe interval.
     Recovery,
 }
 
@@ -58,21 +57,23 @@ impl NoiseFilter {
     const UNKNOWN: u32 = u32::MAX;
     /// The suspicion that one refusal adds.
     const SUSPICION_PER_REFUSAL: u32 = 80;
-    /// The suspicion from which refusals are noise: three refusals within 40 accepted requests.
+    /// The suspicion from which refusals count as random. Three refusals within 40 accepted requests reach it.
     const NOISE_THRESHOLD: u32 = 200;
     const MAX_SUSPICION: u32 = 240;
-    /// The number of confirmations of a limit during noise. One is enough right after noise was detected.
+    /// The number of consecutive refusals without progress that confirm a real limit during random refusals. Right after these were
+    /// detected, one more refusal is enough.
     const MAX_CONFIRMATIONS: u32 = 4;
-    /// Only more than 1/8 above a refusal counts as beyond it, because responses arrive out of order.
+    /// The server makes progress after a refusal if it accepts more requests than at the refusal, by more than 1 / this number. Smaller
+    /// differences do not count, since responses arrive out of order.
     const BEYOND_DIVISOR: u32 = 8;
-    /// A recovery starts after this many requests, and as many as the level, were accepted without a refusal.
+    /// A recovery starts after at least this many requests were accepted without a refusal, and at least as many as the learned limit.
     const MIN_ACCEPTED: u32 = 8;
-    /// A drop to 1/2 or less is large.
+    /// A drop is large if the learned limit falls to its previous value divided by this number, or less.
     const LARGE_DROP_DIVISOR: u32 = 2;
-    /// The minimum number of accepted requests that counts as a peak.
+    /// The minimum number of accepted requests in flight that counts as a peak.
     const MIN_PEAK: u32 = 8;
-    /// After noise, the limit stops recovering to the previous level when this many limit probes fail in a row.
-    const MAX_FAILED_PROBES: u32 = 2;
+    /// After random refusals, the limit stops recovering to its previous value when this many limit probes fail in a row.
+    const FAILED_PROBES_TO_END_RECOVERY: u32 = 2;
 
     pub(crate) const fn new() -> Self {
         Self {
@@ -89,12 +90,12 @@ impl NoiseFilter {
         }
     }
 
-    /// Returns whether refusals are currently noise, so that limit probes would reveal nothing.
+    /// Returns whether refusals are random at present, so that limit probes would reveal nothing.
     pub(crate) const fn is_noisy(&self) -> bool {
         self.is_noisy
     }
 
-    /// Classifies an unprompted refusal, with `accepted` (not 0) requests accepted.
+    /// Classifies a refusal that no limit probe caused. `accepted` is the number of accepted requests in flight, at least 1.
     pub(crate) fn on_refusal(&mut self, level: Option<u32>, accepted: u32) -> RefusalMeaning {
         let level = level.unwrap_or(Self::UNKNOWN);
         let restore_level = self
@@ -125,7 +126,7 @@ impl NoiseFilter {
         }
     }
 
-    /// Records an accepted request; `accepted` is the number of accepted requests in flight.
+    /// Records an accepted request. `accepted` is the number of accepted requests in flight.
     pub(crate) fn on_accepted(&mut self, level: Option<u32>, accepted: u32) {
         self.accepted_since_refusal = self.accepted_since_refusal.saturating_add(1);
         self.suspicion = self.suspicion.saturating_sub(1);
@@ -152,7 +153,7 @@ impl NoiseFilter {
         self.accepted_since_refusal = 0;
         self.failed_probes += 1;
         let was_recovering = std::mem::take(&mut self.is_recovering);
-        if !self.was_noisy || self.failed_probes >= Self::MAX_FAILED_PROBES {
+        if !self.was_noisy || self.failed_probes >= Self::FAILED_PROBES_TO_END_RECOVERY {
             self.reset_recovery();
         }
         if was_recovering {
@@ -167,8 +168,8 @@ impl NoiseFilter {
         self.failed_probes = 0;
     }
 
-    /// Returns the target of the recovery from `level`, starting a recovery if possible. Without noise, it starts only
-    /// from a large drop and if `is_due`.
+    /// Returns the limit to which the filter wants to recover from `level`. Starts a recovery if possible: at once after random refusals, and
+    /// otherwise only after a large drop and if `is_due`.
     pub(crate) fn recovery_target(&mut self, level: u32, is_due: bool) -> Option<u32> {
         if self.is_noisy || !self.is_below(level) {
             return None;
@@ -181,7 +182,7 @@ impl NoiseFilter {
         self.target().filter(|_| self.is_recovering)
     }
 
-    /// Returns the target of a recovery: the restore level, or the peak if no level was known and there was no noise.
+    /// Returns the target of a recovery: the limit before the refusals, or the peak if no limit was known and the refusals were not random.
     fn target(&self) -> Option<u32> {
         self.restore_level.map(|restore_level| match restore_level {
             Self::UNKNOWN if !self.was_noisy => self.peak,

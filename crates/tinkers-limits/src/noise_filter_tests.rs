@@ -6,8 +6,7 @@ fn accept(filter: &mut NoiseFilter, times: u32, level: Option<u32>, at: u32) {
     (0..times).for_each(|_| filter.on_accepted(level, at));
 }
 
-/// Returns a filter at `level` that has just detected noise, after three refusals with at least `lowest` requests
-/// accepted.
+/// Returns a filter with the learned limit `level` that has just detected random refusals, after three with at least `lowest` accepted requests.
 fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
     let mut filter = NoiseFilter::new();
     assert_eq!(
@@ -26,7 +25,7 @@ fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
 }
 
 #[test]
-fn refusals_at_ever_lower_levels_are_noise_and_restore_the_level() {
+fn refusals_at_ever_lower_limits_are_random_and_restore_the_limit() {
     for level in [Some(50), None] {
         let mut filter = noisy(level, 3);
         assert!(filter.is_noisy());
@@ -36,7 +35,7 @@ fn refusals_at_ever_lower_levels_are_noise_and_restore_the_level() {
 }
 
 #[test]
-fn accepted_requests_reduce_suspicion() {
+fn accepted_requests_reduce_the_suspicion_of_random_refusals() {
     for (between, third) in [
         (20, RefusalMeaning::Restored(Some(50))),
         (21, RefusalMeaning::Capacity),
@@ -52,7 +51,7 @@ fn accepted_requests_reduce_suspicion() {
 }
 
 #[test]
-fn noise_ends_after_enough_accepted_requests() {
+fn refusals_stop_counting_as_random_after_enough_accepted_requests() {
     let level = Some(50);
     let mut filter = noisy(level, 3);
     accept(&mut filter, 239, level, 50);
@@ -63,9 +62,9 @@ fn noise_ends_after_enough_accepted_requests() {
 }
 
 #[test]
-fn next_refusal_without_progress_confirms_a_limit() {
+fn next_random_refusal_without_progress_confirms_a_real_limit() {
     let mut filter = noisy(Some(50), 10);
-    // Up to 1/8 more is tolerated, because responses arrive out of order.
+    // Up to 1/8 more is not counted as progress, since responses arrive out of order.
     accept(&mut filter, 5, Some(50), 11);
     assert_eq!(
         filter.on_refusal(Some(50), 12),
@@ -75,7 +74,7 @@ fn next_refusal_without_progress_confirms_a_limit() {
 }
 
 #[test]
-fn four_refusals_without_progress_confirm_a_limit_during_noise() {
+fn four_random_refusals_without_progress_confirm_a_real_limit() {
     let level = Some(50);
     let mut filter = noisy(level, 3);
     accept(&mut filter, 1, level, 30);
@@ -84,7 +83,7 @@ fn four_refusals_without_progress_confirm_a_limit_during_noise() {
         accept(&mut filter, 10, level, 18);
     }
     assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Confirmed(16));
-    // The same with more accepted requests before the last refusal.
+    // The same happens if more requests were accepted at the earlier refusals.
     let mut filter = noisy(level, 3);
     accept(&mut filter, 1, level, 30);
     for accepted in [16, 17, 16] {
@@ -94,7 +93,7 @@ fn four_refusals_without_progress_confirm_a_limit_during_noise() {
     assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Noise);
 }
 
-/// Returns the recovery target after a drop from 50 to `level`, before and after the recovery is due.
+/// Returns the recovery targets after a drop from 50 to `level`: before the recovery is due, and when it is due.
 fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
     accept(&mut filter, 50, Some(level), level);
     let mut due = filter;
@@ -105,7 +104,7 @@ fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
 }
 
 #[test]
-fn recovery_after_a_drop_is_delayed_and_after_noise_is_not() {
+fn limit_recovers_late_after_a_drop_but_not_after_random_refusals() {
     let mut fallen = NoiseFilter::new();
     fallen.on_refusal(Some(50), 25);
     assert_eq!(recovery_targets(fallen, 25), [None, Some(50)]);
@@ -123,19 +122,19 @@ fn recovery_after_a_drop_is_delayed_and_after_noise_is_not() {
     assert_eq!(
         recovery_targets(noisy(Some(50), 40), 40),
         [None; 2],
-        "still noise"
+        "the refusals are still random"
     );
     let mut learned = NoiseFilter::new();
     learned.on_refusal(None, 20);
     assert_eq!(
         recovery_targets(learned, 20),
         [None; 2],
-        "no level was known"
+        "no limit was known"
     );
 }
 
 #[test]
-fn recovery_starts_after_level_many_accepted_requests() {
+fn limit_recovery_starts_after_as_many_accepted_requests_as_limit() {
     for (level, least) in [(20, 20), (2, 8)] {
         let mut filter = NoiseFilter::new();
         filter.on_refusal(Some(50), level);
@@ -143,7 +142,7 @@ fn recovery_starts_after_level_many_accepted_requests() {
         assert_eq!(filter.recovery_target(level, true), None);
         accept(&mut filter, 1, Some(level), level);
         assert_eq!(filter.recovery_target(level, true), Some(50));
-        // A recovery continues when `is_due` is false, and ends at the restore level.
+        // A started recovery continues although `is_due` is false, and ends at the limit to restore.
         assert_eq!(filter.recovery_target(49, false), Some(50));
         assert_eq!(filter.recovery_target(50, true), None);
         accept(&mut filter, 1, Some(50), 50);
@@ -152,7 +151,7 @@ fn recovery_starts_after_level_many_accepted_requests() {
 }
 
 #[test]
-fn one_failed_probe_ends_a_recovery_and_two_after_noise() {
+fn limit_recovery_ends_after_one_or_two_failed_probes() {
     let mut filter = NoiseFilter::new();
     filter.on_refusal(Some(50), 20);
     accept(&mut filter, 30, Some(20), 20);
@@ -175,19 +174,19 @@ fn one_failed_probe_ends_a_recovery_and_two_after_noise() {
 }
 
 #[test]
-fn small_drop_is_forgotten_with_its_suspicion() {
+fn limit_before_a_small_drop_is_forgotten_with_the_suspicion() {
     for (level, kept) in [(30, None), (20, Some(50))] {
         let mut filter = NoiseFilter::new();
         filter.on_refusal(Some(50), level);
         accept(&mut filter, 79, Some(level), level);
         assert_eq!(filter.restore_level, Some(50));
         accept(&mut filter, 1, Some(level), level);
-        assert_eq!(filter.restore_level, kept, "of {level}");
+        assert_eq!(filter.restore_level, kept, "learned limit {level}");
     }
 }
 
 #[test]
-fn first_refusal_after_a_pause_recovers_to_the_peak() {
+fn limit_lowered_right_after_a_pause_recovers_to_the_peak() {
     for (seen, back) in [
         (100, [None, Some(100)]),
         (3, [None, None]),
@@ -195,7 +194,7 @@ fn first_refusal_after_a_pause_recovers_to_the_peak() {
     ] {
         let mut filter = NoiseFilter::new();
         accept(&mut filter, 20, None, seen);
-        // The gate reopens, and the second request of its ramp is refused.
+        // The gate has opened again, and the second request afterwards is refused.
         assert_eq!(filter.on_refusal(None, 1), RefusalMeaning::Capacity);
         accept(&mut filter, 80, Some(1), 1);
         assert_eq!(recovery_targets(filter, 1), back, "{seen}");
@@ -203,13 +202,13 @@ fn first_refusal_after_a_pause_recovers_to_the_peak() {
 }
 
 #[test]
-fn recovery_continues_to_its_target() {
+fn limit_recovery_continues_to_its_target() {
     let mut filter = NoiseFilter::new();
     accept(&mut filter, 20, None, 100);
     assert_eq!(filter.on_refusal(None, 4), RefusalMeaning::Capacity);
     accept(&mut filter, 80, Some(4), 4);
     assert_eq!(filter.recovery_target(4, true), Some(100));
-    // More than half is no longer a large drop.
+    // A drop to more than half is not large.
     for level in [8, 32, 64, 99] {
         filter.probe_succeeded();
         accept(&mut filter, 1, Some(level), level);
@@ -219,7 +218,7 @@ fn recovery_continues_to_its_target() {
     assert_eq!(filter.recovery_target(100, true), None);
 }
 
-/// Returns a filter that detected noise at 50 and then confirmed a limit of 20.
+/// Returns a filter that detected random refusals at 50, and then confirmed a limit of 20.
 fn confirmed() -> NoiseFilter {
     let mut filter = noisy(Some(50), 20);
     assert_eq!(
@@ -230,13 +229,13 @@ fn confirmed() -> NoiseFilter {
 }
 
 #[test]
-fn confirmed_limit_clears_suspicion() {
+fn confirmed_limit_clears_the_suspicion_of_random_refusals() {
     let mut filter = confirmed();
     assert_eq!(filter.on_refusal(Some(20), 15), RefusalMeaning::Capacity);
 }
 
 #[test]
-fn failed_probes_before_noise_do_not_count_after_it() {
+fn failed_probes_before_random_refusals_do_not_count_afterwards() {
     let mut filter = confirmed();
     filter.probe_failed();
     for (level, accepted) in [(20, 18), (18, 17)] {
@@ -252,13 +251,17 @@ fn failed_probes_before_noise_do_not_count_after_it() {
         RefusalMeaning::Confirmed(17)
     );
     filter.probe_failed();
-    assert_eq!(recovery_targets(filter, 17), [Some(50); 2], "one of two");
+    assert_eq!(
+        recovery_targets(filter, 17),
+        [Some(50); 2],
+        "one failed probe of two"
+    );
     filter.probe_failed();
     assert_eq!(recovery_targets(filter, 17), [None; 2]);
 }
 
 #[test]
-fn recovery_waits_for_accepted_requests_after_each_refusal() {
+fn limit_recovery_waits_for_accepted_requests_after_each_refusal() {
     let mut filter = confirmed();
     accept(&mut filter, 20, Some(20), 20);
     assert_eq!(filter.recovery_target(20, false), Some(50));
@@ -272,7 +275,7 @@ fn recovery_waits_for_accepted_requests_after_each_refusal() {
 }
 
 #[test]
-fn noise_is_forgotten_at_the_restore_level() {
+fn random_refusals_are_forgotten_at_the_previous_limit() {
     let mut filter = confirmed();
     accept(&mut filter, 1, Some(50), 50);
     assert_eq!(filter.on_refusal(Some(50), 20), RefusalMeaning::Capacity);
@@ -280,6 +283,6 @@ fn noise_is_forgotten_at_the_restore_level() {
     assert_eq!(
         recovery_targets(filter, 20),
         [None, Some(50)],
-        "when it is due"
+        "when the recovery is due"
     );
 }

@@ -1,19 +1,19 @@
-//! The ramp: a limit on unanswered requests that rises with the number of accepted ones, at the start and after a
-//! pause.
+//! The ramp: a limit on submissions without a response that rises with the number of accepted requests, at the start and after a pause.
 
 use crate::word::Word;
 
-/// Limits the number of unanswered requests, which may all be refused. At the start, when the server's limit is
-/// unknown, at most a quarter of the number of accepted requests may be unanswered (slow start); after a pause, until a
-/// known level is reached again, at most as many as were accepted since the pause. The limit is never below
-/// [`Ramp::MIN_UNANSWERED`].
+/// A limit on the number of submissions without a response, since all of them may be refused.
+///
+/// At the start, when the server's limit is unknown, at most a quarter of the number of accepted requests may be without a response (slow
+/// start). After a pause, the limit is the number of requests accepted since the pause, until a known in-flight limit is reached again. The
+/// limit is never below [`Ramp::MIN_UNANSWERED`].
 #[derive(Debug)]
 pub struct Ramp {
     word: Word,
 }
 
 impl Ramp {
-    /// The number of requests that may always be unanswered.
+    /// The number of submissions that may always be without a response.
     pub const MIN_UNANSWERED: u32 = 8;
 
     /// Creates a slow start that ends when its limit reaches `slots`.
@@ -32,8 +32,8 @@ impl Ramp {
         }
     }
 
-    /// Restarts the ramp after a pause, up to `level` requests in flight. `u32::MAX` means that no level is known and
-    /// restarts the slow start.
+    /// Restarts the ramp after a pause. It ends at `level` requests; `u32::MAX` means that no limit is known, and restarts the slow
+    /// start.
     pub fn restart(&self, level: u32) {
         let kind = match level {
             u32::MAX => RampKind::SlowStart,
@@ -43,7 +43,7 @@ impl Ramp {
         self.word.set(|_| (Packed::new(kind, slots).0, ()));
     }
 
-    /// Records `requests` accepted requests. Does not write after the end of the ramp.
+    /// Records `requests` accepted requests. Writes nothing after the end of the ramp.
     #[inline]
     pub fn accepted(&self, requests: u32) {
         let _ended = self.word.change(|word| {
@@ -52,7 +52,7 @@ impl Ramp {
         });
     }
 
-    /// Returns the maximum number of unanswered requests; `u32::MAX` after the end of the ramp.
+    /// Returns the maximum number of submissions without a response, or `u32::MAX` after the end of the ramp.
     #[inline]
     pub fn allows(&self) -> u32 {
         Packed(self.word.load()).allows()
@@ -63,23 +63,23 @@ impl Ramp {
         self.allows() == u32::MAX
     }
 
-    /// Returns the number of exchanges lost to another thread.
+    /// Returns the number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.word.lost()
     }
 }
 
-/// The relation between the limit and the number of accepted requests.
+/// The kind of a ramp: the relation between its limit and the number of accepted requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RampKind {
-    /// At most a quarter of the accepted requests.
+    /// The limit is a quarter of the number of accepted requests.
     SlowStart,
-    /// At most as many as the accepted requests.
+    /// The limit is the number of accepted requests.
     Recovery,
 }
 
-/// The state in one word: 2 bits of kind (3: ended), 30 bits of the limit at which the ramp ends, 32 bits of accepted
+/// The state of a ramp in one word: 2 bits of kind (3 means ended), 30 bits of the limit at which the ramp ends, and 32 bits of accepted
 /// requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
@@ -92,7 +92,7 @@ impl Packed {
         Self((slots as u64) << 2 | kind as u64)
     }
 
-    /// Returns the state after `requests` accepted requests; `None` if the ramp has already ended.
+    /// Returns the state after `requests` more accepted requests, or `None` if the ramp has ended.
     const fn accepted(self, requests: u32) -> Option<Self> {
         if self.0 == Self::ENDED.0 {
             return None;
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn accepted_requests_can_be_recorded_in_batches() {
+    fn ramp_records_accepted_requests_in_batches() {
         let (one_by_one, together) = (Ramp::slow_start(100), Ramp::slow_start(100));
         for ramp in [&one_by_one, &together] {
             ramp.restart(2000);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_allows_as_many_as_accepted_up_to_the_level() {
+    fn ramp_after_a_pause_allows_as_many_requests_as_were_accepted() {
         let ramp = Ramp::slow_start(100);
         ramp.restart(20);
         assert_eq!(ramp.allows(), 8);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_without_a_level_is_a_slow_start() {
+    fn ramp_restart_without_a_known_limit_is_a_slow_start() {
         let ramp = Ramp::ended();
         ramp.restart(u32::MAX);
         assert_eq!(after(&ramp, 35), 8);

@@ -1,4 +1,4 @@
-//! Atomics: those of the standard library, or of loom in a model.
+//! The atomics of this crate: those of the standard library, or of loom in its models.
 
 #[cfg(not(tinkers_loom))]
 pub(crate) use std::{

@@ -1,13 +1,12 @@
-//! The concurrency window: the counts of unanswered and in-flight requests, the limit and the waiters flag, in one
-//! word.
+//! The in-flight window. One word contains the number of submissions without a response, the number of requests in flight, the limit and
+//! the waiters flag.
 
 use crate::word::Word;
 
-/// Counts the unanswered submissions and the requests in flight, from submission to result.
+/// Counts the submissions without a response, and the requests in flight from submission to result. Limits both.
 ///
-/// Both counts change together, so the number of requests that the server has accepted (in flight but not unanswered)
-/// is exact. While the waiters flag is set, only [`ConcurrencyWindow::take_queued`] admits requests, so that no request
-/// overtakes the waiters.
+/// Both counts change in one step, so the number of requests that the server has accepted (in flight, with a response) is exact. While the
+/// waiters flag is set, only [`ConcurrencyWindow::take_queued`] admits requests, so that no request overtakes the waiters.
 #[derive(Debug)]
 pub struct ConcurrencyWindow {
     word: Word,
@@ -18,20 +17,21 @@ pub struct ConcurrencyWindow {
 pub enum SlotRequest {
     /// A slot until the response to the submission, and an in-flight unit until the result.
     SlotAndInFlight,
-    /// A slot only: the request keeps the in-flight unit of an earlier attempt, or its route class counts none.
+    /// Only a slot until the response: the request keeps the in-flight unit of an earlier attempt, or its route class has no in-flight
+    /// limit.
     Slot,
 }
 
-/// The error for a request that finds the window full or other requests waiting.
+/// The error of a request that finds no room, or finds other requests waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-/// A snapshot of the window.
+/// A copy of the state of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowView {
-    /// Requests between submission and result.
+    /// The number of requests in flight, from submission to result.
     pub in_flight: u32,
-    /// Submissions without a response.
+    /// The number of submissions without a response.
     pub unanswered: u32,
     /// The maximum number of requests in flight.
     pub limit: u32,
@@ -40,14 +40,14 @@ pub struct WindowView {
 }
 
 impl WindowView {
-    /// Returns the number of requests that the server has accepted but not finished.
+    /// Returns the number of requests that the server has accepted and not finished.
     pub const fn accepted(self) -> u32 {
         self.in_flight.saturating_sub(self.unanswered)
     }
 }
 
 impl ConcurrencyWindow {
-    /// The maximum of the counts and of the limit.
+    /// The maximum of both counts and of the limit.
     pub const MAX: u32 = (1 << 21) - 1;
 
     /// Creates an empty window with a limit, clamped to 1 ..= [`ConcurrencyWindow::MAX`].
@@ -57,8 +57,10 @@ impl ConcurrencyWindow {
         }
     }
 
-    /// Takes the requested units, unless requests are waiting, the window is full, or `slots` submissions are
-    /// unanswered.
+    /// Takes the requested units.
+    ///
+    /// # Errors
+    /// `Full` if other requests are waiting, the in-flight limit is reached, or `slots` submissions are without a response.
     #[inline]
     pub fn take(&self, take: SlotRequest, slots: u32) -> Result<(), Full> {
         self.word.change(|word| {
@@ -70,7 +72,7 @@ impl ConcurrencyWindow {
         })
     }
 
-    /// Takes the requested units for the head of the queue, regardless of the waiters flag.
+    /// Takes the requested units for the request at the head of the queue, regardless of the waiters flag.
     pub fn take_queued(&self, take: SlotRequest, slots: u32) -> Result<(), Full> {
         self.word
             .change(|word| Ok((Packed(word).take(take, slots)?.0, ())))
@@ -81,25 +83,25 @@ impl ConcurrencyWindow {
         self.update(|word| Packed(word.0 + Packed::of(take)));
     }
 
-    /// Releases a slot after the end of an attempt.
+    /// Releases the slot of an ended attempt. Returns the state of the window.
     #[inline]
     pub fn release_slot(&self) -> WindowView {
         self.update(|word| Packed(word.0 - Packed::UNANSWERED))
     }
 
-    /// Releases an in-flight unit.
+    /// Releases an in-flight unit. Returns the state of the window.
     #[inline]
     pub fn release(&self) -> WindowView {
         self.update(|word| Packed(word.0 - Packed::IN_FLIGHT))
     }
 
-    /// Releases everything that [`ConcurrencyWindow::take`] took.
+    /// Releases all units that [`ConcurrencyWindow::take`] took, in one step.
     pub fn undo(&self, take: SlotRequest) -> WindowView {
         self.update(|word| Packed(word.0 - Packed::of(take)))
     }
 
-    /// Sets the waiters flag. A waiter must set it before its last attempt to take units: then either the attempt sees
-    /// the released units, or the release sees the flag.
+    /// Sets the waiters flag. A waiter must set the flag before its last attempt to take units. Then either this attempt sees units
+    /// that are released, or the release sees the flag.
     pub fn set_waiters(&self, waiting: bool) -> WindowView {
         self.update(|word| match waiting {
             true => Packed(word.0 | Packed::WAITERS),
@@ -112,12 +114,12 @@ impl ConcurrencyWindow {
         self.update(|word| word.with_limit(limit))
     }
 
-    /// Returns a snapshot.
+    /// Returns a copy of the state of the window.
     pub fn view(&self) -> WindowView {
         Packed(self.word.load()).view()
     }
 
-    /// Returns the number of exchanges lost to another thread.
+    /// Returns the number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.word.lost()
@@ -131,7 +133,8 @@ impl ConcurrencyWindow {
     }
 }
 
-/// The state in one word: 1 bit of waiters flag, 21 of limit, 21 of unanswered, 21 of in flight.
+/// The state of the window in one word: 1 bit of waiters flag, 21 bits of limit, 21 bits of submissions without a response, and 21 bits of
+/// requests in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 

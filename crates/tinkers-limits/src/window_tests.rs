@@ -1,11 +1,11 @@
-//! Unit tests of the concurrency window.
+//! Unit tests of the in-flight window.
 
 use super::*;
 
 const ANY: u32 = u32::MAX;
 
 #[test]
-fn full_window_still_admits_requests_with_an_in_flight_unit() {
+fn full_window_admits_retries_that_hold_an_in_flight_unit() {
     let window = ConcurrencyWindow::new(2);
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));
@@ -16,7 +16,7 @@ fn full_window_still_admits_requests_with_an_in_flight_unit() {
 }
 
 #[test]
-fn slots_limit_unanswered_requests() {
+fn slots_limit_the_submissions_without_a_response() {
     let window = ConcurrencyWindow::new(10);
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, 1), Ok(()));
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, 1), Err(Full));
@@ -43,7 +43,7 @@ fn only_the_head_of_the_queue_is_admitted_while_requests_wait() {
 }
 
 #[test]
-fn each_release_returns_the_waiters_flag() {
+fn each_release_from_the_window_returns_the_waiters_flag() {
     let window = ConcurrencyWindow::new(2);
     window.take(SlotRequest::SlotAndInFlight, ANY).unwrap();
     window.take(SlotRequest::SlotAndInFlight, ANY).unwrap();
@@ -56,7 +56,7 @@ fn each_release_returns_the_waiters_flag() {
 }
 
 #[test]
-fn lowering_the_limit_keeps_requests_in_flight() {
+fn lowering_the_in_flight_limit_keeps_requests_in_flight() {
     let window = ConcurrencyWindow::new(3);
     (0..3).for_each(|_| window.take(SlotRequest::SlotAndInFlight, ANY).unwrap());
     let view = window.set_limit(1);
@@ -69,7 +69,7 @@ fn lowering_the_limit_keeps_requests_in_flight() {
 }
 
 #[test]
-fn limits_are_clamped_to_the_size_of_the_word() {
+fn in_flight_limits_are_clamped_to_their_word_size() {
     assert_eq!(ConcurrencyWindow::new(0).view().limit, 1);
     let window = ConcurrencyWindow::new(u32::MAX);
     window.set_waiters(true);
@@ -83,7 +83,7 @@ fn limits_are_clamped_to_the_size_of_the_word() {
 }
 
 #[test]
-fn full_counts_do_not_overflow() {
+fn window_counts_at_their_maximum_do_not_overflow() {
     let full = Packed(0).with_limit(ConcurrencyWindow::MAX);
     let full = Packed(full.0 + Packed::MASK * (Packed::IN_FLIGHT + Packed::UNANSWERED));
     for take in [SlotRequest::SlotAndInFlight, SlotRequest::Slot] {
@@ -102,7 +102,7 @@ fn setting_the_waiters_flag_is_idempotent() {
 }
 
 #[test]
-fn take_unchecked_ignores_limits_and_waiters() {
+fn take_unchecked_ignores_limits_and_waiting_requests() {
     let window = ConcurrencyWindow::new(1);
     window.set_waiters(true);
     for _ in 0..2 {

@@ -3,7 +3,7 @@
 use crate::backoff::CasBackoff;
 use crate::sync::{AtomicU64, Ordering};
 
-/// A 64-bit word that is changed by compare-and-swap.
+/// A 64-bit word that is changed by compare-and-swap. All types of this crate with shared state consist of such words.
 #[derive(Debug)]
 pub(crate) struct Word {
     bits: AtomicU64,
@@ -24,8 +24,8 @@ impl Word {
         self.bits.load(Ordering::Acquire)
     }
 
-    /// Applies `change` to the word and returns its second result. Leaves the word unchanged if `change` returns an
-    /// error. `change` may run several times, so it must be pure.
+    /// Applies `change` to the word and returns its second result. Leaves the word unchanged if `change` returns an error. `change` may
+    /// run several times, so it must have no side effects.
     pub(crate) fn change<T, E>(
         &self,
         mut change: impl FnMut(u64) -> Result<(u64, T), E>,
@@ -53,7 +53,7 @@ impl Word {
         }
     }
 
-    /// Applies an infallible `change` to the word and returns its second result.
+    /// Applies a `change` that cannot fail to the word, and returns its second result.
     pub(crate) fn set<T>(&self, mut change: impl FnMut(u64) -> (u64, T)) -> T {
         let changed: Result<T, std::convert::Infallible> = self.change(|word| Ok(change(word)));
         match changed {
@@ -66,7 +66,7 @@ impl Word {
         self.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Returns the number of exchanges lost to another thread.
+    /// Returns the number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(std::sync::atomic::Ordering::Relaxed)
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_update_is_lost_between_threads() {
+    fn no_concurrent_change_of_a_word_is_lost() {
         let word = Word::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -90,14 +90,14 @@ mod tests {
 
     #[test]
     #[cfg(feature = "contention")]
-    fn lost_exchange_is_counted() {
+    fn lost_compare_and_swap_is_counted() {
         let word = Word::new(0);
         (0..100).for_each(|_| word.set(|n| (n + 1, ())));
         assert_eq!(word.lost(), 0, "without contention");
         let mut is_first = true;
         word.set(|n| {
             if std::mem::take(&mut is_first) {
-                // A concurrent change between the load and the exchange.
+                // Another change happens between the load and the exchange.
                 word.set(|n| (n + 10, ()));
             }
             (n + 1, ())
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_change_leaves_the_word_unchanged() {
+    fn failed_change_leaves_the_atomic_word_unchanged() {
         let word = Word::new(7);
         assert_eq!(word.change(Err::<(u64, ()), u64>), Err(7));
         assert_eq!(word.set(|n| (n + 1, n)), 7);

@@ -1,4 +1,4 @@
-//! A property test of the constraints: random operations release exactly what they took.
+//! A property test of the combined limits: random operations release exactly what they took.
 #![cfg(not(tinkers_loom))]
 
 use std::time::Duration;
@@ -136,7 +136,7 @@ impl Owner {
         }
     }
 
-    /// Returns the requests in flight, the unanswered requests and the bytes that should be held.
+    /// Returns the expected number of requests in flight, submissions without a response, and charged bytes.
     fn held(&self) -> (u32, u32, u64) {
         let submitted = self.tickets.iter().filter(|ticket| is_in_flight(ticket));
         (
@@ -162,7 +162,7 @@ impl Owner {
 const BOUNDS: Bounds = Bounds {
     slots: 4,
     bytes: 100,
-    flights: 6,
+    max_in_flight: 6,
     rate: Some(Rate {
         interval: Duration::from_micros(20),
         burst: 3,
@@ -174,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn every_sequence_of_operations_releases_what_it_took(
+    fn random_operations_release_exactly_what_they_took(
         operations in prop::collection::vec(operation(), 1..150),
     ) {
         let mut owner = Owner {

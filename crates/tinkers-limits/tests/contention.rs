@@ -1,4 +1,4 @@
-//! Tests of the contention counters: zero for one thread, positive with contention.
+//! Tests of the contention counters: they stay zero with one thread, and grow if threads compete.
 #![cfg(all(feature = "contention", not(tinkers_loom)))]
 
 use std::sync::Barrier;
@@ -11,10 +11,10 @@ use tinkers_limits::{
 
 const THREADS: usize = 4;
 const CALLS: u32 = 2_000;
-/// The maximum number of rounds without contention, after which the test fails as inconclusive.
+/// The maximum number of rounds in which threads compete. Without a lost compare-and-swap by then, the test fails as inconclusive.
 const ROUNDS: u32 = 2_000;
 
-/// Runs `call` on one thread, and then on several until there is contention.
+/// Asserts that `call` counts no contention on one thread. Then runs it on several threads until it counts some.
 fn assert_counted(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
     (0..CALLS).for_each(|_| call());
     assert_eq!(contention(), 0, "one thread causes no contention");
@@ -36,7 +36,7 @@ fn assert_counted(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
 }
 
 #[test]
-fn gate_counts_contention() {
+fn gate_counts_contention_between_threads() {
     let gate = BackoffGate::new();
     let call = || {
         gate.close(Duration::from_secs(1), gate.epoch());
@@ -45,7 +45,7 @@ fn gate_counts_contention() {
 }
 
 #[test]
-fn window_counts_contention() {
+fn window_counts_contention_between_threads() {
     let window = ConcurrencyWindow::new(8);
     let call = || {
         if window.take(SlotRequest::SlotAndInFlight, 8).is_ok() {
@@ -57,7 +57,7 @@ fn window_counts_contention() {
 }
 
 #[test]
-fn byte_budget_counts_contention() {
+fn byte_budget_counts_contention_between_threads() {
     let bytes = ByteBudget::new(1_000);
     let call = || {
         if bytes.take(10).is_ok() {
@@ -69,7 +69,7 @@ fn byte_budget_counts_contention() {
 }
 
 #[test]
-fn ramp_counts_contention() {
+fn ramp_counts_contention_between_threads() {
     let ramp = Ramp::slow_start(100);
     let call = || {
         ramp.restart(100);
@@ -79,7 +79,7 @@ fn ramp_counts_contention() {
 }
 
 #[test]
-fn rate_limit_counts_contention() {
+fn rate_limit_counts_contention_between_threads() {
     let limit = Gcra::new(Rate {
         interval: Duration::from_nanos(1),
         burst: 100,
@@ -93,7 +93,7 @@ fn rate_limit_counts_contention() {
 }
 
 #[test]
-fn retry_budget_counts_contention() {
+fn retry_budget_counts_contention_between_threads() {
     let budget = RetryBudget::new(100);
     let call = || {
         let _drawn = budget.draw(RetryReason::Fault);
@@ -103,11 +103,11 @@ fn retry_budget_counts_contention() {
 }
 
 #[test]
-fn constraints_sum_the_contention_of_their_parts() {
+fn constraints_sum_the_contention_of_all_limits() {
     let constraints = Constraints::new(Bounds {
         slots: 8,
         bytes: 1_000,
-        flights: 8,
+        max_in_flight: 8,
         rate: None,
         start: tinkers_limits::InitialLimit::Slow,
     });

@@ -1,4 +1,4 @@
-//! Simulations of the share of a server's window that the limits use, and of the refusals that this costs.
+//! Simulations of the fraction of a server's capacity that the limits use, and of the refusals that this costs.
 //!
 //! The example of the same name prints the figures.
 #![cfg(not(tinkers_loom))]
@@ -13,7 +13,7 @@ mod sim;
 use cases::{Figures, Group, NoiseCase};
 use clients::Policy;
 
-/// Returns the minimums that a client misses in these groups.
+/// Simulates these groups, and returns the required minimums that a client misses.
 fn failures(groups: &[Group], policy: Policy) -> Vec<String> {
     let of = |group: &Group| {
         let outcomes = group.cases.iter().map(|case| sim::run(case, policy));
@@ -28,49 +28,49 @@ fn failures(groups: &[Group], policy: Policy) -> Vec<String> {
 }
 
 #[test]
-fn fixed_window_is_used() {
+fn limiter_uses_a_constant_server_capacity() {
     assert_eq!(failures(&cases::fixed(), Policy::Adaptive), [""; 0]);
 }
 
 #[test]
-fn stepwise_window_is_followed() {
+fn limiter_follows_a_stepwise_server_capacity() {
     assert_eq!(failures(&cases::steps(), Policy::Adaptive), [""; 0]);
 }
 
 #[test]
-fn random_walk_of_the_window_is_followed() {
+fn limiter_follows_a_random_walk_of_the_server_capacity() {
     assert_eq!(failures(&cases::walks(), Policy::Adaptive), [""; 0]);
 }
 
 #[test]
-fn two_processes_share_the_window_evenly() {
+fn two_processes_share_the_server_capacity_evenly() {
     assert_eq!(failures(&cases::pairs(), Policy::Adaptive), [""; 0]);
 }
 
-/// Returns the minimums that the client misses in these cases.
+/// Simulates these cases with random refusals, and returns the required minimums that the client misses.
 fn noise_failures(cases: &[NoiseCase]) -> Vec<String> {
     let of = |case: &NoiseCase| case.failures(&case.run(Policy::Adaptive));
     cases.iter().flat_map(of).collect()
 }
 
 #[test]
-fn continuous_noise_keeps_the_window_open() {
+fn random_refusals_do_not_close_the_in_flight_window() {
     let mut cases = cases::noise();
     cases.retain(|case| !case.is_burst);
     assert_eq!(noise_failures(&cases), [""; 0]);
 }
 
 #[test]
-fn window_recovers_within_two_seconds_of_noise() {
+fn in_flight_limit_recovers_two_seconds_after_random_refusals() {
     let mut cases = cases::noise();
     cases.retain(|case| case.is_burst);
     assert_eq!(noise_failures(&cases), [""; 0]);
 }
 
 #[test]
-fn control_with_a_fixed_window_is_refused_too_often() {
+fn negative_control_fixed_in_flight_limit_is_refused_too_often() {
     let mut cases = cases::fixed();
-    // At a large window, this client is refused so often that the simulation takes long.
+    // With a large window, this client is refused so often that the simulation takes long.
     cases.retain(|group| group.name != "W = 500");
     let count = cases.len();
     let failures = failures(&cases, Policy::FixedWindow);
@@ -83,14 +83,14 @@ fn control_with_a_fixed_window_is_refused_too_often() {
 }
 
 #[test]
-fn control_without_a_probe_is_refused_too_often() {
+fn negative_control_gate_without_first_request_is_refused_too_often() {
     let failures = failures(&cases::fixed(), Policy::OpensAtDeadline);
     let is_refusal_share = |what: &String| what.contains("refusals per accepted");
     assert!(failures.iter().any(is_refusal_share), "{failures:?}");
 }
 
 #[test]
-fn simulation_is_deterministic() {
+fn goodput_simulation_is_deterministic() {
     let cases = &cases::walks()[0].cases;
     let run = |number: usize| sim::run(&cases[number], Policy::Adaptive);
     let (once, again, other) = (run(0), run(0), run(1));

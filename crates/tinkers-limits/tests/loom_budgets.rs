@@ -16,7 +16,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Runs `task` on `shared` on a new thread.
+/// Runs `task` with `shared` on a new thread.
 fn spawn_with<S: Send + Sync + 'static, T: Send + 'static>(
     shared: &Arc<S>,
     task: impl FnOnce(&S) -> T + Send + 'static,
@@ -29,7 +29,7 @@ fn fault_if(is_wrong: bool, what: impl Into<String>) -> Vec<String> {
     is_wrong.then(|| what.into()).into_iter().collect()
 }
 
-/// A byte budget under test.
+/// A byte budget to be tested: the real one, or one with a planted fault.
 trait Bytes: Send + Sync + 'static {
     fn new(size: u64) -> Self;
     fn take(&self, bytes: u64) -> bool;
@@ -55,7 +55,7 @@ impl Bytes for ByteBudget {
     }
 }
 
-/// A faulty budget that checks the balance before it charges.
+/// A byte budget with a planted fault: it checks the balance first and charges in a second step.
 struct CheckThenCharge {
     size: u64,
     taken: AtomicU64,
@@ -84,7 +84,7 @@ impl Bytes for CheckThenCharge {
     }
 }
 
-/// Three threads each charge more than the budget.
+/// Models three threads that each charge more than the whole budget.
 fn concurrent_charges<B: Bytes>() -> Findings {
     explore("concurrent charges", 3, || {
         let bytes = Arc::new(B::new(5));
@@ -108,7 +108,7 @@ fn byte_budget_exceeds_its_size_by_one_charge_at_most() {
 }
 
 #[test]
-fn bytes_checked_before_the_charge_are_detected() {
+fn negative_control_bytes_checked_before_the_charge_are_detected() {
     let faults = concurrent_charges::<CheckThenCharge>().faults;
     assert!(faults.contains(&"2 admitted".to_owned()), "{faults:?}");
 }
@@ -124,7 +124,7 @@ fn resized_byte_budget_keeps_its_charges() {
         join(releases);
         join(sizes);
         let mut faults = fault_if(bytes.taken() != 0, "the charges changed");
-        // The balance must match the last size, whichever that was.
+        // The balance must match the last size, whichever thread set it.
         bytes.resize(7);
         assert!(bytes.take(7).is_ok());
         faults.extend(fault_if(bytes.has_any(), "the balance and the size differ"));
@@ -133,7 +133,7 @@ fn resized_byte_budget_keeps_its_charges() {
     findings.assert_none();
 }
 
-/// A ramp under test.
+/// A ramp to be tested: the real one, or one with a planted fault.
 trait RampUnderTest: Send + Sync + 'static {
     fn new(slots: u32) -> Self;
     fn restart(&self, level: u32);
@@ -159,8 +159,8 @@ impl RampUnderTest for Ramp {
     }
 }
 
-/// A faulty ramp that reads, increments and stores the accepted requests; slots in the upper half, accepted requests in
-/// the lower half.
+/// A ramp with a planted fault: it reads, increments and stores the number of accepted requests in separate steps. The upper half of the
+/// word contains the slots, the lower half the number of accepted requests.
 struct LoadThenStore(AtomicU64);
 
 impl RampUnderTest for LoadThenStore {
@@ -188,7 +188,7 @@ impl RampUnderTest for LoadThenStore {
     }
 }
 
-/// Responses to requests before a pause arrive while the ramp restarts. They must not end it.
+/// Models responses to requests from before a pause that arrive while the ramp restarts. They must not end the ramp.
 fn restarting_ramp<S: RampUnderTest>() -> Findings {
     explore("restarting ramp", 3, || {
         let ramp = Arc::new(S::new(1));
@@ -207,7 +207,7 @@ fn late_responses_do_not_end_a_restarted_ramp() {
 }
 
 #[test]
-fn ramp_with_separate_load_and_store_is_detected() {
+fn negative_control_ramp_with_separate_load_and_store_is_detected() {
     let faults = restarting_ramp::<LoadThenStore>().faults;
     assert_eq!(faults.len(), 1, "{faults:?}");
 }
@@ -256,7 +256,7 @@ fn rate_limit_admits_the_burst_and_undo_returns_units() {
     findings.assert_none();
 }
 
-/// A retry budget under test.
+/// A retry budget to be tested: the real one, or one with a planted fault.
 trait Budget: Send + Sync + 'static {
     fn new(capacity: u64) -> Self;
     fn draw(&self) -> bool;
@@ -282,7 +282,7 @@ impl Budget for RetryBudget {
     }
 }
 
-/// A faulty budget that checks the tokens before it takes them.
+/// A retry budget with a planted fault: it checks the number of tokens first and takes them in a second step.
 struct CheckThenTake(AtomicU64);
 
 impl Budget for CheckThenTake {
@@ -308,7 +308,7 @@ impl Budget for CheckThenTake {
     }
 }
 
-/// Two draws and a credit on a budget with enough tokens for one draw.
+/// Models two draws and a credit on a retry budget whose tokens suffice for one draw.
 fn concurrent_draws<B: Budget>() -> Findings {
     explore("two draws and a credit", 3, || {
         let budget = Arc::new(B::new(9));
@@ -326,12 +326,12 @@ fn concurrent_draws<B: Budget>() -> Findings {
 }
 
 #[test]
-fn draws_and_credits_balance() {
+fn draws_and_credits_of_retry_tokens_balance() {
     concurrent_draws::<RetryBudget>().assert_none();
 }
 
 #[test]
-fn tokens_checked_before_the_draw_are_detected() {
+fn negative_control_tokens_checked_before_the_draw_are_detected() {
     let faults = concurrent_draws::<CheckThenTake>().faults;
     assert!(!faults.is_empty());
 }

@@ -1,4 +1,4 @@
-//! Loom models of the combined constraints. Run with `cargo xtask loom`.
+//! Loom models of the combined limits of a route class. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
 #[path = "../../tinkers-registry/tests/support/explore.rs"]
@@ -21,13 +21,16 @@ const UNTIL: Duration = Duration::from_secs(5);
 const BOUNDS: Bounds = Bounds {
     slots: 8,
     bytes: 10,
-    flights: 8,
+    max_in_flight: 8,
     rate: None,
     start: InitialLimit::Slow,
 };
 
-fn constraints(flights: u32) -> Constraints {
-    Constraints::new(Bounds { flights, ..BOUNDS })
+fn constraints(max_in_flight: u32) -> Constraints {
+    Constraints::new(Bounds {
+        max_in_flight,
+        ..BOUNDS
+    })
 }
 
 const fn charge(bytes: u64) -> Charge {
@@ -50,7 +53,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Returns a fault if anything is still held.
+/// Returns a fault if any unit or byte is still taken.
 fn held(constraints: &Constraints) -> Vec<String> {
     let view = constraints.window().view();
     let held = (view.in_flight, view.unanswered, constraints.bytes().taken());
@@ -58,14 +61,14 @@ fn held(constraints: &Constraints) -> Vec<String> {
     fault.into_iter().collect()
 }
 
-/// The time at which the gate is read.
+/// The point in an admission at which the gate is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
     Last,
     First,
 }
 
-/// A request is admitted while another one is refused. An admission that starts after the refusal must fail.
+/// Models an admission during the refusal of another request. An admission that starts after the refusal must fail.
 fn admission_during_a_refusal(reads: Reads) -> Findings {
     explore("admission during a refusal", 3, move || {
         let constraints = Arc::new(constraints(8));
@@ -112,13 +115,13 @@ fn no_request_is_admitted_after_a_refusal() {
 }
 
 #[test]
-fn gate_read_before_the_other_limits_is_detected() {
+fn negative_control_gate_read_before_other_limits_is_detected() {
     let faults = admission_during_a_refusal(Reads::First).faults;
     assert_eq!(faults, ["admitted after the refusal"]);
 }
 
 #[test]
-fn all_units_are_released_after_refusals() {
+fn all_units_are_released_after_refused_admissions() {
     let findings = explore("two attempts and an undo", 2, || {
         let constraints = Arc::new(constraints(2));
         let attempt = |ending: TicketOutcome| {
@@ -143,23 +146,23 @@ fn all_units_are_released_after_refusals() {
 }
 
 #[test]
-fn dropped_probe_is_replaced_by_exactly_one() {
-    let findings = explore("dropped probe", 2, || {
+fn dropped_first_request_is_replaced_by_exactly_one() {
+    let findings = explore("dropped first request", 2, || {
         let constraints = Arc::new(constraints(8));
         let gate = constraints.gate();
         gate.close(UNTIL, gate.epoch());
         let turn = |constraints: &Constraints| constraints.take_queued(charge(1), UNTIL, PATIENCE);
-        let probe = turn(&constraints).unwrap();
+        let first_request = turn(&constraints).unwrap();
         let other = {
             let constraints = Arc::clone(&constraints);
             spawn(move || turn(&constraints).ok())
         };
-        constraints.undo(probe, UNTIL);
+        constraints.undo(first_request, UNTIL);
         let theirs = join(other);
         let ours = turn(&constraints).ok();
         let mut faults = Vec::new();
         if theirs.is_some() == ours.is_some() {
-            faults.push("not exactly one probe".to_owned());
+            faults.push("not exactly one first request".to_owned());
         }
         for ticket in [theirs, ours].into_iter().flatten() {
             settle(&constraints, ticket, TicketOutcome::Accepted);
@@ -174,7 +177,7 @@ fn dropped_probe_is_replaced_by_exactly_one() {
 }
 
 #[test]
-fn released_slot_of_a_refusal_finds_the_gate_closed() {
+fn slot_released_by_a_refusal_finds_the_gate_closed() {
     explore("slot of a refused request", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds { slots: 1, ..BOUNDS }));
         let refused = take(&constraints).unwrap();
@@ -194,7 +197,7 @@ fn released_slot_of_a_refusal_finds_the_gate_closed() {
 }
 
 #[test]
-fn open_gate_is_visible_only_with_its_ramp() {
+fn thread_that_sees_the_open_gate_also_sees_the_ramp() {
     explore("gate that opens", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds {
             slots: 64,
@@ -203,7 +206,7 @@ fn open_gate_is_visible_only_with_its_ramp() {
         }));
         let gate = constraints.gate();
         gate.close(UNTIL, gate.epoch());
-        let probe = constraints.take_queued(charge(1), UNTIL, PATIENCE).unwrap();
+        let first_request = constraints.take_queued(charge(1), UNTIL, PATIENCE).unwrap();
         let other = {
             let constraints = Arc::clone(&constraints);
             spawn(move || {
@@ -211,15 +214,15 @@ fn open_gate_is_visible_only_with_its_ramp() {
                 is_open && constraints.slots() > 8
             })
         };
-        settle(&constraints, probe, TicketOutcome::Accepted);
+        settle(&constraints, first_request, TicketOutcome::Accepted);
         let is_unbounded = join(other).then(|| "open without its ramp".to_owned());
         is_unbounded.into_iter().collect()
     })
     .assert_none();
 }
 
-/// An attempt is accepted while a request starts to wait, after a failed `take` if `tries_first`. Unless the waiter is
-/// admitted, the end of the attempt must see it, because nothing else would serve it.
+/// Models the end of an attempt while another request starts to wait, after a failed `take` if `tries_first`. Unless the waiter is
+/// admitted, the end of the attempt must see the waiter, since nothing else would serve it.
 fn wait_during_the_end_of_an_attempt(
     name: &'static str,
     full: fn() -> (Constraints, Ticket),
@@ -248,7 +251,7 @@ fn wait_during_the_end_of_an_attempt(
 }
 
 #[test]
-fn end_of_an_attempt_sees_waiters_for_its_bytes() {
+fn end_of_an_attempt_sees_requests_that_wait_for_bytes() {
     let full = || {
         let constraints = Constraints::new(Bounds { bytes: 1, ..BOUNDS });
         let ticket = take(&constraints).unwrap();
@@ -258,15 +261,15 @@ fn end_of_an_attempt_sees_waiters_for_its_bytes() {
 }
 
 #[test]
-fn end_of_an_attempt_sees_waiters_for_the_ramp() {
+fn end_of_an_attempt_sees_requests_that_wait_for_the_ramp() {
     let full = || {
         let constraints = Constraints::new(Bounds {
             slots: 64,
             bytes: 64,
-            flights: 64,
+            max_in_flight: 64,
             ..BOUNDS
         });
-        // 35 accepted requests allow 8 unanswered ones, and 36 allow 9.
+        // 35 accepted requests allow 8 submissions without a response, and 36 allow 9.
         let mut tickets: Vec<Ticket> = (0..7).map(|_| take(&constraints).unwrap()).collect();
         (0..5).for_each(|_| {
             constraints.presume_accepted();
@@ -278,20 +281,20 @@ fn end_of_an_attempt_sees_waiters_for_the_ramp() {
     wait_during_the_end_of_an_attempt("waiter for the ramp", full, true).assert_none();
 }
 
-/// The behavior of a request that released its units after a refusal.
+/// The action of a request that released its units after a limit refused it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rollback {
     ServesWaiters,
     IgnoresWaiters,
 }
 
-/// The only unit of the window is briefly held by a request that the byte budget then refuses. A request that found the
-/// window full meanwhile must get the unit.
+/// Models a request that briefly holds the only unit of the window until the byte budget refuses the request. Another request that found
+/// the window full meanwhile must get the unit.
 fn rollback_model(rollback: Rollback) -> Findings {
     explore("rollback and waiter", 3, move || {
         let constraints = Arc::new(constraints(1));
         let is_waiting = Arc::new(Mutex::new(false));
-        // Use up the bytes but not the window.
+        // The bytes are used up, but not the window.
         constraints.bytes().take(10).unwrap();
         let grant = |constraints: &Constraints, is_waiting: &mut bool| {
             let turn = || constraints.take_queued(charge(0), START, PATIENCE);
@@ -328,12 +331,12 @@ fn rollback_model(rollback: Rollback) -> Findings {
 }
 
 #[test]
-fn rollback_serves_waiters() {
+fn rollback_of_a_refused_admission_serves_waiters() {
     rollback_model(Rollback::ServesWaiters).assert_none();
 }
 
 #[test]
-fn rollback_without_waking_waiters_is_detected() {
+fn negative_control_rollback_without_wake_up_is_detected() {
     assert_eq!(
         rollback_model(Rollback::IgnoresWaiters).faults,
         ["lost wake-up"]

@@ -10,11 +10,11 @@ use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{BackoffGate, Epoch, GatePass, GateState, Probe};
+use tinkers_limits::{BackoffGate, Epoch, FirstRequest, GatePass, GateState};
 
 const PATIENCE: u64 = 100;
 
-/// A gate under test, with times in milliseconds.
+/// A gate to be tested, with times in milliseconds: the real one, or one with a planted fault.
 trait Gate: Send + Sync + 'static {
     type Epoch: Copy + Send + 'static;
 
@@ -22,11 +22,11 @@ trait Gate: Send + Sync + 'static {
     fn epoch(&self) -> Self::Epoch;
     /// Closes the gate. Returns whether this started a congestion event.
     fn close(&self, until: u64, seen: Self::Epoch) -> bool;
-    /// Requests admission. Returns whether the admitted request is the probe; `None` if it is not admitted.
+    /// Asks for admission. Returns whether the request is the first request after a closure, or `None` if it is not admitted.
     fn enter(&self, now: u64) -> Option<bool>;
-    /// Records the success of a request that was admitted after `seen`.
+    /// Records a response, other than a refusal, to a request that was admitted in the epoch `seen`.
     fn succeeded(&self, seen: Self::Epoch);
-    /// Returns the deadline; `None` if the gate is not closed.
+    /// Returns the deadline of a closed gate, or `None` if the gate is not closed.
     fn closed_until(&self) -> Option<u64>;
 }
 
@@ -51,7 +51,7 @@ impl Gate for BackoffGate {
 
     fn enter(&self, now: u64) -> Option<bool> {
         let pass = self.enter(ms(now), ms(PATIENCE)).ok();
-        pass.map(GatePass::is_probe)
+        pass.map(GatePass::is_first_request)
     }
 
     fn succeeded(&self, seen: Epoch) {
@@ -61,12 +61,12 @@ impl Gate for BackoffGate {
     fn closed_until(&self) -> Option<u64> {
         match self.state() {
             GateState::ClosedUntil(until) => Some(until.as_millis() as u64),
-            GateState::Open | GateState::ProbingSince(_) => None,
+            GateState::Open | GateState::FirstRequestSince(_) => None,
         }
     }
 }
 
-/// A faulty gate: the last refusal sets the deadline, and any success opens it.
+/// A gate with a planted fault: the last refusal sets the deadline even if it is earlier, and any success opens the gate.
 struct LastWriterWins(AtomicU64);
 
 impl Gate for LastWriterWins {
@@ -101,7 +101,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Two concurrent refusals, and a request that tries to enter meanwhile.
+/// Models two concurrent refusals, and a request that tries to enter meanwhile.
 fn two_refusals_and_an_admission<G: Gate>() -> Findings {
     explore("two refusals and an admission", 3, || {
         let gate = Arc::new(G::new());
@@ -136,29 +136,29 @@ fn two_refusals_and_an_admission<G: Gate>() -> Findings {
 }
 
 #[test]
-fn later_deadline_wins_and_concurrent_refusals_are_one_event() {
+fn later_gate_deadline_wins_and_two_refusals_are_one_event() {
     two_refusals_and_an_admission::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn last_writer_of_the_deadline_is_detected() {
+fn negative_control_last_writer_of_the_deadline_is_detected() {
     let faults = two_refusals_and_an_admission::<LastWriterWins>().faults;
     for fault in ["the deadline was shortened", "admitted before the deadline"] {
         assert!(faults.contains(&fault.to_owned()), "{faults:?}");
     }
 }
 
-/// The probe succeeds while an earlier request is refused.
-fn probe_and_straggler<G: Gate>() -> Findings {
-    explore("probe and straggler", 3, || {
+/// Models a success of the first request while a request from before the closure is refused.
+fn first_request_and_late_refusal<G: Gate>() -> Findings {
+    explore("first request and late refusal", 3, || {
         let gate = Arc::new(G::new());
         let old = gate.epoch();
         gate.close(10, old);
-        let probe = gate.epoch();
+        let first_request = gate.epoch();
         assert_eq!(gate.enter(10), Some(true));
         let response = {
             let gate = Arc::clone(&gate);
-            spawn(move || gate.succeeded(probe))
+            spawn(move || gate.succeeded(first_request))
         };
         gate.close(30, old);
         join(response);
@@ -169,26 +169,26 @@ fn probe_and_straggler<G: Gate>() -> Findings {
 }
 
 #[test]
-fn success_of_the_probe_keeps_the_closure_of_a_straggler() {
-    probe_and_straggler::<BackoffGate>().assert_none();
+fn success_of_the_first_request_keeps_a_later_closure() {
+    first_request_and_late_refusal::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn success_that_clears_a_closure_is_detected() {
-    let faults = probe_and_straggler::<LastWriterWins>().faults;
+fn negative_control_success_that_clears_a_closure_is_detected() {
+    let faults = first_request_and_late_refusal::<LastWriterWins>().faults;
     assert_eq!(faults, ["reopened early"]);
 }
 
 #[test]
-fn dropped_probe_never_lifts_a_closure() {
-    let findings = explore("dropped probe and refusal", 3, || {
+fn dropped_first_request_never_lifts_a_closure() {
+    let findings = explore("dropped first request and refusal", 3, || {
         let gate = Arc::new(BackoffGate::new());
         let old = gate.epoch();
         gate.close(ms(10), old);
-        let probe = enter(&gate, 10).expect("a probe is due");
+        let first_request = enter(&gate, 10).expect("a first request is due");
         let dropped = {
             let gate = Arc::clone(&gate);
-            spawn(move || gate.hand_over_probe(ms(12), probe))
+            spawn(move || gate.hand_over_first_request(ms(12), first_request))
         };
         let next = {
             let gate = Arc::clone(&gate);
@@ -202,7 +202,7 @@ fn dropped_probe_never_lifts_a_closure() {
             faults.push(format!("{:?}", gate.state()));
         }
         if admitted && !handed_over {
-            faults.push("two probes".to_owned());
+            faults.push("two first requests".to_owned());
         }
         faults
     });
@@ -210,17 +210,17 @@ fn dropped_probe_never_lifts_a_closure() {
 }
 
 #[test]
-fn dropped_probe_is_replaced_by_exactly_one() {
-    let findings = explore("dropped probe and admission", 3, || {
+fn dropped_first_request_is_replaced_by_exactly_one() {
+    let findings = explore("dropped first request and admission", 3, || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
-        let probe = enter(&gate, 10).expect("a probe is due");
+        let first_request = enter(&gate, 10).expect("a first request is due");
         let others = [(); 2].map(|()| {
             let gate = Arc::clone(&gate);
             spawn(move || gate.enter(ms(12), ms(PATIENCE)).is_ok())
         });
         assert!(
-            gate.hand_over_probe(ms(12), probe),
+            gate.hand_over_first_request(ms(12), first_request),
             "no other thread ended it"
         );
         let admitted = others
@@ -236,58 +236,61 @@ fn dropped_probe_is_replaced_by_exactly_one() {
     findings.assert_none();
 }
 
-fn enter(gate: &BackoffGate, now: u64) -> Option<Probe> {
+fn enter(gate: &BackoffGate, now: u64) -> Option<FirstRequest> {
     let pass = gate.enter(ms(now), ms(PATIENCE)).ok()?;
-    pass.probe()
+    pass.first_request()
 }
 
-/// How the end of a probe is reported.
+/// A way to report the end of a first request: the real one, or one with a planted fault.
 trait EndReport: Send + Sync + 'static {
-    fn new(first: Probe) -> Self;
-    /// Records another probe.
-    fn started(&self, probe: Probe);
-    /// Returns the probe whose end is reported when `probe` ends.
-    fn ended(&self, probe: Probe) -> Probe;
+    fn new(first: FirstRequest) -> Self;
+    /// Records that another first request was admitted.
+    fn started(&self, first_request: FirstRequest);
+    /// Returns the first request that is reported as ended when `first_request` ends.
+    fn ended(&self, first_request: FirstRequest) -> FirstRequest;
 }
 
-/// The real behavior: the probe itself.
-struct OwnProbe;
+/// The real behaviour: the first request that has ended is reported.
+struct OwnFirstRequest;
 
-impl EndReport for OwnProbe {
-    fn new(_: Probe) -> Self {
+impl EndReport for OwnFirstRequest {
+    fn new(_: FirstRequest) -> Self {
         Self
     }
 
-    fn started(&self, _: Probe) {}
+    fn started(&self, _: FirstRequest) {}
 
-    fn ended(&self, probe: Probe) -> Probe {
-        probe
+    fn ended(&self, first_request: FirstRequest) -> FirstRequest {
+        first_request
     }
 }
 
-/// A faulty behavior: the end of any probe of an epoch ends the latest one.
-struct LatestProbe(Mutex<Probe>);
+/// A planted fault: the latest first request of the epoch is reported, whichever has ended.
+struct LatestFirstRequest(Mutex<FirstRequest>);
 
-impl EndReport for LatestProbe {
-    fn new(first: Probe) -> Self {
+impl EndReport for LatestFirstRequest {
+    fn new(first: FirstRequest) -> Self {
         Self(Mutex::new(first))
     }
 
-    fn started(&self, probe: Probe) {
-        *self.0.lock().unwrap() = probe;
+    fn started(&self, first_request: FirstRequest) {
+        *self.0.lock().unwrap() = first_request;
     }
 
-    fn ended(&self, _: Probe) -> Probe {
+    fn ended(&self, _: FirstRequest) -> FirstRequest {
         *self.0.lock().unwrap()
     }
 }
 
-/// A probe ends late, while the next one and possibly a third try to enter.
-fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) -> bool) -> Findings {
+/// Models a first request that ends late, while the next one and possibly a third one try to enter.
+fn late_end_of_a_first_request<E: EndReport>(
+    name: &str,
+    end: fn(&BackoffGate, FirstRequest) -> bool,
+) -> Findings {
     explore(name, 3, move || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
-        let first = enter(&gate, 10).expect("a probe is due");
+        let first = enter(&gate, 10).expect("a first request is due");
         let ends = Arc::new(E::new(first));
         let late = {
             let (gate, ends) = (Arc::clone(&gate), Arc::clone(&ends));
@@ -295,18 +298,18 @@ fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) ->
         };
         let next = {
             let (gate, ends) = (Arc::clone(&gate), Arc::clone(&ends));
-            spawn(move || enter(&gate, 110).inspect(|probe| ends.started(*probe)))
+            spawn(move || enter(&gate, 110).inspect(|first_request| ends.started(*first_request)))
         };
         let third = enter(&gate, 120);
         let ended = join(late);
         let admitted = [join(next), third].into_iter().flatten().count();
         let mut faults = Vec::new();
         if admitted > 1 {
-            faults.push("two probes".to_owned());
+            faults.push("two first requests".to_owned());
         }
-        let is_probed = matches!(gate.state(), GateState::ProbingSince(_));
-        if admitted > 0 && !is_probed {
-            faults.push("closed under the next probe".to_owned());
+        let is_pending = matches!(gate.state(), GateState::FirstRequestSince(_));
+        if admitted > 0 && !is_pending {
+            faults.push("closed while the next first request is in flight".to_owned());
         }
         if admitted == 0 && !ended {
             faults.push("neither ended nor replaced".to_owned());
@@ -316,27 +319,32 @@ fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) ->
 }
 
 #[test]
-fn end_of_a_replaced_probe_does_not_affect_the_next_one() {
-    late_end_of_a_probe::<OwnProbe>("late drop", |gate, probe| {
-        gate.hand_over_probe(ms(105), probe)
+fn end_of_a_replaced_first_request_does_not_affect_the_next() {
+    late_end_of_a_first_request::<OwnFirstRequest>("late drop", |gate, first_request| {
+        gate.hand_over_first_request(ms(105), first_request)
     })
     .assert_none();
-    late_end_of_a_probe::<OwnProbe>("late connection error", |gate, probe| {
-        gate.defer_probe(ms(500), probe)
-    })
+    late_end_of_a_first_request::<OwnFirstRequest>(
+        "late connection error",
+        |gate, first_request| gate.defer_first_request(ms(500), first_request),
+    )
     .assert_none();
 }
 
 #[test]
-fn probes_identified_by_their_epoch_are_detected() {
-    let drops = late_end_of_a_probe::<LatestProbe>("control: late drop", |gate, probe| {
-        gate.hand_over_probe(ms(105), probe)
-    });
-    let two = "two probes".to_owned();
+fn negative_control_first_requests_identified_by_epoch_are_detected() {
+    let drops = late_end_of_a_first_request::<LatestFirstRequest>(
+        "negative control: late drop",
+        |gate, first_request| gate.hand_over_first_request(ms(105), first_request),
+    );
+    let two = "two first requests".to_owned();
     assert!(drops.faults.contains(&two), "{:?}", drops.faults);
-    let breaks =
-        late_end_of_a_probe::<LatestProbe>("control: late connection error", |gate, probe| {
-            gate.defer_probe(ms(500), probe)
-        });
-    assert_eq!(breaks.faults, ["closed under the next probe"]);
+    let breaks = late_end_of_a_first_request::<LatestFirstRequest>(
+        "negative control: late connection error",
+        |gate, first_request| gate.defer_first_request(ms(500), first_request),
+    );
+    assert_eq!(
+        breaks.faults,
+        ["closed while the next first request is in flight"]
+    );
 }

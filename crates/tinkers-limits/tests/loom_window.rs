@@ -1,4 +1,4 @@
-//! Loom models of the concurrency window. Run with `cargo xtask loom`.
+//! Loom models of the in-flight window. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
 #[path = "../../tinkers-registry/tests/support/explore.rs"]
@@ -12,7 +12,7 @@ use tinkers_limits::{ConcurrencyWindow, SlotRequest};
 
 const ANY: u32 = u32::MAX;
 
-/// A window under test; a view is the number in flight and the limit.
+/// A window to be tested: the real one, or one with a planted fault. A view is the number of requests in flight and the limit.
 trait Window: Send + Sync + 'static {
     fn new(limit: u32) -> Self;
     fn take(&self) -> bool;
@@ -46,8 +46,8 @@ impl Window for ConcurrencyWindow {
     }
 }
 
-/// A faulty window: a release reads the count, lowers it to no less than zero, and stores it; a new limit copies the
-/// count.
+/// A window with a planted fault: a release reads, decreases and stores the count in separate steps, and a change of the limit stores an
+/// old count.
 struct LoadThenStore(AtomicU64);
 
 impl Window for LoadThenStore {
@@ -86,12 +86,12 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Three threads take and release units of a window of two. Two preemptions: three multiply the number of interleavings
-/// by ten.
+/// Models three threads that take and release units of a window of two. Limited to two preemptions, since three multiply the number of
+/// interleavings by ten.
 fn concurrent_requests<W: Window>() -> Findings {
     explore("concurrent requests", 2, || {
         let window = Arc::new(W::new(2));
-        // Not loom's, because no decision depends on it.
+        // A counter of the standard library instead of loom's, since no decision depends on it.
         let admitted = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
         let run_request = |window: &W, admitted: &std::sync::atomic::AtomicU32| {
             if !window.take() {
@@ -128,7 +128,7 @@ fn window_never_exceeds_its_limit_and_releases_all_units() {
 }
 
 #[test]
-fn release_with_separate_load_and_store_is_detected() {
+fn negative_control_release_with_separate_load_and_store_is_detected() {
     let faults = concurrent_requests::<LoadThenStore>().faults;
     assert!(
         faults.contains(&"not all units were released".to_owned()),
@@ -136,7 +136,7 @@ fn release_with_separate_load_and_store_is_detected() {
     );
 }
 
-/// The limit changes while one request ends and another one is admitted.
+/// Models a change of the limit while one request ends and another one is admitted.
 fn limit_change<W: Window>() -> Findings {
     explore("limit change", 3, || {
         let window = Arc::new(W::new(3));
@@ -165,12 +165,12 @@ fn limit_change<W: Window>() -> Findings {
 }
 
 #[test]
-fn limit_change_loses_no_unit() {
+fn concurrent_limit_change_loses_no_unit() {
     limit_change::<ConcurrencyWindow>().assert_none();
 }
 
 #[test]
-fn limit_change_that_stores_the_count_is_detected() {
+fn negative_control_limit_change_that_stores_the_count_is_detected() {
     let faults = limit_change::<LoadThenStore>().faults;
     assert!(
         faults.contains(&"a unit was lost or added".to_owned()),
@@ -178,14 +178,14 @@ fn limit_change_that_stores_the_count_is_detected() {
     );
 }
 
-/// The order of the steps of a waiter.
+/// The order in which a waiter sets the waiters flag and tries to take units.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitOrder {
     FlagThenTake,
     TakeThenFlag,
 }
 
-/// A waiter, in a queue whose lock is taken only by waiters and by releases to waiters.
+/// A window with one possible waiter. Only the waiter, and releases that see the waiters flag, take the lock of the queue.
 struct Model {
     window: ConcurrencyWindow,
     is_waiting: Mutex<bool>,
@@ -205,7 +205,7 @@ impl Model {
         }
     }
 
-    /// A release sees the waiters flag.
+    /// Releases a slot and an in-flight unit. Serves the waiter if the release sees the waiters flag.
     fn release(&self) {
         self.window.release_slot();
         if self.window.release().has_waiters {
@@ -228,7 +228,7 @@ impl Model {
     }
 }
 
-/// A request waits while the only unit is released and a third request tries to take it.
+/// Models a request that starts to wait while the only unit is released and a third request tries to take it.
 fn wait_during_a_release(order: WaitOrder) -> Findings {
     explore("wait during a release", 3, move || {
         let model = Arc::new(Model {
@@ -261,12 +261,12 @@ fn wait_during_a_release(order: WaitOrder) -> Findings {
 }
 
 #[test]
-fn waiter_that_sets_the_flag_first_is_always_admitted() {
+fn waiter_that_sets_the_waiters_flag_first_is_always_admitted() {
     wait_during_a_release(WaitOrder::FlagThenTake).assert_none();
 }
 
 #[test]
-fn waiters_flag_set_after_the_attempt_is_detected() {
+fn negative_control_waiters_flag_set_after_the_attempt_is_detected() {
     let faults = wait_during_a_release(WaitOrder::TakeThenFlag).faults;
     assert_eq!(faults, ["granted 0 times"]);
 }

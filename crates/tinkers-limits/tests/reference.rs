@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tinkers_limits::{
-    BackoffGate, ConcurrencyWindow, GatePass, Gcra, Probe, Rate, RateRefusal, RetryBudget,
+    BackoffGate, ConcurrencyWindow, FirstRequest, GatePass, Gcra, Rate, RateRefusal, RetryBudget,
     RetryDraw, RetryReason, SlotRequest,
 };
 
@@ -18,9 +18,9 @@ fn us(n: u64) -> Duration {
 enum GateOperation {
     Wait(u64),
     Enter,
-    /// The refusal of a request, by its index, with a hint in microseconds.
+    /// Refuses a request. Contains the index of the request, and the server's retry delay in microseconds.
     Refuse(usize, u64),
-    /// The end of a probe, by its index among those in flight.
+    /// Responds to a first request with a success. Contains its index among those in flight.
     Reopen(usize),
     Defer(usize, u64),
     HandOver(usize),
@@ -48,14 +48,14 @@ struct GateModel {
     until: u64,
     /// The epochs that a refusal has ended.
     ended: BTreeSet<usize>,
-    /// The admissions with their epochs, counted from 0.
+    /// The admissions and their epochs, counted from 0.
     passes: Vec<(GatePass, usize)>,
-    /// The probes in flight with their epochs and numbers.
-    probes: Vec<(Probe, usize, u64)>,
-    /// The number of probes so far.
-    probed: u64,
-    /// The number and time of the last probe, while the gate waits for it.
-    probing: Option<(u64, u64)>,
+    /// The first requests in flight, each with its epoch and number.
+    first_requests: Vec<(FirstRequest, usize, u64)>,
+    /// The number of first requests so far.
+    first_request_count: u64,
+    /// The number and admission time of the last first request, while the gate waits for its response.
+    pending: Option<(u64, u64)>,
     is_open: bool,
 }
 
@@ -64,12 +64,12 @@ fn pick<T: Copy>(from: &[T], number: usize) -> Option<T> {
 }
 
 impl GateModel {
-    /// Ends a probe in flight. Returns it, and whether it is the one that the gate waits for.
-    fn end_probe(&mut self, number: usize) -> Option<(Probe, bool)> {
-        let at = number.checked_rem(self.probes.len())?;
-        let (probe, _, number) = self.probes.swap_remove(at);
-        let is_last = self.probing.is_some_and(|(last, _)| last == number);
-        Some((probe, is_last))
+    /// Ends a first request in flight. Returns it, and whether it is the one whose response the gate waits for.
+    fn end_first_request(&mut self, number: usize) -> Option<(FirstRequest, bool)> {
+        let at = number.checked_rem(self.first_requests.len())?;
+        let (first_request, _, number) = self.first_requests.swap_remove(at);
+        let is_last = self.pending.is_some_and(|(last, _)| last == number);
+        Some((first_request, is_last))
     }
 
     fn operation(
@@ -90,31 +90,37 @@ impl GateModel {
                 prop_assert!(closed.until >= us(until));
                 self.until = self.until.max(until);
                 self.is_open = false;
-                self.probing = None;
+                self.pending = None;
             }
             GateOperation::Reopen(number) => {
-                let Some(at) = number.checked_rem(self.probes.len()) else {
+                let Some(at) = number.checked_rem(self.first_requests.len()) else {
                     return Ok(());
                 };
-                // Any probe of the current epoch opens the gate.
-                let (probe, epoch, _) = self.probes.swap_remove(at);
-                let opens = self.probing.is_some() && epoch == self.ended.len();
-                prop_assert_eq!(gate.reopen(GatePass::Probe(probe).epoch()), opens);
+                // A response to any first request of the current epoch opens the gate.
+                let (first_request, epoch, _) = self.first_requests.swap_remove(at);
+                let opens = self.pending.is_some() && epoch == self.ended.len();
+                prop_assert_eq!(gate.reopen(GatePass::First(first_request).epoch()), opens);
                 if opens {
-                    self.probing = None;
+                    self.pending = None;
                     self.is_open = true;
                 }
             }
             GateOperation::Defer(number, hint) => {
-                if let Some((probe, is_last)) = self.end_probe(number) {
-                    prop_assert_eq!(gate.defer_probe(us(self.now + hint), probe), is_last);
-                    self.probing = self.probing.filter(|_| !is_last);
+                if let Some((first_request, is_last)) = self.end_first_request(number) {
+                    prop_assert_eq!(
+                        gate.defer_first_request(us(self.now + hint), first_request),
+                        is_last
+                    );
+                    self.pending = self.pending.filter(|_| !is_last);
                 }
             }
             GateOperation::HandOver(number) => {
-                if let Some((probe, is_last)) = self.end_probe(number) {
-                    prop_assert_eq!(gate.hand_over_probe(us(self.now), probe), is_last);
-                    self.probing = self.probing.filter(|_| !is_last);
+                if let Some((first_request, is_last)) = self.end_first_request(number) {
+                    prop_assert_eq!(
+                        gate.hand_over_first_request(us(self.now), first_request),
+                        is_last
+                    );
+                    self.pending = self.pending.filter(|_| !is_last);
                 }
             }
         }
@@ -123,7 +129,7 @@ impl GateModel {
     }
 
     fn enter(&mut self, gate: &BackoffGate) -> Result<(), TestCaseError> {
-        let before = self.probing;
+        let before = self.pending;
         let pass = match gate.enter(us(self.now), us(PATIENCE)) {
             Ok(pass) => pass,
             Err(at) => {
@@ -135,15 +141,22 @@ impl GateModel {
             self.now >= self.until,
             "admitted before the latest deadline"
         );
-        prop_assert_eq!(pass.is_probe(), !self.is_open);
-        if let Some(probe) = pass.probe() {
+        prop_assert_eq!(pass.is_first_request(), !self.is_open);
+        if let Some(first_request) = pass.first_request() {
             let is_due = before.is_none_or(|(_, at)| self.now >= at + PATIENCE);
-            prop_assert!(is_due, "a second probe within the timeout of the first");
-            let is_duplicate = self.probes.iter().any(|(other, ..)| *other == probe);
-            prop_assert!(!is_duplicate, "two probes in flight are equal");
-            self.probed += 1;
-            self.probes.push((probe, self.ended.len(), self.probed));
-            self.probing = Some((self.probed, self.now));
+            prop_assert!(
+                is_due,
+                "a second first request within the timeout of the first"
+            );
+            let is_duplicate = self
+                .first_requests
+                .iter()
+                .any(|(other, ..)| *other == first_request);
+            prop_assert!(!is_duplicate, "two first requests in flight are equal");
+            self.first_request_count += 1;
+            self.first_requests
+                .push((first_request, self.ended.len(), self.first_request_count));
+            self.pending = Some((self.first_request_count, self.now));
         }
         self.passes.push((pass, self.ended.len()));
         Ok(())
@@ -154,7 +167,7 @@ impl GateModel {
 enum WindowOperation {
     Take(SlotRequest, u32),
     TakeQueued(SlotRequest, u32),
-    /// The end of an attempt, by its index among the unanswered ones.
+    /// Ends an attempt. Contains its index among those without a response.
     ReleaseSlot(usize),
     Undo(usize),
     Release,
@@ -201,7 +214,7 @@ impl WindowModel {
         Some(self.attempts.swap_remove(at))
     }
 
-    /// Returns the number of requests in flight without an unanswered attempt.
+    /// Returns the number of requests in flight whose submission has a response.
     fn releasable(&self) -> usize {
         let submitted = self.attempts.iter();
         self.in_flight
@@ -263,7 +276,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn gate_admits_one_probe_at_a_time_after_the_deadline(
+    fn gate_admits_one_request_at_a_time_after_its_deadline(
         operations in prop::collection::vec(gate_operation(), 1..120),
     ) {
         let gate = BackoffGate::new();
@@ -274,7 +287,7 @@ proptest! {
     }
 
     #[test]
-    fn window_counts_match_the_model(
+    fn window_counts_match_the_reference_model(
         limit in 1_u32..8,
         operations in prop::collection::vec(window_operation(), 1..150),
     ) {
@@ -322,7 +335,7 @@ proptest! {
         }
     }
 
-    /// The reference model is a token bucket in nanoseconds, which starts full and fills by one per nanosecond.
+    /// Compares the rate limit with a token bucket in nanoseconds. The bucket starts full and fills by one per nanosecond.
     #[test]
     fn rate_limit_matches_a_token_bucket(
         interval in 1_u64..50,

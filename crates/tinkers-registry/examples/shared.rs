@@ -1,4 +1,4 @@
-//! Shares one value between threads that use the same key, and builds a new value once all handles are dropped.
+//! Shares one value between threads that use the same key, and builds a new value after all handles are dropped.
 
 use tinkers_registry::Registry;
 

@@ -16,7 +16,7 @@ mod arc_swap_cells {
 
     use arc_swap::{ArcSwap, ArcSwapOption};
 
-    /// A cell that is never empty.
+    /// A cell whose content can be read and replaced concurrently. It is never empty.
     pub(crate) struct SwapCell<T>(ArcSwap<T>);
 
     impl<T> SwapCell<T> {
@@ -35,7 +35,7 @@ mod arc_swap_cells {
         }
     }
 
-    /// A cell that may be empty.
+    /// A cell whose content can be read and replaced concurrently. It may be empty.
     pub(crate) struct OptionCell<T>(ArcSwapOption<T>);
 
     impl<T> OptionCell<T> {
@@ -51,8 +51,7 @@ mod arc_swap_cells {
             self.0.store(Some(content));
         }
 
-        /// Removes and returns the content. The caller must have exclusive access, so that no reader keeps the content
-        /// alive.
+        /// Removes and returns the content. The caller must have exclusive access, so that no reader keeps the content alive.
         pub(crate) fn take(&self) -> Option<Arc<T>> {
             self.0.swap(None)
         }
@@ -66,7 +65,7 @@ mod loom_cells {
 
     use loom::sync::atomic::{AtomicUsize, Ordering};
 
-    /// The list of versions of a cell. Its mutex is never held where loom may switch threads.
+    /// The list of all contents that a cell has had. Its mutex is never held where loom may switch threads.
     struct Versions<T> {
         current: AtomicUsize,
         all: Mutex<Vec<Option<Arc<T>>>>,

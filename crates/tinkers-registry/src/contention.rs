@@ -2,16 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How often concurrent calls of a registry affected each other since its creation.
+/// The number of times that concurrent calls of a registry affected each other since its creation.
 ///
-/// A stress test in which all of these are zero has shown nothing.
+/// A stress test in which all of these counters are zero has tested nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Contention {
-    /// Lost compare-and-swap operations on the reference count of an entry.
+    /// The number of lost compare-and-swap operations on the reference count of an entry.
     pub lost_exchanges: u64,
-    /// Lookups that found an entry whose last handle had just been dropped.
+    /// The number of lookups that found an entry whose last handle had just been dropped.
     pub expired_entries: u64,
-    /// Calls that waited while another thread built the value.
+    /// The number of calls that waited while another thread built the value.
     pub build_waits: u64,
 }
 
@@ -22,8 +22,8 @@ impl Contention {
     }
 }
 
-/// The atomic counters behind [`Contention`]. They are written only on contention, so uncontended lookups do not pay
-/// for them. Relaxed, because they order no other memory; not loom's, because no decision depends on them.
+/// The atomic counters behind [`Contention`]. They are written only on contention, so other lookups do not pay for them. They use relaxed
+/// ordering, since they order no other memory, and are not loom's, since no decision depends on them.
 #[derive(Default)]
 pub(crate) struct Counters {
     lost_exchanges: AtomicU64,

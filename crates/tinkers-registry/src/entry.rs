@@ -6,13 +6,13 @@ use crate::contention::Counters;
 use crate::lazy_value::LazyValue;
 use crate::sync::{AtomicUsize, Ordering};
 
-/// An entry of the table.
+/// An entry of the table: a key, a reference count and a value.
 pub(crate) struct Entry<K, V> {
     pub(crate) key: K,
-    /// The number of [`EntryRef`](crate::handle::EntryRef)s. Once it is zero it stays zero, and the next call for the
-    /// key creates a new entry.
+    /// The number of [`EntryRef`](crate::handle::EntryRef)s. Once it is zero it stays zero, and the next call for the key creates a new
+    /// entry.
     ///
-    /// It cannot overflow, because each reference also holds an `Arc`, whose count aborts earlier.
+    /// It cannot overflow, since each reference also holds an `Arc`, whose own count aborts earlier.
     refs: AtomicUsize,
     pub(crate) value: LazyValue<V>,
 }
@@ -26,13 +26,13 @@ impl<K, V> Entry<K, V> {
         }
     }
 
-    /// Adds a reference. The caller must hold one already.
+    /// Adds a reference. The caller must hold a reference already.
     pub(crate) fn add_ref(&self) {
         // Relaxed: the caller's reference keeps the count above zero and the value in place.
         self.refs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds a reference unless the count is zero. Returns whether one was added.
+    /// Adds a reference unless the count is zero. Returns whether a reference was added.
     pub(crate) fn try_add_ref(&self, counters: &Counters) -> bool {
         // Relaxed: the value is read through `LazyValue`, which orders its own reads, and this word alone decides
         // whether the value stays in place.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::table::Table;
 
-/// A shared reference to a value in a registry, which keeps its entry alive.
+/// A shared reference to a value in a registry. It keeps the entry of the value in the registry.
 ///
-/// Dropping the last handle of a key removes the entry and then drops the value, on the same thread and before the drop
+/// Dropping the last handle of a key removes the entry and then drops the value, on the same thread and before the drop of the handle
 /// returns. No lock is held meanwhile, so the drop of the value may use the registry.
 pub struct Handle<K, V> {
     // Field order matters: the value is dropped first, so that the last reference finds no other owner of it.
@@ -18,7 +18,7 @@ pub struct Handle<K, V> {
 }
 
 impl<K, V> Handle<K, V> {
-    /// Returns the key of the entry.
+    /// Returns the key of the value.
     pub fn key(&self) -> &K {
         &self.entry_ref.entry.key
     }
@@ -47,7 +47,7 @@ impl<K, V: fmt::Debug> fmt::Debug for Handle<K, V> {
     }
 }
 
-/// A counted reference to an entry, held also while the value is being built.
+/// A counted reference to an entry. It is also held while the value is being built.
 pub(crate) struct EntryRef<K, V> {
     pub(crate) entry: Arc<Entry<K, V>>,
     pub(crate) table: Arc<Table<K, V>>,

@@ -8,7 +8,7 @@ use crate::cell::OptionCell;
 use crate::contention::Counters;
 use crate::sync::{Condvar, Mutex, ThreadId, current, lock, wait};
 
-/// A value that the first caller builds while others wait.
+/// A value that the first caller builds while other callers wait.
 pub(crate) struct LazyValue<V> {
     value: OptionCell<V>,
     /// The thread that is building the value. The mutex is not held during the build.
@@ -16,13 +16,13 @@ pub(crate) struct LazyValue<V> {
     build_ended: Condvar,
 }
 
-/// The error of a build.
+/// The error of a failed build.
 pub(crate) enum BuildError<E> {
-    /// The builder returned this error.
+    /// The build function returned this error.
     Failed(E),
-    /// The builder panicked with this payload.
+    /// The build function panicked with this payload.
     Panicked(Box<dyn Any + Send>),
-    /// The builder requested the value that it was building.
+    /// The build function requested the value that it was building.
     Recursive,
 }
 
@@ -45,10 +45,10 @@ impl<V> LazyValue<V> {
         self.value.take()
     }
 
-    /// Returns the value, building it with `build` if necessary. Waits while another thread builds it.
+    /// Returns the value, and builds it with `build` if necessary. Waits while another thread builds it.
     ///
-    /// A failed build is reported only to its own caller; the next waiter runs its own builder. Panics are caught, so
-    /// that no cleanup runs during unwinding, and returned for the caller to resume.
+    /// A failed build is reported only to its own caller, and the next waiter runs its own build function. A panic is caught, so that
+    /// no cleanup runs during unwinding, and returned for the caller to resume.
     pub(crate) fn get_or_build<E>(
         &self,
         build: impl FnOnce() -> Result<V, E>,
@@ -79,7 +79,7 @@ impl<V> LazyValue<V> {
         }
     }
 
-    /// Returns the value once another thread has built it, or `None` after claiming the build for this thread.
+    /// Returns the value once another thread has built it, or `None` after this thread has become the one that builds it.
     fn wait_or_claim<E>(&self, counters: &Counters) -> Result<Option<Arc<V>>, BuildError<E>> {
         let this_thread = current().id();
         let mut has_waited = false;
@@ -94,7 +94,7 @@ impl<V> LazyValue<V> {
             }
             builder = wait(&self.build_ended, builder);
         }
-        // The builder stores the value before it releases the build under this lock.
+        // The building thread stores the value before it releases the build under this lock.
         let value = self.get();
         if value.is_none() {
             *builder = Some(this_thread);
@@ -102,7 +102,7 @@ impl<V> LazyValue<V> {
         Ok(value)
     }
 
-    /// Releases the build to one of the waiters.
+    /// Lets one of the waiters build the value.
     fn release_build(&self) {
         *lock(&self.builder) = None;
         self.build_ended.notify_one();

@@ -27,8 +27,7 @@ impl<K, V> Registry<K, V> {
 
     /// Returns the number of keys in use, including keys whose value is being built.
     ///
-    /// A key counts until the drop of its last handle has removed its entry, so this is also the number of entries in
-    /// memory.
+    /// A key counts until the drop of its last handle has removed its entry, so this is also the number of entries in memory.
     pub fn len(&self) -> usize {
         self.table.len()
     }
@@ -38,36 +37,35 @@ impl<K, V> Registry<K, V> {
         self.len() == 0
     }
 
-    /// Returns the contention counters.
+    /// Returns the contention counters of the registry.
     pub fn contention(&self) -> Contention {
         self.table.counters.read()
     }
 }
 
 impl<K: Ord, V> Registry<K, V> {
-    /// Returns a handle of the value of `key`, building the value with `build` if no handle exists.
+    /// Returns a handle of the value of `key`. Builds the value with `build` if no handle exists.
     ///
-    /// `build` runs without any lock. Concurrent calls for the same key block until it returns and get the same value;
-    /// calls for other keys do not wait. If `build` panics, the panic resumes in this caller, and the next waiting or
-    /// later caller builds the value.
+    /// `build` runs without any lock. Concurrent calls for the same key wait until it returns and get the same value; calls for other
+    /// keys do not wait. If `build` panics, the panic resumes in this caller, and the next waiting or later caller builds the value.
     ///
-    /// The previous value of the key may still be dropping on the thread of its last holder while `build` runs.
+    /// The previous value of the key may still be dropping on another thread while `build` runs.
     ///
     /// # Panics
     ///
-    /// Panics if `build` requests `key` itself, which would deadlock. Two builders on different threads that request
-    /// each other's keys do deadlock.
+    /// Panics if `build` requests `key` itself, which would deadlock. Two build functions on different threads that request each
+    /// other's keys do deadlock.
     pub fn get_or_create(&self, key: K, build: impl FnOnce() -> V) -> Handle<K, V> {
         match self.try_get_or_create(key, || Ok::<V, Infallible>(build())) {
             Ok(handle) => handle,
         }
     }
 
-    /// Like [`get_or_create`](Self::get_or_create), with a builder that may fail.
+    /// Returns a handle like [`get_or_create`](Self::get_or_create), with a build function that may fail.
     ///
     /// # Errors
     ///
-    /// Returns the error of `build`. It is not kept: other calls that wait for the key run their own builder.
+    /// Returns the error of `build`. The error is not stored: other calls that wait for the key run their own build function.
     ///
     /// # Panics
     ///
@@ -95,8 +93,7 @@ impl<K: Ord, V> Registry<K, V> {
         }
     }
 
-    /// Returns a handle of the value of `key` if one exists and the value has been built. Takes no lock and never
-    /// waits.
+    /// Returns a handle of the value of `key` if there is a handle already and the value has been built. Takes no lock and never waits.
     pub fn get<Q>(&self, key: &Q) -> Option<Handle<K, V>>
     where
         K: Borrow<Q>,

@@ -1,4 +1,4 @@
-//! Synchronization primitives: those of the standard library, or of loom in a model.
+//! Synchronization primitives: those of the standard library, or of loom in its models.
 
 #[cfg(not(tinkers_loom))]
 pub(crate) use std::{
@@ -14,14 +14,14 @@ pub(crate) use loom::{
     thread::{ThreadId, current},
 };
 
-/// Locks `mutex` and ignores poisoning, because every change under a lock of this crate is a single step.
+/// Locks `mutex` and ignores its poisoning, since every change under a lock of this crate is a single step.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Waits until `condvar` is notified, releasing the lock of `guard` meanwhile.
+/// Waits until `condvar` is notified. The lock of `guard` is released meanwhile.
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar
         .wait(guard)

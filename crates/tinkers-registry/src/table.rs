@@ -8,15 +8,15 @@ use crate::contention::Counters;
 use crate::entry::Entry;
 use crate::sync::{Mutex, lock};
 
-/// Entries sorted by key.
+/// The entries of a table, sorted by key.
 type Entries<K, V> = Box<[Arc<Entry<K, V>>]>;
 
 /// The entries of a registry, at most one per key.
 ///
-/// An entry without references may remain in the table until its last holder has removed it.
+/// An entry without references may remain in the table until the thread that dropped its last reference has removed it.
 pub(crate) struct Table<K, V> {
     entries: SwapCell<Entries<K, V>>,
-    /// Held while the list is replaced. It guards no data; readers do not lock it.
+    /// Held while the list is replaced. The mutex guards no data, and readers do not lock it.
     writers: Mutex<()>,
     pub(crate) counters: Counters,
 }
@@ -35,7 +35,7 @@ impl<K, V> Table<K, V> {
         self.entries.load().len()
     }
 
-    /// Returns the entry of `key` with an added reference, if it has any references. Takes no lock.
+    /// Returns the entry of `key` with an added reference, if the entry has any references. Takes no lock.
     pub(crate) fn find<Q>(&self, key: &Q) -> Option<Arc<Entry<K, V>>>
     where
         K: Borrow<Q>,
@@ -46,13 +46,13 @@ impl<K, V> Table<K, V> {
         entry.try_add_ref(&self.counters).then(|| Arc::clone(entry))
     }
 
-    /// Returns the existing entry of the key of `fresh` with an added reference. If there is none, inserts and returns
-    /// `fresh`, whose first reference passes to the caller.
+    /// Returns the existing entry for the key of `fresh`, with an added reference. If there is none, inserts and returns `fresh`, whose
+    /// first reference passes to the caller.
     pub(crate) fn find_or_insert(&self, fresh: Arc<Entry<K, V>>) -> Arc<Entry<K, V>>
     where
         K: Ord,
     {
-        // Drop the old list outside of the lock, because it may drop a key, which is foreign code.
+        // The old list is dropped outside of the lock, since that may drop a key, which is user code.
         let _replaced = {
             let _writer = lock(&self.writers);
             let entries = self.entries.load();
@@ -77,12 +77,12 @@ impl<K, V> Table<K, V> {
         fresh
     }
 
-    /// Removes an entry without references, unless it has already been replaced.
+    /// Removes an entry without references, unless another entry has replaced it already.
     pub(crate) fn remove(&self, unused: &Arc<Entry<K, V>>) {
         let _replaced = {
             let _writer = lock(&self.writers);
             let entries = self.entries.load();
-            // Compare addresses: the key may already belong to a new entry, and comparing keys runs foreign code.
+            // The entries are compared by address: a new entry may have the same key, and comparing keys runs user code.
             let Some(at) = entries.iter().position(|entry| Arc::ptr_eq(entry, unused)) else {
                 return;
             };

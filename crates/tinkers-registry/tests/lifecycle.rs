@@ -1,4 +1,4 @@
-//! The lifecycle of an entry: built once, shared while held, and removed with its last handle.
+//! Tests of the lifecycle of an entry: it is built once, shared while it is held, and removed with its last handle.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use tinkers_registry::{Contention, Registry};
 
 #[test]
-fn entry_is_removed_with_its_last_handle() {
+fn registry_entry_is_removed_with_its_last_handle() {
     let registry = Registry::new();
     let first = registry.get_or_create("a", || 1);
     let second = first.clone();
@@ -21,7 +21,7 @@ fn entry_is_removed_with_its_last_handle() {
 }
 
 #[test]
-fn keys_have_separate_values() {
+fn registry_keys_have_separate_values() {
     let registry = Registry::new();
     let (a, b) = (
         registry.get_or_create("a", || 1),
@@ -46,7 +46,7 @@ fn cloned_registry_shares_its_entries() {
 }
 
 #[test]
-fn debug_output_contains_no_keys() {
+fn registry_debug_output_contains_no_keys() {
     let registry = Registry::new();
     let handle = registry.get_or_create("key", || 1);
     assert_eq!(format!("{registry:?}"), "Registry { len: 1 }");
@@ -54,7 +54,7 @@ fn debug_output_contains_no_keys() {
 }
 
 #[test]
-fn contention_total_is_the_sum_of_its_counters() {
+fn total_contention_is_the_sum_of_all_counters() {
     let contention = Contention {
         lost_exchanges: 1,
         expired_entries: 2,
@@ -64,7 +64,7 @@ fn contention_total_is_the_sum_of_its_counters() {
 }
 
 #[test]
-fn handle_outlives_the_registry() {
+fn handle_may_outlive_the_registry() {
     let registry = Registry::new();
     let handle = registry.get_or_create("a", || String::from("value"));
     drop(registry);
@@ -72,7 +72,7 @@ fn handle_outlives_the_registry() {
 }
 
 #[test]
-fn concurrent_calls_build_once() {
+fn concurrent_calls_build_a_value_once() {
     const THREADS: usize = 8;
     let registry = Registry::new();
     let (built, barrier) = (AtomicUsize::new(0), Barrier::new(THREADS));
@@ -81,7 +81,8 @@ fn concurrent_calls_build_once() {
             scope.spawn(|| {
                 barrier.wait();
                 let handle = registry.get_or_create(7, || built.fetch_add(1, Ordering::Relaxed));
-                // No thread drops its handle before all have one, so a second value would coexist with the first.
+                // No thread drops its handle before all threads have one, so a second value would exist at the same time as
+                // the first.
                 barrier.wait();
                 assert_eq!(*handle, 0);
             });
@@ -92,7 +93,7 @@ fn concurrent_calls_build_once() {
 }
 
 #[test]
-fn panicking_builder_leaves_no_entry() {
+fn panicking_build_function_leaves_no_entry() {
     let registry: Registry<u8, u8> = Registry::new();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         registry.get_or_create(1, || panic!("on purpose"))
@@ -103,7 +104,7 @@ fn panicking_builder_leaves_no_entry() {
 }
 
 #[test]
-fn builder_error_is_returned_and_not_kept() {
+fn error_of_a_build_function_is_returned_and_not_stored() {
     let registry: Registry<u8, u8> = Registry::new();
     let failed = registry.try_get_or_create(1, || Err("no"));
     assert_eq!(failed.err(), Some("no"));
@@ -115,7 +116,7 @@ fn builder_error_is_returned_and_not_kept() {
 }
 
 #[test]
-fn waiters_of_a_failed_builder_build_once() {
+fn waiters_for_a_failed_build_build_the_value_once() {
     const WAITERS: usize = 4;
     let registry: Registry<u8, usize> = Registry::new();
     let built = AtomicUsize::new(0);
@@ -128,7 +129,8 @@ fn waiters_of_a_failed_builder_build_once() {
                     let build = || built.fetch_add(1, Ordering::Relaxed) + 1;
                     let handle = registry.get_or_create(1, build);
                     assert_eq!(*handle, 1);
-                    // Keep the handle until all threads have one; otherwise the next would rightly build another value.
+                    // The handle is kept until all threads have one; otherwise the next thread would rightly build
+                    // another value.
                     barrier.wait();
                 });
             }
@@ -144,7 +146,7 @@ fn waiters_of_a_failed_builder_build_once() {
 }
 
 #[test]
-fn other_keys_are_available_during_a_build() {
+fn registry_serves_other_keys_during_a_build() {
     let registry: Registry<u8, u8> = Registry::new();
     let outer = registry.get_or_create(1, || {
         // The inner thread ends only if the outer build holds no lock.
@@ -162,7 +164,7 @@ fn other_keys_are_available_during_a_build() {
 }
 
 #[test]
-fn recursive_builder_panics_instead_of_deadlocking() {
+fn recursive_build_panics_instead_of_deadlocking() {
     let registry: Registry<u8, u8> = Registry::new();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         registry.get_or_create(1, || *registry.get_or_create(1, || 2))
@@ -178,7 +180,7 @@ fn recursive_builder_panics_instead_of_deadlocking() {
 }
 
 #[test]
-fn lookup_accepts_a_borrowed_key() {
+fn registry_lookup_accepts_a_borrowed_key() {
     let registry: Registry<String, u8> = Registry::new();
     let held = registry.get_or_create("a".to_owned(), || 1);
     assert_eq!(registry.get("a").as_deref(), Some(&1));
@@ -192,7 +194,7 @@ fn value_may_use_the_registry_while_built_and_dropped() {
 
     impl Drop for UsesRegistry {
         fn drop(&mut self) {
-            // Would deadlock if a lock were held.
+            // This call would deadlock if a lock were held.
             self.1.store(self.0.len() + 10, Ordering::Relaxed);
         }
     }

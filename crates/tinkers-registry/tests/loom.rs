@@ -1,4 +1,4 @@
-//! Loom models of the registry, which run under every interleaving up to a bound. Run with `cargo xtask loom`.
+//! Loom models of the registry, run under every interleaving up to a number of preemptions. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
 #[path = "support/explore.rs"]
@@ -35,7 +35,7 @@ impl<S: Subject> Model<S> {
         })
     }
 
-    /// Creates a handle and records it as held.
+    /// Creates a handle and records that it is held.
     fn acquire(&self) -> S::Handle {
         let built = self
             .registry
@@ -50,7 +50,7 @@ impl<S: Subject> Model<S> {
         drop(handle);
     }
 
-    /// Runs `task` on a thread.
+    /// Runs `task` on a new thread.
     fn spawn<T: 'static>(
         self: &Arc<Self>,
         task: impl FnOnce(&Self) -> T + 'static,
@@ -59,12 +59,12 @@ impl<S: Subject> Model<S> {
         spawn(move || task(&model))
     }
 
-    /// Acquires and releases a handle on a thread.
+    /// Acquires and releases a handle on a new thread.
     fn spawn_user(self: &Arc<Self>) -> JoinHandle<()> {
         self.spawn(|model| model.release(model.acquire()))
     }
 
-    /// Returns the faults after all handles have been dropped.
+    /// Returns the faults that were found. Called after all handles have been dropped.
     fn faults(&self) -> Vec<String> {
         let mut faults = self.tracker.observations().faults();
         if self.registry.len() > 0 {
@@ -81,7 +81,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
 mod lookups_during_the_last_drop {
     use super::*;
 
-    /// Two threads request a key while its last handle is dropped.
+    /// Models two threads that request a key while its last handle is dropped.
     fn model<S: Subject>() -> Findings {
         explore("two lookups during the last drop", 3, || {
             let model = Model::<S>::new();
@@ -94,12 +94,12 @@ mod lookups_during_the_last_drop {
     }
 
     #[test]
-    fn share_one_value() {
+    fn lookups_during_the_last_drop_share_one_value() {
         model::<TrackedRegistry>().assert_none();
     }
 
     #[test]
-    fn share_no_value_with_check_then_insert() {
+    fn negative_control_lookups_during_the_last_drop_get_two_values() {
         let findings = model::<CheckThenInsert>();
         let has_two_values = |fault: &String| fault.contains("two values of a key");
         assert!(findings.faults.iter().any(has_two_values), "{findings:?}");
@@ -109,7 +109,7 @@ mod lookups_during_the_last_drop {
 mod concurrent_creation {
     use super::*;
 
-    /// Two threads request an absent key and keep their handles.
+    /// Models two threads that request a key without a value and keep their handles.
     fn model<S: Subject>() -> Findings {
         explore("concurrent creation", 3, || {
             let model = Model::<S>::new();
@@ -131,19 +131,19 @@ mod concurrent_creation {
     }
 
     #[test]
-    fn builds_once() {
+    fn concurrent_creation_builds_a_value_once() {
         model::<TrackedRegistry>().assert_none();
     }
 
     #[test]
-    fn builds_twice_with_check_then_insert() {
+    fn negative_control_concurrent_creation_builds_a_value_twice() {
         let faults = model::<CheckThenInsert>().faults;
         assert!(faults.contains(&"built twice".to_owned()), "{faults:?}");
     }
 }
 
 #[test]
-fn lookup_finds_a_live_value_or_none() {
+fn registry_lookup_finds_a_live_value_or_none() {
     let findings = explore("lookup during the last drop", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let last = model.acquire();
@@ -161,7 +161,7 @@ fn lookup_finds_a_live_value_or_none() {
 }
 
 #[test]
-fn exactly_one_of_concurrent_drops_is_the_last() {
+fn exactly_one_of_two_concurrent_handle_drops_is_the_last() {
     let findings = explore("concurrent drops of clones", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let first = model.acquire();
@@ -178,7 +178,7 @@ fn exactly_one_of_concurrent_drops_is_the_last() {
 }
 
 #[test]
-fn removal_of_the_old_entry_keeps_the_new_one() {
+fn removal_of_an_old_entry_keeps_the_new_entry() {
     let findings = explore("removal and creation", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let old = model.acquire();
@@ -198,8 +198,8 @@ fn removal_of_the_old_entry_keeps_the_new_one() {
 }
 
 #[test]
-fn failed_builder_releases_its_waiters() {
-    /// The outcome of a builder without a value.
+fn failed_build_releases_its_waiters() {
+    /// The outcome of a build function that returns no value.
     #[derive(Clone, Copy)]
     enum Failure {
         Error,
@@ -210,7 +210,7 @@ fn failed_builder_releases_its_waiters() {
         ("builder with an error", Failure::Error),
         ("builder that panics", Failure::Panic),
     ] {
-        // Two preemptions: three multiply the number of interleavings by ten.
+        // Two preemptions are enough: three multiply the number of interleavings by ten.
         let findings = explore(name, 2, move || {
             let model = Model::<TrackedRegistry>::new();
             let failing = model.spawn(move |model| {
@@ -240,7 +240,7 @@ fn failed_builder_releases_its_waiters() {
 }
 
 #[test]
-fn concurrent_changes_of_two_keys_are_both_kept() {
+fn concurrent_changes_of_two_keys_are_not_lost() {
     let findings = explore("two keys", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let other = model.spawn(|model| {

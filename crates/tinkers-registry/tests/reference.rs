@@ -14,7 +14,7 @@ enum Operation {
     Fail(u8),
     Panic(u8),
     Get(u8),
-    /// An index into the held handles, modulo their number.
+    /// Clones a held handle. The index is taken modulo the number of held handles.
     Clone(usize),
     Drop(usize),
 }
@@ -44,7 +44,7 @@ impl Drop for Value {
     }
 }
 
-/// The reference model: the id of the value and the number of its handles, by key.
+/// The reference model: for each key, the id of the value and the number of its handles.
 #[derive(Default)]
 struct Model {
     live: BTreeMap<u8, (u64, usize)>,
@@ -53,7 +53,7 @@ struct Model {
 }
 
 impl Model {
-    /// Returns the id of the value that a call for `key` returns, if it returns one.
+    /// Returns the id of the value that a call for `key` should return, or `None` if the call should fail.
     fn acquire(&mut self, key: u8, builds: Build) -> Option<u64> {
         if builds == Build::Succeeds && !self.live.contains_key(&key) {
             self.built += 1;
@@ -80,7 +80,7 @@ enum Build {
     Fails,
 }
 
-/// The registry and the model.
+/// The registry under test and the reference model.
 #[derive(Default)]
 struct Comparison {
     registry: Registry<u8, Value>,
@@ -164,7 +164,7 @@ proptest! {
     })]
 
     #[test]
-    fn random_operations_match_the_reference_model(operations in prop::collection::vec(operation(), 0..200)) {
+    fn random_registry_operations_match_the_reference_model(operations in prop::collection::vec(operation(), 0..200)) {
         let mut comparison = Comparison::default();
         for operation in operations {
             comparison.apply(operation)?;

@@ -14,7 +14,7 @@ use tinkers_registry::Registry;
 use tracked::{Tracked, Tracker};
 use workload::{Counts, RunError, Workload};
 
-/// Returns a random seed, or the one of `TINKERS_STRESS_SEED`.
+/// Returns a random seed, or the seed in the environment variable `TINKERS_STRESS_SEED`.
 #[expect(
     clippy::disallowed_methods,
     reason = "the environment selects the seed of a failed run"
@@ -53,7 +53,7 @@ fn each_key_has_one_live_value_and_no_entry_is_left() {
 }
 
 #[test]
-fn workload_detects_check_then_insert() {
+fn negative_control_check_then_insert_is_detected_by_the_workload() {
     match run::<CheckThenInsert>(10_000) {
         Err(RunError::Faults { faults, .. }) => {
             assert!(
@@ -65,7 +65,7 @@ fn workload_detects_check_then_insert() {
     }
 }
 
-/// Runs one thread, without any contention.
+/// Runs the workload on one thread, so there is no contention.
 fn run_single_thread(seed: u64) -> Counts {
     let workload = Workload {
         threads: 1,
@@ -86,14 +86,14 @@ fn run_single_thread(seed: u64) -> Counts {
 }
 
 #[test]
-fn run_without_contention_is_inconclusive_and_reproducible() {
+fn workload_without_contention_is_inconclusive_and_reproducible() {
     assert!(run_single_thread(7).handles > 0);
     assert_eq!(run_single_thread(7), run_single_thread(7));
     assert_ne!(run_single_thread(7), run_single_thread(8));
 }
 
 #[test]
-fn tracker_detects_each_fault() {
+fn tracker_detects_each_planted_fault() {
     let tracker = Tracker::new();
     let (first, second) = (tracker.build(0), tracker.build(0));
     tracker.acquired(&first);

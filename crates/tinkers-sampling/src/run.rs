@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     AdmissionRequest, Backoff, Call, CallAdmission, Cost, Error, ErrorKind, InFlightPermit, Phase,
     Readmission, RecoveredError, Result, RouteClass, Sent,
@@ -54,7 +54,7 @@ pub(crate) async fn run(
             match result {
                 Err(error) if resubmissions < max_resubmissions(&error) => {
                     caller.recovered_errors.count(RecoveredError::LostSample);
-                    contain(
+                    catch_panic(
                         || tracing::debug!(recovered_error = RecoveredError::LostSample.name(), error = %error, "the server lost a sample; it is submitted again"),
                     );
                     LOST_SAMPLES.pause(resubmissions)
@@ -116,7 +116,7 @@ fn admission_request(
         client: sampler.client,
         cost: cost(request),
         deadline: operation.deadline,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     }
@@ -174,7 +174,7 @@ async fn submit(
         // Boxed to drop the spare capacity.
         sequence_ids: response.sample_sequence_ids.map(Vec::into_boxed_slice),
         submitted_in: accepted.elapsed,
-        _permit: accepted.flight,
+        _permit: accepted.in_flight_permit,
     })
 }
 

@@ -62,7 +62,7 @@ impl Session {
             Err(error) if is_unknown_session(error.kind()) => {
                 self.caller
                     .recovered_errors
-                    .note(RecoveredError::Close, &error);
+                    .record(RecoveredError::Close, &error);
                 Ok(())
             }
             Err(error) => Err(error),

@@ -37,7 +37,7 @@ impl SessionContext for Session {
         let profile = self.endpoint.profile();
         match self.options.bodies {
             // The option of the caller holds for this session only.
-            Some(bodies) => Arc::new((*profile).clone().with_bodies(bodies)),
+            Some(bodies) => Arc::new((*profile).clone().with_body_format(bodies)),
             None => profile,
         }
     }

@@ -150,9 +150,9 @@ mod tests {
         let endpoints = Endpoints::new();
         let one = endpoints.get_or_create(key("http://host", ""));
         let other = endpoints.get_or_create(key("http://host", ""));
-        one.learn(ProfileUpdate::Bodies(BodyFormat::Json));
+        one.learn(ProfileUpdate::BodyFormat(BodyFormat::Json));
         other.learn(ProfileUpdate::Deduplicates(Deduplication::Everything));
-        assert_eq!(one.profile().bodies, BodyFormat::Json);
+        assert_eq!(one.profile().body_format, BodyFormat::Json);
         assert_eq!(one.profile().deduplicates, Deduplication::Everything);
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
-use tinkers_core::contain::contain;
 use tinkers_core::session_lost::says_session_lost;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Clock, HttpRequest, HttpResponse, RecoveredError, RouteClass, Timeouts, Timestamp, Transport,
     hint,
@@ -81,15 +81,15 @@ impl HeartbeatLoop {
             pause = self.period;
             match self.send().await {
                 // Log subscribers are foreign code, and a panic in one must not end the loop.
-                Outcome::Accepted => contain(|| self.accepted()),
+                Outcome::Accepted => catch_panic(|| self.accepted()),
                 Outcome::Failed { cause, hint } => {
-                    contain(|| self.failed(&cause));
+                    catch_panic(|| self.failed(&cause));
                     // A hint is followed only as far as the session survives it.
                     pause = hint.map_or(pause, |hint| hint.clamp(pause, self.expiry / 3));
                 }
                 Outcome::Ended => {
                     self.state.end();
-                    contain(|| {
+                    catch_panic(|| {
                         tracing::info!("the server has ended the session; heartbeats stop");
                     });
                     return;

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     BaseUrl, BoxFuture, Clock, HttpRequest, HttpResponse, RouteClass, Timestamp, Transport,
     TransportError, TransportErrorKind,
@@ -40,7 +40,7 @@ impl ObservedTransport {
     fn failed(&self, cause: &dyn Display) {
         // Logged without a lock, and with panics contained, since subscribers are foreign code.
         if let Some(lasted) = self.reachability.failed(self.time.now()) {
-            contain(|| {
+            catch_panic(|| {
                 tracing::warn!(
                     server = %self.server,
                     cause = %cause,
@@ -54,7 +54,7 @@ impl ObservedTransport {
     fn responded(&self, sent_at: Timestamp) {
         if let Some(lasted) = self.reachability.responded(sent_at, self.time.now()) {
             // As a warning, like the reports of the outage.
-            contain(|| {
+            catch_panic(|| {
                 tracing::warn!(
                     server = %self.server,
                     lasted_s = lasted.as_secs(),

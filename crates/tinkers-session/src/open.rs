@@ -219,7 +219,7 @@ fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
         sample: ClassSettings {
             bytes: Some(config.sample_dispatch_bytes_semaphore_size),
             // With a shared poll, samples in flight hold no connection, so their number is not limited.
-            flights: (!config.sample_use_retrieve_futures)
+            max_in_flight: (!config.sample_use_retrieve_futures)
                 .then_some(config.sample_max_concurrent_requests),
             ..defaults.sample
         },
@@ -279,7 +279,7 @@ async fn dynamic_config(caller: &Caller, longest_hint: Duration) -> Result<Dynam
         Err(error) if error.kind() == ErrorKind::NotFound => {
             caller
                 .recovered_errors
-                .note(RecoveredError::Refresh, &error);
+                .record(RecoveredError::Refresh, &error);
             Ok(DynamicConfig::default())
         }
         Err(error) => Err(error),

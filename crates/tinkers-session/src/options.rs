@@ -118,9 +118,12 @@ fn check_limits(limits: &LimiterSettings) -> Result<(), Error> {
     } = limits;
     let classes = [("train", train), ("poll", poll), ("rest", rest)];
     for (class, settings) in classes {
-        if settings.flights.is_some() {
+        if settings.max_in_flight.is_some() {
             let expected = "none: requests in flight are limited for the class sample only";
-            return Err(Error::invalid(format!("limits.{class}.flights"), expected));
+            return Err(Error::invalid(
+                format!("limits.{class}.max_in_flight"),
+                expected,
+            ));
         }
     }
     for (class, settings) in &classes[1..] {

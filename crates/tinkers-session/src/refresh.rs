@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{Call, Caller, RecoveredError, RetryPolicy, RouteClass, Timeouts};
 use tinkers_futures::catch_unwind;
 use tinkers_wire::{ConfigRequest, DynamicConfig, routes, to_json};
@@ -50,7 +50,7 @@ pub(crate) async fn run(caller: Caller, state: Arc<SessionState>, longest_hint: 
             Err(error) => {
                 caller.recovered_errors.count(RecoveredError::Refresh);
                 hint = error.retry_after().unwrap_or_default();
-                contain(
+                catch_panic(
                     || tracing::debug!(recovered_error = RecoveredError::Refresh.name(), %error, "cannot refresh the dynamic flags; the old ones are kept"),
                 );
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{Error, ErrorKind, RecoveredError, Result, Sent};
 
 use crate::poison::{Poison, Recovery};
@@ -93,7 +93,7 @@ impl Delivery {
         }
         if self.has_failed() {
             self.count_undelivered();
-            contain(
+            catch_panic(
                 || tracing::error!(recovered_error = RecoveredError::Undelivered.name(), %error, "the rest of a failed call was aborted"),
             );
             match self.undecided.take() {
@@ -146,7 +146,7 @@ impl Delivery {
         let seq_id = self.submission.seq(index);
         if self.has_failed() {
             self.count_undelivered();
-            contain(
+            catch_panic(
                 || tracing::warn!(recovered_error = RecoveredError::Undelivered.name(), operation = self.submission.operation, seq_id, %error, "another request of a failed call failed, too"),
             );
             return;
@@ -221,7 +221,7 @@ impl Delivery {
             if let Err(outcome) = reply.send(outcome) {
                 self.count_undelivered();
                 let (operation, seq_id) = (self.submission.operation, self.submission.first_seq);
-                contain(
+                catch_panic(
                     || tracing::debug!(recovered_error = RecoveredError::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "the caller of this submission dropped its future"),
                 );
             }
@@ -246,7 +246,7 @@ impl Delivery {
             {
                 let seq_id = self.submission.seq(index);
                 recovered_errors.count(RecoveredError::Undelivered);
-                contain(
+                catch_panic(
                     || tracing::warn!(recovered_error = RecoveredError::Undelivered.name(), operation = self.submission.operation, seq_id, request_id = %response.request_id, "the server accepted this request of a failed call; its result is not retrieved"),
                 );
             }

@@ -52,7 +52,7 @@ pub(crate) async fn send(save: &Outgoing<'_>, new_name: Option<&SavedName>) -> R
     let is_own_conflict = is_own_conflict(&error);
     if is_lost || is_own_conflict {
         let recovered_errors = &save.session.caller().recovered_errors;
-        recovered_errors.note(RecoveredError::LostSave, &error);
+        recovered_errors.record(RecoveredError::LostSave, &error);
     }
     if is_lost {
         return look_up_or_repeat(save, new_name, error).await;

@@ -110,7 +110,7 @@ impl Request for Pass {
             data: self.data.clone(),
             loss: self.loss.clone(),
         };
-        let mut call = match profile.bodies {
+        let mut call = match profile.body_format {
             BodyFormat::Json => {
                 self.check_json()?;
                 json_pass(&request)
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn json_forward_pass_avoids_the_gradient_route() {
-        let json = ServerProfile::default().with_bodies(BodyFormat::Json);
+        let json = ServerProfile::default().with_body_format(BodyFormat::Json);
         assert_eq!(
             pass(PassMode::Forward).call(1, &json).unwrap().path,
             routes::FORWARD

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{Error, ErrorKind, Phase, RecoveredError, Result, Sent, Timestamp};
 use tinkers_futures::{Operation, QueueLog, Retrieval, retrieve};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPath};
@@ -121,15 +121,15 @@ impl ResultWaiter {
         submitted: Submitted,
         found: FoundSave<T>,
     ) -> Result<T> {
-        let (response, flight, elapsed, earlier, is_fresh) = match submitted {
+        let (response, in_flight_permit, elapsed, earlier, is_fresh) = match submitted {
             Submitted::Accepted {
                 response,
-                flight,
+                in_flight_permit,
                 elapsed,
                 earlier,
                 is_fresh,
                 ..
-            } => (response, flight, elapsed, earlier, is_fresh),
+            } => (response, in_flight_permit, elapsed, earlier, is_fresh),
             Submitted::Found(path) => return found(path),
         };
         let result = retrieve(Retrieval {
@@ -141,7 +141,7 @@ impl ResultWaiter {
             queue_log: Some(Arc::clone(&self.queue_log)),
         })
         .await;
-        drop(flight);
+        drop(in_flight_permit);
         match (result, &self.name) {
             (Err(error), Some(name)) if is_name_taken(&error) => {
                 let error = name_taken(name, error);
@@ -187,7 +187,7 @@ impl ResultWaiter {
                     .caller()
                     .recovered_errors
                     .count(RecoveredError::Undelivered);
-                contain(
+                catch_panic(
                     || tracing::warn!(recovered_error = RecoveredError::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "the result is abandoned, because another chunk of the call failed"),
                 );
             }

@@ -210,7 +210,7 @@ impl Queued for Entry {
     fn fail(self, error: Error) {
         if let Err(Err(error)) = self.reply.send(Err(error)) {
             self.recovered_errors
-                .note(RecoveredError::Undelivered, &error);
+                .record(RecoveredError::Undelivered, &error);
         }
     }
 

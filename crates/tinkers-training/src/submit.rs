@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::contain::contain;
 use tinkers_core::retry::WhenMaybeApplied;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Accepted, BodyFormat, ClientId, Error, HttpResponse, InFlightPermit, ProfileUpdate,
     ProgressCell, RecoveredError, Result, RetryPolicy, Sent, ServerProfile, SessionContext,
@@ -23,7 +23,7 @@ pub(crate) enum Submitted {
     Accepted {
         response: SubmissionResponse,
         /// The permit of the in-flight window, held until the result is there.
-        flight: InFlightPermit,
+        in_flight_permit: InFlightPermit,
         /// Time from the method call to the acceptance.
         elapsed: Duration,
         seq_id: u64,
@@ -84,12 +84,12 @@ impl Outgoing<'_> {
     /// once, and remembers which one the server accepts.
     pub(crate) async fn send(&self, policy: RetryPolicy) -> Result<Submitted> {
         let profile = self.session.profile();
-        if !self.request.has_formats() || profile.bodies_confirmed {
+        if !self.request.has_formats() || profile.body_format_confirmed {
             return self.accepted(self.attempt(&profile, policy, Refusals::Usual).await?);
         }
-        let refusals = Refusals::of(profile.bodies);
+        let refusals = Refusals::of(profile.body_format);
         let first = match self.attempt(&profile, policy, refusals).await {
-            Ok(accepted) => return self.accepted_as(profile.bodies, accepted),
+            Ok(accepted) => return self.accepted_as(profile.body_format, accepted),
             Err(first) => first,
         };
         if is_answered(&first, 500..=500) && self.is_known_format(&profile) {
@@ -98,20 +98,20 @@ impl Outgoing<'_> {
         if !self.may_be_the_format(&first, &profile) {
             return Err(first);
         }
-        let format = profile.bodies.other();
+        let format = profile.body_format.other();
         self.session
             .caller()
             .recovered_errors
             .count(RecoveredError::Fallback);
-        contain(
+        catch_panic(
             || tracing::debug!(recovered_error = RecoveredError::Fallback.name(), error = %first, ?format, "the server refused the format of a body; trying the other"),
         );
-        let other = (*profile).clone().with_bodies(format);
+        let other = (*profile).clone().with_body_format(format);
         let second = match self.attempt(&other, policy, Refusals::of(format)).await {
             Ok(accepted) => {
                 // A 415 rules the first format out, on every route.
                 if first.status() == Some(415) {
-                    self.session.learn(ProfileUpdate::Bodies(format));
+                    self.session.learn(ProfileUpdate::BodyFormat(format));
                 }
                 return self.accepted_as(format, accepted);
             }
@@ -144,7 +144,7 @@ impl Outgoing<'_> {
         self.session
             .caller()
             .recovered_errors
-            .note(RecoveredError::Repeat, &first);
+            .record(RecoveredError::Repeat, &first);
         match self.attempt(profile, policy, Refusals::Usual).await {
             Ok(accepted) => self.accepted(accepted),
             Err(error) => Err(error.with_sent(Sent::MaybeSent)),
@@ -154,7 +154,7 @@ impl Outgoing<'_> {
     /// Remembers the accepted format. A forward pass in JSON has its own route and says nothing about the others.
     fn accepted_as(&self, format: BodyFormat, accepted: Accepted) -> Result<Submitted> {
         if format == BodyFormat::Protobuf || self.request.adds_gradients() {
-            self.session.learn(ProfileUpdate::Bodies(format));
+            self.session.learn(ProfileUpdate::BodyFormat(format));
         }
         self.accepted(accepted)
     }
@@ -162,8 +162,8 @@ impl Outgoing<'_> {
     /// Returns whether the server is known to accept the format: it lists it, or has accepted it meanwhile.
     fn is_known_format(&self, tried: &ServerProfile) -> bool {
         let known = self.session.profile();
-        let accepted = known.bodies_confirmed && known.bodies == tried.bodies;
-        accepted || known.lists_bodies(tried.bodies)
+        let accepted = known.body_format_confirmed && known.body_format == tried.body_format;
+        accepted || known.lists_body_format(tried.body_format)
     }
 
     async fn attempt(
@@ -190,7 +190,7 @@ impl Outgoing<'_> {
             response: read_submission(&accepted.response)?,
             earlier: accepted.earlier,
             is_fresh: false,
-            flight: accepted.flight,
+            in_flight_permit: accepted.in_flight_permit,
             elapsed: self.session.caller().time.now().since(self.called_at),
             seq_id: self.seq_id,
         })
@@ -202,7 +202,7 @@ impl Outgoing<'_> {
         if error.sent() != Sent::Answered {
             return false;
         }
-        match (tried.bodies, error.status()) {
+        match (tried.body_format, error.status()) {
             (_, Some(415)) => true,
             // The forward pass in JSON has its own route, which not all servers have.
             (BodyFormat::Json, Some(404 | 405)) => {

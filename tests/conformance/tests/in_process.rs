@@ -53,7 +53,7 @@ async fn suite(dialect: Dialect) -> Report {
 /// routes, and deduplication.
 fn detected(report: &Report) -> (BodyFormat, Document, Deduplication) {
     let profile = report.profile.as_ref().expect("a session");
-    (profile.bodies, profile.document, profile.deduplicates)
+    (profile.body_format, profile.document, profile.deduplicates)
 }
 
 #[tokio::test(start_paused = true)]

@@ -108,7 +108,10 @@ async fn json_fallback_of_a_forward_pass_uses_the_forward_route() {
     );
     let counts = harness.engine.counts();
     assert_eq!((counts.forwards, counts.backwards), (1, 1));
-    assert_eq!(harness.service.server_profile().bodies, BodyFormat::Json);
+    assert_eq!(
+        harness.service.server_profile().body_format,
+        BodyFormat::Json
+    );
     assert_eq!(
         harness
             .service
@@ -131,7 +134,10 @@ async fn http_500_without_a_reason_to_protobuf_switches_to_json() {
         assert_eq!(formats(&harness), ["protobuf", "json", "json"]);
         assert_eq!(numbers(&harness), [1, 1, 2]);
         assert_eq!(harness.engine.counts().backwards, 2);
-        assert_eq!(harness.service.server_profile().bodies, BodyFormat::Json);
+        assert_eq!(
+            harness.service.server_profile().body_format,
+            BodyFormat::Json
+        );
     }
 }
 
@@ -328,7 +334,7 @@ async fn json_forward_pass_does_not_confirm_the_body_format() {
         .await
         .unwrap();
     assert_eq!(harness.journal.of(routes::FORWARD).len(), 1);
-    assert!(!harness.service.server_profile().bodies_confirmed);
+    assert!(!harness.service.server_profile().body_format_confirmed);
     pass(&training).await.unwrap();
     assert_eq!(formats(&harness), ["protobuf", "protobuf"]);
 }

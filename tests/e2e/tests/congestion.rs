@@ -106,7 +106,7 @@ async fn moving_admission_queue_resets_the_progress_deadline() {
 #[tokio::test(start_paused = true)]
 async fn sample_in_a_queue_without_progress_fails_as_stalled_and_not_sent() {
     let mut limits = LimiterSettings::default();
-    limits.sample.flights = Some(1);
+    limits.sample.max_in_flight = Some(1);
     let options = SessionOptions {
         progress_deadline: PROGRESS_DEADLINE,
         limits: Some(limits),

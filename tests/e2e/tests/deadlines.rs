@@ -218,7 +218,7 @@ async fn time_in_the_queue_does_not_count_against_the_retry_time_limit() {
         Fault::refuse(),
     ] {
         let mut limits = LimiterSettings::default();
-        limits.sample.flights = Some(1);
+        limits.sample.max_in_flight = Some(1);
         let options = SessionOptions {
             limits: Some(limits),
             ..SessionOptions::default()

@@ -184,19 +184,19 @@ async fn limits_of_the_rate_delay_polls() {
 #[tokio::test]
 async fn limits_of_bytes_and_flights_apply_or_are_rejected_as_unsupported() {
     let bytes: fn(&mut ClassSettings) = |settings| settings.bytes = Some(1);
-    let flights: fn(&mut ClassSettings) = |settings| settings.flights = Some(1);
-    assert_one_of_two_waits_in([(0, bytes), (1, bytes), (0, flights)]).await;
+    let max_in_flight: fn(&mut ClassSettings) = |settings| settings.max_in_flight = Some(1);
+    assert_one_of_two_waits_in([(0, bytes), (1, bytes), (0, max_in_flight)]).await;
     for class in &CLASSES {
         let mut limits = LimiterSettings::default();
         let settings = (class.settings)(&mut limits);
         let mut unsupported = None;
         if class.class != RouteClass::Sample {
-            settings.flights = Some(1);
-            unsupported = Some("flights");
+            settings.max_in_flight = Some(1);
+            unsupported = Some("max_in_flight");
         }
         if matches!(class.class, RouteClass::Poll | RouteClass::Rest) {
             settings.bytes = Some(1);
-            settings.flights = None;
+            settings.max_in_flight = None;
             unsupported = Some("bytes");
         }
         if let Some(field) = unsupported {
@@ -218,7 +218,7 @@ async fn limits_of_bytes_and_flights_apply_or_are_rejected_as_unsupported() {
     let ClassSettings {
         slots: _,
         bytes: _,
-        flights: _,
+        max_in_flight: _,
         rate: _,
     } = sample;
 }

@@ -245,7 +245,7 @@ async fn retry_after_of_a_503_is_followed_during_an_outage() {
 #[tokio::test(start_paused = true)]
 async fn queued_sample_is_not_sent_after_close() {
     let mut limits = LimiterSettings::default();
-    limits.sample.flights = Some(10);
+    limits.sample.max_in_flight = Some(10);
     let options = SessionOptions {
         limits: Some(limits),
         ..SessionOptions::default()

@@ -330,7 +330,7 @@ async fn polls_are_limited_to_4000_and_admitted_in_order() {
             client,
             cost: Cost::default(),
             deadline: None,
-            flight: None,
+            in_flight_permit: None,
             readmission: Readmission::New,
             is_nested: false,
         })

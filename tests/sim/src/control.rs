@@ -225,13 +225,13 @@ impl Admission for LeakyAdmission {
         Box::pin(async move {
             let Admitted {
                 permit,
-                flight,
+                in_flight_permit,
                 arrival,
             } = self.0.admit(request).await?;
             let ledger = LeakyPermit(Mutex::new(Some(permit)));
             Ok(Admitted {
                 permit: SubmitPermit::new(Arc::new(ledger), Ticket::default()),
-                flight,
+                in_flight_permit,
                 arrival,
             })
         })

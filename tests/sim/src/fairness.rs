@@ -272,7 +272,7 @@ impl Admission for ObservedAdmission {
         if request.class != RouteClass::Sample || request.is_nested {
             return self.inner.admit(request);
         }
-        let in_flight = request.flight.as_ref();
+        let in_flight = request.in_flight_permit.as_ref();
         let queue = QueueKey {
             client: request.client,
             is_in_flight: in_flight.is_some_and(InFlightPermit::is_counted),
@@ -305,8 +305,8 @@ impl Admission for ObservedAdmission {
         })
     }
 
-    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
-        self.inner.last_movement(class)
+    fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
+        self.inner.last_queue_progress(class)
     }
 
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {

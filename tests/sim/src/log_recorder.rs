@@ -32,15 +32,15 @@ type OnClientLine = Box<dyn Fn() + Send + Sync>;
 const UNCOUNTED_MESSAGES: [&str; 15] = [
     // The limiter counts these.
     "rate limited",
-    "sending a probe after a pause",
+    "sending the first request after a pause",
     "requests are accepted again",
     "in-flight window changed",
     "clients of one server and key request different limits",
     // The session reports these as events.
     "the server has ended the session",
     "a heartbeat got through again",
-    // This is logged once for each outage. The failed attempts are counted.
-    "the server is failing; probing it",
+    // Logged once for each outage. The failed attempts are counted.
+    "the server is failing; sending some retries early",
     "the server does not answer; requests are repeated",
     "the server answers again",
     // This is logged once for each text.

@@ -29,14 +29,13 @@ impl LimiterSubject {
     }
 }
 
-/// Creates a limiter that allows `flights` samples in flight. Its byte limit is twice as large as
-/// these samples need.
-pub fn limiter(flights: u32) -> Arc<Limiter> {
+/// Creates a limiter with at most `max_in_flight` samples in flight and twice the bytes that they need.
+pub fn limiter(max_in_flight: u32) -> Arc<Limiter> {
     Arc::new(Limiter::new(LimiterSettings {
         sample: ClassSettings {
             slots: 400,
-            bytes: Some(BYTES * u64::from(flights) * 2),
-            flights: Some(flights),
+            bytes: Some(BYTES * u64::from(max_in_flight) * 2),
+            max_in_flight: Some(max_in_flight),
             rate: None,
         },
         ..LimiterSettings::default()
@@ -50,7 +49,7 @@ pub fn sample_request(client: u64) -> AdmissionRequest {
         client: ClientId(client),
         cost: Cost { bytes: BYTES },
         deadline: None,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     }
@@ -71,7 +70,7 @@ impl Subject for LimiterSubject {
         retry_state: RetryState,
     ) -> BoxFuture<'static, Admission> {
         let request = AdmissionRequest {
-            flight: retry_state.flight,
+            in_flight_permit: retry_state.in_flight_permit,
             readmission: retry_state
                 .arrival
                 .map_or(Readmission::New, Readmission::AfterRefusal),
@@ -105,7 +104,7 @@ impl Subject for LimiterSubject {
             unused: class.counts.unused + class.counts.lapsed,
             refusals: class.counts.refusals,
             events: class.counts.events,
-            probes: class.counts.probes,
+            probes: class.counts.first_requests,
             lost: class.contention,
         })
     }
@@ -129,7 +128,7 @@ pub struct Admission(Admitted);
 /// What an attempt leaves for its retry: the in-flight permit or the position in the queue.
 #[derive(Debug, Default)]
 pub struct RetryState {
-    flight: Option<InFlightPermit>,
+    in_flight_permit: Option<InFlightPermit>,
     arrival: Option<Arrival>,
 }
 
@@ -139,7 +138,7 @@ impl Permit for Admission {
     fn end(self, how: PermitOutcome) -> RetryState {
         let Admitted {
             permit,
-            flight,
+            in_flight_permit,
             arrival,
         } = self.0;
         match how {
@@ -147,15 +146,15 @@ impl Permit for Admission {
             PermitOutcome::Unknown => permit.settle(AttemptOutcome::Unknown),
             PermitOutcome::Refused(hint) => {
                 permit.settle(AttemptOutcome::Refused { hint: Some(hint) });
-                drop(flight);
+                drop(in_flight_permit);
                 return RetryState {
-                    flight: None,
+                    in_flight_permit: None,
                     arrival: Some(arrival),
                 };
             }
         }
         RetryState {
-            flight: Some(flight),
+            in_flight_permit: Some(in_flight_permit),
             arrival: None,
         }
     }

@@ -189,13 +189,13 @@ impl<S: Subject> StormTask<S> {
                     retry_state = permit.end(PermitOutcome::Unknown);
                 }
                 _ => {
-                    let flight = permit.end(PermitOutcome::Accepted);
+                    let in_flight_permit = permit.end(PermitOutcome::Accepted);
                     let time: &dyn Clock = &self.clock;
                     time.sleep(Duration::from_micros(self.chance.bits() % 10_000))
                         .await;
                     self.counters.serve(id);
                     drop(place);
-                    drop(flight);
+                    drop(in_flight_permit);
                     return;
                 }
             }

@@ -81,11 +81,11 @@ impl Findings {
         Self {
             server,
             software: profile.software.clone(),
-            pass_bodies: match profile.bodies {
+            pass_bodies: match profile.body_format {
                 BodyFormat::Json => "json",
                 _ => "protobuf",
             },
-            pass_bodies_confirmed: profile.bodies_confirmed,
+            pass_bodies_confirmed: profile.body_format_confirmed,
             repeats_applied_once: match profile.deduplicates {
                 Deduplication::Everything => "everything",
                 Deduplication::PassesAndSteps => "passes and steps",

@@ -12,8 +12,7 @@ use crate::admission::{
     AdmissionRequest, Admitted, AttemptOutcome, InFlightPermit, Readmission, RouteClass,
 };
 use crate::billing::BillingAction;
-use crate::closing::Exit;
-use crate::contain::contain;
+use crate::closing::SendDecision;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::NestedMark;
@@ -23,16 +22,17 @@ use crate::recovered_error::RecoveredError;
 use crate::retry::{self, Applied, BACKOFF, LONGEST_PAUSE, RetryAction, SPREAD, WhenMaybeApplied};
 use crate::time::Timestamp;
 use crate::transport::{HttpResponse, TransportErrorKind};
+use crate::user_code::catch_panic;
 
-/// The size in bytes above which a refused request without a hint makes an extra pause.
-const LARGE: u64 = 128 * 1024;
+/// The size in bytes above which a refused request waits for an extra pause, if the server sent no retry delay.
+const LARGE_BODY: u64 = 128 * 1024;
 /// The extra pause of a large request.
-const LARGE_PAUSE: Duration = Duration::from_secs(5);
+const LARGE_BODY_PAUSE: Duration = Duration::from_secs(5);
 
-/// The maximum number of retries after a success that cannot be decoded.
-const UNREADABLE: u32 = 3;
+/// The maximum number of retries after successful responses that cannot be decoded.
+const MAX_UNREADABLE: u32 = 3;
 
-/// The state of one call between its attempts.
+/// The state of one call, kept across its attempts.
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
     began: Timestamp,
@@ -40,25 +40,25 @@ pub(super) struct Attempts<'a> {
     held_back: Duration,
     made: u32,
     repeats: u32,
-    /// Successes that could not be decoded.
+    /// The number of successful responses that could not be decoded.
     unreadable: u32,
-    /// Whether nothing was sent yet.
+    /// Whether the call still waits for its first admission.
     is_waiting: bool,
     /// Whether an attempt before the current one may have been applied.
     pub(super) maybe_applied: bool,
     /// Whether the current attempt is being sent or may have been applied.
     in_doubt: bool,
-    /// The exit of the attempt that is being sent.
-    exit: Option<Arc<Exit>>,
+    /// The send decision of the attempt that is being sent. The attempt can be retracted through it.
+    send_decision: Option<Arc<SendDecision>>,
 }
 
-/// A failed attempt that is to be retried.
+/// A failed attempt, to be retried if the policy allows.
 struct Failed {
     applied: Applied,
     hint: Option<Duration>,
-    /// The error of the call if there is no retry.
+    /// The error that the call returns if there is no retry.
     error: Error,
-    /// When it was sent, if it failed as requests do during an outage.
+    /// The time at which the attempt was sent, if its failure is a sign of an outage.
     outage: Option<Timestamp>,
 }
 
@@ -74,25 +74,25 @@ impl<'a> Attempts<'a> {
             is_waiting: true,
             maybe_applied: false,
             in_doubt: false,
-            exit: None,
+            send_decision: None,
         }
     }
 
-    /// Runs the attempts. `early` is the admission of the first one, if it is held already.
+    /// Runs the attempts of `call`. `early` is the admission for the first attempt, if the caller has acquired one.
     pub(super) async fn run(
         &mut self,
         call: &mut Call,
         mut early: Option<Admitted>,
     ) -> Result<Accepted, Error> {
         if call.method != Method::GET {
-            // All attempts of a call have the same key.
+            // All attempts of a call have the same idempotency key.
             let key = idempotency_key(&*self.caller.jitter);
             insert(&mut call.headers, "x-idempotency-key", key);
         }
         if let Some(operation) = call.operation {
             insert(&mut call.headers, "x-sdk-method", operation);
         }
-        let mut flight = None;
+        let mut in_flight_permit = None;
         let mut readmission = Readmission::New;
         loop {
             enter(call, Phase::Admission);
@@ -103,7 +103,7 @@ impl<'a> Attempts<'a> {
                 }
                 None => {
                     let asked_at = self.caller.time.now();
-                    let request = admission_request(call, flight.take(), readmission);
+                    let request = admission_request(call, in_flight_permit.take(), readmission);
                     let admitted = self.caller.admission.admit(request).await?;
                     self.held_back += self.caller.time.now().since(asked_at);
                     admitted
@@ -111,7 +111,7 @@ impl<'a> Attempts<'a> {
             };
             let Admitted {
                 mut permit,
-                flight: held,
+                in_flight_permit: held,
                 arrival,
             } = admitted;
             enter(call, Phase::Submitting);
@@ -120,26 +120,29 @@ impl<'a> Attempts<'a> {
                 made => made.to_string().into(),
             };
             insert(&mut call.headers, "x-stainless-retry-count", made);
-            let exit = Exit::new(&self.caller.closing);
-            self.exit = Some(Arc::clone(&exit));
+            let send_decision = SendDecision::new(&self.caller.closing);
+            self.send_decision = Some(Arc::clone(&send_decision));
             let mut attempt = call.progress.as_deref().map(ProgressCell::begin_attempt);
             if let Some(attempt) = &mut attempt {
-                attempt.set_exit(Some(Arc::clone(&exit)));
+                attempt.set_send_decision(Some(Arc::clone(&send_decision)));
             }
             let sent_at = self.caller.time.now();
             if std::mem::take(&mut self.is_waiting)
                 && let Some(progress) = &call.progress
             {
-                // Admission is progress, however long it took.
+                // Admission counts as progress, however long the wait was.
                 progress.record_response(sent_at);
             }
             let request = call.request(sent_at);
             self.in_doubt = true;
-            let sent = self.caller.submit(&mut permit, &exit, request).await;
-            // From now on the result of the transport decides.
-            self.exit = None;
+            let sent = self
+                .caller
+                .submit(&mut permit, &send_decision, request)
+                .await;
+            // The attempt can no longer be retracted: the result of the transport decides.
+            self.send_decision = None;
             if let Some(attempt) = &mut attempt {
-                attempt.set_exit(None);
+                attempt.set_send_decision(None);
             }
             let now = self.caller.time.now();
             let response = match sent {
@@ -147,7 +150,7 @@ impl<'a> Attempts<'a> {
                 Err(error) if error.kind == TransportErrorKind::Held => {
                     self.record(attempt, Applied::No);
                     drop(permit);
-                    flight = self.keep(held, Applied::No);
+                    in_flight_permit = self.keep(held, Applied::No);
                     readmission = Readmission::AfterRefusal(arrival);
                     self.held_back += now.since(sent_at);
                     continue;
@@ -165,7 +168,7 @@ impl<'a> Attempts<'a> {
                     if !retryable {
                         return Err(error);
                     }
-                    flight = self.keep(held, applied);
+                    in_flight_permit = self.keep(held, applied);
                     let failed = Failed {
                         applied,
                         hint: None,
@@ -192,7 +195,7 @@ impl<'a> Attempts<'a> {
                     self.caller.budget.credit();
                     return Ok(Accepted {
                         response,
-                        flight: held,
+                        in_flight_permit: held,
                         elapsed: now.since(self.began),
                         earlier: if self.maybe_applied {
                             Sent::MaybeSent
@@ -204,12 +207,13 @@ impl<'a> Attempts<'a> {
                 RetryAction::Refused { hint } => {
                     self.record(attempt, Applied::No);
                     readmission = Readmission::AfterRefusal(arrival);
-                    // The submit permit first: a request that is admitted by the in-flight permit must find the gate closed.
+                    // Return the submit permit first: it closes the gate, and a request that is admitted by the freed
+                    // in-flight permit must find the gate closed.
                     permit.settle(AttemptOutcome::Refused { hint });
                     drop(held);
                     let error = || response_error(ErrorKind::RateLimited, &response);
                     if call.class == RouteClass::Control {
-                        // Control has no gate that would delay the retry.
+                        // The route class of control requests has no gate that would delay the retry.
                         let failed = Failed {
                             applied: Applied::No,
                             hint,
@@ -217,9 +221,10 @@ impl<'a> Attempts<'a> {
                             outage: None,
                         };
                         self.repeat(call, failed).await?;
-                    } else if hint.is_none() && call.cost.bytes > LARGE {
-                        // The server probably had no room for this one. Smaller requests need not wait.
-                        self.sleep(call, LARGE_PAUSE, error).await?;
+                    } else if hint.is_none() && call.cost.bytes > LARGE_BODY {
+                        // The server probably had no room for a request of this size. Smaller requests need not
+                        // wait.
+                        self.sleep(call, LARGE_BODY_PAUSE, error).await?;
                     }
                     if call.class != RouteClass::Control {
                         self.held_back += now.since(sent_at);
@@ -237,7 +242,7 @@ impl<'a> Attempts<'a> {
                         BillingAction::Pause(step) => {
                             self.caller
                                 .recovered_errors
-                                .note(RecoveredError::Billing, &response.status);
+                                .record(RecoveredError::Billing, &response.status);
                             let longest = self.caller.billing_limit;
                             let pause = step.max(hint.unwrap_or_default().min(longest));
                             let error = || response_error(ErrorKind::Billing, &response);
@@ -256,7 +261,7 @@ impl<'a> Attempts<'a> {
                 } => {
                     self.record(attempt, applied);
                     permit.settle(AttemptOutcome::Answered);
-                    flight = self.keep(held, applied);
+                    in_flight_permit = self.keep(held, applied);
                     let failed = Failed {
                         applied,
                         hint,
@@ -275,14 +280,14 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns the action of the table, unless the call overrides it.
+    /// Returns the action of the retry table, unless the call overrides it.
     fn action(&mut self, call: &Call, response: &HttpResponse) -> RetryAction {
         match retry::classify(response, self.caller.time.wall()) {
             RetryAction::Again { kind, .. } if call.is_final.is_some_and(|is| is(response)) => {
                 RetryAction::Fail(kind)
             }
             RetryAction::Accept
-                if self.unreadable < UNREADABLE
+                if self.unreadable < MAX_UNREADABLE
                     && call.policy.when_maybe_applied == WhenMaybeApplied::Repeat
                     && call.is_readable.is_some_and(|is| !is(response)) =>
             {
@@ -297,10 +302,13 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns whether the current attempt may have been applied, when the call is abandoned.
+    /// Returns whether the current attempt may have been applied. Called when the call is abandoned.
     pub(super) fn is_in_doubt(&self) -> bool {
-        let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
-        self.in_doubt && !is_kept_back
+        let is_retracted = self
+            .send_decision
+            .as_ref()
+            .is_some_and(|send_decision| send_decision.retract());
+        self.in_doubt && !is_retracted
     }
 
     /// Records whether a finished attempt may have been applied.
@@ -309,16 +317,19 @@ impl<'a> Attempts<'a> {
         if let Some(attempt) = attempt
             && applied == Applied::No
         {
-            attempt.mark_unsent();
+            attempt.mark_not_applied();
         }
     }
 
-    /// Keeps the in-flight permit through the retry if the server may be working on the request.
+    /// Returns the in-flight permit for the retry if the server may still work on the request, and drops the permit otherwise.
     fn keep(&self, held: InFlightPermit, applied: Applied) -> Option<InFlightPermit> {
         (self.maybe_applied || applied == Applied::Maybe).then_some(held)
     }
 
-    /// Waits before the next attempt, or fails if there is none.
+    /// Waits before the next attempt.
+    ///
+    /// # Errors
+    /// The error of the failed attempt if the policy, the deadline or an unknown outcome forbids a retry.
     async fn repeat(&mut self, call: &Call, failed: Failed) -> Result<(), Error> {
         let Failed {
             applied,
@@ -342,7 +353,7 @@ impl<'a> Attempts<'a> {
         let longest = call.policy.longest_hint;
         let hint = hint.map(|hint| longest.map_or(hint, |longest| hint.min(longest)));
         let least = BACKOFF.pause(self.repeats).max(hint.unwrap_or_default());
-        // A pause beyond the window or the deadline is pointless: fail at once.
+        // Fail at once if the pause would end after the retry window or the deadline.
         let mut room = (call.policy.window - elapsed).saturating_sub(Duration::from_nanos(1));
         if let Some(deadline) = call.deadline {
             room = room.min(deadline.since(now));
@@ -359,10 +370,10 @@ impl<'a> Attempts<'a> {
             RetryDraw::Granted => least,
             RetryDraw::Empty => least.max(LONGEST_PAUSE),
         };
-        // Neither jitter nor an empty budget fails a call that has time for the minimum pause.
+        // A call that has time for the minimum pause does not fail because of jitter or an empty budget.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
         self.caller.recovered_errors.count(RecoveredError::Repeat);
-        contain(
+        catch_panic(
             || tracing::debug!(recovered_error = RecoveredError::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "retrying a request"),
         );
         let time = &*self.caller.time;
@@ -382,7 +393,7 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Waits for a pause before readmission, which does not count for the retry window.
+    /// Waits for a pause before readmission. The pause does not count for the retry window.
     async fn sleep(
         &mut self,
         call: &Call,
@@ -402,7 +413,7 @@ impl<'a> Attempts<'a> {
 
 fn admission_request(
     call: &Call,
-    flight: Option<InFlightPermit>,
+    in_flight_permit: Option<InFlightPermit>,
     readmission: Readmission,
 ) -> AdmissionRequest {
     AdmissionRequest {
@@ -410,7 +421,7 @@ fn admission_request(
         client: call.client,
         cost: call.cost,
         deadline: call.deadline,
-        flight,
+        in_flight_permit,
         readmission,
         is_nested: NestedMark::here().is_inside(),
     }
@@ -438,7 +449,7 @@ fn idempotency_key(jitter: &dyn Jitter) -> String {
     key
 }
 
-/// Sets a header without copying its value. Values that are not valid are left out.
+/// Sets a header without copying its value. An invalid value is left out.
 fn insert(headers: &mut HeaderMap, name: &'static str, value: impl Into<Bytes>) {
     if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
         headers.insert(HeaderName::from_static(name), value);

@@ -1,6 +1,6 @@
 //! Hundreds of retries during an outage, with a manual clock.
 
-mod foreign;
+mod user_code;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future as _;
@@ -27,9 +27,9 @@ struct Scene {
     clock: ManualClock,
     outage: Outage,
     jitter: SplitMix,
-    /// When the server recovers.
-    back: Cell<Timestamp>,
-    /// The hint of each failure.
+    /// The time at which the server recovers.
+    recovers_at: Cell<Timestamp>,
+    /// The server's retry delay in each failure.
     hint: Duration,
     asked: RefCell<Vec<Timestamp>>,
 }
@@ -44,18 +44,18 @@ impl Scene {
             clock: ManualClock::new(),
             outage: Outage::default(),
             jitter: SplitMix::new(7),
-            back: Cell::new(Timestamp::from_origin(secs(lasts))),
+            recovers_at: Cell::new(Timestamp::from_origin(secs(lasts))),
             hint,
             asked: RefCell::default(),
         })
     }
 
-    /// Retries until the server responds. Returns when it did.
-    async fn ask(self: Rc<Self>, sit_out: bool) -> Timestamp {
+    /// Retries until the server responds, with outage detection if `detect_outages` is set. Returns the time of the response.
+    async fn ask(self: Rc<Self>, detect_outages: bool) -> Timestamp {
         for failures in 0_u32.. {
             let sent_at = self.clock.now();
             self.asked.borrow_mut().push(sent_at);
-            if sent_at >= self.back.get() {
+            if sent_at >= self.recovers_at.get() {
                 break;
             }
             let least = self.jitter_of(BACKOFF.pause(failures).max(self.hint));
@@ -65,7 +65,7 @@ impl Scene {
                 until: sent_at.after(least),
             };
             let time: &dyn Clock = &self.clock;
-            if sit_out {
+            if detect_outages {
                 self.outage.back_off(pause, time, &self.jitter).await;
             } else {
                 time.sleep_until(pause.until).await;
@@ -80,13 +80,13 @@ impl Scene {
         jitter.stretch(pause, 0.25)
     }
 
-    /// Runs `many` clients to completion. Returns the times of their responses, and the number of failed requests.
-    fn run(self: &Rc<Self>, many: usize, sit_out: bool) -> (Vec<Timestamp>, usize) {
-        let mut asking: Vec<_> = (0..many)
-            .map(|_| Some(Box::pin(Rc::clone(self).ask(sit_out))))
+    /// Runs `clients` clients until each has a response. Returns the times of the responses and the number of failed requests.
+    fn run(self: &Rc<Self>, clients: usize, detect_outages: bool) -> (Vec<Timestamp>, usize) {
+        let mut asking: Vec<_> = (0..clients)
+            .map(|_| Some(Box::pin(Rc::clone(self).ask(detect_outages))))
             .collect();
         let mut answered = Vec::new();
-        while answered.len() < many {
+        while answered.len() < clients {
             for slot in &mut asking {
                 let Some(ask) = slot else { continue };
                 let mut cx = Context::from_waker(Waker::noop());
@@ -98,60 +98,63 @@ impl Scene {
             self.clock.advance_to_next();
         }
         let asked = self.asked.borrow();
-        let failed = asked.iter().filter(|at| **at < self.back.get()).count();
+        let failed = asked
+            .iter()
+            .filter(|at| **at < self.recovers_at.get())
+            .count();
         (answered, failed)
     }
 }
 
 #[test]
-fn all_retries_succeed_within_two_seconds_of_recovery() {
-    for (many, lasts) in [(1, 30.0), (2, 13.5), (200, 30.0), (50, 4.0)] {
+fn all_retries_succeed_within_two_seconds_of_server_recovery() {
+    for (clients, lasts) in [(1, 30.0), (2, 13.5), (200, 30.0), (50, 4.0)] {
         let scene = Scene::new(lasts);
-        let (answered, _) = scene.run(many, true);
+        let (answered, _) = scene.run(clients, true);
         let last = answered.iter().max().expect("a client");
-        let after = last.since(scene.back.get());
-        assert!(after <= secs(2.05), "{many} after {lasts} s: {after:?}");
-        assert!(scene.outage.lock().sleepers.is_empty());
+        let after = last.since(scene.recovers_at.get());
+        assert!(after <= secs(2.05), "{clients} after {lasts} s: {after:?}");
+        assert!(scene.outage.lock().pending_retries.is_empty());
     }
-    // The control: backoff without outage detection.
+    // For comparison: backoff without outage detection.
     let (answered, _) = Scene::new(30.0).run(1, false);
     let late = answered[0].since(Timestamp::from_origin(secs(30.0)));
     assert!(late > secs(2.05), "{late:?}");
 }
 
 #[test]
-fn number_of_probes_does_not_grow_with_the_waiters() {
+fn number_of_outage_checks_does_not_grow_with_the_retries() {
     let scene = Scene::new(600.0);
     let (_, alone) = scene.run(1, true);
-    // One probe a second for 20 s, then one in each twentieth of the outage.
+    // One outage check per second for 20 s, then one in each twentieth of the outage.
     assert!((60..=110).contains(&alone), "{alone}");
     let (_, usual) = Scene::new(600.0).run(200, false);
-    let (_, with_scouts) = Scene::new(600.0).run(200, true);
+    let (_, with_checks) = Scene::new(600.0).run(200, true);
     assert!(
-        with_scouts <= usual + 200 + 110,
-        "{with_scouts} instead of {usual}"
+        with_checks <= usual + 200 + 110,
+        "{with_checks} instead of {usual}"
     );
 }
 
 #[test]
-fn hint_is_not_undercut_by_a_release() {
+fn released_retry_waits_for_the_server_retry_delay() {
     let scene = Scene::with_hint(31.0, secs(20.0));
     let (answered, failed) = scene.run(1, true);
     assert_eq!(failed, 2);
     assert!(answered[0].since_origin() >= secs(40.0));
 }
 
-/// The backoff of a request that failed now, with a hint of an hour.
+/// A request that failed now and waits for its backoff, with a server's retry delay of an hour.
 struct Sleeper<'a>(BoxFuture<'a, ()>);
 
 impl<'a> Sleeper<'a> {
     fn new(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
-        scene.outage.lock().next_probe = Timestamp::from_origin(Duration::MAX);
-        Self::with_turn(scene, sent_at, not_before)
+        scene.outage.lock().next_check = Timestamp::from_origin(Duration::MAX);
+        Self::with_check(scene, sent_at, not_before)
     }
 
-    /// Returns the same backoff without a hint.
-    fn with_turn(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
+    /// Returns a waiting request that was sent at `sent_at` and may be retried from `not_before` on.
+    fn with_check(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
         let pause = OutageBackoff {
             sent_at,
             not_before,
@@ -159,11 +162,11 @@ impl<'a> Sleeper<'a> {
         };
         let time: &dyn Clock = &scene.clock;
         let mut sleeper = Self(Box::pin(scene.outage.back_off(pause, time, &scene.jitter)));
-        assert!(!sleeper.is_up());
+        assert!(!sleeper.is_done());
         sleeper
     }
 
-    fn is_up(&mut self) -> bool {
+    fn is_done(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         self.0.as_mut().poll(&mut cx).is_ready()
     }
@@ -176,7 +179,7 @@ impl Scene {
 }
 
 #[test]
-fn short_failures_release_no_retries_and_flapping_rarely() {
+fn short_failures_and_fast_flapping_rarely_release_retries() {
     let scene = Scene::new(0.0);
     let mut called = Vec::new();
     // The server fails for three seconds and responds once, repeatedly.
@@ -185,9 +188,9 @@ fn short_failures_release_no_retries_and_flapping_rarely() {
         let mut sleeper = Sleeper::new(&scene, now, now);
         scene.clock.advance(secs(3.0));
         scene.answered();
-        assert!(!sleeper.is_up(), "it has a spread");
+        assert!(!sleeper.is_done(), "it waits for a random time");
         scene.clock.advance(LEAST_SPREAD);
-        if sleeper.is_up() {
+        if sleeper.is_done() {
             called.push(scene.clock.now());
         }
     }
@@ -195,123 +198,134 @@ fn short_failures_release_no_retries_and_flapping_rarely() {
     for pair in called.windows(2) {
         assert!(pair[1].since(pair[0]) >= RELEASE_INTERVAL, "{pair:?}");
     }
-    // A response within two seconds of the first failure.
+    // The server responds within two seconds of the first failure.
     let scene = Scene::new(0.0);
     let mut sleeper = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(1.9));
     scene.answered();
     scene.clock.advance(secs(60.0));
-    assert!(!sleeper.is_up());
+    assert!(!sleeper.is_done());
 }
 
 #[test]
-fn retry_with_a_long_first_pause_becomes_a_probe_too() {
+fn retry_with_a_long_first_pause_can_be_the_outage_check() {
     let scene = Scene::new(0.0);
-    let mut sleepers: Vec<_> = (0..100)
-        .map(|_| Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
+    let mut pending_retries: Vec<_> = (0..100)
+        .map(|_| Sleeper::with_check(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
         .collect();
     scene.clock.advance(MIN_OUTAGE);
-    sleepers.retain_mut(|one| !one.is_up());
-    assert_eq!(sleepers.len(), 99, "one goes ahead");
+    pending_retries.retain_mut(|one| !one.is_done());
+    assert_eq!(pending_retries.len(), 99, "one is the outage check");
     scene.answered();
-    sleepers.retain_mut(|one| !one.is_up());
+    pending_retries.retain_mut(|one| !one.is_done());
     scene.clock.advance(LEAST_SPREAD);
-    sleepers.retain_mut(|one| !one.is_up());
-    assert!(sleepers.is_empty(), "{} sleep on", sleepers.len());
+    pending_retries.retain_mut(|one| !one.is_done());
+    assert!(
+        pending_retries.is_empty(),
+        "{} retries are still asleep",
+        pending_retries.len()
+    );
 }
 
 #[test]
-fn response_to_an_older_request_ends_no_outage() {
+fn response_to_a_request_before_the_outage_does_not_end_it() {
     let scene = Scene::new(0.0);
     scene.clock.advance(secs(1.0));
     let mut sleeper = Sleeper::new(&scene, secs_at(1.0), secs_at(1.0));
     scene.clock.advance(secs(5.0));
     scene.outage.answered(secs_at(0.5), scene.clock.now());
     scene.clock.advance(LEAST_SPREAD);
-    assert!(!sleeper.is_up());
+    assert!(!sleeper.is_done());
     scene.answered();
     scene.clock.advance(LEAST_SPREAD);
-    assert!(!sleeper.is_up());
+    assert!(!sleeper.is_done());
     scene.clock.advance(LEAST_SPREAD);
-    assert!(sleeper.is_up());
+    assert!(sleeper.is_done());
 }
 
 #[test]
-fn second_outage_after_a_release_is_ended_by_recovery() {
+fn outage_soon_after_another_is_also_ended_by_recovery() {
     let scene = Scene::new(0.0);
     let mut first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
     scene.answered();
     scene.clock.advance(secs(1.0));
-    assert!(!first.is_up());
+    assert!(!first.is_done());
     let now = scene.clock.now();
     let mut second = Sleeper::new(&scene, now, now);
     scene.clock.advance(secs(4.0));
     scene.answered();
     scene.clock.advance(secs(1.0));
-    assert!(!second.is_up(), "too soon after the other");
+    assert!(!second.is_done(), "too soon after the last release");
     scene.clock.advance(RELEASE_INTERVAL);
     scene.answered();
-    assert!(!second.is_up());
+    assert!(!second.is_done());
     scene.clock.advance(LEAST_SPREAD);
-    assert!(second.is_up());
+    assert!(second.is_done());
     assert!(!scene.outage.is_failing.load(Ordering::Relaxed));
 }
 
 #[test]
-fn dropped_probe_passes_to_another_retry() {
+fn dropped_outage_check_passes_to_another_retry() {
     let scene = Scene::new(0.0);
-    let scout = Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
+    let check = Sleeper::with_check(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     let gone = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     let mut last = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
-    drop(scout);
-    // It was woken to become the probe, and is dropped before that.
+    drop(check);
+    // This retry was woken to become the outage check, and is dropped before it is sent.
     drop(gone);
-    assert!(!last.is_up());
+    assert!(!last.is_done());
     scene.clock.advance(MIN_OUTAGE);
-    assert!(last.is_up());
-    // A probe that is overdue is taken at once.
-    scene.outage.lock().next_probe = Timestamp::ORIGIN;
-    let scout = Sleeper::with_turn(&scene, scene.clock.now(), scene.clock.now());
+    assert!(last.is_done());
+    // An overdue outage check is sent at once.
+    scene.outage.lock().next_check = Timestamp::ORIGIN;
+    let check = Sleeper::with_check(&scene, scene.clock.now(), scene.clock.now());
     scene.clock.advance(secs(10.0));
-    drop(scout);
+    drop(check);
     let now = scene.clock.now();
     let pause = OutageBackoff {
         sent_at: now,
         not_before: now,
         until: now.after(secs(3600.0)),
     };
-    scene.outage.lock().next_probe = Timestamp::from_origin(Duration::MAX);
+    scene.outage.lock().next_check = Timestamp::from_origin(Duration::MAX);
     let time: &dyn Clock = &scene.clock;
     let mut sleeper = Sleeper(Box::pin(scene.outage.back_off(pause, time, &scene.jitter)));
-    assert!(sleeper.is_up());
+    assert!(sleeper.is_done());
 }
 
 #[test]
-fn released_retry_follows_its_hint_and_is_spread() {
+fn released_retry_waits_for_its_retry_delay_and_a_random_time() {
     let scene = Scene::new(0.0);
     let hint = secs_at(20.0);
-    let mut sleepers: Vec<_> = (0..1000)
+    let mut pending_retries: Vec<_> = (0..1000)
         .map(|_| Sleeper::new(&scene, Timestamp::ORIGIN, hint))
         .collect();
     scene.clock.advance(secs(10.0));
     scene.answered();
     for step in 0..400 {
         let now = scene.clock.now();
-        let before = sleepers.len();
-        sleepers.retain_mut(|one| !one.is_up());
-        assert!(before - sleepers.len() < 200, "a herd at step {step}");
+        let before = pending_retries.len();
+        pending_retries.retain_mut(|one| !one.is_done());
         assert!(
-            now >= hint || sleepers.len() == 1000,
+            before - pending_retries.len() < 200,
+            "too many retries at step {step}"
+        );
+        assert!(
+            now >= hint || pending_retries.len() == 1000,
             "a retry was released at {now:?}"
         );
         scene.clock.advance(secs(0.05));
     }
-    assert!(sleepers.is_empty(), "{} sleep on", sleepers.len());
+    assert!(
+        pending_retries.is_empty(),
+        "{} retries are still asleep",
+        pending_retries.len()
+    );
 }
 
 #[test]
-fn late_failure_of_an_older_request_is_retried_soon() {
+fn request_that_fails_after_the_recovery_is_retried_soon() {
     let scene = Scene::new(0.0);
     let first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
@@ -322,30 +336,30 @@ fn late_failure_of_an_older_request_is_retried_soon() {
     let mut late = Sleeper::new(&scene, Timestamp::ORIGIN, now);
     let mut new = Sleeper::new(&scene, now, now);
     scene.clock.advance(LEAST_SPREAD);
-    assert!(late.is_up());
-    assert!(!new.is_up());
+    assert!(late.is_done());
+    assert!(!new.is_done());
 }
 
 #[test]
-fn each_outage_has_its_own_probes() {
+fn each_outage_has_its_own_checks() {
     let scene = Scene::new(0.0);
-    let first = Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
+    let first = Sleeper::with_check(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(300.0));
     let now = scene.clock.now();
-    // Their probes are 15 s apart, and the first one is vacant when the server responds.
+    // The outage checks are 15 s apart, and the first one has no retry when the server responds.
     let others: Vec<_> = (0..20)
-        .map(|_| Sleeper::with_turn(&scene, now, now))
+        .map(|_| Sleeper::with_check(&scene, now, now))
         .collect();
     drop(first);
     scene.answered();
     drop(others);
     scene.clock.advance(secs(20.0));
     let now = scene.clock.now();
-    let mut next = Sleeper::with_turn(&scene, now, now);
+    let mut next = Sleeper::with_check(&scene, now, now);
     scene.clock.advance(MIN_OUTAGE - Duration::from_nanos(1));
-    assert!(!next.is_up());
+    assert!(!next.is_done());
     scene.clock.advance(Duration::from_nanos(1));
-    assert!(next.is_up());
+    assert!(next.is_done());
 }
 
 /// A log subscriber that calls a function for each event.
@@ -368,7 +382,7 @@ impl<F: Fn() + Send + Sync + 'static> tracing::Subscriber for OnEvent<F> {
 }
 
 #[test]
-fn begin_and_end_of_an_outage_are_logged_once() {
+fn start_and_end_of_an_outage_are_logged_once() {
     let events = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&events);
     let counts = OnEvent(move || {
@@ -395,22 +409,26 @@ fn begin_and_end_of_an_outage_are_logged_once() {
 #[test]
 fn released_retries_are_spread_by_half_a_millisecond_each() {
     let scene = Scene::new(0.0);
-    let mut sleepers: Vec<_> = (0..2000)
+    let mut pending_retries: Vec<_> = (0..2000)
         .map(|_| Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
         .collect();
     scene.clock.advance(secs(10.0));
     scene.answered();
-    sleepers.retain_mut(|one| !one.is_up());
+    pending_retries.retain_mut(|one| !one.is_done());
     scene.clock.advance(secs(0.5));
-    sleepers.retain_mut(|one| !one.is_up());
-    assert!((800..1200).contains(&sleepers.len()), "{}", sleepers.len());
+    pending_retries.retain_mut(|one| !one.is_done());
+    assert!(
+        (800..1200).contains(&pending_retries.len()),
+        "{}",
+        pending_retries.len()
+    );
     scene.clock.advance(secs(0.5));
-    sleepers.retain_mut(|one| !one.is_up());
-    assert!(sleepers.is_empty());
+    pending_retries.retain_mut(|one| !one.is_done());
+    assert!(pending_retries.is_empty());
 }
 
 #[test]
-fn outage_has_ended_when_its_retries_are_woken() {
+fn outage_state_is_reset_before_its_retries_are_woken() {
     struct Looks(Arc<Outage>, Mutex<Vec<(u64, bool)>>);
     impl std::task::Wake for Looks {
         fn wake(self: Arc<Self>) {

@@ -1,4 +1,4 @@
-//! The retry window, and requests that are held at the socket.
+//! The retry window, and requests that the transport does not send because the gate has closed.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::{NOT_SENT, OK, secs};
 
 #[test]
 fn retry_window_begins_with_the_first_attempt() {
-    // The first attempt waits ten minutes for admission; the second is refused with a long hint. Neither counts.
+    // The first attempt waits ten minutes for admission, and the second is refused with a long retry delay. Neither counts for the
+    // retry window.
     for script in [
         vec![NOT_SENT],
         vec![Says(503, "")],
@@ -25,7 +26,7 @@ fn retry_window_begins_with_the_first_attempt() {
         outcome.unwrap_or_else(|error| panic!("{script:?}: {error}"));
         assert_eq!(world.seen().len(), script.len() + 1, "{script:?}");
     }
-    // Other time still counts.
+    // All other time counts for the retry window.
     let world = World::new(&[], NOT_SENT).closed_until(secs(600));
     let error = world.call(post(RouteClass::Sample)).expect_err("no end");
     assert_eq!(error.kind(), ErrorKind::Connection);
@@ -34,7 +35,7 @@ fn retry_window_begins_with_the_first_attempt() {
 }
 
 #[test]
-fn pauses_of_refusals_do_not_count_for_the_retry_window() {
+fn pauses_after_refusals_do_not_count_for_the_retry_window() {
     const HELD: Step = Fails(T::Held, Sent::NotSent);
     const REFUSED: Step = Says(429, "{}");
     const UNPAID: Step = Says(402, "{}");
@@ -60,7 +61,7 @@ fn wait_for_admission_does_not_count_for_the_retry_window() {
         client: ClientId(0),
         cost: Cost::default(),
         deadline: None,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     };
@@ -70,30 +71,30 @@ fn wait_for_admission_does_not_count_for_the_retry_window() {
 }
 
 #[test]
-fn request_held_at_the_socket_is_readmitted() {
+fn request_not_sent_because_the_gate_closed_is_readmitted() {
     let held = Fails(T::Held, Sent::NotSent);
     let world = World::new(&[held, held], OK);
     let accepted = world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(accepted.earlier, Sent::NotSent);
-    assert_eq!(world.seen(), [secs(0); 3], "no pause of its own");
+    assert_eq!(world.seen(), [secs(0); 3], "there is no additional pause");
     assert_eq!(
-        world.flights(),
+        world.in_flight_permits(),
         1,
-        "those of the held attempts are given back"
+        "the permits of attempts that were not sent are returned"
     );
     drop(accepted);
-    assert_eq!(world.flights(), 0);
+    assert_eq!(world.in_flight_permits(), 0);
 }
 
 #[test]
-fn hint_of_a_402_is_followed() {
+fn retry_delay_of_a_402_response_is_followed() {
     let unpaid = Header(402, "retry-after", "30");
     let world = World::new(&[unpaid, Says(402, "{}")], OK);
     world
         .call(post(RouteClass::Sample))
         .expect("accepted after payment");
     assert_eq!(world.seen(), [secs(0), secs(30), secs(35)]);
-    // The hint is limited to the maximum duration of a billing pause.
+    // The retry delay is limited to the maximum duration of a billing pause.
     let world = World::new(&[Header(402, "retry-after", "1e300")], OK);
     world
         .call(post(RouteClass::Sample))
@@ -102,7 +103,7 @@ fn hint_of_a_402_is_followed() {
 }
 
 #[test]
-fn pause_beyond_the_deadline_fails_at_once() {
+fn pause_beyond_the_deadline_fails_the_call_at_once() {
     let mut call = post(RouteClass::Train);
     call.deadline = Some(Timestamp::from_origin(secs(2)));
     let world = World::new(&[], Says(503, ""));

@@ -1,4 +1,4 @@
-//! A caller with a scripted server, a gate and a manual clock.
+//! A caller with a scripted server, a rate-limit gate and a manual clock.
 #![expect(
     dead_code,
     reason = "each test file is a program of its own and uses a part"
@@ -20,20 +20,20 @@ use tinkers_core::{
     Ticket, Timestamp, Transport, TransportError, TransportErrorKind,
 };
 
-/// The behaviour of the server for one request.
+/// The behaviour of the scripted server for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Responds with a status and a body.
+    /// Responds with this status and body.
     Says(u16, &'static str),
-    /// Responds with a status and a header.
+    /// Responds with this status and one header.
     Header(u16, &'static str, &'static str),
     /// Fails without a response.
     Fails(TransportErrorKind, Sent),
     /// Receives the request and never responds.
     Silent,
-    /// Never opens a connection.
+    /// Never completes the connection.
     Dials,
-    /// Behaves like this after a number of seconds.
+    /// Behaves like the given step, but only after a number of seconds.
     Late(u64, &'static Self),
 }
 
@@ -100,18 +100,18 @@ impl Transport for Server {
     }
 }
 
-/// A simple limiter: follows hints, closes for a second without one, and counts in-flight permits.
+/// A simple limiter. A refusal closes it for the server's retry delay, or for a second if there is none. It counts in-flight permits.
 #[derive(Debug, Clone)]
 struct Gate {
     clock: ManualClock,
     opens_at: Arc<Mutex<Timestamp>>,
-    flights: Arc<AtomicUsize>,
-    /// The admissions left before the client counts as closed.
+    in_flight_permits: Arc<AtomicUsize>,
+    /// The number of admissions after which the client counts as closed.
     left: Arc<AtomicUsize>,
     /// The queue position that each attempt requested, in order.
-    places: Arc<Mutex<Vec<Readmission>>>,
-    /// The kinds of returned permits, in order.
-    given_back: Arc<Mutex<Vec<&'static str>>>,
+    readmissions: Arc<Mutex<Vec<Readmission>>>,
+    /// The kinds of the returned permits, in order.
+    returned_permits: Arc<Mutex<Vec<&'static str>>>,
 }
 
 impl Admission for Gate {
@@ -121,10 +121,10 @@ impl Admission for Gate {
                 return Err(Error::closed());
             }
             let arrival = {
-                let mut places = self.places.lock().unwrap();
-                places.push(ask.readmission);
+                let mut readmissions = self.readmissions.lock().unwrap();
+                readmissions.push(ask.readmission);
                 match ask.readmission {
-                    Readmission::New => Arrival(places.len() as u64),
+                    Readmission::New => Arrival(readmissions.len() as u64),
                     Readmission::AfterRefusal(arrival) => arrival,
                 }
             };
@@ -136,13 +136,13 @@ impl Admission for Gate {
                 self.clock.sleep_until(opens_at).await;
             }
             let ledger = || Arc::new(self.clone());
-            let flight = ask.flight.unwrap_or_else(|| {
-                self.flights.fetch_add(1, Ordering::SeqCst);
+            let in_flight_permit = ask.in_flight_permit.unwrap_or_else(|| {
+                self.in_flight_permits.fetch_add(1, Ordering::SeqCst);
                 InFlightPermit::new(ledger())
             });
             Ok(Admitted {
                 permit: SubmitPermit::new(ledger(), Ticket::default()),
-                flight,
+                in_flight_permit,
                 arrival,
             })
         })
@@ -151,7 +151,7 @@ impl Admission for Gate {
 
 impl Ledger for Gate {
     fn settle(&self, _: Ticket, settled: AttemptOutcome) {
-        self.given_back.lock().unwrap().push("permit");
+        self.returned_permits.lock().unwrap().push("permit");
         if let AttemptOutcome::Refused { hint } = settled {
             let pause = hint.unwrap_or(Duration::from_secs(1));
             let until = self.clock.now().after(pause);
@@ -161,23 +161,26 @@ impl Ledger for Gate {
     }
 
     fn release(&self) {
-        self.flights.fetch_sub(1, Ordering::SeqCst);
-        self.given_back.lock().unwrap().push("flight");
+        self.in_flight_permits.fetch_sub(1, Ordering::SeqCst);
+        self.returned_permits
+            .lock()
+            .unwrap()
+            .push("in_flight_permit");
     }
 }
 
-/// A caller and its environment.
+/// A caller with its transport, limiter and clock.
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
     pub(crate) caller: Caller,
     server: Arc<Server>,
     gate: Gate,
-    /// The in-flight permits that were held at each pause.
-    asleep_with: Mutex<Vec<usize>>,
+    /// The number of in-flight permits that were held at each pause.
+    permits_during_pauses: Mutex<Vec<usize>>,
 }
 
 impl World {
-    /// Creates a server that follows `script`, then behaves like `usually`; no jitter, a full budget.
+    /// Creates a server that follows `script` and then behaves like `usually`. There is no jitter, and the retry budget is full.
     pub(crate) fn new(script: &[Step], usually: Step) -> Self {
         let clock = ManualClock::new();
         let server = Arc::new(Server {
@@ -191,10 +194,10 @@ impl World {
         let gate = Gate {
             clock: clock.clone(),
             opens_at: Arc::default(),
-            flights: Arc::default(),
+            in_flight_permits: Arc::default(),
             left: Arc::new(AtomicUsize::new(usize::MAX)),
-            places: Arc::default(),
-            given_back: Arc::default(),
+            readmissions: Arc::default(),
+            returned_permits: Arc::default(),
         };
         let transport: Arc<dyn Transport> = Arc::<Server>::clone(&server);
         let caller = Caller {
@@ -215,41 +218,41 @@ impl World {
             caller,
             server,
             gate,
-            asleep_with: Mutex::default(),
+            permits_during_pauses: Mutex::default(),
         }
     }
 
-    /// Uses the maximum jitter.
+    /// Replaces the jitter source by one that always returns the maximum.
     pub(crate) fn with_jitter(mut self) -> Self {
         self.caller.jitter = Arc::new(FixedJitter(1.0));
         self
     }
 
-    /// Uses an empty retry budget.
+    /// Replaces the retry budget by an empty one.
     pub(crate) fn with_empty_budget(mut self) -> Self {
         self.caller.budget = Arc::new(RetryBudget::new(0));
         self
     }
 
-    /// Closes the gate until a time.
+    /// Closes the gate until this time on the clock.
     pub(crate) fn closed_until(self, since_origin: Duration) -> Self {
         *self.gate.opens_at.lock().unwrap() = Timestamp::from_origin(since_origin);
         self
     }
 
-    /// Closes the client after `admissions`.
+    /// Lets the client count as closed after this number of admissions.
     pub(crate) fn closed_after(self, admissions: usize) -> Self {
         self.gate.left.store(admissions, Ordering::SeqCst);
         self
     }
 
-    /// Runs `call` to completion, advancing the clock whenever all tasks sleep.
+    /// Runs `call` to completion. Advances the clock whenever all tasks sleep.
     pub(crate) fn call(&self, call: Call) -> Result<Accepted, Error> {
         self.call_within(call, Duration::MAX)
             .expect("there is no limit")
     }
 
-    /// Runs `call` for at most `limit`; returns `None` if it does not complete.
+    /// Runs `call` for at most `limit`. Returns `None` if it does not complete in time.
     pub(crate) fn call_within(
         &self,
         call: Call,
@@ -281,8 +284,11 @@ impl World {
             if self.clock.now().since_origin() > limit {
                 return None;
             }
-            let flights = self.gate.flights.load(Ordering::SeqCst);
-            self.asleep_with.lock().unwrap().push(flights);
+            let in_flight_permits = self.gate.in_flight_permits.load(Ordering::SeqCst);
+            self.permits_during_pauses
+                .lock()
+                .unwrap()
+                .push(in_flight_permits);
             self.clock.advance_to_next().expect("a pending call sleeps");
         }
     }
@@ -291,14 +297,20 @@ impl World {
     pub(crate) fn give_up_while_it_waits(&self, call: Call) {
         let mut work = std::pin::pin!(self.caller.call(call));
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
+        assert!(
+            work.as_mut().poll(&mut cx).is_pending(),
+            "the request waits"
+        );
     }
 
-    /// Runs `call` until it first waits, then closes the client. Returns the outcome.
+    /// Runs `call` until it first waits, then closes the client. Returns the error of the call.
     pub(crate) fn close_while_it_waits(&self, call: Call) -> Error {
         let mut work = std::pin::pin!(self.caller.call(call));
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
+        assert!(
+            work.as_mut().poll(&mut cx).is_pending(),
+            "the request waits"
+        );
         self.caller.closing.close(Error::closed());
         match work.as_mut().poll(&mut cx) {
             Poll::Ready(outcome) => outcome.expect_err("closed"),
@@ -306,49 +318,49 @@ impl World {
         }
     }
 
-    /// Returns when the server received requests.
+    /// Returns the times at which the server received requests.
     pub(crate) fn seen(&self) -> Vec<Duration> {
         self.server.seen.lock().unwrap().clone()
     }
 
-    /// Returns the retry count in the header of each attempt.
+    /// Returns the retry count in the headers of each attempt.
     pub(crate) fn retry_counts(&self) -> Vec<String> {
         self.server.retry_counts.lock().unwrap().clone()
     }
 
-    /// Returns how many of the received requests may still be sent.
+    /// Returns the number of received requests that the limiter still allows to be sent.
     pub(crate) fn departures_that_may_leave(&self) -> usize {
         let departures = self.server.departures.lock().unwrap();
         departures.iter().filter(|one| one.may_leave()).count()
     }
 
-    /// Returns the in-flight permits that were held at each pause.
-    pub(crate) fn asleep_with(&self) -> Vec<usize> {
-        self.asleep_with.lock().unwrap().clone()
+    /// Returns the number of in-flight permits that were held at each pause.
+    pub(crate) fn permits_during_pauses(&self) -> Vec<usize> {
+        self.permits_during_pauses.lock().unwrap().clone()
     }
 
     /// Returns the queue position that each attempt requested.
-    pub(crate) fn places(&self) -> Vec<Readmission> {
-        self.gate.places.lock().unwrap().clone()
+    pub(crate) fn readmissions(&self) -> Vec<Readmission> {
+        self.gate.readmissions.lock().unwrap().clone()
     }
 
-    /// Returns the kinds of returned permits, in order.
-    pub(crate) fn given_back(&self) -> Vec<&'static str> {
-        self.gate.given_back.lock().unwrap().clone()
+    /// Returns the kinds of the returned permits, in order.
+    pub(crate) fn returned_permits(&self) -> Vec<&'static str> {
+        self.gate.returned_permits.lock().unwrap().clone()
     }
 
-    /// Returns the tokens that are left in the retry budget.
+    /// Returns the number of tokens that are left in the retry budget.
     pub(crate) fn tokens(&self) -> u64 {
         self.caller.budget.tokens()
     }
 
-    /// Returns the number of in-flight permits.
-    pub(crate) fn flights(&self) -> usize {
-        self.gate.flights.load(Ordering::SeqCst)
+    /// Returns the number of in-flight permits that are held.
+    pub(crate) fn in_flight_permits(&self) -> usize {
+        self.gate.in_flight_permits.load(Ordering::SeqCst)
     }
 }
 
-/// Returns a submission of `class`.
+/// Returns a `POST` call of a route class.
 pub(crate) fn post(class: RouteClass) -> Call {
     Call::post("/x", Bytes::from_static(b"{}"), class)
 }

@@ -1,4 +1,4 @@
-//! Serving the queue of a class: which request is next, and when to serve the queue again by a timer.
+//! Serves the queue of a route class: selects the next request, and the time at which a timer serves the queue again.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::events::LimiterEvent;
 use crate::sync::Ordering;
 
 impl ClassLimiter {
-    /// Admits waiting requests in order while they fit. Decides by the current state, not by that of the time when they began to wait.
+    /// Admits waiting requests in order while the limits have room. Decides by the current limits, not by those at the time when a
+    /// request began to wait.
     pub(super) fn serve(&self, state: &mut State, now: Timestamp, deferred: &mut Deferred) {
         state.serve_at = None;
         loop {
@@ -22,7 +23,8 @@ impl ClassLimiter {
             let charge = waiter.charge;
             let (entry, taken) = match self.take_queued(state, charge, now, deferred) {
                 Err(Blocked::WindowFull) if charge.take == SlotRequest::SlotAndInFlight => {
-                    // A retry with its in-flight permit needs only a slot, and its result may make room for the others.
+                    // A retry that kept its in-flight permit needs only a slot, and its result may make room for other
+                    // requests.
                     match state.queue.next_with_in_flight() {
                         Some((with_permit, waiter)) => {
                             let charge = waiter.charge;
@@ -35,10 +37,10 @@ impl ClassLimiter {
             };
             match taken {
                 Ok(ticket) => {
-                    if ticket.is_probe() {
-                        state.probe = Some(now);
-                        self.counters.probes.add(1);
-                        deferred.publish(LimiterEvent::Probing { class: self.class });
+                    if ticket.is_first_request() {
+                        state.first_request = Some(now);
+                        self.counters.first_requests.add(1);
+                        deferred.publish(LimiterEvent::FirstRequest { class: self.class });
                     }
                     deferred.wake(state.queue.grant(entry, ticket, now));
                 }
@@ -66,7 +68,7 @@ impl ClassLimiter {
         }
     }
 
-    /// Sets a timer at `at` for the first entry of each client, since nothing else serves the queue then.
+    /// Sets a timer at `at` for the first entry of each client, since nothing else will serve the queue.
     fn serve_again_at(&self, state: &mut State, at: Timestamp, deferred: &mut Deferred) {
         state.serve_at = Some(at);
         for waker in state.queue.set_alarms(at) {
@@ -74,8 +76,8 @@ impl ClassLimiter {
         }
     }
 
-    /// Counts polls that were not refused for a while as accepted, while a ramp limits them: the server holds accepted polls, so their
-    /// responses come too late. Returns whether the ramp allows more now.
+    /// Counts polls that were not refused for a while as accepted, while a ramp limits the polls: the server holds accepted polls, so
+    /// their responses come too late for the ramp. Returns whether the limit of the ramp rose.
     fn step_ramp(&self, state: &mut State, now: Timestamp) -> bool {
         if self.class != RouteClass::Poll || self.constraints.has_no_ramp() {
             state.ramp_at = None;
@@ -83,12 +85,12 @@ impl ClassLimiter {
         }
         let at = *state
             .ramp_at
-            .get_or_insert(now.after(Self::POLL_PROBE_TIMEOUT));
+            .get_or_insert(now.after(Self::FIRST_POLL_TIMEOUT));
         if now < at {
             return false;
         }
         let allows_more = self.constraints.presume_accepted();
-        state.ramp_at = (!allows_more).then(|| now.after(Self::POLL_PROBE_TIMEOUT));
+        state.ramp_at = (!allows_more).then(|| now.after(Self::FIRST_POLL_TIMEOUT));
         allows_more
     }
 
@@ -112,7 +114,8 @@ impl ClassLimiter {
         !lapsed.is_empty()
     }
 
-    /// Returns when the first grant lapses, if uncollected grants hold all slots in use: then nothing else serves the queue.
+    /// Returns the time at which the oldest grant is taken back, if uncollected grants hold all slots in use: then nothing else serves
+    /// the queue.
     fn earliest_lapse(&self, state: &State) -> Option<Timestamp> {
         let uncollected = state.queue.uncollected();
         let unanswered = self.constraints.window().view().unanswered as usize;
@@ -128,10 +131,10 @@ impl ClassLimiter {
     ) -> Result<Ticket, Blocked> {
         self.open_unrefused(state, now, deferred);
         loop {
-            let probe_timeout = self.probe_timeout_in(state);
-            let taken = self
-                .constraints
-                .take_queued(charge, now.since_origin(), probe_timeout);
+            let first_request_timeout = self.first_request_timeout_in(state);
+            let taken =
+                self.constraints
+                    .take_queued(charge, now.since_origin(), first_request_timeout);
             let is_full =
                 taken == Err(Blocked::WindowFull) && charge.take == SlotRequest::SlotAndInFlight;
             if !is_full {
@@ -151,22 +154,23 @@ impl ClassLimiter {
         }
     }
 
-    /// Opens the gate for a poll that is the probe and was not refused for a while: the server holds a poll that it accepts.
+    /// Opens the gate if the first request after a pause is a poll that was not refused for a while: the server holds a poll that it
+    /// accepts.
     fn open_unrefused(&self, state: &mut State, now: Timestamp, deferred: &mut Deferred) {
         if self.class != RouteClass::Poll {
             return;
         }
         let gate = self.constraints.gate();
         let epoch = gate.epoch();
-        if let GateState::ProbingSince(at) = gate.state()
-            && Timestamp::from_origin(at).after(self.probe_timeout_in(state)) <= now
+        if let GateState::FirstRequestSince(at) = gate.state()
+            && Timestamp::from_origin(at).after(self.first_request_timeout_in(state)) <= now
             && self
                 .constraints
                 .reopen(epoch, self.constraints.most_slots())
         {
-            state.probe = None;
+            state.first_request = None;
             state.ramp_at = None;
-            self.failed_probes.store(0, Ordering::Relaxed);
+            self.failed_first_requests.store(0, Ordering::Relaxed);
             deferred.publish(LimiterEvent::Opened { class: self.class });
         }
     }

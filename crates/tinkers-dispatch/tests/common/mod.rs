@@ -41,20 +41,20 @@ impl Bench {
         }
     }
 
-    /// Returns a limiter with these limits for samples, and default limits for other classes.
-    pub(crate) fn sampling(slots: u32, bytes: u64, flights: u32) -> Self {
+    /// Creates a limiter with these limits for samples, and default limits for other classes.
+    pub(crate) fn sampling(slots: u32, bytes: u64, max_in_flight: u32) -> Self {
         Self::new(LimiterSettings {
             sample: ClassSettings {
                 slots,
                 bytes: Some(bytes),
-                flights: Some(flights),
+                max_in_flight: Some(max_in_flight),
                 rate: None,
             },
             ..LimiterSettings::default()
         })
     }
 
-    /// Requests admission, and polls once.
+    /// Requests admission, and polls the future once.
     pub(crate) fn ask(&self, ask: AdmissionRequest) -> Waiting {
         let admission = Arc::clone(&self.admission);
         let mut waiting = Waiting::new(Box::pin(async move { admission.admit(ask).await }));
@@ -62,7 +62,7 @@ impl Bench {
         waiting
     }
 
-    /// Returns the permits of a request that is admitted at once.
+    /// Returns the permits of a request that must be admitted at once.
     pub(crate) fn admit(&self, ask: AdmissionRequest) -> Admitted {
         self.ask(ask).admitted()
     }
@@ -77,7 +77,7 @@ impl Bench {
         self.state(RouteClass::Sample)
     }
 
-    /// Returns when the closed gate of the samples opens.
+    /// Returns the time at which the closed gate for samples opens.
     pub(crate) fn opens_at(&self) -> Timestamp {
         match self.sample().gate {
             GateSnapshot::ClosedUntil(at) => at,
@@ -85,7 +85,7 @@ impl Bench {
         }
     }
 
-    /// Requests limits.
+    /// Requests limits for all clients of the limiter.
     pub(crate) fn request_limits(&self, settings: LimiterSettings) -> LimitRequest {
         self.limiter
             .request_limits(settings, Arc::new(self.clock.clone()))
@@ -95,7 +95,7 @@ impl Bench {
         self.clock.now().after(after)
     }
 
-    /// Checks that there are no waiters and no permits.
+    /// Asserts that there are no waiters and that all permits were returned.
     pub(crate) fn assert_all_given_back(&self) {
         for class in RouteClass::ALL {
             if let Some(state) = self.limiter.class_snapshot(class) {
@@ -114,7 +114,7 @@ pub(crate) fn ask(class: RouteClass) -> AdmissionRequest {
         client: ClientId(0),
         cost: Cost::default(),
         deadline: None,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     }
@@ -138,18 +138,26 @@ pub(crate) fn again() -> AdmissionRequest {
     }
 }
 
-/// Settles a request as refused, and returns its permits.
+/// Ends a request as refused, and returns its permits.
 pub(crate) fn refuse(admitted: Admitted, hint: Option<Duration>) {
-    let Admitted { permit, flight, .. } = admitted;
+    let Admitted {
+        permit,
+        in_flight_permit,
+        ..
+    } = admitted;
     permit.settle(refused(hint));
-    drop(flight);
+    drop(in_flight_permit);
 }
 
-/// Settles a request as accepted, and returns its permits.
+/// Ends a request as accepted, and returns its permits.
 pub(crate) fn accept(admitted: Admitted) {
-    let Admitted { permit, flight, .. } = admitted;
+    let Admitted {
+        permit,
+        in_flight_permit,
+        ..
+    } = admitted;
     permit.settle(AttemptOutcome::Accepted);
-    drop(flight);
+    drop(in_flight_permit);
 }
 
 pub(crate) const fn refused(hint: Option<Duration>) -> AttemptOutcome {
@@ -192,7 +200,7 @@ impl Waiting {
         }
     }
 
-    /// Polls it if it was woken since the last poll, like an executor. Returns whether it was.
+    /// Polls the admission if it was woken since the last poll, like an executor. Returns whether it was woken.
     pub(crate) fn run(&mut self) -> bool {
         let woken = self.woken.0.swap(0, Ordering::SeqCst) > 0;
         if woken {

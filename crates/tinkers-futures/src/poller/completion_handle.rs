@@ -8,9 +8,9 @@ use tinkers_core::Result;
 
 use super::completion_table::{CompletionNotice, CompletionTable};
 
-/// A request registered with a [`SessionPoller`](crate::SessionPoller). Keep it until the result is retrieved.
+/// A request that is registered with a [`SessionPoller`](crate::SessionPoller). Keep the handle until the result is retrieved.
 ///
-/// Dropping it removes the registration and acknowledges the result to the server, which may then discard it.
+/// Dropping the handle removes the registration and acknowledges the result to the server, which may then discard the result.
 pub struct CompletionHandle {
     completions: Arc<CompletionTable>,
     id: Arc<str>,
@@ -21,12 +21,12 @@ impl CompletionHandle {
         Self { completions, id }
     }
 
-    /// Returns the server's id of the request.
+    /// Returns the id that the server assigned to the request.
     pub fn request_id(&self) -> &str {
         &self.id
     }
 
-    /// Waits until the server reports that the operation has ended, or the request has to be polled for by itself.
+    /// Waits until the server reports that the operation has ended, or until the caller must poll for this request individually.
     ///
     /// # Errors
     /// The error with which the poller ended.

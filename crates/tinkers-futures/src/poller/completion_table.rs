@@ -1,6 +1,6 @@
 //! The table of waiting requests, of completions that arrived early, and of pending acknowledgements.
 //!
-//! It does no I/O: the task in `shared_poll` writes to it, and handles read from it. Its loom models are in `tests/loom.rs`.
+//! It does no I/O: the task in `shared_poll` writes to the table, and handles read it. Its loom models are in `tests/loom.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,31 +9,31 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use tinkers_core::contain::wake_all;
+use tinkers_core::user_code::wake_all;
 use tinkers_core::{Error, ErrorKind, ProgressCell, Result, Sent, Timestamp};
 use tinkers_wire::{Completion, CompletionState, Completions};
 use tokio::sync::Notify;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// A completion as reported by the server, before the result is retrieved.
+/// The server's report that an operation has ended. The result is retrieved separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CompletionNotice {
-    /// The size of the result in bytes, when the operation succeeded and the server reported a size.
+    /// The size of the result in bytes, if the operation succeeded and the server reported a size.
     pub size: Option<NonZeroU64>,
 }
 
-/// The maximum number of completions that are kept for requests not yet registered.
+/// The maximum number of completions that are stored for requests that are not registered yet.
 const MAX_EARLY: usize = 16_384;
-/// The maximum number of ids to acknowledge. The server discards other results by itself, later.
+/// The maximum number of ids that wait to be acknowledged. The server discards other results later by itself.
 const MAX_RETRIEVED: usize = 65_536;
 /// The maximum number of ids that one poll acknowledges.
 const MAX_ACKNOWLEDGED: usize = 4096;
 
-/// The work of the polling task.
+/// The next step of the polling task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    /// There is none.
+    /// There is nothing to do.
     Idle,
     /// Acknowledge the cursor and retrieved results.
     Acknowledge,
@@ -41,23 +41,23 @@ pub(super) enum Work {
     Wait,
 }
 
-/// The acknowledgement that a poll carries.
+/// The acknowledgement that a poll carries: the position in the list of completions, and retrieved results.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Acknowledgement {
     pub(super) cursor: i64,
     pub(super) retrieved: Vec<Arc<str>>,
 }
 
-/// The effect of a response.
+/// The effect of a response on the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Applied {
-    /// The number of waiters that it notified.
+    /// The number of waiters that the response notified.
     pub(super) notified: usize,
-    /// Whether its cursor is the first one that is ignored.
+    /// Whether the response is the first one with an invalid cursor, which is ignored.
     pub(super) is_first_bad_cursor: bool,
 }
 
-/// The state that handles and the polling task share.
+/// The state that the completion handles and the polling task share.
 #[derive(Default)]
 pub(super) struct CompletionTable {
     state: Mutex<State>,
@@ -68,25 +68,25 @@ pub(super) struct CompletionTable {
 #[derive(Default)]
 struct State {
     waiters: BTreeMap<Arc<str>, Waiter>,
-    /// The number of waiters that are not notified yet.
+    /// The number of waiters that have not been notified yet.
     waiting: usize,
-    /// A lower bound of the start of all current waits.
+    /// A lower bound of the times at which the current waits began.
     waiting_since: Timestamp,
-    /// Completions of requests not yet registered, with their position in `early_order`.
+    /// The completions of requests that are not registered yet, with their position in `early_order`.
     early: BTreeMap<String, (u64, CompletionNotice)>,
     early_order: BTreeMap<u64, String>,
     next_early: u64,
-    /// The number of early completions that were evicted.
+    /// The number of early completions that were evicted for lack of room.
     evictions: u64,
-    /// Ids of results that were retrieved or abandoned, to be acknowledged.
+    /// The ids of results that were retrieved or abandoned. They are to be acknowledged.
     retrieved: BTreeSet<Arc<str>>,
-    /// The highest cursor of the server.
+    /// The highest cursor that the server sent.
     cursor: i64,
-    /// The highest cursor that came with a new completion and has to be acknowledged.
+    /// The highest cursor that the server sent with a new completion. It has to be acknowledged.
     cursor_to_acknowledge: i64,
     acknowledged_cursor: i64,
     has_bad_cursor: bool,
-    /// Whether the shared poll is suspended, so that each request is polled for by itself.
+    /// Whether the shared poll is suspended, so that each request must be polled for individually.
     is_suspended: bool,
     ended: Option<Error>,
     is_closed: bool,
@@ -102,7 +102,7 @@ enum Waiter {
 }
 
 impl CompletionTable {
-    /// Returns the number of evictions so far, to be passed to [`CompletionTable::register`].
+    /// Returns the number of evictions so far, which is passed to [`CompletionTable::register`].
     ///
     /// # Errors
     /// The error with which the poller ended.
@@ -114,10 +114,10 @@ impl CompletionTable {
         }
     }
 
-    /// Registers a request whose submission began after that many `evictions`.
+    /// Registers a request. `evictions` is the number of evictions when its submission began.
     ///
     /// # Errors
-    /// `Protocol` when the id is registered already.
+    /// `Protocol` if the id is registered already.
     pub(super) fn register(
         &self,
         evictions: u64,
@@ -135,7 +135,7 @@ impl CompletionTable {
         }
         let waiter = match state.take_early(&id) {
             Some(notice) => Waiter::Notified(notice),
-            // Its completion may have been evicted, or is not polled for.
+            // The completion may have been evicted, or the shared poll is suspended.
             None if evictions != state.evictions || state.is_suspended => {
                 Waiter::Notified(CompletionNotice::default())
             }
@@ -157,7 +157,7 @@ impl CompletionTable {
         Ok(())
     }
 
-    /// Polls for the completion of `id` and registers the waker. A request that is not registered is ready.
+    /// Polls for the completion of the request `id`, and registers the waker. A request that is not registered is ready.
     pub(super) fn poll(&self, id: &str, waker: &Waker) -> Poll<Result<CompletionNotice>> {
         let mut guard = self.lock();
         let State { waiters, ended, .. } = &mut *guard;
@@ -175,7 +175,7 @@ impl CompletionTable {
         }
     }
 
-    /// Removes a registration. The id is acknowledged by one of the next polls.
+    /// Removes the registration of `id`. One of the next polls acknowledges the id.
     pub(super) fn deregister(&self, id: &Arc<str>) {
         let mut state = self.lock();
         if let Some(Waiter::Waiting { .. }) = state.waiters.remove(id) {
@@ -188,7 +188,7 @@ impl CompletionTable {
         self.work.notify_one();
     }
 
-    /// Ends the polling task after its final acknowledgements.
+    /// Lets the polling task end after its final acknowledgements.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.closed.notify_one();
@@ -201,7 +201,7 @@ impl CompletionTable {
         }
     }
 
-    /// Waits until there is work. For the polling task only.
+    /// Waits until the polling task has something to do, and returns its next step. For the polling task only.
     pub(super) async fn until_work(&self) -> Work {
         loop {
             match self.lock().work() {
@@ -219,7 +219,7 @@ impl CompletionTable {
         }
     }
 
-    /// Returns the current work.
+    /// Returns the next step of the polling task.
     pub(super) fn work(&self) -> Work {
         self.lock().work()
     }
@@ -229,7 +229,7 @@ impl CompletionTable {
         self.lock().has_unacknowledged()
     }
 
-    /// Returns the acknowledgement for the next poll. It is repeated until a response to it is applied.
+    /// Returns the acknowledgement for the next poll. It is repeated until a response to a poll with it is applied.
     pub(super) fn acknowledgement(&self) -> Acknowledgement {
         let state = self.lock();
         Acknowledgement {
@@ -243,9 +243,10 @@ impl CompletionTable {
         }
     }
 
-    /// Applies the response to a poll with `acknowledgement`.
+    /// Applies the response to a poll that carried `acknowledgement`.
     ///
-    /// The cursor moves only here, so that the server repeats completions of a lost response. A cursor that goes back is ignored.
+    /// Only this method moves the cursor, so the server repeats the completions of a response that was lost. A cursor that goes back is
+    /// ignored.
     pub(super) fn apply(
         &self,
         now: Timestamp,
@@ -276,12 +277,12 @@ impl CompletionTable {
         applied
     }
 
-    /// Records that the server has taken `acknowledgement`.
+    /// Records that the server has received `acknowledgement`.
     pub(super) fn acknowledged(&self, acknowledgement: &Acknowledgement) {
         self.lock().acknowledge(acknowledgement);
     }
 
-    /// Releases all waiters, and later ones at once, so that each request is polled for by itself.
+    /// Suspends the shared poll: releases all waiters, and later ones at once, so that each request is polled for individually.
     pub(super) fn suspend(&self) {
         let mut guard = self.lock();
         guard.is_suspended = true;
@@ -295,7 +296,7 @@ impl CompletionTable {
         self.lock().is_suspended = false;
     }
 
-    /// Starts the progress deadline and the wait of all waiters anew.
+    /// Restarts the progress deadline and the measured wait of all waiters.
     pub(super) fn reset_deadlines(&self, now: Timestamp) {
         let mut state = self.lock();
         for waiter in state.waiters.values_mut() {
@@ -310,7 +311,7 @@ impl CompletionTable {
         state.waiting_since = now;
     }
 
-    /// Releases waiters that have waited for `limit` or longer to polls of their own, in case their completion was lost.
+    /// Releases the waiters that have waited for `limit` or longer, so that they poll individually. Their completions may be lost.
     pub(super) fn release_overdue(&self, now: Timestamp, limit: Duration) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -367,7 +368,8 @@ impl State {
         self.acknowledged_cursor = self.acknowledged_cursor.max(acknowledgement.cursor);
     }
 
-    /// Releases the waiters for whose start time `is_released` returns true, so that each polls for its own result. Returns their wakers.
+    /// Releases the waiters for whose start time `is_released` returns true, so that each polls for its own result. Returns their
+    /// wakers.
     fn release(&mut self, mut is_released: impl FnMut(Timestamp) -> bool) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for waiter in self.waiters.values_mut() {
@@ -393,7 +395,7 @@ impl State {
         }
     }
 
-    /// Records a completion. Returns whether it is new; the server may repeat it.
+    /// Records a completion. Returns whether it is new, since the server may repeat completions.
     fn record(&mut self, now: Timestamp, completion: Completion, wakers: &mut Vec<Waker>) -> bool {
         let notice = CompletionNotice {
             size: match completion.state {
@@ -418,7 +420,7 @@ impl State {
                 true
             }
             Some(Waiter::Notified(_)) => false,
-            // Repeated after the result was retrieved or abandoned.
+            // The server has repeated the completion after the result was retrieved or abandoned.
             None if self.retrieved.contains(id.as_str()) => false,
             None => self.keep_early(id, notice),
         }

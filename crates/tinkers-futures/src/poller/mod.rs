@@ -16,12 +16,12 @@ pub use self::completion_table::CompletionNotice;
 use self::completion_table::CompletionTable;
 use self::shared_poll::SharedPoll;
 
-/// The shared poll of a sampling client. It asks which requests of the sampling session have ended (`POST /retrieve_futures`).
+/// The shared poll of a sampling client. It asks the server which requests of the sampling session have ended (`POST /retrieve_futures`).
 ///
-/// One background task polls. It starts with the first [`SessionPoller::begin`] and ends when the poller is dropped.
+/// One background task polls. It starts with the first [`SessionPoller::begin`] and ends after the poller is dropped.
 ///
-/// No response of the server ends it. After a final response, too many retries or a panic it is suspended, for 30 s at first and
-/// 10 minutes at most; meanwhile each request is polled for by itself. Only the end of its runtime fails all current and later
+/// No response of the server ends the task. After a final response, too many retries or a panic, the shared poll is suspended, for 30 s at
+/// first and 10 minutes at most. Meanwhile each request is polled for individually. Only the end of its runtime fails all current and later
 /// waiters.
 pub struct SessionPoller {
     session: Arc<dyn SessionContext>,
@@ -31,7 +31,7 @@ pub struct SessionPoller {
     task: Mutex<Option<Task>>,
 }
 
-/// A submission that has begun. Completions from this time on are kept until its request id is known.
+/// A submission that has begun. Completions that arrive from this time on are stored until its request id is known.
 #[derive(Debug)]
 #[must_use = "pass it to SessionPoller::register when the request id is known"]
 pub struct PendingSubmission {
@@ -50,7 +50,7 @@ impl SessionPoller {
         }
     }
 
-    /// Starts to keep completions for a submission. Call it before each submission.
+    /// Starts to store completions for a submission. Call this method before each submission.
     ///
     /// # Errors
     /// The error with which the poller ended.
@@ -62,11 +62,11 @@ impl SessionPoller {
 
     /// Registers `request_id`, which the server assigned to `submission`. Its completion is reported to `progress`.
     ///
-    /// When the submission was made by another request, such as in a transport layer, that request may be the shared poll itself.
-    /// Such a submission is not registered but polled for by itself.
+    /// If another request made the submission, for example in a transport layer, that request may be the shared poll itself. Such a
+    /// submission is not registered but polled for individually.
     ///
     /// # Errors
-    /// `Protocol` when the id is registered already: the server has assigned it twice.
+    /// `Protocol` if the id is registered already: the server has assigned it twice.
     pub fn register(
         &self,
         submission: PendingSubmission,
@@ -99,7 +99,7 @@ impl SessionPoller {
 }
 
 impl Drop for SessionPoller {
-    /// Lets the task send its last acknowledgements, which takes seconds at most, and end.
+    /// Lets the background task send its last acknowledgements, within a few seconds, and then end.
     fn drop(&mut self) {
         self.completions.close();
         let task = self

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use http::{HeaderValue, Method, header};
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Backoff, ClientId, Error, ErrorKind, HttpRequest, HttpResponse, RecoveredError, Result,
     RouteClass, Sent, SessionContext, Timeouts,
@@ -21,14 +21,14 @@ use crate::poll_loop::{POLL_LIMIT, PollHandler, PollLoop, Verdict};
 
 /// The time limit of one poll that only acknowledges, and of all final acknowledgements together.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(5);
-/// How long an acknowledgement waits for a poll that can carry it.
+/// The time for which an acknowledgement waits for a poll that can carry it.
 const ACKNOWLEDGE_DELAY: Duration = Duration::from_secs(1);
-/// The maximum number of final acknowledgements.
+/// The maximum number of polls for final acknowledgements.
 const MAX_FINAL_ACKNOWLEDGEMENTS: u32 = 20;
-/// The suspensions of the poll after failures in a row.
+/// The duration of a suspension of the shared poll. It grows with consecutive suspensions.
 const SUSPENSION: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_secs(600));
 
-/// The shared poll of a client, as its task runs it.
+/// The state of the background task of a shared poll.
 pub(super) struct SharedPoll {
     session: Arc<dyn SessionContext>,
     client: ClientId,
@@ -39,10 +39,10 @@ pub(super) struct SharedPoll {
     suspensions: u32,
 }
 
-/// Fails all waiters when the task is dropped before it has ended, by an abort or the end of its runtime.
-struct AbortGuard(Arc<CompletionTable>);
+/// Fails all waiters if the task is dropped before it has ended: it was aborted, or its runtime has ended.
+struct FailWaitersOnAbort(Arc<CompletionTable>);
 
-impl Drop for AbortGuard {
+impl Drop for FailWaitersOnAbort {
     fn drop(&mut self) {
         let message =
             "the task that polls for this client's results was aborted; its runtime has ended";
@@ -68,10 +68,10 @@ impl SharedPoll {
         }
     }
 
-    /// Polls until the poller is dropped. While a failed poll is suspended, each request is polled for by itself.
+    /// Polls until the poller is dropped. While the shared poll is suspended after a failure, each request is polled for individually.
     pub(super) fn run(mut self) -> impl Future<Output = ()> + Send {
-        // Created here, so that it also runs for a task that is never polled.
-        let guard = AbortGuard(Arc::clone(&self.completions));
+        // The guard is created here, so that it also exists in a task that is never polled.
+        let guard = FailWaitersOnAbort(Arc::clone(&self.completions));
         async move {
             let completions = Arc::clone(&self.completions);
             while let Err(error) =
@@ -97,13 +97,13 @@ impl SharedPoll {
             });
             if let Err(error) = acknowledged.await {
                 let recovered_errors = &self.session.caller().recovered_errors;
-                recovered_errors.note(RecoveredError::Acknowledgement, &error);
+                recovered_errors.record(RecoveredError::Acknowledgement, &error);
             }
             drop(guard);
         }
     }
 
-    /// Counts and logs the failure of the poll. Returns how long it is suspended.
+    /// Counts and logs a failure of the shared poll. Returns the duration of the suspension.
     fn fail(&mut self, error: &Error) -> Duration {
         let hint = error.retry_after().unwrap_or_default();
         let suspension = SUSPENSION.pause(self.suspensions).max(hint);
@@ -115,7 +115,7 @@ impl SharedPoll {
             .count(recovered_error);
         let (recovered_error, seconds) = (recovered_error.name(), suspension.as_secs());
         let sampler = &self.target.sampling_session_id;
-        contain(
+        catch_panic(
             || tracing::warn!(recovered_error, %error, sampler, seconds, "suspended the shared poll of a client; each sample is polled for by itself"),
         );
         // A panic may have left the old state inconsistent.
@@ -123,7 +123,7 @@ impl SharedPoll {
         suspension
     }
 
-    /// Polls until a poll fails.
+    /// Polls until a poll fails, and returns the error.
     async fn poll(&mut self) -> Result<Infallible> {
         let mut poll = CompletionPoll {
             session: &*self.session,
@@ -136,8 +136,8 @@ impl SharedPoll {
         self.polls.run(&mut poll, None).await
     }
 
-    /// Sends the remaining acknowledgements: a bounded number, within seconds. An acknowledgement that fails costs the server memory
-    /// for a while, and no waiter a result.
+    /// Sends the remaining acknowledgements, within a few seconds. If one fails, the server stores results for longer than necessary,
+    /// but no waiter loses a result.
     async fn acknowledge_rest(&mut self) {
         let session = Arc::clone(&self.session);
         let caller = session.caller();
@@ -154,7 +154,7 @@ impl SharedPoll {
             let recovered_error = RecoveredError::Acknowledgement;
             caller.recovered_errors.count(recovered_error);
             let recovered_error = recovered_error.name();
-            contain(|| {
+            catch_panic(|| {
                 tracing::debug!(
                     recovered_error,
                     ?outcome,
@@ -171,7 +171,7 @@ struct CompletionPoll<'a> {
     target: &'a PollTarget,
     completions: &'a CompletionTable,
     suspensions: &'a mut u32,
-    /// The acknowledgement of the current poll.
+    /// The acknowledgement that the current poll carries.
     acknowledgement: Acknowledgement,
     work: Work,
 }
@@ -216,7 +216,7 @@ impl PollHandler for CompletionPoll<'_> {
             let cause = "the cursor went back or cannot be decoded; it is ignored";
             caller
                 .recovered_errors
-                .note(RecoveredError::SharedPoll, &cause);
+                .record(RecoveredError::SharedPoll, &cause);
         }
         // Repeated completions, and those of unknown requests, must not cause a busy loop.
         Ok(if applied.notified > 0 {
@@ -243,7 +243,7 @@ impl PollHandler for CompletionPoll<'_> {
     }
 }
 
-/// The handler of the final acknowledgements of a client.
+/// The handler of polls for the final acknowledgements of a client.
 struct FinalAck<'a> {
     target: &'a PollTarget,
     completions: &'a CompletionTable,
@@ -319,7 +319,7 @@ fn request(target: &PollTarget, acknowledgement: &Acknowledgement, work: Work) -
     request
 }
 
-/// Runs `work` until it fails or `end` completes. `end` is polled first.
+/// Runs `work` until it fails, or until `end` completes. `end` is polled first.
 async fn until(
     end: impl Future<Output = ()> + Send,
     work: impl Future<Output = Result<Infallible>> + Send,

@@ -1,4 +1,4 @@
-//! Suspensions of the shared poll, and the counters that they reset.
+//! Tests of suspensions of the shared poll, and of the counters that they reset.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::Step;
 use crate::{FIRST, Fixture, NOTHING, fixture, is_released};
 
 #[test]
-fn failed_poll_is_suspended_and_resumes() {
+fn failed_shared_poll_is_suspended_and_resumed() {
     let lost = Step::Json(410, r#"{"detail": "no such session"}"#);
     let script = [
         lost.clone(),
@@ -40,7 +40,7 @@ fn failed_poll_is_suspended_and_resumes() {
     let first = fixture.register("1");
     assert!(!is_released(fixture.completed(&first)));
     assert_eq!(fixture.server.request_times(), [0.0, 31.0, 92.0, 213.0]);
-    // After a response the next suspension is short again.
+    // After a response, the next suspension is short again.
     let next = fixture.register("f");
     assert!(is_released(fixture.completed(&next)));
     fixture.wait(31);
@@ -50,7 +50,7 @@ fn failed_poll_is_suspended_and_resumes() {
     drop((new, first, next, last, handles));
 }
 
-/// Returns the length of the current suspension in seconds. It registers a request each second, since an idle poller does not poll.
+/// Returns the length of the current suspension in seconds. Registers a request each second, since an idle poller does not poll.
 fn suspension(fixture: &Fixture, handles: &mut Vec<CompletionHandle>) -> usize {
     let polls = fixture.server.request_times().len();
     (0..1000)
@@ -63,7 +63,7 @@ fn suspension(fixture: &Fixture, handles: &mut Vec<CompletionHandle>) -> usize {
 }
 
 #[test]
-fn suspensions_double_until_a_response() {
+fn suspensions_of_the_shared_poll_double_until_a_response() {
     let lost = Step::Json(410, r#"{"detail": "no such session"}"#);
     for response in [NOTHING, Step::Json(408, "{}")] {
         let script = [lost.clone(), lost.clone(), lost.clone(), response.clone()];
@@ -82,7 +82,7 @@ fn suspensions_double_until_a_response() {
 }
 
 #[test]
-fn suspension_resets_the_retries() {
+fn suspension_resets_the_retry_counters() {
     let missing = Step::Json(404, r#"{"detail": "starting"}"#);
     let fixture = fixture(std::iter::repeat_n(missing, 8));
     let first = fixture.register("1");
@@ -95,7 +95,7 @@ fn suspension_resets_the_retries() {
 }
 
 #[test]
-fn completion_of_a_waiter_resets_the_retries() {
+fn completion_of_a_waiter_resets_the_retry_counters() {
     let missing = || std::iter::repeat_n(Step::Json(404, r#"{"detail": "starting"}"#), 3);
     let second = Step::Json(
         200,
@@ -111,7 +111,7 @@ fn completion_of_a_waiter_resets_the_retries() {
 }
 
 #[test]
-fn refused_poll_resets_the_deadlines_of_all_waiters() {
+fn refused_poll_resets_the_progress_deadlines_of_all_waiters() {
     let refusal = Step::WithHeader(429, "retry-after", "100");
     let late = Step::After(Duration::from_secs(5));
     let fixture = fixture([late, refusal, FIRST]);
@@ -124,7 +124,7 @@ fn refused_poll_resets_the_deadlines_of_all_waiters() {
 }
 
 #[test]
-fn suspension_is_no_shorter_than_the_hint() {
+fn suspension_is_at_least_as_long_as_the_server_retry_delay() {
     let lost = Step::WithHeader(401, "retry-after", "100");
     let fixture = fixture(std::iter::repeat_n(lost, 7).chain([FIRST]));
     let handle = fixture.register("0");

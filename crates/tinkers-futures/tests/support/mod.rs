@@ -21,20 +21,20 @@ use tinkers_core::{
 };
 use tinkers_wire::{ClientConfig, DynamicConfig};
 
-/// One step of the script.
+/// One step in the script of the server.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    /// A status with a JSON body.
+    /// Responds with this status and JSON body.
     Json(u16, &'static str),
-    /// A status with a header and a JSON body.
+    /// Responds with this status, header and JSON body.
     WithHeader(u16, &'static str, &'static str),
-    /// A protobuf body.
+    /// Responds with this protobuf body.
     Protobuf(Bytes),
-    /// A transport error.
+    /// Fails with a transport error of this kind.
     Fails(TransportErrorKind),
     /// Delays the next response.
     After(Duration),
-    /// A panic in the transport.
+    /// Panics in the transport.
     Panics,
 }
 
@@ -46,24 +46,24 @@ pub(crate) struct Scripted {
     pub(crate) settled: Mutex<Vec<AttemptOutcome>>,
     /// The queue position that each poll asked for, in order.
     pub(crate) readmissions: Mutex<Vec<Readmission>>,
-    /// The released permits, in order.
+    /// The kinds of the returned permits, in order.
     pub(crate) released: Mutex<Vec<&'static str>>,
     pub(crate) bytes_held: AtomicU64,
     pub(crate) max_bytes_held: AtomicU64,
-    /// The reason why the session is closed.
+    /// The reason for which the session is closed, if it is.
     pub(crate) ended: Mutex<Option<Error>>,
-    /// The number of times that the session was confirmed.
+    /// The number of times that the server was asked whether it knows the session.
     pub(crate) confirmations: AtomicU64,
     pub(crate) profile: Mutex<ServerProfile>,
     script: Mutex<VecDeque<Step>>,
-    /// Scripts for requests whose path has the given end.
+    /// The scripts for requests whose path ends in the given route.
     by_route: Mutex<Vec<(&'static str, VecDeque<Step>)>>,
     tasks: Mutex<Vec<Spawned>>,
-    /// The end of the backoff after a refusal.
+    /// The end of the pause after a refusal.
     gate: Mutex<Timestamp>,
 }
 
-/// The session context over a scripted server.
+/// A session context with a scripted server.
 #[derive(Debug)]
 pub(crate) struct FakeSession {
     pub(crate) server: Arc<Scripted>,
@@ -87,7 +87,7 @@ pub(crate) fn session_with_limits(
     build(script, progress_deadline, operation_deadline, None)
 }
 
-/// Creates a session with an empty script whose background tasks run on `spawner`.
+/// Creates a session with an empty script. Its background tasks run on `spawner`.
 pub(crate) fn session_on(spawner: impl Spawn) -> Arc<FakeSession> {
     build([], Duration::from_secs(7200), None, Some(Box::new(spawner))).0
 }
@@ -143,7 +143,7 @@ fn build(
 }
 
 impl Scripted {
-    /// Returns the times of the requests, in seconds.
+    /// Returns the times at which requests arrived, in seconds.
     pub(crate) fn request_times(&self) -> Vec<f64> {
         self.requests
             .lock()
@@ -179,7 +179,7 @@ impl Scripted {
         step.unwrap_or_else(|| panic!("the script of {path} is too short"))
     }
 
-    /// Runs `work` to its end, together with the background tasks, and advances the clock when all of them wait.
+    /// Runs `work` and the background tasks until `work` completes. Advances the clock whenever all of them wait.
     pub(crate) fn drive<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         for _ in 0..100_000 {
@@ -192,7 +192,7 @@ impl Scripted {
             self.run_tasks(&mut cx);
             assert!(
                 woken.0.load(Ordering::SeqCst) || self.clock.advance_to_next().is_some(),
-                "the work hangs: there is no timer left"
+                "the work never completes: there is no timer left"
             );
         }
         panic!("the work does not end");
@@ -206,7 +206,7 @@ impl Scripted {
         self.tasks.lock().unwrap().append(&mut tasks);
     }
 
-    /// Drops all background tasks, as the end of a runtime does.
+    /// Drops all background tasks, like the end of a runtime.
     pub(crate) fn abort_tasks(&self) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
         drop(tasks);
@@ -239,7 +239,7 @@ impl std::fmt::Debug for Spawned {
     }
 }
 
-/// Spawns tasks that run in [`Scripted::drive`].
+/// A spawner of tasks that run in [`Scripted::drive`].
 #[derive(Debug)]
 struct Tasks(Weak<Scripted>);
 
@@ -311,7 +311,7 @@ fn json() -> HeaderMap {
     headers
 }
 
-/// An admission with a backoff gate only, which a refusal closes for its hint or one second.
+/// An admission that only has a gate. A refusal closes the gate for the server's retry delay, or for one second.
 #[derive(Debug)]
 struct Gate(Arc<Scripted>);
 
@@ -332,7 +332,7 @@ impl Admission for Gate {
             let ledger = || Arc::<Scripted>::clone(&self.0);
             Ok(Admitted {
                 permit: SubmitPermit::new(ledger(), Ticket::default()),
-                flight: InFlightPermit::new(ledger()),
+                in_flight_permit: InFlightPermit::new(ledger()),
                 arrival,
             })
         })
@@ -350,7 +350,7 @@ impl Ledger for Scripted {
     }
 
     fn release(&self) {
-        self.released.lock().unwrap().push("flight");
+        self.released.lock().unwrap().push("in_flight_permit");
     }
 }
 

@@ -1,38 +1,38 @@
-//! The cases of the simulation, in groups, and their minimum results.
+//! The cases of the simulation, in groups, with the results that they require.
 
 use std::time::Duration;
 
 use crate::clients::Policy;
 use crate::sim::{self, Case, Noise, Outcome, Window};
 
-/// Cases of one kind with their minimum results.
+/// A group of similar cases, with the minimum results that they require.
 pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) sample: Duration,
     pub(crate) hint: Duration,
-    /// One case per seed.
+    /// The cases of the group, one per seed.
     pub(crate) cases: Vec<Case>,
-    /// The minimum mean share of an oracle.
+    /// The minimum average fraction of the samples that a client with full knowledge of the server would finish.
     pub(crate) min_share: f64,
-    /// The minimum evenness between clients.
+    /// The minimum evenness between clients: the samples of the slowest client as a fraction of those of the fastest.
     pub(crate) min_evenness: f64,
 }
 
 /// The minimum number of accepted requests per refusal.
 const ACCEPTED_PER_REFUSAL: f64 = 20.0;
-/// The number of seeds, which vary walks and steps.
+/// The number of seeds. The seed varies random walks and the times of capacity changes.
 const SEEDS: u64 = 8;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// The hints of refusals. Without a hint a refusal closes the gate for the longer one.
+/// The server's retry delays. The longer one is also the time for which a refusal without a retry delay closes the gate.
 const HINTS: [Duration; 2] = [ms(200), ms(1_000)];
 const SAMPLES: [Duration; 2] = [ms(200), ms(1_000)];
 
-/// A server of constant capacity, with 50 samples per unit of capacity. With a hint of 1 s and samples of 200 ms, a
-/// single closure costs so much that a client that learns by a refusal cannot exceed 0.92.
+/// Cases with a server of constant capacity, with 50 samples per unit of capacity. If the server's retry delay is 1 s and a sample takes
+/// 200 ms, one closure costs so much that a client that learns by a refusal cannot exceed a fraction of 0.92.
 pub(crate) fn fixed() -> Vec<Group> {
     let group = |size: u32, sample, hint| Group {
         name: format!("W = {size}"),
@@ -50,7 +50,7 @@ pub(crate) fn fixed() -> Vec<Group> {
     grid(&[20, 50, 500], group)
 }
 
-/// A capacity of 20, 50 and 10 in turn over three minutes.
+/// Cases in which the capacity is 20, 50 and 10 in turn, for three minutes.
 pub(crate) fn steps() -> Vec<Group> {
     let group = |each: u32, sample, hint| {
         let window = |seed: u64| Window {
@@ -74,7 +74,7 @@ pub(crate) fn steps() -> Vec<Group> {
     grid(&[10, 30], group)
 }
 
-/// A random walk from 5 to 80 over three minutes, with a change of up to five each second.
+/// Cases in which the capacity is a random walk from 5 to 80 for three minutes, with a change of up to five per second.
 pub(crate) fn walks() -> Vec<Group> {
     let group = |_, sample, hint| Group {
         name: "walk".to_owned(),
@@ -87,7 +87,7 @@ pub(crate) fn walks() -> Vec<Group> {
     grid(&[0], group)
 }
 
-/// Two processes with one key for ten minutes at a capacity of 50; the second starts five seconds later.
+/// Cases with two processes that share one key for ten minutes, at a capacity of 50. The second process starts five seconds later.
 pub(crate) fn pairs() -> Vec<Group> {
     let group = |size: u32, sample: Duration, hint| {
         let samples = 600 * u64::from(size) * 1_000 / sample.as_millis() as u64;
@@ -166,50 +166,52 @@ fn walk(seed: u64) -> Window {
     }
 }
 
-/// Returns the next state of a random number generator, whose upper half is used.
+/// Returns the next state of a random number generator. Only the upper half of a state is used as a random number.
 pub(crate) const fn next(state: u64) -> u64 {
     state
         .wrapping_mul(6_364_136_223_846_793_005)
         .wrapping_add(1_442_695_040_888_963_407)
 }
 
-/// Refusals independent of the requests in flight, continuous or in a burst.
+/// A case with random refusals, which do not depend on the requests in flight. They are continuous, or come in a burst.
 pub(crate) struct NoiseCase {
     pub(crate) per_mille: u64,
-    /// The capacity of the server; `None` if unlimited.
+    /// The capacity of the server, or `None` if it is unlimited.
     pub(crate) window: Option<u32>,
     /// The number of concurrent samples.
     pub(crate) callers: u64,
     pub(crate) sample: Duration,
     pub(crate) hint: Duration,
-    /// Whether the noise ends.
+    /// Whether the random refusals come in a burst and end.
     pub(crate) is_burst: bool,
 }
 
-/// The result of a noise case.
+/// The result of a case with random refusals.
 pub(crate) struct NoiseOutcome {
-    /// Samples finished during the noise, relative to a client with the same gate and ramp that knows the window.
+    /// The number of samples finished during the random refusals, relative to a client with the same gate and ramp that knows the
+    /// server's capacity.
     pub(crate) during: f64,
-    /// From two seconds after the end of a burst on: the share of the possible samples.
+    /// The fraction of the possible samples that were finished, from two seconds after the end of a burst on. `None` without a burst.
     pub(crate) after: Option<f64>,
-    /// The same for the worst seed.
+    /// The same fraction as `after`, for the worst seed instead of the average.
     pub(crate) worst_after: Option<f64>,
     pub(crate) refused_per_accepted: f64,
 }
 
 impl NoiseCase {
-    /// The start and end of a burst.
+    /// The start and the end of the burst.
     const BURST: [Duration; 2] = [ms(10_000), ms(20_000)];
     const END: Duration = ms(40_000);
-    /// The seeds, none of which was used to choose the constants of the algorithm.
+    /// The seeds. None of them was used to choose the constants of the algorithm.
     const SEEDS: std::ops::RangeInclusive<u64> = 101..=120;
     const SETTLED: Duration = ms(2_000);
-    /// The minimum relative to a client that knows the window.
+    /// The minimum of [`NoiseOutcome::during`]: the samples finished during the random refusals, relative to a client that knows the capacity.
     const MIN_DURING: f64 = 0.7;
-    /// The minimum share of the possible samples, on average and for each seed.
+    /// The minimum of [`NoiseOutcome::after`]: the fraction of the possible samples finished after a burst, on average.
     const MIN_AFTER: f64 = 0.88;
+    /// The minimum of [`NoiseOutcome::worst_after`]: the fraction of the possible samples finished after a burst, for the worst seed.
     const MIN_AFTER_WORST: f64 = 0.45;
-    /// The maximum number of refusals per accepted request, beyond the noise.
+    /// The maximum number of refusals per accepted request, in addition to the random ones.
     const MAX_REFUSALS: f64 = 0.1;
 
     fn case(&self, seed: u64) -> Case {
@@ -241,7 +243,7 @@ impl NoiseCase {
         self.window.unwrap_or(u32::MAX).min(self.callers as u32)
     }
 
-    /// Returns the minimums that an outcome misses.
+    /// Returns the required minimums that an outcome misses.
     pub(crate) fn failures(&self, outcome: &NoiseOutcome) -> Vec<String> {
         let mut failures = Vec::new();
         let mut require = |share: f64, least: f64, what: &str| {
@@ -257,12 +259,12 @@ impl NoiseCase {
         require(
             outcome.after.unwrap_or(1.0),
             Self::MIN_AFTER,
-            "after the noise",
+            "after the random refusals",
         );
         require(
             outcome.worst_after.unwrap_or(1.0),
             Self::MIN_AFTER_WORST,
-            "after the noise with the worst seed",
+            "after the random refusals, with the worst seed",
         );
         let refused = self.per_mille as f64 / 1_000.0;
         let most = refused / (1.0 - refused) + Self::MAX_REFUSALS;
@@ -274,7 +276,7 @@ impl NoiseCase {
         failures
     }
 
-    /// Returns the share and duration of the noise, and the capacity.
+    /// Returns a name: the fraction and duration of the random refusals, and the capacity.
     pub(crate) fn name(&self) -> String {
         let lasts = if self.is_burst { " for 10 s" } else { "" };
         let window = self
@@ -289,7 +291,7 @@ impl NoiseCase {
         let settled = to + Self::SETTLED;
         let (mut during, mut known, mut after, mut refused) = (0, 0, Vec::new(), 0.0);
         let time = Self::END.saturating_sub(settled).as_secs_f64();
-        // A unit of capacity is idle until the next request arrives.
+        // After each sample, one unit of capacity is idle until the next request arrives.
         let each = self.sample + sim::LATENCY * 2;
         let possible = f64::from(self.max_concurrency()) * time / each.as_secs_f64();
         for seed in Self::SEEDS {
@@ -313,7 +315,7 @@ impl NoiseCase {
     }
 }
 
-/// Noise of 3 %, 10 % and 30 %, with and without a limited capacity.
+/// Returns cases with 3 %, 10 % and 30 % of random refusals, with and without a limited capacity.
 pub(crate) fn noise() -> Vec<NoiseCase> {
     let mut noise_cases = Vec::new();
     for is_burst in [false, true] {
@@ -339,7 +341,7 @@ pub(crate) fn noise() -> Vec<NoiseCase> {
     noise_cases
 }
 
-/// The outcomes of a group.
+/// The outcomes of all cases of a group.
 pub(crate) struct Figures {
     pub(crate) outcomes: Vec<Outcome>,
 }
@@ -374,7 +376,7 @@ impl Figures {
 }
 
 impl Group {
-    /// Returns the minimums that these figures miss.
+    /// Returns the required minimums that these figures miss.
     pub(crate) fn failures(&self, figures: &Figures) -> Vec<String> {
         let mut failures = Vec::new();
         let mut require = |is_met: bool, what: String| {

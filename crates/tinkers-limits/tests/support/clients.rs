@@ -1,4 +1,4 @@
-//! The clients of the simulation: the real limits, and controls without a part of them.
+//! The clients of the simulation: the real limits, and clients for comparison that lack a part of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,25 +7,26 @@ use tinkers_limits::{
     AdaptiveLimit, Blocked, Bounds, Charge, Constraints, SlotRequest, Ticket, TicketOutcome,
 };
 
-/// The kind of a client.
+/// The kind of a simulated client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// The real limits.
+    /// A client with the real limits.
     Adaptive,
-    /// A gate with probe and ramp, and a fixed window of the initial size.
+    /// A client with the real gate and ramp, but a fixed in-flight limit of the initial size.
     FixedWindow,
-    /// The same with a window of this size, the capacity of the server.
+    /// A client with the real gate and ramp, and a fixed in-flight limit of this size: the capacity of the server.
     KnownWindow(u32),
-    /// An adaptive window, and a gate that opens at its deadline without a probe, ramp or slow start.
+    /// A client with an adaptive in-flight limit, but whose gate opens completely at its deadline: without a first request, ramp or
+    /// slow start.
     OpensAtDeadline,
 }
 
-/// The result of an admission.
+/// The result of a request for admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// The request was sent.
     Sent {
-        /// The number of congestion events that the client had observed.
+        /// The number of congestion events that the client had observed before it sent the request.
         events: u64,
     },
     /// The request may be sent at this time.
@@ -34,7 +35,7 @@ pub(crate) enum Admission {
     Full,
 }
 
-/// A process with its own limits.
+/// A simulated process with its own limits.
 pub(crate) struct Client {
     policy: Policy,
     constraints: Constraints,
@@ -43,12 +44,12 @@ pub(crate) struct Client {
     events: u64,
     /// Whether a request is waiting.
     has_waiters: bool,
-    /// The deadline of [`Policy::OpensAtDeadline`].
+    /// The deadline of the gate, which a client of kind [`Policy::OpensAtDeadline`] keeps itself.
     until: Duration,
 }
 
 const SLOTS: u32 = 400;
-const FLIGHTS: u32 = 2_000;
+const MAX_IN_FLIGHT: u32 = 2_000;
 const PATIENCE: Duration = Duration::from_secs(1);
 const DEMAND: Charge = Charge {
     take: SlotRequest::SlotAndInFlight,
@@ -60,9 +61,9 @@ impl Client {
         let constraints = Constraints::new(Bounds {
             slots: SLOTS,
             bytes: u64::MAX,
-            flights: match policy {
+            max_in_flight: match policy {
                 Policy::KnownWindow(window) => window,
-                _ => FLIGHTS,
+                _ => MAX_IN_FLIGHT,
             },
             rate: None,
             start: tinkers_limits::InitialLimit::Slow,
@@ -73,7 +74,7 @@ impl Client {
         Self {
             policy,
             constraints,
-            limit: AdaptiveLimit::new(1, FLIGHTS),
+            limit: AdaptiveLimit::new(1, MAX_IN_FLIGHT),
             tickets: BTreeMap::new(),
             events: 0,
             has_waiters: false,
@@ -81,7 +82,7 @@ impl Client {
         }
     }
 
-    /// Returns the number of submitted or accepted requests that have not finished.
+    /// Returns the number of requests that were submitted and have not finished.
     pub(crate) fn in_flight(&self) -> u64 {
         self.constraints.window().view().in_flight.into()
     }
@@ -154,7 +155,7 @@ impl Client {
         let settled = self.constraints.settle(ticket, ending, now, || level);
         let closed = settled.closed;
         self.events += u64::from(closed.is_some_and(|closed| closed.is_new_event));
-        let is_relevant = closed.is_some() || ticket.is_probe() || self.has_waiters;
+        let is_relevant = closed.is_some() || ticket.is_first_request() || self.has_waiters;
         if self.is_adaptive() && is_relevant {
             let limit = &mut self.limit;
             self.constraints.learn(limit, ticket, &settled, ending, now);
@@ -171,7 +172,7 @@ impl Client {
         self.policy != Policy::FixedWindow && !matches!(self.policy, Policy::KnownWindow(_))
     }
 
-    /// Opens the gate, whose deadline this client keeps itself.
+    /// Opens the gate of a client that keeps the deadline itself.
     fn open_gate(&mut self) {
         let gate = self.constraints.gate();
         if gate.enter(self.until, PATIENCE).is_ok() && gate.reopen(gate.epoch()) {

@@ -1,5 +1,4 @@
-//! A discrete-event simulation of clients and a server that accepts a limited number of concurrent requests and refuses
-//! the rest.
+//! A discrete-event simulation of clients and a server that accepts a limited number of concurrent requests and refuses all others.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -8,23 +7,23 @@ use std::time::Duration;
 use crate::cases;
 use crate::clients::{Admission, Client, Policy};
 
-/// The number of requests that the server accepts at once: a cyclic sequence of sizes at equal intervals.
+/// The capacity of the server: the number of requests that it accepts at once. A cyclic sequence of sizes at equal intervals.
 #[derive(Debug, Clone)]
 pub(crate) struct Window {
     pub(crate) sizes: Vec<u32>,
     pub(crate) each: Duration,
-    /// The elapsed part of the first interval at the start.
+    /// The part of the first interval that has passed at the start.
     pub(crate) begun: Duration,
 }
 
-/// Random refusals, independent of the requests in flight.
+/// Random refusals, which do not depend on the requests in flight.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Noise {
-    /// The share of refused requests, per thousand.
+    /// The number of refused requests per thousand.
     pub(crate) per_mille: u64,
-    /// The start.
+    /// The time at which the random refusals start.
     pub(crate) from: Duration,
-    /// The end.
+    /// The time at which the random refusals end.
     pub(crate) to: Duration,
     /// The seed that selects the refused requests.
     pub(crate) seed: u64,
@@ -36,17 +35,17 @@ pub(crate) struct Case {
     pub(crate) window: Window,
     /// The duration of a sample.
     pub(crate) sample: Duration,
-    /// The hint of a refusal.
+    /// The server's retry delay in a refusal.
     pub(crate) hint: Duration,
-    /// The number of samples to finish, by all clients together.
+    /// The number of samples that all clients together finish.
     pub(crate) samples: u64,
     /// The start times of the processes that share the server.
     pub(crate) begin: Vec<Duration>,
     /// The maximum number of concurrent samples per process.
     pub(crate) callers: u64,
-    /// The end of the simulation, even with unfinished samples.
+    /// The time at which the simulation ends, even if samples are unfinished.
     pub(crate) end: Duration,
-    /// Random refusals in addition to those of the window.
+    /// The random refusals, in addition to those for lack of capacity.
     pub(crate) noise: Option<Noise>,
 }
 
@@ -61,22 +60,22 @@ pub(crate) struct Outcome {
     pub(crate) refused: u64,
     /// The congestion events that the clients observed.
     pub(crate) events: Vec<Event>,
-    /// The number of finished samples of each client.
+    /// The number of samples that each client finished.
     pub(crate) finished: Vec<u64>,
-    /// The same for the second half of the time.
+    /// The number of samples that each client finished in the second half of the time.
     pub(crate) finished_late: Vec<u64>,
-    /// The number of samples that a fully used server would have finished.
+    /// The number of samples that a server in full use would have finished.
     pub(crate) possible: f64,
     /// The time at which each sample finished.
     pub(crate) ends: Vec<Duration>,
 }
 
-/// A congestion event.
+/// A congestion event: a group of concurrent refusals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// The number of requests in flight at its first refusal.
+    /// The number of requests in flight at the first refusal of the event.
     pub(crate) in_flight: u64,
-    /// The total number of refusals.
+    /// The number of refusals of the event.
     pub(crate) refused: u64,
 }
 
@@ -84,7 +83,7 @@ pub(crate) struct Event {
 pub(crate) const LATENCY: Duration = Duration::from_micros(500);
 
 impl Window {
-    /// Returns a window of constant size.
+    /// Returns a server capacity of constant size.
     pub(crate) fn fixed(size: u32) -> Self {
         Self {
             sizes: vec![size],
@@ -98,7 +97,7 @@ impl Window {
         self.sizes[at as usize % self.sizes.len()]
     }
 
-    /// Returns the mean size over `time`.
+    /// Returns the average capacity over `time`.
     pub(crate) fn mean(&self, time: Duration) -> f64 {
         const STEP: Duration = Duration::from_millis(10);
         let steps = time.as_millis().div_ceil(STEP.as_millis()).max(1) as u32;
@@ -114,7 +113,7 @@ impl Outcome {
         self.ends.iter().filter(is_within).count()
     }
 
-    /// Returns the finished samples as a share of those of an oracle that knows the window.
+    /// Returns the number of finished samples as a fraction of those that a client with full knowledge of the server would finish.
     pub(crate) fn share(&self) -> f64 {
         self.finished.iter().sum::<u64>() as f64 / self.possible
     }
@@ -127,8 +126,8 @@ impl Outcome {
         self.refused as f64 / self.events.len().max(1) as f64
     }
 
-    /// Returns the samples that the slowest client finished in the second half, as a share of those of the fastest
-    /// client.
+    /// Returns the number of samples that the slowest client finished in the second half of the time, as a fraction of those of the
+    /// fastest client.
     pub(crate) fn evenness(&self) -> f64 {
         let least = self.finished_late.iter().min().copied().unwrap_or(0);
         let most = self.finished_late.iter().max().copied().unwrap_or(0);
@@ -144,7 +143,7 @@ enum SimEvent {
     Arrives(u64),
     /// The server finishes a request.
     Ends,
-    /// A client receives the response to a submission: whether it was accepted.
+    /// A client receives the response to a submission. Contains whether the server accepted the request.
     Response(u64, bool),
     /// A client receives a result.
     Result,
@@ -173,22 +172,22 @@ struct Run<'a> {
     case: &'a Case,
     queue: EventQueue,
     clients: Vec<Client>,
-    /// Unanswered requests, with the number of events that their client had observed.
+    /// The submissions without a response, each with the number of congestion events that its client had observed before.
     sent: BTreeMap<u64, u64>,
     ids: u64,
     running: u32,
     unsubmitted: u64,
     /// The number of unfinished samples of each client.
     unfinished: Vec<u64>,
-    /// The state of the random numbers of the noise.
+    /// The state of the random number generator for random refusals.
     random: u64,
     ends: Vec<Vec<Duration>>,
-    /// Events by client and by the number of events before the request was admitted.
+    /// The congestion events, by client and by the number of events before the refused request was admitted.
     events: BTreeMap<(usize, u64), Event>,
     out: Outcome,
 }
 
-/// Runs a simulation in which all clients always have requests to send, until the samples are finished.
+/// Runs a simulation in which all clients always have requests to send, until all samples are finished.
 pub(crate) fn run(case: &Case, policy: Policy) -> Outcome {
     let clients = case.begin.len();
     let mut run = Run {
@@ -258,7 +257,7 @@ impl Run<'_> {
             self.clients[client].accepted(id, now);
             return;
         }
-        // The jitter that the limiter adds to a hint.
+        // The jitter that the limiter adds to the server's retry delay.
         let spread = Duration::from_micros(id.wrapping_mul(7919) % 10_000);
         let until = now + self.case.hint + spread;
         let in_flight = self.clients[client].in_flight();
@@ -298,7 +297,7 @@ impl Run<'_> {
         }
     }
 
-    /// Returns whether the noise refuses a request.
+    /// Returns whether a request is refused at random.
     fn is_noise(&mut self, now: Duration) -> bool {
         let Some(noise) = self.case.noise else {
             return false;

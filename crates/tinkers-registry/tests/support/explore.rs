@@ -4,18 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The result of a model.
+/// The faults that a loom model has found.
 #[derive(Debug)]
 pub(crate) struct Findings {
     /// The distinct faults, sorted.
     pub(crate) faults: Vec<String>,
 }
 
-/// Runs `model` under every interleaving with at most `bound` preemptions, or fewer if `LOOM_MAX_PREEMPTIONS` is lower.
-/// The model returns the faults of each execution.
+/// Runs `model` under every interleaving with at most `bound` preemptions, or fewer if `LOOM_MAX_PREEMPTIONS` is lower. The model returns
+/// the faults of each execution.
 ///
-/// Panics if loom detects a deadlock or a data race, and if there was only one interleaving, because such a model
-/// proves nothing.
+/// Panics if loom detects a deadlock or a data race. Also panics if there was only one interleaving, since such a model proves nothing.
 #[expect(
     clippy::print_stdout,
     reason = "the number of interleavings is part of the proof"

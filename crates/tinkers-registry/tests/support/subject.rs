@@ -1,4 +1,4 @@
-//! The registries under test: the real one, and one with a known fault that the tests must detect.
+//! The registries under test: the real one, and one with a planted fault that the tests must detect.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,9 +13,9 @@ use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(tinkers_loom))]
 use std::sync::{Mutex, MutexGuard};
 
-/// A registry of tracked values.
+/// A registry under test, whose values report to a tracker.
 pub(crate) trait Subject: Default + Send + Sync + 'static {
-    /// A handle of a value.
+    /// The type of a handle of a value.
     type Handle: Deref<Target = Tracked> + Clone + Send + 'static;
 
     fn try_get_or_create(
@@ -29,12 +29,12 @@ pub(crate) trait Subject: Default + Send + Sync + 'static {
     /// Returns the number of keys in use.
     fn len(&self) -> usize;
 
-    /// Returns the amount of contention, or of faulty overwrites. Loom models need no such count.
+    /// Returns the amount of contention, or the number of faulty overwrites. Loom models need neither.
     #[cfg(not(tinkers_loom))]
     fn contention(&self) -> u64;
 }
 
-/// The error of a builder that fails on purpose.
+/// The error of a build function that fails on purpose.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BuildError;
 
@@ -63,15 +63,15 @@ impl Subject for Registry<usize, Tracked> {
     }
 }
 
-/// The negative control: it looks up the key, builds without a lock, and overwrites any value inserted meanwhile. It
-/// has no other fault.
+/// Negative control: a registry that looks up the key, builds without a lock, and overwrites any value inserted meanwhile. It has no other
+/// fault.
 #[derive(Default)]
 pub(crate) struct CheckThenInsert(Arc<Entries>);
 
 #[derive(Default)]
 struct Entries {
     live: Mutex<Vec<Arc<Tracked>>>,
-    /// Number of overwritten live entries.
+    /// The number of live entries that were overwritten.
     overwritten: AtomicU64,
 }
 
@@ -81,9 +81,9 @@ impl Entries {
     }
 }
 
-/// A handle of [`CheckThenInsert`]; dropping the last one removes the entry.
+/// A handle of [`CheckThenInsert`]. Dropping the last handle removes the entry.
 pub(crate) struct CheckThenInsertHandle {
-    /// `Some` until the drop.
+    /// The value. `None` only during the drop.
     value: Option<Arc<Tracked>>,
     entries: Arc<Entries>,
 }

@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The counts of a tracker.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Observations {
-    /// Values built.
+    /// The number of values that were built.
     pub(crate) built: u64,
-    /// Values dropped.
+    /// The number of values that were dropped.
     pub(crate) dropped: u64,
-    /// Handles that were acquired while other handles of the key referred to another value.
+    /// The number of handles that were acquired while other handles of the same key referred to another value.
     pub(crate) disagreements: u64,
-    /// Values dropped while a handle existed.
+    /// The number of values that were dropped while a handle existed.
     pub(crate) dropped_under_holder: u64,
-    /// The id of the live value and the number of its handles, by key.
+    /// The id of the live value and the number of its handles, for each key.
     held: BTreeMap<usize, (u64, usize)>,
 }
 
@@ -54,7 +54,7 @@ impl Tracker {
         Arc::default()
     }
 
-    /// Builds a new value of `key`.
+    /// Builds a new value for `key`.
     pub(crate) fn build(self: &Arc<Self>, key: usize) -> Tracked {
         let mut observed = self.lock();
         observed.built += 1;
@@ -67,7 +67,7 @@ impl Tracker {
         }
     }
 
-    /// Records a new handle.
+    /// Records that a handle was acquired.
     pub(crate) fn acquired(&self, tracked: &Tracked) {
         #[cfg(tinkers_loom)]
         tracked.memory.read();
@@ -103,7 +103,7 @@ impl Tracker {
     }
 }
 
-/// A value of the registry under test.
+/// A value in the registry under test. It reports to a tracker.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) id: u64,
@@ -129,9 +129,9 @@ impl Drop for Tracked {
     }
 }
 
-/// Memory that loom checks: the model fails if a read is not ordered, by the registry alone, after the value was built
-/// and before it was dropped. It is an atomic, because only an atomic can be shared in safe code; its reads are
-/// relaxed, so that they provide no ordering.
+/// Memory that loom checks: the model fails if a read is not ordered, by the registry alone, after the build and before the drop of the
+/// value. The memory is an atomic, since safe code can share nothing else; its reads are relaxed, so that they provide no ordering
+/// themselves.
 #[cfg(tinkers_loom)]
 #[derive(Debug)]
 struct Memory(loom::sync::atomic::AtomicUsize);

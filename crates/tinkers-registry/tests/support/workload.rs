@@ -1,5 +1,5 @@
-//! A random workload: many threads acquire and release the same few keys, with exact counts. A seed reproduces the
-//! operations of every thread.
+//! A random workload: many threads acquire and release the same few keys, with exact counts. A seed determines the operations of every
+//! thread.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,28 +13,32 @@ use crate::tracked::{Observations, Tracker};
 pub(crate) struct Workload {
     pub(crate) threads: usize,
     pub(crate) keys: usize,
-    /// Operations of each thread.
+    /// The number of operations of each thread.
     pub(crate) operations: u64,
     /// The seed of all operations. The interleaving of the threads depends on the machine.
     pub(crate) seed: u64,
 }
 
-/// Counts of a run, which must be consistent with each other.
+/// The counts of a run, which must be consistent with each other.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Calls with a builder.
+    /// The number of calls with a build function.
     pub(crate) created: u64,
-    /// Handles that these calls returned.
+    /// The number of handles that these calls returned.
     pub(crate) handles: u64,
-    /// Builder runs that returned a value, returned an error, or panicked.
+    /// The number of runs of a build function that returned a value.
     pub(crate) built: u64,
+    /// The number of runs of a build function that returned an error.
     pub(crate) failed: u64,
+    /// The number of runs of a build function that panicked.
     pub(crate) panicked: u64,
-    /// Errors and panics that reached callers.
+    /// The number of errors that reached callers.
     pub(crate) errors_seen: u64,
+    /// The number of panics that reached callers.
     pub(crate) panics_seen: u64,
-    /// Lookups of held keys, and the successful ones.
+    /// The number of lookups of held keys.
     pub(crate) looked_up: u64,
+    /// The number of successful lookups of held keys.
     pub(crate) found: u64,
     /// The contention in the registry.
     pub(crate) contention: u64,
@@ -137,7 +141,7 @@ impl Workload {
         if !faults.is_empty() {
             return Err(RunError::Faults { seed, faults });
         }
-        // No key was ever rebuilt, so no entry was ever removed.
+        // No key was built twice, so no entry was ever removed.
         if counts.contention == 0 || counts.built <= self.keys as u64 {
             return Err(RunError::Inconclusive { seed, counts });
         }
@@ -159,7 +163,7 @@ impl Counts {
     }
 }
 
-/// A thread and its handles.
+/// A thread of the workload and its handles.
 struct Worker<'a, S: Subject> {
     subject: &'a S,
     tracker: &'a Arc<Tracker>,
@@ -173,7 +177,7 @@ impl<S: Subject> Worker<'_, S> {
     fn work(mut self) -> Counts {
         for _ in 0..self.workload.operations {
             match self.random.below(16) {
-                // Release far more often than acquire, so that keys often lose their last handle.
+                // Handles are released far more often than acquired, so that keys often lose their last handle.
                 0..=1 => self.create(),
                 2 => self.look_up(),
                 3 => self.clone_one(),
@@ -191,7 +195,7 @@ impl<S: Subject> Worker<'_, S> {
         let (subject, tracker) = (self.subject, self.tracker);
         let mut builds = Counts::default();
         let build = || {
-            // Let other threads request the key during the build.
+            // Other threads may request the key during the build.
             std::thread::yield_now();
             match outcome {
                 0 => {

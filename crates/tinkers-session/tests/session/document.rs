@@ -29,12 +29,12 @@ fn document_sets_the_initial_profile() {
     let json = with_document(JSON_ONLY).open().server_profile();
     assert_eq!(json.software.as_deref(), Some("Another server/7"));
     assert_eq!(
-        (json.bodies, json.bodies_confirmed),
+        (json.body_format, json.body_format_confirmed),
         (BodyFormat::Json, false)
     );
     assert_eq!(json.deduplicates, Deduplication::Unknown);
     let skyrl = with_document(SKYRL).open().server_profile();
-    assert_eq!(skyrl.bodies, BodyFormat::Protobuf);
+    assert_eq!(skyrl.body_format, BodyFormat::Protobuf);
     assert_eq!(skyrl.deduplicates, Deduplication::PassesAndSteps);
     assert!(skyrl.unlisted_routes().contains(&routes::RETRIEVE_FUTURES));
 }
@@ -55,7 +55,7 @@ fn session_opens_without_a_document() {
         fixture.server.set_default(ApiDocument::PATH, reply);
         let profile = fixture.open().server_profile();
         assert_eq!(profile.document, Document::Absent, "{reply:?}");
-        assert_eq!(profile.bodies, BodyFormat::Protobuf);
+        assert_eq!(profile.body_format, BodyFormat::Protobuf);
         assert_eq!(
             fixture.server.requests_to(ApiDocument::PATH).len(),
             1,

@@ -59,10 +59,10 @@ impl Admission for FaultyAdmission {
         }
     }
 
-    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
+    fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
         match self.control {
             Control::IgnoredQueueProgress => None,
-            _ => self.inner.last_movement(class),
+            _ => self.inner.last_queue_progress(class),
         }
     }
 
@@ -115,7 +115,7 @@ type MayLeave = Box<dyn Fn(&DepartureCheck) -> bool + Send + Sync>;
 fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
     let Admitted {
         mut permit,
-        flight,
+        in_flight_permit,
         arrival,
     } = admitted;
     let departure = permit.departure();
@@ -126,7 +126,7 @@ fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
     };
     Admitted {
         permit: SubmitPermit::new(Arc::new(ledger), Ticket::default()),
-        flight,
+        in_flight_permit,
         arrival,
     }
 }

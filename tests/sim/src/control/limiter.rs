@@ -82,7 +82,7 @@ impl DeadlineAdmission {
             admission: self,
             class,
         };
-        let mut admitted = Admitted::free(request.flight);
+        let mut admitted = Admitted::free(request.in_flight_permit);
         admitted.permit = SubmitPermit::new(Arc::new(ledger), Ticket::default());
         Ok(admitted)
     }

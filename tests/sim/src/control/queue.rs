@@ -76,8 +76,8 @@ impl Admission for FaultyQueue {
         }
     }
 
-    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
-        self.inner.last_movement(class)
+    fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
+        self.inner.last_queue_progress(class)
     }
 
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
@@ -94,7 +94,7 @@ impl FaultyQueue {
         &self,
         request: AdmissionRequest,
     ) -> BoxFuture<'_, Result<Admitted, Error>> {
-        let permit = request.flight.as_ref();
+        let permit = request.in_flight_permit.as_ref();
         let is_retry = permit.is_some_and(InFlightPermit::is_counted);
         let admission = self.inner.admit(request);
         Box::pin(async move {

@@ -30,7 +30,7 @@ fn response(ids: &[&str], cursor: i64) -> Completions {
     }
 }
 
-/// Applies a response and returns how many waiters it notified.
+/// Applies a response with these completions and this cursor. Returns the number of waiters that it notified.
 fn apply(table: &CompletionTable, ids: &[&str], cursor: i64) -> usize {
     table
         .apply(at(1), &table.acknowledgement(), response(ids, cursor))
@@ -69,7 +69,7 @@ fn waiter_is_woken_once_by_its_own_completion() {
     assert_eq!(
         apply(&table, &["1"], 1),
         0,
-        "a repeated completion notifies no one"
+        "a repeated completion notifies no waiter"
     );
     let woken = |count: &Arc<Count>| count.0.load(Ordering::SeqCst);
     assert_eq!((woken(&one), woken(&two)), (1, 0));
@@ -87,7 +87,7 @@ impl Wake for Panics {
 }
 
 #[test]
-fn panicking_waker_keeps_no_other_waiter_asleep() {
+fn panicking_waker_does_not_stop_other_wake_ups() {
     let table = CompletionTable::default();
     let count = Arc::<Count>::default();
     for (id, waker) in [
@@ -102,7 +102,7 @@ fn panicking_waker_keeps_no_other_waiter_asleep() {
 }
 
 #[test]
-fn early_completion_is_kept_for_its_request() {
+fn completion_before_registration_is_kept_for_its_request() {
     let table = CompletionTable::default();
     assert_eq!(apply(&table, &["1"], 1), 0, "not registered yet");
     register(&table, "1");
@@ -111,7 +111,7 @@ fn early_completion_is_kept_for_its_request() {
 }
 
 #[test]
-fn requests_begun_before_an_eviction_poll_for_themselves() {
+fn requests_begun_before_an_eviction_poll_individually() {
     let table = CompletionTable::default();
     let evictions = table.begin().unwrap();
     let all: Vec<String> = (0..=MAX_EARLY).map(|i| i.to_string()).collect();
@@ -133,7 +133,7 @@ fn requests_begun_before_an_eviction_poll_for_themselves() {
         .register(evictions, "1".into(), &progress, at(0))
         .unwrap();
     assert_eq!(size(poll(&table, "1")), Some(7));
-    // A later submission has missed no completion.
+    // No completion was evicted after this submission began.
     register(&table, "new");
     assert!(poll(&table, "new").is_pending());
 }
@@ -157,14 +157,14 @@ fn acknowledgement_is_repeated_until_a_response_is_applied() {
         (next.cursor, &next.retrieved[..]),
         (4, &[Arc::from("2")][..])
     );
-    // Cursor 4 is acknowledged by the next poll.
+    // The next poll acknowledges cursor 4.
     assert_eq!(table.work(), Work::Acknowledge);
     table.apply(at(1), &next, response(&[], 4));
     assert_eq!(table.work(), Work::Idle);
 }
 
 #[test]
-fn cursor_only_grows_and_a_bad_one_counts_once() {
+fn cursor_never_goes_back_and_an_invalid_one_is_reported_once() {
     let table = CompletionTable::default();
     let cursor = |to: i64| {
         let applied = table.apply(at(1), &table.acknowledgement(), response(&[], to));
@@ -201,7 +201,7 @@ fn only_cursors_with_new_completions_are_acknowledged() {
 }
 
 #[test]
-fn suspended_poll_releases_all_waiters() {
+fn suspended_shared_poll_releases_all_waiters() {
     let table = CompletionTable::default();
     apply(&table, &["early"], 1);
     register(&table, "waiting");
@@ -222,14 +222,14 @@ fn suspended_poll_releases_all_waiters() {
     assert_eq!(table.work(), Work::Wait);
 }
 
-/// A waker that reads the table when it is woken, as an executor on another thread may.
-struct StateProbe {
+/// A waker that reads the table when it is called, like an executor on another thread.
+struct StateRecorder {
     table: Arc<CompletionTable>,
     id: &'static str,
     seen: Mutex<Vec<String>>,
 }
 
-impl Wake for StateProbe {
+impl Wake for StateRecorder {
     fn wake(self: Arc<Self>) {
         let waiter = match self.table.poll(self.id, Waker::noop()) {
             Poll::Ready(Ok(_)) => "completed",
@@ -246,19 +246,19 @@ impl Wake for StateProbe {
 }
 
 #[test]
-fn woken_waiter_sees_the_state_it_is_woken_for() {
+fn completion_table_is_updated_before_waiters_are_woken() {
     let seen = |act: fn(&CompletionTable)| {
         let table = Arc::<CompletionTable>::default();
         register(&table, "1");
-        let probe = Arc::new(StateProbe {
+        let recorder = Arc::new(StateRecorder {
             table: Arc::clone(&table),
             id: "1",
             seen: Mutex::default(),
         });
-        let waker = Waker::from(Arc::clone(&probe));
+        let waker = Waker::from(Arc::clone(&recorder));
         assert!(table.poll("1", &waker).is_pending());
         act(&table);
-        std::mem::take(&mut *probe.seen.lock().unwrap())
+        std::mem::take(&mut *recorder.seen.lock().unwrap())
     };
     assert_eq!(seen(|table| table.end(Error::closed())), ["ended, failed"]);
     assert_eq!(seen(CompletionTable::suspend), ["completed, suspended"]);
@@ -271,7 +271,7 @@ fn woken_waiter_sees_the_state_it_is_woken_for() {
 }
 
 #[test]
-fn completion_repeated_after_retrieval_is_not_kept() {
+fn completion_repeated_after_retrieval_is_ignored() {
     let table = CompletionTable::default();
     register(&table, "1");
     apply(&table, &["1"], 1);
@@ -281,7 +281,7 @@ fn completion_repeated_after_retrieval_is_not_kept() {
 }
 
 #[test]
-fn end_fails_pending_and_later_waiters_once() {
+fn end_of_the_poller_fails_pending_and_later_waiters_once() {
     let table = CompletionTable::default();
     register(&table, "completed");
     register(&table, "waiting");
@@ -301,7 +301,7 @@ fn end_fails_pending_and_later_waiters_once() {
         panic!("the waiter must fail")
     };
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    // A submission from before the end, and a new one.
+    // One submission began before the end of the poller, and another one begins afterwards.
     let progress = Arc::new(ProgressCell::new(at(0)));
     table
         .register(evictions, "early".into(), &progress, at(0))
@@ -319,7 +319,7 @@ fn end_fails_pending_and_later_waiters_once() {
 }
 
 #[test]
-fn id_cannot_be_registered_twice() {
+fn request_id_cannot_be_registered_twice() {
     let table = CompletionTable::default();
     let progress = register(&table, "1");
     let second = table.register(0, "1".into(), &progress, at(0)).unwrap_err();
@@ -333,7 +333,7 @@ fn id_cannot_be_registered_twice() {
 }
 
 #[test]
-fn only_overdue_waiters_are_released() {
+fn only_waiters_beyond_the_wait_limit_are_released() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
     register(&table, "old");
@@ -354,7 +354,7 @@ fn only_overdue_waiters_are_released() {
 }
 
 #[test]
-fn reset_deadlines_starts_all_waits_anew() {
+fn reset_deadlines_restarts_the_wait_of_all_waiters() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
     let progress = register(&table, "1");
@@ -366,13 +366,13 @@ fn reset_deadlines_starts_all_waits_anew() {
     assert_eq!(size(poll(&table, "1")), None);
 }
 
-/// A waker of the polling task that reads the table when it is woken.
-struct WorkProbe {
+/// A waker of the polling task that reads the table when it is called.
+struct WorkRecorder {
     table: Arc<CompletionTable>,
     seen: Mutex<Vec<Option<(Work, bool)>>>,
 }
 
-impl Wake for WorkProbe {
+impl Wake for WorkRecorder {
     fn wake(self: Arc<Self>) {
         let state = self.table.state.try_lock().ok();
         let seen = state.map(|state| (state.work(), state.is_closed));
@@ -381,13 +381,13 @@ impl Wake for WorkProbe {
 }
 
 #[test]
-fn woken_task_sees_the_work_it_is_woken_for() {
+fn completion_table_is_updated_before_the_polling_task_is_woken() {
     let table = Arc::<CompletionTable>::default();
-    let probe = Arc::new(WorkProbe {
+    let recorder = Arc::new(WorkRecorder {
         table: Arc::clone(&table),
         seen: Mutex::default(),
     });
-    let waker = Waker::from(Arc::clone(&probe));
+    let waker = Waker::from(Arc::clone(&recorder));
     let mut cx = std::task::Context::from_waker(&waker);
     let mut work = std::pin::pin!(table.until_work());
     let mut closed = std::pin::pin!(table.until_closed());
@@ -399,13 +399,13 @@ fn woken_task_sees_the_work_it_is_woken_for() {
     table.deregister(&"1".into());
     assert_eq!(work.as_mut().poll(&mut cx), Poll::Ready(Work::Acknowledge));
     table.close();
-    let seen = probe.seen.lock().unwrap().clone();
+    let seen = recorder.seen.lock().unwrap().clone();
     let expected = [(Work::Wait, false), (Work::Acknowledge, true)];
     assert_eq!(seen, expected.map(Some));
 }
 
 #[test]
-fn ended_table_and_full_backlog_take_no_acknowledgements() {
+fn ended_or_full_completion_table_takes_no_acknowledgements() {
     let table = CompletionTable::default();
     for id in 0..=MAX_RETRIEVED {
         table.deregister(&id.to_string().into());

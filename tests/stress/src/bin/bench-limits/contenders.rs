@@ -47,7 +47,7 @@ impl Contender for UnboxedLimiter {
             sample: ClassSettings {
                 slots: limit,
                 bytes: Some(1 << 30),
-                flights: Some(limit),
+                max_in_flight: Some(limit),
                 rate: None,
             },
             ..LimiterSettings::default()
@@ -68,7 +68,7 @@ impl Contender for UnboxedLimiter {
 
     fn release(held: Admitted) {
         held.permit.settle(AttemptOutcome::Accepted);
-        drop(held.flight);
+        drop(held.in_flight_permit);
     }
 
     fn wakes(&self) -> Option<(u64, u64)> {

@@ -1,4 +1,4 @@
-//! Log subscribers and wakers that panic or call the limiter.
+//! Tests of user code (log subscribers and wakers) that panics or calls the limiter.
 
 mod common;
 
@@ -38,23 +38,23 @@ impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Subscriber for OnEvent<F> {
 }
 
 #[test]
-fn panicking_subscriber_loses_no_wake_up() {
+fn panicking_log_subscriber_loses_no_wake_up() {
     let bench = Bench::sampling(9, 1000, 99);
     refuse(bench.admit(sample()), Some(SECOND));
     let mut queue: Vec<_> = (0..6).map(|_| bench.ask(sample())).collect();
     bench.clock.advance(SECOND);
-    let probe = queue
+    let first_request = queue
         .iter_mut()
         .find_map(|waiting| waiting.try_admitted())
-        .expect("a probe");
+        .expect("a first request");
     let subscriber = OnEvent(|_: &Event<'_>| panic!("a panicking log layer"));
     let settled = catch_unwind(AssertUnwindSafe(|| {
         tracing::subscriber::with_default(subscriber, || {
-            probe.permit.settle(AttemptOutcome::Accepted)
+            first_request.permit.settle(AttemptOutcome::Accepted)
         });
     }));
-    assert!(settled.is_ok(), "the panic is contained");
-    drop(probe.flight);
+    assert!(settled.is_ok(), "the panic is caught");
+    drop(first_request.in_flight_permit);
     let admitted: Vec<_> = queue
         .iter_mut()
         .filter_map(|waiting| waiting.try_admitted())
@@ -65,11 +65,11 @@ fn panicking_subscriber_loses_no_wake_up() {
 }
 
 #[test]
-fn subscriber_may_use_the_limiter() {
+fn log_subscriber_may_use_the_limiter() {
     let bench = Arc::new(Bench::sampling(9, 1000, 99));
     let inner = Arc::clone(&bench);
     let subscriber = OnEvent(move |_: &Event<'_>| {
-        // Like a log shipper that sends through the same client.
+        // The subscriber behaves like a log shipper that sends through the same client.
         drop(inner.ask(sample()));
         let _ = inner.sample();
     });
@@ -80,7 +80,7 @@ fn subscriber_may_use_the_limiter() {
     bench.assert_all_given_back();
 }
 
-/// The texts of the fields of log events, as `name=value`.
+/// The fields of logged events, as `name=value`.
 #[derive(Clone, Default)]
 struct Fields(Arc<Mutex<Vec<String>>>);
 
@@ -110,7 +110,7 @@ fn refusal_is_logged_with_its_pause() {
 }
 
 #[test]
-fn only_different_limit_requests_are_logged() {
+fn limit_requests_are_logged_only_if_they_differ() {
     let bench = Bench::sampling(9, 1000, 99);
     let settings = LimiterSettings::default();
     let mut requests = Vec::new();
@@ -138,7 +138,7 @@ impl Drop for UsesLimiterOnDrop {
 }
 
 #[test]
-fn wakers_are_dropped_without_the_lock() {
+fn wakers_are_dropped_without_the_limiter_lock() {
     let bench = Arc::new(Bench::sampling(1, 1000, 99));
     let held = bench.admit(sample());
     let mut pending = Box::pin(bench.admission.admit(sample()));
@@ -161,7 +161,7 @@ impl Wake for PanicsWhenWoken {
 }
 
 #[test]
-fn panicking_waker_keeps_no_other_waiter_asleep() {
+fn panicking_waker_does_not_stop_other_wake_ups() {
     let bench = Bench::sampling(2, 1000, 99);
     let held = [bench.admit(sample()), bench.admit(sample())];
     let broken = Waker::from(Arc::new(PanicsWhenWoken));
@@ -182,7 +182,7 @@ fn poll_with_broken_waker<F: Future + ?Sized>(work: std::pin::Pin<&mut F>) {
 }
 
 #[test]
-fn panicking_waker_of_an_event_subscriber_fails_no_refusal() {
+fn event_subscriber_with_a_panicking_waker_fails_no_request() {
     let bench = Bench::sampling(2, 1000, 99);
     let mut events = bench.limiter.events();
     let mut next = pin!(events.next());
@@ -193,7 +193,7 @@ fn panicking_waker_of_an_event_subscriber_fails_no_refusal() {
 }
 
 #[test]
-fn panicking_waker_of_a_closure_watcher_fails_no_refusal() {
+fn gate_watcher_with_a_panicking_waker_fails_no_request() {
     let bench = Bench::sampling(2, 1000, 99);
     let mut closure = bench.admission.next_closure(RouteClass::Sample);
     poll_with_broken_waker(closure.as_mut());
@@ -214,7 +214,7 @@ impl Wake for Woken {
 }
 
 #[test]
-fn panicking_waker_keeps_no_other_waiter_for_bytes_asleep() {
+fn panicking_waker_does_not_stop_other_waiters_for_bytes() {
     let budget = ByteSemaphore::new(2);
     let taken = pin!(budget.acquire(2)).poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(held) = taken else {

@@ -1,20 +1,21 @@
-//! Calls of foreign code, such as wakers and log subscribers, with contained panics.
+//! Calls of user code, such as wakers and log subscribers. Panics are caught.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-/// Runs `foreign` and discards a panic in it.
+/// Runs `user_code` and discards a panic in it.
 ///
-/// The end of one request wakes other tasks and notifies subscribers. A panic there must neither fail the request nor lose other wake-ups.
-pub fn contain(foreign: impl FnOnce()) {
-    // The panic hook has reported it already.
-    let _panicked = catch_unwind(AssertUnwindSafe(foreign));
+/// The end of one request wakes other tasks and notifies log subscribers. A panic there must neither fail the request nor lose the wake-ups
+/// of other tasks.
+pub fn catch_panic(user_code: impl FnOnce()) {
+    // The panic hook has reported the panic already.
+    let _panicked = catch_unwind(AssertUnwindSafe(user_code));
 }
 
-/// Wakes all of `wakers`, also when some of them panic. Call it without any lock held.
+/// Wakes all of `wakers`, even if some of them panic. Call it without holding a lock.
 pub fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
-        contain(|| waker.wake());
+        catch_panic(|| waker.wake());
     }
 }
 
@@ -43,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn panicking_waker_does_not_stop_other_wake_ups() {
+    fn wake_all_continues_after_a_waker_panics() {
         let count = Arc::new(Count::default());
         let good = || Waker::from(Arc::clone(&count));
         wake_all([good(), Waker::from(Arc::new(Panics)), good()]);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn subscribers_and_wakers_run_without_the_lock() {
+fn log_subscribers_and_wakers_run_without_the_outage_lock() {
     struct LooksIn(Arc<Outage>, AtomicUsize);
     impl std::task::Wake for LooksIn {
         fn wake(self: Arc<Self>) {
@@ -25,15 +25,15 @@ fn subscribers_and_wakers_run_without_the_lock() {
     let woken = Arc::new(LooksIn(Arc::clone(&outage), AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&woken));
     let mut cx = Context::from_waker(&waker);
-    // Like a log shipper that sends through the same client.
+    // The subscriber behaves like a log shipper that sends through the same client.
     let shared = Arc::clone(&outage);
     let calls_back =
         OnEvent(move || assert!(shared.state.try_lock().is_ok(), "called under the lock"));
     tracing::subscriber::with_default(calls_back, || {
-        let mut sleepers: Vec<_> = (0..3)
+        let mut pending_retries: Vec<_> = (0..3)
             .map(|_| Box::pin(outage.back_off(pause(0), &clock, &jitter)))
             .collect();
-        for sleeper in &mut sleepers {
+        for sleeper in &mut pending_retries {
             assert!(sleeper.as_mut().poll(&mut cx).is_pending());
         }
         clock.advance(Duration::from_secs(3));
@@ -41,7 +41,11 @@ fn subscribers_and_wakers_run_without_the_lock() {
         assert!(late.as_mut().poll(&mut cx).is_pending());
         clock.advance(Duration::from_secs(1));
         outage.answered(at(4), clock.now());
-        assert_eq!(woken.1.load(Ordering::SeqCst), 4, "a panic stops none");
+        assert_eq!(
+            woken.1.load(Ordering::SeqCst),
+            4,
+            "a panic stops no other wake-up"
+        );
     });
 }
 
@@ -63,7 +67,7 @@ fn panicking_log_subscriber_does_not_prolong_the_outage() {
         assert!(sleeper.as_mut().poll(&mut cx).is_pending());
         clock.advance(Duration::from_secs(4));
         outage.answered(at(4), clock.now());
-        recovered_errors.note(crate::RecoveredError::Repeat, &"broken");
+        recovered_errors.record(crate::RecoveredError::Repeat, &"broken");
     });
     assert!(outage.lock().since.is_none(), "the outage has ended");
     assert_eq!(
