@@ -1,4 +1,4 @@
-//! The training client: passes, optimizer steps, saves and loads, sent in the order of the calls.
+//! The training client: forward and forward-backward passes, optimizer steps, saves and loads, sent in the order of the calls.
 #![doc = include_str!("../README.md")]
 
 mod chunks;
@@ -10,7 +10,7 @@ mod delivery;
 mod loom_models;
 mod merge;
 mod name_conflict;
-mod poison;
+mod model_failure;
 mod recover_save;
 mod refusal;
 mod requests;

@@ -1,32 +1,32 @@
-//! The failure that stops a model's submissions, and whether calls may go on after it.
+//! The failure after which a model accepts no more calls, and whether `TrainingClient::recover` may end this state.
 
 use tinkers_core::{Error, ErrorKind, Sent};
 
-/// The failure that stops all later submissions of a model.
+/// The failure of a call after which all later calls of the model fail.
 #[derive(Debug, Clone)]
-pub(crate) struct Poison {
+pub(crate) struct ModelFailure {
     pub(crate) cause: Error,
     pub(crate) recovery: Recovery,
 }
 
-/// Whether calls may go on after a poison.
+/// Whether a model may accept calls again after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recovery {
-    /// They may, from this number on: the server is known to have applied nothing.
+    /// The model may accept calls again, starting with this sequence number: the server applied no part of the failed call.
     From(u64),
-    /// Not known yet: some requests of the failed call have not ended.
+    /// It is not known yet, since some requests of the failed call are still in flight.
     Undecided,
-    /// They may not: something was or may have been applied.
+    /// The model may not accept calls again: the server applied or may have applied a part of the failed call.
     Never,
 }
 
-impl Poison {
-    /// Returns the error of a later call.
+impl ModelFailure {
+    /// Returns the error with which a later call fails.
     pub(crate) fn error(&self) -> Error {
         let advice = match self.recovery {
-            Recovery::From(_) => "nothing of it was applied; call recover() to go on",
+            Recovery::From(_) => "no part of that call was applied; call recover() to continue",
             Recovery::Undecided => {
-                "other requests of it have not ended; once they have, recover() tells whether calls may go on"
+                "some requests of that call are still in flight; await its future, then call recover()"
             }
             Recovery::Never => "create a client from the last checkpoint",
         };
