@@ -42,7 +42,11 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    pub(crate) fn new(queue: &Arc<SubmissionQueue>, submission: Submission, reply: OutcomeSender) -> Self {
+    pub(crate) fn new(
+        queue: &Arc<SubmissionQueue>,
+        submission: Submission,
+        reply: OutcomeSender,
+    ) -> Self {
         let states = submission
             .requests
             .iter()

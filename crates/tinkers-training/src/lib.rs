@@ -9,8 +9,8 @@ mod delivery;
 #[cfg(all(test, tinkers_loom))]
 mod loom_models;
 mod merge;
-mod name_conflict;
 mod model_failure;
+mod name_conflict;
 mod recover_save;
 mod refusal;
 mod requests;

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
+use order_copy::{OrderCopy, TestedOrder, fault};
 use tinkers_core::{Error, ErrorKind, Sent};
-use order_copy::{TestedOrder, OrderCopy, fault};
 
 use crate::model_failure::{ModelFailure, Recovery};
 use crate::submission_queue::{Order, Queued};
@@ -231,14 +231,18 @@ fn calls_are_sent_in_sequence_order_by_one_sender() {
 
 #[test]
 fn separate_locks_for_numbering_and_queueing_are_detected() {
-    let findings = three_calls::<OrderCopy<{ fault::SEPARATE_NUMBERING }>>("negative control: separate numbering");
+    let findings = three_calls::<OrderCopy<{ fault::SEPARATE_NUMBERING }>>(
+        "negative control: separate numbering",
+    );
     assert!(findings.faults.contains(&"out of order".to_owned()));
 }
 
 /// The fault: the sender finds the queue empty under one lock, and ends under another. A call that arrives in between is never sent.
 #[test]
 fn lost_call_between_empty_check_and_sender_end_is_detected() {
-    let findings = three_calls::<OrderCopy<{ fault::SEPARATE_SENDER_END }>>("negative control: separate sender end");
+    let findings = three_calls::<OrderCopy<{ fault::SEPARATE_SENDER_END }>>(
+        "negative control: separate sender end",
+    );
     assert!(
         findings.faults.iter().any(|f| f.contains("ended as")),
         "{:?}",
@@ -271,7 +275,9 @@ fn failed_call_fails_queued_and_later_calls() {
 
 #[test]
 fn separate_locks_for_failure_check_and_queueing_are_detected() {
-    let findings = failing_call::<OrderCopy<{ fault::SEPARATE_FAILURE_CHECK }>>("negative control: separate failure check");
+    let findings = failing_call::<OrderCopy<{ fault::SEPARATE_FAILURE_CHECK }>>(
+        "negative control: separate failure check",
+    );
     let late = "sent after the failure".to_owned();
     assert!(findings.faults.contains(&late), "{:?}", findings.faults);
 }
@@ -294,13 +300,15 @@ fn dropped_sender<L: TestedOrder>(name: &str) -> Findings {
 #[test]
 fn dropped_sender_fails_queued_and_later_calls() {
     dropped_sender::<Order<Call>>("a dropped sender").assert_none();
-    dropped_sender::<OrderCopy<{ fault::NONE }>>("a dropped sender, copy of the order").assert_none();
+    dropped_sender::<OrderCopy<{ fault::NONE }>>("a dropped sender, copy of the order")
+        .assert_none();
 }
 
 #[test]
 fn dropped_sender_that_fails_no_calls_is_detected() {
-    let findings =
-        dropped_sender::<OrderCopy<{ fault::DROP_WITHOUT_FAILURE }>>("negative control: drop without failure");
+    let findings = dropped_sender::<OrderCopy<{ fault::DROP_WITHOUT_FAILURE }>>(
+        "negative control: drop without failure",
+    );
     let faults = &findings.faults;
     assert!(faults.iter().any(|f| f.contains("ended as")), "{faults:?}");
     assert!(faults.contains(&"queued after the failure".to_owned()));

@@ -47,7 +47,10 @@ impl ResultWaiter {
 
     /// Waits for the results of all chunks of a forward or forward-backward pass, and merges them. If a chunk fails, returns its error at once
     /// and abandons the results of the other chunks.
-    pub(crate) async fn merged(self, queued: Result<OutcomeReceiver>) -> Result<ForwardBackwardOutput> {
+    pub(crate) async fn merged(
+        self,
+        queued: Result<OutcomeReceiver>,
+    ) -> Result<ForwardBackwardOutput> {
         let submitted = self.submitted(queued?).await?;
         let ids: Vec<(u64, String)> = submitted.iter().filter_map(seq_and_request_id).collect();
         let mut outputs: Vec<Option<ForwardBackwardOutput>> = vec![None; submitted.len()];

@@ -130,7 +130,7 @@ impl SubmissionQueue {
 
     /// Accepts calls again after a failed call of which the server applied nothing. See [`Order::recover`].
     pub(crate) fn recover(&self) -> Result<()> {
-    self.order.recover()
+        self.order.recover()
     }
 
     /// Fails all queued and all later calls because of `failure`. If the model has failed before, the first failure is kept.

@@ -85,7 +85,10 @@ impl Outgoing<'_> {
     pub(crate) async fn send(&self, policy: RetryPolicy) -> Result<Submitted> {
         let profile = self.session.profile();
         if !self.request.has_formats() || profile.bodies_confirmed {
-            return self.accepted(self.attempt(&profile, policy, FinalStatuses::Standard).await?);
+            return self.accepted(
+                self.attempt(&profile, policy, FinalStatuses::Standard)
+                    .await?,
+            );
         }
         let final_statuses = FinalStatuses::of(profile.bodies);
         let first = match self.attempt(&profile, policy, final_statuses).await {
@@ -107,7 +110,10 @@ impl Outgoing<'_> {
             || tracing::debug!(recovered_error = RecoveredError::Fallback.name(), error = %first, ?format, "the server refused the format of a body; trying the other"),
         );
         let other = (*profile).clone().with_bodies(format);
-        let second = match self.attempt(&other, policy, FinalStatuses::of(format)).await {
+        let second = match self
+            .attempt(&other, policy, FinalStatuses::of(format))
+            .await
+        {
             Ok(accepted) => {
                 // A 415 shows that the server accepts the first format on no route.
                 if first.status() == Some(415) {

@@ -37,9 +37,9 @@ use std::pin::Pin;
 use futures_util::Stream;
 use tinkers_transport::block_on;
 
-/// Blocks until a future or builder of the SDK has its result.
+/// An extension trait that waits for a future or builder of the SDK by blocking the calling thread.
 pub trait Wait: IntoFuture + Sized {
-    /// Starts the call if it is not started, blocks the calling thread until the result is there, and returns the result.
+    /// Starts the call if it is not started yet, blocks the calling thread until the call ends, and returns its result.
     fn wait(self) -> Self::Output {
         block_on(self.into_future())
     }
@@ -47,12 +47,13 @@ pub trait Wait: IntoFuture + Sized {
 
 impl<T: IntoFuture> Wait for T {}
 
-/// Returns a blocking iterator over a stream, such as a [`SampleStream`](crate::SampleStream). Dropping the iterator drops the stream.
+/// Returns a blocking iterator over the items of a stream, such as a [`SampleStream`](crate::SampleStream). Dropping the iterator drops
+/// the stream.
 pub fn iter<S: Stream + Unpin>(stream: S) -> Iter<S> {
     Iter { stream }
 }
 
-/// A blocking iterator over a stream, made by [`iter`]. Each step blocks the calling thread until the stream has an item or ends.
+/// A blocking iterator over the items of a stream, made by [`iter`]. `next` blocks the calling thread until the stream has an item or ends.
 #[derive(Debug)]
 #[must_use = "an iterator does nothing until it is used"]
 pub struct Iter<S> {

@@ -1,4 +1,4 @@
-//! Counters of the errors from which a session recovers.
+//! The counters of the errors from which a session recovers.
 
 use tinkers_core::{RecoveredError, Sent, TransportErrorKind};
 use tinkers_session::SessionOptions;
