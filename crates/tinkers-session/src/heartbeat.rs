@@ -106,7 +106,7 @@ impl HeartbeatLoop {
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.body = self.body.clone();
         request.timeouts = Timeouts::within(self.limit);
-        // The transport enforces the limit as well, but the loop must not depend on it.
+        // The transport enforces the time limit as well, but the loop must not depend on the transport.
         let until = self.time.now().after(self.limit);
         // A panic in the transport is a failed heartbeat.
         let sent = catch_unwind(async { Ok(self.transport.send(request).await?) });

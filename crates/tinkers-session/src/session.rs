@@ -1,4 +1,4 @@
-//! The handle of a session.
+//! The session: its state, its background tasks, and its handle.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;

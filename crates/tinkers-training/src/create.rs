@@ -1,4 +1,4 @@
-//! Builders that create models, new or from checkpoints.
+//! The builders that create training clients, with a new adapter or from a checkpoint.
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture;

@@ -159,7 +159,7 @@ impl Delivery {
         }
         let recovery = self.recovery();
         if error.kind() == ErrorKind::Closed && self.queue.session().check_open().is_err() {
-            // Queued and later calls fail because the session is closed, and not because this one failed.
+            // Queued and later calls fail because the session is closed, and not because this call failed.
             let error = match recovery {
                 Recovery::From(_) => error,
                 _ => error.with_sent(Sent::MaybeSent),
@@ -223,7 +223,7 @@ impl Delivery {
 
     fn report(&mut self, outcome: Result<Vec<Submitted>>) {
         if let Some(reply) = self.reply.take() {
-            // The caller may have dropped its future; the numbers are used all the same.
+            // The caller may have dropped its future. The sequence numbers are used nevertheless.
             if let Err(outcome) = reply.send(outcome) {
                 self.count_undelivered();
                 let (operation, seq_id) = (self.submission.operation, self.submission.first_seq);

@@ -31,7 +31,7 @@ impl ModelFailure {
             Recovery::Never => "create a client from the last checkpoint",
         };
         let message = format!("not sent, because an earlier call of this model failed; {advice}");
-        // Every call after a lost session reports it by its kind, so that programs need not inspect the sources of errors.
+        // After the loss of a session, each later call has the kind `SessionLost`, so that programs need not inspect the error source.
         let kind = match self.cause.kind() {
             ErrorKind::SessionLost => ErrorKind::SessionLost,
             _ => ErrorKind::Poisoned,

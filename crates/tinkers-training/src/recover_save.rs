@@ -86,7 +86,7 @@ async fn look_up_or_repeat(
         Ok(submitted) => return Ok(submitted.after_lost_reply()),
         Err(error) => error,
     };
-    // However the repeat failed, the first attempt may have been applied.
+    // Whatever the error of the retry is, the first attempt may have been applied.
     let error = error.with_sent(Sent::MaybeSent);
     if error.kind() == ErrorKind::Closed {
         return Err(error);

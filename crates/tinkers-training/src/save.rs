@@ -114,7 +114,7 @@ impl SaveForSampler {
     pub(crate) fn new(client: TrainingClient, name: Option<String>) -> Self {
         let body = wire::SaveWeightsForSampler {
             model_id: client.model_id().to_owned(),
-            // Both numbers are replaced later, so that an invalid save uses up no number.
+            // Both numbers are assigned after the validation, so that an invalid save takes no number.
             seq_id: 0,
             sampling_session_seq_id: name.is_none().then_some(0),
             path: name,

@@ -137,9 +137,9 @@ fn close_is_retried_while_heartbeats_continue() {
     let error = close(&fixture, &session).expect_err("never accepted");
     assert_eq!(error.kind(), ErrorKind::Server);
     let attempts = fixture.server.requests_to(FINISH).len();
-    // As the outage probe, the finish is sent about once a second.
+    // The finish request is retried early to detect the end of the outage, about once a second.
     assert!((10..35).contains(&attempts), "{attempts}");
-    // The session must not expire before the server knows of the close.
+    // The session must not expire on the server before the server has acknowledged the close.
     assert!(fixture.server.requests_on(Channel::Heartbeat).len() >= 2);
     fixture.assert_idle();
 }
@@ -272,7 +272,10 @@ fn close_and_drop_release_the_heartbeat_thread() {
         let session = fixture
             .drive(Session::open(parts, Default::default()))
             .expect("opens");
-        assert!(thread.upgrade().is_some(), "kept while the session is open");
+        assert!(
+            thread.upgrade().is_some(),
+            "the thread exists while the session is open"
+        );
         if by_drop {
             drop(session);
             assert!(thread.upgrade().is_none());

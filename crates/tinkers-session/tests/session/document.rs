@@ -45,7 +45,7 @@ fn session_opens_without_an_openapi_document() {
     for reply in [
         Reply::Status(404, r#"{"detail": "Not Found"}"#),
         Reply::Status(401, "{}"),
-        // Neither an unpaid bill nor a hint delays the session.
+        // Neither an unpaid bill nor a `retry-after` hint delays the opening.
         Reply::Status(402, r#"{"detail": "unpaid"}"#),
         Reply::Status(429, r#"{"retry_after_ms": 60000}"#),
         Reply::Status(500, "Internal Server Error"),

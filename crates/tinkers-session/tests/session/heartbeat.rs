@@ -85,7 +85,7 @@ fn heartbeat_interval_is_at_most_a_third_of_session_expiry() {
         ("{}", 25, 120, [25.0, 50.0, 75.0]),
         ("{}", 100, 120, [40.0, 80.0, 120.0]),
         ("{}", 10, 6, [2.0, 4.0, 6.0]),
-        // The expiry of the server replaces that of the caller, unless it is zero.
+        // The expiry in the server's configuration replaces the expiry in the options, unless it is zero.
         (r#"{"session_expiry_sec": 15}"#, 10, 120, [5.0, 10.0, 15.0]),
         (
             r#"{"session_expiry_sec": 600}"#,
@@ -309,7 +309,7 @@ fn heartbeat_retry_after_is_followed_up_to_a_third_of_expiry() {
         let fixture = Fixture::new();
         let _session = fixture.open();
         fixture.server.script(HEARTBEAT, [hint]);
-        // The hint applies to one interval only.
+        // The `retry-after` hint applies to one interval only.
         let times = fixture.heartbeat_times(3);
         assert_eq!(times, [10.0, expected, expected + 10.0], "{hint:?}");
     }

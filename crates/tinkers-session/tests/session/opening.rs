@@ -216,7 +216,7 @@ fn rejected_api_key_fails_each_request_of_open_without_retry() {
             assert!(text.contains("this key is unknown"), "{route}: {text}");
             assert!(text.contains("key"), "{route}: {text}");
             assert!(!format!("{error:?}{text}").contains("tml-secret"));
-            // The error of the first request has the address, which is the most frequent mistake.
+            // The error of the first request contains the address, since a wrong address is the most frequent mistake.
             assert!(sent > 0 || text.contains(ADDRESS), "{route}: {text}");
             assert_eq!(
                 paths(&fixture.server.requests()),
