@@ -344,7 +344,7 @@ impl TrainingClient {
     ///
     /// # Errors
     /// [`ErrorKind::Poisoned`] if a part of the failed call was or may have been applied: create a new client from the last checkpoint. The
-    /// error is also returned while requests of the failed call are in flight: await the futures of all calls and try again.
+    /// error is also returned while requests of the failed call are in flight: try again later.
     pub fn recover(&self) -> Result<()> {
         self.queue.recover()
     }

@@ -14,7 +14,7 @@ pub(crate) struct ModelFailure {
 pub(crate) enum Recovery {
     /// The model may accept calls again, starting with this sequence number: the server applied no part of the failed call.
     From(u64),
-    /// It is not known yet, since some requests of the failed call are still in flight.
+    /// It is not known yet whether the model may accept calls again, since some requests of the failed call are still in flight.
     Undecided,
     /// The model may not accept calls again: the server applied or may have applied a part of the failed call.
     Never,
@@ -26,7 +26,7 @@ impl ModelFailure {
         let advice = match self.recovery {
             Recovery::From(_) => "no part of that call was applied; call recover() to continue",
             Recovery::Undecided => {
-                "some requests of that call are still in flight; await its future, then call recover()"
+                "some requests of that call are still in flight; call recover() later"
             }
             Recovery::Never => "create a client from the last checkpoint",
         };
