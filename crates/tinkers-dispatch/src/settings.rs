@@ -70,7 +70,16 @@ fn least<T: Ord>(one: Option<T>, two: Option<T>) -> Option<T> {
     }
 }
 
-/// The limits of all route classes except [`RouteClass::Control`], which has none.
+/// The rate limits of a client, for each route class. The route class of control requests (heartbeat, close) has no limits.
+///
+/// ```
+/// use tinkers_dispatch::{ClassSettings, LimiterSettings};
+///
+/// let mut limits = LimiterSettings::default();
+/// // At most 100 samples are sent at once, and at most 500 are in flight.
+/// limits.sample = ClassSettings { slots: 100, max_in_flight: Some(500), ..limits.sample };
+/// assert_eq!(limits.train.slots, 32);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimiterSettings {
     /// The limits of sampling submissions.

@@ -10,13 +10,28 @@ use std::time::Duration;
 use tinkers_core::{Clock, Error, ErrorKind, Progress, ProgressCell, Result, Sent, Task};
 use tokio::sync::oneshot;
 
-/// The handle of a running operation. Await it on any executor, or wait for it with `tinkers::block_on`.
+/// The handle of a running operation, which is awaited for the result. It can be awaited on any executor, or without an executor by
+/// `tinkers::block_on`.
 ///
-/// The operation runs whether or not the handle is polled. Dropping or cancelling the handle ends the wait. A training call is still
-/// submitted then, and keeps its position in the order of training calls; a sample is abandoned.
+/// The operation runs in the background, whether the handle is polled or not.
+///
+/// ```no_run
+/// # async fn wait(step: tinkers_futures::ApiFuture<f64>) -> tinkers_core::Result<()> {
+/// use std::time::Duration;
+///
+/// println!("{:?}", step.progress());
+/// let result = step.within(Duration::from_secs(600)).await?;
+/// println!("result {result}");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// The error of the operation. [`ErrorKind::Aborted`] if the runtime of the operation ended: keep the runtime alive as long as the client.
 ///
 /// # Cancel safety
-/// Awaiting the handle by reference (`(&mut future).await`) in a `select!` is cancel safe: the result is not lost.
+/// Dropping the handle, or [`ApiFuture::cancel`], ends the wait. A training call keeps its queue position and is still submitted, while a
+/// sample is abandoned. Awaiting the handle by reference (`(&mut future).await`) in a `select!` is cancel safe: the result is not lost.
 #[must_use = "the operation runs, but its result and its error are lost unless the handle is awaited"]
 pub struct ApiFuture<T> {
     /// The receiver of the result. The result is boxed, since the channel reserves memory for it from the start.
@@ -44,24 +59,27 @@ impl<T> ApiFuture<T> {
         }
     }
 
-    /// Returns the current progress of the operation.
+    /// Returns the current progress of the operation, such as its phase and the state of the server's queue.
     pub fn progress(&self) -> Progress {
         self.progress.snapshot()
     }
 
-    /// Returns the request id that the server assigned when it accepted the operation. If the operation consists of several chunks,
-    /// this is the id of the last accepted chunk.
+    /// Returns the id that the server gave the request; `None` before the request is accepted. For a call of several requests, returns the id of
+    /// the request that was accepted last.
     pub fn request_id(&self) -> Option<String> {
         self.progress.snapshot().request_id
     }
 
-    /// Ends the wait for the result, like dropping the handle.
+    /// Ends the wait for the result, as dropping the handle does.
     pub fn cancel(self) {}
 
-    /// Waits for the result, but only until `limit` has passed.
+    /// Waits for the result for at most `limit`.
     ///
     /// # Errors
-    /// `Timeout` if the limit passes first. The server may still carry out the operation.
+    /// `Timeout` if there is no result after `limit`. The server may still carry out the operation, so do not repeat a training call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the handle.
     pub async fn within(self, limit: Duration) -> Result<T>
     where
         T: Send,

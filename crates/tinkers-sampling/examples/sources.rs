@@ -1,4 +1,4 @@
-//! Prints how texts are parsed as sources of samplers.
+//! Prints which texts are accepted as the source of a sampling client: model names and `tinker://` paths.
 
 use tinkers_sampling::SamplerSource;
 

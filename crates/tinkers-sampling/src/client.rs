@@ -12,35 +12,78 @@ use crate::run::run;
 use crate::sampler::Sampler;
 use crate::stream::SampleStream;
 
-/// A client of one sampler, which is a base model or saved weights on the server.
+/// A client that samples from one sampler on the server: a base model, or saved weights.
 ///
-/// Clones share the sequence numbers and the queue in the limiter.
+/// Clones of the client share one queue of the rate limiter. Samples are independent of each other, and may finish in any order.
+///
+/// ```no_run
+/// # async fn sample(sampler: tinkers_sampling::SamplingClient, prompt: Vec<u32>) -> tinkers_core::Result<()> {
+/// let response = sampler.sample(prompt).max_tokens(64).temperature(0.7).num_samples(4).await?;
+/// for sequence in &response.sequences {
+///     println!("{:?}: {:?}", sequence.stop_reason, sequence.tokens);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct SamplingClient {
     sampler: Arc<Sampler>,
 }
 
 impl SamplingClient {
-    /// Creates the client of a sampler that exists on the server.
+    /// Creates a client for a sampler that exists on the server. Sends nothing; an unknown id makes the first sample fail.
     pub fn new(session: Arc<dyn SessionContext>, sampler_id: impl Into<String>) -> Self {
         Self {
             sampler: Arc::new(Sampler::new(session, sampler_id.into())),
         }
     }
 
-    /// Returns the server's id of the sampler.
+    /// Returns the id of the sampler on the server.
     pub fn sampler_id(&self) -> &str {
         &self.sampler.id
     }
 
-    /// Builds a request for continuations of `prompt`. Await it, or start it with [`Sample::send`].
+    /// Builds a request for continuations of `prompt`. Await the builder, or start the sample with [`Sample::send`].
+    ///
+    /// ```no_run
+    /// # async fn sample(sampler: tinkers_sampling::SamplingClient) -> tinkers_core::Result<()> {
+    /// let response = sampler.sample(vec![1, 2, 3]).max_tokens(16).seed(1).await?;
+    /// println!("{:?}", response.sequences[0].tokens);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Awaiting the builder fails with `InvalidInput` for invalid parameters, before anything is sent: correct the parameter that
+    /// [`Error::field`] names. It fails with `SessionLost` if the server no longer knows the session or the sampler: connect a new client.
+    /// A sample that fails otherwise can be repeated, but each repeat may be billed.
+    ///
+    /// # Cancel safety
+    /// Dropping the builder sends nothing. Dropping the future of a started sample abandons the sample, and cancels it on servers that
+    /// support this.
     pub fn sample(&self, prompt: impl Into<ModelInput>) -> Sample {
         Sample::new(Arc::clone(&self.sampler), prompt.into())
     }
 
-    /// Computes the natural log-probability of each token of `prompt`; `None` where there is none, as for the first token.
+    /// Computes the natural log-probability of each token of `prompt`, given the tokens before it.
     ///
-    /// The result is as long as the prompt, also on servers that omit the first entry.
+    /// The result has one entry per token of the prompt. The entry is `None` for tokens without a log-probability, such as the first token.
+    ///
+    /// ```no_run
+    /// # async fn score(sampler: tinkers_sampling::SamplingClient) -> tinkers_core::Result<()> {
+    /// let logprobs = sampler.compute_logprobs(vec![1, 2, 3]).await?;
+    /// let total: f32 = logprobs.iter().flatten().sum();
+    /// println!("log-probability of tokens 2 and 3: {total}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for an invalid prompt, before anything is sent. [`ErrorKind::Protocol`] if the server does not return the
+    /// log-probabilities of the prompt: use another server.
+    ///
+    /// # Cancel safety
+    /// The request starts when this method is called. Dropping the future abandons the request.
     pub fn compute_logprobs(&self, prompt: impl Into<ModelInput>) -> ApiFuture<Vec<Option<f32>>> {
         const NAME: &str = "SamplingClient.compute_logprobs";
         let prompt = prompt.into();
@@ -62,11 +105,11 @@ impl SamplingClient {
         })
     }
 
-    /// Samples many prompts and returns a stream of the results in the order in which they finish. `build` sets the parameters of each
-    /// request.
+    /// Samples many prompts, and returns a stream of the results in the order in which the samples finish. `build` sets the parameters of
+    /// each request.
     ///
-    /// At most `in_flight` samples are in flight; the stream takes prompts from the iterator as samples finish. Dropping the stream
-    /// abandons the samples in flight.
+    /// At most `in_flight` samples are in flight at once; 0 counts as 1. The stream takes the next prompt from the iterator when a sample
+    /// finishes. Dropping the stream abandons the samples in flight.
     ///
     /// ```no_run
     /// # async fn sample(sampler: tinkers_sampling::SamplingClient, prompts: Vec<Vec<u32>>) {
@@ -105,7 +148,7 @@ impl fmt::Debug for SamplingClient {
     }
 }
 
-/// Pads log-probabilities at the start to the length of the prompt. Some servers omit the first token, which has none.
+/// Pads log-probabilities with `None` at the start up to the length of the prompt, since some servers omit the entry of the first token.
 fn aligned(logprobs: Vec<Option<f32>>, length: Option<usize>) -> Vec<Option<f32>> {
     let missing = length.unwrap_or(0).saturating_sub(logprobs.len());
     std::iter::repeat_n(None, missing).chain(logprobs).collect()
@@ -116,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_probabilities_are_aligned_at_the_end() {
+    fn missing_logprobs_are_padded_at_the_start_of_the_prompt() {
         assert_eq!(aligned(vec![Some(-1.0)], Some(2)), [None, Some(-1.0)]);
         assert_eq!(aligned(vec![None, Some(-1.0)], Some(2)), [None, Some(-1.0)]);
         assert_eq!(aligned(vec![None, Some(-1.0)], None), [None, Some(-1.0)]);

@@ -11,15 +11,15 @@ use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, ro
 
 use crate::SamplingClient;
 
-/// The warning about a sampler that a lost attempt may have created.
+/// The warning that an attempt whose response was lost may have created an unused sampler.
 const ORPHAN: &str = "the response to an attempt was lost; the server may keep an unused sampler until the session ends";
 
-/// The source of a sampler.
+/// The weights from which a sampler samples.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SamplerSource {
-    /// A base model, by name.
+    /// A base model with this name, such as `Qwen/Qwen3-8B`.
     BaseModel(String),
-    /// Saved weights.
+    /// Weights that were saved for sampling under this path.
     Weights(TinkerPath),
 }
 
@@ -27,7 +27,7 @@ impl SamplerSource {
     /// Parses a `tinker://` path or the name of a base model.
     ///
     /// # Errors
-    /// `InvalidInput` when the text is empty, or a URL other than a valid `tinker://` path.
+    /// `InvalidInput` if the text is empty, or a URL that is not a valid `tinker://` path.
     pub fn parse(text: &str) -> Result<Self> {
         if text.contains("://") {
             return Ok(Self::Weights(text.parse()?));
@@ -42,7 +42,25 @@ impl SamplerSource {
     }
 }
 
-/// A builder that creates a sampling client. Await it, or start it with [`CreateSamplingClient::send`].
+/// A builder that creates a sampling client. Await the builder, or start the creation with [`CreateSamplingClient::send`].
+///
+/// ```no_run
+/// # async fn create(session: std::sync::Arc<dyn tinkers_core::SessionContext>) -> tinkers_core::Result<()> {
+/// use tinkers_sampling::CreateSamplingClient;
+///
+/// let sampler = CreateSamplingClient::new(session, "Qwen/Qwen3-8B").await?;
+/// println!("sampler {}", sampler.sampler_id());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Awaiting the builder fails with `InvalidInput` for an invalid source, before anything is sent. It fails with the server's error, such
+/// as `NotFound` or `Rejected`, if the model or the saved weights do not exist: check the name or path.
+///
+/// # Cancel safety
+/// Dropping the builder creates nothing. Dropping the future cancels the creation, but the server may still create the sampler and keep
+/// it until the session ends.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is created before the builder is awaited or `send` is called"]
 pub struct CreateSamplingClient {
@@ -51,8 +69,8 @@ pub struct CreateSamplingClient {
 }
 
 impl CreateSamplingClient {
-    /// Creates a builder for `source`: the name of a base model, or the `tinker://` path of saved weights. An invalid source makes the
-    /// creation fail.
+    /// Creates a builder for `source`: the name of a base model, or the `tinker://` path of saved weights. With an invalid source, awaiting
+    /// the builder fails.
     pub fn new(session: Arc<dyn SessionContext>, source: impl AsRef<str>) -> Self {
         Self {
             session,
@@ -60,7 +78,7 @@ impl CreateSamplingClient {
         }
     }
 
-    /// Starts the creation and returns its handle. Dropping the handle cancels the creation; the server may still have created the sampler.
+    /// Starts the creation and returns its handle. Dropping the handle cancels the creation, but the server may still create the sampler.
     pub fn send(self) -> ApiFuture<SamplingClient> {
         let operation = Operation::new(
             Arc::clone(&self.session),
@@ -72,12 +90,13 @@ impl CreateSamplingClient {
         })
     }
 
-    /// Creates the sampler as a step of `operation`, to which it reports its progress.
-    ///
-    /// Dropping the future cancels the creation; the server may still have created the sampler.
+    /// Creates the sampler as a step of `operation`, and reports the progress of the creation to `operation`.
     ///
     /// # Errors
     /// `InvalidInput` for an invalid source, and the errors of the server.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the creation, but the server may still create the sampler.
     pub async fn create_in(self, operation: &Operation) -> Result<SamplingClient> {
         let source = self.source?;
         self.session.check_open()?;
@@ -145,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn source_is_a_path_or_a_name() {
+    fn sampler_source_is_parsed_as_path_or_model_name() {
         assert_eq!(
             SamplerSource::parse("Qwen/Qwen3-8B").unwrap(),
             SamplerSource::BaseModel("Qwen/Qwen3-8B".into())

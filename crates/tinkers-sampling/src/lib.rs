@@ -1,4 +1,4 @@
-//! The sampling client: samples, log-probabilities, and streams of samples over many prompts.
+//! The sampling client: single samples, log-probabilities of a prompt, and streams of samples over many prompts.
 #![doc = include_str!("../README.md")]
 
 mod client;

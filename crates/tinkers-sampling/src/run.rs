@@ -1,4 +1,4 @@
-//! One sample: its submission, the wait for its result, and its resubmission when the server loses it.
+//! The run of one sample: its submission, the wait for its result, and its resubmission if the server loses the result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_w
 
 use crate::sampler::Sampler;
 
-/// The maximum number of resubmissions of a sample that the server loses. Each one is billed.
+/// The maximum number of resubmissions of a sample whose result the server loses. The server bills each resubmission.
 const MAX_RESUBMISSIONS: u32 = 10;
-/// The pauses before resubmissions, as in the official SDK.
+/// The backoff before resubmissions, with the values of the official SDK.
 const LOST_SAMPLES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
-/// Submits a sample and waits for its result. A sample that the server loses is submitted again with a new sequence number.
+/// Submits a sample and waits for its result. If the server loses the result, submits the sample again with a new sequence number.
 ///
-/// Many samples wait at once. To keep this future small, the futures of the other steps are boxed.
+/// A program may wait for thousands of samples at once. To keep this future small, the futures of its steps are boxed.
 pub(crate) async fn run(
     sampler: Arc<Sampler>,
     mut request: Box<SampleRequest>,
@@ -69,30 +69,30 @@ pub(crate) async fn run(
     }
 }
 
-/// Returns how often a sample that failed with this error is submitted again, in total.
+/// Returns the maximum number of resubmissions of a sample that failed with this error; 0 if the error is final.
 fn max_resubmissions(error: &Error) -> u32 {
     match error.kind() {
         ErrorKind::ResultLost => MAX_RESUBMISSIONS,
-        // Some servers report a discarded result this way, others a missing sampler; one resubmission distinguishes them.
+        // Some servers report a discarded result with this error, and others a missing sampler. One resubmission shows which it is.
         ErrorKind::NotFound if error.request_id().is_some() => 1,
         _ => 0,
     }
 }
 
-/// An accepted sample.
+/// A sample that the server has accepted.
 struct Accepted {
     result: PendingResult,
     sequence_ids: Option<Box<[String]>>,
     submitted_in: Duration,
-    /// Released when the result is retrieved or abandoned.
+    /// The permit of the in-flight limit. It is released when the result is retrieved or abandoned.
     _permit: InFlightPermit,
 }
 
-/// A result that is not retrieved yet.
+/// The way in which the client waits for the result of an accepted sample.
 enum PendingResult {
-    /// The shared poll waits for its completion.
+    /// The shared poll of the sampling client reports the completion of the sample.
     Registered(CompletionHandle),
-    /// The result of this request id is polled for by itself.
+    /// The sample with this request id is polled individually.
     Polled(String),
 }
 
@@ -105,7 +105,7 @@ impl PendingResult {
     }
 }
 
-/// Builds the admission request of a sample, before its body is built.
+/// Builds the request for admission by the rate limiter. Called before the body of the sample is encoded.
 fn admission_request(
     sampler: &Sampler,
     request: &SampleRequest,
@@ -128,7 +128,7 @@ fn cost(request: &SampleRequest) -> Cost {
     }
 }
 
-/// Makes the error of a sample that was not admitted.
+/// Builds the error of a sample that the rate limiter did not admit. Reports a lost session as such.
 fn admission_error(sampler: &Sampler, operation: &Operation, error: Error) -> Error {
     session_error(&*sampler.session, error.with_operation(operation.name))
 }
@@ -144,7 +144,7 @@ async fn submit(
     request.seq_id = Some(sampler.next_seq());
     request.sampling_session_id = Some(sampler.id.clone());
     let body = to_json_with_capacity(request, estimated_body_len(request));
-    // Not kept during the wait, since all samples of a client share it.
+    // The id is not kept during the wait, since all samples of a client have the same id.
     request.sampling_session_id = None;
     let mut call = Call::post(routes::ASAMPLE, body, RouteClass::Sample);
     call.headers.insert(
@@ -178,12 +178,12 @@ async fn submit(
     })
 }
 
-/// Estimates the length of the body in bytes, assuming token ids of five digits. Most bodies are shorter.
+/// Estimates the length of the JSON body in bytes, assuming that each token id has five digits. Most bodies are shorter.
 fn estimated_body_len(request: &SampleRequest) -> usize {
     400 + 6 * request.prompt.len().unwrap_or(0)
 }
 
-/// Retrieves the result. `accepted` is dropped after it, which acknowledges the result to the server.
+/// Retrieves the result of an accepted sample. Then drops `accepted`, which acknowledges the result to the server.
 async fn retrieve(
     sampler: &Sampler,
     accepted: Accepted,
@@ -201,7 +201,7 @@ async fn retrieve(
     retrieve_completed(retrieval, notice).await
 }
 
-/// Adds the ids of the sequences, and fails when the response lacks requested data.
+/// Adds the sequence ids to a response. Fails if the response lacks data that the request asked for.
 fn checked(
     request: &SampleRequest,
     mut response: SampleResponse,
@@ -250,18 +250,18 @@ mod tests {
         response
     }
 
-    /// Returns the size of a future in bytes.
+    /// Returns the size in bytes of the future that a function returns.
     fn size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
 
     #[test]
-    fn future_of_a_sample_is_small() {
+    fn sample_future_is_at_most_512_bytes() {
         assert!(size(run) <= 512, "{} bytes", size(run));
     }
 
     #[test]
-    fn sequence_ids_come_from_the_submission_response() {
+    fn sequence_ids_are_taken_from_the_submission_response() {
         let request = SampleRequest {
             num_samples: Some(2),
             ..SampleRequest::default()
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn ignored_option_is_an_error() {
+    fn response_that_ignores_a_requested_option_is_an_error() {
         let one = SampleRequest::default();
         assert_eq!(
             checked(&one, response(2), None).unwrap_err().kind(),

@@ -1,4 +1,4 @@
-//! The state that all samples of a sampling client share.
+//! The state of a sampling client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,13 +7,14 @@ use tinkers_core::{ClientId, SessionContext};
 use tinkers_futures::{QueueLog, SessionPoller};
 use tinkers_wire::PollTarget;
 
-/// The sampler of a client, with what its samples share.
+/// The state that all samples of a sampling client share.
 pub(crate) struct Sampler {
     pub(crate) session: Arc<dyn SessionContext>,
     pub(crate) id: String,
     pub(crate) client: ClientId,
     pub(crate) queue_log: Arc<QueueLog>,
-    /// The shared poll, where the server offers it. It ends with the client and its last sample.
+    /// The shared poll for the completions of all samples; `None` if the server does not offer it. The poll ends when the client and its
+    /// last sample are dropped.
     pub(crate) poller: Option<SessionPoller>,
     next_seq: AtomicU64,
 }
@@ -38,7 +39,7 @@ impl Sampler {
         }
     }
 
-    /// Returns the next sequence number. A submission keeps its number on every retry.
+    /// Returns the next sequence number. All attempts of a submission use the same number.
     pub(crate) fn next_seq(&self) -> u64 {
         self.next_seq.fetch_add(1, Ordering::Relaxed)
     }

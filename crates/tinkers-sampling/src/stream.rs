@@ -13,24 +13,24 @@ use tinkers_wire::SampleResponse;
 
 use crate::Sample;
 
-/// The sample of one prompt of a [`SampleStream`].
+/// An item of a [`SampleStream`]: the outcome of the sample of one prompt.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StreamedSample {
-    /// The index of the prompt, from 0.
+    /// The index of the prompt in the iterator of prompts, from 0.
     pub index: usize,
-    /// The outcome of its sample.
+    /// The response, or the error of this sample. Other samples are not affected by an error.
     pub result: Result<SampleResponse>,
 }
 
-/// A stream of samples over prompts, in the order in which they finish; see [`sample_stream`](crate::SamplingClient::sample_stream). `'a` is the lifetime of
-/// the prompts.
+/// A stream of samples over many prompts, in the order in which the samples finish; see [`SamplingClient::sample_stream`](crate::SamplingClient::sample_stream). `'a` is the
+/// lifetime of the prompts.
 ///
-/// # Cancel safety
-/// A stream that is not polled starts no samples; those in flight go on. Dropping the stream abandons the samples in flight.
+/// While the stream is not polled, it starts no samples, and samples in flight continue. Dropping the stream abandons the samples in
+/// flight.
 #[must_use = "a stream starts samples only when it is polled"]
 pub struct SampleStream<'a> {
-    /// Requests that are not started yet.
+    /// The requests that are not started yet.
     requests: Box<dyn Iterator<Item = Sample> + Send + 'a>,
     limit: usize,
     next_index: usize,
@@ -70,12 +70,15 @@ impl<'a> SampleStream<'a> {
         self.in_flight.len()
     }
 
-    /// Waits for the next finished sample. Returns `None` when all prompts are sampled. Cancel safe.
+    /// Waits for the next finished sample. Returns `None` when all prompts are sampled.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no result is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<StreamedSample> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Starts samples up to the limit.
+    /// Starts samples until the maximum number is in flight or the prompts are exhausted.
     fn fill(&mut self) {
         while !self.is_exhausted && self.in_flight.len() < self.limit {
             let Some(request) = self.requests.next() else {

@@ -1,4 +1,4 @@
-//! The OpenAPI document of a server whose configuration does not name its software.
+//! The request for the OpenAPI document of a server. Sent only if the configuration of the server does not name its software.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tinkers_wire::ApiDocument;
 
 use crate::endpoint::Endpoint;
 
-/// The time limit of the request.
+/// The time limit of the request for the OpenAPI document.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The maximum size of a document in bytes; those of known servers have about 30 thousand.
+/// The maximum size of an OpenAPI document in bytes. The documents of known servers have about 30 kB.
 const MAX_BYTES: usize = 4 << 20;
 
-/// Requests the document of an unknown server, once for all sessions of the endpoint. Without one, the session learns the features of
-/// the server from its responses.
+/// Adds the OpenAPI document of an unknown server to the profile of the endpoint. Requests the document once for all sessions of the
+/// endpoint. If the server has no document, the session learns the features of the server from its responses.
 pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
     let profile = endpoint.profile();
     let is_known = endpoint.key().address().is_hosted_service() || profile.software.is_some();
@@ -37,8 +37,8 @@ pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
     });
 }
 
-/// Requests the document once. The status table does not apply, since the request is not part of the API and its response, such as 402,
-/// says nothing about the session.
+/// Requests the OpenAPI document with a single attempt. The retry table is not used: the request is not part of the Tinker API, so its
+/// status, such as 402, says nothing about the session.
 async fn request(caller: &Caller) -> Result<ApiDocument, String> {
     let mut request = HttpRequest::new(Method::GET, ApiDocument::PATH, RouteClass::Control);
     request.timeouts = Timeouts::within(LIMIT);

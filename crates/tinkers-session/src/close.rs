@@ -10,27 +10,29 @@ use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
 use crate::session::Session;
 
-/// The time limit of all attempts to finish the session, pauses included. Neither a longer hint nor an unpaid bill may delay a program
-/// that wants to end.
+/// The time limit of all attempts of the finish request, including pauses. A longer `retry-after` hint or an unpaid bill must not delay a
+/// program that wants to exit.
 const FINISH_WINDOW: Duration = Duration::from_secs(60);
 
 impl Session {
     /// Closes the session: reports the reason to the server, then stops the heartbeats.
     ///
-    /// Calls that the server has not accepted yet fail at once with `Closed`, and so do all later calls. An error with
-    /// [`Sent::MaybeSent`](tinkers_core::Sent) says that an attempt of the call may have been applied. Results of requests that were
-    /// accepted before are still retrieved for their waiters, as far as the server finishes them. Heartbeats continue until the
-    /// server knows of the close.
+    /// All later calls fail at once with `Closed`, and so do calls that the server has not accepted yet. If such an error has
+    /// [`Sent::MaybeSent`](tinkers_core::Sent), an attempt of the call may have been applied. The results of accepted requests are still
+    /// retrieved, as long as the server delivers them. Heartbeats continue until the server has acknowledged the close.
     ///
-    /// Closing a closed session does nothing. A close takes up to about a minute. The session counts as closed even when this fails
-    /// or is dropped; the server then ends it after its expiry.
+    /// A close takes at most one minute. Closing a closed session does nothing.
     ///
     /// # Errors
-    /// The errors of the server, except that it does not know the session. After a hint beyond the time limit the error says when to
-    /// try again.
+    /// The error of the server, unless the server does not know the session. If the server asks for a pause of more than a minute, the close
+    /// fails with `RateLimited`, and [`Error::retry_at`] is the end of the pause. The session counts as closed nevertheless, and the server
+    /// ends it after its expiry.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the session for its clients, but may leave it open on the server until its expiry.
     pub async fn close(&self, reason: FinishReason, detail: Option<String>) -> Result<(), Error> {
         let was_open = self.state.close();
-        // Dropped, and so stopped, when this future ends or is dropped: heartbeats continue until the server knows.
+        // The background tasks stop when this value is dropped, at the end of this future: heartbeats continue during the request.
         let tasks = self
             .tasks
             .lock()
@@ -58,7 +60,7 @@ impl Session {
         drop(tasks);
         match finished {
             Ok(_) => Ok(()),
-            // The server has no such route, or the session has ended already.
+            // The server has no such route, or the session has already ended.
             Err(error) if is_unknown_session(error.kind()) => {
                 self.caller
                     .recovered_errors

@@ -1,4 +1,4 @@
-//! The session as the context of its clients.
+//! The implementation of [`SessionContext`], through which training and sampling clients use the session.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,7 +36,7 @@ impl SessionContext for Session {
     fn profile(&self) -> Arc<ServerProfile> {
         let profile = self.endpoint.profile();
         match self.options.bodies {
-            // The option of the caller holds for this session only.
+            // The option of the caller applies to this session only.
             Some(bodies) => Arc::new((*profile).clone().with_body_format(bodies)),
             None => profile,
         }

@@ -1,4 +1,4 @@
-//! The state that all sessions of one server and key share.
+//! Endpoints: the state that all sessions with the same server and API key share.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,10 +12,11 @@ use tinkers_registry::{Handle, Registry};
 use crate::endpoint_key::EndpointKey;
 use crate::reachability::Reachability;
 
-/// A shared handle of an [`EndpointState`], which is dropped with its last handle.
+/// A shared handle of an [`EndpointState`]. The state is dropped with its last handle.
 pub type Endpoint = Handle<EndpointKey, EndpointState>;
 
-/// The shared state of the sessions of one server and key: limits, retry budget, outages, billing pause and profile.
+/// The state that all sessions with the same server and API key share: rate limits, retry budget, outage detection, billing pause and server
+/// profile.
 #[derive(Debug)]
 pub struct EndpointState {
     limiter: Arc<Limiter>,
@@ -28,7 +29,7 @@ pub struct EndpointState {
 }
 
 impl EndpointState {
-    /// Creates the state of a server with an empty profile.
+    /// Creates the state of an endpoint with these limits and an empty server profile.
     pub fn new(limits: LimiterSettings) -> Self {
         Self {
             limiter: Arc::new(Limiter::new(limits)),
@@ -41,42 +42,42 @@ impl EndpointState {
         }
     }
 
-    /// Returns the limiter.
+    /// Returns the rate limiter that admits the requests of all sessions of the endpoint.
     pub fn limiter(&self) -> &Arc<Limiter> {
         &self.limiter
     }
 
-    /// Returns the retry budget.
+    /// Returns the budget that slows down retries when many requests fail.
     pub fn budget(&self) -> &Arc<RetryBudget> {
         &self.budget
     }
 
-    /// Returns the outage detectors.
+    /// Returns the outage detectors, which release pending retries when the server responds again.
     pub fn outages(&self) -> &Arc<Outages> {
         &self.outages
     }
 
-    /// Returns the deprecation notices of the server.
+    /// Returns the deprecation notices that the server has sent. Each notice is logged once.
     pub fn notices(&self) -> &Arc<DeprecationNotices> {
         &self.notices
     }
 
-    /// Returns the pause after unpaid bills.
+    /// Returns the pause of all requests while the server requires payment (402).
     pub fn billing(&self) -> &Arc<BillingPause> {
         &self.billing
     }
 
-    /// Returns the reachability of the server.
+    /// Returns the reachability of the server, from which outages are logged.
     pub(crate) fn reachability(&self) -> &Arc<Reachability> {
         &self.reachability
     }
 
-    /// Returns the profile of the server, as learned so far.
+    /// Returns the features of the server that are known so far.
     pub fn profile(&self) -> Arc<ServerProfile> {
         self.profile.load_full()
     }
 
-    /// Adds a fact to the profile.
+    /// Adds a newly discovered feature of the server to the profile.
     pub fn learn(&self, fact: ProfileUpdate) {
         self.profile.rcu(|known| {
             let known: &ServerProfile = known;
@@ -85,7 +86,7 @@ impl EndpointState {
     }
 }
 
-/// A registry of the endpoints in use.
+/// A registry of the endpoints in use. Clones share the registry.
 #[derive(Debug, Clone, Default)]
 pub struct Endpoints {
     registry: Registry<EndpointKey, EndpointState>,
@@ -94,17 +95,17 @@ pub struct Endpoints {
 static SHARED: LazyLock<Endpoints> = LazyLock::new(Endpoints::new);
 
 impl Endpoints {
-    /// Creates a separate registry, for tests and for limits that are not shared with the rest of the process.
+    /// Creates a separate registry, for tests and for sessions that share no limits with the rest of the process.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns the registry of this process.
+    /// Returns the registry that all sessions of the process use by default.
     pub fn shared() -> &'static Self {
         &SHARED
     }
 
-    /// Returns the endpoint of `key`, or creates it with the default limits.
+    /// Returns the endpoint with this key. Creates it with the default limits if no session uses it.
     pub fn get_or_create(&self, key: EndpointKey) -> Endpoint {
         self.registry
             .get_or_create(key, || EndpointState::new(LimiterSettings::default()))
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_are_shared_by_all_sessions() {
+    fn server_profile_is_shared_by_all_sessions_of_an_endpoint() {
         let endpoints = Endpoints::new();
         let one = endpoints.get_or_create(key("http://host", ""));
         let other = endpoints.get_or_create(key("http://host", ""));

@@ -1,4 +1,4 @@
-//! The key of an endpoint: the base URL and a fingerprint of the credential.
+//! The key of an endpoint: the base URL of the server and a fingerprint of the API key.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -7,18 +7,18 @@ use std::sync::LazyLock;
 
 use tinkers_core::BaseUrl;
 
-/// The key under which sessions share an endpoint. The credential cannot be recovered from it.
+/// The key of an endpoint. Sessions with equal keys share the endpoint. The API key cannot be recovered from it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EndpointKey {
     address: BaseUrl,
     fingerprint: u64,
 }
 
-/// Hash keys that are random for each process, so that a fingerprint is useless outside of it.
+/// The hash keys of the fingerprints. They are random for each process, so a fingerprint is useless outside of the process.
 static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl EndpointKey {
-    /// Makes the key of a server and a credential, which is empty when there is none.
+    /// Creates the key of a server and an API key. `credential` is empty if there is no API key.
     pub fn new(address: BaseUrl, credential: &[u8]) -> Self {
         Self {
             address,
@@ -26,7 +26,7 @@ impl EndpointKey {
         }
     }
 
-    /// Returns the address of the server.
+    /// Returns the base URL of the server.
     pub fn address(&self) -> &BaseUrl {
         &self.address
     }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_depends_on_the_credential_and_does_not_show_it() {
+    fn endpoint_key_depends_on_the_api_key_and_does_not_show_it() {
         let address = BaseUrl::parse("http://host.example").expect("valid");
         let key = |credential: &[u8]| EndpointKey::new(address.clone(), credential);
         assert_eq!(key(b"tml-one"), key(b"tml-one"));

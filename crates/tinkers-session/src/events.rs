@@ -1,25 +1,40 @@
-//! Events of a session.
+//! The events of a session, which programs may subscribe to.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// An event of a session.
+/// An event of a session: failing heartbeats, their recovery, or the end of the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// Heartbeats fail. Unless one succeeds, the server ends the session.
+    /// No heartbeat has succeeded for at least half of the session expiry. If all further heartbeats fail, the server ends the session.
     AtRisk {
-        /// The time until the server ends it, counted from the event.
+        /// The time from this event until the server ends the session; zero if the expiry has passed.
         time_left: Duration,
     },
-    /// A heartbeat succeeded again.
+    /// A heartbeat succeeded after an [`AtRisk`](SessionEvent::AtRisk) event, so the session continues.
     Recovered,
-    /// The server has ended the session. All further calls fail.
+    /// The server has ended the session. All further calls fail with `SessionLost`.
     Ended,
 }
 
-/// A receiver of the events of one session. A slow receiver gets the latest event only.
+/// A receiver of the events of one session. A receiver that falls behind gets only the latest event.
+///
+/// ```no_run
+/// # async fn watch(session: std::sync::Arc<tinkers_session::Session>) {
+/// use tinkers_session::SessionEvent;
+///
+/// let mut events = session.events();
+/// while let Some(event) = events.next().await {
+///     match event {
+///         SessionEvent::AtRisk { time_left } => eprintln!("the session ends in {time_left:?}"),
+///         SessionEvent::Ended => eprintln!("the session has ended; resume from the last checkpoint"),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct SessionEvents {
     watch: watch::Receiver<EventState>,
@@ -27,11 +42,12 @@ pub struct SessionEvents {
 }
 
 impl SessionEvents {
-    /// Waits for the next event; returns `None` when there will be no more. A risk or an end from before the subscription is returned,
-    /// too, if it still holds.
+    /// Waits for the next event. Returns `None` after the end of the session.
+    ///
+    /// If the session was at risk or had ended when the receiver was created, that event is returned first.
     ///
     /// # Cancel safety
-    /// Cancel safe: an event that was not returned is returned by the next call.
+    /// Cancel safe: no event is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<SessionEvent> {
         loop {
             let state = *self.watch.borrow_and_update();
@@ -46,7 +62,7 @@ impl SessionEvents {
         }
     }
 
-    /// Returns the latest event, if there was one. [`SessionEvents::next`] still returns it.
+    /// Returns the latest event without waiting; `None` if there was no event. [`SessionEvents::next`] still returns this event.
     pub fn latest(&self) -> Option<SessionEvent> {
         self.watch.borrow().event
     }
@@ -57,7 +73,7 @@ struct EventState {
     event: Option<SessionEvent>,
     /// The number of events so far.
     count: u64,
-    /// Whether there will be no more events.
+    /// Whether the session has ended, so that there will be no more events.
     is_finished: bool,
 }
 
@@ -74,7 +90,7 @@ impl EventSender {
         }
     }
 
-    /// Sends `event`, unless the sender is finished.
+    /// Sends `event` to all receivers, unless [`EventSender::finish`] was called.
     pub(crate) fn send(&self, event: SessionEvent) {
         self.watch.send_if_modified(|state| {
             if !state.is_finished {
@@ -85,7 +101,7 @@ impl EventSender {
         });
     }
 
-    /// Ends the events. Receivers still get the latest one.
+    /// Ends the stream of events. Receivers still get the latest event.
     pub(crate) fn finish(&self) {
         self.watch.send_modify(|state| state.is_finished = true);
     }
@@ -120,7 +136,7 @@ mod tests {
     };
 
     #[test]
-    fn each_event_is_received_once() {
+    fn each_session_event_is_received_once() {
         let sender = EventSender::new();
         let mut events = sender.subscribe();
         assert_eq!(poll_next(&mut events), Poll::Pending);
@@ -138,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn late_subscriber_gets_a_risk_or_end_that_still_holds() {
+    fn late_subscriber_receives_a_current_at_risk_or_ended_event() {
         let sender = EventSender::new();
         sender.send(AT_RISK);
         assert_eq!(

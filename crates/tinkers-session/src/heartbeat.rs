@@ -18,10 +18,10 @@ use tinkers_wire::{Heartbeat, error_text, routes, to_json};
 use crate::events::SessionEvent;
 use crate::session_state::SessionState;
 
-/// The maximum time limit of one heartbeat, including the connection.
+/// The upper bound of the time limit of one heartbeat, including the time to connect.
 const MAX_LIMIT: Duration = Duration::from_secs(10);
 
-/// The heartbeat loop of one session.
+/// A loop that sends the heartbeats of one session, and reports their failures as events.
 #[derive(Debug)]
 pub(crate) struct HeartbeatLoop {
     transport: Arc<dyn Transport>,
@@ -29,7 +29,7 @@ pub(crate) struct HeartbeatLoop {
     state: Arc<SessionState>,
     body: Bytes,
     period: Duration,
-    /// The time limit of one heartbeat.
+    /// The time limit of one heartbeat: a sixth of the session expiry, and at most [`MAX_LIMIT`].
     limit: Duration,
     expiry: Duration,
     last_success: Timestamp,
@@ -38,9 +38,9 @@ pub(crate) struct HeartbeatLoop {
 
 /// The outcome of one heartbeat.
 enum Outcome {
-    /// The server accepted it.
+    /// The server accepted the heartbeat.
     Accepted,
-    /// It failed; the response may have a hint.
+    /// The heartbeat failed. `hint` is the delay of a `retry-after` hint in the response.
     Failed {
         cause: String,
         hint: Option<Duration>,
@@ -61,7 +61,7 @@ impl HeartbeatLoop {
         let session_id = session_id.to_owned();
         Self {
             body: to_json(&Heartbeat { session_id }),
-            // Short enough for a second heartbeat before the expiry, even when the first one hangs.
+            // Short enough that a second heartbeat is sent before the expiry if the first one hangs.
             period: period.min(expiry / 3),
             limit: MAX_LIMIT.min(expiry / 6),
             last_success: time.now(),
@@ -73,18 +73,18 @@ impl HeartbeatLoop {
         }
     }
 
-    /// Sends heartbeats until the session ends. Each has one attempt, since the next one follows anyway.
+    /// Sends heartbeats until the session ends. A failed heartbeat is not retried, since the next heartbeat follows anyway.
     pub(crate) async fn run(mut self) {
         let mut pause = self.period;
         loop {
             self.time.sleep(pause).await;
             pause = self.period;
             match self.send().await {
-                // Log subscribers are foreign code, and a panic in one must not end the loop.
+                // Log subscribers are user code, and a panic in a subscriber must not end the loop.
                 Outcome::Accepted => catch_panic(|| self.accepted()),
                 Outcome::Failed { cause, hint } => {
                     catch_panic(|| self.failed(&cause));
-                    // A hint is followed only as far as the session survives it.
+                    // The hint is followed for at most a third of the expiry, so that the session survives the pause.
                     pause = hint.map_or(pause, |hint| hint.clamp(pause, self.expiry / 3));
                 }
                 Outcome::Ended => {
@@ -106,7 +106,7 @@ impl HeartbeatLoop {
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.body = self.body.clone();
         request.timeouts = Timeouts::within(self.limit);
-        // The transport enforces the limit as well, but the loop must not depend on it.
+        // The transport enforces the time limit as well, but the loop must not depend on the transport.
         let until = self.time.now().after(self.limit);
         // A panic in the transport is a failed heartbeat.
         let sent = catch_unwind(async { Ok(self.transport.send(request).await?) });

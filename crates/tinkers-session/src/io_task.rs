@@ -1,4 +1,4 @@
-//! Work on the I/O runtime that can be awaited on any executor.
+//! Runs futures on the I/O runtime, so that they can be awaited on any executor.
 
 use std::future::Future;
 
@@ -7,14 +7,14 @@ use tinkers_core::{Error, ErrorKind, Sent, Spawn};
 use tinkers_futures::catch_unwind;
 use tokio::sync::oneshot;
 
-/// Runs `work` on the I/O runtime, so that its timers and retries do not depend on the executor of the caller. Dropping the future ends
-/// the work.
+/// Runs `work` on the I/O runtime, so that its timers and retries do not depend on the caller's executor. Dropping the returned future
+/// cancels `work`.
 pub(crate) async fn on_io<T: Send + 'static>(
     spawner: &dyn Spawn,
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
     let (sender, receiver) = oneshot::channel();
-    // When another request makes this one, such as in a transport layer, that request waits for it.
+    // If a transport layer makes this call inside another request, that request waits for this call.
     let mark = NestedMark::here();
     let task = spawner.spawn(Box::pin(async move {
         // The caller may have dropped the future.

@@ -1,4 +1,4 @@
-//! A transport that reports outages of the server in the log.
+//! A transport that logs outages of the server.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use tinkers_core::{
 use crate::endpoint::Endpoint;
 use crate::reachability::Reachability;
 
-/// A transport that records the outcomes of all requests, and logs outages of the server.
+/// A transport that passes requests to another transport, and logs the start and the end of outages of the server.
 #[derive(Debug)]
 pub(crate) struct ObservedTransport {
     inner: Arc<dyn Transport>,
     time: Arc<dyn Clock>,
     server: BaseUrl,
-    /// Not the whole endpoint, so that the transport does not keep it alive.
+    /// The reachability of the endpoint. The transport does not hold the endpoint itself, which would keep the endpoint alive.
     reachability: Arc<Reachability>,
 }
 
 impl ObservedTransport {
-    /// Wraps `inner`. All sessions of the endpoint must use the same clock.
+    /// Wraps `inner` to observe its requests. All sessions of the endpoint must use the same clock.
     pub(crate) fn wrap(
         inner: Arc<dyn Transport>,
         time: &Arc<dyn Clock>,
@@ -38,7 +38,7 @@ impl ObservedTransport {
     }
 
     fn failed(&self, cause: &dyn Display) {
-        // Logged without a lock, and with panics contained, since subscribers are foreign code.
+        // Logged without a lock, and with panics contained, since log subscribers are user code.
         if let Some(lasted) = self.reachability.failed(self.time.now()) {
             catch_panic(|| {
                 tracing::warn!(
@@ -86,7 +86,7 @@ impl Transport for ObservedTransport {
     }
 }
 
-/// Returns whether a request failed because the server is not reachable.
+/// Returns whether a failed request of `class` shows that the server is not reachable.
 fn is_unreachable(error: &TransportError, class: RouteClass) -> bool {
     use TransportErrorKind as K;
     match error.kind {

@@ -25,18 +25,22 @@ use crate::refresh;
 use crate::session::{Session, Tasks};
 use crate::session_state::SessionState;
 
-/// The public method that errors of the opening name.
+/// The name of the public method in errors of [`Session::open`].
 const OPERATION: &str = "ServiceClient.connect";
 
 impl Session {
     /// Opens a session: requests the configuration of the server, creates the session, and starts its heartbeats.
     ///
-    /// The first request has one attempt, so that a wrong address fails at once; the others are retried for five minutes. The work
-    /// does not depend on the executor of the caller. Dropping the future stops it, and leaves at most a session on the server that
-    /// ends after its expiry.
+    /// The first request is not retried, so that a wrong address fails at once. The other requests are retried for five minutes. The future
+    /// can be awaited on any executor.
     ///
     /// # Errors
-    /// `InvalidInput` for invalid options, `Unsupported` for a server with another authentication, and the errors of the server.
+    /// `InvalidInput` for invalid options, before anything is sent. `Connection` if the server is not reachable, and `Protocol` if it is not
+    /// a Tinker server: check the base URL. `Unsupported` if the server requires an authentication other than an API key. Otherwise the
+    /// errors that the server returns.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the opening. A session that was already created on the server ends there after its expiry.
     pub async fn open(parts: SessionParts, options: SessionOptions) -> Result<Arc<Self>, Error> {
         options.check()?;
         let spawner = Arc::clone(&parts.spawner);
@@ -102,7 +106,7 @@ impl Session {
     }
 }
 
-/// The responses of the server during the opening.
+/// The responses of the server to the requests that open a session.
 struct Negotiated {
     config: ClientConfig,
     dynamic: DynamicConfig,
@@ -148,7 +152,7 @@ fn caller(parts: &SessionParts) -> Caller {
     }
 }
 
-/// Requests the configuration. This first request also shows whether there is a Tinker server.
+/// Requests the configuration of the server. This is the first request, so it also shows whether the address is that of a Tinker server.
 async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfig, Error> {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
@@ -173,7 +177,7 @@ async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfi
     Ok(config)
 }
 
-/// Adds to the error of the first request what to check.
+/// Adds the address to the error of the first request, and a text that says what to check.
 fn first_request_error(error: Error, address: &BaseUrl) -> Error {
     match error.kind() {
         ErrorKind::NotFound => {
@@ -200,7 +204,8 @@ fn first_request_error(error: Error, address: &BaseUrl) -> Error {
     }
 }
 
-/// Returns whether an error is the response of a plain web server to a POST. Proxies of Tinker servers use other statuses.
+/// Returns whether an error is the response of an ordinary web server to a POST request. Proxies in front of Tinker servers respond with
+/// other statuses.
 fn is_web_server(error: &Error) -> bool {
     let has_page = !error.body().is_empty() && !json_response::is_object(error.body());
     has_page && matches!(error.status(), Some(400 | 411 | 415 | 501))
@@ -211,8 +216,8 @@ fn not_tinker_server(address: &BaseUrl, cause: &str) -> Error {
     Error::new(ErrorKind::Protocol, Sent::Answered, message)
 }
 
-/// Returns the stricter of the limits of the configuration and those of the caller. Limits without a configuration are those of the
-/// caller.
+/// Combines the limits in the server's configuration with the limits in the options of the session. The stricter value of each limit
+/// applies. Limits that the configuration cannot set are taken from the options.
 fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
     let defaults = LimiterSettings::default();
     let of_server = LimiterSettings {
@@ -233,7 +238,7 @@ fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
         return of_server;
     };
     let stricter = |server: ClassSettings, own: ClassSettings| ClassSettings {
-        // No configuration has these.
+        // The configuration cannot set these limits.
         slots: own.slots,
         rate: own.rate,
         ..server.stricter(own)
@@ -247,7 +252,7 @@ fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
     }
 }
 
-/// Adds the facts of the configuration to the profile of the server.
+/// Adds the features that the server's configuration states to the profile of the server.
 fn learn(config: &ClientConfig, endpoint: &Endpoint) {
     // The hosted service applies a repeated (model, seq_id) once without reporting this.
     let is_hosted = endpoint.key().address().is_hosted_service();
@@ -262,7 +267,7 @@ fn learn(config: &ClientConfig, endpoint: &Endpoint) {
     }
 }
 
-/// Returns how long the server keeps a session without heartbeats.
+/// Returns the session expiry: the time after which the server ends a session without heartbeats.
 fn expiry(config: &ClientConfig, options: &SessionOptions) -> Duration {
     config
         .session_expiry_sec
@@ -270,12 +275,12 @@ fn expiry(config: &ClientConfig, options: &SessionOptions) -> Duration {
         .map_or(options.expiry, Duration::from_secs)
 }
 
-/// Requests the dynamic flags. A hint is followed for `longest_hint` at most.
+/// Requests the dynamic configuration. The server's `retry-after` hints are followed for at most `longest_hint`.
 async fn dynamic_config(caller: &Caller, longest_hint: Duration) -> Result<DynamicConfig, Error> {
     let policy = RetryPolicy::PATIENT.following_hints_up_to(longest_hint);
     match caller.call(refresh::request(policy)).await {
         Ok(Accepted { response, .. }) => decode(&response, "client/dynamic_config"),
-        // Servers without dynamic flags have no such route.
+        // Servers without a dynamic configuration have no such route.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             caller
                 .recovered_errors

@@ -1,4 +1,4 @@
-//! Queries of a session that belong to no client.
+//! Queries about the server and the session that belong to no training or sampling client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,13 @@ use crate::json_response::decode;
 use crate::session::Session;
 
 impl Session {
-    /// Returns the capabilities of the server, such as its models.
+    /// Requests the capabilities of the server, such as the models that it offers.
     ///
     /// # Errors
     /// `Timeout` after the operation deadline of the session, and the errors of the server.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the request.
     pub async fn capabilities(&self) -> Result<Capabilities, Error> {
         self.state.check_open()?;
         let mut call = Call::get(routes::CAPABILITIES, RouteClass::Rest);
@@ -28,10 +31,10 @@ impl Session {
         decode(&accepted.response, "get_server_capabilities")
     }
 
-    /// Checks with one request that the server is healthy.
+    /// Checks with one request that the server is healthy. The request is not retried.
     ///
     /// # Errors
-    /// The error of that request.
+    /// The error of the request: `Connection` if the server is not reachable, or `Server` if it is not healthy.
     pub async fn health(&self) -> Result<(), Error> {
         self.state.check_open()?;
         let mut call = Call::get(routes::HEALTH, RouteClass::Control);
@@ -41,10 +44,11 @@ impl Session {
         Ok(())
     }
 
-    /// Sends one heartbeat now. When the server no longer knows the session, the session ends; other failures are ignored.
+    /// Sends one heartbeat now, to find out whether the server still knows the session. If the server does not, the session ends. Other
+    /// failures of the heartbeat are ignored.
     ///
     /// # Errors
-    /// The reason why the session is not open.
+    /// `SessionLost` or `Closed` if the session is not open after the heartbeat.
     pub(crate) async fn heartbeat_now(&self) -> Result<(), Error> {
         let session_id = self.id.clone();
         let body = to_json(&Heartbeat { session_id });
@@ -59,12 +63,12 @@ impl Session {
         self.state.check_open()
     }
 
-    /// Returns the profile of the server, as learned so far.
+    /// Returns the features of the server that are known so far.
     pub fn server_profile(&self) -> Arc<ServerProfile> {
         self.endpoint.profile()
     }
 
-    /// Makes a call on the I/O runtime, with its deadline if it has one.
+    /// Makes a call on the I/O runtime, and fails with `Timeout` when the deadline of the call passes.
     pub(crate) async fn call_on_io(&self, caller: Caller, call: Call) -> Result<Accepted, Error> {
         let work = async move {
             let (deadline, operation) = (call.deadline, call.operation);

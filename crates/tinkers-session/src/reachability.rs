@@ -1,4 +1,4 @@
-//! Whether the server of an endpoint responds, and when a failure is logged.
+//! The reachability of the server of an endpoint, and the times at which an outage is logged.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,32 +6,32 @@ use std::time::Duration;
 
 use tinkers_core::Timestamp;
 
-/// Shorter failures are not reported, since broken connections are opened again.
+/// The time from the first failure to the first report. Shorter outages are not reported, since broken connections are soon replaced.
 const FIRST_REPORT: Duration = Duration::from_secs(2);
-/// The time from the first failure to the second report. Later reports follow at the interval [`NEXT_REPORTS`].
+/// The time from the first failure to the second report. [`NEXT_REPORTS`] is the interval of later reports.
 const SECOND_REPORT: Duration = Duration::from_secs(10);
 const NEXT_REPORTS: Duration = Duration::from_secs(60);
 
-/// The reachability of a server, from the outcomes of all requests to its endpoint. It is shared by the sessions of the endpoint, so that
-/// an outage is reported once.
+/// The reachability of a server, judged by the outcomes of all requests to an endpoint. All sessions of the endpoint share this value, so
+/// that an outage is reported once.
 #[derive(Debug, Default)]
 pub(crate) struct Reachability {
-    /// Whether the latest outcome is a failure. Without an outage, a success reads only this.
+    /// Whether an outage may be in progress. If not, a successful request reads only this flag and takes no lock.
     is_failing: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The first failure since the last response.
+    /// The time of the first failure since the last response; `None` if no request has failed since.
     since: Option<Timestamp>,
-    /// When the next failure is reported.
+    /// The earliest time at which a failure is reported.
     report_at: Timestamp,
     is_reported: bool,
 }
 
 impl Reachability {
-    /// Records a failure. Returns the duration of the outage when it is to be reported.
+    /// Records a failed request. Returns the duration of the outage if it is time for a report.
     pub(crate) fn failed(&self, now: Timestamp) -> Option<Duration> {
         let mut state = self.lock();
         let Some(since) = state.since else {
@@ -56,7 +56,8 @@ impl Reachability {
         Some(now.since(since))
     }
 
-    /// Records a response to a request that was sent at `sent_at`. Returns the duration of the outage that it ends, if that was reported.
+    /// Records a response to a request that was sent at `sent_at`. If the response ends an outage that was reported, returns the duration of
+    /// the outage.
     pub(crate) fn responded(&self, sent_at: Timestamp, now: Timestamp) -> Option<Duration> {
         // A failure that is recorded concurrently is ended by the next response.
         if !self.is_failing.load(Ordering::Acquire) {
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn short_failure_is_not_reported() {
+    fn outage_of_less_than_2_s_is_not_reported() {
         let reachability = Reachability::default();
         for second in 0..10 {
             assert_eq!(reachability.failed(at(second)), None);
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn response_to_an_older_request_ends_no_outage() {
+    fn response_to_a_request_before_the_outage_does_not_end_it() {
         let reachability = Reachability::default();
         reachability.failed(at(10));
         assert!(reachability.failed(at(12)).is_some());

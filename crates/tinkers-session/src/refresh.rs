@@ -1,4 +1,4 @@
-//! The refresh of the dynamic flags of a session.
+//! The refresh of the dynamic configuration of a session, which consists of flags that the server may change at any time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use tinkers_wire::{ConfigRequest, DynamicConfig, routes, to_json};
 use crate::json_response::decode;
 use crate::session_state::SessionState;
 
-/// The minimum interval of refreshes.
+/// The minimum interval between two refreshes, whatever interval the server asks for.
 const MIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The time limit of one request.
+/// The time limit of one request for the dynamic configuration.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Builds the request for dynamic flags.
+/// Builds the request for the dynamic configuration.
 pub(crate) fn request(policy: RetryPolicy) -> Call {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::DYNAMIC_CONFIG, body, RouteClass::Control);
@@ -26,7 +26,8 @@ pub(crate) fn request(policy: RetryPolicy) -> Call {
     call
 }
 
-/// Refreshes the flags until the session is closed. A failed refresh keeps the old flags. A hint is followed for `longest_hint` at most.
+/// Refreshes the dynamic configuration until the session is closed. If a refresh fails, the old configuration is kept. The server's
+/// `retry-after` hints are followed for at most `longest_hint`.
 pub(crate) async fn run(caller: Caller, state: Arc<SessionState>, longest_hint: Duration) {
     let mut hint = Duration::ZERO;
     loop {

@@ -1,4 +1,4 @@
-//! The handle of a session.
+//! The session: its state, its background tasks, and its handle.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -13,10 +13,10 @@ use crate::events::SessionEvents;
 use crate::options::SessionOptions;
 use crate::session_state::SessionState;
 
-/// A session on a server. It is opened by [`Session::open`], kept alive by heartbeats, and ended by [`Session::close`].
+/// A session on a Tinker server. [`Session::open`] opens the session, heartbeats keep it alive, and [`Session::close`] ends it.
 ///
-/// It is shared as `Arc<Session>`, which is also an `Arc<dyn SessionContext>`. Dropping the last handle stops the heartbeats without
-/// a request; the server ends the session after its expiry.
+/// Training and sampling clients share the session as an `Arc<dyn SessionContext>`. Dropping the last handle stops the heartbeats, but
+/// sends no request: the server ends the session after its expiry.
 pub struct Session {
     pub(crate) id: String,
     pub(crate) options: SessionOptions,
@@ -24,7 +24,7 @@ pub struct Session {
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) endpoint: Endpoint,
     pub(crate) config: ClientConfig,
-    /// The limits that this session requests from the shared limiter.
+    /// The limits that this session requests from the shared limiter. They apply until this value is dropped.
     pub(crate) _limits: LimitRequest,
     pub(crate) response_bytes: ByteSemaphore,
     pub(crate) model_seq: AtomicU64,
@@ -33,31 +33,31 @@ pub struct Session {
     pub(crate) tasks: Mutex<Option<Tasks>>,
 }
 
-/// The background tasks of a session. Dropping them stops them.
+/// The background tasks of a session. Dropping this value stops the tasks.
 pub(crate) struct Tasks {
     pub(crate) _heartbeat: Task,
     pub(crate) _refresh: Task,
-    /// Owns the thread of the heartbeats.
+    /// The spawner of the heartbeat loop. Owns the dedicated thread on which heartbeats are sent.
     pub(crate) _heartbeat_spawner: Arc<dyn Spawn>,
 }
 
 impl Session {
-    /// Returns the server's id of the session.
+    /// Returns the id of the session on the server.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Subscribes to the events of the session.
+    /// Subscribes to the events of the session: failing heartbeats, their recovery, and the end of the session.
     pub fn events(&self) -> SessionEvents {
         self.state.events.subscribe()
     }
 
-    /// Returns the counters of recovered errors of this session and its clients.
+    /// Returns the counters of errors from which this session and its clients have recovered.
     pub fn recovered_errors(&self) -> RecoveredErrorCounts {
         self.caller.recovered_errors.snapshot()
     }
 
-    /// Returns the endpoint, which is shared with other sessions of the same server and key.
+    /// Returns the endpoint of the session, which all sessions with the same server and API key share.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }

@@ -8,10 +8,11 @@ use tinkers_wire::DynamicConfig;
 
 use crate::events::{EventSender, SessionEvent};
 
-/// The state of a session that its background tasks hold, so that they do not keep the session itself alive.
+/// The state of a session that its background tasks use. The tasks hold this state and not the session, so that they do not keep the
+/// session alive.
 #[derive(Debug)]
 pub(crate) struct SessionState {
-    /// Shared with the caller of the session, whose calls it ends.
+    /// The signal that ends all calls of the session. The `Caller` of the session shares it.
     closing: Arc<CloseSignal>,
     pub(crate) events: EventSender,
     pub(crate) dynamic: ArcSwap<DynamicConfig>,
@@ -36,14 +37,14 @@ impl SessionState {
         self.closing.check()
     }
 
-    /// Closes the session for the caller. Returns whether it was open.
+    /// Closes the session on behalf of the program. Returns whether the session was open.
     pub(crate) fn close(&self) -> bool {
         let was_open = self.closing.close(Error::closed());
         self.events.finish();
         was_open
     }
 
-    /// Records that the server has ended the session. No event is sent when the caller has closed it.
+    /// Records that the server has ended the session, and sends the event. Does nothing if the program has closed the session.
     pub(crate) fn end(&self) {
         let ended = Error::new(
             ErrorKind::SessionLost,
@@ -65,7 +66,7 @@ mod tests {
     use std::task::{Context, Wake, Waker};
 
     #[test]
-    fn first_end_wins() {
+    fn first_of_close_and_server_end_decides_the_error() {
         let closed = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
         closed.check_open().expect("open");
         assert!(closed.close());
@@ -89,7 +90,7 @@ mod tests {
         assert_eq!(ended.events.subscribe().latest(), Some(SessionEvent::Ended));
     }
 
-    /// A waker that records whether the session is open when an event is sent.
+    /// A waker that records whether the session is open when the waker is called.
     struct OpenProbe(Arc<SessionState>, Mutex<Vec<bool>>);
 
     impl Wake for OpenProbe {
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn session_is_closed_when_its_event_is_sent() {
+    fn session_is_closed_before_event_subscribers_are_woken() {
         let close = |state: &SessionState| {
             state.close();
         };

@@ -1,4 +1,4 @@
-//! Shows how a batch is cut into requests.
+//! Prints how a batch is split into requests.
 
 use tinkers_training::{ChunkLimits, plan_chunks};
 use tinkers_wire::Datum;

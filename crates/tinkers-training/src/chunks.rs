@@ -1,15 +1,15 @@
-//! Splits a batch into requests by number of data and by bytes.
+//! Splits a batch into chunks, each of which is sent as one request.
 
 use std::ops::Range;
 
 use tinkers_wire::{ClientConfig, Datum};
 
-/// The limits of one request.
+/// The limits of one chunk, which is sent as one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkLimits {
-    /// Number of data.
+    /// The maximum number of data, at least 1.
     pub data: usize,
-    /// Estimated bytes before compression.
+    /// The maximum estimated size in bytes, before compression. A single datum may exceed it.
     pub bytes: u64,
 }
 
@@ -23,8 +23,8 @@ impl From<&ClientConfig> for ChunkLimits {
     }
 }
 
-/// Returns the ranges of `data` that each request takes, in order and without gaps. A datum above the byte limit is alone in its
-/// chunk.
+/// Splits `data` into chunks, and returns the index range of each chunk. The ranges are in order and without gaps. A datum above the byte
+/// limit forms a chunk of its own.
 pub fn plan_chunks(data: &[Datum], limits: ChunkLimits) -> Vec<Range<usize>> {
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_fill_the_limits_exactly() {
+    fn batch_is_split_at_the_count_and_byte_limits() {
         let data: Vec<Datum> = [10, 10, 10, 50, 5, 5].map(datum).into();
         let limits = ChunkLimits {
             data: 2,
@@ -69,7 +69,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_cover_the_data_and_are_maximal(
+        fn chunks_cover_all_data_and_are_as_large_as_the_limits_allow(
             sizes in proptest::collection::vec(0usize..40, 0..60), most in 1usize..7, bytes in 1u64..200,
         ) {
             let data: Vec<Datum> = sizes.iter().copied().map(datum).collect();

@@ -15,14 +15,31 @@ use crate::requests::{Load, Step};
 use crate::unload::unload;
 use crate::{SaveForSampler, SaveState};
 
-/// Trains one model. Clones share one submission queue.
+/// A client that trains one model on the server. Clones of the client share one submission queue.
 ///
-/// A call is queued **when the method is called**, not when the returned future is polled, and requests are sent in that order.
-/// A pass and a step that are submitted back to back are therefore processed back to back. Dropping the future ends the waiting
-/// and never the submission.
+/// A training call enters the submission queue **when its method is called**, not when the returned future is polled. Requests are sent
+/// in this order. Therefore call `optim_step` directly after `forward_backward`, and await both futures afterwards: the server then
+/// processes both without a pause in between.
 ///
-/// When a request that changes the model is refused, or the outcome of any request is unknown, later calls fail at once with
-/// `Poisoned`, so that no call is applied out of order: see [`TrainingClient::recover`]. A refused save or forward pass fails alone.
+/// ```no_run
+/// # async fn train(training: tinkers_training::TrainingClient, batch: Vec<tinkers_wire::Datum>) -> tinkers_core::Result<()> {
+/// use tinkers_wire::{AdamParams, LossFn};
+///
+/// let gradients = training.forward_backward(&batch, LossFn::CrossEntropy);
+/// let step = training.optim_step(AdamParams::new(1e-4));
+/// println!("loss {:?}", gradients.await?.loss_sum());
+/// step.await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// A rejected save or forward pass fails alone. If the server rejects a request that changes the model, or if a request may or may not
+/// have been applied, all later calls fail at once with [`ErrorKind::Poisoned`], so that no call is applied out of order. Then call
+/// [`TrainingClient::recover`], or create a new client from the last checkpoint.
+///
+/// # Cancel safety
+/// Dropping the future of a training call ends the wait for its result. The call is still submitted.
 #[derive(Debug, Clone)]
 pub struct TrainingClient {
     calls: ModelCalls,
@@ -37,22 +54,43 @@ impl TrainingClient {
         }
     }
 
-    /// Returns the model's id, which is also the id of its training run.
+    /// Returns the id of the model on the server, which is also the id of the training run.
     pub fn model_id(&self) -> &str {
         self.calls.model_id()
     }
 
-    /// Returns the server's description of the model, as of the creation of the client.
+    /// Returns the server's description of the model, such as its base model and LoRA rank. It was requested when the client was created.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
 
-    /// Returns the session, for operations that combine training and sampling.
+    /// Returns the session of the client, for operations that combine training and sampling.
     pub fn session(&self) -> &Arc<dyn SessionContext> {
         self.calls.session()
     }
 
-    /// Computes losses and outputs for `data`, without gradients.
+    /// Computes the loss of `data` without gradients (a forward pass).
+    ///
+    /// The result contains one output per datum, in the order of `data`: usually `logprobs`, the natural log-probability of each target
+    /// token. Its method [`loss_sum`](ForwardBackwardOutput::loss_sum) returns the loss, summed over all positions of all data. A batch above
+    /// the server's limits is sent as several requests, whose results are merged.
+    ///
+    /// ```no_run
+    /// # async fn evaluate(training: tinkers_training::TrainingClient, data: Vec<tinkers_wire::Datum>) -> tinkers_core::Result<()> {
+    /// use tinkers_wire::LossFn;
+    ///
+    /// let output = training.forward(&data, LossFn::CrossEntropy).await?;
+    /// println!("loss {:?} of {} data", output.loss_sum(), output.loss_fn_outputs.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for an empty batch or an invalid datum, before anything is sent: correct the input that
+    /// [`Error::field`] names. A forward pass that the server rejects fails alone, and later calls are still sent.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait for the result. The forward pass is still submitted.
     pub fn forward(
         &self,
         data: impl IntoIterator<Item = impl Into<Datum>>,
@@ -66,10 +104,31 @@ impl TrainingClient {
         )
     }
 
-    /// Computes losses and outputs for `data`, and adds their gradients to those accumulated for the next
-    /// [`TrainingClient::optim_step`].
+    /// Computes the loss of `data`, and adds its gradients to the gradients that the next [`TrainingClient::optim_step`] applies.
     ///
-    /// A batch above the server's limits is sent as several requests, whose results are merged.
+    /// The result contains one output per datum, in the order of `data`: usually `logprobs`, the natural log-probability of each target
+    /// token. Its method [`loss_sum`](ForwardBackwardOutput::loss_sum) returns the loss, summed over all positions of all data. A batch above
+    /// the server's limits is sent as several requests, whose results are merged.
+    ///
+    /// ```no_run
+    /// # async fn train(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
+    /// use tinkers_wire::{Datum, LossFn};
+    ///
+    /// // Four tokens make three predictions, so there are three weights.
+    /// let datum = Datum::next_token(&[1, 2, 3, 4], vec![1.0; 3])?;
+    /// let output = training.forward_backward([datum], LossFn::CrossEntropy).await?;
+    /// println!("loss {:?}", output.loss_sum());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for an empty batch or an invalid datum, before anything is sent: correct the input that
+    /// [`Error::field`] names. [`ErrorKind::OutcomeUnknown`] if the response was lost and the server is not known to recognize a repeated
+    /// request: continue from the last checkpoint. After a rejection, call [`TrainingClient::recover`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait for the result. The gradients are still added.
     pub fn forward_backward(
         &self,
         data: impl IntoIterator<Item = impl Into<Datum>>,
@@ -83,7 +142,26 @@ impl TrainingClient {
         )
     }
 
-    /// Applies an AdamW step with the accumulated gradients, and clears them.
+    /// Applies one AdamW step with the accumulated gradients, and then clears the gradients.
+    ///
+    /// ```no_run
+    /// # async fn step(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
+    /// use tinkers_wire::AdamParams;
+    ///
+    /// let mut params = AdamParams::new(1e-4);
+    /// params.grad_clip_norm = Some(1.0);
+    /// training.optim_step(params).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for invalid parameters, before anything is sent: correct the parameter that [`Error::field`] names.
+    /// [`ErrorKind::OutcomeUnknown`] if the response was lost and the server is not known to recognize a repeated request: continue from the
+    /// last checkpoint. After a rejection, call [`TrainingClient::recover`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait for the result. The step is still applied.
     pub fn optim_step(&self, params: AdamParams) -> ApiFuture<OptimStepResult> {
         let operation = self.calls.operation("TrainingClient.optim_step");
         let step = params.validate().map(|()| Step {
@@ -98,10 +176,10 @@ impl TrainingClient {
         )
     }
 
-    /// Builds a save of weights and optimizer state under a name of 1 to 255 letters, digits, `-`, `_` and `.`, to resume training from.
+    /// Builds a save of the weights and the optimizer state, from which training can be resumed. The name of the checkpoint consists of 1
+    /// to 255 letters, digits, `-`, `_` and `.`.
     ///
-    /// The save is queued when it is awaited or [`SaveState::send`] is called. It fails alone, with `Conflict`, if the name is taken: save
-    /// under another name, or with [`SaveState::overwrite`].
+    /// The save is queued when the builder is awaited or [`SaveState::send`] is called.
     ///
     /// ```no_run
     /// # async fn save(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
@@ -110,20 +188,58 @@ impl TrainingClient {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    /// Awaiting the builder fails with [`ErrorKind::Conflict`] if a checkpoint of this name exists: use another name, or
+    /// [`SaveState::overwrite`]. [`ErrorKind::InvalidInput`] is returned for an invalid name. In both cases later calls are still sent.
+    ///
+    /// # Cancel safety
+    /// Dropping the builder sends nothing. Dropping the future of a queued save does not cancel the save.
     pub fn save_state(&self, name: impl Into<String>) -> SaveState {
         SaveState::new(self.calls.clone(), name.into())
     }
 
-    /// Builds a save of weights for sampling under a name of 1 to 255 letters, digits, `-`, `_` and `.`. The save is queued when it is
-    /// awaited or [`SaveForSampler::send`] is called.
+    /// Builds a save of the weights for sampling. The name of the saved weights consists of 1 to 255 letters, digits, `-`, `_` and `.`.
+    ///
+    /// The save is queued when the builder is awaited or [`SaveForSampler::send`] is called. Pass the `tinker://` path of the result to
+    /// `create_sampling_client`.
+    ///
+    /// ```no_run
+    /// # async fn save(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
+    /// let saved = training.save_weights_for_sampler("step-10").await?;
+    /// if let Some(path) = saved.path {
+    ///     println!("sample from {path}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Awaiting the builder fails with [`ErrorKind::Conflict`] if weights of this name exist: use another name.
+    /// [`ErrorKind::InvalidInput`] is returned for an invalid name. In both cases later calls are still sent.
+    ///
+    /// # Cancel safety
+    /// Dropping the builder sends nothing. Dropping the future of a queued save does not cancel the save.
     pub fn save_weights_for_sampler(&self, name: impl Into<String>) -> SaveForSampler {
         SaveForSampler::new(self.calls.clone(), Some(name.into()))
     }
 
-    /// Saves the current weights without a name, and creates a client that samples from them.
+    /// Saves the current weights without a name, and creates a client that samples from the saved weights.
     ///
-    /// The save takes its place in the order of training calls when this method is called, so later training does not change the samples.
-    /// The weights exist only for this sampling client, and cannot be listed or loaded.
+    /// The save enters the submission queue when this method is called, so later training calls do not change the samples. The saved
+    /// weights exist only for this sampling client, and cannot be listed or loaded.
+    ///
+    /// ```no_run
+    /// # async fn sample(training: tinkers_training::TrainingClient, prompt: Vec<u32>) -> tinkers_core::Result<()> {
+    /// let sampler = training.save_weights_and_get_sampling_client().await?;
+    /// let reply = sampler.sample(prompt).max_tokens(64).await?;
+    /// println!("{:?}", reply.sequences[0].tokens);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait. The save is still submitted, but no sampling client is created.
     pub fn save_weights_and_get_sampling_client(&self) -> ApiFuture<SamplingClient> {
         let session = Arc::clone(self.session());
         let operation = self
@@ -147,13 +263,33 @@ impl TrainingClient {
         })
     }
 
-    /// Loads the weights of a checkpoint, given by its `tinker://` path, into this model and resets the optimizer. Some servers
-    /// accept it only as a model's first request.
+    /// Loads the weights of a checkpoint into this model, and resets the optimizer. `path` is the `tinker://` path of the checkpoint.
+    ///
+    /// Some servers accept a load only as the first request of a model. To continue training, use
+    /// [`TrainingClient::load_state_with_optimizer`].
+    ///
+    /// ```no_run
+    /// # async fn load(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
+    /// training.load_state("tinker://run-1/weights/step-100").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for an invalid path, before anything is sent. [`ErrorKind::NotFound`] if there is no such checkpoint:
+    /// check the path, then call [`TrainingClient::recover`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait for the result. The checkpoint is still loaded.
     pub fn load_state(&self, path: impl AsRef<str>) -> ApiFuture<LoadedWeights> {
         self.load("TrainingClient.load_state", path.as_ref(), false)
     }
 
-    /// Loads weights and optimizer state of a checkpoint, given by its `tinker://` path, into this model.
+    /// Loads the weights and the optimizer state of a checkpoint into this model. `path` is the `tinker://` path of the checkpoint. The
+    /// errors are those of [`TrainingClient::load_state`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait for the result. The checkpoint is still loaded.
     pub fn load_state_with_optimizer(&self, path: impl AsRef<str>) -> ApiFuture<LoadedWeights> {
         self.load(
             "TrainingClient.load_state_with_optimizer",
@@ -162,18 +298,49 @@ impl TrainingClient {
         )
     }
 
-    /// Unloads the model from the server, which has memory for few models; otherwise it stays until its session ends. Await earlier
-    /// calls first: those in progress may fail. Later calls fail with the server's error for an unknown model.
+    /// Unloads the model from the server, which frees its memory. Without this call, the model stays loaded until its session ends.
+    ///
+    /// Await all earlier calls first: the request does not wait in the submission queue, and calls that are in progress may fail. Later
+    /// calls fail with the server's error for an unknown model, usually [`ErrorKind::SessionLost`].
+    ///
+    /// ```no_run
+    /// # async fn finish(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
+    /// training.save_state("final").await?;
+    /// training.unload().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the request if it was not sent yet.
     pub fn unload(&self) -> ApiFuture<()> {
         let operation = self.calls.operation("TrainingClient.unload");
         let work = unload(operation.clone(), Arc::clone(self.calls.model_id()));
         start(operation, work)
     }
 
-    /// Allows calls again after a refused request that is known to have had no effect on the server. The next call takes its number.
+    /// Accepts calls again after the server rejected a request without applying any part of the call. The next call reuses the sequence
+    /// numbers of the rejected call. Without a failure, this method does nothing.
+    ///
+    /// ```no_run
+    /// # async fn train(training: tinkers_training::TrainingClient, batch: Vec<tinkers_wire::Datum>) -> tinkers_core::Result<()> {
+    /// use tinkers_core::ErrorKind;
+    /// use tinkers_wire::LossFn;
+    ///
+    /// match training.forward_backward(batch, LossFn::CrossEntropy).await {
+    ///     Err(error) if error.kind() == ErrorKind::Rejected => {
+    ///         eprintln!("skipping a batch: {error}");
+    ///         training.recover()?;
+    ///     }
+    ///     output => println!("loss {:?}", output?.loss_sum()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// `Poisoned` if that is not known. Create a new client from the last checkpoint then.
+    /// [`ErrorKind::Poisoned`] if a part of the failed call was or may have been applied: create a new client from the last checkpoint. The
+    /// error is also returned while requests of the failed call are in flight: try again later.
     pub fn recover(&self) -> Result<()> {
         self.calls.recover()
     }
@@ -185,7 +352,8 @@ impl TrainingClient {
         start(operation, loaded)
     }
 
-    /// Loads a checkpoint as a step of `operation`, to whose progress it reports.
+    /// Queues the load of a checkpoint as a step of `operation`, and reports the progress of the load to `operation`. The returned future
+    /// waits for the result.
     pub(crate) fn load_in(
         &self,
         operation: &Operation,

@@ -1,4 +1,4 @@
-//! Builders that create models, new or from checkpoints.
+//! The builders that create training clients, with a new adapter or from a checkpoint.
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
@@ -11,10 +11,29 @@ use tinkers_wire::{
 };
 
 use crate::TrainingClient;
-use crate::create_model::{ModelCreation, into_new_model, needs_existing_model};
+use crate::create_model::{ModelCreation, load_into_new_model, needs_existing_model};
 
-/// A builder that creates a training client with a new LoRA adapter of a base model. Await it, or start it with
+/// A builder that creates a training client with a new LoRA adapter of a base model. Await the builder, or start the creation with
 /// [`CreateLoraTrainingClient::send`].
+///
+/// ```no_run
+/// # async fn create(session: std::sync::Arc<dyn tinkers_core::SessionContext>) -> tinkers_core::Result<()> {
+/// use tinkers_training::CreateLoraTrainingClient;
+///
+/// let training = CreateLoraTrainingClient::new(session, "Qwen/Qwen3-8B").rank(16).seed(1).await?;
+/// println!("training run {}", training.model_id());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Awaiting the builder fails with `InvalidInput` for an invalid configuration or an empty name, before anything is sent. It fails with
+/// the server's error, such as `NotFound` or `Rejected`, if the server does not offer the base model or the rank: choose a model that
+/// `ServiceClient::capabilities` lists.
+///
+/// # Cancel safety
+/// Dropping the builder creates nothing. Dropping the future cancels the creation, but the server may still create the model and keep it
+/// until the session ends.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is created before the builder is awaited or `send` is called"]
 pub struct CreateLoraTrainingClient {
@@ -25,7 +44,7 @@ pub struct CreateLoraTrainingClient {
 }
 
 impl CreateLoraTrainingClient {
-    /// Creates a builder for an adapter of rank 32 that trains all groups of layers of `base_model`.
+    /// Creates a builder for an adapter of `base_model` with rank 32 that trains the attention, MLP and unembedding layers.
     pub fn new(session: Arc<dyn SessionContext>, base_model: impl Into<String>) -> Self {
         Self {
             session,
@@ -35,7 +54,7 @@ impl CreateLoraTrainingClient {
         }
     }
 
-    /// Sets the rank of the adapter; 32 by default.
+    /// Sets the LoRA rank of the adapter; 32 by default.
     pub fn rank(mut self, rank: u32) -> Self {
         self.lora.rank = rank;
         self
@@ -65,7 +84,7 @@ impl CreateLoraTrainingClient {
         self
     }
 
-    /// Replaces the whole configuration of the adapter.
+    /// Replaces the whole configuration of the adapter, including the rank, the seed and the trained layers.
     pub fn lora_config(mut self, lora: LoraConfig) -> Self {
         self.lora = lora;
         self
@@ -113,8 +132,27 @@ impl IntoFuture for CreateLoraTrainingClient {
     }
 }
 
-/// A builder that creates a training client from a training checkpoint. Await it, or start it with
+/// A builder that creates a training client from a training checkpoint. Await the builder, or start the creation with
 /// [`CreateTrainingClientFromState::send`].
+///
+/// ```no_run
+/// # async fn resume(session: std::sync::Arc<dyn tinkers_core::SessionContext>) -> tinkers_core::Result<()> {
+/// use tinkers_training::CreateTrainingClientFromState;
+///
+/// let path = "tinker://run-1/weights/step-100";
+/// let training = CreateTrainingClientFromState::with_optimizer(session, path).await?;
+/// println!("training run {}", training.model_id());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Awaiting the builder fails with `InvalidInput` for an invalid path, before anything is sent, and with `NotFound` if the checkpoint
+/// does not exist: check the path.
+///
+/// # Cancel safety
+/// Dropping the builder creates nothing. Dropping the future cancels the creation, but the server may still create the model and keep it
+/// until the session ends.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is created before the builder is awaited or `send` is called"]
 pub struct CreateTrainingClientFromState {
@@ -125,8 +163,8 @@ pub struct CreateTrainingClientFromState {
 }
 
 impl CreateTrainingClientFromState {
-    /// Creates a builder for the weights of a training checkpoint, given by its `tinker://` path, with a new optimizer. An invalid path
-    /// makes the creation fail.
+    /// Creates a builder that loads the weights of a training checkpoint and starts with a new optimizer. `path` is the `tinker://` path of
+    /// the checkpoint. With an invalid path, awaiting the builder fails.
     pub fn new(session: Arc<dyn SessionContext>, path: impl AsRef<str>) -> Self {
         Self {
             session,
@@ -136,8 +174,8 @@ impl CreateTrainingClientFromState {
         }
     }
 
-    /// Creates a builder for the weights and the optimizer state of a training checkpoint, so that training continues as if it had not
-    /// been interrupted.
+    /// Creates a builder that loads the weights and the optimizer state of a training checkpoint, so that training continues as if it had
+    /// not been interrupted. `path` is the `tinker://` path of the checkpoint.
     pub fn with_optimizer(session: Arc<dyn SessionContext>, path: impl AsRef<str>) -> Self {
         Self {
             optimizer: true,
@@ -194,7 +232,7 @@ impl CreateTrainingClientFromState {
                         .recovered_errors
                         .count(RecoveredError::Fallback);
                     tracing::debug!(recovered_error = RecoveredError::Fallback.name(), %refusal, "the server cannot create a model from a checkpoint; creating a model and loading the checkpoint into it");
-                    let created = into_new_model(&creation, body).await;
+                    let created = load_into_new_model(&creation, body).await;
                     return created.map_err(|error| {
                         error.with_context(format!("the server cannot create a model from a checkpoint ({refusal}), and loading it into a new model failed"))
                     });

@@ -1,4 +1,4 @@
-//! Creates models. Servers that cannot create a model from a checkpoint get a new model and a load into it.
+//! Creates models. If the server cannot create a model from a checkpoint, creates a model and loads the checkpoint into it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use tinkers_wire::{
 
 use crate::TrainingClient;
 
-/// Returns whether a load was refused because it names no model: some open servers load checkpoints into existing models only.
+/// Returns whether the server rejected a load because the request names no model. Some open-source servers load checkpoints only into
+/// existing models.
 pub(crate) fn needs_existing_model(error: &Error) -> bool {
     let is_refused = error.sent() == Sent::Answered && matches!(error.status(), Some(400 | 422));
     // An error with a request id is the failure of an accepted request.
@@ -22,8 +23,8 @@ pub(crate) fn needs_existing_model(error: &Error) -> bool {
     is_refused && is_submission && error.body().windows(8).any(|part| part == b"model_id")
 }
 
-/// Creates a model with the configuration of the checkpoint, and loads the checkpoint as its first request.
-pub(crate) async fn into_new_model(
+/// Creates a model with the configuration of the checkpoint, and loads the checkpoint as the first request of the model.
+pub(crate) async fn load_into_new_model(
     creation: &ModelCreation,
     load: LoadWeights,
 ) -> Result<TrainingClient> {
@@ -68,7 +69,7 @@ pub(crate) async fn into_new_model(
     }
 }
 
-/// The operation that creates a model.
+/// An operation that creates a model, with a description of the model for log messages and errors.
 pub(crate) struct ModelCreation {
     pub(crate) operation: Operation,
     pub(crate) subject: String,
@@ -83,7 +84,8 @@ impl ModelCreation {
         self.client(made.model_id).await
     }
 
-    /// Submits a request and waits. Returns the result, and the model's id if the submission's answer had it.
+    /// Submits a request and waits for its result. Returns the result, and the id of the model if the response to the submission contains
+    /// it.
     pub(crate) async fn run<T: OperationResult>(
         &self,
         route: &str,
@@ -112,7 +114,7 @@ impl ModelCreation {
         Ok((result, response.model_id))
     }
 
-    /// Warns that a lost reply may have left a second model on the server.
+    /// Logs a warning if a lost response may have left a second, unused model on the server.
     fn warn_of_orphan(&self, earlier: Sent, request_id: &str) {
         if earlier == Sent::MaybeSent
             && self.operation.session.profile().deduplicates != Deduplication::Everything
@@ -142,7 +144,7 @@ impl ModelCreation {
         ))
     }
 
-    /// Returns the client of the created model.
+    /// Creates the client of a model that was just created. Requests the description of the model from the server.
     pub(crate) async fn client(&self, model_id: String) -> Result<TrainingClient> {
         let made =
             format!("model {model_id} was created, but its description could not be fetched");

@@ -1,4 +1,4 @@
-//! Sends one submission: its requests, the state of each, and the report to the caller.
+//! Sends the requests of one submission, tracks their states, and reports the outcome to the caller.
 
 use std::sync::Arc;
 
@@ -7,40 +7,46 @@ use futures_util::stream::FuturesUnordered;
 use tinkers_core::user_code::catch_panic;
 use tinkers_core::{Error, ErrorKind, RecoveredError, Result, Sent};
 
-use crate::poison::{Poison, Recovery};
+use crate::model_failure::{ModelFailure, Recovery};
 use crate::recover_save;
 use crate::refusal::leaves_number_free;
-use crate::submission_queue::{Reply, Submission, SubmissionQueue};
+use crate::submission_queue::{OutcomeSender, Submission, SubmissionQueue};
 use crate::submit::{Outgoing, Submitted};
 
-/// The state of a request.
+/// The state of one request of a submission.
 #[derive(Debug)]
 enum RequestState {
     NeverSent,
     InFlight,
     Accepted(Submitted),
-    /// Accepted, and its result is not retrieved, since the call had failed.
+    /// The server accepted the request, but its result is not retrieved, because the call has failed.
     Abandoned,
-    /// The server did nothing with it, and its number is free.
+    /// The server did not apply the request, so its sequence number can be used again.
     Refused,
-    /// It may have been applied.
+    /// The request may have been applied.
     Unknown,
 }
 
-/// Sends one submission. The first failure poisons the queue and is reported to the caller at once; requests that are in flight
-/// then are still awaited, since they decide whether calls may go on.
+/// Sends the requests of one submission.
+///
+/// The first failure is reported to the caller at once, and also fails all later calls if the submission changes the model. Requests that
+/// are still in flight are awaited, since their outcomes decide whether the model may accept calls again.
 pub(crate) struct Delivery {
     queue: Arc<SubmissionQueue>,
     submission: Arc<Submission>,
-    /// `None` once the outcome was reported.
-    reply: Option<Reply>,
+    /// The sender of the outcome to the caller; `None` after the outcome was sent.
+    reply: Option<OutcomeSender>,
     states: Vec<RequestState>,
-    /// The failure of a call that changes nothing, while it is not known whether all of its numbers are free.
+    /// The failure of a call that does not change the model, until it is known whether its sequence numbers can be used again.
     undecided: Option<Error>,
 }
 
 impl Delivery {
-    pub(crate) fn new(queue: &Arc<SubmissionQueue>, submission: Submission, reply: Reply) -> Self {
+    pub(crate) fn new(
+        queue: &Arc<SubmissionQueue>,
+        submission: Submission,
+        reply: OutcomeSender,
+    ) -> Self {
         let states = submission
             .requests
             .iter()
@@ -55,12 +61,12 @@ impl Delivery {
         }
     }
 
-    /// Sends all requests and waits until each has ended.
+    /// Sends all requests, and waits until each of them is accepted or has failed.
     pub(crate) async fn run(&mut self) {
         let count = self.submission.requests.len();
         if self.queue.session().config().parallel_fwdbwd_chunks {
-            // The server starts with the first number, so that request is sent last: all chunks can then be processed together,
-            // and if one of the others is refused, a server that keeps the order has applied nothing.
+            // The server starts with the lowest number, so this request is sent last: then the server can process all chunks together,
+            // and if it rejects another chunk, a server that keeps the order has applied nothing.
             self.send_together(1, count).await;
             if !self.has_failed() {
                 self.send_together(0, 1).await;
@@ -76,15 +82,15 @@ impl Delivery {
             self.report_success();
         } else if let Some(cause) = self.undecided.take() {
             match self.recovery() {
-                Recovery::From(_) => self.queue.release(count as u64),
-                recovery => self.queue.poison(Poison { cause, recovery }),
+                Recovery::From(_) => self.queue.free_numbers(count as u64),
+                recovery => self.queue.fail_model(ModelFailure { cause, recovery }),
             }
         } else {
-            self.queue.settle_recovery(self.recovery());
+            self.queue.decide_recovery(self.recovery());
         }
     }
 
-    /// Ends the submission after a panic in [`Delivery::run`]. No request is in flight any more.
+    /// Fails the submission after a panic in [`Delivery::run`]. No request is in flight any more.
     pub(crate) fn abort(&mut self, error: Error) {
         for state in &mut self.states {
             if matches!(state, RequestState::InFlight) {
@@ -97,15 +103,15 @@ impl Delivery {
                 || tracing::error!(recovered_error = RecoveredError::Undelivered.name(), %error, "the rest of a failed call was aborted"),
             );
             match self.undecided.take() {
-                Some(cause) => self.queue.poison(Poison {
+                Some(cause) => self.queue.fail_model(ModelFailure {
                     cause,
                     recovery: Recovery::Never,
                 }),
-                None => self.queue.settle_recovery(Recovery::Never),
+                None => self.queue.decide_recovery(Recovery::Never),
             }
             return;
         }
-        self.queue.poison(Poison {
+        self.queue.fail_model(ModelFailure {
             cause: error.clone(),
             recovery: Recovery::Never,
         });
@@ -153,7 +159,7 @@ impl Delivery {
         }
         let recovery = self.recovery();
         if error.kind() == ErrorKind::Closed && self.queue.session().check_open().is_err() {
-            // Queued and later calls fail because the session is closed, and not because this one failed.
+            // Queued and later calls fail because the session is closed, and not because this call failed.
             let error = match recovery {
                 Recovery::From(_) => error,
                 _ => error.with_sent(Sent::MaybeSent),
@@ -165,16 +171,16 @@ impl Delivery {
         let error = match recovery {
             Recovery::From(_) => error,
             _ if self.submission.requests.len() == 1 => error,
-            _ => self.partly(seq_id, error),
+            _ => self.partial_failure(seq_id, error),
         };
         let is_harmless =
             recovery != Recovery::Never && !self.submission.requests[0].changes_model();
         if is_harmless {
-            // Queued calls do not depend on it, and are sent once its numbers are known to be free.
+            // Queued calls do not depend on this call, and are sent once its sequence numbers are known to be free.
             self.undecided = Some(error.clone());
         } else {
-            // Poison first, so that a caller that has seen the failure finds later calls refused.
-            self.queue.poison(Poison {
+            // Before the report, so that later calls fail as soon as the caller has seen this failure.
+            self.queue.fail_model(ModelFailure {
                 cause: error.clone(),
                 recovery,
             });
@@ -183,7 +189,7 @@ impl Delivery {
         self.abandon_results();
     }
 
-    /// Returns whether calls may go on, as far as it is known now.
+    /// Returns whether the model may accept calls again after this failed call, judged by the current states of its requests.
     fn recovery(&self) -> Recovery {
         let any = |is: fn(&RequestState) -> bool| self.states.iter().any(is);
         if any(|state| {
@@ -211,13 +217,13 @@ impl Delivery {
                 _ => None,
             };
         let submitted = self.states.iter_mut().filter_map(accepted).collect();
-        self.queue.head_is_delivered();
+        self.queue.mark_head_accepted();
         self.report(Ok(submitted));
     }
 
     fn report(&mut self, outcome: Result<Vec<Submitted>>) {
         if let Some(reply) = self.reply.take() {
-            // The caller may have dropped its future; the numbers are used all the same.
+            // The caller may have dropped its future. The sequence numbers are used nevertheless.
             if let Err(outcome) = reply.send(outcome) {
                 self.count_undelivered();
                 let (operation, seq_id) = (self.submission.operation, self.submission.first_seq);
@@ -228,13 +234,13 @@ impl Delivery {
         }
     }
 
-    /// Counts an outcome without a receiver.
+    /// Counts an outcome that cannot be reported to the caller.
     fn count_undelivered(&self) {
         let caller = self.queue.session().caller();
         caller.recovered_errors.count(RecoveredError::Undelivered);
     }
 
-    /// Abandons the results of accepted requests, whose call has failed.
+    /// Abandons the results of all accepted requests, because the call has failed. Logs each of these requests.
     fn abandon_results(&mut self) {
         let recovered_errors = Arc::clone(&self.queue.session().caller().recovered_errors);
         for (index, state) in self.states.iter_mut().enumerate() {
@@ -253,8 +259,9 @@ impl Delivery {
         }
     }
 
-    /// Makes the error of a call of which one request failed while others were accepted, are in flight or may have been applied.
-    fn partly(&self, failed: u64, error: Error) -> Error {
+    /// Builds the error of a call of which one request failed, while other requests were accepted, are in flight or may have been applied.
+    /// `failed` is the sequence number of the failed request.
+    fn partial_failure(&self, failed: u64, error: Error) -> Error {
         let numbers = |is: fn(&RequestState) -> bool| {
             let those = self
                 .states
@@ -276,7 +283,7 @@ impl Delivery {
         let first = self.submission.first_seq;
         let last = self.submission.seq(self.submission.requests.len() - 1);
         let gradients = if self.submission.requests[0].adds_gradients() {
-            self.gradients()
+            self.describe_gradients()
         } else {
             "it was a forward pass, which adds no gradients"
         };
@@ -293,24 +300,24 @@ impl Delivery {
         whole.with_source(error)
     }
 
-    /// Describes what happened to the call's gradients. It depends on the first request: a server that keeps the order applies no
-    /// other before it.
-    fn gradients(&self) -> &'static str {
+    /// Describes for the error text whether gradients of the call were added. This depends on the first request, since a server that keeps
+    /// the order applies the other requests after the first.
+    fn describe_gradients(&self) -> &'static str {
         match self.states[0] {
             RequestState::NeverSent | RequestState::Refused => {
-                "the first was not accepted, so a server that keeps the order adds no gradients; one that does not may have added those of the accepted ones"
+                "the first was not accepted, so a server that keeps the order adds no gradients; other servers may have added the gradients of the accepted chunks"
             }
             RequestState::InFlight | RequestState::Unknown => {
                 "the first may have been accepted, so gradients of this call may have been added"
             }
             RequestState::Accepted(_) | RequestState::Abandoned => {
-                "the first was accepted, so the gradients of the accepted ones are added"
+                "the first was accepted, so the gradients of the accepted chunks are added"
             }
         }
     }
 }
 
-/// Sends one request of a submission.
+/// Sends one request of a submission. A save whose response is lost is recovered.
 async fn send(
     queue: Arc<SubmissionQueue>,
     submission: Arc<Submission>,

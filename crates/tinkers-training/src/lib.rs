@@ -1,4 +1,4 @@
-//! The training client: passes, optimizer steps, saves and loads, sent in the order of the calls.
+//! The training client: forward and forward-backward passes, optimizer steps, saves and loads, sent in the order of the calls.
 #![doc = include_str!("../README.md")]
 
 mod chunks;
@@ -10,8 +10,8 @@ mod delivery;
 mod loom_models;
 mod merge;
 mod model_calls;
+mod model_failure;
 mod name_conflict;
-mod poison;
 mod recover_save;
 mod refusal;
 mod requests;

@@ -1,26 +1,26 @@
-//! Loom models of the submission queue's order: calls, the sender, failures and an aborted sender, in every interleaving.
+//! Loom models of the order of submissions, in all interleavings of concurrent calls, the sender, failures and a dropped sender.
 //!
-//! Run with `cargo xtask loom tinkers-training`. Each model has a control: a copy of the order with one fault, which it must find.
+//! Run with `cargo xtask loom tinkers-training`. Each model has a negative control: it must find the fault in a faulty copy of the order.
 
 #[path = "../../tinkers-registry/tests/support/explore.rs"]
 mod explore;
-mod twin;
+mod order_copy;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
+use order_copy::{OrderCopy, TestedOrder, fault};
 use tinkers_core::{Error, ErrorKind, Sent};
-use twin::{TestedOrder, Twin, fault};
 
-use crate::poison::{Poison, Recovery};
+use crate::model_failure::{ModelFailure, Recovery};
 use crate::submission_queue::{Order, Queued};
 
-/// Preemptions that loom may force.
+/// The maximum number of thread switches that loom forces in one execution.
 const BOUND: usize = 3;
 
-/// A queued call.
+/// A queued call, which records its outcome.
 pub(crate) struct Call {
     name: &'static str,
     first_seq: u64,
@@ -38,7 +38,7 @@ impl Queued for Call {
     }
 }
 
-/// What happened to the calls. It is written between the steps of a model and takes no part in it.
+/// A record of the calls of one execution. It uses a mutex that loom does not see, so recording adds no interleavings.
 #[derive(Default)]
 struct Record {
     events: Mutex<Events>,
@@ -47,13 +47,13 @@ struct Record {
 #[derive(Default)]
 struct Events {
     calls: Vec<&'static str>,
-    /// First number and how many, in the order in which they were sent.
+    /// The first sequence number and the count of numbers of each sent call, in the order of sending.
     sent: Vec<(u64, u64)>,
     ended: Vec<&'static str>,
-    /// What each failed with.
+    /// The error messages of the failed calls.
     errors: Vec<String>,
-    under_way: usize,
-    is_poisoned: bool,
+    being_sent: usize,
+    has_model_failed: bool,
     faults: Vec<String>,
 }
 
@@ -69,12 +69,12 @@ impl Record {
         });
     }
 
-    /// Records that from here on nothing may be sent or queued.
-    fn is_poisoned(&self) {
-        self.write(|events| events.is_poisoned = true);
+    /// Records that the model has failed, so that from now on no call may be sent or queued.
+    fn mark_model_failed(&self) {
+        self.write(|events| events.has_model_failed = true);
     }
 
-    /// Returns what is wrong after all threads have ended.
+    /// Returns the violations of the invariants. Called after all threads have ended.
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         self.write(|events| {
@@ -95,8 +95,8 @@ impl Record {
         faults
     }
 
-    /// Returns the same, and errors that name another cause.
-    fn faults_but_for(&self, cause: &str) -> Vec<String> {
+    /// Returns the violations of the invariants, including calls whose error does not name `cause`.
+    fn faults_expecting_cause(&self, cause: &str) -> Vec<String> {
         let mut faults = self.faults();
         self.write(|events| {
             if events.errors.iter().any(|error| !error.contains(cause)) {
@@ -111,15 +111,15 @@ pub(crate) fn error(words: &str) -> Error {
     Error::new(ErrorKind::Aborted, Sent::MaybeSent, words)
 }
 
-/// One tested order and the record of its calls.
-struct World<L> {
+/// An order under test with the record of its calls.
+struct Scenario<L> {
     order: Arc<L>,
     record: Arc<Record>,
-    /// Touched while a request is in flight, so that loom switches threads there.
+    /// A counter that is changed while a request is in flight, so that loom may switch threads at that point.
     in_flight: Arc<AtomicU64>,
 }
 
-impl<L> Clone for World<L> {
+impl<L> Clone for Scenario<L> {
     fn clone(&self) -> Self {
         Self {
             order: Arc::clone(&self.order),
@@ -129,7 +129,7 @@ impl<L> Clone for World<L> {
     }
 }
 
-impl<L: TestedOrder> World<L> {
+impl<L: TestedOrder> Scenario<L> {
     fn new() -> Self {
         Self {
             order: Arc::new(L::new()),
@@ -138,12 +138,12 @@ impl<L: TestedOrder> World<L> {
         }
     }
 
-    /// Queues a call. A caller that receives the permit must send.
+    /// Queues a call of `count` requests. A caller that receives the permit must send.
     fn push(&self, name: &'static str, count: u64) -> Option<L::Permit> {
         let mut is_late = false;
         self.record.write(|events| {
             events.calls.push(name);
-            is_late = events.is_poisoned;
+            is_late = events.has_model_failed;
         });
         let record = Arc::clone(&self.record);
         let queued = self.order.push(count, |first_seq| Call {
@@ -153,7 +153,7 @@ impl<L: TestedOrder> World<L> {
             record,
         });
         if is_late && queued.is_ok() {
-            let fault = "queued after the poison".to_owned();
+            let fault = "queued after the failure".to_owned();
             self.record.write(|events| events.faults.push(fault));
         }
         queued.unwrap_or_else(|error| {
@@ -173,27 +173,27 @@ impl<L: TestedOrder> World<L> {
 
     fn send(&self, call: &Call) {
         self.record.write(|events| {
-            events.under_way += 1;
-            if events.under_way > 1 {
-                events.faults.push("two send at once".to_owned());
+            events.being_sent += 1;
+            if events.being_sent > 1 {
+                events.faults.push("two calls are sent at once".to_owned());
             }
-            if events.is_poisoned {
-                events.faults.push("sent after the poison".to_owned());
+            if events.has_model_failed {
+                events.faults.push("sent after the failure".to_owned());
             }
             events.sent.push((call.first_seq, call.count));
         });
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.record.write(|events| {
-            events.under_way -= 1;
+            events.being_sent -= 1;
             events.ended.push(call.name);
         });
     }
 
-    /// Fails the next call and poisons the order.
+    /// Takes the next call from the queue and fails it, and so fails all queued and later calls.
     fn fail_next(&self, permit: &mut L::Permit, recovery: Recovery) {
         let call = L::next(permit).expect("its own call at least");
         let cause = error("the first cause");
-        self.order.poison(Poison {
+        self.order.fail_model(ModelFailure {
             cause: cause.clone(),
             recovery,
         });
@@ -201,8 +201,8 @@ impl<L: TestedOrder> World<L> {
     }
 
     fn spawn(&self, work: impl FnOnce(&Self) + Send + 'static) -> thread::JoinHandle<()> {
-        let world = self.clone();
-        thread::spawn(move || work(&world))
+        let scenario = self.clone();
+        thread::spawn(move || work(&scenario))
     }
 }
 
@@ -214,31 +214,35 @@ fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
 
 fn three_calls<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
-        let world = World::<L>::new();
+        let scenario = Scenario::<L>::new();
         let others = [("b", 2), ("c", 1)]
-            .map(|(name, count)| world.spawn(move |world| world.call(name, count)));
-        world.call("a", 3);
+            .map(|(name, count)| scenario.spawn(move |scenario| scenario.call(name, count)));
+        scenario.call("a", 3);
         join(others);
-        world.record.faults()
+        scenario.record.faults()
     })
 }
 
 #[test]
-fn calls_are_sent_in_number_order_by_one_sender() {
+fn calls_are_sent_in_sequence_order_by_one_sender() {
     three_calls::<Order<Call>>("three calls").assert_none();
-    three_calls::<Twin<{ fault::NONE }>>("three calls of the twin").assert_none();
+    three_calls::<OrderCopy<{ fault::NONE }>>("three calls, copy of the order").assert_none();
 }
 
 #[test]
-fn numbers_reserved_apart_from_queueing_are_detected() {
-    let findings = three_calls::<Twin<{ fault::NUMBERS_APART }>>("control: numbers apart");
+fn separate_locks_for_numbering_and_queueing_are_detected() {
+    let findings = three_calls::<OrderCopy<{ fault::SEPARATE_NUMBERING }>>(
+        "negative control: separate numbering",
+    );
     assert!(findings.faults.contains(&"out of order".to_owned()));
 }
 
-/// A call arrives while the sender finds the queue empty.
+/// The fault: the sender finds the queue empty under one lock, and ends under another. A call that arrives in between is never sent.
 #[test]
-fn sender_end_apart_from_the_empty_check_is_detected() {
-    let findings = three_calls::<Twin<{ fault::END_APART }>>("control: end apart");
+fn lost_call_between_empty_check_and_sender_end_is_detected() {
+    let findings = three_calls::<OrderCopy<{ fault::SEPARATE_SENDER_END }>>(
+        "negative control: separate sender end",
+    );
     assert!(
         findings.faults.iter().any(|f| f.contains("ended as")),
         "{:?}",
@@ -246,120 +250,124 @@ fn sender_end_apart_from_the_empty_check_is_detected() {
     );
 }
 
-/// One call fails while two others arrive.
+/// Explores a call that fails while two other calls arrive.
 fn failing_call<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
-        let world = World::<L>::new();
-        let mut permit = world.push("a", 1).expect("the queue was idle");
-        let others = ["b", "c"].map(|name| world.spawn(move |world| world.call(name, 1)));
-        world.fail_next(&mut permit, Recovery::Undecided);
-        world.record.is_poisoned();
-        world.order.settle_recovery(Recovery::Never);
+        let scenario = Scenario::<L>::new();
+        let mut permit = scenario.push("a", 1).expect("the queue was idle");
+        let others = ["b", "c"].map(|name| scenario.spawn(move |scenario| scenario.call(name, 1)));
+        scenario.fail_next(&mut permit, Recovery::Undecided);
+        scenario.record.mark_model_failed();
+        scenario.order.decide_recovery(Recovery::Never);
         while let Some(call) = L::next(&mut permit) {
-            world.send(&call);
+            scenario.send(&call);
         }
         join(others);
-        world.record.faults_but_for("the first cause")
+        scenario.record.faults_expecting_cause("the first cause")
     })
 }
 
 #[test]
-fn failure_reaches_queued_and_later_calls() {
-    failing_call::<Order<Call>>("a call that fails").assert_none();
-    failing_call::<Twin<{ fault::NONE }>>("a call of the twin that fails").assert_none();
+fn failed_call_fails_queued_and_later_calls() {
+    failing_call::<Order<Call>>("a call fails").assert_none();
+    failing_call::<OrderCopy<{ fault::NONE }>>("a call fails, copy of the order").assert_none();
 }
 
 #[test]
-fn poison_check_apart_from_queueing_is_detected() {
-    let findings = failing_call::<Twin<{ fault::POISON_APART }>>("control: poison apart");
-    let late = "sent after the poison".to_owned();
+fn separate_locks_for_failure_check_and_queueing_are_detected() {
+    let findings = failing_call::<OrderCopy<{ fault::SEPARATE_FAILURE_CHECK }>>(
+        "negative control: separate failure check",
+    );
+    let late = "sent after the failure".to_owned();
     assert!(findings.faults.contains(&late), "{:?}", findings.faults);
 }
 
-/// A sender is dropped after its first call, while two others arrive.
+/// Explores a sender that is dropped after its first call, while two other calls arrive.
 fn dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
-        let world = World::<L>::new();
-        let mut permit = world.push("a", 1).expect("the queue was idle");
-        let others = ["b", "c"].map(|name| world.spawn(move |world| world.call(name, 1)));
+        let scenario = Scenario::<L>::new();
+        let mut permit = scenario.push("a", 1).expect("the queue was idle");
+        let others = ["b", "c"].map(|name| scenario.spawn(move |scenario| scenario.call(name, 1)));
         let call = L::next(&mut permit).expect("its own call");
-        world.send(&call);
+        scenario.send(&call);
         drop(permit);
-        world.record.is_poisoned();
+        scenario.record.mark_model_failed();
         join(others);
-        world.record.faults()
+        scenario.record.faults()
     })
 }
 
 #[test]
 fn dropped_sender_fails_queued_and_later_calls() {
-    dropped_sender::<Order<Call>>("a sender that goes").assert_none();
-    dropped_sender::<Twin<{ fault::NONE }>>("a sender of the twin that goes").assert_none();
+    dropped_sender::<Order<Call>>("a dropped sender").assert_none();
+    dropped_sender::<OrderCopy<{ fault::NONE }>>("a dropped sender, copy of the order")
+        .assert_none();
 }
 
 #[test]
-fn dropped_sender_without_poison_is_detected() {
-    let findings =
-        dropped_sender::<Twin<{ fault::DROPPED_WITHOUT_POISON }>>("control: gone in silence");
+fn dropped_sender_that_fails_no_calls_is_detected() {
+    let findings = dropped_sender::<OrderCopy<{ fault::DROP_WITHOUT_FAILURE }>>(
+        "negative control: drop without failure",
+    );
     let faults = &findings.faults;
     assert!(faults.iter().any(|f| f.contains("ended as")), "{faults:?}");
-    assert!(faults.contains(&"queued after the poison".to_owned()));
+    assert!(faults.contains(&"queued after the failure".to_owned()));
 }
 
-/// The sender of a failed call is dropped before it reads the queue again, while another call arrives.
+/// Explores a call that fails and whose sender is dropped before it reads the queue again, while another call arrives.
 fn failure_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
-        let world = World::<L>::new();
-        let mut permit = world.push("a", 1).expect("the queue was idle");
-        let other = world.spawn(|world| world.call("b", 1));
-        world.fail_next(&mut permit, Recovery::Never);
-        world.record.is_poisoned();
+        let scenario = Scenario::<L>::new();
+        let mut permit = scenario.push("a", 1).expect("the queue was idle");
+        let other = scenario.spawn(|scenario| scenario.call("b", 1));
+        scenario.fail_next(&mut permit, Recovery::Never);
+        scenario.record.mark_model_failed();
         drop(permit);
-        world.call("c", 1);
+        scenario.call("c", 1);
         join([other]);
-        world.record.faults_but_for("the first cause")
+        scenario.record.faults_expecting_cause("the first cause")
     })
 }
 
 #[test]
-fn first_cause_is_reported() {
-    failure_and_dropped_sender::<Order<Call>>("failed, then gone").assert_none();
+fn later_calls_report_the_first_failure() {
+    failure_and_dropped_sender::<Order<Call>>("a failed call and a dropped sender").assert_none();
 }
 
 #[test]
-fn report_of_the_last_cause_is_detected() {
-    let findings = failure_and_dropped_sender::<Twin<{ fault::LAST_CAUSE }>>(
-        "control: the last cause is told",
+fn report_of_the_last_instead_of_the_first_failure_is_detected() {
+    let findings = failure_and_dropped_sender::<OrderCopy<{ fault::LAST_FAILURE_REPORTED }>>(
+        "negative control: last failure reported",
     );
     assert_eq!(findings.faults, ["another cause"]);
 }
 
-/// The sender of a refused call is dropped, while another thread recovers and calls.
+/// Explores a rejected call whose sender is dropped, while another thread recovers the model and makes a call.
 fn recovery_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
-        let world = World::<L>::new();
-        let mut permit = world.push("a", 1).expect("the queue was idle");
-        world.fail_next(&mut permit, Recovery::From(1));
-        let other = world.spawn(|world| {
-            if world.order.recover().is_ok() {
-                world.call("b", 1);
+        let scenario = Scenario::<L>::new();
+        let mut permit = scenario.push("a", 1).expect("the queue was idle");
+        scenario.fail_next(&mut permit, Recovery::From(1));
+        let other = scenario.spawn(|scenario| {
+            if scenario.order.recover().is_ok() {
+                scenario.call("b", 1);
             }
         });
         drop(permit);
         join([other]);
-        world.record.faults()
+        scenario.record.faults()
     })
 }
 
 #[test]
-fn call_after_recovery_is_sent_or_failed() {
-    recovery_and_dropped_sender::<Order<Call>>("recovered and gone").assert_none();
+fn call_after_recover_is_sent_or_fails_despite_a_dropped_sender() {
+    recovery_and_dropped_sender::<Order<Call>>("a recovery and a dropped sender").assert_none();
 }
 
 #[test]
-fn sender_dropped_in_two_steps_is_detected() {
-    let findings = recovery_and_dropped_sender::<Twin<{ fault::DROPPED_IN_TWO_STEPS }>>(
-        "control: gone in two steps",
+fn separate_locks_for_failure_and_sender_end_are_detected() {
+    let findings = recovery_and_dropped_sender::<OrderCopy<{ fault::DROP_IN_TWO_STEPS }>>(
+        "negative control: drop in two steps",
     );
     let faults = &findings.faults;
     assert!(faults.iter().any(|f| f.contains("ended as")), "{faults:?}");

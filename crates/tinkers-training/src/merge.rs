@@ -1,13 +1,13 @@
-//! Merges the results of a pass's chunks.
+//! Merges the results of the chunks of one batch.
 
 use std::collections::BTreeMap;
 
 use tinkers_wire::ForwardBackwardOutput;
 
-/// Merges the results of all chunks, in chunk order. Metrics are merged by the reduction in their name, `name:reduction`; means are
-/// weighted by the number of outputs. A single result is returned unchanged.
+/// Merges the results of all chunks of a batch, in the order of the chunks. A single result is returned unchanged.
 ///
-/// A metric without a known reduction is kept if all chunks have the same value.
+/// Each metric is merged by the reduction in its name, as in `loss:sum`. Means are weighted by the number of outputs of each chunk. A metric
+/// without a known reduction is kept if all chunks have the same value, and dropped otherwise.
 pub fn merge(mut chunks: Vec<ForwardBackwardOutput>) -> ForwardBackwardOutput {
     if chunks.len() == 1 {
         return chunks.remove(0);
@@ -90,7 +90,7 @@ fn reduce(name: &str, values: &[f64], weights: &[f64], metrics: &mut BTreeMap<St
     }
 }
 
-/// Returns `None` if the weights sum to zero.
+/// Returns the weighted mean of `values`, or `None` if the weights sum to zero.
 fn weighted_mean(values: &[f64], weights: &[f64]) -> Option<f64> {
     let total: f64 = weights.iter().sum();
     let sum: f64 = values
@@ -101,10 +101,10 @@ fn weighted_mean(values: &[f64], weights: &[f64]) -> Option<f64> {
     (total > 0.0).then(|| sum / total)
 }
 
-/// Returns the integer part of a number modulo 2^64.
+/// Returns the integer part of `x` modulo 2^64.
 fn modulo_2_64(x: f64) -> u64 {
     const TWO_64: f64 = 18_446_744_073_709_551_616.0;
-    // Of the magnitude: the remainder of a small negative number would not fit a float's precision.
+    // Of the magnitude, since the remainder of a small negative number is too close to 2^64 to be exact as a float.
     let magnitude = (x.trunc().abs() % TWO_64) as u64;
     if x < 0.0 {
         magnitude.wrapping_neg()
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_merged_by_their_reduction() {
+    fn metrics_are_merged_by_the_reduction_in_their_name() {
         let merged = merge(vec![
             chunk(
                 1,
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn single_chunk_is_unchanged() {
+    fn merging_a_single_chunk_changes_nothing() {
         let only = chunk(
             2,
             &[("x:slack", 0.5), ("y:mystery", 3.0), ("no_reduction", 4.0)],
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn unmergeable_metrics_are_dropped_and_equal_ones_kept() {
+    fn unmergeable_metrics_are_dropped_and_equal_metrics_are_kept() {
         let merged = merge(vec![
             chunk(
                 0,

@@ -78,7 +78,8 @@ impl ModelCalls {
             .collect()
     }
 
-    /// Starts a call of one request. `found` makes the result of a save whose checkpoint was found by its name.
+    /// Starts a call that consists of one request. If the response to a save was lost and its checkpoint was found by name, `found` makes
+    /// the result from the path of the checkpoint.
     pub(crate) fn single<T: OperationResult>(
         &self,
         operation: Operation,
@@ -90,7 +91,7 @@ impl ModelCalls {
         start(operation, result)
     }
 
-    /// Queues a call of one request now. The future waits for its result.
+    /// Queues a call that consists of one request before it returns. The returned future waits for the result.
     pub(crate) fn queue_one<T: OperationResult>(
         &self,
         operation: &Operation,
@@ -115,8 +116,8 @@ impl ModelCalls {
         Box::pin(waiter.single(queued, found))
     }
 
-    /// Begins an operation that waits in this model's submission queue and does not count as stalled while the queue moves. For
-    /// operations of which a call of this model is a step.
+    /// Creates an operation that contains a training call of this model. While the submission queue of the model moves, the operation does
+    /// not count as stalled.
     pub(crate) fn operation(&self, name: &'static str) -> Operation {
         let session = Arc::clone(self.queue.session());
         let queue = Arc::<SubmissionQueue>::clone(&self.queue);

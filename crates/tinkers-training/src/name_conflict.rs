@@ -1,4 +1,4 @@
-//! Recognises that a save failed because a checkpoint of its name exists. Servers report it as a conflict (409), as another refusal
+//! Detects saves that failed because a checkpoint of the same name exists. Servers report this as a conflict (409), as another 4xx status,
 //! or as a failed operation.
 
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use tinkers_wire::CheckpointKind;
 
 use crate::requests::SavedName;
 
-/// Returns whether a save was refused or failed because its name is taken.
+/// Returns whether a save failed because a checkpoint of the same name exists.
 pub(crate) fn is_name_taken(error: &Error) -> bool {
     let kind = matches!(
         error.kind(),
@@ -16,7 +16,7 @@ pub(crate) fn is_name_taken(error: &Error) -> bool {
     kind && says_exists(error)
 }
 
-/// Returns whether the server's reason says that something exists already, rather than that a number was used.
+/// Returns whether the server's error text says that an object exists already. Conflicts about a reused sequence number have other texts.
 pub(crate) fn says_exists(error: &Error) -> bool {
     let words = tinkers_wire::error_text(error.body()).unwrap_or_default();
     let words = words.to_ascii_lowercase();
@@ -24,7 +24,7 @@ pub(crate) fn says_exists(error: &Error) -> bool {
     words.contains("exist") && !is_missing.iter().any(|missing| words.contains(missing))
 }
 
-/// Makes the one error of a save under a name that is taken from any of the servers' forms.
+/// Converts the error of a save whose name is taken to a `Conflict` error, whatever form the server reported it in.
 pub(crate) fn name_taken(name: &SavedName, error: Error) -> Error {
     let overwrite = match name.kind {
         CheckpointKind::Training => ", or replace the checkpoint with SaveState::overwrite",

@@ -1,4 +1,4 @@
-//! Submits saves, and recovers one whose reply was lost: looks the checkpoint up, or saves again.
+//! Submits saves. If the response to a save is lost, looks for the checkpoint in the server's list, or repeats the save.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::requests::{OnLostReply, SavedName};
 use crate::submission_queue::SubmissionQueue;
 use crate::submit::{Outgoing, Submitted};
 
-/// Submits a save under a name.
+/// Submits a named save. Records the name in `queue` unless the server certainly saved nothing.
 pub(crate) async fn send_named(
     queue: &SubmissionQueue,
     save: &Outgoing<'_>,
     name: SavedName,
 ) -> Result<Submitted> {
-    // A checkpoint of a name that this model never saved before can only come from this call.
+    // If this model never saved under this name, a checkpoint of this name can only come from this call.
     let is_new = !queue.may_have_saved(&name);
     let sent = send(save, is_new.then_some(&name)).await;
     let sent = sent.map(|mut submitted| {
@@ -35,13 +35,13 @@ pub(crate) async fn send_named(
         false => error,
     });
     if !matches!(&sent, Err(error) if leaves_number_free(error, save.request)) {
-        queue.tried_to_save(name);
+        queue.record_save_attempt(name);
     }
     sent
 }
 
-/// Submits a save, and recovers it if its reply was lost. `new_name` is its name where a checkpoint of that name can only come from
-/// this call.
+/// Submits a save, and recovers it if the response was lost. `new_name` is the name of the save if only this call can have created a
+/// checkpoint of that name; otherwise the save cannot be found by name.
 pub(crate) async fn send(save: &Outgoing<'_>, new_name: Option<&SavedName>) -> Result<Submitted> {
     let error = match save.send(save.policy()).await {
         Ok(submitted) => return Ok(submitted),
@@ -58,17 +58,18 @@ pub(crate) async fn send(save: &Outgoing<'_>, new_name: Option<&SavedName>) -> R
         return look_up_or_repeat(save, new_name, error).await;
     }
     if is_own_conflict {
-        return after_conflict(save, new_name, error).await;
+        return handle_conflict(save, new_name, error).await;
     }
     Err(error)
 }
 
-/// Returns whether an earlier attempt of the same call may be what the request conflicts with.
+/// Returns whether the server may have rejected a retry of a save because an earlier attempt of the same save succeeded.
 fn is_own_conflict(error: &Error) -> bool {
     let is_conflict = error.kind() == ErrorKind::Conflict || is_name_taken(error);
     is_conflict && error.sent() == Sent::MaybeSent
 }
 
+/// Looks for the checkpoint of a save whose response was lost, and repeats the save if there is none. `lost` is the error of the save.
 async fn look_up_or_repeat(
     save: &Outgoing<'_>,
     new_name: Option<&SavedName>,
@@ -85,26 +86,26 @@ async fn look_up_or_repeat(
         Ok(submitted) => return Ok(submitted.after_lost_reply()),
         Err(error) => error,
     };
-    // However the repeat failed, the first attempt may have been applied.
+    // Whatever the error of the retry is, the first attempt may have been applied.
     let error = error.with_sent(Sent::MaybeSent);
     if error.kind() == ErrorKind::Closed {
         return Err(error);
     }
     if is_own_conflict(&error) {
-        return after_conflict(save, new_name, error).await;
+        return handle_conflict(save, new_name, error).await;
     }
-    Err(error.with_context("the reply was lost, and so was the repeat"))
+    Err(error.with_context("the response to the save was lost, and its retry failed, too"))
 }
 
-/// Handles a repeat that the server refuses because the number or the name is in use.
-async fn after_conflict(
+/// Handles a retry that the server rejected because the sequence number or the name is in use. `conflict` is the error of the retry.
+async fn handle_conflict(
     save: &Outgoing<'_>,
     new_name: Option<&SavedName>,
     conflict: Error,
 ) -> Result<Submitted> {
     let session = save.session;
-    if let Some(renewed) = save.request.renewed(session) {
-        // A server that de-duplicates everything answers the number with the outcome of the first body.
+    if let Some(renewed) = save.request.with_new_sampling_number(session) {
+        // A server that deduplicates all requests responds to the same number with the outcome of the first attempt.
         if session.profile().deduplicates == Deduplication::Everything {
             return Err(conflict);
         }
@@ -122,17 +123,18 @@ async fn after_conflict(
     found.map(Submitted::Found)
 }
 
-/// Adds to a lost outcome that the lookup failed as well. A closed client is reported as such.
+/// Returns the error of a save whose response was lost and whose checkpoint could not be looked up. If the client was closed during the
+/// lookup, returns that error instead.
 fn lookup_failed(lost: Error, failed: &Error) -> Error {
     if failed.kind() == ErrorKind::Closed {
         return failed.clone().with_sent(Sent::MaybeSent);
     }
     lost.with_context(format!(
-        "the save could not be looked for either ({failed})"
+        "the response was lost, and the list of checkpoints could not be read ({failed})"
     ))
 }
 
-/// Looks saves up in the list of the model's checkpoints.
+/// A search for saves in the server's list of the model's checkpoints.
 pub(crate) struct SaveLookup<'a> {
     pub(crate) session: &'a dyn SessionContext,
     pub(crate) model_id: &'a str,
@@ -152,10 +154,10 @@ impl<'a> SaveLookup<'a> {
         }
     }
 
-    /// Looks for a save that the server says exists until it is listed: a list may omit what is still being written.
+    /// Looks for a checkpoint repeatedly until the server lists it. The list may omit a checkpoint that is still being written.
     ///
     /// # Errors
-    /// `conflict`, with which the server said that it exists, if it is not listed within the retry window.
+    /// `conflict` if the checkpoint is not listed within the retry window. It is the error that says that the checkpoint exists.
     pub(crate) async fn find_eventually(
         &self,
         name: &SavedName,
@@ -182,7 +184,7 @@ impl<'a> SaveLookup<'a> {
         Err(conflict)
     }
 
-    /// Returns the model's checkpoint of this name, if there is one.
+    /// Requests the list of the model's checkpoints once. Returns the path of the checkpoint with this name and kind, if it is listed.
     async fn find(&self, name: &SavedName) -> Result<Option<TinkerPath>> {
         let route = routes::run_checkpoints(self.model_id);
         let mut call = Call::get(route, RouteClass::Rest);

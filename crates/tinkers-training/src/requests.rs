@@ -1,4 +1,4 @@
-//! The requests that training calls consist of. Each makes its body for a sequence number.
+//! The requests of training calls. Each request builds its HTTP call for a given sequence number.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,68 +14,70 @@ use tinkers_wire::{
     PassRequest, TinkerPath, routes, to_json,
 };
 
-/// A request of a training call. The same number and profile always give the same bytes, so that retries can be de-duplicated.
+/// A request of a training call. The same sequence number and server profile always give the same bytes, so that the server can
+/// deduplicate retries.
 pub(crate) trait Request: Send + Sync + fmt::Debug {
-    /// Returns the HTTP call with this sequence number.
+    /// Builds the HTTP call of the request with this sequence number.
     fn call(&self, seq_id: u64, profile: &ServerProfile) -> Result<Call>;
 
-    /// Returns what to do when it may have been applied and the server is not known to de-duplicate it.
+    /// Returns what to do if the response was lost and the server is not known to deduplicate the request.
     fn on_lost_reply(&self) -> OnLostReply;
 
-    /// Returns whether it saves weights.
+    /// Returns whether the request saves weights.
     fn is_save(&self) -> bool {
         false
     }
 
-    /// Returns the name under which it saves a checkpoint.
+    /// Returns the name and kind of the checkpoint that the request saves, if it is a named save.
     fn saved_name(&self) -> Option<SavedName> {
         None
     }
 
-    /// Returns the same request with a new number of the session, for a server that treats the first one as used.
-    fn renewed(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
+    /// Returns the request with a new sampling sequence number of the session, for servers that reject a number used by an earlier attempt.
+    /// Returns `None` if the request has no such number.
+    fn with_new_sampling_number(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
         let _ = session;
         None
     }
 
-    /// Returns whether its body depends on the server's body format.
+    /// Returns whether the request can be encoded in protobuf or in JSON, depending on the server.
     fn has_formats(&self) -> bool {
         false
     }
 
-    /// Returns whether every server reads the same content from its JSON form as from its protobuf form.
+    /// Returns whether servers decode the same data from the JSON body as from the protobuf body.
     fn is_the_same_in_json(&self) -> bool {
         true
     }
 
-    /// Returns whether it adds gradients.
+    /// Returns whether the request adds gradients.
     fn adds_gradients(&self) -> bool {
         false
     }
 
-    /// Returns whether it changes the model's weights, optimizer or accumulated gradients.
+    /// Returns whether the request changes the weights, the optimizer state or the accumulated gradients of the model.
     fn changes_model(&self) -> bool {
         true
     }
 
-    /// Returns what a server must be known to de-duplicate for a repeat to be applied once.
-    fn deduplicated_with(&self) -> Deduplication {
+    /// Returns the deduplication that a server must support for a retry of the request to be applied only once.
+    fn required_deduplication(&self) -> Deduplication {
         Deduplication::Everything
     }
 }
 
-/// What to do about a request that may have been applied.
+/// The action after a lost response, when the request may have been applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnLostReply {
-    /// Repeat it: nothing was sent since, so applying it twice is the same as once.
+    /// Retry the request, since applying it twice in a row has the same effect as once.
     Repeat,
-    /// Look its checkpoint up, and repeat it if there is none.
+    /// Look for the checkpoint of the save, and retry the save if there is none.
     LookUp,
-    /// Fail with an unknown outcome: applying it twice would be wrong.
+    /// Fail with `OutcomeUnknown`, since applying the request twice would be wrong.
     Fail,
 }
 
-/// The name and kind of a checkpoint within its run.
+/// The name and kind of a checkpoint, which identify it within its training run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SavedName {
     pub(crate) kind: CheckpointKind,
@@ -83,8 +85,8 @@ pub(crate) struct SavedName {
 }
 
 impl SavedName {
-    /// Returns whether this names the listed checkpoint. Some servers list `<kind>/<name>`, others the name alone, with the kind in
-    /// the path.
+    /// Returns whether a checkpoint in the server's list has this name and kind. Some servers list the id as `<kind>/<name>`, others list
+    /// only the name and state the kind in the path.
     pub(crate) fn is_of(&self, listed: &Checkpoint) -> bool {
         let path = listed.tinker_path.parse::<TinkerPath>();
         listed.checkpoint_id == format!("{}/{}", self.kind.segment(), self.name)
@@ -92,7 +94,7 @@ impl SavedName {
     }
 }
 
-/// A forward or forward-backward pass over data.
+/// A forward or forward-backward pass over the data of one chunk.
 #[derive(Debug)]
 pub(crate) struct Pass {
     pub(crate) model_id: Arc<str>,
@@ -146,26 +148,26 @@ impl Request for Pass {
         self.adds_gradients()
     }
 
-    fn deduplicated_with(&self) -> Deduplication {
+    fn required_deduplication(&self) -> Deduplication {
         Deduplication::PassesAndSteps
     }
 }
 
 impl Pass {
-    /// Returns the name of an input that is a sparse tensor, if there is one.
+    /// Returns the name of the first loss input that is a sparse tensor, if there is one.
     fn sparse_input(&self) -> Option<&str> {
         let inputs = self.data.iter().flat_map(|datum| &datum.loss_fn_inputs);
         let mut sparse = inputs.filter(|(_, tensor)| tensor.csr_indices().is_some());
         sparse.next().map(|(name, _)| name.as_str())
     }
 
-    /// Refuses sparse tensors in JSON: some servers silently read their values without the indices.
+    /// Fails if a loss input is sparse: some servers silently ignore the indices of sparse tensors in JSON.
     fn check_json(&self) -> Result<()> {
         let Some(name) = self.sparse_input() else {
             return Ok(());
         };
         let message = format!(
-            "{name} is sparse, and this server takes passes in JSON, where servers drop the indices of the values; send it dense"
+            "{name} is sparse, and this server accepts training data only as JSON, where servers drop the indices of the values; send it dense"
         );
         let refused = Error::new(ErrorKind::Unsupported, Sent::NotSent, message);
         Err(refused.with_field(format!("loss_fn_inputs.{name}")))
@@ -200,7 +202,7 @@ fn protobuf_pass(request: &PassRequest, profile: &ServerProfile) -> Result<Call>
     Ok(call)
 }
 
-/// Compresses into one zstd frame of the default level, whose header has the size of the content.
+/// Compresses a body with zstd at the default level. The result is one frame whose header states the size of the content.
 fn compress(body: &Bytes) -> Result<Bytes> {
     let failed = |error: std::io::Error| {
         Error::new(
@@ -213,7 +215,7 @@ fn compress(body: &Bytes) -> Result<Bytes> {
     Ok(Bytes::from(zstd::bulk::compress(body, 3).map_err(failed)?))
 }
 
-/// An optimizer step.
+/// The request for an optimizer step.
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) model_id: Arc<str>,
@@ -238,12 +240,12 @@ impl Request for Step {
         OnLostReply::Fail
     }
 
-    fn deduplicated_with(&self) -> Deduplication {
+    fn required_deduplication(&self) -> Deduplication {
         Deduplication::PassesAndSteps
     }
 }
 
-/// Loads a checkpoint into this model.
+/// The request to load a checkpoint into an existing model.
 #[derive(Debug)]
 pub(crate) struct Load {
     pub(crate) model_id: Arc<str>,
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn json_forward_pass_avoids_the_gradient_route() {
+    fn json_forward_pass_is_not_sent_to_forward_backward() {
         let json = ServerProfile::default().with_body_format(BodyFormat::Json);
         assert_eq!(
             pass(PassMode::Forward).call(1, &json).unwrap().path,
@@ -315,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_body_decodes_to_the_same_request() {
+    fn zstd_body_decodes_to_the_same_request() {
         let zstd = ServerProfile::default().learn(ProfileUpdate::ZstdBodies);
         let call = pass(PassMode::ForwardBackward).call(3, &zstd).unwrap();
         assert_eq!(call.headers[header::CONTENT_ENCODING], "zstd");
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn checkpoint_matches_by_either_id_form_and_by_kind() {
+    fn listed_checkpoint_is_matched_by_kind_and_either_id_form() {
         let name = SavedName {
             kind: CheckpointKind::Training,
             name: "x".to_owned(),
@@ -347,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_have_the_same_bytes() {
+    fn request_body_is_identical_for_each_attempt() {
         let profile = ServerProfile::default();
         let request = pass(PassMode::ForwardBackward);
         assert_eq!(

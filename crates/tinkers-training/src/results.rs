@@ -1,4 +1,4 @@
-//! Waits for the results of a call's requests.
+//! The wait for the results of a training call.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -17,37 +17,42 @@ use crate::merge;
 use crate::name_conflict::{is_name_taken, name_taken};
 use crate::recover_save::SaveLookup;
 use crate::requests::SavedName;
-use crate::submission_queue::{Outcome, SubmissionQueue};
+use crate::submission_queue::{OutcomeReceiver, SubmissionQueue};
 use crate::submit::Submitted;
 
-/// Makes the result of a save whose checkpoint was found by its name.
+/// A function that makes the result of a save from the path of its checkpoint. Used if the response to the save was lost and the
+/// checkpoint was found by name.
 pub(crate) type FoundSave<T> = fn(TinkerPath) -> Result<T>;
 
-/// Waits for the results of one call.
+/// Waits for the results of one training call, which consists of one or several requests.
 pub(crate) struct ResultWaiter {
     pub(crate) operation: Operation,
     pub(crate) kind: RequestKind,
     pub(crate) queue: Arc<SubmissionQueue>,
     pub(crate) queue_log: Arc<QueueLog>,
-    /// The name of a named save.
+    /// The name and kind of the checkpoint if the call is a named save.
     pub(crate) name: Option<SavedName>,
 }
 
 impl ResultWaiter {
-    /// Returns the result of a call of one request.
+    /// Waits for the result of a call that consists of one request.
     pub(crate) async fn single<T: OperationResult>(
         self,
-        queued: Result<Outcome>,
+        queued: Result<OutcomeReceiver>,
         found: FoundSave<T>,
     ) -> Result<T> {
         let mut submitted = self.submitted(queued?).await?;
         self.result(submitted.remove(0), found).await
     }
 
-    /// Returns the merged result of a pass. It fails with the first chunk that fails; the results of the others are then abandoned.
-    pub(crate) async fn merged(self, queued: Result<Outcome>) -> Result<ForwardBackwardOutput> {
+    /// Waits for the results of all chunks of a forward or forward-backward pass, and merges them. If a chunk fails, returns its error at once
+    /// and abandons the results of the other chunks.
+    pub(crate) async fn merged(
+        self,
+        queued: Result<OutcomeReceiver>,
+    ) -> Result<ForwardBackwardOutput> {
         let submitted = self.submitted(queued?).await?;
-        let ids: Vec<(u64, String)> = submitted.iter().filter_map(ids).collect();
+        let ids: Vec<(u64, String)> = submitted.iter().filter_map(seq_and_request_id).collect();
         let mut outputs: Vec<Option<ForwardBackwardOutput>> = vec![None; submitted.len()];
         let results = submitted.into_iter().enumerate().map(|(index, submitted)| {
             let result = self.result(submitted, no_checkpoint);
@@ -68,15 +73,15 @@ impl ResultWaiter {
         Ok(merge(outputs.into_iter().flatten().collect()))
     }
 
-    /// Waits for the outcome of the submission, for as long as it can still be sent before the operation's deadline.
-    async fn submitted(&self, mut receiver: Outcome) -> Result<Vec<Submitted>> {
+    /// Waits until the requests of the call are accepted. Fails as soon as a rate limit delays the call beyond the deadline of the operation.
+    async fn submitted(&self, mut receiver: OutcomeReceiver) -> Result<Vec<Submitted>> {
         let Some(deadline) = self.operation.deadline else {
             return delivered(receiver.await);
         };
         let admission = &self.operation.session.caller().admission;
         loop {
             let mut closure = admission.next_closure(self.operation.class);
-            self.check_in_time(deadline)?;
+            self.check_deadline(deadline)?;
             let outcome = poll_fn(|cx| {
                 let outcome = Pin::new(&mut receiver).poll(cx).map(Some);
                 match outcome {
@@ -90,8 +95,8 @@ impl ResultWaiter {
         }
     }
 
-    /// Fails if the call is still queued and the server's hint ends after `deadline`.
-    fn check_in_time(&self, deadline: Timestamp) -> Result<()> {
+    /// Fails if the call waits for the rate limit, and the server's `retry-after` hint ends after `deadline`.
+    fn check_deadline(&self, deadline: Timestamp) -> Result<()> {
         let Operation {
             session,
             progress,
@@ -107,8 +112,8 @@ impl ResultWaiter {
         }
         let now = caller.time.now();
         let message = format!(
-            "the server's rate limit holds {} requests back for another {:.1} s, beyond the operation deadline; the call keeps \
-             its place and is submitted then, so do not repeat it",
+            "the server's rate limit holds {} requests back for another {:.1} s, beyond the operation deadline; the call stays \
+            in the queue and is submitted then, so do not repeat it",
             class.name(),
             opens_at.since(now).as_secs_f64()
         );
@@ -152,7 +157,7 @@ impl ResultWaiter {
                 if !is_fresh {
                     return Err(conflict);
                 }
-                // The repeat conflicted with what an earlier attempt had saved.
+                // The retry conflicted with the checkpoint that an earlier attempt had saved.
                 found(self.lookup().find_eventually(name, conflict).await?)
             }
             (result, _) => result,
@@ -169,7 +174,7 @@ impl ResultWaiter {
         }
     }
 
-    /// Adds to the failure of one chunk which of the others are done.
+    /// Adds to the error of a failed chunk the numbers of the chunks that are done. Logs each chunk whose result is abandoned.
     fn chunk_failed(
         &self,
         failed: usize,
@@ -209,8 +214,8 @@ fn delivered(
     })
 }
 
-/// Returns the sequence number and the request id.
-fn ids(submitted: &Submitted) -> Option<(u64, String)> {
+/// Returns the sequence number and the request id of an accepted request.
+fn seq_and_request_id(submitted: &Submitted) -> Option<(u64, String)> {
     match submitted {
         Submitted::Accepted {
             response, seq_id, ..

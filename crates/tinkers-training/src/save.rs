@@ -14,8 +14,19 @@ use tinkers_wire::{
 use crate::model_calls::ModelCalls;
 use crate::requests::{OnLostReply, Request, SavedName};
 
-/// A save of weights and optimizer state, made by [`TrainingClient::save_state`](crate::TrainingClient::save_state). Await it, or start it with [`SaveState::send`]; until
-/// then nothing is queued or sent.
+/// A builder for a save of weights and optimizer state, made by [`TrainingClient::save_state`](crate::TrainingClient::save_state). Await the builder, or start the save with
+/// [`SaveState::send`]. Until then nothing is queued or sent.
+///
+/// ```no_run
+/// # async fn save(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
+/// use std::time::Duration;
+///
+/// let week = Duration::from_secs(7 * 24 * 60 * 60);
+/// let saved = training.save_state("step-10").ttl(week).await?;
+/// println!("resume from {}", saved.path);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "nothing is saved before the save is awaited or `send` is called"]
 pub struct SaveState {
@@ -37,20 +48,21 @@ impl SaveState {
         Self { calls, body }
     }
 
-    /// Sets the time after which the server deletes the checkpoint, from one hour to ten years, in whole seconds. By default a checkpoint
-    /// has no expiry.
+    /// Sets the time after which the server deletes the checkpoint: from one hour to ten years, rounded down to seconds. By default a
+    /// checkpoint does not expire.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.body.ttl_seconds = Some(ttl.as_secs());
         self
     }
 
-    /// Replaces an existing checkpoint of the same name, including its metadata. By default such a save fails with `Conflict`.
+    /// Replaces an existing checkpoint of the same name, including its metadata. By default, the save fails with `Conflict` if such a
+    /// checkpoint exists.
     pub fn overwrite(mut self) -> Self {
         self.body.overwrite = Some(true);
         self
     }
 
-    /// Attaches metadata to the checkpoint.
+    /// Attaches metadata of the program to the checkpoint.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.body.user_metadata = Some(metadata);
         self
@@ -78,9 +90,19 @@ impl IntoFuture for SaveState {
     }
 }
 
-/// A save of weights for sampling, made by
-/// [`TrainingClient::save_weights_for_sampler`](crate::TrainingClient::save_weights_for_sampler). Await it, or start it with
-/// [`SaveForSampler::send`]; until then nothing is queued or sent.
+/// A builder for a save of weights for sampling, made by [`TrainingClient::save_weights_for_sampler`](crate::TrainingClient::save_weights_for_sampler). Await the builder, or start the save
+/// with [`SaveForSampler::send`]. Until then nothing is queued or sent.
+///
+/// ```no_run
+/// # async fn save(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
+/// use std::time::Duration;
+///
+/// let hour = Duration::from_secs(60 * 60);
+/// let saved = training.save_weights_for_sampler("evaluation").ttl(hour).await?;
+/// println!("sample from {:?}", saved.path);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "nothing is saved before the save is awaited or `send` is called"]
 pub struct SaveForSampler {
@@ -92,7 +114,7 @@ impl SaveForSampler {
     pub(crate) fn new(calls: ModelCalls, name: Option<String>) -> Self {
         let body = wire::SaveWeightsForSampler {
             model_id: calls.model_id().to_string(),
-            // Both numbers are replaced later, so that an invalid save uses up no number.
+            // Both numbers are assigned after the validation, so that an invalid save takes no number.
             seq_id: 0,
             sampling_session_seq_id: name.is_none().then_some(0),
             path: name,
@@ -104,14 +126,14 @@ impl SaveForSampler {
         Self { calls, body }
     }
 
-    /// Sets the time after which the server deletes the weights, from one hour to ten years, in whole seconds. By default they have no
-    /// expiry.
+    /// Sets the time after which the server deletes the saved weights: from one hour to ten years, rounded down to seconds. By default saved
+    /// weights do not expire.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.body.ttl_seconds = Some(ttl.as_secs());
         self
     }
 
-    /// Attaches metadata to the weights.
+    /// Attaches metadata of the program to the saved weights.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.body.user_metadata = Some(metadata);
         self
@@ -127,7 +149,8 @@ impl SaveForSampler {
         start(operation, saved)
     }
 
-    /// Queues the save as a step of `operation`, which gets its progress. The returned future waits for the result.
+    /// Queues the save as a step of `operation`, and reports the progress of the save to `operation`. The returned future waits for the
+    /// result.
     pub(crate) fn queue(
         self,
         operation: &Operation,
@@ -144,7 +167,8 @@ impl SaveForSampler {
     }
 }
 
-/// Validates a save and numbers it if it is unnamed: every retry of an unnamed save must have the same number.
+/// Validates a save, and assigns a sampling sequence number to an unnamed one. The number is assigned once, since each retry of an
+/// unnamed save must have the same number.
 fn request_for_sampler(
     mut body: wire::SaveWeightsForSampler,
     next_sampling_seq: impl FnOnce() -> u64,
@@ -242,7 +266,7 @@ impl Request for SaveForSamplerRequest {
         })
     }
 
-    fn renewed(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
+    fn with_new_sampling_number(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
         let body = self.0.clone();
         body.sampling_session_seq_id?;
         Some(Box::new(Self(wire::SaveWeightsForSampler {
@@ -269,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_save_uses_up_no_number() {
+    fn invalid_save_takes_no_sequence_number() {
         let short = wire::SaveWeightsForSampler {
             ttl_seconds: Some(1),
             ..unnamed()
@@ -279,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn unnamed_save_keeps_its_number_on_every_retry() {
+    fn unnamed_save_keeps_its_sequence_number_on_each_retry() {
         let request = request_for_sampler(unnamed(), || 7).unwrap();
         let profile = ServerProfile::default();
         assert_eq!(

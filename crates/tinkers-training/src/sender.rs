@@ -1,4 +1,4 @@
-//! The task that sends the queued submissions of one model in order.
+//! The send task of a model, which sends queued submissions in order.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -9,28 +9,28 @@ use tinkers_futures::panic_error;
 
 use crate::delivery::Delivery;
 use crate::requests::Request;
-use crate::submission_queue::{Entry, Outcome, Queued, SendPermit, SubmissionQueue};
+use crate::submission_queue::{Entry, OutcomeReceiver, Queued, SendPermit, SubmissionQueue};
 
-/// Queues the requests of a call, and starts the sending task if there is none. Returns the receiver of the outcome.
+/// Queues the requests of a training call, and starts the send task if it is not running. Returns the receiver of the outcome.
 pub(crate) fn submit(
     queue: &Arc<SubmissionQueue>,
     operation: &'static str,
     requests: Vec<Arc<dyn Request>>,
     progress: Arc<ProgressCell>,
-) -> Result<Outcome> {
+) -> Result<OutcomeReceiver> {
     let (outcome, permit) = queue.push(operation, requests, progress)?;
     if let Some(permit) = permit {
-        // Without the lock of the order: on a runtime that has shut down, `spawn` drops the task at once, which takes it.
+        // Without the lock of the queue: on a runtime that has shut down, `spawn` drops the task at once, and the drop takes the lock.
         let task = send_all(Arc::clone(queue), permit);
         queue.session().spawner().spawn(Box::pin(task)).detach();
     }
     Ok(outcome)
 }
 
-/// Sends queued submissions until there are none. If it is aborted, dropping `permit` fails the rest.
+/// Sends queued submissions until the queue is empty. If the task is aborted, dropping `permit` fails the remaining submissions.
 async fn send_all(queue: Arc<SubmissionQueue>, mut permit: SendPermit<Entry>) {
     while let Some(entry) = permit.next() {
-        // Nothing is submitted after the session was closed. The numbers are not needed any more.
+        // Nothing is submitted after the close of the session, so the sequence numbers are not needed any more.
         if let Err(closed) = queue.session().check_open() {
             entry.fail(closed);
             continue;

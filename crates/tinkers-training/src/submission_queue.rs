@@ -1,4 +1,4 @@
-//! The submission queue of one model: sequence numbers, waiting calls, and the task that sends them in order.
+//! The submission queue of one model: sequence numbers, queued training calls, and the permit of the task that sends them in order.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -12,12 +12,12 @@ use tinkers_core::{
 use tinkers_futures::QueueActivity;
 use tokio::sync::oneshot;
 
-use crate::poison::{Poison, Recovery};
+use crate::model_failure::{ModelFailure, Recovery};
 use crate::requests::{Request, SavedName};
 use crate::submit::Submitted;
 use crate::sync::{Mutex, lock};
 
-/// A training call in the queue: its requests, which have consecutive sequence numbers.
+/// A training call in the queue. Its requests have consecutive sequence numbers.
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) first_seq: u64,
@@ -25,39 +25,40 @@ pub(crate) struct Submission {
     pub(crate) progress: Arc<ProgressCell>,
     pub(crate) operation: &'static str,
     pub(crate) called_at: Timestamp,
-    /// Whether the call was made inside another request, such as in a transport layer.
+    /// Whether the call was made while another request was being sent, such as by a transport layer.
     pub(crate) mark: NestedMark,
 }
 
 impl Submission {
-    /// Returns the sequence number of a request.
+    /// Returns the sequence number of the request at `index`.
     pub(crate) fn seq(&self, index: usize) -> u64 {
         self.first_seq + index as u64
     }
 }
 
-/// Reports the outcome of a submission to the future that the caller holds, which may have been dropped.
-pub(crate) type Reply = oneshot::Sender<Result<Vec<Submitted>>>;
+/// The sender of the outcome of a submission. The caller may have dropped the receiver.
+pub(crate) type OutcomeSender = oneshot::Sender<Result<Vec<Submitted>>>;
 
 /// The receiver of the outcome of a submission.
-pub(crate) type Outcome = oneshot::Receiver<Result<Vec<Submitted>>>;
+pub(crate) type OutcomeReceiver = oneshot::Receiver<Result<Vec<Submitted>>>;
 
-/// The queue of one model's submissions.
+/// A queue of the submissions of one model.
 ///
-/// A call reserves its numbers and its position under one lock. One task at a time sends, and ends when the queue is empty, so
-/// that an idle model costs no task. Dropping the caller's future does not remove the submission: a gap in the numbers would stop
-/// the model.
+/// A call reserves its sequence numbers and its queue position under one lock. One task at a time sends the submissions; it ends when the
+/// queue is empty, so an idle model has no task. Dropping the future of a call does not remove its submission, since the server would wait
+/// for the missing sequence numbers.
 pub(crate) struct SubmissionQueue {
     session: Arc<dyn SessionContext>,
     model_id: Arc<str>,
     client: ClientId,
     order: Arc<Order<Entry>>,
-    /// Names of checkpoints that this model may have. No other client writes to its run, so a name that is not here is free.
+    /// The names under which this client has tried to save checkpoints. No other client saves to the same training run, so no checkpoint of
+    /// another name exists.
     saved: Mutex<BTreeSet<SavedName>>,
     head: Mutex<Head>,
 }
 
-/// The submission that is being sent.
+/// The submission that is being sent, as evidence that the queue moves.
 #[derive(Debug, Default)]
 struct Head {
     since: Timestamp,
@@ -65,7 +66,7 @@ struct Head {
 }
 
 impl SubmissionQueue {
-    /// Creates the queue of a new model, whose first number is 1: its creation counts as 0.
+    /// Creates the queue of a new model. Its first sequence number is 1, since the creation of the model has number 0.
     pub(crate) fn new(session: Arc<dyn SessionContext>, model_id: Arc<str>) -> Arc<Self> {
         let client = session.next_client();
         Arc::new(Self {
@@ -90,17 +91,17 @@ impl SubmissionQueue {
         self.client
     }
 
-    /// Reserves the sequence numbers of `requests` and queues them, in one step. Returns the receiver of the outcome, and the permit
-    /// to send unless a task has it.
+    /// Reserves the sequence numbers of `requests` and queues the requests, in one step. Returns the receiver of the outcome. Also returns
+    /// the permit to send if no task has it.
     ///
-    /// A call that is made inside another request must not wait for a call of this queue, which may be that request: neither would
-    /// ever end. It is queued only if it can be sent at once, and fails otherwise.
+    /// A call that is made while another request is being sent, such as by a transport layer, is queued only if it can be sent at once.
+    /// Otherwise the call fails: if it waited for that request, both would wait for each other.
     pub(crate) fn push(
         &self,
         operation: &'static str,
         requests: Vec<Arc<dyn Request>>,
         progress: Arc<ProgressCell>,
-    ) -> Result<(Outcome, Option<SendPermit<Entry>>)> {
+    ) -> Result<(OutcomeReceiver, Option<SendPermit<Entry>>)> {
         self.session.check_open()?;
         let called_at = self.session.caller().time.now();
         let (reply, outcome) = oneshot::channel();
@@ -108,7 +109,7 @@ impl SubmissionQueue {
         let mark = NestedMark::here();
         let busy = mark.is_inside().then(|| busy(operation));
         let permit = self.order.push(count, busy, |first_seq| {
-            // From here on it is sent even if the caller drops its future.
+            // From here on the submission is sent even if the caller drops its future.
             progress.mark_queued();
             let submission = Submission {
                 first_seq,
@@ -127,42 +128,42 @@ impl SubmissionQueue {
         Ok((outcome, permit))
     }
 
-    /// Lifts the poison after a refusal that left nothing on the server.
+    /// Accepts calls again after a failed call of which the server applied nothing. See [`Order::recover`].
     pub(crate) fn recover(&self) -> Result<()> {
         self.order.recover()
     }
 
-    /// Fails all queued and all later calls with `poison`, unless the queue is poisoned already.
-    pub(crate) fn poison(&self, poison: Poison) {
-        self.order.poison(poison);
+    /// Fails all queued and all later calls because of `failure`. If the model has failed before, the first failure is kept.
+    pub(crate) fn fail_model(&self, failure: ModelFailure) {
+        self.order.fail_model(failure);
     }
 
-    /// Marks the submission that is being sent as accepted: a call that arrives now does not wait for it.
-    pub(crate) fn head_is_delivered(&self) {
-        self.order.head_is_delivered();
+    /// Records that the server has accepted the submission that is being sent, so that new calls no longer wait for it.
+    pub(crate) fn mark_head_accepted(&self) {
+        self.order.mark_head_accepted();
     }
 
-    /// Frees the `count` numbers of the submission that is being sent.
-    pub(crate) fn release(&self, count: u64) {
-        self.order.release(count);
+    /// Makes the `count` sequence numbers of the submission that is being sent available to the next submissions.
+    pub(crate) fn free_numbers(&self, count: u64) {
+        self.order.free_numbers(count);
     }
 
-    /// Settles whether calls may go on, once all requests of the submission that poisoned the queue have ended.
-    pub(crate) fn settle_recovery(&self, recovery: Recovery) {
-        self.order.settle_recovery(recovery);
+    /// Records whether the model may accept calls again. Called when all requests of the failed submission have ended.
+    pub(crate) fn decide_recovery(&self, recovery: Recovery) {
+        self.order.decide_recovery(recovery);
     }
 
-    /// Returns whether this model may have saved a checkpoint of this name.
+    /// Returns whether this client may have saved a checkpoint of this name.
     pub(crate) fn may_have_saved(&self, name: &SavedName) -> bool {
         lock(&self.saved).contains(name)
     }
 
-    /// Records that a save under this name was tried.
-    pub(crate) fn tried_to_save(&self, name: SavedName) {
+    /// Records that this client has tried to save a checkpoint of this name.
+    pub(crate) fn record_save_attempt(&self, name: SavedName) {
         lock(&self.saved).insert(name);
     }
 
-    /// Records the submission that is being sent.
+    /// Records the progress of the submission that is being sent.
     pub(crate) fn set_head(&self, progress: &Arc<ProgressCell>) {
         *lock(&self.head) = Head {
             since: self.session.caller().time.now(),
@@ -199,10 +200,10 @@ impl fmt::Debug for SubmissionQueue {
     }
 }
 
-/// A queued submission and where its outcome goes.
+/// A queued submission with the sender of its outcome.
 pub(crate) struct Entry {
     pub(crate) submission: Submission,
-    pub(crate) reply: Reply,
+    pub(crate) reply: OutcomeSender,
     recovered_errors: Arc<RecoveredErrors>,
 }
 
@@ -219,17 +220,20 @@ impl Queued for Entry {
     }
 }
 
-/// What an [`Order`] holds until it is sent.
+/// An entry of the queue of an [`Order`]. The trait allows loom models to use simpler entries than submissions.
 pub(crate) trait Queued {
-    /// Fails it: it will not be sent.
+    /// Reports `error` to the caller of the entry, which will not be sent.
     fn fail(self, error: Error);
 
-    /// Lowers its numbers by those that an earlier call left free.
+    /// Lowers the sequence numbers of the entry by `freed`, the count of numbers that an earlier call did not use.
     fn renumber(&mut self, freed: u64);
 }
 
-/// Numbers, queue, poison and the permit to send, which change together under one lock. Entries are handed out in the order of
-/// their numbers to one sender at a time. Every interleaving is checked in `loom_models.rs`.
+/// The state that decides the order of submissions: sequence numbers, queue, failure of the model, and the permit to send. All of it changes
+/// under one lock.
+///
+/// One sender at a time takes the entries in the order of their sequence numbers. The loom models in `loom_models.rs` check all
+/// interleavings.
 pub(crate) struct Order<T> {
     state: Mutex<State<T>>,
 }
@@ -238,14 +242,16 @@ struct State<T> {
     next_seq: u64,
     queue: VecDeque<T>,
     /// Whether a [`SendPermit`] exists.
-    sending: bool,
-    /// Whether an entry that was taken out of the queue is not accepted yet.
-    delivering: bool,
-    poison: Option<Poison>,
+    has_sender: bool,
+    /// Whether an entry was taken out of the queue that the server has not accepted yet.
+    is_head_pending: bool,
+    failure: Option<ModelFailure>,
 }
 
-/// The permit to send, of which there is at most one. It ends when the queue is found empty; dropped before that, it fails all
-/// queued and all later calls, so that none waits for a sender that does not exist.
+/// The permit to send the entries of an [`Order`]. At most one permit exists at a time.
+///
+/// The permit ends when it finds the queue empty. If it is dropped earlier, it fails all queued and all later calls, so that no call waits
+/// without a sender.
 pub(crate) struct SendPermit<T: Queued> {
     order: Arc<Order<T>>,
     ended: bool,
@@ -257,18 +263,18 @@ impl<T: Queued> Order<T> {
             state: Mutex::new(State {
                 next_seq: first_seq,
                 queue: VecDeque::new(),
-                sending: false,
-                delivering: false,
-                poison: None,
+                has_sender: false,
+                is_head_pending: false,
+                failure: None,
             }),
         }
     }
 
-    /// Reserves `count` numbers and queues what `entry` makes of the first of them, in one step. A caller that receives the
-    /// permit must send.
+    /// Reserves `count` sequence numbers and queues an entry, in one step. `entry` builds the entry from the first number. A caller that
+    /// receives the permit must send the queued entries.
     ///
     /// # Errors
-    /// That of the poison, or `busy` if it is given and another entry is queued or being delivered; `entry` is not called then.
+    /// The error of a failed model. `busy`, if it is given and another entry is queued or being sent. In both cases `entry` is not called.
     pub(crate) fn push(
         self: &Arc<Self>,
         count: u64,
@@ -276,18 +282,18 @@ impl<T: Queued> Order<T> {
         entry: impl FnOnce(u64) -> T,
     ) -> Result<Option<SendPermit<T>>> {
         let mut state = lock(&self.state);
-        if let Some(poison) = &state.poison {
-            return Err(poison.error());
+        if let Some(failure) = &state.failure {
+            return Err(failure.error());
         }
         if let Some(busy) = busy
-            && (state.delivering || !state.queue.is_empty())
+            && (state.is_head_pending || !state.queue.is_empty())
         {
             return Err(busy);
         }
         let first_seq = state.next_seq;
         state.next_seq += count;
         state.queue.push_back(entry(first_seq));
-        let idle = !std::mem::replace(&mut state.sending, true);
+        let idle = !std::mem::replace(&mut state.has_sender, true);
         drop(state);
         Ok(idle.then(|| SendPermit {
             order: Arc::clone(self),
@@ -295,62 +301,63 @@ impl<T: Queued> Order<T> {
         }))
     }
 
-    /// Lifts the poison after a refusal that left nothing on the server.
+    /// Accepts calls again after a failed call of which the server applied nothing. Does nothing if the model has not failed.
     ///
     /// # Errors
-    /// That of the poison, where something may have been applied or requests are still under way.
+    /// The error of the failed model, if a part of the failed call may have been applied or some of its requests are in flight.
     pub(crate) fn recover(&self) -> Result<()> {
         let mut state = lock(&self.state);
-        let Some(poison) = &state.poison else {
+        let Some(failure) = &state.failure else {
             return Ok(());
         };
-        let Recovery::From(seq) = poison.recovery else {
-            return Err(poison.error());
+        let Recovery::From(seq) = failure.recovery else {
+            return Err(failure.error());
         };
         state.next_seq = seq;
-        state.poison = None;
+        state.failure = None;
         Ok(())
     }
 
-    /// Marks the entry that is being sent as accepted.
-    pub(crate) fn head_is_delivered(&self) {
-        lock(&self.state).delivering = false;
+    /// Records that the server has accepted the entry that is being sent.
+    pub(crate) fn mark_head_accepted(&self) {
+        lock(&self.state).is_head_pending = false;
     }
 
-    /// Frees the `count` numbers of the entry that is being sent, of which the server has taken none: queued entries move up, so
-    /// that no number is left out. To be called by the holder of the permit.
-    pub(crate) fn release(&self, count: u64) {
+    /// Makes the `count` sequence numbers of the entry that is being sent available again, because the server has used none of them. The
+    /// numbers of queued entries are lowered, so that there is no gap. Only the holder of the permit may call this.
+    pub(crate) fn free_numbers(&self, count: u64) {
         let mut state = lock(&self.state);
         state.next_seq -= count;
         state.queue.iter_mut().for_each(|next| next.renumber(count));
     }
 
-    /// Fails all queued and all later calls with `poison`, unless there is an earlier poison.
-    pub(crate) fn poison(&self, poison: Poison) {
-        let failed = lock(&self.state).poison(poison);
+    /// Fails all queued and all later calls because of `failure`. If the model has failed before, the first failure is kept.
+    pub(crate) fn fail_model(&self, failure: ModelFailure) {
+        let failed = lock(&self.state).fail_model(failure);
         failed.notify();
     }
 
-    /// Settles whether calls may go on after the poison, once that is known.
-    pub(crate) fn settle_recovery(&self, recovery: Recovery) {
-        if let Some(poison) = &mut lock(&self.state).poison
-            && poison.recovery == Recovery::Undecided
+    /// Records whether the model may accept calls again, if this is still undecided.
+    pub(crate) fn decide_recovery(&self, recovery: Recovery) {
+        if let Some(failure) = &mut lock(&self.state).failure
+            && failure.recovery == Recovery::Undecided
         {
-            poison.recovery = recovery;
+            failure.recovery = recovery;
         }
     }
 }
 
 impl<T: Queued> SendPermit<T> {
-    /// Returns the next entry to send. If there is none the permit ends, under the lock under which a call would receive it anew.
+    /// Returns the next entry to send. If the queue is empty, ends the permit under the same lock, so that the next call receives a new
+    /// permit.
     pub(crate) fn next(&mut self) -> Option<T> {
         if self.ended {
             return None;
         }
         let mut state = lock(&self.order.state);
         let next = state.queue.pop_front();
-        state.sending = next.is_some();
-        state.delivering = next.is_some();
+        state.has_sender = next.is_some();
+        state.is_head_pending = next.is_some();
         self.ended = next.is_none();
         next
     }
@@ -364,22 +371,22 @@ impl<T: Queued> Drop for SendPermit<T> {
         // The runtime has shut down, or the task was aborted.
         let message = "the task that sends this model's requests was aborted by the end of its runtime; create a client from \
                        the last checkpoint";
-        let poison = Poison {
+        let failure = ModelFailure {
             cause: Error::new(ErrorKind::Aborted, Sent::MaybeSent, message),
             recovery: Recovery::Never,
         };
-        // In one step: after an earlier poison that can be lifted, a call in between would wait for a sender that is gone.
+        // Under one lock: if another thread could recover in between, its next call would wait for a sender that does not exist.
         let failed = {
             let mut state = lock(&self.order.state);
-            state.sending = false;
-            state.delivering = false;
-            state.poison(poison)
+            state.has_sender = false;
+            state.is_head_pending = false;
+            state.fail_model(failure)
         };
         failed.notify();
     }
 }
 
-/// Entries that a poison removed from the queue, to be notified without the lock.
+/// The entries that a failure removed from the queue. Their callers are notified after the lock is released.
 struct Failed<T> {
     entries: VecDeque<T>,
     error: Error,
@@ -394,8 +401,8 @@ impl<T: Queued> Failed<T> {
 }
 
 impl<T> State<T> {
-    fn poison(&mut self, poison: Poison) -> Failed<T> {
-        let error = self.poison.get_or_insert(poison).error();
+    fn fail_model(&mut self, failure: ModelFailure) -> Failed<T> {
+        let error = self.failure.get_or_insert(failure).error();
         let entries = std::mem::take(&mut self.queue);
         Failed { entries, error }
     }
@@ -407,7 +414,7 @@ impl<T> fmt::Debug for Order<T> {
         f.debug_struct("Order")
             .field("next_seq", &state.next_seq)
             .field("queued", &state.queue.len())
-            .field("poisoned", &state.poison.is_some())
+            .field("failed", &state.failure.is_some())
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Sends one request, in the body format that the server accepts.
+//! Sends one request of a training call, in the body format (protobuf or JSON) that the server accepts.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -16,28 +16,28 @@ use tinkers_wire::{SubmissionResponse, TinkerPath, routes};
 
 use crate::requests::{OnLostReply, Request};
 
-/// The outcome of a request that the server accepted.
+/// A request of a training call that the server has accepted.
 #[derive(Debug)]
 pub(crate) enum Submitted {
-    /// Its result can be retrieved.
+    /// The server returned a request id, with which the result can be retrieved.
     Accepted {
         response: SubmissionResponse,
-        /// The permit of the in-flight window, held until the result is there.
+        /// The permit of the in-flight limit. It is held until the result is retrieved.
         in_flight_permit: InFlightPermit,
-        /// Time from the method call to the acceptance.
+        /// The time from the method call to the server's response.
         elapsed: Duration,
         seq_id: u64,
-        /// Whether an earlier attempt may have been applied.
+        /// Whether an earlier attempt of the request may have been applied.
         earlier: Sent,
-        /// For a save: whether only these attempts can have created a checkpoint of its name.
+        /// For a named save: whether only this call can have created a checkpoint of the name.
         is_fresh: bool,
     },
-    /// A save whose reply was lost and whose checkpoint was found.
+    /// The response to a save was lost, but its checkpoint was found at this path.
     Found(TinkerPath),
 }
 
 impl Submitted {
-    /// Marks an earlier attempt as possibly applied.
+    /// Records that an earlier attempt of the request may have been applied.
     pub(crate) fn after_lost_reply(mut self) -> Self {
         if let Self::Accepted { earlier, .. } = &mut self {
             *earlier = Sent::MaybeSent;
@@ -46,7 +46,7 @@ impl Submitted {
     }
 }
 
-/// One request with everything that is needed to send it.
+/// One request of a training call, with its sequence number and the context that is needed to send it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) session: &'a dyn SessionContext,
@@ -60,10 +60,10 @@ pub(crate) struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Returns the retry policy. A request that may have been applied is repeated only if the server applies a repeated number
-    /// once, or if applying the request twice does no harm.
+    /// Returns the retry policy of the request. A request that may have been applied is retried only if the server deduplicates it by its
+    /// sequence number, or if applying it twice has no further effect.
     pub(crate) fn policy(&self) -> RetryPolicy {
-        let is_safe = self.session.profile().deduplicates >= self.request.deduplicated_with();
+        let is_safe = self.session.profile().deduplicates >= self.request.required_deduplication();
         if is_safe || self.request.on_lost_reply() == OnLostReply::Repeat {
             self.repeating()
         } else {
@@ -71,7 +71,7 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Returns the retry policy that repeats even a request that may have been applied.
+    /// Returns a retry policy that also retries after attempts that may have been applied.
     pub(crate) fn repeating(&self) -> RetryPolicy {
         let window = RetryPolicy::PATIENT.window;
         RetryPolicy {
@@ -80,20 +80,23 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Sends the request. If the server refuses the format of a pass's body before any format was accepted, sends the other format
-    /// once, and remembers which one the server accepts.
+    /// Sends the request. If no body format is known to be accepted and the server rejects the format of a forward or forward-backward pass,
+    /// sends the other format once. Remembers the format that the server accepts.
     pub(crate) async fn send(&self, policy: RetryPolicy) -> Result<Submitted> {
         let profile = self.session.profile();
         if !self.request.has_formats() || profile.body_format_confirmed {
-            return self.accepted(self.attempt(&profile, policy, Refusals::Usual).await?);
+            return self.accepted(
+                self.attempt(&profile, policy, FinalStatuses::Standard)
+                    .await?,
+            );
         }
-        let refusals = Refusals::of(profile.body_format);
-        let first = match self.attempt(&profile, policy, refusals).await {
+        let final_statuses = FinalStatuses::of(profile.body_format);
+        let first = match self.attempt(&profile, policy, final_statuses).await {
             Ok(accepted) => return self.accepted_as(profile.body_format, accepted),
             Err(first) => first,
         };
         if is_answered(&first, 500..=500) && self.is_known_format(&profile) {
-            return self.after_500(first, &profile, policy).await;
+            return self.handle_bare_500(first, &profile, policy).await;
         }
         if !self.may_be_the_format(&first, &profile) {
             return Err(first);
@@ -107,9 +110,12 @@ impl Outgoing<'_> {
             || tracing::debug!(recovered_error = RecoveredError::Fallback.name(), error = %first, ?format, "the server refused the format of a body; trying the other"),
         );
         let other = (*profile).clone().with_body_format(format);
-        let second = match self.attempt(&other, policy, Refusals::of(format)).await {
+        let second = match self
+            .attempt(&other, policy, FinalStatuses::of(format))
+            .await
+        {
             Ok(accepted) => {
-                // A 415 rules the first format out, on every route.
+                // A 415 shows that the server accepts the first format on no route.
                 if first.status() == Some(415) {
                     self.session.learn(ProfileUpdate::BodyFormat(format));
                 }
@@ -119,20 +125,21 @@ impl Outgoing<'_> {
         };
         match (first.status(), second.status()) {
             (Some(500), Some(415)) if second.sent() == Sent::Answered => {
-                self.after_500(first, &profile, policy).await
+                self.handle_bare_500(first, &profile, policy).await
             }
-            // The second refusal has a reason, which a bare 500 does not. The first request may have been applied.
+            // The second rejection states a reason, which a bare 500 does not. The first request may have been applied.
             (Some(500), _) => Err(second.with_sent(Sent::MaybeSent)),
-            // The format was not the cause: the caller needs the first reason.
+            // The format was not the cause, so the caller needs the reason of the first rejection.
             _ if is_answered(&second, 400..=499) => Err(first),
-            // A 500 to the only format left: the request may have been applied.
+            // A 500 to the other format: the request may have been applied.
             _ if is_answered(&second, 500..=500) => Err(Error::outcome_unknown(second)),
             _ => Err(second),
         }
     }
 
-    /// Handles a bare 500 that the body's format did not cause: the request may have been applied.
-    async fn after_500(
+    /// Handles a 500 in plain text that was not caused by the body format. The request may have been applied, so it is retried only if
+    /// `policy` allows this. `first` is the error of the first attempt.
+    async fn handle_bare_500(
         &self,
         first: Error,
         profile: &ServerProfile,
@@ -145,13 +152,14 @@ impl Outgoing<'_> {
             .caller()
             .recovered_errors
             .record(RecoveredError::Repeat, &first);
-        match self.attempt(profile, policy, Refusals::Usual).await {
+        match self.attempt(profile, policy, FinalStatuses::Standard).await {
             Ok(accepted) => self.accepted(accepted),
             Err(error) => Err(error.with_sent(Sent::MaybeSent)),
         }
     }
 
-    /// Remembers the accepted format. A forward pass in JSON has its own route and says nothing about the others.
+    /// Records the body format that the server accepted. A forward pass in JSON is not recorded: it has its own route, and other routes may
+    /// not accept JSON.
     fn accepted_as(&self, format: BodyFormat, accepted: Accepted) -> Result<Submitted> {
         if format == BodyFormat::Protobuf || self.request.adds_gradients() {
             self.session.learn(ProfileUpdate::BodyFormat(format));
@@ -159,7 +167,8 @@ impl Outgoing<'_> {
         self.accepted(accepted)
     }
 
-    /// Returns whether the server is known to accept the format: it lists it, or has accepted it meanwhile.
+    /// Returns whether the server is known to accept the format of the attempt: the OpenAPI document lists the format, or a concurrent
+    /// request in this format was accepted.
     fn is_known_format(&self, tried: &ServerProfile) -> bool {
         let known = self.session.profile();
         let accepted = known.body_format_confirmed && known.body_format == tried.body_format;
@@ -170,7 +179,7 @@ impl Outgoing<'_> {
         &self,
         profile: &ServerProfile,
         policy: RetryPolicy,
-        refusals: Refusals,
+        final_statuses: FinalStatuses,
     ) -> Result<Accepted> {
         let mut call = self.request.call(self.seq_id, profile)?;
         call.policy = policy;
@@ -178,9 +187,9 @@ impl Outgoing<'_> {
         call.client = self.client;
         call.is_readable = Some(is_submission);
         call.progress = Some(Arc::clone(self.progress));
-        call.is_final = match refusals {
-            Refusals::Usual => None,
-            Refusals::OfFormat => Some(is_bare_500),
+        call.is_final = match final_statuses {
+            FinalStatuses::Standard => None,
+            FinalStatuses::StandardAndBare500 => Some(is_bare_500),
         };
         self.session.caller().call(call).await
     }
@@ -196,8 +205,8 @@ impl Outgoing<'_> {
         })
     }
 
-    /// Returns whether the body's format may be the cause of the refusal. Never after an attempt that may have been applied: no
-    /// server recognises a body in another format as a repeat.
+    /// Returns whether the body format may be the cause of a rejection. Returns `false` after an attempt that may have been applied, since no
+    /// server recognizes a retry in another format.
     fn may_be_the_format(&self, error: &Error, tried: &ServerProfile) -> bool {
         if error.sent() != Sent::Answered {
             return false;
@@ -208,14 +217,14 @@ impl Outgoing<'_> {
             (BodyFormat::Json, Some(404 | 405)) => {
                 !self.request.adds_gradients() && !tried.lists_route(routes::FORWARD)
             }
-            // The content may be the cause as well, so the other format must not carry less.
+            // The content may be the cause as well, so the other format must not lose data.
             (BodyFormat::Protobuf, Some(422 | 500)) => self.request.is_the_same_in_json(),
             _ => false,
         }
     }
 }
 
-/// Returns whether the error is a plain answer with one of these statuses.
+/// Returns whether the server responded with one of these statuses, and no earlier attempt may have been applied.
 fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
     let status = error
         .status()
@@ -223,27 +232,27 @@ fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
     status && error.sent() == Sent::Answered
 }
 
-/// Which answers are final refusals.
+/// The statuses that end an attempt without a retry.
 #[derive(Debug, Clone, Copy)]
-enum Refusals {
-    /// Those of the table of retryable statuses.
-    Usual,
-    /// Also the answers of servers that cannot decode the body's format.
-    OfFormat,
+enum FinalStatuses {
+    /// The statuses that the retry table declares final.
+    Standard,
+    /// The final statuses of the retry table, and the 500 of a server that cannot decode the body format.
+    StandardAndBare500,
 }
 
-impl Refusals {
-    /// Returns the refusals to expect of a format that was not accepted yet. JSON is never refused with a 500 for its format.
+impl FinalStatuses {
+    /// Returns the rule for a body format that the server has not accepted yet. No server rejects JSON with a 500 because of the format.
     fn of(format: BodyFormat) -> Self {
         match format {
-            BodyFormat::Json => Self::Usual,
-            _ => Self::OfFormat,
+            BodyFormat::Json => Self::Standard,
+            _ => Self::StandardAndBare500,
         }
     }
 }
 
-/// Returns whether the answer is a 500 in plain text: the answer of web frameworks when a handler fails, as it does when it
-/// decodes a protobuf body as JSON. A Tinker server gives its reason in JSON; proxies answer with HTML.
+/// Returns whether a response is a 500 in plain text. Web frameworks respond so when a handler fails, for example while it decodes a
+/// protobuf body as JSON. A Tinker server states its reason in JSON, and proxies respond with HTML.
 fn is_bare_500(answer: &HttpResponse) -> bool {
     let is_plain = match answer.header("content-type") {
         Some(kind) => kind.starts_with("text/plain"),

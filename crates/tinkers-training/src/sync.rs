@@ -1,4 +1,4 @@
-//! The mutex of this crate: that of the standard library, or loom's in models.
+//! The mutex of this crate: the standard library's, or loom's in loom models.
 
 #[cfg(not(tinkers_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
@@ -6,7 +6,8 @@ pub(crate) use std::sync::{Mutex, MutexGuard};
 #[cfg(tinkers_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 
-/// Locks `mutex`, ignoring poisoning: guarded state is changed in one step or not at all.
+/// Locks `mutex` even if a thread panicked while it held the lock. This is sound, since no code panics between two changes of the
+/// guarded state.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()

@@ -1,4 +1,4 @@
-//! Unloads a model.
+//! The request that unloads a model.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tinkers_core::{Call, Result, RouteClass};
 use tinkers_futures::{Operation, Retrieval, is_submission, read_submission, retrieve};
 use tinkers_wire::{ModelRef, RequestKind, UnloadedModel, routes, to_json};
 
-/// Unloads the model and waits until the server has done so.
+/// Sends the request to unload the model, and waits until the server has unloaded it.
 pub(crate) async fn unload(operation: Operation, model_id: Arc<str>) -> Result<()> {
     let session = &operation.session;
     session.check_open()?;

@@ -1,4 +1,4 @@
-//! Tests a training loop with scripted server faults, in virtual time, and checks the requests in the server's journal.
+//! Tests a training loop with scripted server faults in virtual time, and checks the requests in the server's journal.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn train(service: &ServiceClient) -> Result<Vec<f64>, Error> {
     Ok(losses)
 }
 
-/// The results of one run: those of the loop, and the state of its server.
+/// The results of one run of the training loop, and the state of its server.
 struct Run {
     losses: Vec<f64>,
     lasted: Duration,
@@ -38,7 +38,7 @@ struct Run {
 }
 
 impl Run {
-    /// Runs the loop with a new server, whose jobs take two seconds each.
+    /// Runs the loop with a new server, on which each job takes two seconds.
     fn start(faults: Faults) -> Result<Self, Error> {
         // With paused time, the clock jumps to the next timer when all tasks are idle.
         let runtime = Builder::new_current_thread()
@@ -76,7 +76,7 @@ impl Run {
         })
     }
 
-    /// Checks that each pass and each step was applied exactly once.
+    /// Checks that each forward-backward pass and each optimizer step was applied exactly once.
     fn assert_applied_once(&self) {
         let counts = self.engine.counts();
         assert_eq!((counts.backwards, counts.steps), (ROUNDS, ROUNDS));
@@ -100,7 +100,7 @@ fn main() -> Result<(), Error> {
     let faulty = Run::start(script())?;
     faultless.assert_applied_once();
     faulty.assert_applied_once();
-    // The loss falls with each step, so it would differ if the order of the requests did.
+    // The loss falls with each step, so the losses would differ if the order of the requests did.
     assert_eq!(faulty.losses, faultless.losses);
     // The run is only meaningful if every fault occurred.
     for count in faulty.faults.counts() {

@@ -1,4 +1,4 @@
-//! Trains and samples on the embedded server, without a key or a network.
+//! Trains and samples on the embedded server, without an API key or a network.
 
 use tinkers::prelude::*;
 

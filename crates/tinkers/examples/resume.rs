@@ -1,4 +1,4 @@
-//! Resumes training from the last checkpoint when the server loses the session, here by restarts.
+//! Resumes training from the last checkpoint when the server loses the session, here because the server restarts.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use tinkers::{Clock, TokioClock};
 use tokio::runtime::{Builder, Handle};
 
 const STEPS: usize = 12;
-/// The number of steps between checkpoints, which is the maximum that a lost session costs.
+/// The number of steps between checkpoints. A lost session costs at most this number of steps.
 const SAVE_EVERY: usize = 4;
 /// The number of lost sessions after which the program gives up.
 const MAX_LOSSES: usize = 3;
 
-/// The last checkpoint, and the number of steps before it.
+/// The path of the last checkpoint, and the number of steps before it.
 #[derive(Default)]
 struct Saved {
     steps: usize,
     path: Option<TinkerPath>,
 }
 
-/// Trains from the checkpoint in `saved` to the end or the first error, and updates `saved`.
+/// Trains from the checkpoint in `saved` until the last step or the first error. Updates `saved` after each save.
 async fn train(service: &ServiceClient, saved: &mut Saved) -> Result<(), Error> {
     let training = match &saved.path {
         Some(path) => {
@@ -52,7 +52,8 @@ async fn train(service: &ServiceClient, saved: &mut Saved) -> Result<(), Error> 
     Ok(())
 }
 
-/// Trains to the end. Whenever the server loses the session, reconnects and resumes from the last checkpoint.
+/// Trains until the last step. Whenever the server loses the session, reconnects and resumes from the last checkpoint. Returns the
+/// number of lost sessions.
 #[expect(clippy::print_stdout, reason = "an example prints its results")]
 async fn supervise(server: &LocalServer) -> Result<usize, Error> {
     let mut saved = Saved::default();

@@ -2,7 +2,7 @@
 
 use tinkers_core::{Error, ErrorKind, Result, Sent};
 
-/// Checks an API key. The keys of the hosted service start with `tml-`. Other servers accept any key, and most need none.
+/// Checks the form of an API key. Keys of the hosted service start with `tml-`. Other servers may accept any key, and most need none.
 pub(crate) fn check(key: Option<&str>, hosted: bool) -> Result<()> {
     match key {
         Some(key) if !key.bytes().all(|byte| byte.is_ascii_graphic()) => Err(Error::invalid(
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_with_invalid_characters_is_rejected_and_not_shown() {
+    fn api_key_with_invalid_characters_is_rejected_and_not_shown() {
         for key in ["tml-se cret", "tml-se\ncret", "tml-s\u{e9}cret"] {
             let error = check(Some(key), false).unwrap_err();
             assert_eq!(error.field(), Some("api_key"));
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_hosted_service_requires_its_own_keys() {
+    fn only_the_hosted_service_requires_api_keys_of_its_form() {
         assert!(check(Some("tml-x"), true).is_ok());
         assert!(check(Some("anything"), false).is_ok());
         assert!(check(None, false).is_ok());

@@ -1,8 +1,9 @@
 //! A blocking API for programs without asynchronous code.
 //!
-//! All calls of the SDK return a future, or a builder that is awaited like one. [`Wait::wait`] takes the place of `.await`: it blocks the
-//! calling thread until the result is there. The clients are the same, so everything else about them applies: calls are queued when the
-//! method is called (builders: when `send` or `wait` is called), so that a program can start several calls before it waits for the first.
+//! All calls of the SDK return a future, or a builder that can be awaited like a future. Call [`Wait::wait`] instead of `.await` to block the
+//! calling thread until the result is available. The clients and their guarantees are the same as in asynchronous code. In particular, a
+//! training call is queued when its method is called, and a builder starts when `send` or `wait` is called. So a program can start several
+//! calls before it waits for the first result.
 //!
 //! ```no_run
 //! use tinkers::blocking::Wait as _;
@@ -13,10 +14,10 @@
 //!     let training = service.create_lora_training_client("Qwen/Qwen3-8B").rank(32).wait()?;
 //!     let batch = [Datum::next_token(&[1, 2, 3, 4], vec![1.0; 3])?];
 //!     for _ in 0..10 {
-//!         // Both are queued before the program waits.
-//!         let pass = training.forward_backward(&batch, LossFn::CrossEntropy);
+//!         // Both calls are queued before the program waits.
+//!         let gradients = training.forward_backward(&batch, LossFn::CrossEntropy);
 //!         let step = training.optim_step(AdamParams::new(1e-4));
-//!         println!("loss {:?}", pass.wait()?.loss_sum());
+//!         println!("loss {:?}", gradients.wait()?.loss_sum());
 //!         step.wait()?;
 //!     }
 //!     let sampler = training.save_weights_and_get_sampling_client().wait()?;
@@ -28,8 +29,8 @@
 //! }
 //! ```
 //!
-//! Do not call these functions in asynchronous code: they would block a thread of its executor, and never return if that thread does the
-//! I/O of the SDK. In asynchronous code, await instead, or move the work to `tokio::task::spawn_blocking`.
+//! Do not use this module in asynchronous code. Its functions would block a thread of the executor, and would never return if this thread
+//! performs the I/O of the SDK. In asynchronous code, use `.await`, or move the work to `tokio::task::spawn_blocking`.
 
 use std::future::{IntoFuture, poll_fn};
 use std::pin::Pin;
@@ -37,9 +38,9 @@ use std::pin::Pin;
 use futures_util::Stream;
 use tinkers_transport::block_on;
 
-/// Blocks until a future or builder of the SDK has its result.
+/// An extension trait that waits for a future or builder of the SDK by blocking the calling thread.
 pub trait Wait: IntoFuture + Sized {
-    /// Starts the call if it is not started, blocks the calling thread until the result is there, and returns the result.
+    /// Starts the call if it is not started yet, blocks the calling thread until the call ends, and returns its result.
     fn wait(self) -> Self::Output {
         block_on(self.into_future())
     }
@@ -47,12 +48,13 @@ pub trait Wait: IntoFuture + Sized {
 
 impl<T: IntoFuture> Wait for T {}
 
-/// Returns a blocking iterator over a stream, such as a [`SampleStream`](crate::SampleStream). Dropping the iterator drops the stream.
+/// Returns a blocking iterator over the items of a stream, such as a [`SampleStream`](crate::SampleStream). Dropping the iterator drops
+/// the stream.
 pub fn iter<S: Stream + Unpin>(stream: S) -> Iter<S> {
     Iter { stream }
 }
 
-/// A blocking iterator over a stream, made by [`iter`]. Each step blocks the calling thread until the stream has an item or ends.
+/// A blocking iterator over the items of a stream, made by [`iter`]. `next` blocks the calling thread until the stream has an item or ends.
 #[derive(Debug)]
 #[must_use = "an iterator does nothing until it is used"]
 pub struct Iter<S> {

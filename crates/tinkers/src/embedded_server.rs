@@ -1,4 +1,4 @@
-//! Service clients of an embedded server, without sockets.
+//! Constructors of service clients that use an embedded server in the same process, without sockets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use tinkers_transport::{DedicatedThread, IoRuntime};
 use crate::{ServiceClient, builder};
 
 impl ServiceClient {
-    /// Opens a session on an embedded server with the base model `tinkers/tiny`. It needs neither a key nor a network. Requests and
-    /// responses are the same as over a socket.
+    /// Starts an embedded server with the base model `tinkers/tiny`, and opens a session on it. Neither an API key nor a network is needed.
+    /// Requests and responses are the same as with a server over a socket.
     ///
-    /// Samples and adapters without a seed differ between clients. Set their seeds to reproduce a run, or use
+    /// Samples and adapters without a seed differ from run to run. Set their seeds to reproduce a run, or use
     /// [`ServiceClient::over_local`] with a seeded engine.
     ///
-    /// Checkpoints are stored in a temporary directory, which is removed with the last handle of this client. Use
-    /// [`ServiceClient::local_in`] to keep them.
+    /// Checkpoints are stored in a temporary directory, which is removed when the last handle of this client is dropped. Use
+    /// [`ServiceClient::local_in`] to keep checkpoints.
     ///
-    /// The model runs on the CPU, and is some 40 times slower in a build without optimization. Optimize dependencies in the `Cargo.toml` of
-    /// your workspace: `[profile.dev.package."*"]` with `opt-level = 3`.
+    /// The model runs on the CPU, and is about 40 times slower in a build without optimization. To optimize dependencies in debug builds, set
+    /// `opt-level = 3` under `[profile.dev.package."*"]` in the `Cargo.toml` of your workspace.
     ///
     /// ```no_run
     /// # async fn run() -> tinkers::Result<()> {
@@ -47,26 +47,36 @@ impl ServiceClient {
         open(&path, Some(directory)).await
     }
 
-    /// Opens a session on an embedded server, as [`ServiceClient::local`] does, with checkpoints in `data_dir`. Later clients find them
-    /// there.
+    /// Starts an embedded server as [`ServiceClient::local`] does, but stores checkpoints in `data_dir`. Later clients of the same directory
+    /// can load these checkpoints.
+    ///
+    /// ```no_run
+    /// # async fn run() -> tinkers::Result<()> {
+    /// let service = tinkers::ServiceClient::local_in("checkpoints").await?;
+    /// let training = service.create_lora_training_client("tinkers/tiny").rank(8).await?;
+    /// training.save_state("start").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// `Io` if the directory is not usable or a thread cannot be created.
+    /// `Io` if the directory cannot be used or another process uses it, or if a thread cannot be created.
     pub async fn local_in(data_dir: impl AsRef<Path>) -> Result<Self> {
         open(data_dir.as_ref(), None).await
     }
 
-    /// Opens a session on an embedded server of the program, which may have any engine, faults and a journal. Requests and responses
-    /// are the same as over a socket. The server must not require a key.
+    /// Opens a session on an embedded server that the program has built, for example with injected faults and a request journal. Requests
+    /// and responses are the same as with a server over a socket. The server must not require an API key.
     ///
-    /// The client and its heartbeats use the clock and the spawner of the server, and share limits with no other client. On a runtime
-    /// with paused time (`tokio::time::pause`), waits take no real time. The jitter has a fixed seed, so every run of a program makes
-    /// the same requests.
+    /// The client and its heartbeats use the clock and the spawner of the server, and share rate limits with no other client. On a runtime
+    /// with paused time (`tokio::time::pause`), waits take no real time. The jitter has a fixed seed, so each run of a program makes the
+    /// same requests.
     ///
     /// See the example `faults`, which tests a training loop.
     ///
     /// # Errors
-    /// If the session cannot be opened, for example because of faults in its first requests.
+    /// The errors of [`ServiceClientBuilder::connect`](crate::ServiceClientBuilder::connect), for example because of faults in the first
+    /// requests.
     pub async fn over_local(server: LocalServer) -> Result<Self> {
         let runtime: Runtime = (Arc::clone(server.time()), Arc::clone(server.spawner()));
         let transport = Arc::new(InProcess::new(server));
@@ -75,7 +85,7 @@ impl ServiceClient {
     }
 }
 
-/// A clock and the spawner of its runtime.
+/// A clock and a spawner that belong to the same runtime.
 type Runtime = (Arc<dyn Clock>, Arc<dyn Spawn>);
 
 async fn open_session(
@@ -84,7 +94,7 @@ async fn open_session(
     (heartbeat_time, heartbeat_spawner): Runtime,
     jitter: Arc<dyn Jitter>,
 ) -> Result<ServiceClient> {
-    // A registry of its own, since two embedded servers share no limits.
+    // A separate registry, since two embedded servers must not share limits.
     let key = EndpointKey::new(BaseUrl::parse("http://embedded")?, b"");
     let parts = SessionParts {
         transport: Arc::clone(&transport),
@@ -116,7 +126,7 @@ async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClie
         inner: InProcess::new(server),
         _directory: directory,
     });
-    // A thread of its own, which ends with the session: the last task to drop the engine waits for saves that have begun, and must not
+    // A separate thread, which ends with the session: the task that drops the engine last waits for saves in progress, and must not
     // delay the heartbeats of other sessions.
     let heartbeat_thread = DedicatedThread::start("tinkers-heartbeat")?;
     let heartbeat: Runtime = (
@@ -131,7 +141,7 @@ fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> 
     Error::new(ErrorKind::Io, Sent::NotSent, what).with_source(error)
 }
 
-/// The transport to an embedded server. Owns the temporary directory of the server.
+/// A transport to an embedded server that also owns the temporary directory of the server.
 #[derive(Debug)]
 struct Embedded {
     inner: InProcess,

@@ -1,4 +1,4 @@
-//! The environment variables of clients and commands.
+//! The environment variables that configure clients and the command-line program.
 #![expect(
     clippy::disallowed_methods,
     reason = "the only place that reads the environment"
@@ -11,10 +11,18 @@ use std::fmt;
 use tinkers_core::{Error, Result};
 use tinkers_transport::{CloudflareAccess, ProxyConfig, RootFiles};
 
-/// The settings of a client in the environment. [`ServiceClientBuilder`](crate::ServiceClientBuilder) reads them for settings that the
-/// program does not set; use this type to show or check them.
+/// The settings of a client in the environment variables of the process.
 ///
-/// Values are trimmed, and blank ones count as unset. An invalid value is an error only when it is used.
+/// [`ServiceClientBuilder`](crate::ServiceClientBuilder) uses these settings unless the program sets others. Use this type to show or check
+/// them. Values are trimmed, and blank values count as unset. An invalid value is an error only when it is used.
+///
+/// ```
+/// let environment = tinkers::Environment::read();
+/// if environment.api_key().is_none() {
+///     eprintln!("set TINKER_API_KEY");
+/// }
+/// println!("server: {}", environment.base_url().unwrap_or("the hosted service"));
+/// ```
 #[derive(Clone, Default)]
 pub struct Environment {
     api_key: Option<String>,
@@ -81,25 +89,25 @@ impl Environment {
         }
     }
 
-    /// Returns the value of `TINKER_API_KEY`.
+    /// Returns the API key, the value of `TINKER_API_KEY`.
     pub fn api_key(&self) -> Option<&str> {
         self.api_key.as_deref()
     }
 
-    /// Returns the value of `TINKER_BASE_URL`.
+    /// Returns the base URL of the server, the value of `TINKER_BASE_URL`.
     pub fn base_url(&self) -> Option<&str> {
         self.base_url.as_deref()
     }
 
-    /// Returns the value of `TINKER_LOG`.
+    /// Returns the log filter of the command-line program, the value of `TINKER_LOG`.
     pub fn log(&self) -> Option<&str> {
         self.log.as_deref()
     }
 
-    /// Returns the service token for Cloudflare Access.
+    /// Returns the service token for Cloudflare Access, if it is set.
     ///
     /// # Errors
-    /// `InvalidInput` with the missing variable as the field, if only one of the two is set.
+    /// `InvalidInput` if only one of the two variables of the token is set. The field of the error is the name of the missing variable.
     pub(crate) fn cloudflare(&self) -> Result<Option<CloudflareAccess>> {
         match self.cloudflare.clone() {
             [Some(id), Some(secret)] => Ok(Some(CloudflareAccess {
@@ -144,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn blank_variables_count_as_unset_and_tags_are_unique() {
+    fn blank_variables_count_as_unset_and_tags_are_deduplicated() {
         let environment = of(&[
             ("TINKER_API_KEY", " \n"),
             ("TINKER_BASE_URL", " http://host\n"),
@@ -160,13 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn key_is_trimmed() {
+    fn api_key_from_the_environment_is_trimmed() {
         let environment = of(&[("TINKER_API_KEY", "tml-x\r\n")]);
         assert_eq!(environment.api_key.as_deref(), Some("tml-x"));
     }
 
     #[test]
-    fn incomplete_service_token_names_the_missing_variable() {
+    fn incomplete_cloudflare_token_error_names_the_missing_variable() {
         let [id, secret] = CLOUDFLARE;
         for (set, missing) in [(id, secret), (secret, id)] {
             let error = of(&[(set, "hush")]).cloudflare().expect_err("half");
@@ -176,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_not_shown() {
+    fn debug_output_of_environment_contains_no_secrets() {
         let environment = of(&[
             ("TINKER_API_KEY", "tml-hush"),
             ("TINKER_BASE_URL", "http://me:hush@h"),

@@ -56,11 +56,11 @@ pub use tinkers_wire::{
     StopReason, TensorData, TinkerPath,
 };
 
-/// The embedded server, for tests of programs that use the SDK: see [`ServiceClient::over_local`].
+/// The embedded server, with which programs that use the SDK can be tested: see [`ServiceClient::over_local`].
 #[cfg(feature = "local")]
 pub use tinkers_local as local;
 
-/// The transport trait, for custom layers: see [`ServiceClientBuilder::layer_transport`].
+/// The transport trait and its types, for custom transport layers: see [`ServiceClientBuilder::layer_transport`].
 pub mod transport {
     pub use tinkers_core::{
         BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
@@ -68,7 +68,7 @@ pub mod transport {
     };
 }
 
-/// The items that most programs need, for `use tinkers::prelude::*;`.
+/// The items that most programs need. Import them with `use tinkers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
         AdamParams, ApiFuture, Datum, Error, ErrorKind, LoraConfig, LossFn, ModelInput,
@@ -77,17 +77,17 @@ pub mod prelude {
     };
 }
 
-/// Compiles the program in the README of the workspace.
+/// Compiles the code in the README of the workspace as doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct WorkspaceReadme;
 
-/// Compiles the code of the guide for users of the Python SDK.
+/// Compiles the code in the guide for users of the Python SDK as doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guides/from-python.md")]
 struct PythonGuide;
 
-/// Compiles the code of the guide to tests with injected faults.
+/// Compiles the code in the guide to tests with injected faults as doctests.
 #[cfg(all(doctest, feature = "local"))]
 #[doc = include_str!("../../../docs/guides/faults.md")]
-struct FaultGuideGuide;
+struct FaultGuide;

@@ -1,4 +1,4 @@
-//! The service client: one session, and the clients that are created on it.
+//! The service client: a session on a server, from which training and sampling clients are created.
 
 use std::sync::Arc;
 
@@ -9,22 +9,36 @@ use tinkers_session::{Session, SessionEvents};
 use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState};
 use tinkers_wire::{Capabilities, FinishReason};
 
-/// A session on a Tinker server, on which training and sampling clients are created.
+/// A client of a Tinker server. It holds one session, and creates the training and sampling clients of the session.
 ///
-/// Clones share the session. It ends with [`ServiceClient::close`]; otherwise the server ends it some time after the last clone, and the
-/// last client created on it, is dropped.
+/// Clones share the session. [`ServiceClient::close`] ends the session. Without a close, the server ends the session some time (usually two
+/// minutes) after the service client, its clones and all clients created from it are dropped.
+///
+/// ```no_run
+/// # async fn run() -> tinkers::Result<()> {
+/// use tinkers::{FinishReason, ServiceClient};
+///
+/// // Reads TINKER_API_KEY and TINKER_BASE_URL.
+/// let service = ServiceClient::from_env().await?;
+/// let training = service.create_lora_training_client("Qwen/Qwen3-8B").rank(32).await?;
+/// println!("training run {}", training.model_id());
+/// service.close(FinishReason::Success, None).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ServiceClient {
     session: Arc<Session>,
 }
 
 impl ServiceClient {
-    /// Creates a service client on an open session, such as one with a custom transport.
+    /// Creates a service client from an open session, such as a session with a custom transport.
     pub fn from_session(session: Arc<Session>) -> Self {
         Self { session }
     }
 
-    /// Builds a training client with a new LoRA adapter of `base_model`. Await the builder.
+    /// Creates a training client with a new LoRA adapter of `base_model`. Nothing is sent before the returned builder is awaited; its type
+    /// describes the errors.
     ///
     /// ```no_run
     /// # async fn create(service: tinkers::ServiceClient) -> tinkers::Result<()> {
@@ -40,8 +54,16 @@ impl ServiceClient {
         CreateLoraTrainingClient::new(self.context(), base_model)
     }
 
-    /// Builds a training client with the weights of a training checkpoint, given by its `tinker://` path, and a new optimizer. Await the
-    /// builder.
+    /// Creates a training client with the weights of a training checkpoint and a new optimizer. `path` is the `tinker://` path of the
+    /// checkpoint. Nothing is sent before the returned builder is awaited; its type describes the errors.
+    ///
+    /// ```no_run
+    /// # async fn start(service: tinkers::ServiceClient) -> tinkers::Result<()> {
+    /// let path = "tinker://run-1/weights/step-100";
+    /// let training = service.create_training_client_from_state(path).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn create_training_client_from_state(
         &self,
         path: impl AsRef<str>,
@@ -49,8 +71,9 @@ impl ServiceClient {
         CreateTrainingClientFromState::new(self.context(), path)
     }
 
-    /// Builds a training client with the weights and the optimizer state of a training checkpoint, given by its `tinker://` path. Training
-    /// continues as if it had not been interrupted. Await the builder.
+    /// Creates a training client with the weights and the optimizer state of a training checkpoint, so that training continues as if it had
+    /// not been interrupted. `path` is the `tinker://` path of the checkpoint. Nothing is sent before the returned builder is awaited; its
+    /// type describes the errors.
     ///
     /// ```no_run
     /// # async fn resume(service: tinkers::ServiceClient) -> tinkers::Result<()> {
@@ -66,8 +89,8 @@ impl ServiceClient {
         CreateTrainingClientFromState::with_optimizer(self.context(), path)
     }
 
-    /// Builds a sampling client for `source`: a base model, or the `tinker://` path of weights that were saved for sampling. Await the
-    /// builder.
+    /// Creates a sampling client for `source`: the name of a base model, or the `tinker://` path of weights that were saved for sampling.
+    /// Nothing is sent before the returned builder is awaited; its type describes the errors.
     ///
     /// ```no_run
     /// # async fn create(service: tinkers::ServiceClient) -> tinkers::Result<()> {
@@ -80,41 +103,54 @@ impl ServiceClient {
         CreateSamplingClient::new(self.context(), source)
     }
 
-    /// Returns the models that the server offers.
+    /// Requests the capabilities of the server, such as the models that it offers.
+    ///
+    /// ```no_run
+    /// # async fn list(service: tinkers::ServiceClient) -> tinkers::Result<()> {
+    /// for model in service.capabilities().await?.supported_models {
+    ///     println!("{:?}", model.model_name);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// If the request fails, or the server does not list its models.
+    /// `Timeout` after the operation deadline, `Protocol` if the server does not list its models, and the errors of the server.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the request.
     pub async fn capabilities(&self) -> Result<Capabilities> {
         self.session.capabilities().await
     }
 
-    /// Checks that the server is healthy.
+    /// Checks with one request that the server is healthy. The request is not retried.
     ///
     /// # Errors
-    /// If the request fails, or the server is not healthy.
+    /// The error of the request: `Connection` if the server is not reachable, or `Server` if it is not healthy.
     pub async fn health(&self) -> Result<()> {
         self.session.health().await
     }
 
-    /// Returns the properties of the server that are known so far.
+    /// Returns the features of the server that are known so far, such as its software and the body formats that it accepts.
     pub fn server_profile(&self) -> Arc<ServerProfile> {
         self.session.server_profile()
     }
 
-    /// Returns the current state of the rate limits: waiting requests, requests in flight, and learned limits. All clients of the
-    /// process with the same server and key share the limits.
+    /// Returns the current state of the rate limits for each route class: waiting requests, requests in flight, and the limits detected so
+    /// far. All clients of the process with the same server and API key share the limits.
     pub fn limits(&self) -> LimiterSnapshot {
         self.session.endpoint().limiter().snapshot()
     }
 
-    /// Subscribes to events of the rate limits: pauses, probes, and changes of the in-flight window.
+    /// Subscribes to events of the rate limits: pauses requested by the server, the first request after a pause, and changes of the in-flight
+    /// limit.
     pub fn limiter_events(&self) -> LimiterEvents {
         self.session.endpoint().limiter().events()
     }
 
-    /// Returns the counters of recovered errors of the session and its clients, by operation: repeated attempts and polls, failed
-    /// heartbeats, models that could not be freed, and so on. Each recovered error is also logged, at `DEBUG` or above. Rate-limited
-    /// responses are counted by [`limits`](Self::limits).
+    /// Returns the counters of errors from which the session and its clients have recovered, by kind: retried requests and polls, failed
+    /// heartbeats, models that could not be unloaded, and so on. Each of these errors is also logged, at level `DEBUG` or above. Rate-limited
+    /// responses are not included; they are counted in [`limits`](Self::limits).
     ///
     /// ```
     /// # async fn watch(service: tinkers::ServiceClient) {
@@ -130,8 +166,9 @@ impl ServiceClient {
         self.session.recovered_errors()
     }
 
-    /// Returns the current time on the clock of the client. Times of the SDK, such as [`Error::retry_at`](crate::Error::retry_at) and
-    /// [`GateSnapshot::ClosedUntil`](crate::GateSnapshot::ClosedUntil), are on this clock: subtract it with [`Timestamp::since`].
+    /// Returns the current time of the client's clock. [`Error::retry_at`](crate::Error::retry_at),
+    /// [`GateSnapshot::ClosedUntil`](crate::GateSnapshot::ClosedUntil) and other times of the SDK are on this clock. Subtract the current time
+    /// with [`Timestamp::since`] to get a duration.
     ///
     /// ```
     /// # fn show(service: tinkers::ServiceClient) {
@@ -151,20 +188,34 @@ impl ServiceClient {
         self.session.id()
     }
 
-    /// Subscribes to events of the session: failed heartbeats, and its end.
+    /// Subscribes to events of the session: failing heartbeats, their recovery, and the end of the session.
     pub fn events(&self) -> SessionEvents {
         self.session.events()
     }
 
-    /// Closes the session and reports the reason to the server. Later calls fail with `Closed`.
+    /// Closes the session, and reports `reason` to the server. Later calls fail with `Closed`, and so do calls that the server has not
+    /// accepted yet. A close takes at most one minute.
+    ///
+    /// ```no_run
+    /// # async fn finish(service: tinkers::ServiceClient) -> tinkers::Result<()> {
+    /// use tinkers::FinishReason;
+    ///
+    /// service.close(FinishReason::Errored, Some("the loss is NaN".to_owned())).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// If the report fails. The session is closed nevertheless.
+    /// The error of the report to the server. The session is closed nevertheless, and the server ends it after its expiry, so the error needs
+    /// no action.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the session for its clients, but may leave it open on the server until its expiry.
     pub async fn close(&self, reason: FinishReason, detail: Option<String>) -> Result<()> {
         self.session.close(reason, detail).await
     }
 
-    /// Returns the session in the form that clients need, for custom clients.
+    /// Returns the session as the trait object from which training and sampling clients are created, for programs with custom clients.
     pub fn context(&self) -> Arc<dyn SessionContext> {
         Arc::clone(&self.session) as Arc<dyn SessionContext>
     }

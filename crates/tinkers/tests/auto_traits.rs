@@ -1,4 +1,4 @@
-//! The auto traits of the public types and futures.
+//! Tests that the public types and futures implement `Send`, `Sync` and `Unpin`.
 
 use std::fmt::Debug;
 
@@ -31,7 +31,7 @@ fn public_types_implement_the_auto_traits() {
 }
 
 #[test]
-fn futures_of_the_facade_are_send() {
+fn futures_of_connect_are_send() {
     fn spawnable<T: Send + 'static>(_: impl FnOnce() -> T) {}
     spawnable(|| ServiceClient::builder().connect());
     spawnable(ServiceClient::from_env);

@@ -19,7 +19,7 @@ fn close(fixture: &Fixture, session: &Arc<Session>) -> Result<(), tinkers_core::
 }
 
 #[test]
-fn close_sends_one_finish_and_stops_background_tasks() {
+fn close_sends_one_finish_request_and_stops_background_tasks() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let mut events = session.events();
@@ -46,7 +46,7 @@ fn close_sends_one_finish_and_stops_background_tasks() {
 }
 
 #[test]
-fn first_close_sets_reason_and_detail() {
+fn first_close_decides_the_reported_reason_and_detail() {
     for (reason, name) in [
         (FinishReason::Success, "success"),
         (FinishReason::Errored, "errored"),
@@ -84,7 +84,7 @@ fn calls_after_close_fail_without_a_request() {
 }
 
 #[test]
-fn close_succeeds_without_a_finish_route_or_session() {
+fn close_succeeds_if_the_server_lacks_the_route_or_session() {
     for reply in [
         Reply::Status(404, r#"{"detail": "Not Found"}"#),
         Reply::Status(405, "method not allowed"),
@@ -101,7 +101,7 @@ fn close_succeeds_without_a_finish_route_or_session() {
 }
 
 #[test]
-fn rejected_finish_is_an_error_and_the_session_is_closed() {
+fn rejected_close_returns_an_error_and_closes_the_session() {
     for (status, kind) in [
         (400, ErrorKind::Rejected),
         (401, ErrorKind::Authentication),
@@ -123,7 +123,7 @@ fn rejected_finish_is_an_error_and_the_session_is_closed() {
 }
 
 #[test]
-fn finish_is_retried_while_heartbeats_continue() {
+fn close_is_retried_while_heartbeats_continue() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let busy = Reply::Status(503, "{}");
@@ -137,9 +137,9 @@ fn finish_is_retried_while_heartbeats_continue() {
     let error = close(&fixture, &session).expect_err("never accepted");
     assert_eq!(error.kind(), ErrorKind::Server);
     let attempts = fixture.server.requests_to(FINISH).len();
-    // As the outage probe, the finish is sent about once a second.
+    // The finish request is retried early to detect the end of the outage, about once a second.
     assert!((10..35).contains(&attempts), "{attempts}");
-    // The session must not expire before the server knows of the close.
+    // The session must not expire on the server before the server has acknowledged the close.
     assert!(fixture.server.requests_on(Channel::Heartbeat).len() >= 2);
     fixture.assert_idle();
 }
@@ -163,7 +163,7 @@ fn close_takes_at_most_one_minute() {
 }
 
 #[test]
-fn finish_follows_short_hints_and_fails_on_long_ones() {
+fn close_follows_a_short_retry_after_and_fails_on_a_long_one() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let short = Reply::Header(429, "retry-after", "40");
@@ -184,7 +184,7 @@ fn finish_follows_short_hints_and_fails_on_long_ones() {
 }
 
 #[test]
-fn concurrent_closes_send_one_finish() {
+fn concurrent_closes_send_one_finish_request() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let late = Reply::Late(Duration::from_secs(4), 200, "{}");
@@ -201,7 +201,7 @@ fn concurrent_closes_send_one_finish() {
 }
 
 #[test]
-fn dropped_close_closes_the_session_and_stops_its_tasks() {
+fn dropped_close_future_closes_the_session_and_stops_its_tasks() {
     let fixture = Fixture::new();
     let session = fixture.open();
     fixture.server.set_default(FINISH, Reply::Hangs);
@@ -215,7 +215,7 @@ fn dropped_close_closes_the_session_and_stops_its_tasks() {
 }
 
 #[test]
-fn last_drop_stops_heartbeats_without_a_request() {
+fn dropping_the_last_handle_stops_heartbeats_without_a_request() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let mut events = session.events();
@@ -234,7 +234,7 @@ fn last_drop_stops_heartbeats_without_a_request() {
 }
 
 #[test]
-fn drop_cancels_a_heartbeat_in_flight() {
+fn dropped_session_cancels_its_heartbeat_in_flight() {
     let fixture = Fixture::new();
     fixture
         .server
@@ -247,7 +247,7 @@ fn drop_cancels_a_heartbeat_in_flight() {
 }
 
 #[test]
-fn session_lost_during_close_sends_no_event() {
+fn session_lost_during_close_sends_no_ended_event() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let mut events = session.events();
@@ -272,7 +272,10 @@ fn close_and_drop_release_the_heartbeat_thread() {
         let session = fixture
             .drive(Session::open(parts, Default::default()))
             .expect("opens");
-        assert!(thread.upgrade().is_some(), "kept while the session is open");
+        assert!(
+            thread.upgrade().is_some(),
+            "the thread exists while the session is open"
+        );
         if by_drop {
             drop(session);
             assert!(thread.upgrade().is_none());

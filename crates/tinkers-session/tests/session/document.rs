@@ -1,4 +1,4 @@
-//! The OpenAPI document of an unknown server.
+//! The request for the OpenAPI document of an unknown server.
 
 use tinkers_core::{BodyFormat, Deduplication, Document, Sent, TransportErrorKind};
 use tinkers_session::{Session, SessionOptions};
@@ -6,11 +6,12 @@ use tinkers_wire::{ApiDocument, routes};
 
 use crate::support::{Fixture, Reply};
 
-/// The document of a server that accepts passes in JSON only.
+/// The OpenAPI document of a server that accepts forward and forward-backward passes in JSON only.
 const JSON_ONLY: &str = r#"{"info": {"title": "Another server", "version": "7"}, "paths": {
     "/api/v1/forward_backward": {"post": {"requestBody": {"content": {"application/json": {}}}}}}}"#;
 
-/// The relevant part of the document of SkyRL: no body of a pass, and a sequence number in the step.
+/// The relevant part of SkyRL's OpenAPI document. It does not describe the body of `forward_backward`, and has a sequence number in the body
+/// of `optim_step`.
 const SKYRL: &str = r#"{"info": {"title": "Tinker API Mock", "version": "0.0.1"}, "paths": {
     "/api/v1/forward_backward": {"post": {}},
     "/api/v1/optim_step": {"post": {"requestBody": {"content": {"application/json":
@@ -25,7 +26,7 @@ fn with_document(document: &'static str) -> Fixture {
 }
 
 #[test]
-fn document_sets_the_initial_profile() {
+fn openapi_document_sets_the_initial_server_profile() {
     let json = with_document(JSON_ONLY).open().server_profile();
     assert_eq!(json.software.as_deref(), Some("Another server/7"));
     assert_eq!(
@@ -40,11 +41,11 @@ fn document_sets_the_initial_profile() {
 }
 
 #[test]
-fn session_opens_without_a_document() {
+fn session_opens_without_an_openapi_document() {
     for reply in [
         Reply::Status(404, r#"{"detail": "Not Found"}"#),
         Reply::Status(401, "{}"),
-        // Neither an unpaid bill nor a hint delays the session.
+        // Neither an unpaid bill nor a `retry-after` hint delays the opening.
         Reply::Status(402, r#"{"detail": "unpaid"}"#),
         Reply::Status(429, r#"{"retry_after_ms": 60000}"#),
         Reply::Status(500, "Internal Server Error"),
@@ -65,7 +66,7 @@ fn session_opens_without_a_document() {
 }
 
 #[test]
-fn missing_document_times_out_after_five_seconds() {
+fn openapi_document_request_times_out_after_five_seconds() {
     let fixture = Fixture::new();
     fixture.server.set_default(ApiDocument::PATH, Reply::Hangs);
     let profile = fixture.open().server_profile();
@@ -74,7 +75,7 @@ fn missing_document_times_out_after_five_seconds() {
 }
 
 #[test]
-fn sessions_of_an_endpoint_request_the_document_once() {
+fn sessions_of_an_endpoint_fetch_the_openapi_document_once() {
     let fixture = with_document(JSON_ONLY);
     let first = fixture.open();
     let second = fixture
@@ -85,7 +86,7 @@ fn sessions_of_an_endpoint_request_the_document_once() {
 }
 
 #[test]
-fn named_server_gets_no_document_request() {
+fn openapi_document_is_not_fetched_if_the_config_names_the_server() {
     let fixture = with_document(JSON_ONLY);
     let named = Reply::Status(200, r#"{"server": "tinkers-local/1"}"#);
     fixture.server.set_default(routes::CLIENT_CONFIG, named);

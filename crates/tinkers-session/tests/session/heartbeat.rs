@@ -20,7 +20,7 @@ const fn at_risk(seconds: u64) -> Option<SessionEvent> {
 }
 
 #[test]
-fn heartbeats_have_their_own_interval_and_transport() {
+fn heartbeats_use_their_own_transport_every_ten_seconds() {
     let fixture = Fixture::new();
     let session = fixture.open();
     assert_eq!(fixture.heartbeat_times(4), [10.0, 20.0, 30.0, 40.0]);
@@ -49,7 +49,7 @@ fn heartbeats_continue_after_a_panic_in_the_transport() {
     session.check_open().expect("open");
 }
 
-/// A log subscriber that panics.
+/// A log subscriber that panics at each event.
 struct Panics;
 
 impl tracing::Subscriber for Panics {
@@ -79,13 +79,13 @@ fn heartbeats_continue_after_a_log_subscriber_panics() {
 }
 
 #[test]
-fn interval_is_at_most_a_third_of_the_expiry() {
+fn heartbeat_interval_is_at_most_a_third_of_session_expiry() {
     let seconds = Duration::from_secs;
     for (says, period, expiry, expected) in [
         ("{}", 25, 120, [25.0, 50.0, 75.0]),
         ("{}", 100, 120, [40.0, 80.0, 120.0]),
         ("{}", 10, 6, [2.0, 4.0, 6.0]),
-        // The expiry of the server replaces that of the caller, unless it is zero.
+        // The expiry in the server's configuration replaces the expiry in the options, unless it is zero.
         (r#"{"session_expiry_sec": 15}"#, 10, 120, [5.0, 10.0, 15.0]),
         (
             r#"{"session_expiry_sec": 600}"#,
@@ -113,7 +113,7 @@ fn interval_is_at_most_a_third_of_the_expiry() {
 }
 
 #[test]
-fn failures_stop_no_heartbeats_and_short_ones_are_no_event() {
+fn brief_heartbeat_failures_send_no_event_and_stop_no_heartbeats() {
     for failure in [
         LOST,
         Reply::Fails(TransportErrorKind::Tls, Sent::NotSent),
@@ -131,7 +131,7 @@ fn failures_stop_no_heartbeats_and_short_ones_are_no_event() {
         let session = fixture.open();
         let mut events = session.events();
         fixture.server.script(HEARTBEAT, [failure; 5]);
-        // Fifty of 120 s without a heartbeat are no event. Each heartbeat has one attempt.
+        // 50 s without a heartbeat, of an expiry of 120 s, send no event. Each heartbeat has one attempt.
         let times = fixture.heartbeat_times(7);
         let tens = [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0];
         assert_eq!(times, tens, "{failure:?}");
@@ -143,7 +143,7 @@ fn failures_stop_no_heartbeats_and_short_ones_are_no_event() {
 }
 
 #[test]
-fn heartbeat_times_out_after_ten_seconds() {
+fn hanging_heartbeat_times_out_after_ten_seconds() {
     let fixture = Fixture::new();
     let session = fixture.open();
     fixture
@@ -154,7 +154,7 @@ fn heartbeat_times_out_after_ten_seconds() {
 }
 
 #[test]
-fn hanging_heartbeat_leaves_time_for_another() {
+fn second_heartbeat_is_sent_before_expiry_if_the_first_hangs() {
     for expiry in [3, 6, 15, 30, 60, 120] {
         let fixture = Fixture::new();
         fixture.server.set_default(HEARTBEAT, Reply::Hangs);
@@ -173,7 +173,7 @@ fn hanging_heartbeat_leaves_time_for_another() {
 }
 
 #[test]
-fn session_is_at_risk_from_half_of_the_expiry_to_a_success() {
+fn session_is_at_risk_from_half_the_expiry_until_a_heartbeat() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let mut events = session.events();
@@ -194,7 +194,7 @@ fn session_is_at_risk_from_half_of_the_expiry_to_a_success() {
         ]
     );
     session.check_open().expect("open");
-    // A second failure is counted from the last success, and further successes are no event.
+    // A second failure is counted from the last success, and further successes send no event.
     fixture.heartbeat_times(11);
     fixture.server.set_default(HEARTBEAT, LOST);
     assert_eq!(fixture.drive(events.next()), at_risk(60));
@@ -202,7 +202,7 @@ fn session_is_at_risk_from_half_of_the_expiry_to_a_success() {
 }
 
 #[test]
-fn risk_past_the_expiry_has_no_time_left() {
+fn at_risk_event_after_the_expiry_has_zero_time_left() {
     let fixture = Fixture::new();
     let session = fixture.open();
     fixture.server.set_default(HEARTBEAT, LOST);
@@ -221,7 +221,7 @@ fn risk_past_the_expiry_has_no_time_left() {
 }
 
 #[test]
-fn session_lost_on_the_server_ends_with_one_event() {
+fn session_lost_on_the_server_sends_one_ended_event() {
     for response in [
         Reply::Status(410, r#"{"detail": "gone"}"#),
         Reply::Status(410, ""),
@@ -271,7 +271,7 @@ fn session_lost_on_the_server_ends_with_one_event() {
 }
 
 #[test]
-fn missing_route_is_no_missing_session() {
+fn heartbeat_404_for_a_missing_route_does_not_end_the_session() {
     for body in [
         r#"{"detail": "no route for POST /api/v1/session_heartbeat"}"#,
         "Cannot POST /api/v1/session_heartbeat",
@@ -288,7 +288,7 @@ fn missing_route_is_no_missing_session() {
 }
 
 #[test]
-fn hint_extends_the_interval_to_a_third_of_the_expiry() {
+fn heartbeat_retry_after_is_followed_up_to_a_third_of_expiry() {
     for (hint, expected) in [
         (Reply::Header(429, "retry-after", "600"), 50.0),
         (Reply::Header(429, "retry-after-ms", "3600000"), 50.0),
@@ -309,14 +309,14 @@ fn hint_extends_the_interval_to_a_third_of_the_expiry() {
         let fixture = Fixture::new();
         let _session = fixture.open();
         fixture.server.script(HEARTBEAT, [hint]);
-        // The hint applies to one interval only.
+        // The `retry-after` hint applies to one interval only.
         let times = fixture.heartbeat_times(3);
         assert_eq!(times, [10.0, expected, expected + 10.0], "{hint:?}");
     }
 }
 
 #[test]
-fn hint_is_limited_by_a_short_expiry() {
+fn heartbeat_retry_after_is_capped_by_a_short_expiry() {
     let fixture = Fixture::new();
     let says = Reply::Status(200, r#"{"session_expiry_sec": 45}"#);
     fixture.server.set_default(routes::CLIENT_CONFIG, says);
@@ -327,7 +327,7 @@ fn hint_is_limited_by_a_short_expiry() {
 }
 
 #[test]
-fn refused_heartbeat_delays_no_other_request() {
+fn rate_limited_heartbeat_does_not_delay_other_requests() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let hint = Reply::Header(429, "retry-after", "600");

@@ -1,4 +1,4 @@
-//! Heartbeats on a dedicated thread do not depend on the runtime of the caller.
+//! Tests that heartbeats on a dedicated thread do not depend on the caller's runtime.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::support::{Channel, Fixture, Recorded};
 
-/// A manual clock that reports each new timer, so that another thread can advance it at the right time.
+/// A manual clock that reports each new timer, so that the test thread knows when to advance the clock.
 #[derive(Debug)]
 struct ReportingClock {
     clock: ManualClock,
@@ -46,12 +46,12 @@ impl Clock for ReportingClock {
     }
 }
 
-/// The time limit for an event that should occur at once.
+/// The real time after which the test fails if no heartbeat timer is set.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 struct ThreadFixture {
     fixture: Fixture,
-    /// The clock of the heartbeats.
+    /// The manual clock of the heartbeats.
     clock: ManualClock,
     timers: Receiver<Timestamp>,
     time: Arc<dyn Clock>,
@@ -73,7 +73,7 @@ impl ThreadFixture {
         }
     }
 
-    /// Returns parts whose background tasks run on `caller`, and heartbeats on `heartbeat`.
+    /// Returns session parts that run background tasks on `caller` and heartbeats on `heartbeat`.
     fn parts(&self, caller: &Handle, heartbeat: Arc<dyn Spawn>) -> SessionParts {
         let parts = self.fixture.parts();
         SessionParts {
@@ -104,7 +104,7 @@ fn caller() -> Runtime {
 }
 
 #[test]
-fn dedicated_thread_continues_while_the_caller_blocks() {
+fn heartbeats_continue_while_the_caller_blocks_its_runtime() {
     let threads = ThreadFixture::new();
     let caller = caller();
     let heartbeat = DedicatedThread::start("tinkers-heartbeat-test").expect("a thread");
@@ -134,7 +134,7 @@ fn dedicated_thread_continues_while_the_caller_blocks() {
 }
 
 #[test]
-fn heartbeats_on_a_blocked_runtime_stop() {
+fn negative_control_heartbeats_stop_on_a_blocked_runtime() {
     let threads = ThreadFixture::new();
     let caller = caller();
     let heartbeat = IoRuntime::from_handle(caller.handle().clone());

@@ -1,4 +1,4 @@
-//! The opening of a session: its requests, and responses that make it fail.
+//! The opening of a session: its requests, and the responses that make the opening fail.
 
 use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
@@ -14,7 +14,7 @@ use tinkers_wire::{ApiDocument, FinishReason, SDK_VERSION, routes};
 
 use crate::support::{ADDRESS, Channel, Fixture, Recorded, Reply};
 
-/// The routes of the opening, in order.
+/// The routes of the requests that open a session, in order.
 const OPENING: [&str; 4] = [
     routes::CLIENT_CONFIG,
     ApiDocument::PATH,
@@ -27,7 +27,7 @@ fn paths(requests: &[Recorded]) -> Vec<&str> {
 }
 
 #[test]
-fn opening_sends_four_requests_in_order() {
+fn session_open_sends_four_requests_in_order() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let requests = fixture.server.requests();
@@ -64,7 +64,7 @@ fn opening_sends_four_requests_in_order() {
 }
 
 #[test]
-fn options_are_sent_unchanged() {
+fn session_options_are_sent_unchanged() {
     let fixture = Fixture::new();
     let options = SessionOptions {
         tags: vec!["b".to_owned(), "a".to_owned()],
@@ -87,7 +87,7 @@ fn options_are_sent_unchanged() {
 }
 
 #[test]
-fn invalid_options_fail_before_any_request() {
+fn invalid_session_options_fail_before_any_request() {
     let base = SessionOptions::default;
     let rows = [
         (
@@ -138,7 +138,7 @@ fn invalid_options_fail_before_any_request() {
 }
 
 #[test]
-fn other_server_fails_at_once_with_its_address() {
+fn opening_on_a_non_tinker_server_fails_and_names_the_address() {
     for (status, body) in [
         (404, "<html>Not Found</html>"),
         (404, r#"{"detail": "Not Found"}"#),
@@ -175,7 +175,7 @@ fn other_server_fails_at_once_with_its_address() {
 }
 
 #[test]
-fn unreachable_server_fails_at_once_with_its_address() {
+fn opening_on_an_unreachable_server_fails_and_names_the_address() {
     for (failure, kind) in [
         (TransportErrorKind::Connect, ErrorKind::Connection),
         (TransportErrorKind::Timeout, ErrorKind::Timeout),
@@ -195,7 +195,7 @@ fn unreachable_server_fails_at_once_with_its_address() {
 }
 
 #[test]
-fn rejected_key_fails_at_once_at_each_request() {
+fn rejected_api_key_fails_each_request_of_open_without_retry() {
     for (status, kind) in [
         (401, ErrorKind::Authentication),
         (403, ErrorKind::PermissionDenied),
@@ -216,7 +216,7 @@ fn rejected_key_fails_at_once_at_each_request() {
             assert!(text.contains("this key is unknown"), "{route}: {text}");
             assert!(text.contains("key"), "{route}: {text}");
             assert!(!format!("{error:?}{text}").contains("tml-secret"));
-            // The error of the first request has the address, which is the most frequent mistake.
+            // The error of the first request contains the address, since a wrong address is the most frequent mistake.
             assert!(sent > 0 || text.contains(ADDRESS), "{route}: {text}");
             assert_eq!(
                 paths(&fixture.server.requests()),
@@ -229,7 +229,7 @@ fn rejected_key_fails_at_once_at_each_request() {
 }
 
 #[test]
-fn token_exchange_is_unsupported() {
+fn server_that_requires_token_exchange_is_unsupported() {
     let fixture = Fixture::new();
     let reply = Reply::Status(200, r#"{"pjwt_auth_enabled": true}"#);
     fixture.server.set_default(routes::CLIENT_CONFIG, reply);
@@ -245,7 +245,7 @@ fn token_exchange_is_unsupported() {
 }
 
 #[test]
-fn decode_errors_name_their_request() {
+fn decode_error_of_session_open_names_the_request() {
     for (route, name, body) in [
         (
             routes::CLIENT_CONFIG,
@@ -274,7 +274,7 @@ fn decode_errors_name_their_request() {
 }
 
 #[test]
-fn first_request_has_one_attempt_and_others_are_retried() {
+fn first_request_of_open_is_not_retried_and_later_ones_are() {
     let busy = Reply::Status(503, r#"{"detail": "starting"}"#);
     let fixture = Fixture::new();
     fixture.server.script(routes::CLIENT_CONFIG, [busy]);
@@ -302,7 +302,7 @@ fn first_request_has_one_attempt_and_others_are_retried() {
 }
 
 #[test]
-fn server_without_dynamic_flags_has_the_defaults() {
+fn server_without_dynamic_config_route_gets_the_defaults() {
     let fixture = Fixture::new();
     let reply = Reply::Status(404, r#"{"detail": "Not Found"}"#);
     fixture.server.set_default(routes::DYNAMIC_CONFIG, reply);
@@ -312,7 +312,7 @@ fn server_without_dynamic_flags_has_the_defaults() {
 }
 
 #[test]
-fn configuration_reaches_session_and_profile() {
+fn server_configuration_is_stored_in_session_and_profile() {
     let fixture = Fixture::new();
     let reply = Reply::Status(
         200,
@@ -332,7 +332,7 @@ fn configuration_reaches_session_and_profile() {
 }
 
 #[test]
-fn only_the_hosted_service_deduplicates_by_default() {
+fn only_the_hosted_service_is_assumed_to_deduplicate_requests() {
     let hosted = "https://tinker.thinkingmachines.dev/services/tinker-prod";
     for (address, says, expected) in [
         (hosted, "{}", Deduplication::Everything),
@@ -360,7 +360,7 @@ fn only_the_hosted_service_deduplicates_by_default() {
 }
 
 #[test]
-fn dropped_opening_leaves_nothing() {
+fn dropped_session_open_leaves_no_task_timer_or_endpoint() {
     for hanging in OPENING {
         let fixture = Fixture::new();
         fixture.server.set_default(hanging, Reply::Hangs);
@@ -381,7 +381,7 @@ fn dropped_opening_leaves_nothing() {
 }
 
 #[test]
-fn opening_continues_while_it_is_not_polled() {
+fn session_open_makes_progress_without_being_polled() {
     let fixture = Fixture::new();
     for path in OPENING {
         let busy = Reply::Status(503, "{}");
@@ -392,7 +392,7 @@ fn opening_continues_while_it_is_not_polled() {
     let mut opening = Box::pin(Session::open(fixture.parts(), SessionOptions::default()));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(opening.as_mut().poll(&mut cx).is_pending());
-    // Its timers and requests do not depend on the caller, which does not poll it.
+    // The timers and requests of the opening do not depend on its future being polled.
     fixture.run_until(|server| server.requests_on(Channel::Heartbeat).len() == 3);
     let last = OPENING[OPENING.len() - 1];
     assert_eq!(fixture.server.requests_to(last).len(), 3);
@@ -403,7 +403,7 @@ fn opening_continues_while_it_is_not_polled() {
 }
 
 #[test]
-fn query_and_close_continue_while_they_are_not_polled() {
+fn query_and_close_make_progress_without_being_polled() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let busy = Reply::Status(503, "{}");
@@ -431,7 +431,7 @@ fn query_and_close_continue_while_they_are_not_polled() {
 }
 
 #[test]
-fn dropped_query_is_cancelled() {
+fn dropped_capabilities_query_is_cancelled() {
     let fixture = Fixture::new();
     let session = fixture.open();
     fixture
@@ -447,7 +447,7 @@ fn dropped_query_is_cancelled() {
 }
 
 #[test]
-fn query_has_the_operation_deadline() {
+fn capabilities_query_times_out_at_the_operation_deadline() {
     let fixture = Fixture::new();
     let options = SessionOptions {
         operation_deadline: Some(Duration::from_secs(7)),

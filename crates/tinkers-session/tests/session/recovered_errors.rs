@@ -1,4 +1,4 @@
-//! Counters of the errors from which a session recovers.
+//! The counters of the errors from which a session recovers.
 
 use tinkers_core::{RecoveredError, Sent, TransportErrorKind};
 use tinkers_session::SessionOptions;
@@ -12,7 +12,7 @@ const LOST: Reply = Reply::Fails(TransportErrorKind::Connect, Sent::NotSent);
 fn each_recovered_error_is_counted_once_per_session() {
     let fixture = Fixture::new();
     let unaffected = fixture.open();
-    // A retried creation counts for the session that it creates.
+    // A retry of a creation is counted for the session that is created.
     fixture.server.script(routes::CREATE_SESSION, [LOST]);
     let session = fixture.open();
     assert_eq!(session.recovered_errors().of(RecoveredError::Repeat), 1);

@@ -1,4 +1,4 @@
-//! The refresh of dynamic flags: its interval, and failures.
+//! The refresh of the dynamic configuration: its interval, and its failures.
 
 use serde_json::json;
 use tinkers_core::{RouteClass, Sent, SessionContext, TransportErrorKind};
@@ -9,7 +9,7 @@ use crate::support::{Channel, Fixture, Reply};
 
 const FLAGS: &str = routes::DYNAMIC_CONFIG;
 
-/// Waits for `count` requests for flags. Returns their times in seconds.
+/// Advances the clock until `count` requests for the dynamic configuration were sent. Returns their times in seconds.
 fn refresh_times(fixture: &Fixture, count: usize) -> Vec<f64> {
     fixture.run_until(|server| server.requests_to(FLAGS).len() >= count);
     fixture.run_tasks();
@@ -17,7 +17,7 @@ fn refresh_times(fixture: &Fixture, count: usize) -> Vec<f64> {
     requests.iter().map(|request| request.seconds()).collect()
 }
 
-/// Returns the three flags as a tuple.
+/// Returns the refresh interval, whether samples can be cancelled, and the maximum size of a batch of cancelled samples.
 fn flags(session: &Session) -> (u64, bool, u32) {
     let flags = session.dynamic_config();
     (
@@ -28,7 +28,7 @@ fn flags(session: &Session) -> (u64, bool, u32) {
 }
 
 #[test]
-fn refresh_interval_is_that_of_the_latest_flags() {
+fn refresh_interval_is_set_by_the_server_and_at_least_10_s() {
     for (interval, expected) in [
         ("{}", [0.0, 300.0, 600.0]),
         (r#"{"refresh_interval_sec": 45}"#, [0.0, 45.0, 90.0]),
@@ -50,7 +50,7 @@ fn refresh_interval_is_that_of_the_latest_flags() {
 }
 
 #[test]
-fn new_flags_replace_old_ones_and_their_interval() {
+fn refresh_replaces_the_dynamic_config_and_its_interval() {
     let fixture = Fixture::new();
     let first = Reply::Status(200, r#"{"refresh_interval_sec": 20}"#);
     let second = Reply::Status(
@@ -66,7 +66,7 @@ fn new_flags_replace_old_ones_and_their_interval() {
 }
 
 #[test]
-fn failed_refresh_keeps_the_flags_and_their_interval() {
+fn failed_refresh_keeps_the_dynamic_config_and_its_interval() {
     for failure in [
         Reply::Fails(TransportErrorKind::Connect, Sent::NotSent),
         Reply::Fails(TransportErrorKind::Broken, Sent::MaybeSent),
@@ -100,7 +100,7 @@ fn failed_refresh_keeps_the_flags_and_their_interval() {
 }
 
 #[test]
-fn hint_is_followed_up_to_a_third_of_the_expiry() {
+fn refresh_retry_after_is_followed_up_to_a_third_of_expiry() {
     for (hint, pause) in [("35", 35.0), ("600", 40.0)] {
         let fixture = Fixture::new();
         let good = Reply::Status(200, r#"{"refresh_interval_sec": 30}"#);
@@ -116,7 +116,7 @@ fn hint_is_followed_up_to_a_third_of_the_expiry() {
 }
 
 #[test]
-fn held_flags_are_a_snapshot() {
+fn dynamic_config_snapshot_is_not_changed_by_a_refresh() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let held = session.dynamic_config();

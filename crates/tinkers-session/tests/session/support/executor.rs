@@ -1,4 +1,4 @@
-//! An executor that polls woken tasks on request, and counts the running ones.
+//! An executor that polls woken tasks on request, and counts the running tasks.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,12 +8,12 @@ use std::task::{Context, Wake, Waker};
 
 use tinkers_core::{BoxFuture, Spawn, Task};
 
-/// A waker that sets a flag.
+/// A waker that sets a flag when it is called.
 #[derive(Debug)]
 pub(crate) struct WakeFlag(AtomicBool);
 
 impl WakeFlag {
-    /// Creates a flag that is set, as for a task that was never polled.
+    /// Creates a flag that is already set, so that a new task is polled for the first time.
     pub(crate) fn raised() -> Arc<Self> {
         Arc::new(Self(AtomicBool::new(true)))
     }
@@ -30,7 +30,7 @@ impl Wake for WakeFlag {
     }
 }
 
-/// The executor. Clones share its tasks.
+/// An executor whose tasks are polled by [`ManualExecutor::poll_woken`]. Clones share the tasks.
 #[derive(Clone, Default)]
 pub(crate) struct ManualExecutor(Arc<Mutex<Jobs>>);
 
@@ -42,17 +42,17 @@ struct Jobs {
 
 struct Job {
     woken: Arc<WakeFlag>,
-    /// `None` while it is polled.
+    /// The future of the task; `None` while the task is polled.
     work: Option<BoxFuture<'static, ()>>,
 }
 
 impl ManualExecutor {
-    /// Returns the number of tasks that have neither ended nor been stopped.
+    /// Returns the number of running tasks.
     pub(crate) fn running(&self) -> usize {
         self.lock().jobs.len()
     }
 
-    /// Polls each woken task once. Returns whether there was one.
+    /// Polls each woken task once. Returns whether any task was polled.
     pub(crate) fn poll_woken(&self) -> bool {
         let ids: Vec<u64> = self.lock().jobs.keys().copied().collect();
         let mut polled = false;

@@ -1,4 +1,4 @@
-//! The fixture of a session: a scripted server, a manual clock and manual executors.
+//! The test fixture of a session: a scripted server, a manual clock and manual executors.
 
 mod executor;
 mod server;
@@ -16,17 +16,17 @@ use tinkers_session::{
 pub(crate) use executor::{ManualExecutor, WakeFlag};
 pub(crate) use server::{Channel, Recorded, Reply, Server};
 
-/// The address of the scripted server.
+/// The base URL of the scripted server.
 pub(crate) const ADDRESS: &str = "http://tinker.example/prefix";
 
-/// The environment of a session.
+/// The server, clock, executors and endpoints of sessions under test.
 #[derive(Debug)]
 pub(crate) struct Fixture {
     pub(crate) clock: ManualClock,
     pub(crate) server: Arc<Server>,
-    /// Runs all tasks except heartbeats.
+    /// The executor of all background tasks except heartbeats.
     pub(crate) main: ManualExecutor,
-    /// Runs heartbeats.
+    /// The executor of heartbeats.
     pub(crate) heartbeat: ManualExecutor,
     pub(crate) endpoints: Endpoints,
 }
@@ -68,25 +68,25 @@ impl Fixture {
         self.parts_at(ADDRESS)
     }
 
-    /// Opens a session with `options`.
+    /// Opens a session with `options`, which may fail.
     pub(crate) fn try_open(&self, options: SessionOptions) -> Result<Arc<Session>, Error> {
         self.drive(Session::open(self.parts(), options))
     }
 
-    /// Opens a session with default options.
+    /// Opens a session with default options. Panics if the opening fails.
     pub(crate) fn open(&self) -> Arc<Session> {
         self.try_open(SessionOptions::default())
             .expect("the session opens")
     }
 
-    /// Returns the error of an opening that must fail.
+    /// Opens a session with default options, which must fail. Returns the error.
     pub(crate) fn open_error(&self) -> Error {
         self.try_open(SessionOptions::default())
             .expect_err("the session must not open")
     }
 
-    /// Runs `work` to its end together with the background tasks, and advances the clock to the next timer when all of them wait. Only
-    /// woken tasks are polled, so that a lost wake-up is a hang.
+    /// Polls `work` and the background tasks until `work` ends. Advances the clock to the next timer when all tasks wait. Only woken tasks
+    /// are polled, so a lost wake-up fails the test.
     pub(crate) fn drive<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         let woken = WakeFlag::raised();
@@ -108,7 +108,7 @@ impl Fixture {
         panic!("the work does not end");
     }
 
-    /// Runs the background tasks until all of them wait.
+    /// Polls the background tasks until all of them wait.
     pub(crate) fn run_tasks(&self) {
         for _ in 0..10_000 {
             let main = self.main.poll_woken();
@@ -120,7 +120,7 @@ impl Fixture {
         panic!("the background tasks never wait");
     }
 
-    /// Runs the background tasks and advances the clock until the condition holds.
+    /// Polls the background tasks and advances the clock until `condition` returns true.
     pub(crate) fn run_until(&self, condition: impl Fn(&Server) -> bool) {
         for _ in 0..10_000 {
             self.run_tasks();
@@ -135,7 +135,7 @@ impl Fixture {
         panic!("the condition never holds");
     }
 
-    /// Waits for `count` heartbeats. Returns the times of all heartbeats in seconds.
+    /// Advances the clock until `count` heartbeats were sent. Returns the times of all heartbeats in seconds.
     pub(crate) fn heartbeat_times(&self, count: usize) -> Vec<f64> {
         self.run_until(|server| server.requests_on(Channel::Heartbeat).len() >= count);
         let heartbeats = self.server.requests_on(Channel::Heartbeat);
@@ -146,7 +146,7 @@ impl Fixture {
         self.clock.now().since_origin().as_secs_f64()
     }
 
-    /// Asserts that there are no background tasks and no timers.
+    /// Asserts that no background task is running and no timer is set.
     pub(crate) fn assert_idle(&self) {
         self.run_tasks();
         assert_eq!(self.heartbeat.running(), 0, "heartbeats are running");

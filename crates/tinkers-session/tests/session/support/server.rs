@@ -1,4 +1,4 @@
-//! A server with a script of replies for each route, which records its requests.
+//! A server that sends scripted replies for each route and records its requests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,31 +13,31 @@ use tinkers_core::{
 };
 use tinkers_wire::routes;
 
-/// A scripted reply.
+/// A scripted reply of the server to one request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Reply {
-    /// A status with a body.
+    /// A response with a status and a body.
     Status(u16, &'static str),
-    /// A status with one header and an empty JSON object.
+    /// A response with a status, one header, and an empty JSON object as the body.
     Header(u16, &'static str, &'static str),
-    /// A status with a body, after a delay.
+    /// A response with a status and a body, after a delay.
     Late(Duration, u16, &'static str),
-    /// The connection fails.
+    /// A transport error of this kind.
     Fails(TransportErrorKind, Sent),
-    /// No response.
+    /// No response, so that the request waits for its timeout.
     Hangs,
     /// A panic in the transport.
     Panics,
 }
 
-/// One of the two transports of a session.
+/// The transport on which a request was sent: that of heartbeats, or that of all other requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
     Main,
     Heartbeat,
 }
 
-/// A recorded request.
+/// A recorded request with its time and transport.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorded {
     pub(crate) at: Timestamp,
@@ -63,7 +63,7 @@ impl Recorded {
     }
 }
 
-/// The scripted server.
+/// A server with scripted replies. By default it creates a session with the id `session-1`.
 #[derive(Debug)]
 pub(crate) struct Server {
     clock: ManualClock,
@@ -88,19 +88,19 @@ impl Server {
         Arc::new(server)
     }
 
-    /// Scripts the replies to the next requests to `path`.
+    /// Sets the replies to the next requests to `path`, in order.
     pub(crate) fn script(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
         let mut inner = self.lock();
         let script = inner.next.entry(path.to_owned()).or_default();
         script.extend(replies);
     }
 
-    /// Sets the reply to requests to `path` without a scripted one. The default is an empty object.
+    /// Sets the reply to requests to `path` for which there is no scripted reply. Without this call, the reply is an empty JSON object.
     pub(crate) fn set_default(&self, path: &str, reply: Reply) {
         self.lock().default.insert(path.to_owned(), reply);
     }
 
-    /// Returns all requests in order.
+    /// Returns all recorded requests in order.
     pub(crate) fn requests(&self) -> Vec<Recorded> {
         self.lock().requests.clone()
     }
@@ -117,7 +117,7 @@ impl Server {
         requests
     }
 
-    /// Returns a transport to this server.
+    /// Creates a transport to this server that records its requests with `channel`.
     pub(crate) fn transport(self: &Arc<Self>, channel: Channel) -> Arc<dyn Transport> {
         Arc::new(Wire {
             server: Arc::clone(self),

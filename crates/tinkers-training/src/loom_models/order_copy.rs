@@ -1,4 +1,4 @@
-//! The order under test, and a copy of it that can have one fault, behind one trait.
+//! A trait for the order under test, and a copy of the order into which one fault can be planted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use loom::sync::{Mutex, MutexGuard};
 use tinkers_core::{Error, Result};
 
 use super::Call;
-use crate::poison::{Poison, Recovery};
+use crate::model_failure::{ModelFailure, Recovery};
 use crate::submission_queue::{Order, Queued, SendPermit};
 
-/// An order whose calls are sent one after the other.
+/// An order of submissions under test: the real one, or a copy with a planted fault.
 pub(crate) trait TestedOrder: Send + Sync + Sized + 'static {
     type Permit: Send;
 
@@ -21,8 +21,8 @@ pub(crate) trait TestedOrder: Send + Sync + Sized + 'static {
         call: impl FnOnce(u64) -> Call,
     ) -> Result<Option<Self::Permit>>;
     fn next(permit: &mut Self::Permit) -> Option<Call>;
-    fn poison(&self, poison: Poison);
-    fn settle_recovery(&self, recovery: Recovery);
+    fn fail_model(&self, failure: ModelFailure);
+    fn decide_recovery(&self, recovery: Recovery);
     fn recover(&self) -> Result<()>;
 }
 
@@ -45,12 +45,12 @@ impl TestedOrder for Order<Call> {
         permit.next()
     }
 
-    fn poison(&self, poison: Poison) {
-        self.poison(poison);
+    fn fail_model(&self, failure: ModelFailure) {
+        self.fail_model(failure);
     }
 
-    fn settle_recovery(&self, recovery: Recovery) {
-        self.settle_recovery(recovery);
+    fn decide_recovery(&self, recovery: Recovery) {
+        self.decide_recovery(recovery);
     }
 
     fn recover(&self) -> Result<()> {
@@ -58,36 +58,36 @@ impl TestedOrder for Order<Call> {
     }
 }
 
-/// The fault of a [`Twin`].
+/// The faults that can be planted into an [`OrderCopy`].
 pub(crate) mod fault {
     pub(crate) const NONE: u8 = 0;
-    /// Numbers are reserved under one lock, and the call is queued under another.
-    pub(crate) const NUMBERS_APART: u8 = 1;
-    /// The queue is found empty under one lock, and the permit ends under another.
-    pub(crate) const END_APART: u8 = 2;
-    /// The poison is checked under one lock, and the call is queued under another.
-    pub(crate) const POISON_APART: u8 = 3;
-    /// A dropped sender poisons under one lock, and its permit ends under another.
-    pub(crate) const DROPPED_IN_TWO_STEPS: u8 = 4;
-    /// A dropped sender does not poison.
-    pub(crate) const DROPPED_WITHOUT_POISON: u8 = 5;
-    /// The last cause is reported, and not the first.
-    pub(crate) const LAST_CAUSE: u8 = 6;
+    /// Sequence numbers are reserved under one lock, and the call is queued under another.
+    pub(crate) const SEPARATE_NUMBERING: u8 = 1;
+    /// The sender finds the queue empty under one lock, and its permit ends under another.
+    pub(crate) const SEPARATE_SENDER_END: u8 = 2;
+    /// The failure of the model is checked under one lock, and the call is queued under another.
+    pub(crate) const SEPARATE_FAILURE_CHECK: u8 = 3;
+    /// A dropped sender fails the calls under one lock, and its permit ends under another.
+    pub(crate) const DROP_IN_TWO_STEPS: u8 = 4;
+    /// A dropped sender does not fail the queued and later calls.
+    pub(crate) const DROP_WITHOUT_FAILURE: u8 = 5;
+    /// Later calls report the last failure instead of the first.
+    pub(crate) const LAST_FAILURE_REPORTED: u8 = 6;
 }
 
-pub(crate) struct Twin<const FAULT: u8> {
+pub(crate) struct OrderCopy<const FAULT: u8> {
     state: Mutex<State>,
 }
 
 struct State {
     next_seq: u64,
     queue: VecDeque<Call>,
-    sending: bool,
-    poison: Option<Poison>,
+    has_sender: bool,
+    failure: Option<ModelFailure>,
 }
 
 pub(crate) struct Permit<const FAULT: u8> {
-    twin: Arc<Twin<FAULT>>,
+    order: Arc<OrderCopy<FAULT>>,
     ended: bool,
 }
 
@@ -99,14 +99,14 @@ impl State {
     }
 
     fn check(&self) -> Result<()> {
-        match &self.poison {
-            Some(poison) => Err(poison.error()),
+        match &self.failure {
+            Some(failure) => Err(failure.error()),
             None => Ok(()),
         }
     }
 }
 
-impl<const FAULT: u8> Twin<FAULT> {
+impl<const FAULT: u8> OrderCopy<FAULT> {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics under it")
     }
@@ -118,7 +118,7 @@ fn fail(waiting: VecDeque<Call>, error: &Error) {
     }
 }
 
-impl<const FAULT: u8> TestedOrder for Twin<FAULT> {
+impl<const FAULT: u8> TestedOrder for OrderCopy<FAULT> {
     type Permit = Permit<FAULT>;
 
     fn new() -> Self {
@@ -126,8 +126,8 @@ impl<const FAULT: u8> TestedOrder for Twin<FAULT> {
             state: Mutex::new(State {
                 next_seq: 1,
                 queue: VecDeque::new(),
-                sending: false,
-                poison: None,
+                has_sender: false,
+                failure: None,
             }),
         }
     }
@@ -139,62 +139,62 @@ impl<const FAULT: u8> TestedOrder for Twin<FAULT> {
     ) -> Result<Option<Self::Permit>> {
         let mut state = self.lock();
         state.check()?;
-        if FAULT == fault::POISON_APART {
+        if FAULT == fault::SEPARATE_FAILURE_CHECK {
             drop(state);
             state = self.lock();
         }
         let first = state.number(count);
-        if FAULT == fault::NUMBERS_APART {
+        if FAULT == fault::SEPARATE_NUMBERING {
             drop(state);
             state = self.lock();
         }
         state.queue.push_back(call(first));
-        let idle = !std::mem::replace(&mut state.sending, true);
+        let idle = !std::mem::replace(&mut state.has_sender, true);
         Ok(idle.then(|| Permit {
-            twin: Arc::clone(self),
+            order: Arc::clone(self),
             ended: false,
         }))
     }
 
     fn next(permit: &mut Self::Permit) -> Option<Call> {
-        let mut state = permit.twin.lock();
+        let mut state = permit.order.lock();
         let next = state.queue.pop_front();
         if next.is_none() {
             permit.ended = true;
-            if FAULT == fault::END_APART {
+            if FAULT == fault::SEPARATE_SENDER_END {
                 drop(state);
-                state = permit.twin.lock();
+                state = permit.order.lock();
             }
-            state.sending = false;
+            state.has_sender = false;
         }
         next
     }
 
-    fn poison(&self, poison: Poison) {
+    fn fail_model(&self, failure: ModelFailure) {
         let mut state = self.lock();
-        if FAULT == fault::LAST_CAUSE {
-            state.poison = None;
+        if FAULT == fault::LAST_FAILURE_REPORTED {
+            state.failure = None;
         }
-        let error = state.poison.get_or_insert(poison).error();
+        let error = state.failure.get_or_insert(failure).error();
         let waiting = std::mem::take(&mut state.queue);
         drop(state);
         fail(waiting, &error);
     }
 
-    fn settle_recovery(&self, recovery: Recovery) {
-        if let Some(poison) = &mut self.lock().poison {
-            poison.recovery = recovery;
+    fn decide_recovery(&self, recovery: Recovery) {
+        if let Some(failure) = &mut self.lock().failure {
+            failure.recovery = recovery;
         }
     }
 
     fn recover(&self) -> Result<()> {
         let mut state = self.lock();
-        if let Some(poison) = &state.poison {
-            let Recovery::From(seq) = poison.recovery else {
-                return Err(poison.error());
+        if let Some(failure) = &state.failure {
+            let Recovery::From(seq) = failure.recovery else {
+                return Err(failure.error());
             };
             state.next_seq = seq;
-            state.poison = None;
+            state.failure = None;
         }
         Ok(())
     }
@@ -205,23 +205,23 @@ impl<const FAULT: u8> Drop for Permit<FAULT> {
         if self.ended {
             return;
         }
-        let poison = Poison {
-            cause: super::error("given up"),
+        let failure = ModelFailure {
+            cause: super::error("the sender was dropped"),
             recovery: Recovery::Never,
         };
-        if FAULT == fault::DROPPED_WITHOUT_POISON {
-            self.twin.lock().sending = false;
+        if FAULT == fault::DROP_WITHOUT_FAILURE {
+            self.order.lock().has_sender = false;
             return;
         }
-        if FAULT == fault::DROPPED_IN_TWO_STEPS || FAULT == fault::LAST_CAUSE {
-            self.twin.poison(poison);
-            self.twin.lock().sending = false;
+        if FAULT == fault::DROP_IN_TWO_STEPS || FAULT == fault::LAST_FAILURE_REPORTED {
+            self.order.fail_model(failure);
+            self.order.lock().has_sender = false;
             return;
         }
-        let mut state = self.twin.lock();
-        let error = state.poison.get_or_insert(poison).error();
+        let mut state = self.order.lock();
+        let error = state.failure.get_or_insert(failure).error();
         let waiting = std::mem::take(&mut state.queue);
-        state.sending = false;
+        state.has_sender = false;
         drop(state);
         fail(waiting, &error);
     }
