@@ -92,14 +92,14 @@ async fn protobuf_passes_work_compressed_and_forward_only() {
         data: vec![Datum::next_token(&[1, 2, 3], vec![1.0, 1.0]).unwrap()],
         loss: LossFn::CrossEntropy.into(),
     };
-    let plain = [("content-type", "application/x-protobuf")];
+    let uncompressed = [("content-type", "application/x-protobuf")];
     let packed = [
         ("content-type", "application/protobuf"),
         ("content-encoding", "zstd"),
     ];
     let route = tinkers_wire::routes::FORWARD_BACKWARD;
     server
-        .send(Method::POST, route, pass.to_protobuf().unwrap(), &plain)
+        .send(Method::POST, route, pass.to_protobuf().unwrap(), &uncompressed)
         .await
         .id();
     (pass.seq_id, pass.mode) = (2, PassMode::ForwardBackward);
@@ -112,7 +112,7 @@ async fn protobuf_passes_work_compressed_and_forward_only() {
     pass.data.clear();
     pass.seq_id = 3;
     let refused = server
-        .send(Method::POST, route, pass.to_protobuf().unwrap(), &plain)
+        .send(Method::POST, route, pass.to_protobuf().unwrap(), &uncompressed)
         .await;
     assert_eq!(
         (refused.status, refused.reason().starts_with("data: ")),

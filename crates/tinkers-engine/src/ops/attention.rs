@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::math;
-use super::matrix::{Matrix, View, multiply, product};
+use super::matrix::{Matrix, MatrixView, multiply, product};
 use super::tape::{Node, Tape};
 
 /// The number of queries in a block. The scores of one block and 512 keys occupy 128 KB.
@@ -150,7 +150,7 @@ impl Geometry {
             let keys = self.past + to;
             let p = self.probabilities(self.query_rows(q, head, from, to), k, kv_head, from);
             let v = self.key_rows(v, kv_head, keys);
-            out.extend(product(View::new(&p, to - from, keys), v));
+            out.extend(product(MatrixView::new(&p, to - from, keys), v));
         }
         out
     }
@@ -179,21 +179,21 @@ impl Geometry {
     }
 
     /// Returns rows `from..to` of the queries of one head.
-    fn query_rows<'a>(&self, q: &'a [f32], head: usize, from: usize, to: usize) -> View<'a> {
+    fn query_rows<'a>(&self, q: &'a [f32], head: usize, from: usize, to: usize) -> MatrixView<'a> {
         let row = self.heads * self.width;
         let data = &q[from * row + head * self.width..];
-        View::strided(data, to - from, self.width, row)
+        MatrixView::strided(data, to - from, self.width, row)
     }
 
     /// Returns the first `len` rows of the keys or values of one head.
-    fn key_rows<'a>(&self, k: &'a [f32], head: usize, len: usize) -> View<'a> {
+    fn key_rows<'a>(&self, k: &'a [f32], head: usize, len: usize) -> MatrixView<'a> {
         let row = self.kv_heads * self.width;
-        View::strided(&k[head * self.width..], len, self.width, row)
+        MatrixView::strided(&k[head * self.width..], len, self.width, row)
     }
 
     /// Returns the attention probabilities of the queries `rows`, which start at query `from`, over all keys up to the last of
     /// these queries.
-    fn probabilities(&self, rows: View<'_>, k: &[f32], kv_head: usize, from: usize) -> Vec<f32> {
+    fn probabilities(&self, rows: MatrixView<'_>, k: &[f32], kv_head: usize, from: usize) -> Vec<f32> {
         let count = rows.count();
         let keys = self.past + from + count;
         let mut scores = vec![0f32; count * keys];
@@ -255,7 +255,7 @@ impl Backward<'_> {
         let mut p = g.probabilities(q, self.k, kv_head, from);
         multiply(
             1.0,
-            View::new(&p, count, to).t(),
+            MatrixView::new(&p, count, to).t(),
             grad,
             1.0,
             &mut dv[..seen],
@@ -269,7 +269,7 @@ impl Backward<'_> {
                 *p *= dp - sum;
             }
         }
-        let ds = View::new(&p, count, to);
+        let ds = MatrixView::new(&p, count, to);
         multiply(g.scale(), ds.t(), q, 1.0, &mut dk[..seen]);
         let mut dq = vec![0f32; count * g.width];
         multiply(g.scale(), ds, k, 0.0, &mut dq);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     /// Computes attention of one query position with plain loops in double precision.
-    fn plain(q: &[f32], k: &[f32], v: &[f32], at: usize) -> Vec<f32> {
+    fn naive_attention(q: &[f32], k: &[f32], v: &[f32], at: usize) -> Vec<f32> {
         let mut out = Vec::new();
         for head in 0..4 {
             let kv = head / 2 * 4;
@@ -350,7 +350,7 @@ mod tests {
         let mut whole = vec![0f32; len * 16];
         geometry(len).attend(&q, &k, &v, &mut whole);
         for at in 0..len {
-            let want = plain(&q, &k, &v, at);
+            let want = naive_attention(&q, &k, &v, at);
             let one = Geometry {
                 past: at,
                 ..geometry(1)

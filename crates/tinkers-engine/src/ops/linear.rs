@@ -17,12 +17,12 @@ pub(crate) struct LowRank {
 /// `[out, in]`.
 pub(crate) fn linear(tape: &Tape, x: &Node, weight: &Node, adapter: Option<&LowRank>) -> Node {
     match adapter {
-        None => plain(tape, x, weight),
+        None => without_adapter(tape, x, weight),
         Some(adapter) => adapted(tape, x, weight, adapter),
     }
 }
 
-fn plain(tape: &Tape, x: &Node, weight: &Node) -> Node {
+fn without_adapter(tape: &Tape, x: &Node, weight: &Node) -> Node {
     let (input, w) = (x.value(), weight.value());
     let out = product(input.view(), w.view().t());
     let value = Matrix::new(out, input.rows(), w.rows());

@@ -65,14 +65,14 @@ impl Matrix {
     }
 
     /// Returns a view of the whole matrix.
-    pub(crate) fn view(&self) -> View<'_> {
-        View::new(&self.data, self.rows, self.cols)
+    pub(crate) fn view(&self) -> MatrixView<'_> {
+        MatrixView::new(&self.data, self.rows, self.cols)
     }
 }
 
 /// A strided view of a matrix in a slice.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct View<'a> {
+pub(crate) struct MatrixView<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
@@ -80,7 +80,7 @@ pub(crate) struct View<'a> {
     col_step: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a> MatrixView<'a> {
     /// Creates a view of all of `data` in row-major order.
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
@@ -127,7 +127,7 @@ impl<'a> View<'a> {
 }
 
 /// Computes `left · right`.
-pub(crate) fn product(left: View<'_>, right: View<'_>) -> Vec<f32> {
+pub(crate) fn product(left: MatrixView<'_>, right: MatrixView<'_>) -> Vec<f32> {
     let mut out = vec![0f32; left.rows * right.cols];
     multiply(1.0, left, right, 0.0, &mut out);
     out
@@ -137,7 +137,7 @@ pub(crate) fn product(left: View<'_>, right: View<'_>) -> Vec<f32> {
 ///
 /// A large product is split by rows over the threads of the current pool. Each element is summed by one thread in a fixed
 /// order, so the result does not depend on the number of threads.
-pub(crate) fn multiply(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
+pub(crate) fn multiply(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, beta: f32, out: &mut [f32]) {
     assert_eq!(
         left.cols, right.rows,
         "the inner dimensions of a product are equal"
@@ -156,7 +156,7 @@ pub(crate) fn multiply(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, o
         });
 }
 
-fn multiply_here(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
+fn multiply_here(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, beta: f32, out: &mut [f32]) {
     if left.rows <= FEW_ROWS && left.col_step == 1 && right.row_step == 1 {
         return multiply_few(alpha, left, right, beta, out);
     }
@@ -166,7 +166,7 @@ fn multiply_here(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &m
 }
 
 /// Computes a product of few rows with a transposed right operand as inner products of contiguous rows.
-fn multiply_few(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
+fn multiply_few(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, beta: f32, out: &mut [f32]) {
     for (index, out) in out.chunks_exact_mut(right.cols).enumerate() {
         let row = &left.data[index * left.row_step..][..left.cols];
         for (column, out) in out.iter_mut().enumerate() {
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
-    fn plain(left: &[f32], right: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
+    fn naive_product(left: &[f32], right: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
         let mut out = vec![0f64; m * n];
         for i in 0..m {
             for j in 0..n {
@@ -203,10 +203,10 @@ mod tests {
         let mut rng = Rng::new(1);
         for (m, k, n) in [(1, 7, 5), (33, 20, 17), (130, 70, 64), (2, 300, 3)] {
             let (left, right) = (rng.uniform(m * k, 1.0), rng.uniform(k * n, 1.0));
-            let want = plain(&left, &right, (m, k, n));
-            let got = product(View::new(&left, m, k), View::new(&right, k, n));
+            let want = naive_product(&left, &right, (m, k, n));
+            let got = product(MatrixView::new(&left, m, k), MatrixView::new(&right, k, n));
             let transposed: Vec<f32> = (0..n * k).map(|i| right[(i % k) * n + i / k]).collect();
-            let also = product(View::new(&left, m, k), View::new(&transposed, n, k).t());
+            let also = product(MatrixView::new(&left, m, k), MatrixView::new(&transposed, n, k).t());
             for ((got, also), want) in got.iter().zip(&also).zip(&want) {
                 assert!((f64::from(*got) - want).abs() < 1e-4);
                 assert!((f64::from(*also) - want).abs() < 1e-4);
@@ -224,7 +224,7 @@ mod tests {
                 .num_threads(threads)
                 .build()
                 .unwrap();
-            pool.install(|| product(View::new(&left, m, k), View::new(&right, k, n)))
+            pool.install(|| product(MatrixView::new(&left, m, k), MatrixView::new(&right, k, n)))
         };
         let one: Vec<u32> = with(1).iter().map(|x| x.to_bits()).collect();
         let three: Vec<u32> = with(3).iter().map(|x| x.to_bits()).collect();

@@ -215,8 +215,8 @@ mod tests {
     #[test]
     fn space_before_the_first_sampled_token_is_searched() {
         let metaspace = tokenizer(&["▁a", "▁b", "c"], METASPACE);
-        let plain = tokenizer(&["a", "b", "c"], "null");
-        for text in [&metaspace, &plain] {
+        let without_decoder = tokenizer(&["a", "b", "c"], "null");
+        for text in [&metaspace, &without_decoder] {
             assert_eq!(stopped_length(" b", &[0], &[1, 2], text), Some(1));
             assert_eq!(stopped_length(" b", &[0], &[0, 0, 1], text), Some(3));
             // The prompt is not searched.

@@ -258,9 +258,9 @@ fn every_loss_returns_logprobs_losses_and_metrics() {
             .with("logprobs", vec![-2.0f32; len])
             .with("advantages", vec![1.0f32; len])
     };
-    let plain = || Datum::new(&observed[..]).with("target_tokens", TensorData::tokens(&observed));
+    let unweighted = || Datum::new(&observed[..]).with("target_tokens", TensorData::tokens(&observed));
     for (loss, datum) in [
-        (LossFn::CrossEntropy, plain()),
+        (LossFn::CrossEntropy, unweighted()),
         (LossFn::ImportanceSampling, policy()),
         (LossFn::Ppo, policy()),
         (LossFn::Cispo, policy()),

@@ -1,4 +1,4 @@
-//! The fields of a script or rule. Each is taken once; unknown fields are errors.
+//! The fields of a fault script or of one of its rules. The parser takes each field once; fields left over are errors.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use toml::{Table, Value};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidScript {
-    /// The script is not TOML.
+    /// The text is not valid TOML.
     #[error("the script is not TOML: {0}")]
     Syntax(String),
-    /// A field of the script outside of its rules is invalid.
+    /// A field outside of the rules is missing, invalid or unknown.
     #[error("field {field}: expected {expected}")]
     Document {
         /// The name of the field.
@@ -19,10 +19,10 @@ pub enum InvalidScript {
         /// The expected and the actual value.
         expected: String,
     },
-    /// A field of a rule is invalid.
+    /// A field of a rule is missing, invalid or unknown.
     #[error("rule {rule}, field {field}: expected {expected}")]
     Rule {
-        /// The number of the rule, from 1.
+        /// The number of the rule in the script, counted from 1.
         rule: usize,
         /// The name of the field.
         field: String,
@@ -37,7 +37,7 @@ pub(super) struct Fields {
     /// The number of the rule; `None` for the script itself.
     rule: Option<usize>,
     table: Table,
-    /// The fields that were taken and their values, for error messages.
+    /// The names and values of the fields that were taken, for error messages.
     taken: Vec<(&'static str, Option<Value>)>,
 }
 
@@ -82,7 +82,7 @@ impl Fields {
         }
     }
 
-    /// Takes a whole number of at least `least`.
+    /// Takes a whole number that is at least `least`.
     pub(super) fn whole(
         &mut self,
         name: &'static str,
@@ -102,7 +102,7 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Float(number)) if number.is_finite() => Ok(Some(number)),
-            // Numbers above 2^53 are rounded; none here is that large.
+            // The conversion rounds numbers above 2^53; no field of a script is that large.
             Some(Value::Integer(number)) => Ok(Some(number as f64)),
             Some(_) => Err(self.invalid(name, "a number")),
         }
@@ -121,7 +121,7 @@ impl Fields {
         }
     }
 
-    /// Checks that all fields were taken; `what` names the owner of the fields.
+    /// Checks that all fields were taken. The error for an unknown field calls the table `what`.
     pub(super) fn finish(self, what: &str) -> Result<(), InvalidScript> {
         let Some((name, _)) = self.table.iter().next() else {
             return Ok(());
@@ -132,7 +132,7 @@ impl Fields {
         Err(self.error(name, format!("{expected}{meant}")))
     }
 
-    /// Returns an error for a text that is not one of `known`.
+    /// Returns an error for a text that is none of the `known` words.
     pub(super) fn unknown<'a>(
         &self,
         name: &str,
@@ -158,7 +158,8 @@ impl Fields {
             .or(self.peek(name))
     }
 
-    /// Returns the value of a field for an error message; for a missing one also a field that may be a misspelling of it.
+    /// Describes the actual value of a field for an error message. If the field is missing, names a field that may be its
+    /// misspelling.
     fn got(&self, name: &str) -> String {
         match self.given(name) {
             None => match nearest(name, self.table.keys().map(String::as_str)) {
@@ -188,7 +189,7 @@ impl Fields {
     }
 }
 
-/// The minimum similarity of two words for one to be suggested for the other, from 0 to 1.
+/// The minimum similarity, from 0 to 1, for the suggestion of a word.
 const MIN_SIMILARITY: f64 = 0.6;
 
 fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> String {

@@ -223,7 +223,7 @@ mod tests {
         let one = applied_rules(&script(""));
         assert_eq!(one, applied_rules(&script("seed = 1\n")));
         assert_ne!(one, applied_rules(&script("seed = 2\n")));
-        // With the same seed, the second rule would be due only when the first is, and would never apply.
+        // With equal seeds, both rules would select the same requests, and the second rule would never apply its fault.
         assert!(one.contains(&Some(1)) && one.contains(&Some(2)) && one.contains(&None));
     }
 }
