@@ -1,6 +1,6 @@
 //! A random number generator whose sequence for a seed is the same on every machine and in every release.
 
-/// A SplitMix64 generator. Its 64 bits of state suffice for weight initialisation and sampling.
+/// A SplitMix64 generator. Its 64 bits of state suffice for weight initialisation and for sampling.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng {
     state: u64,
@@ -13,7 +13,7 @@ impl Rng {
         Self { state: seed }
     }
 
-    /// Creates the generator of one `stream` of a seed. Different streams of one seed are statistically independent.
+    /// Creates the generator of one `stream` of a seed. Streams with different numbers are statistically independent.
     #[must_use]
     pub(crate) fn stream(seed: u64, stream: u64) -> Self {
         Self::new(mix(seed ^ mix(stream.wrapping_add(0x9e37_79b9_7f4a_7c15))))

@@ -1,4 +1,4 @@
-//! Tests of sampling from the built-in model: log-probabilities, seeds, stops and limits.
+//! Tests of sampling from the built-in model: log-probabilities, seeds, stop conditions and limits.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -117,7 +117,7 @@ fn sampled_log_probs_agree_with_a_forward_pass() {
 #[test]
 fn prompt_log_probs_agree_with_a_forward_pass() {
     let (mut trainable, threads) = trained();
-    // Longer than one prefill call.
+    // The prompt is longer than the part that one prefill call computes.
     let prompt = "And it came to pass in those days, that there went out a decree. ".repeat(9);
     let mut job = job(&prompt);
     job.max_tokens = Some(1);

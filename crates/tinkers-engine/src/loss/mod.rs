@@ -1,6 +1,6 @@
-//! Loss functions of the log-probabilities of a sequence's targets.
+//! Loss functions. They are computed from the log-probabilities of a sequence's target tokens.
 //!
-//! A loss gives a value and a derivative for each target. The backward pass of the model starts from these derivatives.
+//! A loss function returns a value and a derivative for each target. The backward pass of the model starts from these derivatives.
 
 mod policy;
 mod report;
@@ -137,7 +137,7 @@ impl LossFunction {
     }
 }
 
-/// Options that have not been used yet.
+/// The options of a loss that have not been read yet.
 struct Options {
     given: BTreeMap<String, f64>,
     /// The values of options that are not given.

@@ -1,4 +1,5 @@
-//! Metrics of a pass. Their names contain the reduction, so that clients can merge the metrics of parts of a batch.
+//! The metrics of a pass. Their names contain the reduction (sum, mean, max), so that clients can merge the metrics of the parts of
+//! a batch.
 
 use std::collections::BTreeMap;
 
@@ -61,8 +62,8 @@ impl Report {
 
 /// Computes the metrics of a pass. Means are over sequences, as clients assume when they merge the parts of a batch.
 ///
-/// The metrics are `loss:sum` and `weights:sum` (for policy losses the number of targets). Policy losses also have
-/// `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if they clip, `clip_fraction:mean`.
+/// The metrics are `loss:sum` and `weights:sum`, which is the number of targets for policy losses. Policy losses also have
+/// `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if the loss clips the ratio, `clip_fraction:mean`.
 #[expect(
     clippy::cast_precision_loss,
     reason = "batches are far below 2^53 sequences"

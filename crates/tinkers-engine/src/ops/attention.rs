@@ -13,15 +13,15 @@ use super::tape::{Node, Tape};
 /// The number of queries in a block. The scores of one block and 512 keys occupy 128 KB.
 const BLOCK: usize = 64;
 
-/// The fewest pairs of query and key for which heads are spread over threads.
+/// The minimum number of query-key pairs at which heads are computed on several threads.
 const MIN_PARALLEL_WORK: usize = 1 << 14;
 
 /// The dimensions of an attention call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
-    /// Query positions per sequence.
+    /// The number of query positions per sequence.
     pub(crate) queries: usize,
-    /// Cached key positions before the first query.
+    /// The number of cached key positions before the first query.
     pub(crate) past: usize,
     /// The number of query heads.
     pub(crate) heads: usize,
@@ -102,7 +102,7 @@ pub(crate) fn causal(tape: &Tape, q: &Node, k: &Node, v: &Node, geometry: Geomet
 }
 
 impl Geometry {
-    /// Returns the numbers of query values and key values of one sequence.
+    /// Returns the number of query values and the number of key values of one sequence.
     fn lengths(&self) -> (usize, usize) {
         let keys = self.past + self.queries;
         (
@@ -155,7 +155,7 @@ impl Geometry {
         out
     }
 
-    /// Computes attention of a single query with plain loops, which are faster than matrix products here.
+    /// Computes the attention of a single query with simple loops, which are faster than matrix products for one query.
     fn attend_one(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         let (width, row, keys) = (self.width, self.kv_heads * self.width, self.past + 1);
         let mut scores = vec![0f32; keys];
@@ -191,8 +191,8 @@ impl Geometry {
         MatrixView::strided(&k[head * self.width..], len, self.width, row)
     }
 
-    /// Returns the attention probabilities of the queries `rows`, which start at query `from`, over all keys up to the last of
-    /// these queries.
+    /// Returns the attention probabilities of the queries in `rows`. The first of these queries is at position `from`, and the keys
+    /// are all keys up to the last of these queries.
     fn probabilities(&self, rows: MatrixView<'_>, k: &[f32], kv_head: usize, from: usize) -> Vec<f32> {
         let count = rows.count();
         let keys = self.past + from + count;
@@ -277,7 +277,7 @@ impl Backward<'_> {
     }
 }
 
-/// Copies the rows of one head into the rows of all `heads` heads.
+/// Copies the rows of one head into rows that contain all `heads` heads.
 fn scatter(from: &[f32], to: &mut [f32], heads: usize, head: usize, width: usize) {
     for (from, to) in from
         .chunks_exact(width)
@@ -312,7 +312,7 @@ mod tests {
         }
     }
 
-    /// Computes attention of one query position with plain loops in double precision.
+    /// Computes the attention of one query position with simple loops in double precision.
     fn naive_attention(q: &[f32], k: &[f32], v: &[f32], at: usize) -> Vec<f32> {
         let mut out = Vec::new();
         for head in 0..4 {

@@ -1,6 +1,6 @@
-//! Matrix products with a weight, which may be frozen, and an optional LoRA adapter.
+//! Matrix products with a weight and an optional LoRA adapter. The weight may be frozen.
 //!
-//! A frozen weight is a constant of the tape. Its gradient, a third of all arithmetic, is never computed.
+//! A frozen weight is a constant of the tape. Its gradient, which would be a third of all arithmetic, is never computed.
 
 use super::matrix::{Matrix, multiply, product};
 use super::tape::{Node, Tape};

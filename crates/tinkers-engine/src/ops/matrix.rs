@@ -8,10 +8,11 @@ use rayon::prelude::*;
 
 use super::math;
 
-/// Products with fewer multiplications than this are computed on the calling thread.
+/// The number of multiplications below which a product is computed on the calling thread.
 const MIN_PARALLEL_WORK: usize = 1 << 21;
 
-/// Up to this number of rows, packing the right operand for a blocked product costs more than the product itself.
+/// The number of rows up to which a blocked product is slower than inner products, because packing its right operand costs more than
+/// the product.
 const FEW_ROWS: usize = 2;
 
 /// A row-major matrix. Clones share the data.
@@ -49,7 +50,7 @@ impl Matrix {
         &self.data
     }
 
-    /// Returns the data for changes in place. Copies the data first if a clone shares it.
+    /// Returns the data for changes in place. If a clone shares the data, copies it first.
     pub(crate) fn data_mut(&mut self) -> &mut [f32] {
         Arc::make_mut(&mut self.data).as_mut_slice()
     }
@@ -64,13 +65,13 @@ impl Matrix {
         }
     }
 
-    /// Returns a view of the whole matrix.
+    /// Returns a view of the complete matrix.
     pub(crate) fn view(&self) -> MatrixView<'_> {
         MatrixView::new(&self.data, self.rows, self.cols)
     }
 }
 
-/// A strided view of a matrix in a slice.
+/// A strided view of a matrix whose values are in a slice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MatrixView<'a> {
     data: &'a [f32],
@@ -81,12 +82,12 @@ pub(crate) struct MatrixView<'a> {
 }
 
 impl<'a> MatrixView<'a> {
-    /// Creates a view of all of `data` in row-major order.
+    /// Creates a view of `data` as a complete matrix in row-major order.
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// Creates a view of `rows` rows of `cols` values whose starts are `row_step` apart in `data`.
+    /// Creates a view of `rows` rows with `cols` values each. In `data`, the starts of the rows are `row_step` apart.
     pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_step: usize) -> Self {
         Self {
             data,
@@ -165,7 +166,7 @@ fn multiply_here(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, beta: 
     general_mat_mul(alpha, &left.array(), &right.array(), beta, &mut out);
 }
 
-/// Computes a product of few rows with a transposed right operand as inner products of contiguous rows.
+/// Computes a product of few rows as inner products. The right operand must be transposed, so that its columns are contiguous.
 fn multiply_few(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, beta: f32, out: &mut [f32]) {
     for (index, out) in out.chunks_exact_mut(right.cols).enumerate() {
         let row = &left.data[index * left.row_step..][..left.cols];

@@ -1,4 +1,4 @@
-//! A test of the whole pass against a reference model in the tensor library, which differentiates it automatically.
+//! A test that compares a pass with a reference model. The reference uses a tensor library with automatic differentiation.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::config::ModelConfig;
 use crate::lora::ALPHA;
 use crate::testing;
 
-/// A reference model of reference tensor operations, with the adapters as variables.
+/// A reference model built from operations of the tensor library. The adapters are its variables.
 struct Reference {
     config: ModelConfig,
     weights: BTreeMap<String, Tensor>,

@@ -1,4 +1,4 @@
-//! Tests of gradients, accumulation and optimizer steps.
+//! Tests of gradients, their accumulation, and optimizer steps.
 
 use super::*;
 use crate::adamw::AdamW;
@@ -69,7 +69,7 @@ fn check(family: &str, examples: &[Example], loss: &LossFunction, name: &str) {
     let step = 4e-3f32;
     let mut order: Vec<usize> = (0..grad.len()).collect();
     order.sort_by(|a, b| grad[*b].abs().total_cmp(&grad[*a].abs()));
-    // Only the largest elements, since the rounding of single precision dominates the differences of the others.
+    // Only the largest elements are checked: for the others, single-precision rounding dominates the finite differences.
     for &element in &order[..6] {
         let want = (value(element, step) - value(element, -step)) / (2.0 * f64::from(step));
         let got = f64::from(grad[element]);
@@ -337,7 +337,8 @@ fn non_finite_gradients_are_refused_and_add_nothing() {
 
 #[test]
 fn step_to_non_finite_weights_changes_nothing() {
-    // The learning rate makes the weights infinite, the gradient the second moments.
+    // In the first case, the learning rate makes the weights infinite; in the second, the gradient makes the second moments
+    // infinite.
     for (scale, rate) in [(1.0, 1e39), (1e25, 1e-3)] {
         let mut trainable = trainable("qwen3");
         let mut data = batch();

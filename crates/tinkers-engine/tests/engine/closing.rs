@@ -54,7 +54,7 @@ fn close_finishes_saves_and_refuses_new_jobs() {
     assert!(file.exists());
     let late = test.save("m", CheckpointKind::Training, "late", Overwrite::Refuse);
     assert!(late.unwrap_err().message.contains("closed"));
-    // Another engine can use the directory while this one still exists.
+    // The closed engine still exists, but another engine can use the directory.
     drop(ModelEngine::builtin(dir.path()).unwrap());
 }
 

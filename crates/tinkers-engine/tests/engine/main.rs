@@ -76,7 +76,7 @@ impl TestEngine {
         })
     }
 
-    /// Trains some steps and returns the loss before each.
+    /// Takes optimizer steps and returns the loss before each of them.
     fn train(&self, model: &str, steps: usize) -> Vec<f64> {
         (0..steps)
             .map(|_| {

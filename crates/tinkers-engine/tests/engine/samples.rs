@@ -52,7 +52,8 @@ fn cancelled_samples_free_the_queue_for_the_next_one() {
     for (id, _) in &jobs {
         test.engine.cancel(*id);
     }
-    // Queued after all of them, so all but the last running one have ended when it ends.
+    // This sample is queued after the cancelled ones. When it ends, all of them have ended, except for the last one that was
+    // running.
     test.sample(base(), request(1));
     let errors = jobs
         .iter()
