@@ -1,4 +1,4 @@
-//! Runs blocking work on a separate thread, so that the runtime can handle signals meanwhile.
+//! Blocking work on a separate thread, during which the runtime can handle signals.
 
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 /// Dropping the future does not cancel `work`: the thread continues, and its result is dropped.
 ///
 /// # Errors
+///
 /// If the thread cannot be started, or `work` panics.
 pub(crate) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::ConnectionArgs;
 use super::numbers::{integer, positive};
 
-/// `tinkers bench`.
+/// The arguments of `tinkers bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -69,7 +69,7 @@ pub(crate) struct ServerArgs {
     pub(crate) json: bool,
 }
 
-/// `tinkers bench sample`.
+/// The arguments of `tinkers bench sample`.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -107,7 +107,7 @@ impl SampleArgs {
     }
 }
 
-/// `tinkers bench train`.
+/// The arguments of `tinkers bench train`.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,

@@ -8,7 +8,7 @@ use tinkers_local::{Dialect, Expiry, LocalConfig};
 
 use super::numbers::seconds;
 
-/// The options that imitate other servers.
+/// The options that make the server imitate another one.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Tests")]
 pub(crate) struct DialectArgs {
@@ -53,7 +53,7 @@ enum DialectName {
     TuFt,
 }
 
-/// When a result is deleted.
+/// The option value that determines when a result is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Forget(Expiry);
 

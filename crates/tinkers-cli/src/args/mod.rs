@@ -1,4 +1,4 @@
-//! The command line arguments and their validation.
+//! The command line arguments, and their validation.
 
 mod bench;
 mod connection;
@@ -28,7 +28,7 @@ use tinkers::wire::check_api_key;
 
 use crate::paths;
 
-/// The built-in model of the embedded server.
+/// The name of the built-in model of the embedded server.
 pub(crate) const BUILT_IN_MODEL: &str = "tinkers/tiny";
 
 /// The maximum width of help texts.
@@ -52,7 +52,7 @@ pub(crate) struct Cli {
     pub(crate) log: Option<String>,
 }
 
-/// The commands.
+/// The commands of the program.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Sample, fine-tune on a text and sample again, in about a minute
@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
 }
 
-/// `tinkers quickstart`.
+/// The arguments of `tinkers quickstart`.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -138,7 +138,7 @@ pub(crate) struct QuickstartArgs {
 /// The server that `quickstart` uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The embedded server, with its data directory, or `None` for a temporary one.
+    /// The embedded server with this data directory, or with a temporary directory if `None`.
     Embedded(Option<PathBuf>),
     /// An existing server.
     Remote {
@@ -150,7 +150,7 @@ pub(crate) enum Target {
 }
 
 impl QuickstartArgs {
-    /// Returns the server to use. An empty `--base-url` selects the embedded one, which overrides the environment variable.
+    /// Returns the server to use. An empty `--base-url` selects the embedded server, even if the environment variable is set.
     pub(crate) fn target(&self) -> Target {
         match self.base_url.as_deref().filter(|url| !url.is_empty()) {
             Some(url) => Target::Remote {
@@ -208,7 +208,7 @@ impl QuickstartArgs {
     }
 }
 
-/// `tinkers serve`.
+/// The arguments of `tinkers serve`.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -337,7 +337,7 @@ pub(crate) enum EngineName {
     Scripted,
 }
 
-/// An IP address to listen on. Parses `localhost` as 127.0.0.1.
+/// The IP address to listen on. `localhost` stands for 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Host(IpAddr);
 
@@ -370,7 +370,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// An API key, whose `Debug` output does not contain it.
+/// An API key. Its `Debug` output does not contain the key.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Key(String);
 
@@ -397,7 +397,8 @@ impl fmt::Debug for Key {
 /// Parses and validates the arguments of the process.
 ///
 /// # Errors
-/// On invalid arguments, and for `--help` and `--version`, whose texts are carried by the error.
+///
+/// If an argument is invalid. For `--help` and `--version`, the error contains the text to print.
 pub(crate) fn parse<I, T>(arguments: I) -> Result<Cli, clap::Error>
 where
     I: IntoIterator<Item = T>,
@@ -408,7 +409,7 @@ where
     Ok(cli)
 }
 
-/// Parses the name of a base model.
+/// Parses the name of a base model. The empty name is invalid.
 fn model_name(text: &str) -> Result<String, String> {
     const MAX_LEN: usize = 200;
     let is_allowed = |c: char| !c.is_whitespace() && !c.is_control();
@@ -422,7 +423,7 @@ fn model_name(text: &str) -> Result<String, String> {
 }
 
 impl Cli {
-    /// Fills in missing arguments from the environment and validates them.
+    /// Sets missing arguments from the environment, and validates all arguments.
     fn complete(&mut self, environment: &Environment) -> Result<(), clap::Error> {
         if self.log.is_none() {
             self.log = environment.log().map(str::to_owned);
@@ -447,7 +448,7 @@ impl Cli {
 /// Creates an error that shows the usage of a command such as `bench sample`.
 fn usage_error(command: &str, kind: ErrorKind, message: &str) -> clap::Error {
     let mut cli = Cli::command();
-    // Sets the full names of the subcommands.
+    // `build` sets the full names of the subcommands, which the usage shows.
     cli.build();
     let found = command
         .split(' ')

@@ -51,7 +51,7 @@ pub(crate) struct ScriptedArgs {
     hint_form: Option<HintName>,
 }
 
-/// The lowest and highest limit of a random walk.
+/// The lowest and the highest limit of a random walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct WalkRange(u32, u32);
 
@@ -67,7 +67,7 @@ impl FromStr for WalkRange {
     }
 }
 
-/// The form of a retry delay.
+/// The form in which a 429 response announces its retry delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum HintName {
     // Header retry-after-ms.
@@ -83,7 +83,7 @@ enum HintName {
 }
 
 impl ScriptedArgs {
-    /// Returns whether any option is set.
+    /// Returns whether any option of the scripted engine is set.
     pub(crate) fn is_set(&self) -> bool {
         *self != Self::default()
     }
@@ -111,7 +111,7 @@ impl ScriptedArgs {
         Duration::from_millis(self.latency.unwrap_or(0))
     }
 
-    /// Returns the results to send.
+    /// Returns the results of the scripted engine.
     pub(crate) fn script(&self) -> Script {
         let mut script = Script::default();
         script.padding_bytes = self.scripted_bytes.unwrap_or(0);
@@ -122,7 +122,7 @@ impl ScriptedArgs {
         script
     }
 
-    /// Returns the limit of samples in flight. Without one, an unbounded window still counts them.
+    /// Returns the limit on the samples in flight. Without a limit option, the limit is infinite, so that samples are still counted.
     pub(crate) fn window(&self) -> Result<Window, InvalidWindow> {
         let every = self.window_every.unwrap_or_default();
         let window = match (self.window, self.window_walk) {

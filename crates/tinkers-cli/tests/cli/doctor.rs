@@ -8,7 +8,7 @@ use crate::program::Program;
 use crate::program::{Outcome, run};
 use crate::quickstart::object;
 
-/// Runs `tinkers doctor` on a scripted server with a dialect.
+/// Runs `tinkers doctor` on a scripted server that imitates `dialect`.
 fn examine(dialect: &str, more: &[&str]) -> Outcome {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &["--dialect", dialect]);

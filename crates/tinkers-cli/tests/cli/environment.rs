@@ -1,4 +1,4 @@
-//! Environment variables: all commands read them alike, and invalid ones are errors only if they are used.
+//! Environment variables. All commands read them in the same way, and an invalid variable is an error only if it is used.
 
 use crate::bench::serve;
 use crate::program::{Outcome, Program, run};
@@ -24,7 +24,7 @@ fn unused_invalid_variables_are_ignored() {
             ("TINKER_LOG", ""),
             ("TINKER_TAGS", " , "),
         ],
-        // Invalid without a scheme, but overridden by --base-url.
+        // This value lacks a scheme, but --base-url overrides it.
         &[("TINKER_BASE_URL", "nowhere")],
     ] {
         doctor(&url, variables).succeeded();

@@ -1,4 +1,4 @@
-//! Errors: invalid arguments are reported before anything is sent, and messages name the cause.
+//! Errors. Invalid arguments are reported before anything is sent, and messages name the cause.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
@@ -7,7 +7,7 @@ use crate::program::{Program, run};
 
 const KEY: &str = "tml-secret";
 
-/// A listener that detects connections of the program.
+/// A listener that detects whether the program connects.
 struct Listener {
     socket: TcpListener,
     url: String,
@@ -20,7 +20,7 @@ impl Listener {
         Self { socket, url }
     }
 
-    /// Asserts that no connection was made. Call it after the program has ended.
+    /// Asserts that no connection was made. Must be called after the program has ended.
     #[track_caller]
     fn assert_no_connection(&self) {
         self.socket.set_nonblocking(true).unwrap();
@@ -101,7 +101,7 @@ fn hosted_service_requires_its_own_form_of_api_key() {
     assert!(!outcome.stderr.contains("secret"), "{outcome:#?}");
     listener.assert_no_connection();
 
-    // With a key of that form, the program connects.
+    // With a valid key, the program connects.
     listener.socket.set_nonblocking(false).unwrap();
     let _program = start(KEY);
     let (mut stream, _) = listener.socket.accept().unwrap();
@@ -119,7 +119,7 @@ fn server_without_the_tinker_api_is_reported() {
         &["quickstart", "--base-url", &listener.url, "--api-key", KEY],
     );
     let socket = listener.socket.try_clone().unwrap();
-    // Blocked in accept, the thread ends only with the process.
+    // The thread blocks in accept until the process ends.
     std::thread::spawn(move || {
         for stream in socket.incoming() {
             let mut stream = stream.unwrap();

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::program::{Outcome, Program, run};
 
-/// A run that is fast, yet long enough for the loss to decrease.
+/// Options for a run that is fast, yet long enough for the loss to decrease.
 const SMALL: [&str; 7] = [
     "quickstart",
     "--steps",
@@ -51,7 +51,7 @@ fn json_object_reports_the_result_of_training() {
     let value = object(&outcome);
     let before = number(&value, "held_out_loss_before");
     let after = number(&value, "held_out_loss_after");
-    // The base model predicts English, so the loss is far below ln 256, which is that of guessing bytes.
+    // The base model predicts English, so its loss is far below ln 256, the loss of a uniform guess.
     assert!((1.0..4.0).contains(&before), "{value}");
     assert!(after < before - 0.05, "{value}");
     let loss = value["loss"].as_array().unwrap();
@@ -133,7 +133,7 @@ fn output_without_a_terminal_is_plain_lines() {
     assert_eq!(outcome.stderr, "");
     assert!(!text.contains(['\u{1b}', '\r']), "{text:?}");
     let wide: Vec<&str> = text.lines().filter(|l| l.chars().count() > 100).collect();
-    // Only paths may be wider, since they must not be wrapped.
+    // Only lines with paths may be wider, since paths must not be wrapped.
     assert!(
         wide.iter().all(|line| !line.trim().contains(' ')),
         "{wide:?}"
@@ -177,7 +177,7 @@ fn interrupt_exits_with_status_130() {
     assert_eq!(list(home.path()), [""; 0]);
 }
 
-/// Returns the names of the entries of a directory.
+/// Returns the names of the entries in a directory.
 fn list(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name());
@@ -229,7 +229,7 @@ fn data_directory_in_use_is_named_with_its_process() {
 #[test]
 fn unwritable_home_fails_serve_but_not_quickstart() {
     let home = tempfile::tempdir().unwrap();
-    // A file in place of a directory is an error even for root.
+    // A file in place of a directory is an error for every user, even root.
     let file = home.path().join("file");
     std::fs::write(&file, "").unwrap();
     small(&file, &["--json"]).succeeded();
