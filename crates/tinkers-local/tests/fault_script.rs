@@ -249,6 +249,36 @@ async fn probabilities_are_reproducible_by_seed() {
 }
 
 #[test]
+fn errors_state_line_and_column_of_the_field() {
+    for (script, expected) in [
+        (
+            "[[rule]]\non = '*'\nfault = 'gone'\ntimse = 3\n",
+            "line 4, column 1: rule 1, field timse: ",
+        ),
+        (
+            "[[rule]]\non = '*'\nfault = 'gone'\n\n[[rule]]\non = '*'\n  fualt = 'gone'\n",
+            "line 7, column 3: rule 2, field fault: ",
+        ),
+        (
+            "[[rule]]\non = '*'\nfault = 'gone'\n[[rule]]\nfault = 'gone'\n",
+            "line 4, column 1: rule 2, field on: ",
+        ),
+        (
+            "rule = [{ on = '*', fault = 'gnoe' }]\n",
+            "line 1, column 21: rule 1, field fault: ",
+        ),
+        (
+            "# é\nspeed = 1\n[[rule]]\non = '*'\nfault = 'gone'\n",
+            "line 2, column 1: field speed: ",
+        ),
+        ("seed = 1\n", "line 1, column 1: field rule: "),
+    ] {
+        let error = Faults::from_script(script).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{script}: {error}");
+    }
+}
+
+#[test]
 fn errors_name_the_rule_and_the_field() {
     let rule = |text: &str| format!("[[rule]]\non = '*'\nfault = 'gone'\n[[rule]]\n{text}\n");
     for (text, expected) in [

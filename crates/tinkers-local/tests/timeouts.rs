@@ -3,13 +3,14 @@
 mod support;
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use serde_json::json;
 use support::{
-    backward, checkpoints, create_model, held_server, is_pending, sample, settle, step,
-    test_server, test_server_with,
+    HeldEngine, TestServer, backward, checkpoints, create_model, held_model, held_server,
+    is_pending, sample, settle, step, test_server, test_server_with,
 };
 use tinkers_core::{HttpRequest, RouteClass, Sent, Timeouts, Transport, TransportErrorKind};
 use tinkers_local::{CheckpointRecord, LocalConfig, Script};
@@ -17,14 +18,38 @@ use tinkers_wire::LoraConfig;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-#[tokio::test]
-async fn poll_is_held_for_exactly_its_time_limit() {
+/// A server on which the creation of a model was submitted and does not run, because the engine holds the job.
+struct PendingCreation {
+    server: TestServer,
+    held: Arc<HeldEngine>,
+    /// The id of the model.
+    model: String,
+    /// The request id under which the result of the creation is polled for.
+    request: String,
+}
+
+async fn pending_creation() -> PendingCreation {
     let (server, held) = held_server();
     let session = server.create_session().await;
-    let id = server
-        .submit("create_model", create_model(&session, 0))
-        .await;
-    let mut poll = pin!(server.poll(&id));
+    let creation = create_model(&session, 0);
+    let request = server.submit("create_model", creation).await;
+    PendingCreation {
+        server,
+        held,
+        model: format!("{session}:train:0"),
+        request,
+    }
+}
+
+#[tokio::test]
+async fn poll_is_held_for_exactly_its_time_limit() {
+    let PendingCreation {
+        server,
+        held,
+        model,
+        request,
+    } = pending_creation().await;
+    let mut poll = pin!(server.poll(&request));
     assert!(is_pending(&mut poll).await);
     let limit = server.config().long_poll;
     server.clock.advance(limit - Duration::from_nanos(1));
@@ -33,25 +58,25 @@ async fn poll_is_held_for_exactly_its_time_limit() {
     let result = poll.await.ok();
     assert_eq!(
         result,
-        json!({ "type": "try_again", "request_id": id, "queue_state": "active" })
+        json!({ "type": "try_again", "request_id": request, "queue_state": "active" })
     );
     // The result completes every held poll for it.
-    let mut first = pin!(server.poll(&id));
-    let mut second = pin!(server.poll(&id));
+    let mut first = pin!(server.poll(&request));
+    let mut second = pin!(server.poll(&request));
     assert!(is_pending(&mut first).await && is_pending(&mut second).await);
     held.run_next();
-    assert_eq!(first.await.ok()["model_id"], format!("{session}:train:0"));
-    assert_eq!(second.await.ok()["model_id"], format!("{session}:train:0"));
+    assert_eq!(first.await.ok()["model_id"], model);
+    assert_eq!(second.await.ok()["model_id"], model);
 }
 
 #[tokio::test]
 async fn poll_reports_the_queue_position() {
-    let (server, held) = held_server();
-    let session = server.create_session().await;
-    server
-        .submit("create_model", create_model(&session, 0))
-        .await;
-    let model = format!("{session}:train:0");
+    let PendingCreation {
+        server,
+        held,
+        model,
+        ..
+    } = pending_creation().await;
     server.submit("forward_backward", backward(&model, 1)).await;
     let last = server.submit("optim_step", step(&model, 2)).await;
     assert_eq!(held.held_jobs(), ["create"]);
@@ -66,21 +91,22 @@ async fn poll_reports_the_queue_position() {
 
 #[tokio::test]
 async fn dropped_poll_keeps_the_result_for_the_next_one() {
-    let (server, held) = held_server();
-    let session = server.create_session().await;
-    let id = server
-        .submit("create_model", create_model(&session, 0))
-        .await;
+    let PendingCreation {
+        server,
+        held,
+        model,
+        request,
+    } = pending_creation().await;
     {
-        let mut poll = pin!(server.poll(&id));
+        let mut poll = pin!(server.poll(&request));
         assert!(is_pending(&mut poll).await);
     }
     server.clock.advance(server.config().long_poll);
     settle().await;
     held.run_next();
     assert_eq!(
-        server.result(&id).await["model_id"],
-        format!("{session}:train:0")
+        server.result(&request).await["model_id"],
+        model
     );
     let polls = server.journal.of(tinkers_wire::routes::RETRIEVE_FUTURE);
     assert_eq!(
@@ -91,11 +117,12 @@ async fn dropped_poll_keeps_the_result_for_the_next_one() {
 
 #[tokio::test]
 async fn client_timeout_ends_a_poll() {
-    let (server, _held) = held_server();
-    let session = server.create_session().await;
-    let id = server
-        .submit("create_model", create_model(&session, 0))
-        .await;
+    let PendingCreation {
+        server,
+        request: id,
+        held: _held,
+        ..
+    } = pending_creation().await;
     let mut request = HttpRequest::new(
         Method::POST,
         tinkers_wire::routes::RETRIEVE_FUTURE,
@@ -116,13 +143,7 @@ async fn client_timeout_ends_a_poll() {
 #[tokio::test]
 async fn session_expires_without_heartbeats() {
     let (server, held) = held_server();
-    let session = server.create_session().await;
-    let create = server
-        .submit("create_model", create_model(&session, 0))
-        .await;
-    let model = format!("{session}:train:0");
-    held.run_next();
-    server.result(&create).await;
+    let (session, model) = held_model(&server, &held).await;
     let snapshot = json!({ "model_id": model, "seq_id": 1, "sampling_session_seq_id": 0 });
     let snapshot = server.submit("save_weights_for_sampler", snapshot).await;
     held.run_next();

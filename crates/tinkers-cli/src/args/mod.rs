@@ -558,9 +558,11 @@ mod tests {
         ] {
             let error = parse_line(&format!("quickstart --base-url= {bad}")).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad}");
-            let names_expected =
-                bad.starts_with("--tokenizer") || error.to_string().contains("expected a");
-            assert!(names_expected, "{bad}: {error}");
+            let text = error.to_string();
+            let (option, _) = bad.split_once(' ').unwrap();
+            assert!(text.contains(option), "{bad}: {text}");
+            let names_expected = option == "--tokenizer" || text.contains("expected a");
+            assert!(names_expected, "{bad}: {text}");
         }
         assert_eq!(
             quickstart("quickstart --learning-rate 0").learning_rate,
@@ -595,6 +597,25 @@ mod tests {
             "serve --port 70000",
         ] {
             assert_eq!(parse_line(bad).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+
+    #[test]
+    fn negative_number_error_names_option_and_range() {
+        for (line, range) in [
+            ("serve --port -1", "from 0 to 65535"),
+            ("serve --session-expiry -1", "at least 1"),
+            ("serve --engine scripted --latency -1", "from 0 to"),
+            ("serve --engine scripted --window -1", "from 0 to"),
+            ("serve --long-poll -1", "above 0"),
+            ("quickstart --steps -1", "from 1 to 4294967295"),
+            ("quickstart --steps 0", "from 1 to 4294967295"),
+            ("bench train --rounds -1", "from 1 to 4294967295"),
+        ] {
+            let text = parse_line(line).unwrap_err().to_string();
+            let option = line.split(' ').rev().nth(1).unwrap();
+            assert!(text.contains(option), "{line}: {text}");
+            assert!(text.contains(range), "{line}: {text}");
         }
     }
 }

@@ -29,13 +29,14 @@ pub(crate) struct ScriptedArgs {
         long,
         value_name = "W,W,..",
         value_delimiter = ',',
+        allow_hyphen_values = true,
         value_parser = integer::<u32>,
         requires = "window_every",
         conflicts_with = "window_walk"
     )]
     window_steps: Vec<u32>,
     /// Like --window, as a random walk between two limits
-    #[arg(long, value_name = "LOW,HIGH", requires = "window_every")]
+    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, requires = "window_every")]
     window_walk: Option<WalkRange>,
     /// Duration of each limit, in seconds from the first submission
     #[arg(long, value_name = "SECS", value_parser = seconds)]
@@ -196,6 +197,8 @@ mod tests {
             ("--window-every 1", "--window-steps"),
             ("--window-walk 9,2 --window-every 1", "at most high"),
             ("--window-walk 9 --window-every 1", "two numbers"),
+            ("--window-walk -1,2 --window-every 1", "--window-walk"),
+            ("--window-steps -1,2 --window-every 1", "--window-steps"),
             ("--window-steps 1,x --window-every 1", "--window-steps"),
             ("--window-steps 1,2 --window-every 0.001", "at least 10ms"),
             ("--window-steps 1,2 --window-every 0", "above 0"),

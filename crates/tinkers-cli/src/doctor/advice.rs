@@ -56,7 +56,7 @@ pub(super) fn advice(found: &Findings) -> Vec<String> {
     }
     if let Some(error) = &found.models_error {
         add(format!(
-            "the server does not list its models ({error}). AdmissionRequest its operator for their names."
+            "the server does not list its models ({error}). Ask its operator for their names."
         ));
     }
     advice

@@ -261,4 +261,14 @@ mod tests {
                 .any(|(_, text)| text.starts_with("-62 s"))
         );
     }
+
+    #[test]
+    fn advice_without_a_model_list_refers_to_the_operator() {
+        let mut unlisted = findings();
+        unlisted.models_error = Some("no such route".to_owned());
+        let [advice] = &super::super::advice::advice(&unlisted)[..] else {
+            panic!("expected one advice");
+        };
+        assert!(advice.contains("(no such route). Ask its operator"), "{advice}");
+    }
 }

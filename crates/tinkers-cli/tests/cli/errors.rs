@@ -114,10 +114,6 @@ fn hosted_service_requires_its_own_form_of_api_key() {
 fn server_without_the_tinker_api_is_reported() {
     let home = tempfile::tempdir().unwrap();
     let listener = Listener::open();
-    let program = Program::start(
-        home.path(),
-        &["quickstart", "--base-url", &listener.url, "--api-key", KEY],
-    );
     let socket = listener.socket.try_clone().unwrap();
     // The thread blocks in accept until the process ends.
     std::thread::spawn(move || {
@@ -135,9 +131,17 @@ fn server_without_the_tinker_api_is_reported() {
             }
         }
     });
-    let outcome = program.finish();
-    outcome.failed(1, &[&listener.url, "404"]);
-    assert!(!outcome.stderr.contains("secret"), "{outcome:#?}");
+    for command in [&["doctor"][..], &["quickstart"], &["bench", "sample"]] {
+        let arguments = [command, &["--base-url", &listener.url, "--api-key", KEY]].concat();
+        let program = Program::start(home.path(), &arguments);
+        let outcome = program.finish();
+        let cause = format!("{} is no Tinker server", listener.url);
+        assert_eq!(outcome.code, Some(1), "{command:?} {outcome:#?}");
+        for needle in [&cause, "check base_url", "404"] {
+            assert!(outcome.stderr.contains(needle), "{command:?} {outcome:#?}");
+        }
+        assert!(!outcome.stderr.contains("secret"), "{command:?} {outcome:#?}");
+    }
 }
 
 #[test]

@@ -165,7 +165,7 @@ fn invalid_fault_script_or_journal_is_named() {
         1,
         &[
             "faults.toml",
-            "rule 1, field probabilty: expected no such field",
+            "line 4, column 1: rule 1, field probabilty: expected no such field",
             "did you mean probability?",
         ],
     );

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::position::line_and_column;
+
 /// An error in a fault script.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -12,16 +14,24 @@ pub enum InvalidScript {
     #[error("the script is not TOML: {0}")]
     Syntax(String),
     /// A field outside of the rules is missing, invalid or unknown.
-    #[error("field {field}: expected {expected}")]
+    #[error("line {line}, column {column}: field {field}: expected {expected}")]
     Document {
+        /// The line of the field in the text, counted from 1.
+        line: usize,
+        /// The column of the field in the line, counted from 1.
+        column: usize,
         /// The name of the field.
         field: String,
         /// The expected and the actual value.
         expected: String,
     },
     /// A field of a rule is missing, invalid or unknown.
-    #[error("rule {rule}, field {field}: expected {expected}")]
+    #[error("line {line}, column {column}: rule {rule}, field {field}: expected {expected}")]
     Rule {
+        /// The line of the field, or of the rule if the field is missing. Counted from 1.
+        line: usize,
+        /// The column in this line, counted from 1.
+        column: usize,
         /// The number of the rule in the script, counted from 1.
         rule: usize,
         /// The name of the field.
@@ -33,7 +43,9 @@ pub enum InvalidScript {
 
 /// The fields of a script or of a rule.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(super) struct Fields<'a> {
+    /// The text of the script, for the positions of fields in error messages.
+    script: &'a str,
     /// The number of the rule; `None` for the script itself.
     rule: Option<usize>,
     table: Table,
@@ -41,23 +53,32 @@ pub(super) struct Fields {
     taken: Vec<(&'static str, Option<Value>)>,
 }
 
-impl Fields {
-    pub(super) fn of_document(table: Table) -> Self {
+impl<'a> Fields<'a> {
+    pub(super) fn of_document(script: &'a str, table: Table) -> Self {
         Self {
+            script,
             rule: None,
             table,
             taken: Vec::new(),
         }
     }
 
-    pub(super) fn of_rule(number: usize, rule: Value) -> Result<Self, InvalidScript> {
+    pub(super) fn of_rule(
+        script: &'a str,
+        number: usize,
+        rule: Value,
+    ) -> Result<Self, InvalidScript> {
         let Value::Table(table) = rule else {
+            let (line, column) = line_and_column(script, None, Some("rule"));
             return Err(InvalidScript::Document {
+                line,
+                column,
                 field: "rule".to_owned(),
                 expected: "tables, each opened by [[rule]]".to_owned(),
             });
         };
         Ok(Self {
+            script,
             rule: Some(number),
             table,
             taken: Vec::new(),
@@ -133,11 +154,11 @@ impl Fields {
     }
 
     /// Returns an error for a text that is none of the `known` words.
-    pub(super) fn unknown<'a>(
+    pub(super) fn unknown<'w>(
         &self,
         name: &str,
         expected: impl Into<String>,
-        known: impl IntoIterator<Item = &'a str>,
+        known: impl IntoIterator<Item = &'w str>,
     ) -> InvalidScript {
         let given = self.given(name).and_then(Value::as_str).unwrap_or_default();
         let meant = did_you_mean(given, known);
@@ -162,7 +183,7 @@ impl Fields {
     /// misspelling.
     fn got(&self, name: &str) -> String {
         match self.given(name) {
-            None => match nearest(name, self.table.keys().map(String::as_str)) {
+            None => match self.misspelling(name) {
                 None => "nothing".to_owned(),
                 Some(other) => format!("nothing; is {other:?} a misspelling of it?"),
             },
@@ -176,11 +197,28 @@ impl Fields {
         }
     }
 
+    /// Returns a field that may be a misspelling of `name`.
+    fn misspelling(&self, name: &str) -> Option<&str> {
+        nearest(name, self.table.keys().map(String::as_str))
+    }
+
     fn error(&self, name: &str, expected: String) -> InvalidScript {
+        let present = match self.given(name) {
+            Some(_) => Some(name),
+            None => self.misspelling(name),
+        };
+        let (line, column) = line_and_column(self.script, self.rule, present);
         let field = name.to_owned();
         match self.rule {
-            None => InvalidScript::Document { field, expected },
+            None => InvalidScript::Document {
+                line,
+                column,
+                field,
+                expected,
+            },
             Some(rule) => InvalidScript::Rule {
+                line,
+                column,
                 rule,
                 field,
                 expected,
