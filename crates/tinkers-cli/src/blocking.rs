@@ -31,13 +31,13 @@ mod tests {
     }
 
     #[test]
-    fn work_runs_on_another_thread() {
+    fn blocking_work_runs_on_another_thread() {
         let id = run(run_blocking(|| std::thread::current().id())).unwrap();
         assert_ne!(id, std::thread::current().id());
     }
 
     #[test]
-    fn panic_is_returned_as_an_error() {
+    fn panic_in_blocking_work_is_returned_as_an_error() {
         let error = run(run_blocking(|| assert_eq!(1, 2, "on purpose"))).unwrap_err();
         assert!(error.to_string().contains("panicked"), "{error}");
     }

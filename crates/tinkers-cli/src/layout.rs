@@ -57,14 +57,14 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_replaced() {
+    fn control_characters_in_tables_are_replaced() {
         let rows = [("a", "x\u{1b}[31m\r\n\n y".to_owned())];
         assert_eq!(labelled(&rows, 0, 80), "a  x [31m y");
         assert_eq!(indent_word("tinker://\u{1b}x", 80), "    tinker:// x");
     }
 
     #[test]
-    fn indentation_shrinks_before_a_word_overflows() {
+    fn indentation_shrinks_to_fit_a_long_word() {
         assert_eq!(indent_word("12345678", 20), "    12345678");
         assert_eq!(indent_word("12345678", 10), "  12345678");
         assert_eq!(indent_word("12345678", 4), "12345678");

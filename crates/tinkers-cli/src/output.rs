@@ -285,13 +285,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_replaced() {
+    fn control_characters_in_messages_are_replaced() {
         assert_eq!(one_line("a\u{1b}[31mb\nc\u{9b}d"), "a [31mb c d");
         assert!(matches!(one_line("plain ü"), Cow::Borrowed("plain ü")));
     }
 
     #[test]
-    fn repeated_causes_are_omitted() {
+    fn repeated_error_causes_are_printed_once() {
         let error = anyhow::anyhow!("refused\u{1b}[2J")
             .context("h: cannot connect")
             .context("h: cannot connect")
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn only_broken_pipe_errors_are_broken_pipes() {
+    fn broken_pipe_is_distinguished_from_other_errors() {
         let error = |kind| anyhow::Error::from(io::Error::from(kind));
         assert!(is_broken_pipe(&error(io::ErrorKind::BrokenPipe)));
         assert!(!is_broken_pipe(&error(io::ErrorKind::NotFound)));

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_agree_with_the_formulas_of_the_paper() {
+    fn adamw_steps_agree_with_the_formulas_of_the_paper() {
         let with = AdamWParams {
             learning_rate: 0.05,
             weight_decay: 0.1,
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_gradients_leave_fresh_weights_unchanged() {
+    fn first_step_with_zero_gradients_changes_no_weight() {
         let mut params = param(&[1.0]);
         let mut adam = AdamW::new(&params);
         let report = adam.step(&mut params, &[vec![0.0]], &AdamWParams::default());

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_fields_take_the_defaults_of_transformers() {
+    fn missing_config_fields_take_the_defaults_of_transformers() {
         let config = read("");
         assert_eq!(config.head_width(), 2);
         assert_eq!(config.frequencies(), vec![1.0]);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn null_fields_take_the_defaults() {
+    fn null_config_fields_take_the_defaults() {
         let nulls = [
             "head_dim",
             "rms_norm_eps",
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn newer_spelling_of_a_setting_takes_precedence() {
+    fn newer_spelling_of_a_config_field_takes_precedence() {
         let llama3 = |rope: &str| read(rope).rope;
         let expected = RopeParameters {
             rope_theta: 5e5,
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_settings_are_refused_by_name() {
+    fn error_names_the_unsupported_config_setting() {
         for (extra, name) in [
             (r#","hidden_act":"gelu""#, "hidden_act is \"gelu\""),
             (r#","use_sliding_window":true"#, "use_sliding_window"),
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn llama3_scaling_divides_only_low_frequencies() {
+    fn llama3_rope_scaling_divides_only_low_frequencies() {
         let rope = Llama3Scaling {
             factor: 32.0,
             low_freq_factor: 1.0,

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn null_counts_as_missing_and_errors_name_file_and_field() {
+    fn null_field_counts_as_missing_and_errors_name_the_field() {
         let json =
             br#"{"a": null, "b": 8.0, "c": {"d": "x"}, "e": [1, 2], "f": {"content": "</s>"}}"#;
         let fields = Fields::parse("x.json", json).unwrap();

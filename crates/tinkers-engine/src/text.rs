@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn byte_tokens_decode_to_bytes_and_others_to_nothing() {
+    fn byte_tokens_decode_to_bytes_and_other_tokens_to_nothing() {
         let tokens = Text::Bytes.encode("hé").unwrap();
         assert_eq!(tokens, [104, 195, 169]);
         assert_eq!(

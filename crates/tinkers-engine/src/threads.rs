@@ -210,7 +210,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn results_are_consumed_in_order() {
+    fn parallel_results_are_consumed_in_job_order() {
         let threads = Threads::new(3).unwrap();
         let mut got = Vec::new();
         threads

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn every_16_bit_number_reads_as_in_candle() {
+    fn every_16_bit_float_converts_as_in_candle() {
         let data: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
         for dtype in [Dtype::F16, Dtype::BF16] {
             let bytes = file(dtype, &data, 2);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn integer_tensors_are_refused_only_when_needed() {
+    fn integer_tensor_is_refused_only_if_the_model_needs_it() {
         let bytes = file(Dtype::I64, &7i64.to_le_bytes(), 8);
         let mut weights = Weights::from_bytes(&bytes).unwrap();
         assert!(weights.take_if_present("b", 1, 1).unwrap().is_none());
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn double_precision_is_rounded_to_f32() {
+    fn double_precision_weights_are_rounded_to_f32() {
         let bytes = file(Dtype::F64, &0.1f64.to_le_bytes(), 8);
         let read = Weights::from_bytes(&bytes).unwrap();
         assert_eq!(read.nodes["a"].value().data(), [0.1f32]);

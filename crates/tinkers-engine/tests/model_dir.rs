@@ -252,7 +252,7 @@ fn missing_head_widths_are_derived_from_the_weights() {
 }
 
 #[test]
-fn only_files_in_the_index_are_read() {
+fn only_weight_files_in_the_index_are_read() {
     let (_dir, engine) = start_changed(|dir| {
         // A file of another layout, which must be ignored.
         std::fs::write(dir.join("consolidated.safetensors"), "not safetensors").unwrap();
@@ -264,7 +264,7 @@ fn only_files_in_the_index_are_read() {
 
 #[cfg(unix)]
 #[test]
-fn name_comes_from_a_link_and_fingerprint_from_contents() {
+fn model_name_comes_from_the_link_and_fingerprint_from_contents() {
     let dir = tempfile::tempdir().unwrap();
     let files = dir.path().join("blobs");
     std::fs::create_dir(&files).unwrap();

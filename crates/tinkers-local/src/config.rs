@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_key_matches_and_debug_hides_it() {
+    fn api_key_matches_only_completely_and_is_hidden_in_debug() {
         let config = LocalConfig::default().with_api_key("tml-abab");
         let key = config.api_key.clone().unwrap();
         assert!(key.matches(b"tml-abab"));

@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn checkpoint_of_another_fingerprint_is_a_mismatch() {
+    fn checkpoint_with_another_fingerprint_does_not_match_the_model() {
         let record = |fingerprint: Option<&str>| CheckpointRecord {
             path: "tinker://run/weights/a".parse().unwrap(),
             base_model: "other/name".to_owned(),
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_callback_reports_an_error_once() {
+    fn dropped_job_callback_reports_one_error() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let done = || {
             let seen = Arc::clone(&seen);

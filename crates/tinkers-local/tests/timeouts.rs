@@ -10,7 +10,7 @@ use http::Method;
 use serde_json::json;
 use support::{
     HeldEngine, TestServer, backward, checkpoints, create_model, held_model, held_server,
-    is_pending, sample, settle, step, test_server, test_server_with,
+    is_pending, sample, run_until_idle, step, test_server, test_server_with,
 };
 use tinkers_core::{HttpRequest, RouteClass, Sent, Timeouts, Transport, TransportErrorKind};
 use tinkers_local::{CheckpointRecord, LocalConfig, Script};
@@ -102,7 +102,7 @@ async fn dropped_poll_keeps_the_result_for_the_next_one() {
         assert!(is_pending(&mut poll).await);
     }
     server.clock.advance(server.config().long_poll);
-    settle().await;
+    run_until_idle().await;
     held.run_next();
     assert_eq!(
         server.result(&request).await["model_id"],
@@ -155,7 +155,7 @@ async fn session_expires_without_heartbeats() {
     let expiry = server.config().session_expiry;
     for _ in 0..3 {
         server.clock.advance(expiry - SECOND);
-        settle().await;
+        run_until_idle().await;
         assert_eq!(heartbeat().await.status, 200);
     }
     let running = server.submit("optim_step", step(&model, 2)).await;
@@ -163,7 +163,7 @@ async fn session_expires_without_heartbeats() {
     let sampled = server.submit("asample", sample(&sampler, 0)).await;
     assert_eq!(held.held_jobs(), ["step 0.1", "sample"]);
     server.clock.advance(expiry);
-    settle().await;
+    run_until_idle().await;
     // The running jobs are cancelled; then the snapshot and the model are released.
     assert_eq!(held.held_jobs(), ["drop snapshot", "unload"]);
     for (id, expected) in [
@@ -230,7 +230,7 @@ async fn finished_session_refuses_requests() {
 }
 
 #[tokio::test]
-async fn results_expire_sooner_once_fetched() {
+async fn results_expire_sooner_after_they_are_fetched() {
     let mut config = LocalConfig::default();
     (config.keep_results, config.keep_fetched) = (100 * SECOND, 10 * SECOND);
     let server = test_server_with(config, Script::default());
@@ -239,15 +239,15 @@ async fn results_expire_sooner_once_fetched() {
     let unfetched = server.submit("optim_step", step(&model, 2)).await;
     server.result(&fetched).await;
     server.clock.advance(10 * SECOND - Duration::from_nanos(1));
-    settle().await;
+    run_until_idle().await;
     assert_eq!(server.poll(&fetched).await.status, 200);
     server.clock.advance(Duration::from_nanos(1));
-    settle().await;
+    run_until_idle().await;
     let gone = server.poll(&fetched).await;
     assert_eq!(gone.status, 410);
     gone.assert_reason("no longer kept");
     server.clock.advance(90 * SECOND);
-    settle().await;
+    run_until_idle().await;
     assert_eq!(server.poll(&unfetched).await.status, 410);
     // Ids that were never issued are 404, not 410.
     for never in [
@@ -277,10 +277,10 @@ async fn expired_checkpoint_is_deleted() {
         ["weights/longer", "weights/short"]
     );
     server.clock.advance(Duration::from_secs(3600));
-    settle().await;
+    run_until_idle().await;
     assert_eq!(checkpoints(&server).await, ["weights/longer"]);
     server.clock.advance(Duration::from_secs(3600));
-    settle().await;
+    run_until_idle().await;
     assert!(checkpoints(&server).await.is_empty());
     assert_eq!(server.engine.counts().deleted, 2);
 }
@@ -308,7 +308,7 @@ async fn checkpoints_of_the_engine_are_listed_at_start() {
     ];
     let server = test_server_with(LocalConfig::default(), script);
     server.clock.advance(2 * SECOND);
-    settle().await;
+    run_until_idle().await;
     let runs = server.get("training_runs").await.ok();
     assert_eq!(runs["cursor"]["total_count"], 1, "{runs}");
     let run = &runs["training_runs"][0];

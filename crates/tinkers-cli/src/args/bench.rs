@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrency_defaults_to_and_is_capped_by_requests() {
+    fn concurrency_is_at_most_the_number_of_requests() {
         let concurrency = |line: &str| {
             let line = format!("sample --base-url http://h --requests 7 {line}");
             match parse_load(&line).unwrap() {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_arguments_are_usage_errors() {
+    fn invalid_bench_arguments_are_usage_errors() {
         for line in [
             "",
             "sample --base-url http://h --requests 0",

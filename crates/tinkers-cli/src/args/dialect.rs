@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_selects_its_dialect() {
+    fn each_dialect_name_selects_its_dialect() {
         for (line, expected) in [
             ("", Dialect::tinker()),
             ("--dialect tinker", Dialect::tinker()),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn long_poll_and_expiry_override_the_dialect() {
+    fn long_poll_and_expiry_options_override_the_dialect() {
         let shorter = config("--dialect skyrl --long-poll 2.5 --forget-results once").unwrap();
         assert_eq!(shorter.long_poll, Duration::from_millis(2500));
         assert_eq!(shorter.dialect.long_poll, None);

@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn clap_definition_is_valid() {
+    fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn other_model_requires_its_tokenizer_and_a_server() {
+    fn quickstart_with_another_model_requires_tokenizer_and_server() {
         let error = parse_line("quickstart --model Qwen/Qwen3-8B").unwrap_err();
         assert!(error.to_string().contains("--tokenizer FILE"), "{error}");
         assert_eq!(error.exit_code(), 2);
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn base_url_selects_the_target() {
+    fn base_url_selects_the_remote_or_embedded_server() {
         let remote = quickstart("quickstart --base-url http://h --api-key tml-x").target();
         let Target::Remote { base_url, api_key } = remote else {
             unreachable!("--base-url is set")
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_numbers_are_usage_errors() {
+    fn invalid_quickstart_numbers_are_usage_errors() {
         for bad in [
             "--steps 0",
             "--batch 0",

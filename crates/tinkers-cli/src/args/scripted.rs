@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_window_is_parsed() {
+    fn each_kind_of_in_flight_limit_is_parsed() {
         for (line, shown) in [
             ("", "Fixed(4294967295)"),
             ("--window 20", "Fixed(20)"),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn inconsistent_options_are_usage_errors() {
+    fn inconsistent_limit_options_are_usage_errors() {
         for (line, reason) in [
             ("--window 1 --window-walk 1,2 --window-every 1", "--window"),
             ("--window-steps 1,2", "--window-every"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn sample_tokens_limits_every_sample() {
+    fn sample_tokens_option_limits_the_length_of_samples() {
         assert_eq!(parse_line("").unwrap().script().longest_sample, None);
         let script = parse_line("--sample-tokens 7").unwrap().script();
         assert_eq!((script.sample_tokens, script.longest_sample), (7, Some(7)));

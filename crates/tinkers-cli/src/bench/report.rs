@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_in_milliseconds() {
+    fn latencies_are_reported_in_milliseconds() {
         let mut micros = Histogram::new(3).unwrap();
         for value in 1..=1000 {
             micros.record(value * 1000).unwrap();

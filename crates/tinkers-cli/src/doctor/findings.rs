@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_rows_are_omitted_and_numbers_are_rounded() {
+    fn doctor_omits_empty_rows_and_rounds_numbers() {
         let rows = findings().rows();
         assert!(rows.iter().all(|(_, text)| !text.is_empty()), "{rows:?}");
         let row = |name: &str| {

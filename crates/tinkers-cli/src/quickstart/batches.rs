@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_the_inputs_shifted_by_one() {
+    fn training_targets_are_the_inputs_shifted_by_one() {
         let tokens: Vec<u32> = (0..30).collect();
         let batch = Batches::new(&tokens, 10, 1, 3).unwrap().next().unwrap();
         let input = batch[0].model_input.tokens().unwrap();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn held_out_sequences_are_spaced_and_disjoint() {
+    fn held_out_sequences_are_evenly_spaced_and_disjoint() {
         let tokens: Vec<u32> = (0..1001).collect();
         let sequences = evenly_spaced(&tokens, 10, 8);
         assert_eq!(
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn short_text_gives_no_batches() {
+    fn text_of_one_sequence_gives_no_batches() {
         let tokens = [0; 20];
         assert!(Batches::new(&tokens, 10, 1, 0).is_none());
         assert!(Batches::new(&tokens, 9, 1, 0).is_some());

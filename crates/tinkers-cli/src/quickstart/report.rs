@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn json_object_has_every_documented_field() {
+    fn json_report_has_every_documented_field() {
         let json = serde_json::to_value(report()).unwrap();
         for number in [
             "held_out_loss_before",
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn change_of_loss_has_a_direction_and_a_percentage() {
+    fn report_shows_direction_and_percentage_of_loss_change() {
         let change = |after| {
             let mut report = report();
             report.held_out_loss_after = after;

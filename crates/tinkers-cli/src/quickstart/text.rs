@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_the_built_in_text_have_no_common_block() {
+    fn training_and_held_out_text_have_no_common_block() {
         let split = split(OPTICKS);
         assert!(OPTICKS.len() >= 200_000);
         let (training, held_out) = (hashes(&split.training), hashes(&split.held_out));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn identical_blocks_are_in_the_same_part() {
+    fn identical_text_blocks_are_in_the_same_part() {
         let once: String = (0..64).map(|i| format!("block number {i}\n\n")).collect();
         let again = once.replace("block number", "block\n  number");
         let single = split(&once);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn blank_text_gives_empty_parts() {
+    fn blank_text_gives_empty_training_and_held_out_parts() {
         assert_eq!(split(" \n\n \n"), Split::default());
     }
 }

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_round_trip_and_other_ids_have_no_text() {
+    fn byte_tokens_round_trip_and_other_ids_have_no_text() {
         let ids = Tokenizer::Bytes.encode("lüx").unwrap();
         assert_eq!(ids, [108, 195, 188, 120]);
         assert_eq!(Tokenizer::Bytes.decode(&ids).unwrap(), "lüx");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_file_is_named() {
+    fn error_names_the_missing_tokenizer_file() {
         let error = Tokenizer::open(Some(Path::new("nowhere.json")))
             .err()
             .unwrap();

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_comes_from_the_metric_or_the_logprobs() {
+    fn loss_is_read_from_the_metric_or_the_logprobs() {
         let mut output = ForwardBackwardOutput::default();
         assert!(loss_sum(&output).is_err());
         let logprobs =
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn non_finite_loss_suggests_a_lower_rate() {
+    fn error_for_non_finite_loss_suggests_a_lower_learning_rate() {
         let error = finite(f64::NAN).unwrap_err();
         assert!(error.to_string().contains("--learning-rate"));
     }

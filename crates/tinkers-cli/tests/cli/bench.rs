@@ -32,7 +32,7 @@ fn sample(home: &std::path::Path, url: &str, more: &[&str]) -> Outcome {
 }
 
 #[test]
-fn sample_report_matches_the_counts_of_the_server() {
+fn sample_report_matches_the_counters_of_the_server() {
     let home = tempfile::tempdir().unwrap();
     let window = ["--window", "3", "--hint-ms", "20", "--latency", "5"];
     let (_server, url) = serve(home.path(), &window);
@@ -115,7 +115,7 @@ fn concurrency_limits_the_samples_in_flight() {
 }
 
 #[test]
-fn training_report_counts_passes_and_steps() {
+fn training_report_counts_passes_and_optimizer_steps() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
     let load = ["bench", "train", "--base-url", &url, "--rounds", "3"];
@@ -155,7 +155,7 @@ fn failed_requests_are_counted_and_fail_the_command() {
 
 #[cfg(unix)]
 #[test]
-fn interrupt_ends_a_load_on_a_stopped_server() {
+fn interrupt_ends_a_bench_load_on_a_stopped_server() {
     let home = tempfile::tempdir().unwrap();
     for load in ["sample", "train"] {
         // The latency also delays the creation of the model, so the training load is still starting.
@@ -173,7 +173,7 @@ fn interrupt_ends_a_load_on_a_stopped_server() {
 }
 
 #[test]
-fn invalid_arguments_are_reported_with_their_names() {
+fn bench_errors_name_the_invalid_argument() {
     let home = tempfile::tempdir().unwrap();
     run(home.path(), &["bench", "sample"])
         .failed(2, &["--base-url", "Usage: tinkers bench sample"]);

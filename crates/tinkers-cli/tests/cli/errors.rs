@@ -50,7 +50,7 @@ fn missing_tokenizer_is_reported_before_connecting() {
 }
 
 #[test]
-fn unreachable_server_is_named() {
+fn error_names_the_unreachable_server() {
     let home = tempfile::tempdir().unwrap();
     // The listener is dropped, so connections to its port are refused.
     let url = Listener::open().url;
@@ -79,7 +79,7 @@ fn base_url_without_http_scheme_is_rejected() {
 }
 
 #[test]
-fn hosted_service_requires_its_own_form_of_api_key() {
+fn hosted_service_requires_an_api_key_that_starts_with_tml() {
     let home = tempfile::tempdir().unwrap();
     let listener = Listener::open();
     // The listener acts as proxy, so that it receives any connection to the hosted service.
@@ -145,7 +145,7 @@ fn server_without_the_tinker_api_is_reported() {
 }
 
 #[test]
-fn invalid_log_filter_is_named() {
+fn error_names_the_invalid_log_filter() {
     let home = tempfile::tempdir().unwrap();
     run(home.path(), &["serve", "--port", "0", "--log", "a=b=c"]).failed(1, &["--log", "a=b=c"]);
 }

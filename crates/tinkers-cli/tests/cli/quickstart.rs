@@ -40,7 +40,7 @@ fn strings<'a>(value: &'a Value, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn json_object_reports_the_result_of_training() {
+fn quickstart_json_reports_the_result_of_training() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let outcome = small(
@@ -99,7 +99,7 @@ fn count_checkpoints(dir: &Path) -> usize {
 }
 
 #[test]
-fn zero_learning_rate_changes_nothing() {
+fn zero_learning_rate_leaves_loss_and_samples_unchanged() {
     let home = tempfile::tempdir().unwrap();
     let outcome = small(home.path(), &["--json", "--learning-rate", "0"]);
     let value = object(outcome.succeeded());
@@ -164,7 +164,7 @@ fn text_option_trains_on_the_users_text() {
 
 #[cfg(unix)]
 #[test]
-fn interrupt_exits_with_status_130() {
+fn interrupted_quickstart_exits_with_status_130() {
     let home = tempfile::tempdir().unwrap();
     let mut arguments = SMALL;
     arguments[2] = "1000000";
@@ -212,7 +212,7 @@ fn quickstart_runs_beside_serve_and_leaves_no_files() {
 
 #[cfg(unix)]
 #[test]
-fn data_directory_in_use_is_named_with_its_process() {
+fn error_names_the_data_directory_in_use_and_its_process() {
     let home = tempfile::tempdir().unwrap();
     let mut server = Program::start(home.path(), &["serve", "--port", "0"]);
     server.line("listening on ");

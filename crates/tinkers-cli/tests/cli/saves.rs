@@ -90,7 +90,7 @@ fn count_ending_in(files: &[PathBuf], end: &str) -> usize {
 }
 
 #[test]
-fn save_in_progress_completes_on_a_signal() {
+fn save_in_progress_completes_before_a_signal_ends_serve() {
     for signal in ["TERM", "INT", "HUP"] {
         if signal == "HUP" && ignores_hangup() {
             continue;

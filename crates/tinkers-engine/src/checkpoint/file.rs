@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn encoded_names_are_valid_on_every_file_system() {
+    fn encoded_checkpoint_names_are_valid_on_every_file_system() {
         let encode = |name| encode_name(name).unwrap();
         assert_eq!(encode("step-1.5_a"), "step-1.5_a");
         for name in [
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_differ_only_in_case_are_detected() {
+    fn checkpoint_names_that_differ_only_in_case_are_detected() {
         let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
         let conflict = |all| differing_in_case(Path::new("d/Step"), paths(all));
         assert_eq!(conflict(&["d/step", "d/x"]), Some(PathBuf::from("d/step")));

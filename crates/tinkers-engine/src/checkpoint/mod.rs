@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn saving_again_replaces_and_deleting_twice_succeeds() {
+    fn checkpoint_can_be_saved_again_and_deleted_twice() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.save(&key("a"), &saved(1, "one")).unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_escape_the_directory() {
+    fn checkpoint_names_cannot_escape_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("in")).unwrap();
         for name in ["..", "../../x", "a/b", ".hidden", "ü", "%2e%2e"] {

@@ -410,7 +410,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deletion_does_not_wait_for_the_training_thread() {
+    fn checkpoint_deletion_does_not_wait_for_training_jobs() {
         let dir = tempfile::tempdir().unwrap();
         let engine = ModelEngine::builtin(dir.path()).unwrap();
         let (release, wait) = mpsc::channel::<()>();

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_options_take_the_documented_defaults() {
+    fn absent_loss_options_take_the_documented_defaults() {
         let clip = |low, high| Clip { low, high };
         assert_eq!(
             parse("ppo", &[]).unwrap(),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_or_invalid_options_are_refused_by_name() {
+    fn error_names_the_unknown_or_invalid_loss_option() {
         for (name, options, wanted) in [
             ("hinge", vec![], "hinge"),
             ("cross_entropy", vec![("beta", 1.0)], "loss_fn_config.beta"),

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn derivatives_agree_with_finite_differences() {
+    fn loss_derivatives_agree_with_finite_differences() {
         let losses = [
             LossFunction::ImportanceSampling,
             LossFunction::Ppo(CLIP),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn on_policy_losses_give_the_plain_policy_gradient() {
+    fn on_policy_losses_have_the_unclipped_policy_gradient() {
         for loss in [
             LossFunction::ImportanceSampling,
             LossFunction::Ppo(CLIP),

@@ -99,7 +99,7 @@ mod tests {
     use crate::loss::Clip;
 
     #[test]
-    fn means_are_over_sequences_and_sums_over_targets() {
+    fn metric_means_are_over_sequences_and_sums_over_targets() {
         let loss = LossFunction::Ppo(Clip {
             low: 0.8,
             high: 1.2,
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn cross_entropy_reports_loss_and_weights() {
+    fn cross_entropy_metrics_are_loss_and_weights() {
         let loss_inputs = LossInputs::Weights(vec![1.0, 0.5]);
         let p = [-2.0, -4.0];
         let evaluated = LossFunction::CrossEntropy.evaluate(&p, &loss_inputs);

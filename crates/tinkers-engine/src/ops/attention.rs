@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn attention_gradients_agree_with_finite_differences() {
         for which in 0..3 {
             check::gradient(&[(10, 16), (10, 8), (10, 8)], which, |t, a| {
                 causal(t, &a[0], &a[1], &a[2], geometry(5))
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_and_single_queries_agree_with_a_plain_loop() {
+    fn block_and_single_query_attention_agree_with_a_simple_loop() {
         let len = 150;
         let mut rng = Rng::new(9);
         let (q, k, v) = (

@@ -30,7 +30,7 @@ mod tests {
     use crate::ops::tape::check;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn row_selection_gradients_agree_with_finite_differences() {
         let chosen: Arc<[u32]> = vec![3, 0, 3].into();
         check::gradient(&[(4, 2)], 0, |t, a| rows(t, &a[0], &chosen));
     }

@@ -76,7 +76,7 @@ mod tests {
     use crate::rng::Rng;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn linear_layer_gradients_agree_with_finite_differences() {
         for which in 0..2 {
             check::gradient(&[(4, 6), (5, 6)], which, |t, a| {
                 linear(t, &a[0], &a[1], None)

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn sum_dot_and_max_agree_with_plain_loops() {
+    fn sum_dot_and_max_agree_with_simple_loops() {
         let left: Vec<f32> = (0..37u8).map(|i| f32::from(i) * 0.5 - 3.0).collect();
         let right: Vec<f32> = (0..37u8).map(|i| 2.0 - f32::from(i) * 0.25).collect();
         let want: f32 = left.iter().zip(&right).map(|(a, b)| a * b).sum();

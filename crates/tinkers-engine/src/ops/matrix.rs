@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn products_agree_with_a_plain_loop() {
+    fn matrix_products_agree_with_a_simple_loop() {
         let mut rng = Rng::new(1);
         for (m, k, n) in [(1, 7, 5), (33, 20, 17), (130, 70, 64), (2, 300, 3)] {
             let (left, right) = (rng.uniform(m * k, 1.0), rng.uniform(k * n, 1.0));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_bitwise_equal_on_any_number_of_threads() {
+    fn matrix_products_are_bitwise_equal_on_any_number_of_threads() {
         let mut rng = Rng::new(2);
         let (m, k, n) = (517, 192, 130);
         let (left, right) = (rng.uniform(m * k, 1.0), rng.uniform(k * n, 1.0));

@@ -83,14 +83,14 @@ mod tests {
     use crate::ops::tape::check;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn rotary_gradients_agree_with_finite_differences() {
         let angles = Arc::new(Angles::new(&[1.0, 0.3], 8));
         let at = Positions { start: 2, len: 3 };
         check::gradient(&[(6, 8)], 0, |t, a| rotate(t, &a[0], &angles, at));
     }
 
     #[test]
-    fn attention_scores_depend_only_on_the_distance() {
+    fn rotated_attention_scores_depend_only_on_the_distance() {
         let angles = Arc::new(Angles::new(&[1.0, 0.3], 32));
         let rotated = |data: [f32; 4], start| {
             let x = Node::constant(Matrix::new(data.to_vec(), 1, 4));

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn cache_size_matches_the_estimate() {
+    fn kv_cache_size_matches_the_estimate() {
         let config = testing::config("llama");
         let cache = KvCache::new(&config, 1).select(&[0, 0, 0], 17);
         assert_eq!(cache.bytes(), 3 * KvCache::bytes_of(&config, 17));

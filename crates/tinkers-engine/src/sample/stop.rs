@@ -216,7 +216,7 @@ mod tests {
         r#"{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true}"#;
 
     #[test]
-    fn space_before_the_first_sampled_token_is_searched() {
+    fn stop_text_may_start_with_the_space_of_the_first_token() {
         let metaspace = tokenizer(&["▁a", "▁b", "c"], METASPACE);
         let without_decoder = tokenizer(&["a", "b", "c"], "null");
         for text in [&metaspace, &without_decoder] {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_a_suffix_does_not_create_false_matches() {
+    fn decoding_a_suffix_creates_no_false_stop_matches() {
         // A word piece keeps its prefix if it is decoded first, and loses the prefix after another token.
         let decoder = r###"{"type":"WordPiece","prefix":"##","cleanup":true}"###;
         let text = tokenizer(&["un", "##do", "##ing"], decoder);

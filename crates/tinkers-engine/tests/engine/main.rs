@@ -293,7 +293,7 @@ fn every_loss_returns_logprobs_losses_and_metrics() {
 }
 
 #[test]
-fn invalid_input_is_refused_by_field() {
+fn error_names_the_invalid_input_field() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     test.create("m");
@@ -374,7 +374,7 @@ fn invalid_input_is_refused_by_field() {
 }
 
 #[test]
-fn sample_request_options_are_honoured() {
+fn sample_request_options_take_effect() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     let base = || SamplerWeights::Base(builtin::NAME.into());

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_count_their_own_matches() {
+    fn each_fault_rule_counts_its_own_matches() {
         let faults = Faults::new();
         faults.add(Rule::on("/a").nth(2).times(2), Fault::empty_400());
         faults.add(Rule::on("/a").nth(3), Fault::gone());
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn times_bounds_the_faults_of_a_rule() {
+    fn times_limits_the_number_of_faults_of_a_rule() {
         let faults = Faults::new();
         faults.add(Rule::on("/a").nth(2), Fault::empty_400());
         faults.add(Rule::on("/a").times(3), Fault::gone());
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn class_rule_matches_any_path() {
+    fn rule_for_a_route_class_matches_any_path() {
         let faults = Faults::new();
         faults.add(
             Rule::class(RouteClass::Poll).always().named("polls"),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_is_active_for_its_time_on_the_server_clock() {
+    fn fault_rule_is_active_for_its_time_on_the_server_clock() {
         let clock = ManualClock::new();
         clock.advance(SECOND * 100);
         let faults = Faults::new();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_reproducible() {
+    fn same_requests_get_the_same_faults() {
         let run = |seed| {
             let faults = Faults::new();
             faults.add(

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selection_follows_the_seed_and_the_probability() {
+    fn fault_selection_follows_the_seed_and_the_probability() {
         let numbers = SplitMix::new(11);
         let rule = Rule::any().always().with_probability(0.25, 11);
         let hits = (1..=4000)
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_are_clamped() {
+    fn fault_probabilities_are_clamped_to_0_and_1() {
         let hits = |probability| {
             let rule = Rule::any().always().with_probability(probability, 3);
             (1..=100).filter(|k| rule.is_due(*k, 0)).count()

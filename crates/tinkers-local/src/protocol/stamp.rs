@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leap_days_and_centuries_are_formatted_correctly() {
+    fn dates_of_leap_days_and_centuries_are_formatted_correctly() {
         for (seconds, text) in [
             (0.0, "1970-01-01T00:00:00.000000Z"),
             (951_782_399.0, "2000-02-28T23:59:59.000000Z"),

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn decompression_is_bounded_and_invalid_zstd_refused() {
+    fn decompressed_body_size_is_bounded_and_invalid_zstd_refused() {
         let bomb = zstd::encode_all(&vec![0u8; 1 << 20][..], 3).unwrap();
         assert!(bomb.len() < 1000);
         assert_eq!(status_of("zstd", bomb), 413);

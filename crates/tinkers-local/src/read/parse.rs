@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_percent_decoded() {
+    fn ids_in_paths_are_percent_decoded() {
         for (given, expected) in [
             ("a:train:0", "a:train:0"),
             ("a%3Atrain%3a0", "a:train:0"),

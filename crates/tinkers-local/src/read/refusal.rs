@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn field_path_is_split_into_names_and_indices() {
+    fn error_field_path_is_split_into_names_and_indices() {
         let refusal = Refusal::field("data[3].loss_fn_inputs.weights", "no");
         assert_eq!(
             refusal.detail[0]["loc"],

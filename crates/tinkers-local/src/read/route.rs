@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn client_paths_are_served() {
+    fn all_paths_of_the_client_are_served() {
         let known = tinkers_wire::routes::ALL;
         let served = |path: &str| Route::ALL.iter().any(|route| route.path() == path);
         // There is no listing of samplers.

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_have_their_class() {
+    fn routes_have_the_class_that_clients_use() {
         for (route, class) in [
             (routes::ASAMPLE, RouteClass::Sample),
             (routes::FORWARD_BACKWARD, RouteClass::Train),

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_json_is_scanned() {
+    fn seq_id_is_found_in_malformed_json() {
         let wanted = Some(("m".to_owned(), 7));
         for body in [
             r#"{"model_id": "m", "seq_id": 7}"#,
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn json_and_protobuf_are_scanned_in_pieces_of_any_size() {
+    fn seq_id_is_found_in_body_pieces_of_any_size() {
         for (kind, body) in [pass().to_json(), pass().to_protobuf().unwrap()]
             .into_iter()
             .enumerate()
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_body_is_scanned_up_to_the_limit() {
+    fn compressed_body_is_searched_for_seq_id_up_to_the_limit() {
         for (kind, body) in [pass().to_json(), pass().to_protobuf().unwrap()]
             .into_iter()
             .enumerate()
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_bytes_and_other_routes_have_no_number() {
+    fn invalid_bytes_and_other_routes_have_no_seq_id() {
         for bytes in [&[0xff; 40][..], &[0x0a, 0x7f], &[0x07, 1, 2], &[0x10]] {
             assert_eq!(NumberScan::whole(&request(1, bytes.to_vec()), 1000), None);
         }
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn only_final_refusals_give_up_the_number() {
+    fn only_final_error_statuses_give_up_the_seq_id() {
         for (status, gives_up) in [
             (400, true),
             (404, true),

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_option_is_named_with_the_known_ones() {
+    fn error_names_the_unknown_option_and_the_known_ones() {
         let datum = json!({ "model_input": { "chunks": [] }, "loss_fn_inputs": { "weights": { "data": [], "grad": true } } });
         for (route, body, expected) in [
             (
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nulls_and_top_level_fields_are_accepted() {
+    fn null_options_and_unknown_top_level_fields_are_accepted() {
         for (route, body) in [
             (
                 Route::Sample,

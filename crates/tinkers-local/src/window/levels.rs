@@ -182,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn steps_repeat() {
+    fn list_of_in_flight_limits_repeats() {
         let levels = Levels::steps(vec![20, 50, 10], SECOND).unwrap();
         assert_eq!(first_levels(&levels, 5), [20, 50, 10, 20, 50]);
     }
 
     #[test]
-    fn walk_is_bounded_varied_and_determined_by_its_seed() {
+    fn random_walk_of_limits_is_bounded_and_determined_by_its_seed() {
         let walk = |seed| Levels::walk(5, 80, SECOND, seed).unwrap();
         let seen = first_levels(&walk(1), 1000);
         assert_eq!(seen[0], 42);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_windows_are_refused() {
+    fn invalid_in_flight_limits_are_refused() {
         let too_short = Duration::from_millis(9);
         assert_eq!(
             Levels::steps(vec![], SECOND).unwrap_err(),

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hint_is_never_rounded_down() {
+    fn retry_after_hint_is_never_rounded_down() {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(10_400);
         let at = |ms, form| {
             Window::fixed(1)

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_must_be_of_the_api() {
+    fn fault_rule_path_must_be_an_api_path() {
         for path in [
             "*",
             "/api/v1/*",
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_have_different_default_seeds() {
+    fn fault_rules_have_different_default_seeds() {
         let script = |seed: &str| {
             let rule = "[[rule]]\non = \"*\"\nprobability = 0.5\nfault = \"gone\"\n";
             Faults::from_script(&format!("{seed}{rule}{rule}")).unwrap()

@@ -59,7 +59,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn alarms_are_popped_by_time_and_not_before_it() {
+    fn alarms_are_popped_in_order_and_not_before_their_time() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut agenda = Agenda::default();
         let poll = |number| Alarm::Poll(ExchangeId(number));

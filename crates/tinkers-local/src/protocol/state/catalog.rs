@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn base_is_found_by_fingerprint_before_name() {
+    fn base_model_is_found_by_fingerprint_before_name() {
         let bases = vec![base("a", Some("1")), base("b", Some("2"))];
         let catalog = Catalog::new(bases, Vec::new());
         let found = |record| catalog.base_of(&record).map(|base| base.name.clone());
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fingerprint_is_reported_with_a_single_base() {
+    fn fingerprint_mismatch_with_a_single_base_model_is_reported() {
         let catalog = Catalog::new(vec![base("a", Some("1"))], Vec::new());
         let error = catalog.base_of(&saved_on("other", Some("3"))).unwrap_err();
         assert_eq!(error.status(), 422);

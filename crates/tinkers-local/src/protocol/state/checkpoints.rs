@@ -200,7 +200,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn save_postpones_expiry_and_refuses_deletion() {
+    fn running_save_postpones_expiry_and_prevents_deletion() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let path = record("a", None).path;
         all.insert(&mut agenda, at(0), record("a", Some(10.0)));
@@ -220,7 +220,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn save_during_deletion_is_refused() {
+    fn save_to_a_checkpoint_during_its_deletion_is_refused() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let record = record("a", None);
         all.insert(&mut agenda, at(0), record.clone());

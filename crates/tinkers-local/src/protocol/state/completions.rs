@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledged_and_excess_completions_leave_nothing() {
+    fn acknowledged_and_excess_completions_use_no_memory() {
         let (mut all, mut agenda) = (CompletionLog::default(), Agenda::default());
         let target = ("s".to_owned(), 0);
         let other = ("s".to_owned(), 1);

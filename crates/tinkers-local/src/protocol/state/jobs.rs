@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn pause_postpones_operations_only() {
+    fn capacity_pause_postpones_only_operations() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut jobs = Jobs::default();
         jobs.pause(at(5));

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_run_one_at_a_time_in_order_of_their_numbers() {
+    fn operations_run_one_at_a_time_in_order_of_their_seq_ids() {
         let mut queue = ModelQueue::default();
         admit(&mut queue, 3);
         admit(&mut queue, 2);
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_seq_id_is_free_until_a_later_one_is_accepted() {
+    fn refused_seq_id_can_be_used_until_a_later_one_is_accepted() {
         let mut queue = ModelQueue::default();
         queue.refuse(1);
         queue.refuse(2);
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_accepted_before_a_refusal_fail_when_it_passes() {
+    fn operations_fail_if_a_lower_seq_id_is_refused_after_them() {
         let mut queue = ModelQueue::default();
         for number in [2, 3] {
             admit(&mut queue, number);
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn operation_that_ended_at_once_is_not_waited_for() {
+    fn later_operations_do_not_wait_for_one_that_ended_at_once() {
         let mut queue = ModelQueue::default();
         queue.admit_ended(2, digest("x"), OperationId(2));
         assert_eq!(
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn gap_timeout_starts_with_the_gap() {
+    fn gap_timeout_starts_when_a_seq_id_is_missing() {
         let at = |seconds| Timestamp::ORIGIN.after(std::time::Duration::from_secs(seconds));
         let gap = |number, seconds| {
             let since = at(seconds);
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_without_a_number_run_on_arrival() {
+    fn operations_without_a_seq_id_run_on_arrival() {
         let mut queue = ModelQueue::default();
         admit(&mut queue, 2);
         queue.admit(0, digest("x"), OperationId(9));
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn full_queue_has_room_for_the_next_number() {
+    fn full_model_queue_accepts_the_next_seq_id() {
         let text = |bytes: usize| Digest::of("test", &vec![b'x'; bytes]);
         for limit in [(2, 1000), (1000, 20)] {
             let limit = QueueLimit {

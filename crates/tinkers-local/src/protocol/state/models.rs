@@ -296,14 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn idle_model_is_unloaded_at_once() {
+    fn retired_model_without_a_running_operation_is_unloaded_at_once() {
         let mut models = models(1);
         assert_eq!(models.retire("m", "reason").unwrap().running, None);
         assert!(!models.operation_ended("m"));
     }
 
     #[test]
-    fn unload_runs_queued_operations_and_drops_waiting_ones() {
+    fn unload_runs_ready_operations_and_drops_waiting_ones() {
         let mut models = models(2);
         let queue = models.queue_mut("m").unwrap();
         queue.admit(9, digest(), OperationId(9));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_creation_drops_the_queue() {
+    fn failed_model_creation_empties_the_queue() {
         let mut models = models(3);
         models.queue_mut("m").unwrap().start();
         models.operation_ended("m");
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn least_recently_used_snapshot_is_dropped_first() {
+    fn least_recently_used_weights_in_memory_are_dropped_first() {
         let mut models = models(1);
         for sampler in ["a", "b"] {
             let excess = models.add_snapshot("m", sampler.to_owned(), 2);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_orphans_models_with_running_operations() {
+    fn restart_keeps_models_with_running_operations_as_orphans() {
         for unloads in [false, true] {
             let mut models = models(1);
             models.queue_mut("m").unwrap().start();

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn number_cannot_be_reused_by_another_request() {
+    fn sequence_number_cannot_be_reused_by_another_request() {
         let digest = |text: &str| Digest::of("test", text.as_bytes());
         let mut seen = NumberedRequests::default();
         assert_eq!(seen.next_free(), 0);

@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn operation_starts_once() {
+    fn queued_operation_starts_only_once() {
         let mut operations = operations();
         let id = operations.add(Goal::Compute, origin(), work());
         assert!(operations.start(id, JobId(1)).is_some());
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn fetch_shortens_the_expiry_only() {
+    fn fetch_never_postpones_the_expiry_of_a_result() {
         let mut operations = operations();
         let id = operations.add_failed(origin(), EngineError::user(""));
         operations.end(id, Err(EngineError::user("")), at(100));

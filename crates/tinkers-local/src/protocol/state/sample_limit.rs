@@ -79,7 +79,7 @@ mod tests {
     use std::time::SystemTime;
 
     #[test]
-    fn requests_and_bytes_are_limited_and_released() {
+    fn number_and_bytes_of_running_samples_are_limited() {
         let at = Stamp {
             now: Timestamp::ORIGIN,
             wall: SystemTime::UNIX_EPOCH,

@@ -193,7 +193,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_snapshots_are_dropped_with_their_sampler() {
+    fn only_weights_in_memory_are_dropped_with_their_sampler() {
         let mut samplers = Samplers::default();
         let weights = SamplerWeights::Base("base".to_owned());
         let sampler = Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights);

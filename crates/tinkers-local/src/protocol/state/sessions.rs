@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_differ_without_random_bits_and_across_restarts() {
+    fn session_ids_are_unique_without_random_bits_and_after_restart() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
         let first = sessions.create(at(0), body());
         let second = sessions.create(at(0), body());
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeat_postpones_the_expiry() {
+    fn heartbeat_postpones_the_expiry_of_a_session() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
         let id = sessions.create(at(0), body());
         let expiry = Duration::from_secs(10);
