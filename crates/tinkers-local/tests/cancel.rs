@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    HeldEngine, TestServer, backward, held_model, held_server, is_pending, sample, run_until_idle,
+    HeldEngine, TestServer, backward, held_model, held_server, is_pending, run_until_idle, sample,
 };
 
 /// Creates a sampling session and submits one sample, whose job the engine holds. Returns the ids of the session and of the request.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    HeldEngine, TestServer, checkpoints, held_model, held_server_with, is_pending, run_until_idle, step,
+    HeldEngine, TestServer, checkpoints, held_model, held_server_with, is_pending, run_until_idle,
+    step,
 };
 use tinkers_local::{EngineError, LocalConfig};
 

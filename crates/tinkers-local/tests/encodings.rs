@@ -99,7 +99,12 @@ async fn protobuf_pass_may_be_compressed_or_forward_only() {
     ];
     let route = tinkers_wire::routes::FORWARD_BACKWARD;
     server
-        .send(Method::POST, route, pass.to_protobuf().unwrap(), &uncompressed)
+        .send(
+            Method::POST,
+            route,
+            pass.to_protobuf().unwrap(),
+            &uncompressed,
+        )
         .await
         .id();
     (pass.seq_id, pass.mode) = (2, PassMode::ForwardBackward);
@@ -112,7 +117,12 @@ async fn protobuf_pass_may_be_compressed_or_forward_only() {
     pass.data.clear();
     pass.seq_id = 3;
     let refused = server
-        .send(Method::POST, route, pass.to_protobuf().unwrap(), &uncompressed)
+        .send(
+            Method::POST,
+            route,
+            pass.to_protobuf().unwrap(),
+            &uncompressed,
+        )
         .await;
     assert_eq!(
         (refused.status, refused.reason().starts_with("data: ")),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::json;
-use support::{TestServer, backward, create_model, sample, run_until_idle, step, test_server_over};
+use support::{TestServer, backward, create_model, run_until_idle, sample, step, test_server_over};
 use tinkers_local::{
     BaseModel, CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, LocalConfig,
     ScriptedEngine, Work,

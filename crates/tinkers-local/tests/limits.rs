@@ -4,7 +4,8 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{
-    Response, backward, held_model, held_server_with, sample, run_until_idle, step, test_server_with,
+    Response, backward, held_model, held_server_with, run_until_idle, sample, step,
+    test_server_with,
 };
 use tinkers_local::{EngineError, LocalConfig, Script};
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use support::{TestServer, backward, is_pending, run_until_idle, step, test_server, test_server_with};
+use support::{
+    TestServer, backward, is_pending, run_until_idle, step, test_server, test_server_with,
+};
 use tinkers_local::{Fault, LocalConfig, Rule, Script};
 
 /// Returns invalid requests with the sequence number `number`, each as (route, body, expected status).

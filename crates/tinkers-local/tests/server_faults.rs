@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::Method;
 use serde_json::json;
 use support::{
-    TestServer, backward, checkpoints, create_model, held_model, held_server, is_pending, sample,
-    run_until_idle, step, test_server,
+    TestServer, backward, checkpoints, create_model, held_model, held_server, is_pending,
+    run_until_idle, sample, step, test_server,
 };
 use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportErrorKind};
 use tinkers_local::{Fault, Rule};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    BASE, HeldEngine, TestServer, held_server, held_server_with, is_pending, sample, run_until_idle,
-    test_server_with,
+    BASE, HeldEngine, TestServer, held_server, held_server_with, is_pending, run_until_idle,
+    sample, test_server_with,
 };
 use tinkers_local::{EngineError, LocalConfig, Script};
 

@@ -10,7 +10,7 @@ use http::Method;
 use serde_json::json;
 use support::{
     HeldEngine, TestServer, backward, checkpoints, create_model, held_model, held_server,
-    is_pending, sample, run_until_idle, step, test_server, test_server_with,
+    is_pending, run_until_idle, sample, step, test_server, test_server_with,
 };
 use tinkers_core::{HttpRequest, RouteClass, Sent, Timeouts, Transport, TransportErrorKind};
 use tinkers_local::{CheckpointRecord, LocalConfig, Script};
@@ -104,10 +104,7 @@ async fn dropped_poll_keeps_the_result_for_the_next_one() {
     server.clock.advance(server.config().long_poll);
     run_until_idle().await;
     held.run_next();
-    assert_eq!(
-        server.result(&request).await["model_id"],
-        model
-    );
+    assert_eq!(server.result(&request).await["model_id"], model);
     let polls = server.journal.of(tinkers_wire::routes::RETRIEVE_FUTURE);
     assert_eq!(
         polls.iter().map(|entry| entry.status).collect::<Vec<_>>(),

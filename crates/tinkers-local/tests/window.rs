@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 use support::{
-    HeldEngine, Response, TestServer, held_server_with, sample, run_until_idle, test_server,
+    HeldEngine, Response, TestServer, held_server_with, run_until_idle, sample, test_server,
     test_server_with,
 };
 use tinkers_local::{HintForm, LocalConfig, Script, Window, WindowCounts};

@@ -36,7 +36,12 @@ pub(crate) struct ScriptedArgs {
     )]
     window_steps: Vec<u32>,
     /// Like --window, as a random walk between two limits
-    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, requires = "window_every")]
+    #[arg(
+        long,
+        value_name = "LOW,HIGH",
+        allow_hyphen_values = true,
+        requires = "window_every"
+    )]
     window_walk: Option<WalkRange>,
     /// Duration of each limit, in seconds from the first submission
     #[arg(long, value_name = "SECS", value_parser = seconds)]

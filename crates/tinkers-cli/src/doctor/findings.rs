@@ -269,6 +269,9 @@ mod tests {
         let [advice] = &super::super::advice::advice(&unlisted)[..] else {
             panic!("expected one advice");
         };
-        assert!(advice.contains("(no such route). Ask its operator"), "{advice}");
+        assert!(
+            advice.contains("(no such route). Ask its operator"),
+            "{advice}"
+        );
     }
 }

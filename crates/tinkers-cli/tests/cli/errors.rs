@@ -140,7 +140,10 @@ fn server_without_the_tinker_api_is_reported() {
         for needle in [&cause, "check base_url", "404"] {
             assert!(outcome.stderr.contains(needle), "{command:?} {outcome:#?}");
         }
-        assert!(!outcome.stderr.contains("secret"), "{command:?} {outcome:#?}");
+        assert!(
+            !outcome.stderr.contains("secret"),
+            "{command:?} {outcome:#?}"
+        );
     }
 }
 

@@ -193,7 +193,13 @@ impl Geometry {
 
     /// Returns the attention probabilities of the queries in `rows`. The first of these queries is at position `from`, and the keys
     /// are all keys up to the last of these queries.
-    fn probabilities(&self, rows: MatrixView<'_>, k: &[f32], kv_head: usize, from: usize) -> Vec<f32> {
+    fn probabilities(
+        &self,
+        rows: MatrixView<'_>,
+        k: &[f32],
+        kv_head: usize,
+        from: usize,
+    ) -> Vec<f32> {
         let count = rows.count();
         let keys = self.past + from + count;
         let mut scores = vec![0f32; count * keys];

@@ -138,7 +138,13 @@ pub(crate) fn product(left: MatrixView<'_>, right: MatrixView<'_>) -> Vec<f32> {
 ///
 /// A large product is split by rows over the threads of the current pool. Each element is summed by one thread in a fixed
 /// order, so the result does not depend on the number of threads.
-pub(crate) fn multiply(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, beta: f32, out: &mut [f32]) {
+pub(crate) fn multiply(
+    alpha: f32,
+    left: MatrixView<'_>,
+    right: MatrixView<'_>,
+    beta: f32,
+    out: &mut [f32],
+) {
     assert_eq!(
         left.cols, right.rows,
         "the inner dimensions of a product are equal"
@@ -157,7 +163,13 @@ pub(crate) fn multiply(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, 
         });
 }
 
-fn multiply_here(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, beta: f32, out: &mut [f32]) {
+fn multiply_here(
+    alpha: f32,
+    left: MatrixView<'_>,
+    right: MatrixView<'_>,
+    beta: f32,
+    out: &mut [f32],
+) {
     if left.rows <= FEW_ROWS && left.col_step == 1 && right.row_step == 1 {
         return multiply_few(alpha, left, right, beta, out);
     }
@@ -167,7 +179,13 @@ fn multiply_here(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, beta: 
 }
 
 /// Computes a product of few rows as inner products. The right operand must be transposed, so that its columns are contiguous.
-fn multiply_few(alpha: f32, left: MatrixView<'_>, right: MatrixView<'_>, beta: f32, out: &mut [f32]) {
+fn multiply_few(
+    alpha: f32,
+    left: MatrixView<'_>,
+    right: MatrixView<'_>,
+    beta: f32,
+    out: &mut [f32],
+) {
     for (index, out) in out.chunks_exact_mut(right.cols).enumerate() {
         let row = &left.data[index * left.row_step..][..left.cols];
         for (column, out) in out.iter_mut().enumerate() {
@@ -207,7 +225,10 @@ mod tests {
             let want = naive_product(&left, &right, (m, k, n));
             let got = product(MatrixView::new(&left, m, k), MatrixView::new(&right, k, n));
             let transposed: Vec<f32> = (0..n * k).map(|i| right[(i % k) * n + i / k]).collect();
-            let also = product(MatrixView::new(&left, m, k), MatrixView::new(&transposed, n, k).t());
+            let also = product(
+                MatrixView::new(&left, m, k),
+                MatrixView::new(&transposed, n, k).t(),
+            );
             for ((got, also), want) in got.iter().zip(&also).zip(&want) {
                 assert!((f64::from(*got) - want).abs() < 1e-4);
                 assert!((f64::from(*also) - want).abs() < 1e-4);

@@ -258,7 +258,8 @@ fn every_loss_returns_logprobs_losses_and_metrics() {
             .with("logprobs", vec![-2.0f32; len])
             .with("advantages", vec![1.0f32; len])
     };
-    let unweighted = || Datum::new(&observed[..]).with("target_tokens", TensorData::tokens(&observed));
+    let unweighted =
+        || Datum::new(&observed[..]).with("target_tokens", TensorData::tokens(&observed));
     for (loss, datum) in [
         (LossFn::CrossEntropy, unweighted()),
         (LossFn::ImportanceSampling, policy()),

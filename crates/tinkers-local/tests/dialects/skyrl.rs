@@ -8,7 +8,8 @@ use tinkers_local::{Dialect, EngineError};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, SampleResponse};
 
 use super::support::{
-    BASE, TestServer, backward, create_model, held_model, held_server_with, sample, run_until_idle, step,
+    BASE, TestServer, backward, create_model, held_model, held_server_with, run_until_idle, sample,
+    step,
 };
 use super::{
     ACCEPT_PROTOBUF, PROTOBUF, config, content_type, dialect_server, error_body, proto_pass,

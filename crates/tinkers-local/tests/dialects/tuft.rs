@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use tinkers_local::{Dialect, EngineError, LocalConfig, Script};
 
 use super::support::{
-    BASE, Response, TestServer, backward, create_model, held_server_with, run_until_idle, test_server_with,
+    BASE, Response, TestServer, backward, create_model, held_server_with, run_until_idle,
+    test_server_with,
 };
 use super::{
     ACCEPT_PROTOBUF, PROTOBUF, config, content_type, dialect_server, error_body, extra, proto_pass,

@@ -28,7 +28,10 @@ fn byte_offset(document: &DeTable<'_>, rule: Option<usize>, field: Option<&str>)
 }
 
 /// Returns the offset of the key `name` in the text, and its value.
-fn find_key<'t, 'text>(table: &'t DeTable<'text>, name: &str) -> Option<(usize, &'t DeValue<'text>)> {
+fn find_key<'t, 'text>(
+    table: &'t DeTable<'text>,
+    name: &str,
+) -> Option<(usize, &'t DeValue<'text>)> {
     let mut entries = table.iter();
     let (key, value) = entries.find(|(key, _)| key.get_ref() == name)?;
     Some((key.span().start, value.get_ref()))
