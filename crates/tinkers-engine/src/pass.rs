@@ -29,7 +29,7 @@ pub(crate) struct Sequence {
     pub(crate) per_row: usize,
 }
 
-/// The output of a pass for one sequence, with the report type of the loss.
+/// The output of a forward or backward pass for one sequence. `R` is the report of the loss function.
 #[derive(Debug)]
 pub(crate) struct Output<R> {
     /// The log-probability of every target.
@@ -45,11 +45,11 @@ pub(crate) type Loss<'a, R> = dyn Fn(usize, &[f32]) -> (Vec<f32>, R) + Sync + 'a
 pub(crate) struct Setup {
     pub(crate) model: Arc<Model>,
     pub(crate) adapters: Adapters,
-    /// The trainable parameters in the order of the gradients; empty for a pass without gradients.
+    /// The trainable parameters in the order of the gradients. Empty for a forward pass, which computes no gradients.
     pub(crate) leaves: Vec<Node>,
 }
 
-/// Runs a pass over `sequences`, and adds the gradients to `grads`, which has one vector for each leaf.
+/// Runs a forward or backward pass over `sequences`. Adds the gradients to `grads`, which has one vector for each leaf.
 ///
 /// `setup` builds the model on the tape of each microbatch.
 pub(crate) fn run<R: Send>(

@@ -1,4 +1,4 @@
-//! The thread pools of a pass.
+//! The thread pools for forward and backward passes.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -22,7 +22,7 @@ pub struct Example {
     pub loss_inputs: LossInputs,
 }
 
-/// The outputs of a pass.
+/// The outputs of a forward or backward pass.
 #[derive(Clone, Debug)]
 pub struct PassResult {
     /// The log-probability of every target, for each example; zero for missing targets.
@@ -33,7 +33,7 @@ pub struct PassResult {
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// Whether a pass computes gradients.
+/// Whether a pass over the model computes losses only, or gradients too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Computes losses only.

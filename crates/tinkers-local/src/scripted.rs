@@ -25,7 +25,7 @@ pub struct Script {
     pub sample_tokens: u32,
     /// The length in tokens at which a sample ends with a stop token if its maximum is higher; `None` to ignore.
     pub longest_sample: Option<u32>,
-    /// The size in bytes of an additional output for each datum of a pass. It makes results large.
+    /// The size in bytes of an additional output for each datum of a forward or backward pass. It makes results large.
     pub padding_bytes: usize,
     /// The checkpoints that exist at the start.
     pub checkpoints: Vec<CheckpointRecord>,

@@ -1,4 +1,4 @@
-//! Encodings of passes and results, and announcements of large results.
+//! Encodings of forward and backward passes and of results, and announcements of large results.
 
 mod support;
 
@@ -181,7 +181,7 @@ async fn memory_limit_drops_fetched_results_first() {
         statuses.push(poll(&server, id, false, &PROTOBUF).await.status);
     }
     assert_eq!(statuses, [410, 410, 200, 200, 200]);
-    // A repeat of the request whose result was dropped is refused, and the pass does not run again.
+    // A repeat of the request whose result was dropped is refused, and does not run again.
     let repeated = server.post("forward_backward", backward(&model, 2)).await;
     assert_eq!(repeated.status, 409, "{}", repeated.reason());
     assert_eq!(server.engine.counts().backwards, 5);

@@ -108,7 +108,7 @@ async fn requests_fail_if_a_lower_number_is_refused_after_them() {
     let model = server.create_model().await;
     let mut bad = backward(&model, 1);
     bad["forward_backward_input"]["loss_fn"] = json!("no_such_loss");
-    // The chunks of a pass arrive in reverse order.
+    // The chunks of a forward-backward pass arrive in reverse order.
     let second = server.submit("forward_backward", backward(&model, 2)).await;
     assert_eq!(server.post("forward_backward", bad).await.status, 422);
     assert_step_runs(&server, &model, 3).await;

@@ -16,9 +16,9 @@ pub(crate) struct Findings {
     pub(crate) server: String,
     /// The name and the version of the server software.
     pub(crate) software: Option<String>,
-    /// The encoding of the bodies of passes: `protobuf` or `json`.
+    /// The encoding of the bodies of forward and backward passes: `protobuf` or `json`.
     pub(crate) pass_bodies: &'static str,
-    /// Whether the server has accepted a pass in this encoding.
+    /// Whether the server has accepted a forward-backward pass in this encoding.
     pub(crate) pass_bodies_confirmed: bool,
     /// The operations that the server applies once if they are repeated: `everything`, `passes and steps`, or `unknown`.
     pub(crate) repeats_applied_once: &'static str,
@@ -32,7 +32,7 @@ pub(crate) struct Findings {
     pub(crate) models: Vec<String>,
     /// The error of the request for the base models, if it failed.
     pub(crate) models_error: Option<String>,
-    /// The error of the test pass, if it failed.
+    /// The error of the forward-backward pass that tests the server, if it failed.
     pub(crate) pass_error: Option<String>,
     /// The median round trip time in milliseconds.
     pub(crate) latency_ms: f64,
@@ -46,13 +46,13 @@ pub(crate) struct Findings {
 /// The limits that the server sends in its client configuration, or their defaults.
 #[derive(Debug, Serialize)]
 pub(crate) struct Limits {
-    /// The maximum number of data in one request of a pass.
+    /// The maximum number of data in one request. Larger forward-backward passes are split.
     pub(crate) chunk_data: usize,
-    /// The maximum estimated size of one request of a pass.
+    /// The maximum estimated size of one request. Larger forward-backward passes are split.
     pub(crate) chunk_bytes: u64,
-    /// Whether the client sends the requests of a pass concurrently.
+    /// Whether the client sends the requests of a split forward-backward pass concurrently.
     pub(crate) parallel_chunks: bool,
-    /// Whether the client compresses the requests of a pass with zstd.
+    /// Whether the client compresses forward-backward requests with zstd.
     pub(crate) zstd: bool,
     /// The maximum number of samples in flight; `None` if one poll covers all samples, so there is no limit.
     pub(crate) samples_in_flight: Option<u32>,

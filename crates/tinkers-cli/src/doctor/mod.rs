@@ -27,14 +27,15 @@ const MAX_MEASURING_TIME: Duration = Duration::from_secs(2);
 
 /// The timeout of each step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The timeout of the test pass, including the creation of its adapter.
+/// The timeout of the forward-backward pass that tests the server, including the creation of its adapter.
 const PASS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Examines the server and prints the findings.
 ///
 /// # Errors
 ///
-/// If the server cannot be examined or a signal arrives. Also if the test pass failed, after the findings are printed.
+/// If the server cannot be examined or a signal arrives. Also if the test with a forward-backward pass failed, after the findings
+/// are printed.
 pub(crate) async fn run(args: &DoctorArgs, signals: &mut Signals) -> Result<()> {
     let findings = interruptible(signals, Box::pin(examine(args))).await?;
     if args.json {

@@ -42,8 +42,8 @@ pub(crate) async fn train(
     Ok(())
 }
 
-/// Returns the mean loss of `data` in nats per token, without computing gradients. The data are submitted concurrently, in passes of
-/// `batch` data.
+/// Returns the mean loss of `data` in nats per token, without computing gradients. The data are submitted concurrently, in forward
+/// passes of `batch` data.
 pub(crate) async fn held_out_loss(
     client: &TrainingClient,
     data: &[Datum],
@@ -69,7 +69,7 @@ struct Step {
 }
 
 impl Step {
-    /// Submits a pass and, directly after it, an optimizer step.
+    /// Submits a forward-backward pass and, directly after it, an optimizer step.
     fn submit(client: &TrainingClient, batch: Vec<Datum>, number: u32, rate: f64) -> Self {
         Self {
             number,

@@ -1,4 +1,4 @@
-//! Conversion of a pass request to the engine's types, and of the result back to the wire types.
+//! Conversion of forward and backward requests to the engine's types, and of their results back to the wire types.
 
 use std::collections::BTreeMap;
 

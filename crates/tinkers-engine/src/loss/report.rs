@@ -1,5 +1,5 @@
-//! The metrics of a pass. Their names contain the reduction (sum, mean, max), so that clients can merge the metrics of the parts of
-//! a batch.
+//! The metrics of a forward or backward pass. Their names contain the reduction (sum, mean, max), so that clients can merge the
+//! metrics of the parts of a batch.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,8 @@ impl Report {
     }
 }
 
-/// Computes the metrics of a pass. Means are over sequences, as clients assume when they merge the parts of a batch.
+/// Computes the metrics of a forward or backward pass. Means are over sequences, as clients assume when they merge the parts of a
+/// batch.
 ///
 /// The metrics are `loss:sum` and `weights:sum`, which is the number of targets for policy losses. Policy losses also have
 /// `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if the loss clips the ratio, `clip_fraction:mean`.

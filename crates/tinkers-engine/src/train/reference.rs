@@ -1,4 +1,5 @@
-//! A test that compares a pass with a reference model. The reference uses a tensor library with automatic differentiation.
+//! A test that compares a forward-backward pass with a reference model. The reference uses a tensor library with automatic
+//! differentiation.
 
 use std::collections::BTreeMap;
 

@@ -102,7 +102,7 @@ impl Dialect {
         }
     }
 
-    /// Returns the encoding of the result of a pass or sample, for a poll with this `Accept` header.
+    /// Returns the encoding of the result of a forward or backward pass, or of a sample, for a poll with this `Accept` header.
     pub(crate) fn form(&self, accept: Option<&str>) -> Form {
         match self.results {
             ResultForm::AsAsked => Form::wanted(accept),

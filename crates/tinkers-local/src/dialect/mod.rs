@@ -33,7 +33,7 @@ pub struct Dialect {
     pub pass_bodies: PassBodies,
     /// The response to a body in another encoding.
     pub other_bodies: OtherBodies,
-    /// The encoding of the results of passes and samples.
+    /// The encoding of the results of forward and backward passes, and of samples.
     pub results: ResultForm,
     /// The title and the version in the OpenAPI document.
     pub title: (&'static str, &'static str),
@@ -99,7 +99,7 @@ pub enum OtherBodies {
     Crash,
 }
 
-/// The encoding of the results of passes and samples.
+/// The encoding of the results of forward and backward passes, and of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResultForm {
@@ -173,7 +173,7 @@ pub enum Words {
     /// The names that the official service uses.
     Tinker,
     /// The names that SkyRL uses: `future_id` and `status` in responses to accepted requests, its own fields in results, short error
-    /// texts, and no metrics of passes.
+    /// texts, and no metrics of forward and backward passes.
     SkyRl,
 }
 
@@ -225,7 +225,7 @@ pub enum Order {
 pub enum Repeats {
     /// All requests that have a sequence number.
     AllOnce,
-    /// Passes and optimizer steps. Repeated saves, loads and samples are applied again.
+    /// Forward and backward passes, and optimizer steps. Repeated saves, loads and samples are applied again.
     ComputeOnce,
     /// No requests, since the server ignores sequence numbers.
     Again,

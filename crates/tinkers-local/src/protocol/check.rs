@@ -11,7 +11,8 @@ use crate::read::Refusal;
 /// The maximum number of most likely tokens that a request may ask for, per position.
 pub(super) const MAX_TOP_K: u32 = 1024;
 
-/// The maximum number of cells in all sparse tensors of a pass. A small body can describe many cells, and an engine may expand them.
+/// The maximum number of cells in all sparse tensors of one forward or backward request. A small body can describe many cells, and
+/// an engine may expand them.
 const MAX_SPARSE_CELLS: usize = 1 << 25;
 
 /// Checks the data of a forward or backward pass. `prefix` is the path of the input in the body.

@@ -14,7 +14,7 @@ use crate::engine::{EngineError, Outcome};
 pub enum Form {
     /// JSON.
     Json,
-    /// Protobuf, for passes and samples.
+    /// Protobuf, for forward and backward passes and for samples.
     Protobuf,
 }
 
@@ -38,7 +38,7 @@ pub struct Payload {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Json,
-    /// The result of a pass, stored as protobuf.
+    /// The result of a forward or backward pass, stored as protobuf.
     Pass,
     /// The result of a sample, stored as protobuf.
     Sample,
@@ -70,7 +70,7 @@ impl Payload {
         (self.kind == Kind::Json || form == Form::Protobuf).then_some(self.bytes.len())
     }
 
-    /// Returns the body in the encoding `form`. The JSON of a pass or a sample is not stored, but encoded for each call.
+    /// Returns the body in the encoding `form`. If protobuf is stored, JSON is encoded anew for each call.
     pub fn encode(&self, form: Form) -> Bytes {
         let made = match (self.kind, form) {
             (Kind::Json, _) | (_, Form::Protobuf) => return self.bytes.clone(),

@@ -29,7 +29,7 @@ pub enum Command {
     CreateModel(Box<CreateModel>, Digest),
     ModelInfo(ModelRef),
     UnloadModel(ModelRef),
-    /// A pass. The second field is the path of the input in the body, for error messages.
+    /// A forward or backward pass. The second field is the path of the input in the body, for error messages.
     Pass(Box<PassRequest>, &'static str, Digest),
     OptimStep(OptimStep, Digest),
     SaveWeights(Box<SaveWeights>, Digest),

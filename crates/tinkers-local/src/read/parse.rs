@@ -228,7 +228,7 @@ fn command(
     })
 }
 
-/// Removes the sequence number of a pass if the dialect ignores sequence numbers.
+/// Removes the sequence number of a forward or backward request if the dialect ignores sequence numbers.
 fn apply_numbering(dialect: &Dialect, mut pass: Command) -> Command {
     if let Command::Pass(body, ..) = &mut pass
         && dialect.repeats == Repeats::Again

@@ -12,7 +12,7 @@ use super::body::is_protobuf;
 use super::json::json;
 use super::{Command, Digest, Refusal};
 
-/// The data and the loss function of a pass.
+/// The data and the loss function of a forward or backward pass.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "PassInput")]
 struct Input {
@@ -88,7 +88,7 @@ impl Input {
 }
 
 fn command(pass: PassRequest, prefix: &'static str) -> Command {
-    // The digest is computed from the protobuf form, which is shorter, or from JSON if protobuf cannot express the pass.
+    // The digest is computed from the protobuf form, which is shorter, or from JSON if protobuf cannot express the request.
     let canonical = pass.to_protobuf().unwrap_or_else(|_| pass.to_json());
     let digest = Digest::of("pass", &canonical);
     Command::Pass(Box::new(pass), prefix, digest)

@@ -300,7 +300,8 @@ impl HeldEngine {
     }
 }
 
-/// Returns a description of a job. For a pass it contains the first token, for an optimizer step the learning rate.
+/// Returns a description of a job. For a forward or backward pass it contains the first token, for an optimizer step the learning
+/// rate.
 fn describe(work: &Work) -> String {
     match work {
         Work::CreateModel { .. } => "create".to_owned(),

@@ -21,7 +21,7 @@ pub(crate) enum Goal {
     /// Loads a checkpoint into an existing model.
     LoadInto(TinkerPath),
     Unload,
-    /// Computes a pass, an optimizer step or a sample. The outcome of the job is the result.
+    /// Runs a forward or backward pass, an optimizer step or a sample. The outcome of the job is the result.
     Compute,
     Save(Box<CheckpointRecord>),
     /// Copies the weights of a model into memory for a new sampler with this id.
