@@ -27,9 +27,9 @@ static PROGRESS_BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new
 /// The stream for human-readable output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TextStream {
-    /// Stdout, for all output.
+    /// All output goes to stdout.
     Stdout,
-    /// Stderr, since stdout is reserved for one JSON object.
+    /// Human-readable output goes to stderr, since stdout is reserved for one JSON object.
     Stderr,
 }
 

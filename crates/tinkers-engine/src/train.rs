@@ -38,7 +38,7 @@ pub struct PassResult {
 pub enum Mode {
     /// Computes losses only.
     Forward,
-    /// Also computes gradients and adds them to those of earlier passes.
+    /// Computes losses and gradients, and adds the gradients to those of earlier passes.
     ForwardBackward,
 }
 

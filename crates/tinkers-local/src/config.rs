@@ -50,7 +50,8 @@ pub struct LocalConfig {
     pub gap_timeout: Duration,
     /// How long a sample keeps running after the connection of its last poll was cut. A new poll keeps the sample alive.
     pub disconnect_timeout: Duration,
-    /// The maximum number of unnamed sampler weights in memory per model. Above it, the least recently used ones are dropped.
+    /// The maximum number of copies of weights in memory per model, which sampler saves without a name create. Beyond this number, the
+    /// least recently used copy is dropped.
     pub max_snapshots: usize,
     /// A limit on the samples in flight, for load tests. The server answers submissions beyond the limit with 429, and reports its
     /// counters at `GET /scripted/counts`.

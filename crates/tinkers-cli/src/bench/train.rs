@@ -88,7 +88,7 @@ impl Round {
         }
     }
 
-    /// Waits for both results and records them. Returns whether both succeeded.
+    /// Waits for the results of the pass and of the optimizer step, and records them. Returns whether both succeeded.
     async fn finish(self, stats: &LoadStats, tokens: u64) -> bool {
         let (pass, step) = (self.pass.await, self.step.await);
         let seconds = self.watch.seconds();

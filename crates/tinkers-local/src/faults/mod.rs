@@ -269,20 +269,20 @@ mod tests {
         let clock = ManualClock::new();
         clock.advance(SECOND * 100);
         let faults = Faults::new();
-        let window = || {
+        let ten_seconds = || {
             Rule::on("/a")
                 .always()
                 .after(SECOND * 5)
                 .lasting(SECOND * 10)
         };
-        faults.add(window(), Fault::gone());
+        faults.add(ten_seconds(), Fault::gone());
         faults.install(&(Arc::new(clock.clone()) as Arc<dyn Clock>));
         let all = [104, 105, 114, 115].map(|now| applied_rule(&faults, "/a", at(now)));
         assert_eq!(all, [None, Some(1), Some(1), None]);
         // Requests before the activation are not counted.
         assert_eq!(counters(&faults), [(2, 2)]);
         clock.advance(SECOND * 100);
-        faults.add(window().nth(2), Fault::gone());
+        faults.add(ten_seconds().nth(2), Fault::gone());
         let all = [204, 205, 206, 214, 215].map(|now| applied_rule(&faults, "/a", at(now)));
         assert_eq!(all, [None, None, Some(2), Some(2), None]);
     }

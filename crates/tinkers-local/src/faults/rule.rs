@@ -69,7 +69,7 @@ impl Rule {
         self
     }
 
-    /// Makes the rule due from the `n`th matching request on, counted from 1.
+    /// Applies the fault at the earliest to the `n`th matching request, counted from 1.
     #[must_use]
     pub const fn nth(mut self, n: u64) -> Self {
         self.first = if n == 0 { 1 } else { n };
@@ -90,8 +90,8 @@ impl Rule {
         self.times(u64::MAX)
     }
 
-    /// Makes the rule due for each matching request with this probability, clamped to 0 to 1. The decision for match number `k`
-    /// depends on `seed` and `k` only.
+    /// Applies the fault to each matching request with this probability, clamped to 0 to 1. The decision for the `k`th matching
+    /// request depends on `seed` and `k` only.
     #[must_use]
     pub const fn with_probability(mut self, probability: f64, seed: u64) -> Self {
         self.probability = Some(SeededProbability { probability, seed });

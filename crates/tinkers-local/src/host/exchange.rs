@@ -152,7 +152,7 @@ impl LocalServer {
             }
             Action::Duplicate => {
                 // The duplicate is applied first and its response is dropped, as when a proxy repeats a request.
-                let _copy = read.clone().map(|command| self.shared.apply(command));
+                let _duplicate = read.clone().map(|command| self.shared.apply(command));
                 self.respond(read).await?
             }
             Action::PauseCapacity(length) => {

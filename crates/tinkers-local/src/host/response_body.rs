@@ -13,7 +13,7 @@ use crate::http::Response;
 /// The size in bytes of the pieces in which a body that will be cut is sent.
 const PIECE: usize = 16 << 10;
 
-/// The body of a response.
+/// The body of an HTTP response on a socket.
 pub(super) enum ResponseBody {
     Complete(Full<Bytes>),
     Half(Half),
