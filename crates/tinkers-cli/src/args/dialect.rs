@@ -25,11 +25,11 @@ pub(crate) struct DialectArgs {
     )]
     dialect: DialectName,
     /// Duration of a long poll, in seconds [default: 30; 300 with skyrl and skyrl-main]
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", allow_hyphen_values = true, value_parser = seconds)]
     long_poll: Option<Duration>,
     /// When to delete a result, after which polls for it return 404: `once` for after its first delivery, or a number of seconds
     /// after its completion [default: 5 minutes after the first delivery, or 1 hour after completion, and then 410]
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
     forget_results: Option<Forget>,
 }
 

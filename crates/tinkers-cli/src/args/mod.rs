@@ -123,6 +123,7 @@ pub(crate) struct QuickstartArgs {
         long,
         value_name = "RATE",
         default_value = "0.003",
+        allow_hyphen_values = true,
         value_parser = learning_rate,
         help_heading = "Training"
     )]
@@ -561,7 +562,7 @@ mod tests {
             let text = error.to_string();
             let (option, _) = bad.split_once(' ').unwrap();
             assert!(text.contains(option), "{bad}: {text}");
-            let names_expected = option == "--tokenizer" || text.contains("expected a");
+            let names_expected = option == "--tokenizer" || text.contains(": expected a");
             assert!(names_expected, "{bad}: {text}");
         }
         assert_eq!(
@@ -608,6 +609,8 @@ mod tests {
             ("serve --engine scripted --latency -1", "from 0 to"),
             ("serve --engine scripted --window -1", "from 0 to"),
             ("serve --long-poll -1", "above 0"),
+            ("serve --long-poll -1e-3", "above 0"),
+            ("quickstart --learning-rate -1e-3", "0 or more"),
             ("quickstart --steps -1", "from 1 to 4294967295"),
             ("quickstart --steps 0", "from 1 to 4294967295"),
             ("bench train --rounds -1", "from 1 to 4294967295"),

@@ -44,7 +44,7 @@ pub(crate) struct ScriptedArgs {
     )]
     window_walk: Option<WalkRange>,
     /// Duration of each limit, in seconds from the first submission
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", allow_hyphen_values = true, value_parser = seconds)]
     window_every: Option<Duration>,
     /// Seed of the random walk [default: 1]
     #[arg(long, value_name = "N", value_parser = integer::<u64>, requires = "window_walk")]
