@@ -1,8 +1,8 @@
-//! Redaction of server URLs.
+//! Removal of credentials from server URLs.
 
 use crate::output::one_line;
 
-/// Removes `user:password@`, the query and the fragment from a URL, so that it can be shown.
+/// Removes `user:password@`, the query and the fragment from a URL, so that it can be displayed.
 pub(crate) fn without_password(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let url = one_line(&url[..end]).into_owned();

@@ -1,4 +1,4 @@
-//! Runs blocking work on a separate thread, so that the runtime can handle signals meanwhile.
+//! Blocking work on a separate thread, during which the runtime can handle signals.
 
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 /// Dropping the future does not cancel `work`: the thread continues, and its result is dropped.
 ///
 /// # Errors
+///
 /// If the thread cannot be started, or `work` panics.
 pub(crate) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -30,13 +31,13 @@ mod tests {
     }
 
     #[test]
-    fn work_runs_on_another_thread() {
+    fn blocking_work_runs_on_another_thread() {
         let id = run(run_blocking(|| std::thread::current().id())).unwrap();
         assert_ne!(id, std::thread::current().id());
     }
 
     #[test]
-    fn panic_is_returned_as_an_error() {
+    fn panic_in_blocking_work_is_returned_as_an_error() {
         let error = run(run_blocking(|| assert_eq!(1, 2, "on purpose"))).unwrap_err();
         assert!(error.to_string().contains("panicked"), "{error}");
     }

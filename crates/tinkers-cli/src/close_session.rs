@@ -1,4 +1,4 @@
-//! Closes the session of a command.
+//! Closing of a command's session.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use tokio::runtime::Handle;
 
 use crate::signals::{Interrupted, Signals};
 
-/// The timeout after an interrupt. A session that is not closed ends when it expires.
+/// The timeout for closing after an interrupt. A session that is not closed ends when it expires.
 const INTERRUPTED_TIMEOUT: Duration = Duration::from_millis(300);
-/// The timeout in all other cases.
+/// The timeout for closing in all other cases.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Closes the session and reports the outcome to the server. Gives up after a timeout or on another signal.
+/// Closes the session and tells the server the outcome of the command. Gives up after a timeout or on another signal.
 pub(crate) async fn close_session<T: Sync>(
     service: &ServiceClient,
     outcome: &anyhow::Result<T>,

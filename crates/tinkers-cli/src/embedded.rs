@@ -25,14 +25,14 @@ use crate::paths;
 pub(crate) enum Backend {
     /// A model on the CPU.
     Model {
-        /// A directory in the Hugging Face layout and the name of the model; `None` for the built-in model.
+        /// The model directory in the Hugging Face layout, and the name of the model; `None` for the built-in model.
         model: Option<(PathBuf, Option<String>)>,
-        /// The directory of checkpoints.
+        /// The directory in which checkpoints are stored.
         data_dir: PathBuf,
-        /// The seed of samples and adapters that are requested without one.
+        /// The seed of samples and adapters whose requests have no seed.
         seed: u64,
     },
-    /// Fixed results.
+    /// An engine that returns fixed results.
     Scripted {
         /// The duration of each operation.
         latency: Duration,
@@ -41,19 +41,19 @@ pub(crate) enum Backend {
     },
 }
 
-/// Fault injection and the recording of exchanges, for tests of clients.
+/// Fault injection, and a record of the exchanges, for tests of clients.
 #[derive(Debug, Default)]
 pub(crate) struct TestHooks {
     pub(crate) faults: Faults,
     pub(crate) journal: Option<JournalFile>,
 }
 
-/// The time that exchanges in progress have to complete at a shutdown.
+/// How long a shutdown waits for exchanges in progress.
 const EXCHANGE_GRACE: Duration = Duration::from_millis(700);
-/// The time that saves in progress have to complete after that.
+/// How long a shutdown then waits for saves in progress.
 const SAVE_GRACE: Duration = Duration::from_secs(30);
 
-/// A running server, which has its own thread.
+/// A running server with its own thread.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     server: BlockingServer,
@@ -65,10 +65,11 @@ impl Embedded {
         self.server.url()
     }
 
-    /// Shuts the server down: stops accepting connections, waits briefly for exchanges in progress, and completes saves and deletions in
-    /// progress. If the future is dropped, the shutdown continues on a background thread.
+    /// Shuts the server down: stops accepting connections, waits briefly for exchanges in progress, and completes saves and
+    /// deletions in progress. If the future is dropped, the shutdown continues on a background thread.
     ///
     /// # Errors
+    ///
     /// If a save does not complete within 30 s.
     pub(crate) async fn shutdown(self) -> Result<()> {
         run_blocking(move || self.shutdown_blocking()).await?
@@ -84,7 +85,7 @@ impl Embedded {
                 drop(sender);
             })
             .context("cannot start a thread")?;
-        // Hanging exchanges, such as incomplete requests, are dropped when the process ends.
+        // Exchanges that hang, such as incomplete requests, are dropped when the process ends.
         if ended.recv_timeout(EXCHANGE_GRACE) == Err(RecvTimeoutError::Timeout) {
             tracing::info!("dropping connections that are still open");
         }
@@ -98,7 +99,7 @@ impl Embedded {
     }
 }
 
-/// Starts a server, which ends when the returned value is dropped.
+/// Starts a server. It stops when the returned value is dropped.
 pub(crate) fn start(
     address: SocketAddr,
     backend: Backend,
@@ -107,7 +108,7 @@ pub(crate) fn start(
 ) -> Result<Embedded> {
     let (source, engine) = match backend {
         Backend::Scripted { latency, script } => (EngineSource::Scripted { latency, script }, None),
-        // Loads the model before the server starts, to report its errors separately.
+        // The model is loaded before the server starts, so that its errors are reported separately.
         Backend::Model {
             model,
             data_dir,
@@ -155,7 +156,7 @@ fn load(model: Option<(PathBuf, Option<String>)>, data_dir: &Path) -> Result<Mod
     })
 }
 
-/// An engine, or the options to create one inside the runtime.
+/// An engine, or the options from which it is created inside the runtime.
 enum EngineSource {
     Loaded(Arc<ModelEngine>),
     Scripted { latency: Duration, script: Script },

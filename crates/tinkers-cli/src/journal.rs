@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use tinkers::Timestamp;
 use tinkers_local::Journal;
 
-/// A file to which exchanges are written.
+/// The file to which a server writes its exchanges.
 #[derive(Debug)]
 pub(crate) struct JournalFile(File);
 
@@ -21,8 +21,8 @@ impl JournalFile {
         Ok(Self(file))
     }
 
-    /// Creates a journal that writes each completed exchange to the file immediately, with times since `start`. If a line cannot be
-    /// written completely, it is removed again, and the journal ends there.
+    /// Creates a journal that writes each completed exchange to the file at once, with times since `start`. If a line cannot be
+    /// written completely, its beginning is removed and the journal ends.
     pub(crate) fn journal(self, start: Timestamp) -> Journal {
         let file = Mutex::new(Some((self.0, 0)));
         Journal::read_by(move |entry| {
@@ -36,7 +36,7 @@ impl JournalFile {
                 Ok(()) => *written += line.len() as u64,
                 Err(error) => {
                     tracing::error!(%error, number = entry.number, "cannot write the journal; later exchanges are not recorded");
-                    // This fails for pipes, which then end with a partial line.
+                    // A pipe cannot be truncated, so it ends with a partial line.
                     let _ = open.set_len(*written);
                     *file = None;
                 }

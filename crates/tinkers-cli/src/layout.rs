@@ -4,13 +4,14 @@ use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 
 use crate::output::one_line;
 
-/// Formats rows of a label and a text. Labels are indented by `indent` columns, and texts are wrapped to fit `width` columns.
+/// Formats rows that consist of a label and a text. Labels are indented by `indent` columns, and texts are wrapped to fit `width`
+/// columns.
 pub(crate) fn labelled(rows: &[(&str, String)], indent: u16, width: usize) -> String {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
-        // Without a width, the table would be as wide as its content.
+        // Without a set width, the table would be as wide as its content.
         .set_width(u16::try_from(width).unwrap_or(u16::MAX));
     for (label, text) in rows {
         table.add_row([*label, &normalise_whitespace(text)]);
@@ -26,7 +27,7 @@ pub(crate) fn labelled(rows: &[(&str, String)], indent: u16, width: usize) -> St
     table.trim_fmt()
 }
 
-/// Indents a word that must not be wrapped, by four columns or fewer so that it fits `width`.
+/// Indents a word that must not be wrapped. The indentation is four columns, or fewer if the word would not fit `width` otherwise.
 pub(crate) fn indent_word(word: &str, width: usize) -> String {
     let word = one_line(word);
     let indent = width.saturating_sub(word.chars().count()).min(4);
@@ -56,14 +57,14 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_replaced() {
+    fn control_characters_in_tables_are_replaced() {
         let rows = [("a", "x\u{1b}[31m\r\n\n y".to_owned())];
         assert_eq!(labelled(&rows, 0, 80), "a  x [31m y");
         assert_eq!(indent_word("tinker://\u{1b}x", 80), "    tinker:// x");
     }
 
     #[test]
-    fn indentation_shrinks_before_a_word_overflows() {
+    fn indentation_shrinks_to_fit_a_long_word() {
         assert_eq!(indent_word("12345678", 20), "    12345678");
         assert_eq!(indent_word("12345678", 10), "  12345678");
         assert_eq!(indent_word("12345678", 4), "12345678");

@@ -21,19 +21,19 @@ const MAX_WIDTH: usize = 120;
 /// The minimum width in columns at which a progress bar is shown beside its numbers.
 const MIN_BAR_WIDTH: usize = 64;
 
-/// The progress bars on stderr, which are suspended while the log is written.
+/// The progress bars on stderr. They are suspended while the log is written.
 static PROGRESS_BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// The stream for human-readable output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TextStream {
-    /// Stdout, for all output.
+    /// All output goes to stdout.
     Stdout,
-    /// Stderr, since stdout is reserved for one JSON object.
+    /// Human-readable output goes to stderr, since stdout is reserved for one JSON object.
     Stderr,
 }
 
-/// Human-readable output. Shows progress bars if stderr is a terminal, else plain lines.
+/// Human-readable output. Progress is shown as bars if stderr is a terminal, otherwise as plain lines.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Screen {
     stream: TextStream,
@@ -57,7 +57,7 @@ impl Screen {
         self.line(format_args!("\n{}", self.style(text).bold()))
     }
 
-    /// Makes text styleable. Styles are omitted if the stream is not a terminal or NO_COLOR is set.
+    /// Wraps text so that it can be styled. Styles are omitted if the stream is not a terminal or NO_COLOR is set.
     pub(crate) fn style<D>(&self, text: D) -> StyledObject<D> {
         match self.stream {
             TextStream::Stdout => console::style(text),
@@ -74,7 +74,7 @@ impl Screen {
         .clamp(MIN_WIDTH, MAX_WIDTH)
     }
 
-    /// Shows a spinner until the returned guard is dropped; writes a plain line without a terminal.
+    /// Shows a spinner until the returned guard is dropped. Without a terminal, writes a line instead.
     pub(crate) fn busy(&self, task: impl Into<Cow<'static, str>>) -> io::Result<Busy> {
         let task = task.into();
         if !is_interactive() {
@@ -91,7 +91,7 @@ impl Screen {
         Ok(Busy(Some(bar)))
     }
 
-    /// Shows the progress of `steps` steps.
+    /// Shows the progress of a training run of `steps` steps.
     pub(crate) fn progress(&self, steps: u32) -> Progress {
         let bar = is_interactive().then(|| {
             // The loss and the remaining time are unknown before the first step.
@@ -123,7 +123,7 @@ fn columns(term: &Term) -> usize {
 }
 
 fn bar_style(columns: usize, is_timed: bool) -> ProgressStyle {
-    // The remaining part is dimmed; without colours it must be blank to differ from the completed part.
+    // The remaining part of the bar is dimmed. Without colours it is blank instead, to differ from the completed part.
     let chars = if console::colors_enabled_stderr() {
         "━╸━"
     } else {
@@ -144,7 +144,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is valid")
 }
 
-/// The guard of a spinner.
+/// A guard that shows a spinner until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Busy(
     #[expect(dead_code, reason = "dropping it clears the line")] Option<ProgressBar>,
@@ -170,7 +170,7 @@ impl Progress {
             bar.set_position(number.into());
             return Ok(());
         }
-        // About ten lines in all, including the first and the last step.
+        // About ten lines are printed in total, including the first and the last step.
         let every = self.steps.div_ceil(10);
         if number == 1 || number == self.steps || number.is_multiple_of(every) {
             return self
@@ -208,7 +208,7 @@ impl Write for LogWriter {
     }
 }
 
-/// Prints an error and its causes on stderr, one per line.
+/// Prints an error and its causes on stderr, each on its own line.
 pub(crate) fn print_error(error: &anyhow::Error) {
     let label = console::style("error:").red().bold().for_stderr();
     let lines = error_chain(error).join("\n  caused by: ");
@@ -220,19 +220,19 @@ pub(crate) fn print_error(error: &anyhow::Error) {
 pub(crate) fn print_interrupted() {
     let mut stderr = Term::stderr();
     if stderr.is_term() {
-        // The terminal has echoed ^C on the current line.
+        // The terminal has printed ^C on the current line.
         let _ = stderr.clear_line();
     }
     let _ = writeln!(stderr, "interrupted");
 }
 
-/// Returns the messages of an error and its causes, without causes whose text an earlier message contains.
+/// Returns the messages of an error and its causes. Leaves out causes whose text is part of an earlier message.
 fn error_chain(error: &anyhow::Error) -> Vec<String> {
     let mut messages: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
         let text = if cause.is::<InvalidScript>() {
-            // This error quotes the invalid line of the user's file, with a marker below it.
+            // This error quotes the invalid line of the fault script and marks the place below it.
             let lines: Vec<_> = text.lines().map(one_line).collect();
             lines.join("\n    ").trim_end().to_owned()
         } else {
@@ -260,7 +260,7 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(printable.collect())
 }
 
-/// Returns whether the error is a broken pipe, as after `| head`.
+/// Returns whether the error is a broken pipe, for example because `| head` has ended.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
@@ -285,13 +285,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_replaced() {
+    fn control_characters_in_messages_are_replaced() {
         assert_eq!(one_line("a\u{1b}[31mb\nc\u{9b}d"), "a [31mb c d");
         assert!(matches!(one_line("plain ü"), Cow::Borrowed("plain ü")));
     }
 
     #[test]
-    fn repeated_causes_are_omitted() {
+    fn repeated_error_causes_are_printed_once() {
         let error = anyhow::anyhow!("refused\u{1b}[2J")
             .context("h: cannot connect")
             .context("h: cannot connect")
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn only_broken_pipe_errors_are_broken_pipes() {
+    fn broken_pipe_is_distinguished_from_other_errors() {
         let error = |kind| anyhow::Error::from(io::Error::from(kind));
         assert!(is_broken_pipe(&error(io::ErrorKind::BrokenPipe)));
         assert!(!is_broken_pipe(&error(io::ErrorKind::NotFound)));

@@ -7,7 +7,7 @@ use tinkers::prelude::ServiceClient;
 use crate::address::without_password;
 use crate::args::ConnectionArgs;
 
-/// Opens a session on a server, with the further options of `builder`.
+/// Opens a session on a remote server. `builder` contains further options.
 pub(crate) async fn connect(
     builder: ServiceClientBuilder,
     server: &ConnectionArgs,

@@ -1,4 +1,4 @@
-//! Signals that shut a command down: Ctrl-C, and on Unix also SIGTERM and SIGHUP.
+//! The signals that shut a command down: Ctrl-C, and on Unix also SIGTERM and SIGHUP.
 
 use std::io;
 
@@ -7,18 +7,18 @@ use std::io;
 #[error("interrupted")]
 pub(crate) struct Interrupted;
 
-/// The handlers of the signals. Once created, the signals no longer terminate the process by default.
+/// The signal handlers. Once they exist, the signals no longer terminate the process by default.
 pub(crate) struct Signals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
-    /// `None` if SIGHUP was ignored when the process started, as under `nohup`.
+    /// The handler of SIGHUP. `None` if SIGHUP was ignored when the process started, as under `nohup`.
     #[cfg(unix)]
     hangup: Option<tokio::signal::unix::Signal>,
 }
 
-/// SIGXFSZ, which is raised when a file would exceed the file size limit of the process (`ulimit -f`).
+/// The number of SIGXFSZ, which is raised when a file would exceed the file size limit of the process (`ulimit -f`).
 #[cfg(unix)]
 const FILE_TOO_LARGE: std::ffi::c_int = 25;
 
@@ -27,8 +27,8 @@ impl Signals {
     /// Installs the handlers. Must be called inside a runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        // With a handler, the write fails with an error, as on a full disk; without one, the signal kills the process. A handler does no
-        // harm on systems where the number is a different signal.
+        // With a handler, the write fails with an error, as on a full disk. Without one, the signal kills the process. On a system
+        // where the number means another signal, the handler does no harm.
         let _ = signal(SignalKind::from_raw(FILE_TOO_LARGE));
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -40,7 +40,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal. Cancel-safe: signals that arrive in between are not lost.
+    /// Waits for the next signal. Cancel-safe: a signal that arrives between two calls is not lost.
     pub(crate) async fn next(&mut self) {
         let hangup = async {
             match &mut self.hangup {
@@ -57,15 +57,15 @@ impl Signals {
     }
 }
 
-/// Returns whether to handle SIGHUP. A handler would override `nohup`, so there is none if the signal is ignored, or if that cannot be
-/// determined (systems without `/proc`).
+/// Returns whether to handle SIGHUP. A handler would override `nohup`, so there must be none if the signal is ignored. There is none
+/// either on systems without `/proc`, where this cannot be determined.
 #[cfg(unix)]
 fn handles_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignored_signals(&status).is_some_and(|mask| mask & HANGUP_BIT == 0)
 }
 
-/// The bit of SIGHUP, which is signal 1.
+/// The bit of SIGHUP in a signal mask. SIGHUP is signal 1.
 #[cfg(unix)]
 const HANGUP_BIT: u64 = 1;
 
@@ -87,7 +87,7 @@ impl Signals {
 
     /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
-        // If the handler cannot be installed, Ctrl-C terminates the process.
+        // If no handler can be installed, Ctrl-C terminates the process.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -97,7 +97,8 @@ impl Signals {
 /// Runs `work` until it completes or a signal arrives.
 ///
 /// # Errors
-/// [`Interrupted`] if a signal arrives first, else those of `work`.
+///
+/// [`Interrupted`] if a signal arrives first, or else the error of `work`.
 pub(crate) async fn interruptible<T>(
     signals: &mut Signals,
     work: impl Future<Output = anyhow::Result<T>>,

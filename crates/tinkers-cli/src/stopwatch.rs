@@ -1,9 +1,9 @@
-//! Elapsed time for display.
+//! Elapsed time, as displayed to the user.
 #![expect(clippy::disallowed_methods, reason = "the time is only displayed")]
 
 use std::time::Instant;
 
-/// A clock that measures the time since its creation.
+/// A clock that measures the time since it was created.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stopwatch(Instant);
 

@@ -18,7 +18,7 @@ use tinkers_engine::{
 const TEXT: &str = include_str!("../../tinkers-cli/data/newton-opticks.txt");
 const PROMPT: &str = "The Rays of Light which";
 
-/// The size in bytes of the blocks that are either trained on or held out.
+/// The size in bytes of the text blocks. Each block is used either for training or for the held-out loss.
 const BLOCK: usize = 2048;
 
 struct Options {
@@ -112,7 +112,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns training and held-out examples. Every eighth block of the text is held out, so they do not overlap.
+/// Returns training and held-out examples. Every eighth block of the text is held out, so the two sets do not overlap.
 fn examples(length: usize) -> (Vec<Example>, Vec<Example>) {
     let (mut training, mut held_out) = (Vec::new(), Vec::new());
     for (index, block) in TEXT.as_bytes().chunks(BLOCK).enumerate() {

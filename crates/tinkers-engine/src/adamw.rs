@@ -11,7 +11,7 @@ pub struct AdamWParams {
     pub beta1: f64,
     /// The decay rate of the second moment.
     pub beta2: f64,
-    /// The term added to the square root of the second moment.
+    /// The term that is added to the square root of the second moment, to avoid a division by zero.
     pub eps: f64,
     /// The decoupled weight decay: each weight is multiplied by `1 - learning_rate * weight_decay`.
     pub weight_decay: f64,
@@ -69,16 +69,16 @@ impl AdamW {
         self.steps
     }
 
-    /// Returns whether all moments are finite.
+    /// Returns whether both moments are finite for every parameter.
     pub(crate) fn is_finite(&self) -> bool {
         let moments = self.first.iter().chain(&self.second);
         moments.flatten().all(|moment| moment.is_finite())
     }
 
-    /// Updates `params` with `grads`, one vector for each parameter.
+    /// Updates `params` with `grads`, which has one vector for each parameter.
     ///
-    /// Moments are stored in `f32`, but each element is computed in `f64`, so that the result does not depend on how the
-    /// compiler orders single-precision arithmetic.
+    /// Moments are stored in `f32`, but each element is computed in `f64`. So the result does not depend on how the compiler orders
+    /// single-precision arithmetic.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "parameters and moments are kept as f32"
@@ -150,7 +150,7 @@ mod tests {
         }]
     }
 
-    /// Computes AdamW steps on one weight as in the paper.
+    /// Computes AdamW steps on one weight, with the formulas of the paper.
     fn reference(mut w: f64, grads: &[f64], with: &AdamWParams) -> f64 {
         let (mut m, mut v) = (0.0, 0.0);
         for (t, g) in grads.iter().enumerate() {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_agree_with_the_formulas_of_the_paper() {
+    fn adamw_steps_agree_with_the_formulas_of_the_paper() {
         let with = AdamWParams {
             learning_rate: 0.05,
             weight_decay: 0.1,
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_gradients_leave_fresh_weights_unchanged() {
+    fn first_step_with_zero_gradients_changes_no_weight() {
         let mut params = param(&[1.0]);
         let mut adam = AdamW::new(&params);
         let report = adam.step(&mut params, &[vec![0.0]], &AdamWParams::default());

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::weights::Weights;
 
-/// The name of the file, for errors.
+/// The file name in error messages.
 const FILE: &str = "config.json";
 
 /// The config of a decoder-only model, with the field names of a Hugging Face `config.json`.
@@ -26,7 +26,7 @@ pub struct ModelConfig {
     pub num_key_value_heads: Option<usize>,
     /// The width of a head; `None` for `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
-    /// The epsilon of RMS norms.
+    /// The epsilon of the RMS normalisation.
     pub rms_norm_eps: f32,
     /// The maximum sequence length in tokens.
     pub max_position_embeddings: usize,
@@ -34,7 +34,7 @@ pub struct ModelConfig {
     pub rope: RopeParameters,
     /// Whether the unembedding shares the weight of the embedding.
     pub tie_word_embeddings: bool,
-    /// The tokens that end a sample.
+    /// The ids of the tokens that end a sample.
     pub eos_token_id: Vec<u32>,
 }
 
@@ -43,7 +43,7 @@ pub struct ModelConfig {
 pub struct RopeParameters {
     /// The base of the frequencies.
     pub rope_theta: f64,
-    /// The scaling of low frequencies; `None` for the type `default`.
+    /// The scaling of low frequencies; `None` for rotary embeddings of type `default`.
     pub scaling: Option<Llama3Scaling>,
 }
 
@@ -63,10 +63,12 @@ pub struct Llama3Scaling {
 impl ModelConfig {
     /// Parses a `config.json`.
     ///
-    /// Fields that are missing or `null` have the defaults of Transformers. If a setting is present in two spellings, the newer one
-    /// takes precedence for each field: `rope_parameters` over `rope_scaling` and `rope_theta`, `rope_type` over `type`.
+    /// Fields that are missing or `null` have the defaults of the Transformers library. If a setting is present in an old and a new
+    /// spelling, the new one takes precedence, separately for each field: `rope_parameters` over `rope_scaling` and `rope_theta`,
+    /// and `rope_type` over `type`.
     ///
     /// # Errors
+    ///
     /// Returns [`Error::Model`] with the field that is missing, malformed or not supported.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         let fields = Fields::parse(FILE, json)?;
@@ -109,14 +111,14 @@ impl ModelConfig {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
-    /// Returns the width of a head.
+    /// Returns the width of an attention head.
     #[must_use]
     pub fn head_width(&self) -> usize {
         self.head_dim
             .unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
-    /// Returns whether the query and key heads are normalised.
+    /// Returns whether the model applies RMS normalisation to query and key heads, as Qwen 3 does.
     #[must_use]
     pub fn normalises_heads(&self) -> bool {
         self.model_type == "qwen3"
@@ -136,7 +138,7 @@ impl ModelConfig {
             .collect()
     }
 
-    /// Derives head widths that `config.json` omits from the shapes of the weights.
+    /// Derives the head widths that `config.json` omits from the shapes of the weights.
     pub(crate) fn infer_widths(&mut self, weights: &Weights) -> Result<()> {
         let rows = |name: &str| weights.rows(&format!("model.layers.0.self_attn.{name}.weight"));
         let divide = |rows: Option<usize>, by: usize| {
@@ -179,7 +181,7 @@ impl ModelConfig {
     }
 }
 
-/// Refuses settings that change the computation and that this engine does not support.
+/// Refuses settings that would change the computation but are not supported by this engine.
 fn refuse_unsupported(fields: &Fields) -> Result<()> {
     let activation = fields.string("hidden_act")?;
     if activation
@@ -213,7 +215,7 @@ fn refuse_unsupported(fields: &Fields) -> Result<()> {
 
 impl RopeParameters {
     fn read(config: &Fields) -> Result<Self> {
-        // In order of precedence.
+        // The objects in which rotary parameters are looked up, in the order of precedence.
         let objects: Vec<Fields> = ["rope_parameters", "rope_scaling"]
             .into_iter()
             .filter_map(|name| config.object(name).transpose())
@@ -272,7 +274,8 @@ impl RopeParameters {
 }
 
 impl Llama3Scaling {
-    /// Returns the scaled frequency: divided for long wavelengths, unchanged for short ones, interpolated between.
+    /// Returns the scaled frequency. Frequencies of long wavelengths are divided, those of short ones are unchanged, and those in
+    /// between are interpolated.
     fn scaled(&self, frequency: f64) -> f64 {
         let context = self.original_max_position_embeddings;
         let (low, high) = (self.low_freq_factor, self.high_freq_factor);
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_fields_take_the_defaults_of_transformers() {
+    fn missing_config_fields_take_the_defaults_of_transformers() {
         let config = read("");
         assert_eq!(config.head_width(), 2);
         assert_eq!(config.frequencies(), vec![1.0]);
@@ -317,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn null_fields_take_the_defaults() {
+    fn null_config_fields_take_the_defaults() {
         let nulls = [
             "head_dim",
             "rms_norm_eps",
@@ -339,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn newer_spelling_of_a_setting_takes_precedence() {
+    fn newer_spelling_of_a_config_field_takes_precedence() {
         let llama3 = |rope: &str| read(rope).rope;
         let expected = RopeParameters {
             rope_theta: 5e5,
@@ -365,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_settings_are_refused_by_name() {
+    fn error_names_the_unsupported_config_setting() {
         for (extra, name) in [
             (r#","hidden_act":"gelu""#, "hidden_act is \"gelu\""),
             (r#","use_sliding_window":true"#, "use_sliding_window"),
@@ -410,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn llama3_scaling_divides_only_low_frequencies() {
+    fn llama3_rope_scaling_divides_only_low_frequencies() {
         let rope = Llama3Scaling {
             factor: 32.0,
             low_freq_factor: 1.0,

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The caller's input is invalid; nothing was computed.
+    /// The caller's input is invalid, so nothing was computed.
     #[error("{field}: {expected}")]
     Input {
         /// The path of the invalid field, such as `data[3].loss_fn_inputs.weights`.
         field: String,
-        /// What was found and what was expected.
+        /// The found and the expected value.
         expected: String,
     },
     /// The model directory or its weights are invalid.
@@ -22,7 +22,7 @@ pub enum Error {
     Checkpoint {
         /// The path of the checkpoint file.
         path: PathBuf,
-        /// What is wrong with the file.
+        /// The defect of the file.
         reason: String,
     },
     /// A file operation failed.
@@ -62,7 +62,7 @@ pub enum Error {
     Closed,
 }
 
-/// A result with the engine's [`enum@Error`].
+/// A result with the engine's [`enum@Error`] as the default error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 fn holder_name(holder: Option<u32>) -> String {

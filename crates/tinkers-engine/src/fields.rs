@@ -6,16 +6,16 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// The fields of a JSON file or of an object in it. A field that is `null` counts as missing.
+/// The fields of a JSON file, or of an object in the file. A field that is `null` counts as missing.
 #[derive(Debug)]
 pub(crate) struct Fields {
-    /// The prefix of errors: the file and, for a nested object, its path, such as `config.json: rope_scaling.`.
+    /// The prefix of error messages: the file name and, for a nested object, its path, such as `config.json: rope_scaling.`.
     prefix: String,
     map: Map<String, Value>,
 }
 
 impl Fields {
-    /// Parses `json`, the content of the file `name`.
+    /// Parses `json`, which is the content of the file `name`.
     pub(crate) fn parse(name: &str, json: &[u8]) -> Result<Self> {
         let value = serde_json::from_slice(json)
             .map_err(|e| Error::Model(format!("{name} is not JSON: {e}")))?;
@@ -26,7 +26,7 @@ impl Fields {
         Ok(Self { prefix, map })
     }
 
-    /// Reads a file; `None` if it does not exist.
+    /// Reads a JSON file; returns `None` if it does not exist.
     pub(crate) fn open(dir: &Path, name: &str) -> Result<Option<Self>> {
         let path = dir.join(name);
         match std::fs::read(&path) {
@@ -57,7 +57,7 @@ impl Fields {
         self.read(name, "a number", Value::as_f64)
     }
 
-    /// Reads a non-negative integer, which some tools write as `8.0`.
+    /// Reads a non-negative integer. Also accepts forms such as `8.0`, which some tools write.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<usize>> {
         self.read(name, "a non-negative integer", |value| {
             let id = integer(value)?;
@@ -71,7 +71,7 @@ impl Fields {
             .ok_or_else(|| self.error(name, "is missing, expected a non-negative integer"))
     }
 
-    /// Reads a token id or a list of token ids; empty if missing.
+    /// Reads a token id or a list of token ids. Returns an empty list if the field is missing.
     pub(crate) fn token_ids(&self, name: &str) -> Result<Vec<u32>> {
         let id = |value: &Value| u32::try_from(integer(value)?).ok();
         let ids = self.read(
@@ -85,7 +85,7 @@ impl Fields {
         Ok(ids.unwrap_or_default())
     }
 
-    /// Reads a token: a string, or an object with the string as `content`.
+    /// Reads a token, which is a string or an object whose field `content` is the string.
     pub(crate) fn token(&self, name: &str) -> Result<Option<String>> {
         self.read(name, "a token string", |value| {
             let text = value.get("content").unwrap_or(value);
@@ -93,7 +93,7 @@ impl Fields {
         })
     }
 
-    /// Reads a list of strings; empty if missing.
+    /// Reads a list of strings. Returns an empty list if the field is missing.
     pub(crate) fn strings(&self, name: &str) -> Result<Vec<String>> {
         let texts = self.read(name, "a list of strings", |value| {
             let all = value.as_array()?.iter();
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn null_counts_as_missing_and_errors_name_file_and_field() {
+    fn null_field_counts_as_missing_and_errors_name_the_field() {
         let json =
             br#"{"a": null, "b": 8.0, "c": {"d": "x"}, "e": [1, 2], "f": {"content": "</s>"}}"#;
         let fields = Fields::parse("x.json", json).unwrap();

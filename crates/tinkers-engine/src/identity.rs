@@ -1,4 +1,4 @@
-//! The identity of a base model: its names, chosen by the user, and its fingerprint, computed from its contents.
+//! The identity of a base model: its names, which the user chooses, and its fingerprint, which is computed from its contents.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -10,7 +10,7 @@ use crate::config::ModelConfig;
 use crate::text::Text;
 use crate::weights::Weights;
 
-/// Common names of directories that contain models and are not an organisation on a model hub.
+/// Names of directories that commonly contain models, and so are not the name of an organisation on a model hub.
 const CONTAINERS: [&str; 16] = [
     "base_models",
     "cache",
@@ -40,7 +40,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Creates a name without aliases.
+    /// Creates the names of a model without aliases.
     pub(crate) fn only(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -48,12 +48,13 @@ impl Names {
         }
     }
 
-    /// Derives the names of the model in `dir` from the path as given, without following links.
+    /// Derives the names of the model in `dir` from the path as it is given, without following links. Returns `None` for the root
+    /// directory.
     ///
-    /// The name is `org/model`, the last two components, if the first of them can be an organisation on a hub: letters, digits,
-    /// `-`, `_` and inner dots, not a top-level directory, and not a common name for model directories such as `models`. The last
-    /// component alone is then an alias. Otherwise the last component is the name. In the cache of the Hugging Face hub, the names
-    /// come from `models--org--model`. `None` for the root directory.
+    /// In the cache of the Hugging Face hub, the names come from the component `models--org--model`. Elsewhere, the name is
+    /// `org/model`, the last two components, if `org` can be an organisation on a hub; the last component alone is then an alias. An
+    /// organisation consists of letters, digits, `-`, `_` and inner dots, and is neither a top-level directory nor a common name of
+    /// model directories, such as `models`. Otherwise the last component is the name.
     pub(crate) fn of_dir(dir: &Path) -> Option<Self> {
         let parts = parts(dir);
         let model = parts.last()?;
@@ -77,7 +78,7 @@ impl Names {
         })
     }
 
-    /// Sets the listed name; the previous names become aliases.
+    /// Sets the name under which the model is listed. The previous names become aliases.
     pub(crate) fn listed_as(self, name: &str) -> Self {
         let mut aliases = self.aliases;
         aliases.push(self.name);
@@ -89,7 +90,7 @@ impl Names {
     }
 }
 
-/// Returns the components of the absolute path, with `.` and `..` resolved lexically.
+/// Returns the components of the absolute path, with `.` and `..` resolved without reading the file system.
 fn parts(dir: &Path) -> Vec<String> {
     let full = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     let mut parts = Vec::new();
@@ -110,10 +111,10 @@ fn is_organisation(part: &str) -> bool {
         && !CONTAINERS.contains(&part.to_ascii_lowercase().as_str())
 }
 
-/// Computes the fingerprint of a base model: a hexadecimal SHA-256 of the settings that affect its results, its vocabulary, and
-/// the name, shape and values of each weight, widened to 32 bits.
+/// Computes the fingerprint of a base model. It is a SHA-256, in hexadecimal, of the settings that affect the results, the
+/// vocabulary, and the name, shape and values of each weight, widened to 32 bits.
 ///
-/// The fingerprint does not depend on the directory, on how weights are split into files, on whether they are stored in 16 or 32
+/// The fingerprint does not depend on the directory, on how weights are divided into files, on whether they are stored in 16 or 32
 /// bits, or on the formatting of the JSON files. Runs on the current thread pool.
 pub(crate) fn fingerprint(config: &ModelConfig, text: &Text, weights: &Weights) -> String {
     let mut hash = Sha256::new();
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_name_keeps_the_derived_names_as_aliases() {
+    fn chosen_model_name_keeps_the_derived_names_as_aliases() {
         let names = Names::of_dir(Path::new("/x/a/b")).unwrap().listed_as("c/d");
         assert_eq!(names.name, "c/d");
         assert_eq!(names.aliases, ["b", "a/b"]);
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn one_changed_value_changes_the_fingerprint() {
+    fn each_changed_value_changes_the_fingerprint() {
         let config = testing::config("qwen3");
         let weights = |change: Option<f32>| {
             let mut all = testing::weights(&config);
@@ -243,7 +244,7 @@ mod tests {
         let mut other = config.clone();
         other.rms_norm_eps = 1e-6;
         assert_ne!(own, print(&other, None));
-        // The context length does not affect the results.
+        // A different context length leaves the results unchanged.
         let mut longer = config.clone();
         longer.max_position_embeddings *= 2;
         assert_eq!(own, print(&longer, None));

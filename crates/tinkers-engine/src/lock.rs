@@ -1,4 +1,4 @@
-//! Exclusive lock of a data directory. A second engine would remove temporary files that the first is writing.
+//! The exclusive lock of a data directory. Without it, a second engine would remove temporary files that the first one is writing.
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::checkpoint::make_durable_dir;
 use crate::error::{Error, Result};
 
-/// How long to wait for an engine of this process that is being dropped to release the directory.
+/// How long to wait while another engine of this process is being dropped and has not released the directory yet.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The directories that are locked by engines of this process.
@@ -25,10 +25,11 @@ pub(crate) struct DirLock {
 }
 
 impl DirLock {
-    /// Locks the directory, creating it if it is missing.
+    /// Locks the directory, and creates it if it is missing.
     ///
     /// # Errors
-    /// Returns [`Error::InUse`] if another engine holds the lock, [`Error::Io`] if the directory cannot be used.
+    ///
+    /// Returns [`Error::InUse`] if another engine holds the lock, and [`Error::Io`] if the directory cannot be used.
     pub(crate) fn take(dir: &Path) -> Result<Self> {
         Self::take_within(dir, RELEASE_TIMEOUT)
     }
@@ -59,13 +60,13 @@ impl DirLock {
                 let holder = holder.and_then(|text| text.trim().parse().ok());
                 return Err(Error::InUse { dir, holder });
             }
-            // Without file locks, the user must not start two processes on one directory.
+            // On a file system without locks, the user must make sure that only one process uses the directory.
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
                 tracing::warn!(path = %path.display(), "the file system does not support locks");
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("cannot lock", path)(error)),
         }
-        // Other processes report this id in their error. The lock does not depend on it.
+        // Other processes read this id for their error messages. The lock does not depend on it.
         let id = format!("{}\n", std::process::id());
         if let Err(error) = file
             .set_len(0)
@@ -84,7 +85,7 @@ impl DirLock {
 impl Drop for DirLock {
     fn drop(&mut self) {
         let mut held = lock();
-        // Closed before the notification, so that a waiter can lock the file.
+        // The file is closed before the notification, so that a waiter can lock it.
         drop(self.file.take());
         held.remove(&self.dir);
         RELEASED.notify_all();
@@ -110,7 +111,7 @@ mod tests {
             error.to_string().contains(data.to_str().unwrap()),
             "{error}"
         );
-        // A waiter gets the lock when it is released.
+        // A thread that waits for the lock gets it when the lock is released.
         let second = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| DirLock::take_within(&data, Duration::from_secs(600)));
             drop(first);
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn error_names_the_process_that_holds_the_lock() {
         let dir = tempfile::tempdir().unwrap();
-        // A lock that is missing from `HELD`, as if another process held it.
+        // This lock is not in `HELD`, so it looks like that of another process.
         let file = File::create(dir.path().join("lock")).unwrap();
         file.lock().unwrap();
         let error = DirLock::take(dir.path()).unwrap_err();

@@ -77,9 +77,10 @@ pub(crate) struct Adapters {
 }
 
 impl AdapterConfig {
-    /// Checks that the rank is in range and that at least one kind of layer is adapted.
+    /// Checks that the rank is in range and that at least one group of layers is adapted.
     ///
     /// # Errors
+    ///
     /// Returns [`Error::Input`] with the invalid field.
     pub fn check(&self) -> Result<()> {
         if self.rank == 0 || self.rank > MAX_RANK {
@@ -127,7 +128,7 @@ impl AdapterConfig {
 }
 
 impl Param {
-    /// Returns the name of the matrix in a checkpoint, as the PEFT library spells it.
+    /// Returns the name of the matrix in a checkpoint, which is that of the PEFT library.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -169,12 +170,13 @@ impl TargetModule {
 }
 
 impl Lora {
-    /// Creates an adapter with random A and zero B matrices, which leaves the output of the base model unchanged.
+    /// Creates an adapter with random A matrices and zero B matrices, which leaves the output of the base model unchanged.
     ///
-    /// The values of A are uniform in `±1 / sqrt(inputs)`. Each matrix uses its own random stream of the seed, so a seed
-    /// gives the same weights on every machine.
+    /// The values of A are uniform in `±1 / sqrt(inputs)`. Each matrix has its own stream of random numbers, so a seed gives the
+    /// same values on every machine.
     ///
     /// # Errors
+    ///
     /// Returns the errors of [`AdapterConfig::check`].
     #[expect(clippy::cast_precision_loss, reason = "widths are small integers")]
     pub fn new(config: AdapterConfig, model: &ModelConfig) -> Result<Self> {
@@ -246,18 +248,18 @@ impl Lora {
         &self.params
     }
 
-    /// Returns the matrices for changes in place. Shapes and names must stay the same.
+    /// Returns the matrices, whose values may be changed in place. Shapes and names must stay the same.
     pub(crate) fn params_mut(&mut self) -> &mut [Param] {
         &mut self.params
     }
 
-    /// Builds the adapters as constants, without gradients.
+    /// Builds the adapters as constants, which get no gradients.
     pub(crate) fn frozen(&self, model: &ModelConfig) -> Adapters {
         self.assemble(model, |param| Node::constant(param.value.clone()))
             .0
     }
 
-    /// Builds the adapters as leaves of `tape`; also returns the leaf nodes in the order of [`Self::params`].
+    /// Builds the adapters as leaves of `tape`, which get gradients. Also returns the leaf nodes in the order of [`Self::params`].
     pub(crate) fn trainable(&self, model: &ModelConfig, tape: &Tape) -> (Adapters, Vec<Node>) {
         self.assemble(model, |param| tape.leaf(param.value.clone()))
     }
@@ -288,7 +290,7 @@ impl Lora {
 }
 
 impl Adapters {
-    /// Returns adapters that are all absent, for the base model alone.
+    /// Returns a set without any adapters, with which the base model runs unchanged.
     pub(crate) fn none(model: &ModelConfig) -> Self {
         Self {
             layers: vec![LayerAdapters::default(); model.num_hidden_layers],

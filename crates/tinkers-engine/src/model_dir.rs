@@ -14,7 +14,7 @@ pub(crate) struct ModelFiles {
     pub(crate) config: ModelConfig,
     pub(crate) text: Text,
     pub(crate) weights: Weights,
-    /// The tokens that end a sample.
+    /// The ids of the tokens that end a sample.
     pub(crate) end_tokens: Vec<u32>,
 }
 
@@ -22,7 +22,8 @@ impl ModelFiles {
     /// Reads the files of `dir`.
     ///
     /// # Errors
-    /// Returns [`Error::Model`] and [`Error::Tokenizer`] with the file and, if one is invalid, the field; [`Error::Io`].
+    ///
+    /// Returns [`Error::Model`] or [`Error::Tokenizer`] with the invalid file and field, and [`Error::Io`] if a file cannot be read.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let json = std::fs::read(&path).map_err(Error::io("cannot read", &path))?;
@@ -41,7 +42,7 @@ impl ModelFiles {
 }
 
 /// Collects the end tokens of all config files. Instruction-tuned models often list the end-of-turn token in one file and the
-/// end-of-text token in another; either ends a sample.
+/// end-of-text token in another. Either of them ends a sample.
 fn end_tokens(dir: &Path, config: &ModelConfig, text: &Text) -> Result<Vec<u32>> {
     let mut ids = config.eos_token_id.clone();
     if let Some(fields) = Fields::open(dir, "generation_config.json")? {

@@ -1,4 +1,5 @@
-//! A pass over a batch: sequences are packed into microbatches, computed on all threads, and summed in a fixed order.
+//! A forward or backward pass over a batch. Sequences are packed into microbatches, computed on all threads, and summed in a fixed
+//! order.
 
 use std::sync::Arc;
 
@@ -10,10 +11,11 @@ use crate::ops::tape::{Node, Tape};
 use crate::ops::target::log_probs;
 use crate::threads::Threads;
 
-/// The maximum number of positions in a microbatch, including padding: enough to use a core well, few enough for its cache.
+/// The maximum number of positions in a microbatch, including padding. It is large enough for efficient matrix products and small
+/// enough for the cache of a core.
 const MAX_POSITIONS: usize = 1024;
 
-/// The maximum number of logits in a microbatch, 256 MB. Models with large vocabularies get fewer positions.
+/// The maximum number of logits in a microbatch, which is 256 MB. With a large vocabulary, a microbatch gets fewer positions.
 const MAX_LOGITS: usize = 1 << 26;
 
 /// A sequence with its target tokens.
@@ -27,29 +29,29 @@ pub(crate) struct Sequence {
     pub(crate) per_row: usize,
 }
 
-/// The output of a pass for one sequence.
+/// The output of a forward or backward pass for one sequence. `R` is the report of the loss function.
 #[derive(Debug)]
 pub(crate) struct Output<R> {
     /// The log-probability of every target.
     pub(crate) log_probs: Vec<f32>,
-    /// The report of the loss.
+    /// The report that the loss function returned.
     pub(crate) report: R,
 }
 
-/// A loss function. It maps a sequence index and the log-probabilities of the sequence to derivatives and a report.
+/// A loss function. It maps the index of a sequence and its log-probabilities to derivatives and a report.
 pub(crate) type Loss<'a, R> = dyn Fn(usize, &[f32]) -> (Vec<f32>, R) + Sync + 'a;
 
-/// The model of a microbatch, on its tape.
+/// The model on the tape of one microbatch.
 pub(crate) struct Setup {
     pub(crate) model: Arc<Model>,
     pub(crate) adapters: Adapters,
-    /// The trainable parameters in the order of the gradients; empty for a pass without gradients.
+    /// The trainable parameters in the order of the gradients. Empty for a forward pass, which computes no gradients.
     pub(crate) leaves: Vec<Node>,
 }
 
-/// Runs a pass over `sequences` and adds the gradients to `grads`, one vector for each leaf.
+/// Runs a forward or backward pass over `sequences`. Adds the gradients to `grads`, which has one vector for each leaf.
 ///
-/// `setup` places the model on the tape of each microbatch.
+/// `setup` builds the model on the tape of each microbatch.
 pub(crate) fn run<R: Send>(
     threads: &Threads,
     vocabulary: usize,
@@ -78,7 +80,7 @@ pub(crate) fn run<R: Send>(
     Ok(outputs.into_iter().flatten().collect())
 }
 
-/// Groups sequences of similar length into microbatches. The result depends only on the lengths.
+/// Groups sequences of similar length into microbatches, given as lists of indices. The result depends only on the lengths.
 fn pack(sequences: &[Sequence], vocabulary: usize) -> Vec<Vec<usize>> {
     let limit = MAX_POSITIONS.min(MAX_LOGITS / vocabulary).max(1);
     let mut order: Vec<usize> = (0..sequences.len()).collect();
@@ -139,7 +141,7 @@ fn microbatch<R>(
     Ok((outputs, grads))
 }
 
-/// Computes the log-probabilities `[positions, per_row]` of the targets of `batch`, without padding positions.
+/// Computes the log-probabilities of the targets of `batch`, of shape `[positions, per_row]`, without padding positions.
 fn forward(tape: &Tape, setup: &Setup, sequences: &[Sequence], batch: &[usize]) -> Node {
     let longest = sequences[batch[0]].tokens.len();
     let per_row = sequences[batch[0]].per_row;

@@ -1,4 +1,4 @@
-//! Pretraining of a base model from random weights, with which the built-in model was trained.
+//! Pretraining of a base model from random weights. The built-in model was trained with this code.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::rng::Rng;
 use crate::threads::Threads;
 use crate::weights::Weights;
 
-/// A base model in pretraining, with all parameters trainable.
+/// A base model in pretraining. All of its parameters are trained.
 #[derive(Debug)]
 pub struct Pretrainer {
     config: ModelConfig,
@@ -32,9 +32,10 @@ pub struct Pretrainer {
 }
 
 impl Pretrainer {
-    /// Creates a model with random weights, which depend only on `seed`.
+    /// Creates a model with random weights that depend only on `seed`.
     ///
     /// # Errors
+    ///
     /// Returns [`Error::Panicked`] if threads cannot be started.
     #[expect(
         clippy::cast_precision_loss,
@@ -84,10 +85,11 @@ impl Pretrainer {
         self.params.iter().map(|p| p.data().len()).sum()
     }
 
-    /// Takes an optimizer step on a batch of token sequences. Returns the loss before the step in nats per predicted token.
+    /// Takes an optimizer step on a batch of token sequences. Returns the loss before the step, in nats per predicted token.
     ///
     /// # Errors
-    /// [`Error::Panicked`] if a token is outside of the vocabulary.
+    ///
+    /// Returns [`Error::Panicked`] if a token is outside of the vocabulary.
     pub fn step(&mut self, texts: &[&[u32]], with: &AdamWParams) -> Result<f64> {
         let (sequences, count) = sequences(texts);
         #[expect(
@@ -137,7 +139,8 @@ impl Pretrainer {
     /// Encodes the weights as a safetensors file of half-precision numbers.
     ///
     /// # Errors
-    /// [`Error::Safetensors`] if they cannot be encoded.
+    ///
+    /// Returns [`Error::Safetensors`] if the weights cannot be encoded.
     pub fn to_f16_file(&self) -> Result<Vec<u8>> {
         let halves: Vec<Vec<u8>> = self.params.iter().map(|p| f16_bytes(p.data())).collect();
         let params = self.params.iter().zip(&self.shapes).zip(&halves);
@@ -170,7 +173,7 @@ fn f16_bytes(data: &[f32]) -> Vec<u8> {
         .collect()
 }
 
-/// A learning rate schedule: linear warmup and cosine decay to a tenth.
+/// A learning rate schedule: a linear warmup, then a cosine decay to a tenth of the peak.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     /// The peak learning rate.
@@ -208,8 +211,7 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Splits `text` at blank lines into documents and appends the end-of-text token to each. Every twentieth document is held
-    /// out.
+    /// Splits `text` into documents at blank lines, and appends the end-of-text token to each. Every twentieth document is held out.
     #[must_use]
     pub fn new(text: &[u8], seed: u64) -> Self {
         let mut corpus = Self {
@@ -241,8 +243,8 @@ impl Corpus {
         self.held_out.iter().map(Vec::len).sum()
     }
 
-    /// Returns `count` training sequences for one step, each with `len` tokens to predict. They depend only on the seed and
-    /// the step.
+    /// Returns `count` training sequences for one step, each with `len` tokens to predict. The sequences depend only on the seed of
+    /// the corpus and on `step`.
     #[must_use]
     pub fn batch(&self, step: usize, count: usize, len: usize) -> Vec<&[u32]> {
         let mut rng = Rng::stream(self.seed ^ 0x7465_7874, step as u64);
@@ -316,8 +318,7 @@ pub(crate) fn weight_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     names
 }
 
-/// Converts texts to next-token prediction sequences, and returns the number of targets. Texts with less than two tokens are
-/// skipped.
+/// Converts texts to sequences for next-token prediction, and counts the targets. Texts of fewer than two tokens are skipped.
 fn sequences(texts: &[&[u32]]) -> (Vec<Sequence>, usize) {
     let sequences: Vec<Sequence> = texts
         .iter()

@@ -1,6 +1,6 @@
 //! A random number generator whose sequence for a seed is the same on every machine and in every release.
 
-/// A SplitMix64 generator. Its 64 bits of state suffice for weight initialisation and sampling.
+/// A SplitMix64 generator. Its 64 bits of state suffice for weight initialisation and for sampling.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng {
     state: u64,
@@ -13,7 +13,7 @@ impl Rng {
         Self { state: seed }
     }
 
-    /// Creates the generator of one `stream` of a seed. Different streams of one seed are statistically independent.
+    /// Creates the generator of one `stream` of a seed. Streams with different numbers are statistically independent.
     #[must_use]
     pub(crate) fn stream(seed: u64, stream: u64) -> Self {
         Self::new(mix(seed ^ mix(stream.wrapping_add(0x9e37_79b9_7f4a_7c15))))
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_matches_the_published_splitmix64_values() {
+    fn generator_output_matches_published_splitmix64_values() {
         // The published first outputs of SplitMix64 for seed 1234567.
         let mut rng = Rng::new(1_234_567);
         assert_eq!(rng.next_u64(), 6_457_827_717_110_365_317);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_of_one_seed_differ_and_stay_in_range() {
+    fn random_streams_of_one_seed_differ_and_stay_in_range() {
         let mut a = Rng::stream(7, 0);
         let mut b = Rng::stream(7, 1);
         let left: Vec<f32> = (0..64).map(|_| a.unit()).collect();
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn below_returns_every_value_within_the_bound() {
+    fn random_integers_take_every_value_below_the_bound() {
         let mut rng = Rng::new(3);
         let mut seen = [0usize; 5];
         for _ in 0..1000 {

@@ -12,7 +12,7 @@ use crate::pretrain::weight_shapes;
 use crate::rng::Rng;
 use crate::weights::Weights;
 
-/// Returns a config of a model family with two layers and small, distinct dimensions.
+/// Returns the config of a small model of this family. It has two layers, and its dimensions differ from each other.
 pub(crate) fn config(family: &str) -> ModelConfig {
     let json = format!(
         r#"{{"model_type": "{family}", "vocab_size": 23, "hidden_size": 12, "intermediate_size": 20,
@@ -23,7 +23,7 @@ pub(crate) fn config(family: &str) -> ModelConfig {
     ModelConfig::from_json(json.as_bytes()).unwrap()
 }
 
-/// Returns random weights with their shapes, by name. Qwen 2 has biases on queries, keys and values.
+/// Returns random weights and their shapes, by name. For Qwen 2, queries, keys and values have biases.
 pub(crate) fn weights(config: &ModelConfig) -> BTreeMap<String, (Vec<f32>, [usize; 2])> {
     let mut rng = Rng::new(42);
     let mut all = BTreeMap::new();
@@ -49,7 +49,7 @@ pub(crate) fn weights(config: &ModelConfig) -> BTreeMap<String, (Vec<f32>, [usiz
     all
 }
 
-/// Builds the model of [`config`] and [`weights`].
+/// Builds the model of the family with [`config`] and [`weights`].
 pub(crate) fn model(family: &str) -> Arc<Model> {
     let config = config(family);
     let nodes = weights(&config)
@@ -59,7 +59,7 @@ pub(crate) fn model(family: &str) -> Arc<Model> {
     Arc::new(Model::new(config, weights).unwrap())
 }
 
-/// Returns an adapter of all modules with nonzero B matrices, so that the A matrices get gradients.
+/// Returns an adapter of all modules. Its B matrices are not zero, so that the A matrices get gradients.
 pub(crate) fn lora(config: &ModelConfig) -> Lora {
     let shape = AdapterConfig {
         rank: 3,

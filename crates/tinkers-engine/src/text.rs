@@ -1,4 +1,4 @@
-//! Decoding of tokens to text, in which stop texts are searched.
+//! Decoding of tokens to text, for the search of stop texts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 /// The tokenizer of a model.
 #[derive(Debug)]
 pub enum Text {
-    /// Tokens below 256 are bytes; all others decode to nothing.
+    /// A tokenizer whose tokens below 256 are bytes. All other tokens decode to nothing.
     Bytes,
-    /// A tokenizer that was read from a `tokenizer.json`.
+    /// A tokenizer from a file `tokenizer.json`.
     Tokenizer(Box<Tokenizer>),
 }
 
@@ -27,9 +27,10 @@ impl Text {
         Ok(Self::Tokenizer(Box::new(tokenizer)))
     }
 
-    /// Decodes `tokens`, including special tokens, since a stop text may be one.
+    /// Decodes `tokens`, including special tokens, because a stop text may be a special token.
     ///
     /// # Errors
+    ///
     /// Returns [`Error::Tokenizer`] if the tokenizer fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<Vec<u8>> {
         match self {
@@ -44,7 +45,7 @@ impl Text {
         }
     }
 
-    /// Returns the id of `token`.
+    /// Returns the id of the token with this text, if the tokenizer has one.
     pub(crate) fn id(&self, token: &str) -> Option<u32> {
         match self {
             Self::Bytes => None,
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn byte_tokens_decode_to_bytes_and_others_to_nothing() {
+    fn byte_tokens_decode_to_bytes_and_other_tokens_to_nothing() {
         let tokens = Text::Bytes.encode("hé").unwrap();
         assert_eq!(tokens, [104, 195, 169]);
         assert_eq!(

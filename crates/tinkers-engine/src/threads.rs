@@ -1,4 +1,4 @@
-//! The thread pools of a pass.
+//! The thread pools for forward and backward passes.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,10 +7,11 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
-/// Single-thread pools for microbatches, and one pool of all threads for other work.
+/// The thread pools of an engine: one pool with a single thread for each microbatch that runs, and one pool of all threads for other
+/// work.
 ///
 /// A microbatch fits into the cache of a core and is computed by a single thread. This avoids synchronisation between matrix
-/// products and makes the result independent of the number of cores.
+/// products, and makes the result independent of the number of cores.
 #[derive(Debug)]
 pub struct Threads {
     single: Vec<ThreadPool>,
@@ -40,15 +41,15 @@ impl Threads {
         })
     }
 
-    /// Runs `job` on the pool of all threads, over which its matrix products are split.
+    /// Runs `job` on the pool of all threads. Its matrix products are divided over these threads.
     pub(crate) fn run<R: Send>(&self, job: impl FnOnce() -> R + Send) -> R {
         self.all.install(job)
     }
 
-    /// Computes `job(0..count)` on all threads and passes the results to `consume` in order.
+    /// Computes `job(0..count)` on all threads, and passes the results to `consume` in order.
     ///
-    /// At most [`RESULTS_PER_THREAD`] results per thread exist at a time. The first error, in the order of the jobs, stops the
-    /// work and is returned. A panic in a job or in `consume` is propagated to the caller.
+    /// At most [`RESULTS_PER_THREAD`] results per thread exist at a time. The first error in the order of the jobs stops the work
+    /// and is returned. A panic in a job or in `consume` is propagated to the caller.
     pub(crate) fn map<R: Send>(
         &self,
         count: usize,
@@ -79,13 +80,13 @@ impl Threads {
     }
 }
 
-/// The maximum number of unconsumed results per thread, including the one being computed.
+/// The maximum number of unconsumed results per thread, including the result that is being computed.
 const RESULTS_PER_THREAD: usize = 2;
 
-/// A queue of jobs for several threads whose results are consumed in order.
+/// A queue of jobs for several threads. The results are consumed in the order of the jobs.
 struct OrderedPipeline<R, T> {
     count: usize,
-    /// The maximum number of jobs that are started and not consumed.
+    /// The maximum number of jobs that have started and whose results are not consumed.
     max_ahead: usize,
     state: Mutex<PipelineState<R, T>>,
     progressed: Condvar,
@@ -98,7 +99,7 @@ struct PipelineState<R, T> {
     next_due: usize,
     finished: BTreeMap<usize, Result<R>>,
     consume: T,
-    /// Set after an error or a panic.
+    /// Whether the work was stopped by an error or a panic.
     stopped: bool,
     failure: Option<Error>,
 }
@@ -134,8 +135,8 @@ impl<R: Send, T: FnMut(usize, R) -> Result<()> + Send> OrderedPipeline<R, T> {
         unwinding.armed = false;
     }
 
-    /// Waits until another job may start and returns its index. The job whose result is consumed next has always started, so the
-    /// wait ends.
+    /// Waits until another job may start, and returns its index; `None` if there are no more jobs. The wait always ends, because the
+    /// job whose result is consumed next has started already.
     fn next_job(&self) -> Option<usize> {
         let state = lock(&self.state);
         let state = self.progressed.wait_while(state, |state| {
@@ -154,7 +155,7 @@ impl<R: Send, T: FnMut(usize, R) -> Result<()> + Send> OrderedPipeline<R, T> {
     fn complete(&self, index: usize, result: Result<R>) {
         let mut state = lock(&self.state);
         if result.is_err() {
-            // Starts no more jobs. Jobs that are running may still fail; the error of the lowest index is returned.
+            // No more jobs start. Running jobs may still fail; the error of the job with the lowest index is returned.
             state.next = self.count;
         }
         state.finished.insert(index, result);
@@ -183,7 +184,7 @@ impl<R, T: FnMut(usize, R) -> Result<()>> PipelineState<R, T> {
     }
 }
 
-/// Stops the other threads when a job panics, since the result that they wait for will never arrive.
+/// Stops the other threads when a job panics. They would wait forever for the result of that job.
 struct StopOnUnwind<'a, R, T> {
     pipeline: &'a OrderedPipeline<R, T>,
     armed: bool,
@@ -209,7 +210,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn results_are_consumed_in_order() {
+    fn parallel_results_are_consumed_in_job_order() {
         let threads = Threads::new(3).unwrap();
         let mut got = Vec::new();
         threads

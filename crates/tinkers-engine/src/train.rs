@@ -16,29 +16,29 @@ use crate::threads::Threads;
 pub struct Example {
     /// The input tokens; at least one.
     pub tokens: Vec<u32>,
-    /// `targets.len() / tokens.len()` targets for each position; `None` marks a missing target.
+    /// The target tokens: `targets.len() / tokens.len()` for each position. `None` marks a missing target.
     pub targets: Vec<Option<u32>>,
     /// The inputs of the loss, one value for each target.
     pub loss_inputs: LossInputs,
 }
 
-/// The outputs of a pass.
+/// The outputs of a forward or backward pass.
 #[derive(Clone, Debug)]
 pub struct PassResult {
     /// The log-probability of every target, for each example; zero for missing targets.
     pub log_probs: Vec<Vec<f32>>,
     /// The loss of every target, for each example.
     pub losses: Vec<Vec<f32>>,
-    /// The metrics, with keys `name:reduction`.
+    /// The metrics. Their keys have the form `name:reduction`.
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// Whether a pass computes gradients.
+/// Whether a pass over the model computes losses only, or gradients too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Computes losses only.
     Forward,
-    /// Also computes gradients and adds them to those of earlier passes.
+    /// Computes losses and gradients, and adds the gradients to those of earlier passes.
     ForwardBackward,
 }
 
@@ -62,8 +62,8 @@ impl TrainableModel {
         Ok(Self::from_parts(base, lora, optimizer))
     }
 
-    /// Creates a model from the adapter and optimizer of a checkpoint. No gradients are accumulated, since checkpoints do not
-    /// contain them.
+    /// Creates a model from the adapter and the optimizer state of a checkpoint. The model has no accumulated gradients, since
+    /// checkpoints do not contain any.
     #[must_use]
     pub fn from_parts(base: Arc<Model>, lora: Lora, optimizer: AdamW) -> Self {
         Self {
@@ -92,10 +92,11 @@ impl TrainableModel {
         &self.base
     }
 
-    /// Runs a forward or a forward-backward pass. Losses are sums over positions, so the gradients of several passes add up to
-    /// those of one pass over all their examples.
+    /// Runs a forward or a forward-backward pass. The loss is a sum over positions. So the accumulated gradients of several passes
+    /// equal those of one pass over all their examples.
     ///
     /// # Errors
+    ///
     /// Returns [`Error::Input`] with the field that is invalid for the model, or if gradients are not finite. The accumulated
     /// gradients are then unchanged.
     pub fn pass(
@@ -160,10 +161,11 @@ impl TrainableModel {
         })
     }
 
-    /// Takes an optimizer step with the accumulated gradients and clears them. If there are none, they count as zero: the moments
-    /// decay and the step is counted.
+    /// Takes an optimizer step with the accumulated gradients and clears them. Without accumulated gradients, the step uses zeros:
+    /// it is counted, and the moments decay.
     ///
     /// # Errors
+    ///
     /// Returns [`Error::Input`] if the new weights or moments are not finite. The weights, the optimizer and the gradients are then
     /// unchanged.
     pub fn step(&mut self, with: &AdamWParams) -> Result<StepReport> {
@@ -188,7 +190,7 @@ impl TrainableModel {
         ))
     }
 
-    /// Adds `grads` to the accumulated gradients. Values that are not finite would spoil all later steps, so they are refused.
+    /// Adds `grads` to the accumulated gradients. Refuses values that are not finite, since they would spoil all later steps.
     fn accumulate(&mut self, mut grads: Vec<Vec<f32>>) -> Result<()> {
         for (sum, held) in grads.iter_mut().zip(self.grads.iter().flatten()) {
             sum.iter_mut().zip(held).for_each(|(sum, g)| *sum += g);

@@ -12,11 +12,11 @@ use crate::fields::Fields;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
 
-/// Weights by name, from which a model is built.
+/// The weights of a model, by name.
 #[derive(Debug, Default)]
 pub struct Weights {
     nodes: BTreeMap<String, Node>,
-    /// Tensors of a type that is not converted.
+    /// The tensors that were not read, because their type cannot be converted to `f32`.
     unread: BTreeMap<String, Dtype>,
 }
 
@@ -25,18 +25,20 @@ impl Weights {
     /// masks or quantised weights, are left out.
     ///
     /// # Errors
-    /// [`Error::Safetensors`] if the bytes are not a safetensors file.
+    ///
+    /// Returns [`Error::Safetensors`] if the bytes are not a safetensors file.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut weights = Self::default();
         weights.read(bytes)?;
         Ok(weights)
     }
 
-    /// Reads the weights of a model directory: the files listed in `model.safetensors.index.json`, or else `model.safetensors`, or
-    /// else all `*.safetensors` files in the order of their names.
+    /// Reads the weights of a model directory: the files listed in `model.safetensors.index.json`; else `model.safetensors`; else
+    /// all `*.safetensors` files in the order of their names.
     ///
     /// # Errors
-    /// [`Error::Model`] if there is none or one is not a safetensors file, [`Error::Io`] if one cannot be read.
+    ///
+    /// Returns [`Error::Model`] if there is no such file or one is not a safetensors file, and [`Error::Io`] if one cannot be read.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let files = shards(dir)?;
         if files.is_empty() {
@@ -59,7 +61,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Creates weights from nodes.
+    /// Creates weights from the nodes of a computation.
     pub(crate) fn from_nodes(nodes: BTreeMap<String, Node>) -> Self {
         Self {
             nodes,
@@ -114,7 +116,7 @@ impl Weights {
             let (rows, cols) = match tensor.shape() {
                 [cols] => (1, *cols),
                 [rows, cols] => (*rows, *cols),
-                // No layer of a language model has such a shape; a weight that is needed is reported as missing.
+                // No layer of a language model has such a shape. If the model needs this weight, it is reported as missing.
                 other => {
                     tracing::debug!(name, shape = ?other, "ignoring a tensor that is not a vector or a matrix");
                     continue;
@@ -132,7 +134,7 @@ impl Weights {
     }
 }
 
-/// Converts the elements of a tensor to `f32`; `None` for types that are not floating-point numbers of 16 bits or more.
+/// Converts the elements of a tensor to `f32`. Returns `None` unless the type is a floating-point number of 16 bits or more.
 fn to_f32(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
     let data = tensor.data();
     Some(match tensor.dtype() {
@@ -162,7 +164,7 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
         let map = index.object("weight_map")?.ok_or_else(|| {
             index.error("weight_map", "is missing, expected the file of each weight")
         })?;
-        // A set, since the index lists each file many times.
+        // The files are collected in a set, since the index lists each file many times.
         let files = map
             .names()
             .map(|name| map.string(name))
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn every_16_bit_number_reads_as_in_candle() {
+    fn every_16_bit_float_converts_as_in_candle() {
         let data: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
         for dtype in [Dtype::F16, Dtype::BF16] {
             let bytes = file(dtype, &data, 2);
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn integer_tensors_are_refused_only_when_needed() {
+    fn integer_tensor_is_refused_only_if_the_model_needs_it() {
         let bytes = file(Dtype::I64, &7i64.to_le_bytes(), 8);
         let mut weights = Weights::from_bytes(&bytes).unwrap();
         assert!(weights.take_if_present("b", 1, 1).unwrap().is_none());
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn double_precision_is_rounded_to_f32() {
+    fn double_precision_weights_are_rounded_to_f32() {
         let bytes = file(Dtype::F64, &0.1f64.to_le_bytes(), 8);
         let read = Weights::from_bytes(&bytes).unwrap();
         assert_eq!(read.nodes["a"].value().data(), [0.1f32]);

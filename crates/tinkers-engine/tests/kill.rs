@@ -1,7 +1,7 @@
-//! A test that a process killed during a save leaves every checkpoint either complete or absent.
+//! Tests that a process killed during a save leaves every checkpoint either complete or absent.
 //!
-//! The test has no harness. Started as `kill --child DIR`, it saves checkpoints in a loop and prints the number of each.
-//! Otherwise it starts such child processes, kills them at different moments, and checks the files.
+//! The test has no harness. Started as `kill --child DIR`, it saves checkpoints in a loop and prints the number of each. Started in
+//! any other way, it starts such child processes, kills them at different moments, and checks the files.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use tinkers_engine::checkpoint::{CheckpointContents, Key, Store};
 use tinkers_engine::{AdamW, AdapterConfig, Lora, builtin};
 
-/// The number of child processes. A kill interrupts a save in most of the first rounds.
+/// The number of child processes that are started and killed. In most rounds, the kill interrupts a save.
 const ROUNDS: usize = 20;
 
 fn main() -> ExitCode {
@@ -81,7 +81,7 @@ fn kill_and_check() -> Result<(), Box<dyn Error>> {
         for line in lines.take(1 + round % 3) {
             reported = Some(line?.parse::<u64>()?);
         }
-        // A busy loop, so that the kills hit different moments of a save.
+        // A busy loop delays each kill differently, so that the kills hit different moments of a save.
         let mut spin = round as u64;
         for _ in 0..round * 150_000 {
             spin = std::hint::black_box(spin.wrapping_mul(31).wrapping_add(1));

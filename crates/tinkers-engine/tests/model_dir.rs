@@ -11,7 +11,7 @@ use tinkers_wire::{ModelInput, SampleRequest, SampleResponse, SamplingParams, St
 
 const WORDS: [&str; 8] = ["the", "light", "of", "rays", "and", "red", "END", "blue"];
 
-/// Writes a model with one layer and a vocabulary of eight words, in two shards, mostly of 16-bit numbers.
+/// Writes a model with one layer and a vocabulary of eight words. The weights are in two files, most of them as 16-bit numbers.
 fn write(dir: &Path, config: &str) {
     let mut shards: [BTreeMap<String, Tensor>; 2] = Default::default();
     let mut put = |name: &str, shape: &[usize], dtype: DType| {
@@ -129,7 +129,7 @@ fn model_is_served_under_its_directory_name_with_its_tokenizer() {
     }
 }
 
-/// Starts an engine with a new model after `change` was applied to its directory.
+/// Starts an engine with a new model directory, after `change` has modified the directory.
 fn start_changed(
     change: impl FnOnce(&Path),
 ) -> (
@@ -252,7 +252,7 @@ fn missing_head_widths_are_derived_from_the_weights() {
 }
 
 #[test]
-fn only_files_in_the_index_are_read() {
+fn only_weight_files_in_the_index_are_read() {
     let (_dir, engine) = start_changed(|dir| {
         // A file of another layout, which must be ignored.
         std::fs::write(dir.join("consolidated.safetensors"), "not safetensors").unwrap();
@@ -264,7 +264,7 @@ fn only_files_in_the_index_are_read() {
 
 #[cfg(unix)]
 #[test]
-fn name_comes_from_a_link_and_fingerprint_from_contents() {
+fn model_name_comes_from_the_link_and_fingerprint_from_contents() {
     let dir = tempfile::tempdir().unwrap();
     let files = dir.path().join("blobs");
     std::fs::create_dir(&files).unwrap();

@@ -14,44 +14,49 @@ pub struct LocalConfig {
     pub api_key: Option<ApiKey>,
     /// The time without a heartbeat after which a session ends.
     pub session_expiry: Duration,
-    /// How long a poll is held before its response is "try again".
+    /// How long a poll for a result is held open before the server responds with "try again".
     pub long_poll: Duration,
     /// How long a result is kept after the end of its operation if it is not fetched.
     pub keep_results: Duration,
     /// How long a result is kept after it was first fetched.
     pub keep_fetched: Duration,
-    /// The limit of all kept results together, in bytes. If it is exceeded, fetched results are dropped first, then the oldest.
+    /// The maximum total size of the kept results, in bytes. Above the limit, fetched results are dropped first, then the oldest
+    /// ones.
     pub max_result_bytes: usize,
-    /// The size in bytes above which a result is announced before it is sent, to clients that ask for that.
+    /// The size in bytes above which the server announces a result before it sends the result, to clients that ask for
+    /// announcements.
     pub large_result: usize,
     /// The maximum size of a request body after decompression, in bytes.
     pub max_body: usize,
     /// The maximum number of data per request as announced to clients. It is not enforced.
     pub chunk_len: usize,
-    /// Whether the server announces that it deduplicates requests by `seq_id`. It always does; a client without the
-    /// announcement must treat a lost response more carefully.
+    /// Whether the server tells clients that it deduplicates requests by `seq_id`. The server deduplicates in any case; a client
+    /// that was not told must be more careful after a lost response.
     pub announces_deduplication: bool,
-    /// Whether clients are asked to poll for all samples of a sampling session at once, with `retrieve_futures`. The route is
-    /// always served.
+    /// Whether the server asks clients to poll for all samples of a sampling session at once, with `retrieve_futures`. The route is
+    /// served in any case.
     pub session_polls: bool,
     /// The maximum number of samples per request.
     pub max_samples: u32,
-    /// The maximum number of queued requests per model, of running samples of the server, and of completed samples whose client
-    /// has not acknowledged them.
+    /// The maximum for each of three counts: the queued requests of a model, the running samples of the server, and the completed
+    /// samples that a client has not acknowledged.
     pub max_queued: usize,
-    /// The maximum size of the bodies of the queued requests per model, and of the running samples, in bytes.
+    /// The maximum total size of request bodies in bytes: of the queued requests of a model, and of the running samples of the
+    /// server.
     pub max_queued_bytes: usize,
-    /// How long accepted requests of a model wait for a missing earlier `seq_id`. Then they fail with an error that names it,
-    /// and the number can no longer be used. Requests accepted after a 4xx refusal do not wait for the refused number.
+    /// How long accepted requests of a model wait for a missing earlier `seq_id`. After this time, the waiting requests fail with an
+    /// error that names the missing number, and the number can no longer be used. Requests do not wait for the number of a request
+    /// that was refused with a 4xx status before they were accepted.
     pub gap_timeout: Duration,
-    /// How long a sample keeps running after the connection of its last poll was cut, unless it is polled for again.
+    /// How long a sample keeps running after the connection of its last poll was cut. A new poll keeps the sample alive.
     pub disconnect_timeout: Duration,
-    /// The maximum number of unnamed sampler weights in memory per model. The least recently used ones are dropped first.
+    /// The maximum number of copies of weights in memory per model, which sampler saves without a name create. Beyond this number, the
+    /// least recently used copy is dropped.
     pub max_snapshots: usize,
-    /// A limit of samples in flight beyond which submissions get a 429, for load tests. If set, `GET /scripted/counts` reports
-    /// its counters.
+    /// A limit on the samples in flight, for load tests. The server answers submissions beyond the limit with 429, and reports its
+    /// counters at `GET /scripted/counts`.
     pub window: Option<Window>,
-    /// The differences to the official service in accepted requests and in responses.
+    /// The differences from the official service: which requests the server accepts, and how it responds.
     pub dialect: Dialect,
 }
 
@@ -89,7 +94,7 @@ impl LocalConfig {
         self
     }
 
-    /// Returns whether a request with the key `given` is accepted.
+    /// Returns whether the server accepts a request with the key `given`.
     pub(crate) fn accepts_key(&self, given: &[u8]) -> bool {
         let key = self.api_key.as_ref();
         key.is_none_or(|key| key.matches(given))
@@ -101,11 +106,11 @@ impl LocalConfig {
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// Returns whether `given` is this key. The time does not depend on the length of the matching prefix.
+    /// Returns whether `given` is this key. The comparison takes the same time wherever the first difference is.
     pub(crate) fn matches(&self, given: &[u8]) -> bool {
         let key = self.0.as_bytes();
         let differing = (0..given.len()).fold(0u8, |bits, i| {
-            // Indexing modulo the length makes the time depend on the length of `given` only.
+            // The modulo keeps the index valid; the number of steps depends on the length of `given` only.
             bits | given[i] ^ key.get(i % key.len().max(1)).copied().unwrap_or(0)
         });
         differing == 0 && given.len() == key.len()
@@ -123,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_key_matches_and_debug_hides_it() {
+    fn api_key_matches_only_completely_and_is_hidden_in_debug() {
         let config = LocalConfig::default().with_api_key("tml-abab");
         let key = config.api_key.clone().unwrap();
         assert!(key.matches(b"tml-abab"));

@@ -10,12 +10,12 @@ use tinkers_wire::{
     OptimStepResult, PassMode, SampleRequest, SampleResponse, TinkerPath,
 };
 
-/// Runs jobs on models. An engine knows nothing of HTTP, sessions, sequence numbers or time; the protocol knows nothing of tensors.
+/// Runs jobs on models. An engine handles tensors; HTTP, sessions, sequence numbers and timeouts are left to the protocol.
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Returns the base models that the engine offers.
     fn models(&self) -> Vec<BaseModel>;
 
-    /// Returns the supported losses; requests for others are refused. The default is the five losses that every server has.
+    /// Returns the supported losses; requests with other losses are refused. The default is the five losses that every server has.
     fn losses(&self) -> Vec<LossFn> {
         vec![
             LossFn::CrossEntropy,
@@ -26,9 +26,10 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         ]
     }
 
-    /// Returns the saved checkpoints. Called once at the start of a server.
+    /// Returns the saved checkpoints. The server calls this method once, when it starts.
     ///
     /// # Errors
+    ///
     /// If the checkpoint storage cannot be read.
     fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, EngineError>;
 
@@ -38,7 +39,7 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// The protocol starts the jobs of one model one after the other; samples are started as they arrive.
     fn start(&self, job: Job, done: JobCallback);
 
-    /// Cancels a job whose result is no longer needed. The engine may stop it, and then calls its `done` with an error.
+    /// Cancels a job whose result is no longer needed. An engine that stops the job calls the job's `done` with an error.
     fn cancel(&self, job: JobId) {
         let _ = job;
     }
@@ -57,11 +58,11 @@ pub struct Job {
     pub work: Work,
 }
 
-/// The work of a job. Models and samplers are named by the ids of the protocol.
+/// The work of a job. Models and samplers are named by their ids in the API.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Work {
-    /// Creates an adapter on a base model. Ends with [`Outcome::Done`].
+    /// Creates an adapter on a base model. The outcome is [`Outcome::Done`].
     CreateModel {
         /// The id of the new model.
         model: String,
@@ -70,100 +71,100 @@ pub enum Work {
         /// The configuration of the adapter.
         lora: LoraConfig,
     },
-    /// Creates an adapter from a training checkpoint. Ends with [`Outcome::Done`].
+    /// Creates an adapter from a training checkpoint. The outcome is [`Outcome::Done`].
     CreateFromCheckpoint {
         /// The id of the new model.
         model: String,
-        /// The checkpoint.
+        /// The path of the checkpoint.
         path: TinkerPath,
         /// Whether the state of the optimizer is restored too.
         optimizer: bool,
     },
-    /// Loads a checkpoint into an existing model of the same base and shape. Ends with [`Outcome::Done`].
+    /// Loads a checkpoint into an existing model of the same base and shape. The outcome is [`Outcome::Done`].
     LoadCheckpoint {
-        /// The model.
+        /// The id of the model.
         model: String,
-        /// The checkpoint.
+        /// The path of the checkpoint.
         path: TinkerPath,
         /// Whether the state of the optimizer is restored too.
         optimizer: bool,
     },
-    /// Unloads a model. Ends with [`Outcome::Done`], even if the model does not exist.
+    /// Unloads a model. The outcome is [`Outcome::Done`], even if the model does not exist.
     UnloadModel {
-        /// The model.
+        /// The id of the model.
         model: String,
     },
-    /// Runs a forward pass, or a forward and a backward pass. Ends with [`Outcome::Pass`].
+    /// Runs a forward pass, or a forward and a backward pass. The outcome is [`Outcome::Pass`].
     Pass {
-        /// The model.
+        /// The id of the model.
         model: String,
-        /// Whether gradients are computed and accumulated.
+        /// Whether the backward pass runs too, which accumulates gradients.
         mode: PassMode,
-        /// The data, at least one datum.
+        /// The training examples; at least one.
         data: Vec<Datum>,
-        /// The loss.
+        /// The loss function and its options.
         loss: Loss,
     },
-    /// Applies the accumulated gradients and clears them. Ends with [`Outcome::Step`].
+    /// Applies the accumulated gradients and clears them. The outcome is [`Outcome::Step`].
     OptimStep {
-        /// The model.
+        /// The id of the model.
         model: String,
-        /// The parameters of the step.
+        /// The parameters of the optimizer step.
         params: AdamParams,
     },
-    /// Saves a training checkpoint (weights and optimizer state) or sampler weights to durable storage. Ends with
+    /// Saves a training checkpoint (weights and optimizer state) or sampler weights to durable storage. The outcome is
     /// [`Outcome::Saved`].
     Save {
-        /// The model.
+        /// The id of the model.
         model: String,
-        /// The metadata to be stored with the weights; its path determines the kind of checkpoint.
+        /// The metadata to store with the weights. Its path determines the kind of checkpoint.
         record: CheckpointRecord,
-        /// Whether an existing checkpoint of the same path is replaced.
+        /// Whether an existing checkpoint at the same path is replaced.
         overwrite: Overwrite,
     },
-    /// Keeps a copy of the current weights of a model in memory, for sampling. Ends with [`Outcome::Done`].
+    /// Keeps a copy of the current weights of a model in memory, for sampling. The outcome is [`Outcome::Done`].
     Snapshot {
-        /// The model.
+        /// The id of the model.
         model: String,
         /// The id of the sampler.
         sampler: String,
     },
-    /// Drops a snapshot. Ends with [`Outcome::Done`], even if the snapshot does not exist.
+    /// Drops the weights that a [`Work::Snapshot`] keeps in memory. The outcome is [`Outcome::Done`], even if there are none.
     DropSnapshot {
         /// The id of the sampler.
         sampler: String,
     },
-    /// Deletes a checkpoint. Ends with [`Outcome::Done`], even if the checkpoint does not exist.
+    /// Deletes a checkpoint. The outcome is [`Outcome::Done`], even if the checkpoint does not exist.
     DeleteCheckpoint {
-        /// The checkpoint.
+        /// The path of the checkpoint.
         path: TinkerPath,
     },
-    /// Samples from a model. Ends with [`Outcome::Sampled`].
+    /// Samples from a model. The outcome is [`Outcome::Sampled`].
     Sample {
         /// The weights to sample from.
         weights: SamplerWeights,
-        /// The prompt and the parameters; the fields that name a sampler or model are ignored.
+        /// The prompt and the parameters. The engine ignores the fields that name a sampler or model.
         request: Box<SampleRequest>,
     },
 }
 
-/// Whether a save replaces an existing checkpoint of the same path.
+/// Whether a save replaces an existing checkpoint at the same path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
-    /// The save fails.
+    /// An existing checkpoint makes the save fail.
     Refuse,
-    /// The checkpoint is replaced atomically: a reader sees the old one or the new one.
+    /// An existing checkpoint is replaced atomically: a reader sees the old or the new checkpoint, never a mixture.
     Replace,
 }
 
 /// The weights that a sample is drawn from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SamplerWeights {
-    /// A base model, by name.
+    /// The weights of a base model, by name.
     Base(String),
-    /// A checkpoint of either kind.
+    /// A checkpoint of training or sampler weights.
     Checkpoint(TinkerPath),
-    /// A snapshot, by the id of its sampler.
+    /// Weights kept in memory by [`Work::Snapshot`], by the id of their sampler.
     Snapshot(String),
 }
 
@@ -175,9 +176,9 @@ pub enum SamplerWeights {
     reason = "one is made for each job and consumed at once"
 )]
 pub enum Outcome {
-    /// The job has no result.
+    /// The job succeeded and has no result.
     Done,
-    /// The outputs of a pass.
+    /// The outputs of a forward or forward-backward pass.
     Pass(ForwardBackwardOutput),
     /// The metrics of an optimizer step.
     Step(OptimStepResult),
@@ -196,7 +197,7 @@ pub enum Outcome {
 pub struct EngineError {
     /// Whether the caller or the server caused the failure.
     pub category: FailureCategory,
-    /// The reason, as a lower-case fragment; it names the field if the caller caused the failure.
+    /// The reason, lower-case and without a full stop. If the caller caused the failure, the reason names the invalid field.
     pub message: String,
 }
 
@@ -218,8 +219,8 @@ impl EngineError {
     }
 }
 
-/// A callback for the outcome of a job, called exactly once. If it is dropped uncalled, for instance by a panic, it reports an
-/// error, so every job ends.
+/// A callback for the outcome of a job, called exactly once. If the callback is dropped uncalled, for instance by a panic, it
+/// reports an error, so that every job ends.
 pub struct JobCallback(Option<Callback>);
 
 type Callback = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
@@ -254,7 +255,7 @@ impl fmt::Debug for JobCallback {
     }
 }
 
-/// A base model.
+/// A base model that an engine offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseModel {
     /// The name under which the model is listed.
@@ -267,7 +268,7 @@ pub struct BaseModel {
     pub arch: String,
     /// The maximum context length in tokens.
     pub max_context_length: u32,
-    /// The size of the vocabulary; token ids are below it.
+    /// The size of the vocabulary. Token ids are smaller than this number.
     pub vocab_size: u32,
     /// The public name of the tokenizer, if it has one.
     pub tokenizer_id: Option<String>,
@@ -284,7 +285,8 @@ impl BaseModel {
         is_name(name) || without_variant(name).is_some_and(is_name)
     }
 
-    /// Returns why a checkpoint does not belong to this model; `None` if it does, or if one of the two has no fingerprint.
+    /// Returns the reason why a checkpoint does not belong to this model. Returns `None` if it does, or if the checkpoint or the
+    /// model has no fingerprint.
     pub fn mismatch(&self, record: &CheckpointRecord) -> Option<String> {
         let (expected, found) = (
             self.fingerprint.as_ref()?,
@@ -306,7 +308,7 @@ impl BaseModel {
     }
 }
 
-/// Returns the part of a name before a suffix `:peft:N`.
+/// Returns the part of a name before a suffix `:peft:N`; `None` without such a suffix.
 fn without_variant(name: &str) -> Option<&str> {
     let (base, length) = name.rsplit_once(":peft:")?;
     let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
@@ -316,11 +318,11 @@ fn without_variant(name: &str) -> Option<&str> {
 /// The metadata of a checkpoint, stored with its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
-    /// The path of the checkpoint; its run is the id of the model.
+    /// The path of the checkpoint. The run id in the path is the id of the model.
     pub path: TinkerPath,
     /// The name of the base model.
     pub base_model: String,
-    /// The fingerprint of the base model; absent in checkpoints from before fingerprints were introduced.
+    /// The fingerprint of the base model. Checkpoints of versions before fingerprints have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_fingerprint: Option<String>,
     /// The configuration of the adapter.
@@ -392,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn checkpoint_of_another_fingerprint_is_a_mismatch() {
+    fn checkpoint_with_another_fingerprint_does_not_match_the_model() {
         let record = |fingerprint: Option<&str>| CheckpointRecord {
             path: "tinker://run/weights/a".parse().unwrap(),
             base_model: "other/name".to_owned(),
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_callback_reports_an_error_once() {
+    fn dropped_job_callback_reports_one_error() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let done = || {
             let seen = Arc::clone(&seen);

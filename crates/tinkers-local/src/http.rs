@@ -48,7 +48,7 @@ pub struct Response {
     pub body: Bytes,
 }
 
-/// A response whose result may not be encoded yet. Encoding is deferred until the lock of the protocol is released.
+/// A response that may not be encoded yet. A result is encoded only after the lock of the protocol is released.
 #[derive(Debug, Clone)]
 pub struct LazyResponse {
     status: StatusCode,
@@ -62,7 +62,7 @@ enum Content {
     Result(Arc<Payload>, Form, Option<Announcement>),
 }
 
-/// A notice that a result above a size limit is available, sent instead of the result.
+/// A notice that a result is available and exceeds a size limit. The server sends it instead of the result.
 #[derive(Debug, Clone)]
 pub(crate) struct Announcement {
     pub(crate) request_id: String,
@@ -71,7 +71,7 @@ pub(crate) struct Announcement {
 }
 
 impl Announcement {
-    /// Returns the JSON body for a result of `size` bytes.
+    /// Returns the JSON body of the notice for a result of `size` bytes.
     pub(crate) fn body(&self, size: usize) -> Value {
         json!({
             "status": "complete_metadata",
@@ -111,7 +111,7 @@ impl LazyResponse {
         Self::of(status, None, Content::Bytes(Bytes::new()))
     }
 
-    /// Creates a 200 response with a result in one of its forms, or with the announcement if the result is too large.
+    /// Creates a 200 response with a result in the encoding `form`, or with the announcement if the result is too large.
     pub(crate) fn result(
         payload: Arc<Payload>,
         form: Form,

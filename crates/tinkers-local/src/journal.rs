@@ -70,13 +70,14 @@ pub struct JournalEntry {
     pub seq_id: Option<u64>,
     /// The length of the body as sent, in bytes.
     pub body_bytes: usize,
-    /// A hash of the decoded body; equal for retries of the same request.
+    /// A hash of the decoded body. Retries of the same request have the same hash.
     pub digest: u64,
     /// Whether a fault was applied to the request.
     pub faulted: bool,
-    /// The rule whose fault was applied.
+    /// The rule that applied its fault to the request.
     pub struck_by: Option<RuleId>,
-    /// The end of the exchange on the clock of the server: a response, a cut connection or a disconnect. `None` while it runs.
+    /// The end of the exchange on the clock of the server: the time of the response, the cut or the disconnect. `None` while the
+    /// exchange runs.
     pub ended_at: Option<Timestamp>,
     /// The status of the response; `None` before the response, and if the connection was cut.
     pub status: Option<u16>,
@@ -88,8 +89,8 @@ impl Journal {
         Self::default()
     }
 
-    /// Creates a journal that passes each entry to `callback` at the end of its exchange, not in order of arrival, and keeps
-    /// none. The callback runs on the threads of the server, possibly concurrently, and must not block.
+    /// Creates a journal that passes each entry to `callback` when its exchange ends, and keeps no entries. Exchanges do not end in
+    /// order of arrival. The callback runs on the threads of the server, possibly concurrently, and must not block.
     pub fn read_by(callback: impl Fn(&JournalEntry) + Send + Sync + 'static) -> Self {
         Self {
             recorded: Arc::default(),
@@ -97,12 +98,12 @@ impl Journal {
         }
     }
 
-    /// Returns all entries in order of arrival; none if the journal has a callback.
+    /// Returns all entries in order of arrival. A journal with a callback has none.
     pub fn entries(&self) -> Vec<JournalEntry> {
         self.lock().entries.clone()
     }
 
-    /// Returns the entries of one route (its path), in order of arrival.
+    /// Returns the entries of one route, given its path, in order of arrival.
     pub fn of(&self, route: &str) -> Vec<JournalEntry> {
         self.lock()
             .entries
@@ -201,16 +202,16 @@ impl fmt::Debug for Journal {
     }
 }
 
-/// The entry of an exchange that has not ended. Dropping it records the end.
+/// The journal entry of an exchange that has not ended. Dropping it records the end.
 pub(crate) struct Arrival {
     entry: OpenEntry,
     time: Arc<dyn Clock>,
 }
 
 enum OpenEntry {
-    /// An entry of the journal, by its index.
+    /// An entry that stays in the journal, by its index.
     Kept(Journal, usize),
-    /// An entry to be passed to the callback.
+    /// An entry that will be passed to the callback.
     Passed(Box<JournalEntry>, Arc<EntryCallback>),
 }
 

@@ -1,4 +1,4 @@
-//! An engine without a model: fixed results of a given size and latency, for load tests and tests of the protocol.
+//! An engine without a model. It returns fixed results of a given size after a given latency, for load tests and protocol tests.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,11 +21,11 @@ use crate::engine::{
 pub struct Script {
     /// The base models.
     pub models: Vec<BaseModel>,
-    /// The length in tokens of a sample whose request sets no limit.
+    /// The length in tokens of a sample whose request sets no maximum.
     pub sample_tokens: u32,
-    /// The length in tokens at which a sample ends with a stop token, if its limit is higher; `None` for never.
+    /// The length in tokens at which a sample ends with a stop token if its maximum is higher; `None` to ignore.
     pub longest_sample: Option<u32>,
-    /// The size in bytes of an additional output of each datum of a pass, to make results large.
+    /// The size in bytes of an additional output for each datum of a forward or backward pass. It makes results large.
     pub padding_bytes: usize,
     /// The checkpoints that exist at the start.
     pub checkpoints: Vec<CheckpointRecord>,
@@ -53,16 +53,16 @@ impl Default for Script {
     }
 }
 
-/// An engine with fixed results: the loss of a model falls with each step, and samples count up from the last token of the
-/// prompt. Without a latency, jobs end within `start`.
+/// An engine with fixed results: the loss of a model decreases with each optimizer step, and sampled tokens count up from the last
+/// token of the prompt. Without a latency, each job ends within the call that starts it.
 #[derive(Debug, Default)]
 pub struct ScriptedEngine {
     script: Script,
     latency: Option<Latency>,
     counts: Counters,
-    /// The number of optimizer steps by model, which determines the loss.
+    /// For each model, the number of its optimizer steps, which determines the loss.
     steps: Mutex<BTreeMap<String, u64>>,
-    /// Jobs whose latency has not passed; they are aborted when the engine is dropped.
+    /// The jobs whose latency has not passed. They are aborted when the engine is dropped.
     waiting: Arc<Mutex<BTreeMap<JobId, Task>>>,
 }
 
@@ -117,7 +117,7 @@ impl ScriptedEngine {
         }
     }
 
-    /// Makes each job take `delay` on the clock `time`.
+    /// Makes each job take the time `delay` on the clock `time`.
     #[must_use]
     pub fn with_latency(
         mut self,
@@ -129,7 +129,7 @@ impl ScriptedEngine {
         self
     }
 
-    /// Returns the number of jobs started so far.
+    /// Returns the number of jobs of each kind that were started so far.
     pub fn counts(&self) -> JobCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
         let counts = &self.counts;
@@ -277,7 +277,7 @@ impl Engine for ScriptedEngine {
         };
         let sleep = latency.time.sleep(latency.delay);
         let waiting = Arc::clone(&self.waiting);
-        // The task needs this lock to remove its entry, so it cannot do that before the entry is inserted.
+        // The task needs this lock to remove its entry, so it cannot remove the entry before it is inserted.
         let mut jobs = lock(&self.waiting);
         let task = latency.spawn.spawn(Box::pin(async move {
             sleep.await;

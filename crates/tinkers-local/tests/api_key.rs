@@ -9,7 +9,7 @@ use tinkers_local::{InProcess, LocalConfig, Script};
 const SESSIONS: &str = "/api/v1/sessions";
 
 #[tokio::test]
-async fn only_the_configured_key_is_accepted() {
+async fn only_the_configured_api_key_is_accepted() {
     let server = test_server_with(
         LocalConfig::default().with_api_key("tml-right"),
         Script::default(),
@@ -30,7 +30,7 @@ async fn only_the_configured_key_is_accepted() {
         assert!(!refused.reason().contains("tml-"), "{}", refused.reason());
     }
     assert_eq!(sessions(&[("x-api-key", "tml-right")]).await.status, 200);
-    // Without a key unknown routes are 401, too; only the health check is open.
+    // Without a key, unknown routes get a 401 too; only the health check needs no key.
     assert_eq!(server.get("nope").await.status, 401);
     assert_eq!(server.get("healthz").await.status, 200);
     let client = InProcess::new(server.local().clone()).with_api_key("tml-right");
@@ -48,7 +48,7 @@ async fn only_the_configured_key_is_accepted() {
 }
 
 #[tokio::test]
-async fn any_key_is_accepted_without_a_configured_one() {
+async fn any_api_key_is_accepted_if_none_is_configured() {
     let server = test_server();
     for headers in [
         &[][..],

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    HeldEngine, TestServer, backward, held_model, held_server, is_pending, sample, settle,
+    HeldEngine, TestServer, backward, held_model, held_server, is_pending, run_until_idle, sample,
 };
 
-/// Creates a sampling session and submits one sample, which the engine holds. Returns the ids of both.
+/// Creates a sampling session and submits one sample, whose job the engine holds. Returns the ids of the session and of the request.
 async fn held_sample(server: &TestServer, held: &HeldEngine) -> (String, String) {
     let sampler = server.create_sampler().await;
     let id = server.submit("asample", sample(&sampler, 0)).await;
@@ -23,7 +23,7 @@ fn error_of(result: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn cancel_stops_a_sample_at_once() {
+async fn cancel_request_stops_a_sample_at_once() {
     let (server, held) = held_server();
     let (_, id) = held_sample(&server, &held).await;
     let flags = server.call("client/dynamic_config", json!({})).await;
@@ -78,10 +78,10 @@ async fn sample_without_polls_is_cancelled_after_the_timeout() {
         assert!(is_pending(&mut both).await);
     }
     server.clock.advance(timeout - Duration::from_nanos(1));
-    settle().await;
+    run_until_idle().await;
     assert_eq!(held.held_jobs(), ["sample"]);
     server.clock.advance(Duration::from_nanos(1));
-    settle().await;
+    run_until_idle().await;
     assert!(held.held_jobs().is_empty());
     let result = server.finished_result(&id).await;
     assert!(
@@ -91,7 +91,7 @@ async fn sample_without_polls_is_cancelled_after_the_timeout() {
 }
 
 #[tokio::test]
-async fn returning_client_gets_its_sample() {
+async fn sample_completes_if_its_client_polls_again_in_time() {
     let (server, held) = held_server();
     let timeout = server.config().disconnect_timeout;
     let almost = timeout - Duration::from_nanos(1);
@@ -104,14 +104,14 @@ async fn returning_client_gets_its_sample() {
     for _ in 0..4 {
         dropped_poll().await;
         server.clock.advance(almost);
-        settle().await;
+        run_until_idle().await;
     }
-    // A poll of the whole session is held when the timeout would end.
+    // A poll for the whole session is held when the disconnect timeout would end.
     let target = json!({ "type": "sampling_session", "sampling_session_id": sampler });
     let mut all = pin!(server.post("retrieve_futures", json!({ "target": target })));
     assert!(is_pending(&mut all).await);
     server.clock.advance(Duration::from_nanos(1));
-    settle().await;
+    run_until_idle().await;
     assert_eq!(held.run_next(), "sample");
     assert_eq!(all.await.ok()["completions"][0]["request_id"], id);
     assert!(server.finished_result(&id).await["sequences"].is_array());

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    HeldEngine, TestServer, checkpoints, held_model, held_server_with, is_pending, settle, step,
+    HeldEngine, TestServer, checkpoints, held_model, held_server_with, is_pending, run_until_idle,
+    step,
 };
 use tinkers_local::{EngineError, LocalConfig};
 
@@ -23,7 +24,7 @@ fn save(model: &str, seq_id: u64, ttl: Option<u64>) -> Value {
     json!({ "model_id": model, "seq_id": seq_id, "path": "a", "overwrite": true, "ttl_seconds": ttl })
 }
 
-/// Creates a model and its checkpoint `a`, which expires after an hour. Returns the model's id.
+/// Creates a model and its checkpoint `a`, which expires after an hour. Returns the id of the model.
 async fn saved(server: &TestServer, held: &HeldEngine) -> String {
     let (_, model) = held_model(server, held).await;
     let first = server
@@ -39,7 +40,7 @@ async fn checkpoint_cannot_be_deleted_during_a_save() {
     let (server, held) = held_server_with(long_sessions());
     let model = saved(&server, &held).await;
     let route = format!("training_runs/{model}/checkpoints/weights/a");
-    // The checkpoint stays locked until the last of two saves ends.
+    // The checkpoint cannot be deleted until the last of two saves has ended.
     let second = server.submit("save_weights", save(&model, 2, None)).await;
     let third = server.submit("save_weights", save(&model, 3, None)).await;
     for write in [&second, &third] {
@@ -75,12 +76,12 @@ async fn checkpoint_does_not_expire_during_a_save() {
     let model = saved(&server, &held).await;
     let second = server.submit("save_weights", save(&model, 2, None)).await;
     server.clock.advance(HOUR);
-    settle().await;
+    run_until_idle().await;
     assert_eq!(held.held_jobs(), ["save a"], "no deletion has started");
     assert_eq!(held.run_next(), "save a");
     server.result(&second).await;
     server.clock.advance(2 * HOUR);
-    settle().await;
+    run_until_idle().await;
     assert!(held.held_jobs().is_empty());
     assert_eq!(checkpoints(&server).await, ["weights/a"]);
 }
@@ -91,10 +92,10 @@ async fn checkpoint_expired_during_a_failed_save_is_deleted() {
     let model = saved(&server, &held).await;
     server.submit("save_weights", save(&model, 2, None)).await;
     server.clock.advance(HOUR);
-    settle().await;
+    run_until_idle().await;
     held.fail_next(EngineError::server("the disk is full"));
     server.clock.advance(Duration::from_secs(1));
-    settle().await;
+    run_until_idle().await;
     assert_eq!(held.held_jobs(), ["delete a"]);
     assert!(checkpoints(&server).await.is_empty());
 }
@@ -107,8 +108,8 @@ async fn running_save_outlives_its_session() {
     let queued = server.submit("save_weights", save(&model, 3, None)).await;
     let stepped = server.submit("optim_step", step(&model, 4)).await;
     server.clock.advance(server.config().session_expiry);
-    settle().await;
-    // The queued requests fail; the running save still blocks a deletion.
+    run_until_idle().await;
+    // The queued requests fail. The running save still prevents the deletion.
     for id in [&queued, &stepped] {
         assert!(server.result(id).await["error"].is_string());
     }

@@ -1,4 +1,4 @@
-//! Encodings of passes and results, and announcements of large results.
+//! Encodings of forward and backward passes and of results, and announcements of large results.
 
 mod support;
 
@@ -82,7 +82,7 @@ async fn json_and_protobuf_results_are_equal() {
 }
 
 #[tokio::test]
-async fn protobuf_passes_work_compressed_and_forward_only() {
+async fn protobuf_pass_may_be_compressed_or_forward_only() {
     let server = test_server();
     let model = server.create_model().await;
     let mut pass = PassRequest {
@@ -92,14 +92,19 @@ async fn protobuf_passes_work_compressed_and_forward_only() {
         data: vec![Datum::next_token(&[1, 2, 3], vec![1.0, 1.0]).unwrap()],
         loss: LossFn::CrossEntropy.into(),
     };
-    let plain = [("content-type", "application/x-protobuf")];
+    let uncompressed = [("content-type", "application/x-protobuf")];
     let packed = [
         ("content-type", "application/protobuf"),
         ("content-encoding", "zstd"),
     ];
     let route = tinkers_wire::routes::FORWARD_BACKWARD;
     server
-        .send(Method::POST, route, pass.to_protobuf().unwrap(), &plain)
+        .send(
+            Method::POST,
+            route,
+            pass.to_protobuf().unwrap(),
+            &uncompressed,
+        )
         .await
         .id();
     (pass.seq_id, pass.mode) = (2, PassMode::ForwardBackward);
@@ -108,11 +113,16 @@ async fn protobuf_passes_work_compressed_and_forward_only() {
     assert_eq!(server.result(&id).await["metrics"]["loss:sum"], 8.0);
     let counts = server.engine.counts();
     assert_eq!((counts.forwards, counts.backwards), (1, 1));
-    // Errors name the protobuf field, without the JSON wrapper `forward_backward_input`.
+    // Errors name the protobuf field, not the field `forward_backward_input` that JSON bodies have around it.
     pass.data.clear();
     pass.seq_id = 3;
     let refused = server
-        .send(Method::POST, route, pass.to_protobuf().unwrap(), &plain)
+        .send(
+            Method::POST,
+            route,
+            pass.to_protobuf().unwrap(),
+            &uncompressed,
+        )
         .await;
     assert_eq!(
         (refused.status, refused.reason().starts_with("data: ")),
@@ -144,9 +154,9 @@ async fn large_result_is_announced_if_the_poll_allows_it() {
 }
 
 #[tokio::test]
-async fn memory_budget_drops_fetched_results_first() {
+async fn memory_limit_drops_fetched_results_first() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
-    // Three results fit in the encoding that is kept, four do not.
+    // Three stored results fit in this limit, four do not.
     config.max_result_bytes = 350_000;
     script.padding_bytes = 100_000;
     let server = test_server_with(config, script);
@@ -156,7 +166,7 @@ async fn memory_budget_drops_fetched_results_first() {
         let pass = server.post("forward_backward", backward(&model, seq_id));
         ids.push(pass.await.id());
     }
-    // A result fetched in both encodings must count once.
+    // A result that is fetched in both encodings must be counted once.
     for headers in [&[][..], &PROTOBUF[..]] {
         assert_eq!(poll(&server, &ids[1], false, headers).await.status, 200);
     }
@@ -171,14 +181,14 @@ async fn memory_budget_drops_fetched_results_first() {
         statuses.push(poll(&server, id, false, &PROTOBUF).await.status);
     }
     assert_eq!(statuses, [410, 410, 200, 200, 200]);
-    // A repeat of a dropped request is refused and not run again.
+    // A repeat of the request whose result was dropped is refused, and does not run again.
     let repeated = server.post("forward_backward", backward(&model, 2)).await;
     assert_eq!(repeated.status, 409, "{}", repeated.reason());
     assert_eq!(server.engine.counts().backwards, 5);
 }
 
 #[tokio::test]
-async fn announced_result_does_not_count_as_fetched() {
+async fn announcement_of_a_result_does_not_count_as_its_fetch() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
     config.large_result = 10_000;
     script.padding_bytes = 10_000;
@@ -191,7 +201,7 @@ async fn announced_result_does_not_count_as_fetched() {
         let announced = poll(&server, &id, true, headers).await;
         assert_eq!(announced.body["status"], "complete_metadata");
         server.clock.advance(short);
-        support::settle().await;
+        support::run_until_idle().await;
     }
     assert_eq!(poll(&server, &id, false, &[]).await.status, 200);
 }

@@ -1,4 +1,5 @@
-//! Property test: the server releases every model and snapshot of its engine exactly once, after the last job that uses it.
+//! A property test: the server releases every model and every copy of weights on its engine exactly once, after the last job that
+//! uses it.
 
 mod support;
 
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::json;
-use support::{TestServer, backward, create_model, sample, settle, step, test_server_over};
+use support::{TestServer, backward, create_model, run_until_idle, sample, step, test_server_over};
 use tinkers_local::{
     BaseModel, CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, LocalConfig,
     ScriptedEngine, Work,
@@ -16,7 +17,7 @@ use tinkers_local::{
 
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// An engine that holds every job and records invalid calls.
+/// An engine that holds every job, and records calls that the server must not make.
 #[derive(Debug, Default)]
 struct CheckingEngine {
     inner: Arc<ScriptedEngine>,
@@ -49,7 +50,7 @@ impl CheckingEngine {
         self.seen.lock().expect("no test panics with the lock")
     }
 
-    /// Runs one of the held jobs and returns `false` if there is none.
+    /// Runs one of the held jobs. Returns `false` if no job is held.
     fn run_one(&self, which: usize) -> bool {
         let (job, done) = {
             let mut seen = self.seen();
@@ -113,7 +114,7 @@ impl Engine for CheckingEngine {
     }
 }
 
-/// The newest session, its model and the model's last sequence number.
+/// The client's newest session, the model in that session, and the last sequence number of the model.
 #[derive(Default)]
 struct Client {
     session: String,
@@ -166,14 +167,14 @@ async fn act(server: &TestServer, engine: &CheckingEngine, client: &mut Client, 
         10 => local.restart(),
         which => drop(engine.run_one(which.into())),
     }
-    settle().await;
+    run_until_idle().await;
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn all_models_and_snapshots_are_released(actions in prop::collection::vec(0u8..20, 0..40)) {
+    fn every_model_and_copy_of_weights_is_released(actions in prop::collection::vec(0u8..20, 0..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             let engine = Arc::new(CheckingEngine::default());
@@ -185,9 +186,9 @@ proptest! {
             }
             server.local().expire_sessions();
             server.clock.advance(PAUSE * 40);
-            settle().await;
+            run_until_idle().await;
             while engine.run_one(0) {
-                settle().await;
+                run_until_idle().await;
             }
             let seen = engine.seen();
             assert_eq!(seen.violations, [""; 0]);

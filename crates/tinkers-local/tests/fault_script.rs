@@ -164,7 +164,7 @@ async fn immediate_faults_return_the_scripted_response() {
 }
 
 #[tokio::test]
-async fn cuts_fail_the_request_and_delays_hold_it() {
+async fn cut_faults_fail_the_request_and_delays_postpone_it() {
     for fault in ["refuse", "cut_before", "cut_after", "cut_body", "restart"] {
         let (_, client) =
             server_with_script(&format!("[[rule]]\non = '/api/v1/*'\nfault = '{fault}'\n"));
@@ -187,7 +187,7 @@ async fn cuts_fail_the_request_and_delays_hold_it() {
 }
 
 #[tokio::test]
-async fn rules_select_requests_by_count_and_time() {
+async fn fault_rules_select_requests_by_count_and_time() {
     let script = "
         [[rule]]
         name = 'window'
@@ -214,7 +214,7 @@ async fn rules_select_requests_by_count_and_time() {
 }
 
 #[tokio::test]
-async fn probabilities_are_reproducible_by_seed() {
+async fn fault_probabilities_are_reproducible_by_seed() {
     let script = |seed| {
         format!(
             "seed = {seed}
@@ -249,7 +249,37 @@ async fn probabilities_are_reproducible_by_seed() {
 }
 
 #[test]
-fn errors_name_the_rule_and_the_field() {
+fn fault_script_errors_state_line_and_column_of_the_field() {
+    for (script, expected) in [
+        (
+            "[[rule]]\non = '*'\nfault = 'gone'\ntimse = 3\n",
+            "line 4, column 1: rule 1, field timse: ",
+        ),
+        (
+            "[[rule]]\non = '*'\nfault = 'gone'\n\n[[rule]]\non = '*'\n  fualt = 'gone'\n",
+            "line 7, column 3: rule 2, field fault: ",
+        ),
+        (
+            "[[rule]]\non = '*'\nfault = 'gone'\n[[rule]]\nfault = 'gone'\n",
+            "line 4, column 1: rule 2, field on: ",
+        ),
+        (
+            "rule = [{ on = '*', fault = 'gnoe' }]\n",
+            "line 1, column 21: rule 1, field fault: ",
+        ),
+        (
+            "# é\nspeed = 1\n[[rule]]\non = '*'\nfault = 'gone'\n",
+            "line 2, column 1: field speed: ",
+        ),
+        ("seed = 1\n", "line 1, column 1: field rule: "),
+    ] {
+        let error = Faults::from_script(script).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{script}: {error}");
+    }
+}
+
+#[test]
+fn fault_script_errors_name_the_rule_and_the_field() {
     let rule = |text: &str| format!("[[rule]]\non = '*'\nfault = 'gone'\n[[rule]]\n{text}\n");
     for (text, expected) in [
         (

@@ -1,4 +1,4 @@
-//! Each fault of the fault script through the in-process transport.
+//! Each fault of a fault script, through the in-process transport.
 
 mod support;
 
@@ -60,7 +60,7 @@ async fn cut_faults_decide_whether_the_request_is_applied() {
         assert_eq!((error.kind, error.sent), (kind, sent));
         assert_eq!(server.engine.counts().steps, applied);
     }
-    // The retry finds the applied step.
+    // The optimizer step was applied, so a retry gets the response of the first request.
     assert_eq!(send(&server, &model).await.unwrap().status, 200);
     assert_eq!(server.engine.counts().steps, 1);
     let entries = server.journal.of(OPTIM_STEP);
@@ -127,7 +127,7 @@ async fn scripted_responses_replace_those_of_the_server() {
 }
 
 #[tokio::test]
-async fn all_hint_forms_give_the_same_delay() {
+async fn all_retry_after_forms_give_the_same_delay() {
     let server = test_server();
     let model = server.create_model().await;
     let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
@@ -150,7 +150,7 @@ async fn all_hint_forms_give_the_same_delay() {
             "{hint:?}"
         );
     }
-    // The server's clock is at the epoch.
+    // The server's wall clock is at the Unix epoch.
     let hint = Hint::DateAfter(Duration::from_millis(1001));
     let limited = Fault::rate_limited(hint);
     server.faults.add(Rule::on(OPTIM_STEP), limited);
@@ -159,7 +159,7 @@ async fn all_hint_forms_give_the_same_delay() {
 }
 
 #[tokio::test]
-async fn delays_use_the_clock_of_the_server() {
+async fn delay_faults_use_the_clock_of_the_server() {
     let server = test_server();
     let model = server.create_model().await;
     let (second, early) = (Duration::from_secs(1), Duration::from_millis(999));
@@ -195,7 +195,7 @@ async fn applied_faults_are_counted_and_journaled() {
     server.faults.add(never, Fault::gone());
     let steps = Rule::class(RouteClass::Train).times(2).named("steps");
     server.faults.add(steps, Fault::empty_400());
-    // The route of the counts itself is exempt from faults.
+    // Requests for the counters get no faults themselves.
     let all = Rule::any().nth(3).always();
     server.faults.add(all, Fault::gone());
     for expected in [400, 400, 410] {
@@ -226,7 +226,7 @@ async fn applied_faults_are_counted_and_journaled() {
 }
 
 #[tokio::test]
-async fn script_times_start_when_the_server_is_built() {
+async fn times_in_a_fault_script_start_when_the_server_is_built() {
     let server = test_server();
     let minute = Duration::from_secs(60);
     let window = Rule::on("/api/v1/healthz")
@@ -247,7 +247,7 @@ async fn script_times_start_when_the_server_is_built() {
 }
 
 #[tokio::test]
-async fn truncate_halves_the_response_body() {
+async fn truncate_fault_halves_the_response_body() {
     let server = test_server();
     let model = server.create_model().await;
     server.faults.add(Rule::on(OPTIM_STEP), Fault::truncate());

@@ -1,4 +1,4 @@
-//! Random and mutated requests get a response below 500.
+//! Random and mutated requests always get a response with a status below 500.
 
 mod support;
 
@@ -82,7 +82,7 @@ fn any_value() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Appends the JSON pointers of `value` and of all values in it to `found`.
+/// Appends to `found` the JSON pointers of `value` and of all values in it. `at` is the pointer of `value`.
 fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
     found.push(at.to_owned());
     match value {

@@ -1,10 +1,11 @@
-//! Limits on queues, samples and snapshots: full ones refuse new requests and never block accepted ones.
+//! Limits on queues, samples and weights in memory. At a limit, new requests are refused, and accepted ones still run.
 
 mod support;
 
 use serde_json::{Value, json};
 use support::{
-    Response, backward, held_model, held_server_with, sample, settle, step, test_server_with,
+    Response, backward, held_model, held_server_with, run_until_idle, sample, step,
+    test_server_with,
 };
 use tinkers_local::{EngineError, LocalConfig, Script};
 
@@ -15,12 +16,12 @@ fn assert_busy(refused: &Response) {
 }
 
 #[tokio::test]
-async fn full_queue_refuses_all_but_the_next_sequence_number() {
+async fn full_model_queue_accepts_only_the_next_sequence_number() {
     let passes = |model: &str| backward(model, 0).to_string().len();
     for by_bytes in [false, true] {
         let mut config = LocalConfig::default();
         if by_bytes {
-            // Bodies are counted in protobuf, which is shorter than JSON: two fit, three do not.
+            // The limit counts bodies in protobuf, which is shorter than JSON. Two bodies fit, three do not.
             config.max_queued_bytes = passes("") * 2 / 3;
         } else {
             config.max_queued = 2;
@@ -46,14 +47,14 @@ async fn full_queue_refuses_all_but_the_next_sequence_number() {
         for id in &accepted {
             assert!(server.result(id).await["metrics"].is_object());
         }
-        // The refused request is accepted now.
+        // The request that was refused before is accepted now.
         let again = server.post("forward_backward", backward(&model, number));
         assert!(server.result(&again.await.id()).await["metrics"].is_object());
     }
 }
 
 #[tokio::test]
-async fn full_queue_accepts_a_repeated_request() {
+async fn full_model_queue_accepts_a_repeated_request() {
     let mut config = LocalConfig::default();
     config.max_queued = 1;
     let server = test_server_with(config, Script::default());
@@ -64,7 +65,7 @@ async fn full_queue_accepts_a_repeated_request() {
 }
 
 #[tokio::test]
-async fn pending_samples_are_limited() {
+async fn number_of_pending_samples_is_limited() {
     let mut config = LocalConfig::default();
     config.max_queued = 2;
     let (server, held) = held_server_with(config);
@@ -84,7 +85,7 @@ async fn pending_samples_are_limited() {
     server.submit("asample", sample(sampler, 2)).await;
 }
 
-/// Saves the weights without a name and returns the id of the new sampling session.
+/// Saves weights without a name, as a copy in memory, and returns the id of the new sampling session.
 async fn snapshot(server: &support::TestServer, model: &str, seq_id: u64) -> String {
     let body = json!({ "model_id": model, "seq_id": seq_id, "sampling_session_seq_id": seq_id });
     let id = server.submit("save_weights_for_sampler", body).await;
@@ -93,7 +94,7 @@ async fn snapshot(server: &support::TestServer, model: &str, seq_id: u64) -> Str
 }
 
 #[tokio::test]
-async fn least_recently_used_snapshot_is_dropped() {
+async fn least_recently_used_weights_in_memory_are_dropped() {
     let mut config = LocalConfig::default();
     config.max_snapshots = 2;
     let server = test_server_with(config, Script::default());
@@ -112,7 +113,7 @@ async fn least_recently_used_snapshot_is_dropped() {
 }
 
 #[tokio::test]
-async fn unloading_drops_the_snapshots_of_the_model_once() {
+async fn unload_drops_the_models_weights_in_memory_once() {
     let mut config = LocalConfig::default();
     config.session_expiry *= 2;
     let server = test_server_with(config, Script::default());
@@ -133,14 +134,14 @@ async fn unloading_drops_the_snapshots_of_the_model_once() {
         .call("asample", sample(kept.as_str().unwrap(), 1))
         .await;
     assert_eq!(server.engine.counts().dropped_snapshots, 1);
-    // A second unload is the same operation, even after its result expired.
+    // A second unload request gets the id of the first one, even after its result has expired.
     assert_eq!(
         server.submit("unload_model", unload.clone()).await,
         unloaded
     );
     let keep = server.config().keep_fetched;
     server.clock.advance(keep);
-    settle().await;
+    run_until_idle().await;
     assert_eq!(server.poll(&unloaded).await.status, 410);
     let again = server.submit("unload_model", unload).await;
     assert_eq!(server.result(&again).await["model_id"], json!(model));

@@ -1,4 +1,4 @@
-//! Optional fields of requests, absent or null.
+//! Optional fields of requests: absent or null.
 
 mod support;
 
@@ -14,7 +14,7 @@ fn with_nulls(mut body: Value, names: &[&str]) -> Value {
 }
 
 #[tokio::test]
-async fn null_fields_are_treated_as_absent() {
+async fn null_request_fields_are_treated_as_absent() {
     let server = test_server();
     for body in [
         json!({}),
@@ -121,7 +121,7 @@ async fn null_fields_are_treated_as_absent() {
 }
 
 #[tokio::test]
-async fn missing_dtype_defaults_to_that_of_the_input() {
+async fn tensor_without_dtype_gets_the_dtype_of_its_loss_input() {
     let server = test_server();
     let model = server.create_model().await;
     let mut datum = datum();
@@ -157,10 +157,10 @@ async fn unnamed_save_gets_an_unused_name() {
     ]
     .map(path);
     assert_eq!(paths, expected);
-    // A repeat is the same save and keeps its name.
+    // A repeated save without a name keeps the name that the first one got.
     let again = server.submit("save_weights", save(3, Value::Null)).await;
     assert_eq!(server.finished_result(&again).await["path"], expected[2]);
-    // Unnamed sampler weights are a snapshot in memory, not a checkpoint.
+    // Sampler weights without a name are a copy in memory, not a checkpoint.
     let unnamed = json!({ "model_id": model, "seq_id": 4 });
     let id = server.submit("save_weights_for_sampler", unnamed).await;
     assert!(server.finished_result(&id).await["sampling_session_id"].is_string());
@@ -207,7 +207,7 @@ async fn load_without_optimizer_restores_only_weights() {
 }
 
 #[tokio::test]
-async fn runs_are_listed_by_project() {
+async fn training_runs_are_listed_by_project() {
     let server = test_server();
     let mut models = Vec::new();
     for project in [json!("a b"), Value::Null] {

@@ -16,12 +16,12 @@ fn backward_of(model: &str, seq_id: u64, token: u32) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn requests_run_in_order_one_at_a_time() {
+async fn requests_of_a_model_run_in_order_one_at_a_time() {
     let (server, held) = held_server();
     let session = server.create_session().await;
     let create = server.call("create_model", create_model(&session, 0)).await;
     let model = create["model_id"].as_str().unwrap().to_owned();
-    // Accepted before the model exists, in reverse order.
+    // The requests are accepted before the model exists, in reverse order.
     for seq_id in [3, 2] {
         server
             .submit(
@@ -46,7 +46,7 @@ async fn requests_run_in_order_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn poll_names_the_missing_sequence_number() {
+async fn poll_response_names_the_missing_sequence_number() {
     let server = test_server();
     let model = server.create_model().await;
     let waiting = server.submit("optim_step", step(&model, 2)).await;
@@ -61,7 +61,7 @@ async fn poll_names_the_missing_sequence_number() {
     let reason = result["queue_state_reason"].as_str().unwrap();
     assert!(reason.contains("waiting for seq_id 1"), "{reason}");
     assert!(reason.contains("fails 60s after the wait"), "{reason}");
-    // The missing request arrives, and both run.
+    // The missing request arrives, and then both requests run.
     server.submit("forward_backward", backward(&model, 1)).await;
     assert!(server.result(&waiting).await["metrics"].is_object());
 }
@@ -75,11 +75,11 @@ async fn repeated_request_is_applied_once_and_gets_the_same_id() {
         server.call("forward_backward", backward(&model, 1)).await,
         first
     );
-    // The order of fields and unknown fields do not matter.
+    // The order of fields and unknown fields make no difference.
     let mut same = backward(&model, 1);
     same["later"] = json!({ "field": 1 });
     assert_eq!(server.call("forward_backward", same).await, first);
-    // Neither does the encoding.
+    // The encoding makes no difference either.
     let pass =
         tinkers_wire::PassRequest::from_json(backward(&model, 1).to_string().as_bytes()).unwrap();
     let packed = zstd::encode_all(&pass.to_protobuf().unwrap()[..], 3).unwrap();
@@ -106,7 +106,7 @@ async fn repeated_request_is_applied_once_and_gets_the_same_id() {
 }
 
 #[tokio::test]
-async fn number_of_another_request_is_a_conflict() {
+async fn sequence_number_of_another_request_is_a_conflict() {
     let server = test_server();
     let model = server.create_model().await;
     server.call("forward_backward", backward(&model, 1)).await;
@@ -126,14 +126,14 @@ async fn number_of_another_request_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn number_of_an_expired_result_is_a_conflict() {
+async fn sequence_number_of_an_expired_result_is_a_conflict() {
     let mut config = tinkers_local::LocalConfig::default();
     config.keep_results = std::time::Duration::from_secs(10);
     let server = support::test_server_with(config, tinkers_local::Script::default());
     let model = server.create_model().await;
     let id = server.submit("optim_step", step(&model, 1)).await;
     server.clock.advance(server.config().keep_results);
-    support::settle().await;
+    support::run_until_idle().await;
     assert_eq!(server.poll(&id).await.status, 410);
     let refused = server.post("optim_step", step(&model, 1)).await;
     assert_eq!(refused.status, 409);
@@ -142,7 +142,7 @@ async fn number_of_an_expired_result_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn refused_request_does_not_use_its_number() {
+async fn refused_request_does_not_use_up_its_sequence_number() {
     let server = test_server();
     let model = server.create_model().await;
     let mut bad = backward(&model, 1);
@@ -153,7 +153,7 @@ async fn refused_request_does_not_use_its_number() {
 }
 
 #[tokio::test]
-async fn requests_without_a_number_run_on_arrival() {
+async fn requests_without_a_sequence_number_run_on_arrival() {
     let server = test_server();
     let model = server.create_model().await;
     server.submit("optim_step", step(&model, 2)).await;
@@ -186,7 +186,7 @@ async fn failed_operation_does_not_block_the_next_one() {
 }
 
 #[tokio::test]
-async fn failed_creation_fails_all_queued_requests() {
+async fn failed_model_creation_fails_all_queued_requests() {
     let (server, held) = held_server();
     let session = server.create_session().await;
     let create = server.call("create_model", create_model(&session, 0)).await;
@@ -212,7 +212,7 @@ async fn failed_creation_fails_all_queued_requests() {
 }
 
 #[tokio::test]
-async fn duplicated_request_is_applied_once() {
+async fn request_duplicated_by_a_proxy_is_applied_once() {
     let server = test_server();
     let model = server.create_model().await;
     server
@@ -235,7 +235,7 @@ async fn ten_thousand_queued_requests_do_not_grow_the_stack() {
 }
 
 #[tokio::test]
-async fn creations_are_idempotent() {
+async fn creation_requests_are_idempotent() {
     let server = test_server();
     let session = server.create_session().await;
     let first = server.call("create_model", create_model(&session, 0)).await;
@@ -262,7 +262,7 @@ async fn creations_are_idempotent() {
     let mut other = support::sample(sampler, 7);
     other["num_samples"] = 3.into();
     assert_eq!(server.post("asample", other).await.status, 409);
-    // Unnamed saves share the numbers of sampling sessions; a retry may carry another number.
+    // Unnamed saves use the numbers of sampling sessions. A retry may have a different number.
     let model = format!("{session}:train:0");
     let save = |seq_id: u64, number: u64| json!({ "model_id": model, "seq_id": seq_id, "sampling_session_seq_id": number });
     assert_eq!(

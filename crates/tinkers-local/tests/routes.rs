@@ -212,7 +212,7 @@ async fn checkpoints_are_listed_described_loaded_and_deleted() {
     let into = server.submit("load_weights", into).await;
     assert_eq!(server.result(&into).await["model_id"], model);
     assert_eq!(server.engine.counts().loaded, 2);
-    // A model of another rank refuses it.
+    // A model of another rank cannot load the checkpoint.
     let mut small = support::create_model(&session, 2);
     small["lora_config"]["rank"] = 4.into();
     let small = server.call("create_model", small).await["model_id"]
@@ -278,7 +278,7 @@ async fn every_kind_of_sampler_can_be_sampled() {
         );
         let accepted = server.submit("asample", sample(&id, 0)).await;
         assert!(server.result(&accepted).await["sequences"].is_array());
-        // Samples without a sampling session have no sequence number and are never deduplicated.
+        // Samples without a sampling session have no sequence number, so repeats are not detected.
         let mut sessionless = sample(&id, 0);
         sessionless
             .as_object_mut()
@@ -289,7 +289,7 @@ async fn every_kind_of_sampler_can_be_sampled() {
         assert_ne!(server.submit("asample", sessionless).await, first);
     }
     assert_eq!(server.engine.counts().samples, 6);
-    // A sampling session fails once its checkpoint is deleted.
+    // Samples of a sampling session fail after its checkpoint is deleted.
     server
         .delete(&format!(
             "training_runs/{model}/checkpoints/sampler_weights/s"
@@ -307,7 +307,7 @@ async fn every_kind_of_sampler_can_be_sampled() {
 }
 
 #[tokio::test]
-async fn unloaded_model_fails_gapped_requests_and_refuses_new_ones() {
+async fn unload_fails_requests_that_wait_for_a_missing_number() {
     let server = test_server();
     let model = server.create_model().await;
     let early = server.submit("optim_step", step(&model, 2)).await;

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use support::{TestServer, backward, is_pending, settle, step, test_server, test_server_with};
+use support::{
+    TestServer, backward, is_pending, run_until_idle, step, test_server, test_server_with,
+};
 use tinkers_local::{Fault, LocalConfig, Rule, Script};
 
-/// Returns invalid requests with sequence number `number`, as (route, body, expected status).
+/// Returns invalid requests with the sequence number `number`, each as (route, body, expected status).
 fn refused_requests(model: &str, number: u64) -> Vec<(&'static str, Value, u16)> {
     let pass = |pointer: &str, value: Value| {
         let mut body = backward(model, number);
@@ -50,7 +52,7 @@ fn refused_requests(model: &str, number: u64) -> Vec<(&'static str, Value, u16)>
     ]
 }
 
-/// Asserts that a step with sequence number `number` runs at once and succeeds.
+/// Asserts that an optimizer step with the sequence number `number` runs at once and succeeds.
 async fn assert_step_runs(server: &TestServer, model: &str, number: u64) {
     let id = server.submit("optim_step", step(model, number)).await;
     let result = server.finished_result(&id).await;
@@ -58,7 +60,7 @@ async fn assert_step_runs(server: &TestServer, model: &str, number: u64) {
 }
 
 #[tokio::test]
-async fn refused_number_is_skipped_by_a_later_request() {
+async fn refused_sequence_number_is_skipped_by_a_later_request() {
     let server = test_server();
     let model = server.create_model().await;
     let mut number = 1;
@@ -68,7 +70,7 @@ async fn refused_number_is_skipped_by_a_later_request() {
         let response = server.post(route, body.clone()).await;
         assert_eq!(response.status, status, "{route} {body}: {}", response.body);
         assert_step_runs(&server, &model, number + 1).await;
-        // The accepted later request closes the gap: the refused number cannot be used any more.
+        // A later request was accepted, so the refused number cannot be used any more.
         let late = server.post("optim_step", step(&model, number)).await;
         assert_eq!(late.status, 409, "{route}");
         number += 2;
@@ -76,7 +78,7 @@ async fn refused_number_is_skipped_by_a_later_request() {
 }
 
 #[tokio::test]
-async fn refused_number_can_be_reused_at_once() {
+async fn refused_sequence_number_can_be_reused_at_once() {
     let server = test_server();
     let model = server.create_model().await;
     for (number, (route, body, _)) in (1..).zip(refused_requests(&model, 0)) {
@@ -88,7 +90,7 @@ async fn refused_number_can_be_reused_at_once() {
 }
 
 #[tokio::test]
-async fn consecutive_refused_numbers_are_skipped() {
+async fn consecutive_refused_sequence_numbers_are_skipped() {
     let server = test_server();
     let model = server.create_model().await;
     let all = refused_requests(&model, 0);
@@ -101,12 +103,12 @@ async fn consecutive_refused_numbers_are_skipped() {
 }
 
 #[tokio::test]
-async fn requests_accepted_before_a_refusal_are_not_run() {
+async fn requests_fail_if_a_lower_number_is_refused_after_them() {
     let server = test_server();
     let model = server.create_model().await;
     let mut bad = backward(&model, 1);
     bad["forward_backward_input"]["loss_fn"] = json!("no_such_loss");
-    // The chunks of a pass arrive in reverse order.
+    // The chunks of a forward-backward pass arrive in reverse order.
     let second = server.submit("forward_backward", backward(&model, 2)).await;
     assert_eq!(server.post("forward_backward", bad).await.status, 422);
     assert_step_runs(&server, &model, 3).await;
@@ -121,7 +123,7 @@ async fn requests_accepted_before_a_refusal_are_not_run() {
 }
 
 #[tokio::test]
-async fn undecodable_body_is_skipped_by_a_later_request() {
+async fn sequence_number_of_an_undecodable_body_is_skipped() {
     let mut config = LocalConfig::default();
     config.max_body = 100_000;
     let server = test_server_with(config, Script::default());
@@ -196,7 +198,7 @@ async fn undecodable_body_is_skipped_by_a_later_request() {
 }
 
 #[tokio::test]
-async fn unauthenticated_request_does_not_skip_its_number() {
+async fn sequence_number_of_unauthenticated_request_is_not_skipped() {
     let config = LocalConfig::default().with_api_key("tml-right");
     let server = test_server_with(config, Script::default());
     let keyed = |key: &'static str, route: &str, body: Value| {
@@ -225,7 +227,7 @@ async fn unauthenticated_request_does_not_skip_its_number() {
 }
 
 #[tokio::test]
-async fn save_under_an_existing_name_fails_and_uses_its_number() {
+async fn save_under_an_existing_name_fails_and_uses_up_its_number() {
     let server = test_server();
     let model = server.create_model().await;
     for (route, first) in [("save_weights", 1), ("save_weights_for_sampler", 4)] {
@@ -242,19 +244,19 @@ async fn save_under_an_existing_name_fails_and_uses_its_number() {
                 .contains("/x exists"),
             "{result}"
         );
-        // A repeat is the same request, with the same outcome.
+        // A repeat counts as the same request and has the same outcome.
         assert_eq!(server.submit(route, save(first + 1)).await, failed);
         assert_step_runs(&server, &model, first + 2).await;
     }
     assert_eq!(server.engine.counts().saves, 2);
 }
 
-/// Returns whether a poll is still pending after all tasks have run.
+/// Returns whether a poll is still pending after all tasks of the runtime have run.
 async fn is_still_pending<F: Future>(poll: &mut Pin<&mut F>) -> bool {
     tokio::select! {
         biased;
         _ = poll => false,
-        () = settle() => true,
+        () = run_until_idle() => true,
     }
 }
 
@@ -295,7 +297,7 @@ async fn requests_waiting_for_a_missing_number_time_out() {
 }
 
 #[tokio::test]
-async fn missing_number_may_arrive_within_the_timeout() {
+async fn missing_sequence_number_may_arrive_within_the_timeout() {
     let server = test_server();
     let model = server.create_model().await;
     let bound = server.config().gap_timeout;
@@ -303,18 +305,18 @@ async fn missing_number_may_arrive_within_the_timeout() {
     let third = server.submit("optim_step", step(&model, 3)).await;
     server.clock.advance(almost);
     server.submit("optim_step", step(&model, 1)).await;
-    // Now number 2 is missing; its timeout starts anew.
+    // Now number 2 is missing, and the timeout starts again.
     server.clock.advance(almost);
-    settle().await;
+    run_until_idle().await;
     server.submit("optim_step", step(&model, 2)).await;
     assert!(server.finished_result(&third).await["metrics"].is_object());
     server.clock.advance(bound * 2);
-    settle().await;
+    run_until_idle().await;
     assert_step_runs(&server, &model, 4).await;
 }
 
 #[tokio::test]
-async fn injected_fault_is_not_a_refusal() {
+async fn sequence_number_of_a_faulted_request_is_not_skipped() {
     let server = test_server();
     let model = server.create_model().await;
     let bound = server.config().gap_timeout;
@@ -332,7 +334,7 @@ async fn injected_fault_is_not_a_refusal() {
         );
     }
     server.clock.advance(almost);
-    settle().await;
+    run_until_idle().await;
     server.submit("optim_step", step(&model, 1)).await;
     assert!(server.finished_result(&later).await["metrics"].is_object());
     assert_eq!(server.engine.counts().steps, 2);

@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::Method;
 use serde_json::json;
 use support::{
-    TestServer, backward, checkpoints, create_model, held_model, held_server, is_pending, sample,
-    settle, step, test_server,
+    TestServer, backward, checkpoints, create_model, held_model, held_server, is_pending,
+    run_until_idle, sample, step, test_server,
 };
 use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportErrorKind};
 use tinkers_local::{Fault, Rule};
@@ -18,14 +18,14 @@ use tinkers_wire::routes;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn pause_delays_jobs_and_is_reported_to_polls() {
+async fn capacity_pause_delays_jobs_and_is_reported_to_polls() {
     let (server, held) = held_server();
     let (_, model) = held_model(&server, &held).await;
     let running = server.submit("optim_step", step(&model, 1)).await;
     let next = server.submit("optim_step", step(&model, 2)).await;
     let mut poll = pin!(server.poll(&next));
     assert!(is_pending(&mut poll).await);
-    // The triggering request itself succeeds.
+    // The request that triggers the pause succeeds.
     let heartbeat = Rule::on(routes::HEALTH);
     server
         .faults
@@ -38,7 +38,7 @@ async fn pause_delays_jobs_and_is_reported_to_polls() {
         "queue_state_reason": "the server is short of capacity",
     });
     assert_eq!(poll.await.ok(), paused);
-    // The running job finishes, and no other job starts.
+    // The running job finishes, but no other job starts.
     assert_eq!(held.run_next(), "step 0.1");
     assert!(server.result(&running).await["metrics"].is_object());
     assert_eq!(held.held_jobs(), [""; 0]);
@@ -48,13 +48,13 @@ async fn pause_delays_jobs_and_is_reported_to_polls() {
     assert!(is_pending(&mut poll).await);
     server.clock.advance(Duration::from_nanos(1));
     assert_eq!(poll.await.ok(), paused);
-    // A shorter pause does not end the current one early.
+    // A shorter pause does not shorten the current one.
     server.local().pause_capacity(SECOND);
     server.clock.advance(SECOND * 19 - Duration::from_nanos(1));
-    settle().await;
+    run_until_idle().await;
     assert_eq!(held.held_jobs(), [""; 0]);
     server.clock.advance(Duration::from_nanos(1));
-    settle().await;
+    run_until_idle().await;
     assert_eq!(held.run_next(), "step 0.1");
     assert!(server.result(&next).await["metrics"].is_object());
 }
@@ -134,8 +134,8 @@ async fn restart_keeps_only_checkpoints() {
     assert_eq!(transport_error(&server, routes::HEALTH).await, broken);
     let error = poll.await.unwrap_err();
     assert_eq!((error.kind, error.sent), broken);
-    settle().await;
-    // All jobs were cancelled; then the model is unloaded.
+    run_until_idle().await;
+    // All jobs were cancelled, and then the model was unloaded.
     assert_eq!(held.held_jobs(), ["unload"]);
     for (route, body) in [
         ("optim_step", step(&model, 4)),
@@ -158,7 +158,7 @@ async fn restart_keeps_only_checkpoints() {
     });
     let _ = held.run_next();
     let loaded = server.submit("load_weights", load).await;
-    settle().await;
+    run_until_idle().await;
     let _ = held.run_next();
     assert_eq!(server.result(&loaded).await["path"], path);
 }
@@ -174,7 +174,7 @@ async fn running_save_survives_a_restart() {
     server.local().restart();
     assert_eq!(held.held_jobs(), ["save first"]);
     assert_eq!(held.run_next(), "save first");
-    settle().await;
+    run_until_idle().await;
     assert_eq!(held.held_jobs(), ["unload"]);
     assert_eq!(checkpoints(&server).await, ["weights/first"]);
     // The restart ended the pause.

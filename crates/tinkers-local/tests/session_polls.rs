@@ -1,4 +1,4 @@
-//! `retrieve_futures`: completions of a sampling session, in order and repeated until they are acknowledged.
+//! `retrieve_futures`: the completions of a sampling session are sent in order, and repeated until they are acknowledged.
 
 mod support;
 
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    BASE, HeldEngine, TestServer, held_server, held_server_with, is_pending, sample, settle,
-    test_server_with,
+    BASE, HeldEngine, TestServer, held_server, held_server_with, is_pending, run_until_idle,
+    sample, test_server_with,
 };
 use tinkers_local::{EngineError, LocalConfig, Script};
 
@@ -26,7 +26,7 @@ fn body(sampler: &str, client: u64, cursor: i64, retrieved: &[&str]) -> Value {
     })
 }
 
-/// Polls without waiting for further completions.
+/// Polls with a timeout of zero, which gets the current completions.
 async fn poll_now(server: &TestServer, mut body: Value) -> (Vec<(String, String)>, i64) {
     body["timeout"] = 0.into();
     poll_session(server, body).await
@@ -36,7 +36,7 @@ async fn poll_session(server: &TestServer, body: Value) -> (Vec<(String, String)
     completions(&server.call("retrieve_futures", body).await)
 }
 
-/// Returns the completions of a response as (state, request id), and its cursor.
+/// Returns the completions of a response as (state, request id), and the cursor of the response.
 fn completions(response: &Value) -> (Vec<(String, String)>, i64) {
     let all = response["completions"]
         .as_array()
@@ -55,7 +55,7 @@ fn finished(ids: &[&String]) -> Vec<(String, String)> {
     ids.iter().map(one).collect()
 }
 
-/// Starts a server that holds its jobs, with a sampling session and three pending samples.
+/// Starts a server that holds its jobs, with a sampling session and three samples that have not completed.
 async fn three_samples() -> (TestServer, std::sync::Arc<HeldEngine>, String, Vec<String>) {
     let (server, held) = held_server();
     let sampler = server.create_sampler().await;
@@ -67,7 +67,7 @@ async fn three_samples() -> (TestServer, std::sync::Arc<HeldEngine>, String, Vec
 }
 
 #[tokio::test]
-async fn held_poll_reports_completions_in_order() {
+async fn held_session_poll_reports_completions_in_order() {
     let (server, held, sampler, ids) = three_samples().await;
     let mut poll = pin!(poll_session(&server, body(&sampler, 0, 0, &[])));
     assert!(is_pending(&mut poll).await);
@@ -79,13 +79,13 @@ async fn held_poll_reports_completions_in_order() {
     let (rest, last) = poll_session(&server, body(&sampler, 0, cursor, &[])).await;
     assert_eq!(rest[0], ("failed".to_owned(), ids[1].clone()));
     assert_eq!(rest[1..], finished(&[&ids[2]]));
-    // Without a new completion the cursor stays.
+    // Without a new completion, the cursor stays the same.
     let empty = poll_now(&server, body(&sampler, 0, last, &[])).await;
     assert_eq!(empty, (Vec::new(), last));
 }
 
 #[tokio::test]
-async fn completion_size_is_that_of_the_result() {
+async fn completion_reports_the_size_of_the_result() {
     let server = test_server_with(LocalConfig::default(), Script::default());
     let sampler = server.create_sampler().await;
     let id = submit(&server, &sampler, 0).await;
@@ -111,14 +111,14 @@ async fn completions_are_repeated_until_their_cursor_is_acknowledged() {
     }
     let (_, cursor) = poll_session(&server, body(&sampler, 0, 0, &[])).await;
     poll_now(&server, body(&sampler, 0, cursor, &[])).await;
-    // A late poll with an older cursor gets only new completions and acknowledges none.
+    // A delayed poll with an older cursor gets only new completions, and acknowledges none.
     held.run_next();
     let (late, _) = poll_now(&server, body(&sampler, 0, 0, &[])).await;
     assert_eq!(late, finished(&[&ids[2]]));
 }
 
 #[tokio::test]
-async fn poll_ends_at_its_own_or_the_server_timeout() {
+async fn session_poll_ends_at_its_own_or_the_server_timeout() {
     let (server, _held, sampler, _) = three_samples().await;
     assert_eq!(poll_now(&server, body(&sampler, 0, 0, &[])).await.0, []);
     let limit = server.config().long_poll;
@@ -164,8 +164,8 @@ async fn acknowledgement_frees_results_and_cancels_samples() {
     let both = body(&sampler, 0, 0, &[ids[0].as_str(), ids[2].as_str()]);
     assert_eq!(poll_now(&server, both.clone()).await.0, []);
     assert_eq!(server.poll(&ids[0]).await.status, 410);
-    settle().await;
-    // The third sample was cancelled without a completion.
+    run_until_idle().await;
+    // The third sample was cancelled, so it has no completion.
     assert_eq!(held.held_jobs(), ["sample"]);
     assert_eq!(server.poll(&ids[2]).await.status, 410);
     // A repeated acknowledgement has no effect.
@@ -181,7 +181,7 @@ async fn acknowledgement_frees_results_and_cancels_samples() {
 }
 
 #[tokio::test]
-async fn unacknowledged_completions_are_bounded_and_the_newest_stay() {
+async fn only_the_newest_unacknowledged_completions_are_stored() {
     let mut config = LocalConfig::default();
     config.max_queued = 5;
     let (server, held) = held_server_with(config);
@@ -196,7 +196,7 @@ async fn unacknowledged_completions_are_bounded_and_the_newest_stay() {
 }
 
 #[tokio::test]
-async fn drop_and_drain_end_held_polls() {
+async fn disconnect_and_shutdown_end_held_session_polls() {
     let (server, held, sampler, ids) = three_samples().await;
     {
         let mut poll = pin!(poll_session(&server, body(&sampler, 0, 0, &[])));
@@ -232,7 +232,7 @@ async fn finishing_a_session_ends_held_polls() {
 }
 
 #[tokio::test]
-async fn invalid_polls_are_refused_by_field_and_change_nothing() {
+async fn invalid_session_poll_is_refused_without_effect() {
     let (server, held, sampler, ids) = three_samples().await;
     held.run_next();
     let other = {
@@ -293,7 +293,7 @@ async fn invalid_polls_are_refused_by_field_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn session_polls_are_offered_unless_configured_off() {
+async fn client_config_offers_session_polls_unless_disabled() {
     for session_polls in [true, false] {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;

@@ -151,7 +151,7 @@ async fn long_body_is_413_and_cut_after_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn oversized_body_is_skipped_by_a_later_request() {
+async fn sequence_number_of_an_oversized_body_is_skipped() {
     let mut config = LocalConfig::default();
     config.max_body = 100_000;
     let server = test_server_with(config, Script::default());
@@ -174,7 +174,7 @@ async fn cut_body_sends_half_of_the_response() {
     let serving = listen(&server).await;
     let session = Rule::on("/api/v1/create_session");
     server.faults.add(session.times(2), Fault::cut_body());
-    // The raw bytes show the declared and the actual length.
+    // A raw socket shows both the declared and the actual length.
     let mut stream = TcpStream::connect(serving.local_addr())
         .await
         .expect("connects");
@@ -197,7 +197,7 @@ async fn cut_body_sends_half_of_the_response() {
         "{answer}"
     );
     assert!(half.starts_with('{') && !half.ends_with('}'), "{answer}");
-    // In HTTP/2 only the stream is reset; the connection stays usable.
+    // In HTTP/2, only the stream is reset, and the connection stays usable.
     let stream = TcpStream::connect(serving.local_addr())
         .await
         .expect("connects");
@@ -242,7 +242,7 @@ async fn faults_apply_over_sockets() {
         assert_eq!(step().await, status);
         assert_eq!(server.engine.counts().steps, applied);
     }
-    // The duplicated request was applied once. The delay runs on the server's manual clock.
+    // The duplicated request was applied once. The delay passes on the server's manual clock.
     server.faults.add(steps(), Fault::delay(second));
     let mut waiting = pin!(step());
     while server.journal.of(OPTIM_STEP).len() < 5 {
@@ -298,7 +298,7 @@ async fn shutdown_completes_held_polls_and_closes_the_port() {
         "retrieve_future",
         json!({ "request_id": id }).to_string(),
     )));
-    // The journal records the poll on arrival.
+    // The journal records a poll when the poll arrives.
     while server.journal.of("/api/v1/retrieve_future").is_empty() {
         tokio::task::yield_now().await;
     }
@@ -325,7 +325,7 @@ async fn public_address_requires_an_api_key() {
     let serving = serve(keyed.client.server().clone(), everywhere)
         .await
         .expect("listens");
-    // A port in use is a typed error, too.
+    // For a port that is in use, the error is typed, too.
     let in_use = SocketAddr::from(([127, 0, 0, 1], serving.local_addr().port()));
     let again = serve(keyed.client.server().clone(), serving.local_addr())
         .await

@@ -3,13 +3,14 @@
 mod support;
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use serde_json::json;
 use support::{
-    backward, checkpoints, create_model, held_server, is_pending, sample, settle, step,
-    test_server, test_server_with,
+    HeldEngine, TestServer, backward, checkpoints, create_model, held_model, held_server,
+    is_pending, run_until_idle, sample, step, test_server, test_server_with,
 };
 use tinkers_core::{HttpRequest, RouteClass, Sent, Timeouts, Transport, TransportErrorKind};
 use tinkers_local::{CheckpointRecord, LocalConfig, Script};
@@ -17,14 +18,38 @@ use tinkers_wire::LoraConfig;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-#[tokio::test]
-async fn poll_is_held_for_exactly_its_time_limit() {
+/// A server on which the creation of a model was submitted and does not run, because the engine holds the job.
+struct PendingCreation {
+    server: TestServer,
+    held: Arc<HeldEngine>,
+    /// The id of the model.
+    model: String,
+    /// The request id under which the result of the creation is polled for.
+    request: String,
+}
+
+async fn pending_creation() -> PendingCreation {
     let (server, held) = held_server();
     let session = server.create_session().await;
-    let id = server
-        .submit("create_model", create_model(&session, 0))
-        .await;
-    let mut poll = pin!(server.poll(&id));
+    let creation = create_model(&session, 0);
+    let request = server.submit("create_model", creation).await;
+    PendingCreation {
+        server,
+        held,
+        model: format!("{session}:train:0"),
+        request,
+    }
+}
+
+#[tokio::test]
+async fn poll_is_held_for_exactly_its_time_limit() {
+    let PendingCreation {
+        server,
+        held,
+        model,
+        request,
+    } = pending_creation().await;
+    let mut poll = pin!(server.poll(&request));
     assert!(is_pending(&mut poll).await);
     let limit = server.config().long_poll;
     server.clock.advance(limit - Duration::from_nanos(1));
@@ -33,25 +58,25 @@ async fn poll_is_held_for_exactly_its_time_limit() {
     let result = poll.await.ok();
     assert_eq!(
         result,
-        json!({ "type": "try_again", "request_id": id, "queue_state": "active" })
+        json!({ "type": "try_again", "request_id": request, "queue_state": "active" })
     );
     // The result completes every held poll for it.
-    let mut first = pin!(server.poll(&id));
-    let mut second = pin!(server.poll(&id));
+    let mut first = pin!(server.poll(&request));
+    let mut second = pin!(server.poll(&request));
     assert!(is_pending(&mut first).await && is_pending(&mut second).await);
     held.run_next();
-    assert_eq!(first.await.ok()["model_id"], format!("{session}:train:0"));
-    assert_eq!(second.await.ok()["model_id"], format!("{session}:train:0"));
+    assert_eq!(first.await.ok()["model_id"], model);
+    assert_eq!(second.await.ok()["model_id"], model);
 }
 
 #[tokio::test]
 async fn poll_reports_the_queue_position() {
-    let (server, held) = held_server();
-    let session = server.create_session().await;
-    server
-        .submit("create_model", create_model(&session, 0))
-        .await;
-    let model = format!("{session}:train:0");
+    let PendingCreation {
+        server,
+        held,
+        model,
+        ..
+    } = pending_creation().await;
     server.submit("forward_backward", backward(&model, 1)).await;
     let last = server.submit("optim_step", step(&model, 2)).await;
     assert_eq!(held.held_jobs(), ["create"]);
@@ -66,22 +91,20 @@ async fn poll_reports_the_queue_position() {
 
 #[tokio::test]
 async fn dropped_poll_keeps_the_result_for_the_next_one() {
-    let (server, held) = held_server();
-    let session = server.create_session().await;
-    let id = server
-        .submit("create_model", create_model(&session, 0))
-        .await;
+    let PendingCreation {
+        server,
+        held,
+        model,
+        request,
+    } = pending_creation().await;
     {
-        let mut poll = pin!(server.poll(&id));
+        let mut poll = pin!(server.poll(&request));
         assert!(is_pending(&mut poll).await);
     }
     server.clock.advance(server.config().long_poll);
-    settle().await;
+    run_until_idle().await;
     held.run_next();
-    assert_eq!(
-        server.result(&id).await["model_id"],
-        format!("{session}:train:0")
-    );
+    assert_eq!(server.result(&request).await["model_id"], model);
     let polls = server.journal.of(tinkers_wire::routes::RETRIEVE_FUTURE);
     assert_eq!(
         polls.iter().map(|entry| entry.status).collect::<Vec<_>>(),
@@ -91,11 +114,12 @@ async fn dropped_poll_keeps_the_result_for_the_next_one() {
 
 #[tokio::test]
 async fn client_timeout_ends_a_poll() {
-    let (server, _held) = held_server();
-    let session = server.create_session().await;
-    let id = server
-        .submit("create_model", create_model(&session, 0))
-        .await;
+    let PendingCreation {
+        server,
+        request: id,
+        held: _held,
+        ..
+    } = pending_creation().await;
     let mut request = HttpRequest::new(
         Method::POST,
         tinkers_wire::routes::RETRIEVE_FUTURE,
@@ -116,13 +140,7 @@ async fn client_timeout_ends_a_poll() {
 #[tokio::test]
 async fn session_expires_without_heartbeats() {
     let (server, held) = held_server();
-    let session = server.create_session().await;
-    let create = server
-        .submit("create_model", create_model(&session, 0))
-        .await;
-    let model = format!("{session}:train:0");
-    held.run_next();
-    server.result(&create).await;
+    let (session, model) = held_model(&server, &held).await;
     let snapshot = json!({ "model_id": model, "seq_id": 1, "sampling_session_seq_id": 0 });
     let snapshot = server.submit("save_weights_for_sampler", snapshot).await;
     held.run_next();
@@ -134,7 +152,7 @@ async fn session_expires_without_heartbeats() {
     let expiry = server.config().session_expiry;
     for _ in 0..3 {
         server.clock.advance(expiry - SECOND);
-        settle().await;
+        run_until_idle().await;
         assert_eq!(heartbeat().await.status, 200);
     }
     let running = server.submit("optim_step", step(&model, 2)).await;
@@ -142,7 +160,7 @@ async fn session_expires_without_heartbeats() {
     let sampled = server.submit("asample", sample(&sampler, 0)).await;
     assert_eq!(held.held_jobs(), ["step 0.1", "sample"]);
     server.clock.advance(expiry);
-    settle().await;
+    run_until_idle().await;
     // The running jobs are cancelled; then the snapshot and the model are released.
     assert_eq!(held.held_jobs(), ["drop snapshot", "unload"]);
     for (id, expected) in [
@@ -209,7 +227,7 @@ async fn finished_session_refuses_requests() {
 }
 
 #[tokio::test]
-async fn results_expire_sooner_once_fetched() {
+async fn results_expire_sooner_after_they_are_fetched() {
     let mut config = LocalConfig::default();
     (config.keep_results, config.keep_fetched) = (100 * SECOND, 10 * SECOND);
     let server = test_server_with(config, Script::default());
@@ -218,15 +236,15 @@ async fn results_expire_sooner_once_fetched() {
     let unfetched = server.submit("optim_step", step(&model, 2)).await;
     server.result(&fetched).await;
     server.clock.advance(10 * SECOND - Duration::from_nanos(1));
-    settle().await;
+    run_until_idle().await;
     assert_eq!(server.poll(&fetched).await.status, 200);
     server.clock.advance(Duration::from_nanos(1));
-    settle().await;
+    run_until_idle().await;
     let gone = server.poll(&fetched).await;
     assert_eq!(gone.status, 410);
     gone.assert_reason("no longer kept");
     server.clock.advance(90 * SECOND);
-    settle().await;
+    run_until_idle().await;
     assert_eq!(server.poll(&unfetched).await.status, 410);
     // Ids that were never issued are 404, not 410.
     for never in [
@@ -256,10 +274,10 @@ async fn expired_checkpoint_is_deleted() {
         ["weights/longer", "weights/short"]
     );
     server.clock.advance(Duration::from_secs(3600));
-    settle().await;
+    run_until_idle().await;
     assert_eq!(checkpoints(&server).await, ["weights/longer"]);
     server.clock.advance(Duration::from_secs(3600));
-    settle().await;
+    run_until_idle().await;
     assert!(checkpoints(&server).await.is_empty());
     assert_eq!(server.engine.counts().deleted, 2);
 }
@@ -287,7 +305,7 @@ async fn checkpoints_of_the_engine_are_listed_at_start() {
     ];
     let server = test_server_with(LocalConfig::default(), script);
     server.clock.advance(2 * SECOND);
-    settle().await;
+    run_until_idle().await;
     let runs = server.get("training_runs").await.ok();
     assert_eq!(runs["cursor"]["total_count"], 1, "{runs}");
     let run = &runs["training_runs"][0];

@@ -1,4 +1,4 @@
-//! The in-flight window of a scripted server: refusals beyond it and their exact counts.
+//! The in-flight limit of a scripted server: refusals beyond the limit, and their exact counts.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 use support::{
-    HeldEngine, Response, TestServer, held_server_with, sample, settle, test_server,
+    HeldEngine, Response, TestServer, held_server_with, run_until_idle, sample, test_server,
     test_server_with,
 };
 use tinkers_local::{HintForm, LocalConfig, Script, Window, WindowCounts};
@@ -58,7 +58,7 @@ impl Sampler {
         for _ in 0..n {
             assert_eq!(self.held.run_next(), "sample");
         }
-        settle().await;
+        run_until_idle().await;
     }
 
     fn counts(&self) -> WindowCounts {
@@ -67,7 +67,7 @@ impl Sampler {
 }
 
 #[tokio::test]
-async fn sample_beyond_the_window_is_refused_with_a_hint() {
+async fn sample_beyond_the_in_flight_limit_gets_a_retry_after_hint() {
     let window = Window::fixed(2).with_hint(250 * MS, HintForm::Milliseconds);
     let sampler = Sampler::new(window).await;
     assert_eq!(sampler.submit_all(2).await, [200, 200]);
@@ -81,13 +81,13 @@ async fn sample_beyond_the_window_is_refused_with_a_hint() {
     let counts = sampler.counts();
     assert_eq!((counts.accepted, counts.refused, counts.ended), (3, 2, 1));
     assert_eq!((counts.in_flight, counts.most_in_flight), (2, 2));
-    // No time has passed, so the second refusal is within the hint of the first.
+    // No time has passed, so the second refusal comes before the hint of the first one expires.
     assert_eq!((counts.refused_within_hint, counts.congestions), (1, 1));
     assert_eq!(counts.events[0].refused, 2);
 }
 
 #[tokio::test]
-async fn repeated_submission_is_counted_once() {
+async fn in_flight_limit_counts_a_repeated_submission_once() {
     let sampler = Sampler::new(Window::fixed(1)).await;
     let body = sample(&sampler.id, 0);
     let first = sampler.server.submit("asample", body.clone()).await;
@@ -97,7 +97,7 @@ async fn repeated_submission_is_counted_once() {
 }
 
 #[tokio::test]
-async fn each_hint_form_has_its_header_or_field() {
+async fn each_retry_after_form_has_its_header_or_field() {
     for (form, header, body) in [
         (
             HintForm::Milliseconds,
@@ -105,7 +105,7 @@ async fn each_hint_form_has_its_header_or_field() {
             None,
         ),
         (HintForm::Seconds, Some(("retry-after", "2")), None),
-        // The clock is at the epoch.
+        // The wall clock is at the Unix epoch.
         (
             HintForm::Date,
             Some(("retry-after", "Thu, 01 Jan 1970 00:00:02 GMT")),
@@ -134,17 +134,17 @@ async fn each_hint_form_has_its_header_or_field() {
 }
 
 #[tokio::test]
-async fn window_steps_start_at_the_first_submission() {
+async fn changes_of_the_limit_are_timed_from_the_first_submission() {
     let sampler = Sampler::new(Window::steps([1, 3, 2], 1000 * MS).unwrap()).await;
     let clock = &sampler.server.clock;
-    // The steps start at the first submission.
+    // The values of the limit are timed from the first submission.
     clock.advance(5500 * MS);
     assert_eq!(sampler.submit_all(2).await, [200, 429]);
     clock.advance(999 * MS);
     assert_eq!(sampler.submit().await.status, 429);
     clock.advance(MS);
     assert_eq!(sampler.submit_all(3).await, [200, 200, 429]);
-    // A smaller window keeps accepted samples and refuses new ones until enough have ended.
+    // A lower limit keeps accepted samples. New ones are refused until enough samples have ended.
     clock.advance(1000 * MS);
     sampler.finish(1).await;
     assert_eq!(sampler.submit().await.status, 429);
@@ -173,16 +173,16 @@ async fn window_steps_start_at_the_first_submission() {
 }
 
 #[tokio::test]
-async fn recovery_is_measured_to_first_grant_and_full_flow() {
+async fn recovery_is_measured_to_first_grant_and_to_90_percent() {
     let window = Window::fixed(10).with_hint(200 * MS, HintForm::Milliseconds);
     let sampler = Sampler::new(window).await;
     let clock = &sampler.server.clock;
     assert_eq!(sampler.submit_all(12).await[9..], [200, 429, 429]);
     clock.advance(150 * MS);
-    // A refusal within the hint extends the congestion event.
+    // A refusal before the hint expires extends the congestion event.
     assert_eq!(sampler.submit().await.status, 429);
     sampler.finish(10).await;
-    // A sample accepted before the hint ends is not the first grant.
+    // A sample that is accepted before the hint expires does not count as the first grant.
     assert_eq!(sampler.submit().await.status, 200);
     clock.advance(203 * MS);
     assert_eq!(sampler.submit().await.status, 200);
@@ -201,7 +201,7 @@ async fn recovery_is_measured_to_first_grant_and_full_flow() {
 }
 
 #[tokio::test]
-async fn recovery_of_a_full_window_starts_at_the_next_end() {
+async fn recovery_at_the_limit_starts_when_a_sample_ends() {
     let window = Window::fixed(1).with_hint(200 * MS, HintForm::Milliseconds);
     let sampler = Sampler::new(window).await;
     let clock = &sampler.server.clock;
@@ -211,7 +211,7 @@ async fn recovery_of_a_full_window_starts_at_the_next_end() {
     clock.advance(7 * MS);
     assert_eq!(sampler.submit().await.status, 200);
     assert_eq!(sampler.counts().events[0].first_grant, Some(7 * MS));
-    // A refused probe starts a new event and leaves the previous one without a first grant.
+    // A refused submission after the hint starts a new event. The previous event has no first grant.
     clock.advance(300 * MS);
     assert_eq!(sampler.submit().await.status, 429);
     clock.advance(300 * MS);
@@ -225,7 +225,7 @@ async fn recovery_of_a_full_window_starts_at_the_next_end() {
 }
 
 #[tokio::test]
-async fn close_refusals_without_a_hint_are_one_event() {
+async fn refusals_close_in_time_without_a_hint_are_one_event() {
     let window = Window::fixed(0).with_hint(200 * MS, HintForm::None);
     let sampler = Sampler::new(window).await;
     for pause in [0, 99, 99, 100] {
@@ -240,7 +240,7 @@ async fn close_refusals_without_a_hint_are_one_event() {
 }
 
 #[tokio::test]
-async fn counts_route_requires_a_window() {
+async fn counters_route_requires_an_in_flight_limit() {
     let path = "/scripted/counts";
     let lost = test_server().send(Method::GET, path, "", &[]).await;
     assert_eq!(lost.status, 404);
@@ -274,7 +274,7 @@ async fn counts_route_requires_a_window() {
 }
 
 #[tokio::test]
-async fn script_limits_the_length_of_samples() {
+async fn scripted_engine_limits_the_length_of_samples() {
     let mut script = Script::default();
     script.longest_sample = Some(3);
     let server = test_server_with(LocalConfig::default(), script);

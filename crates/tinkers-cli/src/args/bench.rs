@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::ConnectionArgs;
 use super::numbers::{integer, positive};
 
-/// `tinkers bench`.
+/// The arguments of `tinkers bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -69,7 +69,7 @@ pub(crate) struct ServerArgs {
     pub(crate) json: bool,
 }
 
-/// `tinkers bench sample`.
+/// The arguments of `tinkers bench sample`.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -107,7 +107,7 @@ impl SampleArgs {
     }
 }
 
-/// `tinkers bench train`.
+/// The arguments of `tinkers bench train`.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrency_defaults_to_and_is_capped_by_requests() {
+    fn concurrency_is_at_most_the_number_of_requests() {
         let concurrency = |line: &str| {
             let line = format!("sample --base-url http://h --requests 7 {line}");
             match parse_load(&line).unwrap() {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_arguments_are_usage_errors() {
+    fn invalid_bench_arguments_are_usage_errors() {
         for line in [
             "",
             "sample --base-url http://h --requests 0",

@@ -5,7 +5,7 @@ use tinkers::Environment;
 
 use super::Key;
 
-/// The server and the API key.
+/// The options that name the server and the API key.
 #[derive(Debug, Args)]
 pub(crate) struct ConnectionArgs {
     /// The URL of the server [env: TINKER_BASE_URL]
@@ -17,7 +17,7 @@ pub(crate) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// Fills in the URL from the environment if it was not given. The client reads the API key from there by itself.
+    /// Sets the URL from the environment if the option was not given. The client itself reads the API key from the environment.
     pub(super) fn complete(&mut self, environment: &Environment) -> Result<(), &'static str> {
         if self.base_url.is_none() {
             self.base_url = environment.base_url().map(str::to_owned);

@@ -8,7 +8,7 @@ use tinkers_local::{Dialect, Expiry, LocalConfig};
 
 use super::numbers::seconds;
 
-/// The options that imitate other servers.
+/// The options that make the server imitate another one.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Tests")]
 pub(crate) struct DialectArgs {
@@ -25,11 +25,11 @@ pub(crate) struct DialectArgs {
     )]
     dialect: DialectName,
     /// Duration of a long poll, in seconds [default: 30; 300 with skyrl and skyrl-main]
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", allow_hyphen_values = true, value_parser = seconds)]
     long_poll: Option<Duration>,
     /// When to delete a result, after which polls for it return 404: `once` for after its first delivery, or a number of seconds
     /// after its completion [default: 5 minutes after the first delivery, or 1 hour after completion, and then 410]
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
     forget_results: Option<Forget>,
 }
 
@@ -53,7 +53,7 @@ enum DialectName {
     TuFt,
 }
 
-/// When a result is deleted.
+/// The option value that determines when a result is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Forget(Expiry);
 
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_selects_its_dialect() {
+    fn each_dialect_name_selects_its_dialect() {
         for (line, expected) in [
             ("", Dialect::tinker()),
             ("--dialect tinker", Dialect::tinker()),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn long_poll_and_expiry_override_the_dialect() {
+    fn long_poll_and_expiry_options_override_the_dialect() {
         let shorter = config("--dialect skyrl --long-poll 2.5 --forget-results once").unwrap();
         assert_eq!(shorter.long_poll, Duration::from_millis(2500));
         assert_eq!(shorter.dialect.long_poll, None);

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::ConnectionArgs;
 
-/// `tinkers doctor`.
+/// The arguments of `tinkers doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -1,4 +1,4 @@
-//! The command line arguments and their validation.
+//! The command line arguments, and their validation.
 
 mod bench;
 mod connection;
@@ -28,7 +28,7 @@ use tinkers::wire::check_api_key;
 
 use crate::paths;
 
-/// The built-in model of the embedded server.
+/// The name of the built-in model of the embedded server.
 pub(crate) const BUILT_IN_MODEL: &str = "tinkers/tiny";
 
 /// The maximum width of help texts.
@@ -52,7 +52,7 @@ pub(crate) struct Cli {
     pub(crate) log: Option<String>,
 }
 
-/// The commands.
+/// The commands of the program.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Sample, fine-tune on a text and sample again, in about a minute
@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
 }
 
-/// `tinkers quickstart`.
+/// The arguments of `tinkers quickstart`.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -123,6 +123,7 @@ pub(crate) struct QuickstartArgs {
         long,
         value_name = "RATE",
         default_value = "0.003",
+        allow_hyphen_values = true,
         value_parser = learning_rate,
         help_heading = "Training"
     )]
@@ -138,7 +139,7 @@ pub(crate) struct QuickstartArgs {
 /// The server that `quickstart` uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The embedded server, with its data directory, or `None` for a temporary one.
+    /// The embedded server with this data directory, or with a temporary directory if `None`.
     Embedded(Option<PathBuf>),
     /// An existing server.
     Remote {
@@ -150,7 +151,7 @@ pub(crate) enum Target {
 }
 
 impl QuickstartArgs {
-    /// Returns the server to use. An empty `--base-url` selects the embedded one, which overrides the environment variable.
+    /// Returns the server to use. An empty `--base-url` selects the embedded server, even if the environment variable is set.
     pub(crate) fn target(&self) -> Target {
         match self.base_url.as_deref().filter(|url| !url.is_empty()) {
             Some(url) => Target::Remote {
@@ -208,7 +209,7 @@ impl QuickstartArgs {
     }
 }
 
-/// `tinkers serve`.
+/// The arguments of `tinkers serve`.
 #[derive(Debug, Args)]
 #[command(
     allow_negative_numbers = true,
@@ -337,7 +338,7 @@ pub(crate) enum EngineName {
     Scripted,
 }
 
-/// An IP address to listen on. Parses `localhost` as 127.0.0.1.
+/// The IP address to listen on. `localhost` stands for 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Host(IpAddr);
 
@@ -370,7 +371,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// An API key, whose `Debug` output does not contain it.
+/// An API key. Its `Debug` output does not contain the key.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Key(String);
 
@@ -397,7 +398,8 @@ impl fmt::Debug for Key {
 /// Parses and validates the arguments of the process.
 ///
 /// # Errors
-/// On invalid arguments, and for `--help` and `--version`, whose texts are carried by the error.
+///
+/// If an argument is invalid. For `--help` and `--version`, the error contains the text to print.
 pub(crate) fn parse<I, T>(arguments: I) -> Result<Cli, clap::Error>
 where
     I: IntoIterator<Item = T>,
@@ -408,7 +410,7 @@ where
     Ok(cli)
 }
 
-/// Parses the name of a base model.
+/// Parses the name of a base model. The empty name is invalid.
 fn model_name(text: &str) -> Result<String, String> {
     const MAX_LEN: usize = 200;
     let is_allowed = |c: char| !c.is_whitespace() && !c.is_control();
@@ -422,7 +424,7 @@ fn model_name(text: &str) -> Result<String, String> {
 }
 
 impl Cli {
-    /// Fills in missing arguments from the environment and validates them.
+    /// Sets missing arguments from the environment, and validates all arguments.
     fn complete(&mut self, environment: &Environment) -> Result<(), clap::Error> {
         if self.log.is_none() {
             self.log = environment.log().map(str::to_owned);
@@ -447,7 +449,7 @@ impl Cli {
 /// Creates an error that shows the usage of a command such as `bench sample`.
 fn usage_error(command: &str, kind: ErrorKind, message: &str) -> clap::Error {
     let mut cli = Cli::command();
-    // Sets the full names of the subcommands.
+    // `build` sets the full names of the subcommands, which the usage shows.
     cli.build();
     let found = command
         .split(' ')
@@ -474,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn clap_definition_is_valid() {
+    fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
@@ -504,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn other_model_requires_its_tokenizer_and_a_server() {
+    fn quickstart_with_another_model_requires_tokenizer_and_server() {
         let error = parse_line("quickstart --model Qwen/Qwen3-8B").unwrap_err();
         assert!(error.to_string().contains("--tokenizer FILE"), "{error}");
         assert_eq!(error.exit_code(), 2);
@@ -515,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn base_url_selects_the_target() {
+    fn base_url_selects_the_remote_or_embedded_server() {
         let remote = quickstart("quickstart --base-url http://h --api-key tml-x").target();
         let Target::Remote { base_url, api_key } = remote else {
             unreachable!("--base-url is set")
@@ -536,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_numbers_are_usage_errors() {
+    fn invalid_quickstart_numbers_are_usage_errors() {
         for bad in [
             "--steps 0",
             "--batch 0",
@@ -557,9 +559,11 @@ mod tests {
         ] {
             let error = parse_line(&format!("quickstart --base-url= {bad}")).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad}");
-            let names_expected =
-                bad.starts_with("--tokenizer") || error.to_string().contains("expected a");
-            assert!(names_expected, "{bad}: {error}");
+            let text = error.to_string();
+            let (option, _) = bad.split_once(' ').unwrap();
+            assert!(text.contains(option), "{bad}: {text}");
+            let names_expected = option == "--tokenizer" || text.contains(": expected a");
+            assert!(names_expected, "{bad}: {text}");
         }
         assert_eq!(
             quickstart("quickstart --learning-rate 0").learning_rate,
@@ -594,6 +598,27 @@ mod tests {
             "serve --port 70000",
         ] {
             assert_eq!(parse_line(bad).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+
+    #[test]
+    fn negative_number_error_names_option_and_range() {
+        for (line, range) in [
+            ("serve --port -1", "from 0 to 65535"),
+            ("serve --session-expiry -1", "at least 1"),
+            ("serve --engine scripted --latency -1", "from 0 to"),
+            ("serve --engine scripted --window -1", "from 0 to"),
+            ("serve --long-poll -1", "above 0"),
+            ("serve --long-poll -1e-3", "above 0"),
+            ("quickstart --learning-rate -1e-3", "0 or more"),
+            ("quickstart --steps -1", "from 1 to 4294967295"),
+            ("quickstart --steps 0", "from 1 to 4294967295"),
+            ("bench train --rounds -1", "from 1 to 4294967295"),
+        ] {
+            let text = parse_line(line).unwrap_err().to_string();
+            let option = line.split(' ').rev().nth(1).unwrap();
+            assert!(text.contains(option), "{line}: {text}");
+            assert!(text.contains(range), "{line}: {text}");
         }
     }
 }

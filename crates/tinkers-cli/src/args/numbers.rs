@@ -16,7 +16,7 @@ pub(super) fn integer<T: FromStr + Bounded>(text: &str) -> Result<T, String> {
         .map_err(|_| format!("expected an integer from 0 to {}", T::MAX))
 }
 
-/// An unsigned integer type.
+/// An unsigned integer type with a largest value for error messages.
 pub(super) trait Bounded {
     const MAX: u64;
 }

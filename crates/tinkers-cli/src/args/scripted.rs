@@ -29,16 +29,22 @@ pub(crate) struct ScriptedArgs {
         long,
         value_name = "W,W,..",
         value_delimiter = ',',
+        allow_hyphen_values = true,
         value_parser = integer::<u32>,
         requires = "window_every",
         conflicts_with = "window_walk"
     )]
     window_steps: Vec<u32>,
     /// Like --window, as a random walk between two limits
-    #[arg(long, value_name = "LOW,HIGH", requires = "window_every")]
+    #[arg(
+        long,
+        value_name = "LOW,HIGH",
+        allow_hyphen_values = true,
+        requires = "window_every"
+    )]
     window_walk: Option<WalkRange>,
     /// Duration of each limit, in seconds from the first submission
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", allow_hyphen_values = true, value_parser = seconds)]
     window_every: Option<Duration>,
     /// Seed of the random walk [default: 1]
     #[arg(long, value_name = "N", value_parser = integer::<u64>, requires = "window_walk")]
@@ -51,7 +57,7 @@ pub(crate) struct ScriptedArgs {
     hint_form: Option<HintName>,
 }
 
-/// The lowest and highest limit of a random walk.
+/// The lowest and the highest limit of a random walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct WalkRange(u32, u32);
 
@@ -67,7 +73,7 @@ impl FromStr for WalkRange {
     }
 }
 
-/// The form of a retry delay.
+/// The form in which a 429 response announces its retry delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum HintName {
     // Header retry-after-ms.
@@ -83,7 +89,7 @@ enum HintName {
 }
 
 impl ScriptedArgs {
-    /// Returns whether any option is set.
+    /// Returns whether any option of the scripted engine is set.
     pub(crate) fn is_set(&self) -> bool {
         *self != Self::default()
     }
@@ -111,7 +117,7 @@ impl ScriptedArgs {
         Duration::from_millis(self.latency.unwrap_or(0))
     }
 
-    /// Returns the results to send.
+    /// Returns the results of the scripted engine.
     pub(crate) fn script(&self) -> Script {
         let mut script = Script::default();
         script.padding_bytes = self.scripted_bytes.unwrap_or(0);
@@ -122,7 +128,7 @@ impl ScriptedArgs {
         script
     }
 
-    /// Returns the limit of samples in flight. Without one, an unbounded window still counts them.
+    /// Returns the limit on the samples in flight. Without a limit option, the limit is infinite, so that samples are still counted.
     pub(crate) fn window(&self) -> Result<Window, InvalidWindow> {
         let every = self.window_every.unwrap_or_default();
         let window = match (self.window, self.window_walk) {
@@ -164,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_window_is_parsed() {
+    fn each_kind_of_in_flight_limit_is_parsed() {
         for (line, shown) in [
             ("", "Fixed(4294967295)"),
             ("--window 20", "Fixed(20)"),
@@ -188,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn inconsistent_options_are_usage_errors() {
+    fn inconsistent_limit_options_are_usage_errors() {
         for (line, reason) in [
             ("--window 1 --window-walk 1,2 --window-every 1", "--window"),
             ("--window-steps 1,2", "--window-every"),
@@ -196,6 +202,8 @@ mod tests {
             ("--window-every 1", "--window-steps"),
             ("--window-walk 9,2 --window-every 1", "at most high"),
             ("--window-walk 9 --window-every 1", "two numbers"),
+            ("--window-walk -1,2 --window-every 1", "--window-walk"),
+            ("--window-steps -1,2 --window-every 1", "--window-steps"),
             ("--window-steps 1,x --window-every 1", "--window-steps"),
             ("--window-steps 1,2 --window-every 0.001", "at least 10ms"),
             ("--window-steps 1,2 --window-every 0", "above 0"),
@@ -211,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn sample_tokens_limits_every_sample() {
+    fn sample_tokens_option_limits_the_length_of_samples() {
         assert_eq!(parse_line("").unwrap().script().longest_sample, None);
         let script = parse_line("--sample-tokens 7").unwrap().script();
         assert_eq!((script.sample_tokens, script.longest_sample), (7, Some(7)));

@@ -1,4 +1,4 @@
-//! Counts HTTP exchanges.
+//! Counters of HTTP exchanges.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, Transp
 
 const TOO_MANY_REQUESTS: u16 = 429;
 
-/// Counters of HTTP exchanges, except heartbeats.
+/// Counters of all HTTP exchanges except heartbeats.
 #[derive(Debug, Default)]
 pub(crate) struct ExchangeCounters {
     sent: AtomicU64,
@@ -15,13 +15,13 @@ pub(crate) struct ExchangeCounters {
 }
 
 impl ExchangeCounters {
-    /// Returns the number of requests sent, and of 429 responses.
+    /// Returns the number of requests that were sent and the number of 429 responses.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (read(&self.sent), read(&self.rejected))
     }
 
-    /// Wraps a transport to count its exchanges.
+    /// Wraps a transport so that its exchanges are counted.
     pub(crate) fn layer(self: Arc<Self>, inner: Arc<dyn Transport>) -> Arc<dyn Transport> {
         Arc::new(CountingTransport {
             inner,

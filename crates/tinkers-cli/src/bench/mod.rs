@@ -1,4 +1,4 @@
-//! `tinkers bench`: puts load on a Tinker server and measures it.
+//! `tinkers bench`: puts load on a Tinker server and measures the server and the client.
 
 mod exchanges;
 mod process;
@@ -24,7 +24,8 @@ use crate::signals::{Signals, interruptible};
 /// Runs the load and prints the report.
 ///
 /// # Errors
-/// If the load cannot be run, on a signal, or, after printing the report, if requests failed.
+///
+/// If the load cannot be run or a signal arrives. Also if requests failed, after the report is printed.
 pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
     let server = load.server();
     let screen = Screen::new(if server.json {
@@ -65,7 +66,7 @@ async fn connect(server: &ServerArgs, exchanges: Arc<ExchangeCounters>) -> Resul
     remote::connect(builder, &server.connection).await
 }
 
-/// The context of a load.
+/// The connection and the counters that both kinds of load share.
 struct Bench {
     service: ServiceClient,
     /// The URL of the server without credentials.
@@ -97,7 +98,7 @@ impl Bench {
     }
 }
 
-/// Returns token ids from 1 to 100, which every vocabulary contains.
+/// Returns `length` token ids between 1 and 100, which every vocabulary contains. `start` selects the first one.
 fn tokens(length: u32, start: u32) -> Vec<u32> {
     (0..length).map(|i| (start + i) % 100 + 1).collect()
 }

@@ -1,8 +1,8 @@
-//! Resource usage of this process. `None` on systems that do not report it.
+//! Resource usage of this process. Functions return `None` on systems that do not report it.
 
 use std::time::Duration;
 
-/// Returns the user and system CPU time of all threads.
+/// Returns the user and system CPU time of all threads together.
 #[cfg(unix)]
 pub(crate) fn cpu() -> Option<Duration> {
     use rustix::time::{ClockId, clock_gettime};
@@ -14,12 +14,12 @@ pub(crate) fn cpu() -> Option<Duration> {
     None
 }
 
-/// Resident memory in bytes.
+/// The resident memory of this process in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
-    /// The current size.
+    /// The resident memory now.
     pub(crate) now: u64,
-    /// The maximum since the start of the process.
+    /// The maximum resident memory since the start of the process.
     pub(crate) peak: u64,
 }
 

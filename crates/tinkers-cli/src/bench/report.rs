@@ -16,15 +16,15 @@ pub(crate) struct Report {
     /// The URL of the server.
     pub(crate) server: String,
     pub(crate) model: String,
-    /// The number of API requests: samples, or passes and steps.
+    /// The number of API requests: samples, or passes and optimizer steps.
     pub(crate) requests: u64,
     /// The number of API requests that failed.
     pub(crate) failed: u64,
     /// The time from the first request to the last result, without the creation of the session and the sampler or model.
     pub(crate) seconds: f64,
-    /// The rate of successful API requests.
+    /// The number of successful API requests per second.
     pub(crate) requests_per_second: f64,
-    /// The rate of tokens, sampled or trained on.
+    /// The number of tokens per second that were sampled or trained on.
     pub(crate) tokens_per_second: f64,
     /// The user and system CPU time of this process.
     pub(crate) cpu_seconds: Option<f64>,
@@ -56,7 +56,7 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// Summarises a histogram in microseconds; `None` if it is empty.
+    /// Summarises a histogram of microseconds; `None` if the histogram is empty.
     pub(crate) fn from_micros(micros: &Histogram<u64>) -> Option<Self> {
         if micros.is_empty() {
             return None;
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_in_milliseconds() {
+    fn latencies_are_reported_in_milliseconds() {
         let mut micros = Histogram::new(3).unwrap();
         for value in 1..=1000 {
             micros.record(value * 1000).unwrap();

@@ -1,4 +1,4 @@
-//! The sampling load.
+//! The load of sample requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,10 +15,10 @@ use crate::args::SampleArgs;
 use crate::layout::labelled;
 use crate::stopwatch::Stopwatch;
 
-/// The number of different prompts. With a single one, all requests would hit the server's prefix cache.
+/// The number of different prompts. A single prompt would be answered from the server's prefix cache.
 const DISTINCT_PROMPTS: u32 = 97;
 
-/// Runs the load.
+/// Runs the sampling load and returns its report.
 pub(crate) async fn run(bench: &Bench, args: &SampleArgs, model: String) -> Result<Report> {
     let requests = args.requests.get();
     let sampler = bench.service.create_sampling_client(&model).await?;
@@ -46,7 +46,7 @@ pub(crate) async fn run(bench: &Bench, args: &SampleArgs, model: String) -> Resu
     Ok(measurement.report(bench, "sample", model, requests.into(), connections))
 }
 
-/// Sends all requests with one worker per concurrent request.
+/// Sends all requests. The number of workers is the number of concurrent requests.
 async fn sample_all(sampler: SamplingClient, args: &SampleArgs, stats: &LoadStats) -> Result<()> {
     let next = Arc::new(AtomicU32::new(0));
     let mut workers = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Measures a load: time, CPU time, latencies, connections and failures.
+//! Measurement of a load: time, CPU time, latencies, connections and failures.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use super::process;
 use super::report::{Latency, Report};
 use crate::stopwatch::Stopwatch;
 
-/// The significant digits of latencies.
+/// The number of significant digits of recorded latencies.
 const DIGITS: u8 = 3;
-/// The maximum latency that is recorded, one day in microseconds.
+/// The maximum latency that can be recorded: one day, in microseconds.
 const MAX_LATENCY: u64 = 24 * 3600 * 1_000_000;
 
-/// The interval at which connections are counted at first; it grows up to the maximum.
+/// The first interval between counts of the open connections. The interval grows up to the maximum.
 const MIN_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -33,7 +33,7 @@ struct Inner {
     failure: Option<tinkers::Error>,
 }
 
-/// The state of the process and the counters when a load began.
+/// The state of the process and the counters at the start of a load.
 pub(crate) struct Measurement {
     stats: LoadStats,
     watch: Stopwatch,
@@ -62,7 +62,7 @@ impl LoadStats {
         Ok((stats, measurement))
     }
 
-    /// Records a request or round: its duration, and its number of tokens or its error.
+    /// Records a finished request or training round: its duration, and its number of tokens or its error.
     pub(crate) fn record(&self, seconds: f64, outcome: tinkers::Result<u64>) {
         let mut inner = self.lock();
         match outcome {
@@ -83,7 +83,7 @@ impl LoadStats {
 }
 
 impl Measurement {
-    /// Waits for `load`. Also returns the maximum number of open connections meanwhile.
+    /// Waits for `load`, and returns its result with the maximum number of connections that were open at once.
     pub(crate) async fn watch<T>(
         &self,
         bench: &Bench,

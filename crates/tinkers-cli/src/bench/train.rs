@@ -1,4 +1,4 @@
-//! The training load.
+//! The load of training rounds.
 
 use std::collections::VecDeque;
 
@@ -13,13 +13,13 @@ use crate::args::TrainArgs;
 use crate::layout::labelled;
 use crate::stopwatch::Stopwatch;
 
-/// The number of rounds in flight. With two, the server always has the next round to work on.
+/// The number of rounds in flight. With two rounds, the server always has a next round to work on.
 const ROUNDS_IN_FLIGHT: usize = 2;
 
-/// Small enough that the model stays close to its base.
+/// The learning rate. It is so small that the model stays close to its base.
 const LEARNING_RATE: f64 = 1e-6;
 
-/// Runs the load.
+/// Runs the training load and returns its report.
 pub(crate) async fn run(bench: &Bench, args: &TrainArgs, model: String) -> Result<Report> {
     let client = bench
         .service
@@ -47,7 +47,8 @@ pub(crate) async fn run(bench: &Bench, args: &TrainArgs, model: String) -> Resul
     Ok(measurement.report(bench, "train", model, submitted, connections))
 }
 
-/// Runs all rounds, up to the first failure, after which the client cannot be used further. Returns the number of requests.
+/// Runs all training rounds and returns the number of requests. Stops at the first failure, since the client cannot be used after
+/// it.
 async fn train_all(
     client: &TrainingClient,
     batch: &[Datum],
@@ -86,7 +87,7 @@ impl Round {
         }
     }
 
-    /// Waits for both results and records them. Returns whether both succeeded.
+    /// Waits for the results of the pass and of the optimizer step, and records them. Returns whether both succeeded.
     async fn finish(self, stats: &LoadStats, tokens: u64) -> bool {
         let (pass, step) = (self.pass.await, self.step.await);
         let seconds = self.watch.seconds();
@@ -105,7 +106,7 @@ impl Round {
 fn batch(args: &TrainArgs) -> Result<Vec<Datum>> {
     let length = args.seq_len.get();
     let datum = |number| {
-        // One more token, since the last one is only a target.
+        // The sequence has one more token than its length, since the last token is only a target.
         let tokens = tokens(length.saturating_add(1), number);
         Datum::next_token(&tokens, vec![1.0; tokens.len() - 1])
     };

@@ -2,12 +2,12 @@
 
 use super::findings::Findings;
 
-/// The clock skew above which advice is given, in seconds. The dates of servers have a resolution of one second.
+/// The difference of the clocks above which advice is given, in seconds. The dates of servers have a resolution of one second.
 const MAX_CLOCK_SKEW: f64 = 5.0;
 /// The round trip time above which advice is given, in milliseconds.
 const HIGH_LATENCY_MS: f64 = 100.0;
 
-/// Returns one piece of advice per problem.
+/// Returns the advice on the findings: one text for each problem.
 pub(super) fn advice(found: &Findings) -> Vec<String> {
     let mut advice = Vec::new();
     let mut add = |text: String| advice.push(text);
@@ -56,7 +56,7 @@ pub(super) fn advice(found: &Findings) -> Vec<String> {
     }
     if let Some(error) = &found.models_error {
         add(format!(
-            "the server does not list its models ({error}). AdmissionRequest its operator for their names."
+            "the server does not list its models ({error}). Ask its operator for their names."
         ));
     }
     advice

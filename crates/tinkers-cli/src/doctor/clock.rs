@@ -1,23 +1,24 @@
-//! The offset of the server's clock.
+//! The difference between the server's clock and the local clock.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 
-/// The `Date` header of the last response.
+/// The last `Date` header that the server sent.
 #[derive(Debug, Default)]
 pub(crate) struct ServerClock {
     last: Mutex<Option<SystemTime>>,
 }
 
 impl ServerClock {
-    /// Wraps a transport to record the dates of its responses.
+    /// Wraps a transport so that the dates of its responses are recorded.
     pub(crate) fn layer(self: Arc<Self>, inner: Arc<dyn Transport>) -> Arc<dyn Transport> {
         Arc::new(DateRecorder { inner, clock: self })
     }
 
-    /// Returns how far the server's clock is ahead of `local`, in seconds with a resolution of 1 s. `None` if the server sends no dates.
+    /// Returns how far the server's clock is ahead of the local date `local`, in seconds. The resolution is 1 s. Returns `None` if
+    /// the server sends no dates.
     pub(crate) fn ahead_of(&self, local: SystemTime) -> Option<f64> {
         let remote = (*self.last.lock().unwrap_or_else(PoisonError::into_inner))?;
         Some(match remote.duration_since(local) {

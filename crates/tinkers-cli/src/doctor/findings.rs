@@ -14,54 +14,54 @@ use crate::output::Screen;
 #[derive(Debug, Serialize)]
 pub(crate) struct Findings {
     pub(crate) server: String,
-    /// The name and version of the server software.
+    /// The name and the version of the server software.
     pub(crate) software: Option<String>,
-    /// The format of the bodies of passes, `protobuf` or `json`.
+    /// The encoding of the bodies of forward and backward passes: `protobuf` or `json`.
     pub(crate) pass_bodies: &'static str,
-    /// Whether the server accepted a pass in that format.
+    /// Whether the server has accepted a forward-backward pass in this encoding.
     pub(crate) pass_bodies_confirmed: bool,
-    /// The operations that the server deduplicates: `everything`, `passes and steps`, or `unknown`.
+    /// The operations that the server applies once if they are repeated: `everything`, `passes and steps`, or `unknown`.
     pub(crate) repeats_applied_once: &'static str,
-    /// Whether the server rejects unknown fields, if known.
+    /// Whether the server rejects unknown fields; `None` if unknown.
     pub(crate) is_strict: Option<bool>,
-    /// Whether the server has an OpenAPI document: `read`, `absent`, or `not asked`.
+    /// The state of the server's OpenAPI document: `read`, `absent`, or `not asked`.
     pub(crate) openapi_document: &'static str,
-    /// The routes of the API that are missing from the OpenAPI document.
+    /// The routes of the API that the OpenAPI document does not list.
     pub(crate) unlisted_routes: Vec<&'static str>,
-    /// The models that the server offers.
+    /// The names of the base models that the server offers.
     pub(crate) models: Vec<String>,
-    /// The error of the request for the models.
+    /// The error of the request for the base models, if it failed.
     pub(crate) models_error: Option<String>,
-    /// The error of the test pass.
+    /// The error of the forward-backward pass that tests the server, if it failed.
     pub(crate) pass_error: Option<String>,
-    /// The median round trip time.
+    /// The median round trip time in milliseconds.
     pub(crate) latency_ms: f64,
-    /// How far the server's clock is ahead of the local one.
+    /// How far the server's clock is ahead of the local clock; `None` if unknown.
     pub(crate) clock_ahead_seconds: Option<f64>,
     pub(crate) limits: Limits,
-    /// What the user can do about problems.
+    /// Advice for the user, one text for each problem.
     pub(crate) advice: Vec<String>,
 }
 
-/// The limits in the server's client configuration, or their defaults.
+/// The limits that the server sends in its client configuration, or their defaults.
 #[derive(Debug, Serialize)]
 pub(crate) struct Limits {
-    /// The maximum data per request of a pass.
+    /// The maximum number of data in one request. Larger forward-backward passes are split.
     pub(crate) chunk_data: usize,
-    /// The maximum estimated bytes per request of a pass.
+    /// The maximum estimated size of one request. Larger forward-backward passes are split.
     pub(crate) chunk_bytes: u64,
-    /// Whether the requests of a pass are sent concurrently.
+    /// Whether the client sends the requests of a split forward-backward pass concurrently.
     pub(crate) parallel_chunks: bool,
-    /// Whether the requests of a pass are compressed with zstd.
+    /// Whether the client compresses forward-backward requests with zstd.
     pub(crate) zstd: bool,
-    /// The maximum number of samples in flight; `None` if one poll covers all samples.
+    /// The maximum number of samples in flight; `None` if one poll covers all samples, so there is no limit.
     pub(crate) samples_in_flight: Option<u32>,
-    /// The time until a session without heartbeats expires, if the server sends it.
+    /// The time until a session without heartbeats expires; `None` if the server does not tell.
     pub(crate) session_expiry_seconds: Option<u64>,
 }
 
 impl Findings {
-    /// Returns the findings, without advice.
+    /// Creates the findings, still without advice.
     pub(crate) fn new(
         server: String,
         profile: &ServerProfile,
@@ -201,7 +201,7 @@ impl Findings {
     }
 }
 
-/// Formats a round trip time in a fitting unit.
+/// Formats a round trip time in a suitable unit.
 fn round_trip(milliseconds: f64) -> String {
     if milliseconds < 1.0 {
         return format!("{:.0} us", (milliseconds * 1e3).max(1.0));
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_rows_are_omitted_and_numbers_are_rounded() {
+    fn doctor_omits_empty_rows_and_rounds_numbers() {
         let rows = findings().rows();
         assert!(rows.iter().all(|(_, text)| !text.is_empty()), "{rows:?}");
         let row = |name: &str| {
@@ -259,6 +259,19 @@ mod tests {
             late.rows()
                 .iter()
                 .any(|(_, text)| text.starts_with("-62 s"))
+        );
+    }
+
+    #[test]
+    fn advice_without_a_model_list_refers_to_the_operator() {
+        let mut unlisted = findings();
+        unlisted.models_error = Some("no such route".to_owned());
+        let [advice] = &super::super::advice::advice(&unlisted)[..] else {
+            panic!("expected one advice");
+        };
+        assert!(
+            advice.contains("(no such route). Ask its operator"),
+            "{advice}"
         );
     }
 }

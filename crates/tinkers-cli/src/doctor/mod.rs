@@ -1,4 +1,4 @@
-//! `tinkers doctor`: reports the dialect, missing features, latency and limits of a server, with advice.
+//! `tinkers doctor`: reports the dialect, the missing features, the latency and the limits of a server, with advice.
 
 mod advice;
 mod clock;
@@ -22,18 +22,20 @@ use crate::signals::{Signals, interruptible};
 
 /// The maximum number of round trips that are measured.
 const MAX_ROUND_TRIPS: usize = 7;
-/// The time after which no further round trip is measured.
+/// The total time after which no further round trip is measured.
 const MAX_MEASURING_TIME: Duration = Duration::from_secs(2);
 
 /// The timeout of each step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The timeout of the test pass, including the creation of its adapter.
+/// The timeout of the forward-backward pass that tests the server, including the creation of its adapter.
 const PASS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Examines the server and prints the findings.
 ///
 /// # Errors
-/// If the server cannot be examined, on a signal, or, after printing the findings, if the test pass failed.
+///
+/// If the server cannot be examined or a signal arrives. Also if the test with a forward-backward pass failed, after the findings
+/// are printed.
 pub(crate) async fn run(args: &DoctorArgs, signals: &mut Signals) -> Result<()> {
     let findings = interruptible(signals, Box::pin(examine(args))).await?;
     if args.json {
@@ -88,7 +90,7 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
         latency,
         skew,
     );
-    // If closing fails, the server expires the session.
+    // A session that cannot be closed ends when it expires.
     let closing = service.close(FinishReason::Success, None);
     let _ = steps
         .run("closing the session on", STEP_TIMEOUT, closing)
@@ -97,7 +99,7 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
     Ok(findings)
 }
 
-/// Runs steps with a timeout each, and shows the current one.
+/// Runs steps, each with a timeout, and shows the current step.
 struct Steps {
     address: String,
     screen: Screen,
@@ -116,7 +118,8 @@ impl Steps {
     /// Runs one step.
     ///
     /// # Errors
-    /// If it takes longer than `timeout`.
+    ///
+    /// If the step takes longer than `timeout`.
     async fn run<T>(
         &self,
         task: &str,
@@ -137,7 +140,7 @@ impl Steps {
     }
 }
 
-/// Returns the median round trip time on an open connection, and how far the server's clock is ahead of the local one, in seconds.
+/// Measures the median round trip time on an open connection, and how far the server's clock is ahead of the local one, in seconds.
 async fn measure(
     service: &ServiceClient,
     time: &dyn Clock,
@@ -158,12 +161,13 @@ async fn measure(
     Ok((median, clock.ahead_of(time.wall())))
 }
 
-/// Runs a forward-backward pass on a new adapter. A forward pass would not do, since its JSON form has a different route.
+/// Runs a forward-backward pass on a new adapter. A forward pass would not show which bodies the server accepts, since its JSON form
+/// has a route of its own.
 async fn test_pass(service: &ServiceClient, model: &str) -> Result<(), Error> {
     let client = service.create_lora_training_client(model).rank(1).await?;
     let data = Datum::next_token(&[1, 2, 3], vec![1.0; 2])?;
     let pass = client.forward_backward([data], LossFn::CrossEntropy).await;
-    // If unloading fails, the adapter is freed with the session.
+    // If the adapter cannot be unloaded, it is freed with the session.
     let _ = client.unload().await;
     pass.map(|_| ())
 }

@@ -2,7 +2,7 @@
 
 use tinkers::prelude::Datum;
 
-/// An endless iterator of training batches. Each epoch visits all sequences of the text once, in a new random order and with a new
+/// An endless iterator of training batches. Each epoch visits all sequences of the text once, in a new random order and at a new
 /// offset. The same seed gives the same batches.
 #[derive(Debug)]
 pub(crate) struct Batches<'a> {
@@ -14,7 +14,7 @@ pub(crate) struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    /// Creates batches of `batch` sequences of `length` tokens. `None` if the text is shorter than two sequences.
+    /// Creates batches of `batch` sequences of `length` tokens. Returns `None` if the text is shorter than two sequences.
     pub(crate) fn new(tokens: &'a [u32], length: usize, batch: usize, seed: u64) -> Option<Self> {
         (tokens.len() > 2 * length).then(|| Self {
             tokens,
@@ -28,12 +28,12 @@ impl<'a> Batches<'a> {
     fn next_datum(&mut self) -> Datum {
         if self.order.is_empty() {
             let offset = self.rng.below(self.length);
-            // A datum needs one more token than its length, since the last one is only a target.
+            // A datum needs one more token than its length, since the last token is only a target.
             let last = self.tokens.len() - self.length - 1;
             self.order = (offset..=last).step_by(self.length).collect();
             self.rng.shuffle(&mut self.order);
         }
-        // Never empty: the text is longer than two sequences, so each epoch has at least one.
+        // The order is never empty: the text is longer than two sequences, so each epoch has at least one.
         let start = self.order.pop().unwrap_or(0);
         datum(&self.tokens[start..=start + self.length])
     }
@@ -47,7 +47,7 @@ impl Iterator for Batches<'_> {
     }
 }
 
-/// Returns at most `count` sequences, evenly spaced over the text. Empty if the text is shorter than one.
+/// Returns at most `count` sequences, evenly spaced over the text. Returns none if the text is shorter than one sequence.
 pub(crate) fn evenly_spaced(tokens: &[u32], length: usize, count: usize) -> Vec<Datum> {
     let available = tokens.len().saturating_sub(1) / length;
     let count = count.min(available);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_the_inputs_shifted_by_one() {
+    fn training_targets_are_the_inputs_shifted_by_one() {
         let tokens: Vec<u32> = (0..30).collect();
         let batch = Batches::new(&tokens, 10, 1, 3).unwrap().next().unwrap();
         let input = batch[0].model_input.tokens().unwrap();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn held_out_sequences_are_spaced_and_disjoint() {
+    fn held_out_sequences_are_evenly_spaced_and_disjoint() {
         let tokens: Vec<u32> = (0..1001).collect();
         let sequences = evenly_spaced(&tokens, 10, 8);
         assert_eq!(
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn short_text_gives_no_batches() {
+    fn text_of_one_sequence_gives_no_batches() {
         let tokens = [0; 20];
         assert!(Batches::new(&tokens, 10, 1, 0).is_none());
         assert!(Batches::new(&tokens, 9, 1, 0).is_some());

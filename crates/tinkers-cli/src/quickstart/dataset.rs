@@ -1,4 +1,4 @@
-//! The dataset of the run: training tokens, held-out sequences and prompts.
+//! The dataset of a run: training tokens, held-out sequences and prompts.
 
 use anyhow::{Context, Result, bail};
 use tinkers::prelude::Datum;
@@ -11,17 +11,17 @@ use crate::args::QuickstartArgs;
 /// The maximum number of sequences on which held-out loss is measured.
 const MAX_HELD_OUT_SEQUENCES: usize = 32;
 
-/// The prompts for the built-in text.
+/// The prompts that are used with the built-in text.
 const PROMPTS: [&str; 3] = [
     "The Rays of Light which",
     "Exper. 5. I took a Prism, and",
     "And the Colours of natural Bodies",
 ];
 
-/// The number of words of a prompt from the user's own text.
+/// The number of words in a prompt from the user's text.
 const PROMPT_WORDS: usize = 5;
 
-/// The text of the run, tokenised and split.
+/// The text of a run, tokenised and split into training and held-out parts.
 pub(crate) struct Dataset {
     /// The name of the text for display.
     pub(crate) name: String,
@@ -31,7 +31,7 @@ pub(crate) struct Dataset {
     pub(crate) training: Vec<u32>,
     /// The held-out tokens.
     pub(crate) held_out: Vec<u32>,
-    /// The held-out sequences on which loss is measured.
+    /// The held-out sequences on which the loss is measured.
     pub(crate) held_out_sequences: Vec<Datum>,
     /// The prompts to sample from.
     pub(crate) prompts: Vec<String>,

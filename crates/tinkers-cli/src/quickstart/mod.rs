@@ -37,7 +37,7 @@ pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<
         TextStream::Stdout
     });
     let dataset = Dataset::prepare(args, Tokenizer::open(args.tokenizer.as_deref())?)?;
-    // Not interruptible: the start is fast, and the temporary directory must be removed in any case.
+    // The start is not interruptible: it is fast, and the temporary directory must be removed in any case.
     let server = Server::open(args.target()).await?;
     let service = match interruptible(signals, server.connect()).await {
         Ok(service) => service,
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<
     };
     let outcome = interruptible(signals, run.work()).await;
     close_session(&run.service, &outcome, signals).await;
-    // Dropped before the shutdown, which would wait for its requests.
+    // The client is dropped before the shutdown, which would wait for its requests.
     drop(run.service);
     shutdown(run.server, signals).await?;
     let report = outcome?;
@@ -66,7 +66,7 @@ pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<
     Ok(report.show(&screen)?)
 }
 
-/// Shuts the server down, unless another signal arrives.
+/// Shuts the server down. Returns early if another signal arrives.
 async fn shutdown(server: Server, signals: &mut Signals) -> Result<()> {
     tokio::select! {
         biased;
@@ -105,7 +105,7 @@ impl Run<'_> {
         let (loss, tokens_per_second) = self.train(&training).await?;
         let held_out_loss_after = self.held_out_loss(&training).await?;
         let _busy = self.screen.busy("saving and sampling again")?;
-        // Both are submitted at once; the server processes them in this order.
+        // Both saves are submitted at once; the server processes them in this order.
         let state = training.save_state(CHECKPOINT).send();
         let weights = training.save_weights_for_sampler(CHECKPOINT).send();
         let checkpoint = state.await?.path;
@@ -170,7 +170,7 @@ impl Run<'_> {
         train::held_out_loss(training, &self.dataset.held_out_sequences, batch).await
     }
 
-    /// Trains, and returns the loss of each step and the tokens per second.
+    /// Runs the training steps. Returns the loss of each step, and the number of tokens per second.
     async fn train(&self, training: &TrainingClient) -> Result<(Vec<f64>, f64)> {
         let args = self.args;
         let length = args.seq_len.get() as usize;

@@ -5,15 +5,16 @@ use rasciigraph::Config;
 /// The height of the plot in lines.
 const HEIGHT: u32 = 10;
 
-/// The columns reserved for the y-axis labels.
+/// The number of columns reserved for the labels of the y-axis.
 const LABEL_WIDTH: usize = 12;
 
-/// Plots the loss over the steps in at most `width` columns. `None` if there are fewer than two values, or they hardly differ.
+/// Plots the loss over the steps in at most `width` columns. Returns `None` if there are fewer than two values, or if the values
+/// hardly differ.
 pub(crate) fn curve(loss: &[f64], width: usize) -> Option<String> {
     let smallest = loss.iter().copied().fold(f64::INFINITY, f64::min);
     let largest = loss.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let range = largest - smallest;
-    // In a smaller range, all y-axis labels would be equal.
+    // In a smaller range, all labels of the y-axis would be equal.
     if loss.len() < 2 || !range.is_finite() || range < 0.01 {
         return None;
     }
@@ -26,7 +27,7 @@ pub(crate) fn curve(loss: &[f64], width: usize) -> Option<String> {
             .with_width(columns as u32),
     );
     let lines: Vec<&str> = drawn.lines().map(str::trim_end).collect();
-    // The y-axis shows how wide the labels are.
+    // The y-axis is drawn directly after the labels.
     let is_axis = |c| matches!(c, '┤' | '┼');
     let label_width = lines[0].chars().position(is_axis)?;
     let steps = format!(

@@ -15,11 +15,11 @@ pub(crate) struct Report {
     pub(crate) model: String,
     pub(crate) held_out_loss_before: f64,
     pub(crate) held_out_loss_after: f64,
-    /// The time of the whole run.
+    /// The duration of the whole run.
     pub(crate) seconds: f64,
-    /// The training throughput.
+    /// The number of tokens per second during training.
     pub(crate) tokens_per_second: f64,
-    /// The loss of each step, before its update.
+    /// The loss of each step, measured before the weights were updated.
     pub(crate) loss: Vec<f64>,
     pub(crate) prompts: Vec<String>,
     /// The sample for each prompt, before and after training.
@@ -29,7 +29,7 @@ pub(crate) struct Report {
     pub(crate) checkpoint: String,
     /// The path of the sampler checkpoint.
     pub(crate) sampler_checkpoint: String,
-    /// The directory of the checkpoints; `None` for a temporary one or a remote server.
+    /// The directory of the checkpoints; `None` if the directory was temporary or the server is remote.
     pub(crate) data_dir: Option<String>,
     /// Whether the checkpoints were removed at the end.
     #[serde(skip)]
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn json_object_has_every_documented_field() {
+    fn json_report_has_every_documented_field() {
         let json = serde_json::to_value(report()).unwrap();
         for number in [
             "held_out_loss_before",
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn change_of_loss_has_a_direction_and_a_percentage() {
+    fn report_shows_direction_and_percentage_of_loss_change() {
         let change = |after| {
             let mut report = report();
             report.held_out_loss_after = after;

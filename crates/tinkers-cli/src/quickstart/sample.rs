@@ -1,4 +1,4 @@
-//! Samples from the prompts.
+//! Sampling of one text for each prompt.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use tinkers::prelude::{SamplingClient, StopReason};
 
 use super::dataset::Dataset;
 
-/// Low enough for coherent text, high enough to avoid repetition.
+/// The sampling temperature. It is low enough for coherent text, and high enough to avoid repetition.
 const TEMPERATURE: f64 = 0.7;
 
-/// A sampled text. Serialised as the text only.
+/// A sampled text. In JSON, it is only the text.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Sample {
@@ -21,7 +21,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Creates a sample. `is_truncated` says that it ended at the token limit.
+    /// Creates a sample. `is_truncated` tells whether the sample ended at the token limit.
     pub(crate) fn new(text: String, is_truncated: bool) -> Self {
         Self { text, is_truncated }
     }

@@ -1,4 +1,4 @@
-//! The server of the run: embedded on a free port, or remote.
+//! The server of a run: the embedded one on a free port, or a remote one.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::blocking::run_blocking;
 use crate::embedded::{self, Backend, Embedded, TestHooks};
 use crate::paths;
 
-/// The API key for the embedded server, which accepts any. The key of the environment must not be sent to it.
+/// The API key for the embedded server, which accepts any key. The key of the environment must not be sent to it.
 const EMBEDDED_KEY: &str = "tml-embedded";
 
-/// The server of the run.
+/// The server of a run.
 #[derive(Debug)]
 pub(crate) enum Server {
-    /// A server in this process.
+    /// The embedded server, in this process.
     Embedded {
         /// The running server.
         server: Embedded,
@@ -36,12 +36,12 @@ pub(crate) enum Server {
     },
 }
 
-/// The directory of the embedded server's checkpoints.
+/// The directory in which the embedded server stores checkpoints.
 #[derive(Debug)]
 pub(crate) enum DataDir {
     /// A directory chosen by the user.
     Permanent(PathBuf),
-    /// A directory that is removed when this is dropped.
+    /// A temporary directory, removed when this value is dropped.
     Temporary(TempDir),
 }
 
@@ -70,7 +70,7 @@ impl DataDir {
 }
 
 impl Server {
-    /// Starts the embedded server, if it is the target.
+    /// Starts the embedded server if it is the target. A remote server needs no start.
     pub(crate) async fn open(target: Target) -> Result<Self> {
         match target {
             Target::Remote { base_url, api_key } => Ok(Self::Remote { base_url, api_key }),
@@ -80,7 +80,7 @@ impl Server {
                 let backend = Backend::Model {
                     model: None,
                     data_dir: data_dir.path().to_owned(),
-                    // Not used: all requests of quickstart have a seed.
+                    // The seed is not used, since all requests of quickstart have one.
                     seed: 0,
                 };
                 let start = move || {
@@ -101,7 +101,7 @@ impl Server {
     pub(crate) async fn connect(&self) -> Result<ServiceClient> {
         let builder = ServiceClient::builder();
         let builder = match self {
-            // Ignores the environment, so that invalid settings there cannot make it fail.
+            // The environment is ignored, so that invalid settings in it cannot make the connection fail.
             Self::Embedded { server, .. } => builder
                 .without_environment()
                 .base_url(server.url())
@@ -153,7 +153,7 @@ impl Server {
     /// If a save does not complete in time.
     pub(crate) async fn shutdown(self) -> Result<()> {
         match self {
-            // The directory is removed after the shutdown.
+            // The temporary directory is removed after the shutdown.
             Self::Embedded {
                 server,
                 data_dir: _data_dir,

@@ -1,14 +1,14 @@
-//! The text to train on, split into training and held-out parts without common blocks.
+//! The text to train on, split into a training part and a held-out part without common blocks.
 
 use sha2::{Digest, Sha256};
 
 /// Newton's Opticks, fourth edition (1730), which is in the public domain.
 pub(crate) const OPTICKS: &str = include_str!("../../data/newton-opticks.txt");
 
-/// The maximum size of a block in bytes. Longer paragraphs are divided, so that a text without blank lines can be split too.
+/// The maximum size of a text block in bytes. Longer paragraphs are divided, so that a text without blank lines can be split too.
 const MAX_BLOCK_LEN: usize = 2048;
 
-/// The number of blocks of which one, on average, is held out.
+/// One of this many blocks, on average, is held out.
 const HELD_OUT_ONE_IN: u64 = 8;
 
 /// A text split into two parts.
@@ -16,18 +16,18 @@ const HELD_OUT_ONE_IN: u64 = 8;
 pub(crate) struct Split {
     /// The part to train on.
     pub(crate) training: String,
-    /// The part on which generalisation is measured.
+    /// The part on which the held-out loss is measured.
     pub(crate) held_out: String,
 }
 
-/// The part that a block belongs to.
+/// The part to which a block belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Training,
     HeldOut,
 }
 
-/// Splits a text by the hashes of its blocks, so that repeated blocks are always in the same part.
+/// Splits a text into two parts by the hashes of its blocks. Equal blocks are always in the same part.
 pub(crate) fn split(text: &str) -> Split {
     let mut split = Split::default();
     for block in blocks(text) {
@@ -41,7 +41,7 @@ pub(crate) fn split(text: &str) -> Split {
     split
 }
 
-/// Returns the trimmed paragraphs of a text, with long ones divided.
+/// Returns the trimmed paragraphs of a text. Long paragraphs are divided into several blocks.
 fn blocks(text: &str) -> Vec<&str> {
     let mut blocks = Vec::new();
     let mut rest = text;
@@ -72,7 +72,8 @@ fn next_paragraph(text: &str) -> (&str, &str) {
     (text, "")
 }
 
-/// Returns where to divide a paragraph that is longer than a block: after the last white space within the maximum size, if any.
+/// Returns the position at which to divide a paragraph that is longer than a block: after the last white space within the maximum
+/// size, if there is any.
 fn split_point(paragraph: &str) -> usize {
     let mut max = MAX_BLOCK_LEN.min(paragraph.len());
     while !paragraph.is_char_boundary(max) {
@@ -84,7 +85,7 @@ fn split_point(paragraph: &str) -> usize {
     }
 }
 
-/// Returns the part of a block. Hashes only the words, so that line breaks do not matter.
+/// Returns the part to which a block belongs. Only the words are hashed, so line breaks do not matter.
 fn part(block: &str) -> Part {
     let mut hash = Sha256::new();
     for word in block.split_whitespace() {
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Returns the hashes of the words of each block.
+    /// Returns the hashes of all blocks of a text. Only the words of a block are hashed.
     fn hashes(text: &str) -> BTreeSet<Vec<u8>> {
         let words = |block: &str| block.split_whitespace().collect::<Vec<_>>().join(" ");
         blocks(text)
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_the_built_in_text_have_no_common_block() {
+    fn training_and_held_out_text_have_no_common_block() {
         let split = split(OPTICKS);
         assert!(OPTICKS.len() >= 200_000);
         let (training, held_out) = (hashes(&split.training), hashes(&split.held_out));
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn identical_blocks_are_in_the_same_part() {
+    fn identical_text_blocks_are_in_the_same_part() {
         let once: String = (0..64).map(|i| format!("block number {i}\n\n")).collect();
         let again = once.replace("block number", "block\n  number");
         let single = split(&once);
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn blank_text_gives_empty_parts() {
+    fn blank_text_gives_empty_training_and_held_out_parts() {
         assert_eq!(split(" \n\n \n"), Split::default());
     }
 }

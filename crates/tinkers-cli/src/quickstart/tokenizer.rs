@@ -6,26 +6,26 @@ use anyhow::{Context, Result, anyhow};
 
 /// The tokenizer of a model.
 pub(crate) enum Tokenizer {
-    /// The tokenizer of the built-in model: each token is a byte, and ids from 256 have no text.
+    /// The tokenizer of the built-in model. Each token is a byte, and ids from 256 have no text.
     Bytes,
-    /// The tokenizer of a tokenizer.json.
+    /// The tokenizer of a file `tokenizer.json`.
     File(Box<tokenizers::Tokenizer>),
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer.json, or returns the tokenizer of the built-in model.
+    /// Reads a `tokenizer.json`, or returns the tokenizer of the built-in model if no file is given.
     pub(crate) fn open(file: Option<&Path>) -> Result<Self> {
         let Some(file) = file else {
             return Ok(Self::Bytes);
         };
-        // The error of the library is a boxed one that anyhow cannot wrap.
+        // The library returns a boxed error, which anyhow cannot wrap.
         let tokenizer = tokenizers::Tokenizer::from_file(file)
             .map_err(|error| anyhow!("{error}"))
             .with_context(|| format!("cannot read --tokenizer {}", file.display()))?;
         Ok(Self::File(Box::new(tokenizer)))
     }
 
-    /// Returns the number of tokens of a sample of a few lines.
+    /// Returns the number of tokens to sample, for a few lines of text.
     pub(crate) fn sample_length(&self) -> u32 {
         match self {
             Self::Bytes => 160,
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_round_trip_and_other_ids_have_no_text() {
+    fn byte_tokens_round_trip_and_other_ids_have_no_text() {
         let ids = Tokenizer::Bytes.encode("lüx").unwrap();
         assert_eq!(ids, [108, 195, 188, 120]);
         assert_eq!(Tokenizer::Bytes.decode(&ids).unwrap(), "lüx");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_file_is_named() {
+    fn error_names_the_missing_tokenizer_file() {
         let error = Tokenizer::open(Some(Path::new("nowhere.json")))
             .err()
             .unwrap();

@@ -1,10 +1,10 @@
-//! The training loop and the measurement of held-out loss.
+//! The training loop, and the measurement of the held-out loss.
 
 use anyhow::{Context, Result, bail};
 use tinkers::ForwardBackwardOutput;
 use tinkers::prelude::{AdamParams, ApiFuture, Datum, LossFn, TrainingClient};
 
-/// The learning rate of the last step, relative to the first.
+/// The learning rate of the last step, as a fraction of the first.
 const FINAL_RATE: f64 = 0.1;
 
 /// The result of a training step.
@@ -12,7 +12,7 @@ const FINAL_RATE: f64 = 0.1;
 pub(crate) struct StepResult {
     /// The number of the step, from 1.
     pub(crate) number: u32,
-    /// The loss before the update, in nats per token.
+    /// The loss before the weights were updated, in nats per token.
     pub(crate) loss: f64,
     /// The number of tokens in the batch.
     pub(crate) tokens: usize,
@@ -42,7 +42,8 @@ pub(crate) async fn train(
     Ok(())
 }
 
-/// Returns the mean loss of `data` in nats per token, without computing gradients. Submits passes of `batch` data concurrently.
+/// Returns the mean loss of `data` in nats per token, without computing gradients. The data are submitted concurrently, in forward
+/// passes of `batch` data.
 pub(crate) async fn held_out_loss(
     client: &TrainingClient,
     data: &[Datum],
@@ -68,7 +69,7 @@ struct Step {
 }
 
 impl Step {
-    /// Submits the pass and, directly after it, the update.
+    /// Submits a forward-backward pass and, directly after it, an optimizer step.
     fn submit(client: &TrainingClient, batch: Vec<Datum>, number: u32, rate: f64) -> Self {
         Self {
             number,
@@ -91,7 +92,7 @@ impl Step {
     }
 }
 
-/// Returns the learning rate of a step, which decreases linearly.
+/// Returns the learning rate of step `number`. It decreases linearly.
 fn rate(first: f64, number: u32, steps: u32) -> f64 {
     let progress = f64::from(number - 1) / f64::from((steps - 1).max(1));
     first * (1.0 - (1.0 - FINAL_RATE) * progress)
@@ -103,7 +104,8 @@ fn tokens(data: &[Datum]) -> usize {
         .sum()
 }
 
-/// Returns the sum of the loss, from the metric or, if the server sends none, from the log-probabilities. All weights are 1.
+/// Returns the sum of the loss over all targets. It is read from the metric or, if the server sends none, computed from the
+/// log-probabilities, since all weights are 1.
 fn loss_sum(output: &ForwardBackwardOutput) -> Result<f64> {
     if let Some(sum) = output.loss_sum() {
         return Ok(sum);
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_comes_from_the_metric_or_the_logprobs() {
+    fn loss_is_read_from_the_metric_or_the_logprobs() {
         let mut output = ForwardBackwardOutput::default();
         assert!(loss_sum(&output).is_err());
         let logprobs =
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn non_finite_loss_suggests_a_lower_rate() {
+    fn error_for_non_finite_loss_suggests_a_lower_learning_rate() {
         let error = finite(f64::NAN).unwrap_err();
         assert!(error.to_string().contains("--learning-rate"));
     }

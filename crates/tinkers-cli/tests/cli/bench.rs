@@ -6,7 +6,7 @@ use crate::program::{Outcome, Program, run};
 use crate::quickstart::object;
 use crate::serve::fetch;
 
-/// Starts a server with the scripted engine. Also returns its URL.
+/// Starts a server with the scripted engine. Returns the running program and its URL.
 pub(crate) fn serve(home: &std::path::Path, options: &[&str]) -> (Program, String) {
     let fixed = ["serve", "--port", "0", "--engine", "scripted"];
     let mut server = Program::start(home, &[&fixed[..], options].concat());
@@ -32,7 +32,7 @@ fn sample(home: &std::path::Path, url: &str, more: &[&str]) -> Outcome {
 }
 
 #[test]
-fn sample_report_matches_the_counts_of_the_server() {
+fn sample_report_matches_the_counters_of_the_server() {
     let home = tempfile::tempdir().unwrap();
     let window = ["--window", "3", "--hint-ms", "20", "--latency", "5"];
     let (_server, url) = serve(home.path(), &window);
@@ -59,7 +59,7 @@ fn sample_report_matches_the_counts_of_the_server() {
         (&counts["accepted"], &counts["most_in_flight"]),
         (&12.into(), &3.into())
     );
-    // With 12 concurrent requests and a window of 3, some are rejected. Both sides count the same rejections.
+    // With 12 concurrent requests and a limit of 3 in flight, some are rejected. Client and server count the same rejections.
     assert_eq!(report["rejections"], counts["refused"]);
     assert!(number(&report, "/rejections") > 0.0, "{report}");
     // Each sample takes at least a submission and a poll, each rejection a submission.
@@ -115,7 +115,7 @@ fn concurrency_limits_the_samples_in_flight() {
 }
 
 #[test]
-fn training_report_counts_passes_and_steps() {
+fn training_report_counts_passes_and_optimizer_steps() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
     let load = ["bench", "train", "--base-url", &url, "--rounds", "3"];
@@ -155,10 +155,10 @@ fn failed_requests_are_counted_and_fail_the_command() {
 
 #[cfg(unix)]
 #[test]
-fn interrupt_ends_a_load_on_a_stopped_server() {
+fn interrupt_ends_a_bench_load_on_a_stopped_server() {
     let home = tempfile::tempdir().unwrap();
     for load in ["sample", "train"] {
-        // The latency also delays the creation of the model of the training load.
+        // The latency also delays the creation of the model, so the training load is still starting.
         let (server, url) = serve(home.path(), &["--latency", "3000"]);
         let arguments = ["bench", load, "--base-url", &url];
         let mut program = Program::start(home.path(), &arguments);
@@ -173,7 +173,7 @@ fn interrupt_ends_a_load_on_a_stopped_server() {
 }
 
 #[test]
-fn invalid_arguments_are_reported_with_their_names() {
+fn bench_errors_name_the_invalid_argument() {
     let home = tempfile::tempdir().unwrap();
     run(home.path(), &["bench", "sample"])
         .failed(2, &["--base-url", "Usage: tinkers bench sample"]);

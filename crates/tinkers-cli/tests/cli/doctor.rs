@@ -8,7 +8,7 @@ use crate::program::Program;
 use crate::program::{Outcome, run};
 use crate::quickstart::object;
 
-/// Runs `tinkers doctor` on a scripted server with a dialect.
+/// Runs `tinkers doctor` on a scripted server that imitates `dialect`.
 fn examine(dialect: &str, more: &[&str]) -> Outcome {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &["--dialect", dialect]);
@@ -22,7 +22,7 @@ fn findings(dialect: &str) -> Value {
 }
 
 #[test]
-fn findings_identify_the_dialect() {
+fn doctor_identifies_the_dialect_of_the_server() {
     for (dialect, software, bodies, repeats, strict, document) in [
         (
             "tinker",
@@ -77,7 +77,7 @@ fn findings_identify_the_dialect() {
 }
 
 #[test]
-fn text_has_findings_and_advice_but_no_api_key() {
+fn doctor_text_has_findings_and_advice_but_no_api_key() {
     let outcome = examine("skyrl", &[]);
     let shown = &outcome.succeeded().stdout;
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -113,7 +113,7 @@ fn silent_listener() -> (std::net::TcpListener, String) {
 
 #[cfg(unix)]
 #[test]
-fn unresponsive_server_times_out() {
+fn doctor_times_out_on_an_unresponsive_server() {
     let home = tempfile::tempdir().unwrap();
     let (_listener, url) = silent_listener();
     let outcome = run(home.path(), &["doctor", "--base-url", &url]);
@@ -143,7 +143,7 @@ fn interrupt_ends_commands_on_an_unresponsive_server() {
 }
 
 #[test]
-fn unreachable_server_is_named() {
+fn doctor_error_names_the_unreachable_server() {
     let home = tempfile::tempdir().unwrap();
     let outcome = run(home.path(), &["doctor", "--base-url", "http://127.0.0.1:9"]);
     outcome.failed(1, &["127.0.0.1:9"]);

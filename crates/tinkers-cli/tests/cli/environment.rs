@@ -1,4 +1,4 @@
-//! Environment variables: all commands read them alike, and invalid ones are errors only if they are used.
+//! Environment variables. All commands read them in the same way, and an invalid variable is an error only if it is used.
 
 use crate::bench::serve;
 use crate::program::{Outcome, Program, run};
@@ -9,7 +9,7 @@ fn doctor(url: &str, variables: &[(&str, &str)]) -> Outcome {
 }
 
 #[test]
-fn unused_invalid_variables_are_ignored() {
+fn invalid_environment_variables_are_ignored_if_unused() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
     for variables in [
@@ -24,7 +24,7 @@ fn unused_invalid_variables_are_ignored() {
             ("TINKER_LOG", ""),
             ("TINKER_TAGS", " , "),
         ],
-        // Invalid without a scheme, but overridden by --base-url.
+        // This value lacks a scheme, but --base-url overrides it.
         &[("TINKER_BASE_URL", "nowhere")],
     ] {
         doctor(&url, variables).succeeded();
@@ -39,7 +39,7 @@ fn unused_invalid_variables_are_ignored() {
 }
 
 #[test]
-fn unusable_proxy_names_its_variable() {
+fn error_names_the_variable_of_an_unusable_proxy() {
     for (variable, value) in [
         ("ALL_PROXY", "socks5://secret:1"),
         ("https_proxy", "https://secret:1"),
@@ -51,7 +51,7 @@ fn unusable_proxy_names_its_variable() {
 }
 
 #[test]
-fn unreadable_certificates_name_their_variable() {
+fn error_names_the_variable_of_unreadable_certificates() {
     let home = tempfile::tempdir().unwrap();
     let empty = home.path().join("empty.pem");
     std::fs::write(&empty, "").unwrap();
@@ -73,7 +73,7 @@ fn unreadable_certificates_name_their_variable() {
 }
 
 #[test]
-fn white_space_around_values_is_trimmed() {
+fn white_space_around_environment_values_is_trimmed() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
     let variables = [
@@ -86,7 +86,7 @@ fn white_space_around_values_is_trimmed() {
 }
 
 #[test]
-fn missing_server_names_option_and_variable() {
+fn error_for_a_missing_server_names_option_and_variable() {
     let home = tempfile::tempdir().unwrap();
     for command in [&["doctor"][..], &["bench", "train"]] {
         run(home.path(), command).failed(2, &["--base-url URL", "TINKER_BASE_URL"]);
@@ -97,7 +97,7 @@ fn missing_server_names_option_and_variable() {
 }
 
 #[test]
-fn api_key_with_a_line_break_names_its_variable() {
+fn error_names_the_variable_of_an_api_key_with_a_line_break() {
     let outcome = doctor("http://127.0.0.1:1", &[("TINKER_API_KEY", "tml-sec\nret")]);
     outcome.failed(1, &["TINKER_API_KEY", "api_key"]);
     assert!(!outcome.stderr.contains("sec"), "{outcome:#?}");

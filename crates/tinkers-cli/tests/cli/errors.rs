@@ -1,4 +1,4 @@
-//! Errors: invalid arguments are reported before anything is sent, and messages name the cause.
+//! Errors. Invalid arguments are reported before anything is sent, and messages name the cause.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
@@ -7,7 +7,7 @@ use crate::program::{Program, run};
 
 const KEY: &str = "tml-secret";
 
-/// A listener that detects connections of the program.
+/// A listener that detects whether the program connects.
 struct Listener {
     socket: TcpListener,
     url: String,
@@ -20,7 +20,7 @@ impl Listener {
         Self { socket, url }
     }
 
-    /// Asserts that no connection was made. Call it after the program has ended.
+    /// Asserts that no connection was made. Must be called after the program has ended.
     #[track_caller]
     fn assert_no_connection(&self) {
         self.socket.set_nonblocking(true).unwrap();
@@ -50,7 +50,7 @@ fn missing_tokenizer_is_reported_before_connecting() {
 }
 
 #[test]
-fn unreachable_server_is_named() {
+fn error_names_the_unreachable_server() {
     let home = tempfile::tempdir().unwrap();
     // The listener is dropped, so connections to its port are refused.
     let url = Listener::open().url;
@@ -79,7 +79,7 @@ fn base_url_without_http_scheme_is_rejected() {
 }
 
 #[test]
-fn hosted_service_requires_its_own_form_of_api_key() {
+fn hosted_service_requires_an_api_key_that_starts_with_tml() {
     let home = tempfile::tempdir().unwrap();
     let listener = Listener::open();
     // The listener acts as proxy, so that it receives any connection to the hosted service.
@@ -101,7 +101,7 @@ fn hosted_service_requires_its_own_form_of_api_key() {
     assert!(!outcome.stderr.contains("secret"), "{outcome:#?}");
     listener.assert_no_connection();
 
-    // With a key of that form, the program connects.
+    // With a valid key, the program connects.
     listener.socket.set_nonblocking(false).unwrap();
     let _program = start(KEY);
     let (mut stream, _) = listener.socket.accept().unwrap();
@@ -114,12 +114,8 @@ fn hosted_service_requires_its_own_form_of_api_key() {
 fn server_without_the_tinker_api_is_reported() {
     let home = tempfile::tempdir().unwrap();
     let listener = Listener::open();
-    let program = Program::start(
-        home.path(),
-        &["quickstart", "--base-url", &listener.url, "--api-key", KEY],
-    );
     let socket = listener.socket.try_clone().unwrap();
-    // Blocked in accept, the thread ends only with the process.
+    // The thread blocks in accept until the process ends.
     std::thread::spawn(move || {
         for stream in socket.incoming() {
             let mut stream = stream.unwrap();
@@ -135,13 +131,24 @@ fn server_without_the_tinker_api_is_reported() {
             }
         }
     });
-    let outcome = program.finish();
-    outcome.failed(1, &[&listener.url, "404"]);
-    assert!(!outcome.stderr.contains("secret"), "{outcome:#?}");
+    for command in [&["doctor"][..], &["quickstart"], &["bench", "sample"]] {
+        let arguments = [command, &["--base-url", &listener.url, "--api-key", KEY]].concat();
+        let program = Program::start(home.path(), &arguments);
+        let outcome = program.finish();
+        let cause = format!("{} is no Tinker server", listener.url);
+        assert_eq!(outcome.code, Some(1), "{command:?} {outcome:#?}");
+        for needle in [&cause, "check base_url", "404"] {
+            assert!(outcome.stderr.contains(needle), "{command:?} {outcome:#?}");
+        }
+        assert!(
+            !outcome.stderr.contains("secret"),
+            "{command:?} {outcome:#?}"
+        );
+    }
 }
 
 #[test]
-fn invalid_log_filter_is_named() {
+fn error_names_the_invalid_log_filter() {
     let home = tempfile::tempdir().unwrap();
     run(home.path(), &["serve", "--port", "0", "--log", "a=b=c"]).failed(1, &["--log", "a=b=c"]);
 }

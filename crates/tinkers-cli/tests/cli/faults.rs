@@ -32,7 +32,7 @@ fn body(response: &str) -> Value {
 
 #[cfg(unix)]
 #[test]
-fn faults_are_injected_counted_and_recorded() {
+fn served_faults_are_injected_counted_and_journaled() {
     let home = tempfile::tempdir().unwrap();
     let script = home.path().join("faults.toml");
     let journal = home.path().join("journal.jsonl");
@@ -147,7 +147,7 @@ fn journal_on_a_full_disk_ends_with_a_complete_line() {
 }
 
 #[test]
-fn invalid_fault_script_or_journal_is_named() {
+fn error_names_the_invalid_fault_script_or_journal() {
     let home = tempfile::tempdir().unwrap();
     let script = home.path().join("faults.toml");
     let path = script.to_str().unwrap();
@@ -165,7 +165,7 @@ fn invalid_fault_script_or_journal_is_named() {
         1,
         &[
             "faults.toml",
-            "rule 1, field probabilty: expected no such field",
+            "line 4, column 1: rule 1, field probabilty: expected no such field",
             "did you mean probability?",
         ],
     );

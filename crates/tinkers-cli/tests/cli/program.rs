@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// The time limit of a run, which only a hanging program reaches.
+/// The time limit of a run. Only a program that hangs reaches it.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// The environment variables to clear, so that the test does not depend on them.
@@ -37,7 +37,7 @@ const CLEARED_VARIABLES: [&str; 21] = [
     "no_proxy",
 ];
 
-/// A running program, whose output is read line by line. Dropping it kills the process.
+/// A running program, whose output is read line by line. Dropping this value kills the process.
 pub(crate) struct Program {
     child: Arc<Mutex<Child>>,
     lines: Receiver<Line>,
@@ -53,7 +53,7 @@ pub(crate) struct Program {
 /// The exit code and the output of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// `None` if the process was killed by a signal.
+    /// The exit code; `None` if a signal killed the process.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -66,19 +66,19 @@ enum Line {
 }
 
 impl Program {
-    /// Starts the program with its home directory set to `home`, and without any of its environment variables.
+    /// Starts the program with its home directory set to `home`. All environment variables that it reads are cleared.
     pub(crate) fn start(home: &Path, arguments: &[&str]) -> Self {
         Self::start_with(home, arguments, &[])
     }
 
-    /// Like [`Program::start`], with environment variables.
+    /// Starts the program as [`Program::start`] does, with environment variables.
     pub(crate) fn start_with(home: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = with_clean_environment(Command::new(env!("CARGO_BIN_EXE_tinkers")), home);
         command.args(arguments).envs(variables.iter().copied());
         Self::spawn(command)
     }
 
-    /// Like [`Program::start`], with a file size limit.
+    /// Starts the program as [`Program::start`] does, with a file size limit.
     #[cfg(unix)]
     pub(crate) fn start_with_file_size_limit(
         home: &Path,
@@ -92,7 +92,7 @@ impl Program {
         Self::spawn(command)
     }
 
-    /// Like [`Program::start`], with SIGHUP ignored.
+    /// Starts the program as [`Program::start`] does, with SIGHUP ignored.
     #[cfg(unix)]
     pub(crate) fn start_under_nohup(home: &Path, arguments: &[&str]) -> Self {
         let mut command = with_clean_environment(Command::new("bash"), home);
@@ -126,7 +126,7 @@ impl Program {
         }
     }
 
-    /// Waits for a line on stdout that starts with `start`, and returns the rest of it.
+    /// Waits for a line on stdout that starts with `start`, and returns the rest of the line.
     pub(crate) fn line(&mut self, start: &str) -> String {
         while let Some(line) = self.next() {
             if let Line::Stdout(line) = line
@@ -152,7 +152,8 @@ impl Program {
         assert!(sent.unwrap().success(), "kill -s {name} {id}");
     }
 
-    /// Waits until the program ends after an interrupt. The limit is generous for a busy machine, yet below every request timeout.
+    /// Waits until the program ends, which it must do soon after an interrupt. The limit is long enough for a busy machine and
+    /// shorter than every request timeout.
     #[cfg(unix)]
     pub(crate) fn finish_promptly(mut self) -> Outcome {
         const PROMPTLY: Duration = Duration::from_secs(15);
@@ -211,7 +212,7 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         let mut child = self.lock();
-        // Fails if the process has already ended.
+        // This fails if the process has already ended.
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -272,7 +273,7 @@ fn read(
 ) {
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            // Reads on if the receiver is gone, since the program would block on a full pipe.
+            // The thread continues to read after the receiver is gone, since the program would block on a full pipe.
             let _ = sender.send(wrap(line));
         }
         let _ = sender.send(Line::End);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::program::{Outcome, Program, run};
 
-/// A run that is fast, yet long enough for the loss to decrease.
+/// Options for a run that is fast, yet long enough for the loss to decrease.
 const SMALL: [&str; 7] = [
     "quickstart",
     "--steps",
@@ -40,7 +40,7 @@ fn strings<'a>(value: &'a Value, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn json_object_reports_the_result_of_training() {
+fn quickstart_json_reports_the_result_of_training() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let outcome = small(
@@ -51,7 +51,7 @@ fn json_object_reports_the_result_of_training() {
     let value = object(&outcome);
     let before = number(&value, "held_out_loss_before");
     let after = number(&value, "held_out_loss_after");
-    // The base model predicts English, so the loss is far below ln 256, which is that of guessing bytes.
+    // The base model predicts English, so its loss is far below ln 256, the loss of a uniform guess.
     assert!((1.0..4.0).contains(&before), "{value}");
     assert!(after < before - 0.05, "{value}");
     let loss = value["loss"].as_array().unwrap();
@@ -99,7 +99,7 @@ fn count_checkpoints(dir: &Path) -> usize {
 }
 
 #[test]
-fn zero_learning_rate_changes_nothing() {
+fn zero_learning_rate_leaves_loss_and_samples_unchanged() {
     let home = tempfile::tempdir().unwrap();
     let outcome = small(home.path(), &["--json", "--learning-rate", "0"]);
     let value = object(outcome.succeeded());
@@ -133,7 +133,7 @@ fn output_without_a_terminal_is_plain_lines() {
     assert_eq!(outcome.stderr, "");
     assert!(!text.contains(['\u{1b}', '\r']), "{text:?}");
     let wide: Vec<&str> = text.lines().filter(|l| l.chars().count() > 100).collect();
-    // Only paths may be wider, since they must not be wrapped.
+    // Only lines with paths may be wider, since paths must not be wrapped.
     assert!(
         wide.iter().all(|line| !line.trim().contains(' ')),
         "{wide:?}"
@@ -164,7 +164,7 @@ fn text_option_trains_on_the_users_text() {
 
 #[cfg(unix)]
 #[test]
-fn interrupt_exits_with_status_130() {
+fn interrupted_quickstart_exits_with_status_130() {
     let home = tempfile::tempdir().unwrap();
     let mut arguments = SMALL;
     arguments[2] = "1000000";
@@ -177,7 +177,7 @@ fn interrupt_exits_with_status_130() {
     assert_eq!(list(home.path()), [""; 0]);
 }
 
-/// Returns the names of the entries of a directory.
+/// Returns the names of the entries in a directory.
 fn list(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name());
@@ -212,7 +212,7 @@ fn quickstart_runs_beside_serve_and_leaves_no_files() {
 
 #[cfg(unix)]
 #[test]
-fn data_directory_in_use_is_named_with_its_process() {
+fn error_names_the_data_directory_in_use_and_its_process() {
     let home = tempfile::tempdir().unwrap();
     let mut server = Program::start(home.path(), &["serve", "--port", "0"]);
     server.line("listening on ");
@@ -229,7 +229,7 @@ fn data_directory_in_use_is_named_with_its_process() {
 #[test]
 fn unwritable_home_fails_serve_but_not_quickstart() {
     let home = tempfile::tempdir().unwrap();
-    // A file in place of a directory is an error even for root.
+    // A file in place of a directory is an error for every user, even root.
     let file = home.path().join("file");
     std::fs::write(&file, "").unwrap();
     small(&file, &["--json"]).succeeded();

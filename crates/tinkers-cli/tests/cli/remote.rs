@@ -10,7 +10,7 @@ const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"ad
     "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
     "model":{"type":"WordLevel","vocab":{"light":0,"colour":1,"the":2,"?":3},"unk_token":"?"}}"#;
 
-/// Starts a server that requires [`KEY`] and logs at trace level. Also returns its URL.
+/// Starts a server that requires [`KEY`] and logs at trace level. Returns the running program and its URL.
 fn serve(home: &std::path::Path) -> (Program, String) {
     let mut server = Program::start_with(
         home,

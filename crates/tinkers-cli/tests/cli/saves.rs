@@ -11,7 +11,7 @@ use crate::program::Program;
 
 const BASE: &str = "tinkers/tiny";
 
-/// A server with the built-in model.
+/// A running server with the built-in model.
 struct Server {
     program: Program,
     url: String,
@@ -40,7 +40,7 @@ impl Server {
         serde_json::from_str(body).unwrap()
     }
 
-    /// Polls for the result of an operation.
+    /// Polls for the result of an operation until it is ready.
     fn result(&self, submission: &Value) -> Value {
         loop {
             let body = json!({ "request_id": submission["request_id"] });
@@ -90,7 +90,7 @@ fn count_ending_in(files: &[PathBuf], end: &str) -> usize {
 }
 
 #[test]
-fn save_in_progress_completes_on_a_signal() {
+fn save_in_progress_completes_before_a_signal_ends_serve() {
     for signal in ["TERM", "INT", "HUP"] {
         if signal == "HUP" && ignores_hangup() {
             continue;
@@ -113,7 +113,7 @@ fn save_in_progress_completes_on_a_signal() {
     }
 }
 
-/// Returns whether this process ignores SIGHUP, which its child processes inherit.
+/// Returns whether this process ignores SIGHUP. Child processes inherit this.
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -149,7 +149,7 @@ fn save_on_a_full_disk_fails_and_leaves_no_files() {
     let reason = failed.to_string();
     assert!(reason.contains("File too large"), "{reason}");
     assert_eq!(list_files(home.path()), before);
-    // The name is not taken by the failed save, and smaller saves succeed.
+    // The failed save did not use up the name, and smaller saves succeed.
     let again = server.result(&server.save(&large, 2, "n"));
     assert!(again.to_string().contains("File too large"), "{again}");
     let saved = server.result(&server.save(&small, 1, "n"));

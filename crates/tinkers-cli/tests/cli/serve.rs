@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::bench::serve as scripted;
 use crate::program::{Program, run};
 
-/// Sends a GET request and returns the response, including the status line.
+/// Sends a GET request and returns the complete response, with the status line.
 pub(crate) fn fetch(url: &str, path: &str) -> String {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
@@ -20,7 +20,7 @@ pub(crate) fn fetch(url: &str, path: &str) -> String {
 
 #[cfg(unix)]
 #[test]
-fn server_listens_on_its_url_and_ends_on_a_signal() {
+fn server_listens_on_the_printed_url_and_ends_on_a_signal() {
     let home = tempfile::tempdir().unwrap();
     for (signal, engine) in [
         ("TERM", "scripted"),
@@ -52,7 +52,7 @@ fn server_listens_on_its_url_and_ends_on_a_signal() {
 
 #[cfg(unix)]
 #[test]
-fn dialect_imitates_another_server() {
+fn dialect_option_imitates_another_server() {
     let home = tempfile::tempdir().unwrap();
     let (server, url) = scripted(home.path(), &["--dialect", "skyrl"]);
     let sessions = fetch(&url, "/api/v1/sessions");
@@ -86,7 +86,7 @@ fn non_loopback_address_requires_an_api_key() {
 }
 
 #[test]
-fn port_in_use_is_named() {
+fn error_names_the_port_in_use() {
     let home = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
@@ -95,7 +95,7 @@ fn port_in_use_is_named() {
 }
 
 #[test]
-fn invalid_model_directory_is_named() {
+fn error_names_the_invalid_model_directory() {
     let home = tempfile::tempdir().unwrap();
     let serve = |dir: &Path| {
         let dir = dir.to_str().unwrap();
@@ -114,7 +114,7 @@ fn invalid_model_directory_is_named() {
 }
 
 #[test]
-fn unusable_data_directory_is_named() {
+fn error_names_the_unusable_data_directory() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("occupied");
     std::fs::write(&file, "").unwrap();

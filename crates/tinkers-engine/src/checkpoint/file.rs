@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// The suffixes of complete files and of temporary files.
+/// The suffix of complete checkpoint files. The suffix of temporary files follows it.
 const FINISHED: &str = ".safetensors";
 const UNFINISHED: &str = ".safetensors.tmp";
 
-/// The maximum length of an encoded name. Temporary names stay below the limit of 255 bytes of common file systems.
+/// The maximum length of an encoded name in bytes. It leaves room for suffixes below the limit of common file systems, 255 bytes.
 const MAX_ENCODED_LEN: usize = 200;
 
 /// The device names of Windows, which are invalid file names there, with or without an extension.
@@ -21,10 +21,11 @@ const DEVICES: [&str; 22] = [
     "com9", "lpt1", "lpt2", "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9",
 ];
 
-/// Writes `bytes` to a temporary file in the directory of `path`, syncs it, renames it to `path`, and syncs the directory.
+/// Replaces the file `path` with `bytes`, atomically and durably: writes a temporary file in the same directory, syncs it, renames
+/// it to `path`, and syncs the directory.
 ///
-/// On an error, the temporary file and directories below `root` that are then empty are removed, and an existing file at `path`
-/// is unchanged.
+/// On an error, an existing file at `path` is unchanged. The temporary file is removed, and so are directories below `root` that are
+/// empty then.
 pub(super) fn replace(root: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().unwrap_or(root);
     // The temporary name need not be unique, since one process writes one checkpoint at a time.
@@ -56,7 +57,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(Error::io("cannot write", path))
 }
 
-/// Removes a file. If that fails, the file is removed at the next start.
+/// Removes a file. If this fails, the file is removed when a store is next opened in the directory.
 fn discard(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -85,7 +86,7 @@ fn temporary_path(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}{UNFINISHED}"))
 }
 
-/// Removes the temporary files of interrupted saves in `dir`: regular files with a name that [`replace`] would use.
+/// Removes the temporary files of interrupted saves from `dir`, which are the regular files whose name [`replace`] could have used.
 pub(super) fn remove_unfinished(dir: &Path) -> Result<()> {
     for path in entries(dir)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -115,7 +116,7 @@ pub(super) fn header(path: &Path) -> Result<Vec<u8>, String> {
     Ok(header)
 }
 
-/// Returns the sorted entries of a directory; empty if `dir` is not a directory.
+/// Returns the sorted entries of a directory; none if `dir` is not a directory.
 pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.is_dir() {
         return Ok(Vec::new());
@@ -129,16 +130,16 @@ pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Returns the file name of a checkpoint; `None` for the empty name.
+/// Returns the file name of a checkpoint; `None` if `name` is empty.
 pub(super) fn file_name(name: &str) -> Option<String> {
     encode_name(name).map(|encoded| format!("{encoded}{FINISHED}"))
 }
 
-/// Encodes a name as a path component that is valid on every file system; `None` for the empty name.
+/// Encodes a name as a path component that is valid on every file system. Different names have different encodings. Returns `None`
+/// if `name` is empty.
 ///
-/// Letters, digits, `-`, `_` and inner dots are kept; all other bytes, the first letter of a device name, and a trailing dot are
-/// percent-encoded. A result that is too long is truncated and ends in a hash of the name. Different names have different
-/// encodings.
+/// Letters, digits, `-`, `_` and inner dots are kept. All other bytes are percent-encoded, as are the first letter of a device name
+/// and a trailing dot. An encoding that is too long is truncated and ends in a hash of the name.
 pub(super) fn encode_name(name: &str) -> Option<String> {
     if name.is_empty() {
         return None;
@@ -158,7 +159,7 @@ pub(super) fn encode_name(name: &str) -> Option<String> {
         }
     }
     if part.len() > MAX_ENCODED_LEN {
-        // Without a hash, no encoding contains a tilde.
+        // Only encodings with a hash contain a tilde.
         let hash = format!("~{:x}", Sha256::digest(name.as_bytes()));
         part.truncate(MAX_ENCODED_LEN - hash.len());
         part.push_str(&hash);
@@ -166,7 +167,7 @@ pub(super) fn encode_name(name: &str) -> Option<String> {
     Some(part)
 }
 
-/// Returns the existing file whose name differs from `path` only in case, on a file system that ignores case.
+/// Returns an existing file whose name differs from `path` only in case, if the file system ignores case.
 pub(super) fn case_conflict(path: &Path) -> Result<Option<PathBuf>> {
     if !path.exists() {
         return Ok(None);
@@ -230,7 +231,7 @@ mod tests {
         let dir = root.path().join("run/weights");
         let path = dir.join("a.safetensors");
         std::fs::create_dir_all(&dir).unwrap();
-        // Writes to this device fail with the error of a full disk.
+        // A write to /dev/full fails as on a full disk.
         std::os::unix::fs::symlink("/dev/full", temporary_path(&path)).unwrap();
         let error = replace(root.path(), &path, b"bytes").unwrap_err();
         let Error::Io { source, .. } = &error else {
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn encoded_names_are_valid_on_every_file_system() {
+    fn encoded_checkpoint_names_are_valid_on_every_file_system() {
         let encode = |name| encode_name(name).unwrap();
         assert_eq!(encode("step-1.5_a"), "step-1.5_a");
         for name in [
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_differ_only_in_case_are_detected() {
+    fn checkpoint_names_that_differ_only_in_case_are_detected() {
         let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
         let conflict = |all| differing_in_case(Path::new("d/Step"), paths(all));
         assert_eq!(conflict(&["d/step", "d/x"]), Some(PathBuf::from("d/step")));

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::lora::{AdapterConfig, Lora, Param};
 use crate::ops::matrix::Matrix;
 
-/// The version of the file layout. A file with another version is rejected.
+/// The version of the file layout. Files with another version are rejected.
 const LAYOUT: &str = "tinkers-checkpoint-1";
 
 /// The metadata of the file; safetensors allows only strings.
@@ -120,7 +120,7 @@ pub(super) fn decode(file: &[u8]) -> Result<CheckpointContents, String> {
     })
 }
 
-/// Decodes the caller's record from the header.
+/// Returns the caller's record from the header of a file.
 pub(super) fn record(header: &[u8]) -> Result<String, String> {
     Ok(metadata(header)?.record)
 }

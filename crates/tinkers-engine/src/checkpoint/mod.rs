@@ -1,8 +1,8 @@
-//! Checkpoints on disk, each in one safetensors file, so that a checkpoint is either complete or absent.
+//! Checkpoints on disk. Each checkpoint is one safetensors file, so it is either complete or absent.
 //!
-//! A file contains the matrices of the adapter under the names of the PEFT library, and both moments of the optimizer if the
-//! checkpoint is for training. The metadata contains the LoRA config, the step count and a record of the caller. Accumulated
-//! gradients are not saved.
+//! The file contains the adapter matrices, with the names of the PEFT library. Training checkpoints also contain both moments of the
+//! optimizer. The metadata contains the LoRA config, the step count, and a record of the caller. Accumulated gradients are not
+//! saved.
 
 mod file;
 mod format;
@@ -24,7 +24,7 @@ pub struct Store {
 /// The key of a checkpoint in a [`Store`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// The training run.
+    /// The id of the training run.
     pub run: String,
     /// The kind of checkpoint, as a directory name.
     pub kind: String,
@@ -35,11 +35,11 @@ pub struct Key {
 /// The contents of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct CheckpointContents {
-    /// The adapter.
+    /// The LoRA adapter.
     pub lora: Lora,
-    /// The state of the optimizer; `None` in checkpoints for sampling.
+    /// The state of the optimizer; `None` in sampler checkpoints.
     pub optimizer: Option<AdamW>,
-    /// A record of the caller, stored as it is.
+    /// A text that the caller stores with the checkpoint. The store does not interpret it.
     pub record: String,
 }
 
@@ -59,11 +59,14 @@ impl Store {
 
     /// Saves a checkpoint durably and returns its size in bytes.
     ///
-    /// An existing checkpoint with the same key is replaced atomically: a concurrent reader sees either the old or the new one.
+    /// An existing checkpoint with the same key is replaced atomically: a concurrent reader sees either the old or the new
+    /// checkpoint.
     ///
     /// # Errors
-    /// Returns [`Error::Io`] if the file cannot be written; no partial file remains then, and an existing checkpoint is unchanged.
-    /// Returns [`Error::Input`] if the name differs from that of another checkpoint only in case and the file system ignores case.
+    ///
+    /// Returns [`Error::Io`] if the file cannot be written. Then no partial file remains, and an existing checkpoint is unchanged.
+    /// Returns [`Error::Input`] if the name differs from that of another checkpoint only in case, on a file system that ignores
+    /// case.
     pub fn save(&self, key: &Key, saved: &CheckpointContents) -> Result<u64> {
         let path = self.path(key)?;
         if let Some(other) = file::case_conflict(&path)? {
@@ -105,9 +108,10 @@ impl Store {
         }
     }
 
-    /// Deletes a checkpoint durably. Succeeds if there is none.
+    /// Deletes a checkpoint durably. Succeeds if the checkpoint does not exist.
     ///
     /// # Errors
+    ///
     /// Returns [`Error::Io`] if the file cannot be deleted.
     pub fn delete(&self, key: &Key) -> Result<()> {
         let path = self.path(key)?;
@@ -118,10 +122,11 @@ impl Store {
         }
     }
 
-    /// Returns the records of all checkpoints with their file sizes, in the order of their paths. Files that cannot be read are
-    /// skipped with a warning.
+    /// Returns the records of all checkpoints in the order of their paths, each with the size of its file. Files that cannot be read
+    /// are skipped with a warning.
     ///
     /// # Errors
+    ///
     /// Returns [`Error::Io`] if a directory cannot be read.
     pub fn records(&self) -> Result<Vec<(String, u64)>> {
         let mut records = Vec::new();
@@ -238,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn saving_again_replaces_and_deleting_twice_succeeds() {
+    fn checkpoint_can_be_saved_again_and_deleted_twice() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.save(&key("a"), &saved(1, "one")).unwrap();
@@ -253,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_escape_the_directory() {
+    fn checkpoint_names_cannot_escape_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("in")).unwrap();
         for name in ["..", "../../x", "a/b", ".hidden", "ü", "%2e%2e"] {

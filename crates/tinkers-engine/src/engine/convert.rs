@@ -16,7 +16,7 @@ pub(super) fn key(path: &TinkerPath) -> Key {
     }
 }
 
-/// Converts a LoRA config. Module groups that are not set are trained; `seed` is used if the config has none.
+/// Converts a LoRA config. Module groups that are not mentioned are trained. If the config has no seed, `seed` is used.
 pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> AdapterConfig {
     AdapterConfig {
         rank: config.rank as usize,
@@ -27,7 +27,7 @@ pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> AdapterConfi
     }
 }
 
-/// Converts optimizer parameters. Parameters that are not set take the API's defaults.
+/// Converts optimizer parameters. Parameters that are not set have the defaults of the API.
 pub(super) fn adamw(params: &AdamParams) -> AdamWParams {
     let default = AdamWParams::default();
     AdamWParams {

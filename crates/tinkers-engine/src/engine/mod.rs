@@ -34,18 +34,18 @@ use crate::threads::Threads;
 use sampling::SamplerCache;
 use writes::{PendingWrite, PendingWrites};
 
-/// The number of sampling threads. Two, so that a short sample does not wait for a long one.
+/// The number of sampling threads. There are two, so that a short sample does not wait for a long one.
 const SAMPLING_THREADS: usize = 2;
 
 /// How long dropping an engine waits for pending saves and deletions.
 const DROP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An engine that serves one base model: trains LoRA adapters and samples.
+/// An engine that serves one base model: it trains LoRA adapters and draws samples.
 ///
-/// One thread runs the training jobs of all models in the order of submission, two threads run samples, and one deletes
-/// checkpoints. Training and sampling have separate thread pools, so they share the cores and do not wait for each other. A
-/// job that panics fails with an error; its thread continues. [`Self::close`] and dropping the engine fail pending jobs, but
-/// finish the saves and deletions that were submitted before.
+/// One thread runs the training jobs of all models in the order of submission, two threads run samples, and one thread deletes
+/// checkpoints. Training and sampling have separate thread pools, so they share the cores and do not wait for each other. A job that
+/// panics fails with an error, and its thread continues. [`Self::close`] and dropping the engine fail the pending jobs, except saves
+/// and deletions that were submitted before, which are finished.
 pub struct ModelEngine {
     shared: Arc<Shared>,
     training: mpsc::Sender<QueuedJob>,
@@ -70,22 +70,24 @@ struct Shared {
     end_tokens: Vec<u32>,
     store: Store,
     samplers: SamplerCache,
-    /// Checkpoints without a fingerprint for which a warning was logged.
+    /// The checkpoints without a fingerprint for which a warning was logged already.
     warned_checkpoints: Mutex<BTreeSet<TinkerPath>>,
     running: Mutex<BTreeMap<JobId, Arc<AtomicBool>>>,
     closing: AtomicBool,
     writes: PendingWrites,
-    /// Held until the last write has finished, so that no other engine opens the directory before.
+    /// The lock of the data directory. It is held until the last write has finished, so that no other engine opens the directory
+    /// before.
     lock: Mutex<Option<DirLock>>,
-    /// The base seed of requests that have no seed.
+    /// The base of the seeds for requests that have no seed.
     seed: AtomicU64,
 }
 
 impl Shared {
-    /// Returns the seed of a job whose request has none. It differs between jobs and between engines of different seeds.
+    /// Returns the seed of a job whose request has none. Different jobs have different seeds, and so do engines with different base
+    /// seeds.
     fn seed_of(&self, job: JobId) -> u64 {
         let base = self.seed.load(Ordering::Relaxed);
-        // Spread over the range, so that it does not coincide with the small seeds that users choose.
+        // Spreads the seeds over the whole range, so that they differ from the small seeds that users choose.
         let spread = base.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         spread
             .wrapping_add(job.0)
@@ -94,9 +96,9 @@ impl Shared {
 }
 
 impl ModelEngine {
-    /// Sets the seed for samples and adapter initialisation of requests that have no seed.
+    /// Sets the base seed for requests that have no seed, which concerns samples and the initial values of adapters.
     ///
-    /// The default is 0, with which the same jobs in the same order have the same outcomes in every process.
+    /// The default is 0. With the same base seed, the same jobs in the same order have the same outcomes in every process.
     #[must_use]
     pub fn with_seed(self, seed: u64) -> Self {
         self.shared.seed.store(seed, Ordering::Relaxed);
@@ -119,15 +121,16 @@ impl ModelEngine {
         Self::start(Names::only(builtin::NAME), parts, data_dir)
     }
 
-    /// Starts an engine with a model in the Hugging Face layout: `config.json`, `*.safetensors`, `tokenizer.json`.
+    /// Starts an engine with a model directory in the Hugging Face layout: `config.json`, `*.safetensors`, `tokenizer.json`.
     ///
-    /// The name of the base model is the end of its path, `org/model` or `model`; requests may use the last component alone.
-    /// Checkpoints record a fingerprint of the model's contents, and a checkpoint with another fingerprint is refused even if the
-    /// names match. A sample ends at any end token that is listed in `config.json`, `generation_config.json`,
-    /// `tokenizer_config.json` or `special_tokens_map.json`.
+    /// The name of the base model is the end of its path, `org/model` or `model`. Requests may use the last component alone.
+    /// Checkpoints record a fingerprint of the model's contents. A checkpoint with another fingerprint is refused, even if the names
+    /// match. A sample ends at any end token that is listed in `config.json`, `generation_config.json`, `tokenizer_config.json` or
+    /// `special_tokens_map.json`.
     ///
     /// # Errors
-    /// Returns the errors of [`Self::builtin`]; [`Error::Model`] or [`Error::Tokenizer`] with the file that is missing or not
+    ///
+    /// Returns the errors of [`Self::builtin`], and [`Error::Model`] or [`Error::Tokenizer`] with the file that is missing or not
     /// supported.
     pub fn from_model_dir(dir: &Path, data_dir: &Path) -> Result<Self> {
         let names = Names::of_dir(dir).ok_or_else(|| {
@@ -139,10 +142,11 @@ impl ModelEngine {
         Self::start(names, ModelFiles::read(dir)?, data_dir)
     }
 
-    /// Starts an engine as [`Self::from_model_dir`] does, with the model listed as `name`. The names derived from its path stay
+    /// Starts an engine as [`Self::from_model_dir`] does, and lists the model as `name`. The names derived from the path remain
     /// valid as aliases.
     ///
     /// # Errors
+    ///
     /// Returns the errors of [`Self::from_model_dir`].
     pub fn from_model_dir_named(dir: &Path, name: &str, data_dir: &Path) -> Result<Self> {
         let names = match Names::of_dir(dir) {
@@ -220,9 +224,9 @@ impl ModelEngine {
 
     /// Closes the engine and waits for pending saves and deletions.
     ///
-    /// New jobs, pending jobs and running samples fail with [`Error::Closed`]; saves and deletions that were submitted before are
-    /// finished. Returns whether they finished within `timeout`; if not, they continue in the background. A save is queued behind
-    /// the running pass. Blocks, except on a thread of the engine, where it returns at once.
+    /// New jobs, pending jobs and running samples fail with [`Error::Closed`]. Saves and deletions that were submitted before are
+    /// finished; a save first waits for the running pass. Returns whether they finished within `timeout`. If not, they continue in
+    /// the background. This function blocks, except on a thread of the engine, where it returns at once.
     pub fn close(&self, timeout: Duration) -> bool {
         self.shared.closing.store(true, Ordering::SeqCst);
         for cancelled in lock(&self.shared.running).values() {
@@ -267,7 +271,7 @@ impl Engine for ModelEngine {
             Work::DeleteCheckpoint { .. } => &self.storage,
             _ => &self.training,
         };
-        // Counted before the flag is read, so that either `close` waits for this write or this job sees the flag.
+        // The write is counted before the flag is read. So either `close` waits for this write, or this job sees the flag.
         let write = self.shared.writes.begin(&job.work);
         if self.shared.closing.load(Ordering::SeqCst) {
             drop(write);
@@ -352,7 +356,7 @@ fn spawn_shared(
     Ok(())
 }
 
-/// Runs one job and reports its outcome, also if it panics.
+/// Runs one job and reports its outcome, even if the job panics.
 fn finish(
     shared: &Shared,
     queued: QueuedJob,
@@ -368,12 +372,12 @@ fn finish(
     let ended = if closing || cancelled.load(Ordering::Relaxed) {
         Err(Error::Closed.into())
     } else {
-        // The jobs themselves keep shared state consistent if they panic.
+        // Jobs keep shared state consistent even if they panic.
         catch_unwind(AssertUnwindSafe(|| run(&job, &cancelled)))
             .unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into()))
     };
     lock(&shared.running).remove(&job.id);
-    // Dropped before the callback, which may drop the engine.
+    // The write is dropped before the callback runs, since the callback may drop the engine.
     drop(write);
     // A panic of the callback must not end the thread.
     let callback = catch_unwind(AssertUnwindSafe(|| done.finish(ended)));
@@ -421,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn deletion_does_not_wait_for_the_training_thread() {
+    fn checkpoint_deletion_does_not_wait_for_training_jobs() {
         let dir = tempfile::tempdir().unwrap();
         let engine = ModelEngine::builtin(dir.path()).unwrap();
         let (release, wait) = mpsc::channel::<()>();

@@ -1,4 +1,4 @@
-//! Conversion of a pass request to the engine's types, and of the result back to the wire types.
+//! Conversion of forward and backward requests to the engine's types, and of their results back to the wire types.
 
 use std::collections::BTreeMap;
 
@@ -139,7 +139,7 @@ fn check_shape(field: &str, have: &Dense<f32>, want: &Dense<i64>) -> Result<()> 
     ))
 }
 
-/// Converts target ids; -1, which pads sparse rows, means no target.
+/// Converts target ids to tokens. The id -1, which pads sparse rows, becomes `None`: there is no target.
 fn target_ids(field: &str, values: &[i64]) -> Result<Vec<Option<u32>>> {
     let id = |&value: &i64| match value {
         -1 => Ok(None),

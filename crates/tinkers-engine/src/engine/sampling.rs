@@ -1,4 +1,4 @@
-//! The sampling threads: the cache of samplers, and conversion of requests and responses.
+//! The sampling threads: the cache of samplers, and the conversion of requests and responses.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -21,7 +21,7 @@ use crate::threads::Threads;
 /// The number of checkpoint samplers that are cached in memory.
 const CACHED_CHECKPOINTS: usize = 8;
 
-/// The samplers of snapshots, by name, and an LRU cache of samplers of checkpoints.
+/// The samplers for weights in memory, by name, and an LRU cache of samplers for checkpoints.
 #[derive(Debug, Default)]
 pub(super) struct SamplerCache {
     snapshots: Mutex<BTreeMap<String, Sampler>>,
@@ -37,7 +37,8 @@ impl SamplerCache {
         lock(&self.snapshots).remove(name);
     }
 
-    /// Runs `change` on the checkpoint at `path` while no other thread reads it, and removes its sampler from the cache.
+    /// Runs `change`, which may replace or delete the checkpoint at `path`, while no other thread reads the checkpoint. Also removes
+    /// the checkpoint's sampler from the cache.
     pub(super) fn invalidate_during<R>(&self, path: &TinkerPath, change: impl FnOnce() -> R) -> R {
         let mut cached = lock(&self.checkpoints);
         cached.retain(|(other, _)| other != path);
@@ -58,7 +59,7 @@ impl SamplerCache {
     fn checkpoint(&self, shared: &Shared, path: &TinkerPath) -> Result<Sampler> {
         let mut cached = lock(&self.checkpoints);
         if let Some(at) = cached.iter().position(|(other, _)| other == path) {
-            // The last entry is the most recently used one.
+            // The last entry of the list is the most recently used one.
             let entry = cached.remove(at);
             let sampler = entry.1.clone();
             cached.push(entry);
@@ -99,7 +100,7 @@ pub(super) fn run(
     Ok(Outcome::Sampled(respond(request, result)?))
 }
 
-/// Converts a request to a job.
+/// Converts a sample request to a [`SampleJob`].
 fn parse(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJob> {
     request
         .validate()
@@ -158,8 +159,8 @@ fn parse(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJ
     })
 }
 
-/// Returns the requested tokens of each prompt position but the first. The padding id -1 is replaced with token 0, whose value
-/// [`target_tensor`] drops.
+/// Returns the tokens whose log-probabilities are requested, for each prompt position but the first. The padding id -1 becomes token
+/// 0; [`target_tensor`] drops the value of that token.
 fn targets(shared: &Shared, request: &SampleRequest) -> Result<Vec<Vec<u32>>> {
     let Some(tensor) = &request.target_prompt_logprobs else {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! The storage thread, which deletes checkpoints so that a deletion does not wait for a running pass.
+//! The storage thread, which deletes checkpoints. On a separate thread, a deletion does not wait for a running training job.
 
 use tinkers_local::engine::{EngineError, Job, Outcome, Work};
 

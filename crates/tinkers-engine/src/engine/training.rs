@@ -1,4 +1,4 @@
-//! The training thread, which owns the models in training and runs the jobs that change them.
+//! The training thread. It owns the models in training and runs the jobs that change them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ impl TrainingWorker {
     }
 
     fn step(&mut self, model: &str, params: &AdamParams) -> Result<Outcome> {
-        // Removed from the map during the step: if the step panics, the half-changed model is dropped.
+        // The model is removed from the map during the step. If the step panics, the half-changed model is dropped.
         let mut trainable = self.models.remove(model).ok_or_else(|| unknown(model))?;
         let report = trainable.step(&adamw(params));
         let steps = trainable.optimizer().steps();

@@ -10,7 +10,7 @@ thread_local! {
     static IS_ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Marks this thread as one that runs jobs. Such a thread never waits for writes, because it might have to run them.
+/// Marks this thread as one that runs jobs. A marked thread never waits for writes, because it might be the one that has to do them.
 pub(super) fn mark_engine_thread() {
     IS_ENGINE_THREAD.set(true);
 }
@@ -39,7 +39,7 @@ impl PendingWrites {
         Some(PendingWrite(Arc::clone(&self.0)))
     }
 
-    /// Waits until no write is pending; returns `false` after `timeout`.
+    /// Waits until no write is pending. Returns `false` if writes are still pending after `timeout`.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
         let timeout = if IS_ENGINE_THREAD.get() {
             Duration::ZERO

@@ -1,6 +1,6 @@
-//! Loss functions of the log-probabilities of a sequence's targets.
+//! Loss functions. They are computed from the log-probabilities of a sequence's target tokens.
 //!
-//! A loss gives a value and a derivative for each target. The backward pass of the model starts from these derivatives.
+//! A loss function returns a value and a derivative for each target. The backward pass of the model starts from these derivatives.
 
 mod policy;
 mod report;
@@ -137,7 +137,7 @@ impl LossFunction {
     }
 }
 
-/// Options that have not been used yet.
+/// The options of a loss that have not been read yet.
 struct Options {
     given: BTreeMap<String, f64>,
     /// The values of options that are not given.
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_options_take_the_documented_defaults() {
+    fn absent_loss_options_take_the_documented_defaults() {
         let clip = |low, high| Clip { low, high };
         assert_eq!(
             parse("ppo", &[]).unwrap(),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_or_invalid_options_are_refused_by_name() {
+    fn error_names_the_unknown_or_invalid_loss_option() {
         for (name, options, wanted) in [
             ("hinge", vec![], "hinge"),
             ("cross_entropy", vec![("beta", 1.0)], "loss_fn_config.beta"),

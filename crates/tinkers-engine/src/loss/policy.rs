@@ -2,12 +2,13 @@
 
 use super::{Clip, LossFunction};
 
-/// The bound of log-ratios. It prevents overflow; a ratio of e^20 means that learner and sampler do not belong together.
+/// The maximum of the absolute log-ratio, which prevents overflow. A ratio of e^20 means that learner and sampler do not belong
+/// together.
 const MAX_LOG_RATIO: f32 = 20.0;
 
 /// Returns the loss of one target and its derivative with respect to `p`.
 ///
-/// `p` and `q` are the log-probabilities of learner and sampler.
+/// `p` and `q` are the log-probabilities of the target under the learner and the sampler.
 pub(super) fn evaluate(loss: &LossFunction, p: f32, q: f32, advantage: f32) -> (f32, f32) {
     match loss {
         LossFunction::CrossEntropy => (-p, -1.0),
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn derivatives_agree_with_finite_differences() {
+    fn loss_derivatives_agree_with_finite_differences() {
         let losses = [
             LossFunction::ImportanceSampling,
             LossFunction::Ppo(CLIP),
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn on_policy_losses_give_the_plain_policy_gradient() {
+    fn on_policy_losses_have_the_unclipped_policy_gradient() {
         for loss in [
             LossFunction::ImportanceSampling,
             LossFunction::Ppo(CLIP),

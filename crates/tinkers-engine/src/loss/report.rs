@@ -1,4 +1,5 @@
-//! Metrics of a pass. Their names contain the reduction, so that clients can merge the metrics of parts of a batch.
+//! The metrics of a forward or backward pass. Their names contain the reduction (sum, mean, max), so that clients can merge the
+//! metrics of the parts of a batch.
 
 use std::collections::BTreeMap;
 
@@ -59,10 +60,11 @@ impl Report {
     }
 }
 
-/// Computes the metrics of a pass. Means are over sequences, as clients assume when they merge the parts of a batch.
+/// Computes the metrics of a forward or backward pass. Means are over sequences, as clients assume when they merge the parts of a
+/// batch.
 ///
-/// The metrics are `loss:sum` and `weights:sum` (for policy losses the number of targets). Policy losses also have
-/// `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if they clip, `clip_fraction:mean`.
+/// The metrics are `loss:sum` and `weights:sum`, which is the number of targets for policy losses. Policy losses also have
+/// `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if the loss clips the ratio, `clip_fraction:mean`.
 #[expect(
     clippy::cast_precision_loss,
     reason = "batches are far below 2^53 sequences"
@@ -98,7 +100,7 @@ mod tests {
     use crate::loss::Clip;
 
     #[test]
-    fn means_are_over_sequences_and_sums_over_targets() {
+    fn metric_means_are_over_sequences_and_sums_over_targets() {
         let loss = LossFunction::Ppo(Clip {
             low: 0.8,
             high: 1.2,
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn cross_entropy_reports_loss_and_weights() {
+    fn cross_entropy_metrics_are_loss_and_weights() {
         let loss_inputs = LossInputs::Weights(vec![1.0, 0.5]);
         let p = [-2.0, -4.0];
         let evaluated = LossFunction::CrossEntropy.evaluate(&p, &loss_inputs);

@@ -1,4 +1,4 @@
-//! The KV cache of sampling.
+//! The KV cache for sampling.
 
 use rayon::prelude::*;
 
@@ -7,7 +7,7 @@ use crate::ops::attention::Geometry;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
 
-/// The fewest multiplications for which another thread is faster.
+/// The minimum number of multiplications per thread. With fewer, another thread costs more time than it saves.
 const MIN_PARALLEL_WORK: usize = 1 << 20;
 
 /// The keys and values of several sequences of equal length.
@@ -107,7 +107,7 @@ impl KvCache {
         self.len += new;
     }
 
-    /// Returns layer `index` for a call with `new` positions per sequence.
+    /// Returns layer `index` of the cache, for a call with `new` positions per sequence.
     pub(super) fn layer(&mut self, index: usize, new: usize) -> LayerCache<'_> {
         LayerCache {
             capacity: self.capacity,
@@ -125,7 +125,7 @@ impl KvCache {
     }
 }
 
-/// One layer of a cache for the duration of a call.
+/// One layer of a cache during a call.
 #[derive(Debug)]
 pub(super) struct LayerCache<'a> {
     layer: &'a mut Layer,
@@ -134,7 +134,7 @@ pub(super) struct LayerCache<'a> {
 }
 
 impl LayerCache<'_> {
-    /// Stores the new keys and values and computes attention of the new queries over all stored ones.
+    /// Stores the new keys and values. Then computes the attention of the new queries over all stored keys and values.
     pub(super) fn attend(&mut self, q: &Matrix, k: &Matrix, v: &Matrix) -> Node {
         let row = self.shape.kv_heads * self.shape.width;
         let (new, past) = (self.shape.queries * row, self.shape.past * row);

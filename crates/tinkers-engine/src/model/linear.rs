@@ -14,7 +14,8 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// Takes `{name}.weight` of shape `[outputs, inputs]` and, if present, `{name}.bias` from `weights`.
+    /// Creates a layer from the weights `{name}.weight` of shape `[outputs, inputs]` and, if present, `{name}.bias`. Removes both
+    /// from `weights`.
     pub(super) fn new(
         weights: &mut Weights,
         name: &str,
@@ -27,7 +28,7 @@ impl Linear {
         })
     }
 
-    /// Creates a layer that shares the weight of the embedding.
+    /// Creates a layer that uses the weight of the embedding.
     pub(super) fn tied(embedding: &Node) -> Self {
         Self {
             weight: embedding.clone(),

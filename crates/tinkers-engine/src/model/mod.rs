@@ -34,9 +34,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// Builds the model that `config` describes from `weights`, which are named as in the Hugging Face layout.
+    /// Builds the model that `config` describes. `weights` must have the names of the Hugging Face layout.
     ///
     /// # Errors
+    ///
     /// Returns [`crate::Error::Model`] with the name of a weight that is missing or has another shape.
     pub fn new(config: ModelConfig, weights: Weights) -> Result<Self> {
         let angles = Self::angles(&config);
@@ -82,8 +83,8 @@ impl Model {
         &self.config
     }
 
-    /// Computes hidden states `[tokens, hidden_size]` after the final norm. `tokens` is a concatenation of sequences of
-    /// `len` tokens.
+    /// Computes the hidden states after the final norm, of shape `[tokens, hidden_size]`. `tokens` is a concatenation of sequences
+    /// of `len` tokens each.
     pub(crate) fn hidden(
         &self,
         tape: &Tape,
@@ -99,7 +100,8 @@ impl Model {
         rms_norm(tape, &x, &self.norm, self.config.rms_norm_eps)
     }
 
-    /// Computes hidden states of tokens that continue the sequences of `cache`, the same number for each of them.
+    /// Computes the hidden states of new tokens that continue the sequences of `cache`. Each sequence gets the same number of
+    /// tokens.
     pub(crate) fn extend(
         &self,
         adapters: &Adapters,
@@ -120,7 +122,7 @@ impl Model {
         rms_norm(&tape, &x, &self.norm, self.config.rms_norm_eps)
     }
 
-    /// Computes logits `[rows, vocab_size]` of hidden states.
+    /// Computes the logits of hidden states, of shape `[rows, vocab_size]`.
     pub(crate) fn logits(&self, tape: &Tape, adapters: &Adapters, hidden: &Node) -> Node {
         self.head.forward(tape, hidden, adapters.unembed.as_ref())
     }

@@ -37,7 +37,7 @@ mod tests {
     use crate::ops::tape::check;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn addition_gradients_agree_with_finite_differences() {
         for which in 0..2 {
             check::gradient(&[(2, 3), (2, 3)], which, |t, a| add(t, &a[0], &a[1]));
         }

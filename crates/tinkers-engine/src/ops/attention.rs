@@ -7,21 +7,21 @@
 use rayon::prelude::*;
 
 use super::math;
-use super::matrix::{Matrix, View, multiply, product};
+use super::matrix::{Matrix, MatrixView, multiply, product};
 use super::tape::{Node, Tape};
 
 /// The number of queries in a block. The scores of one block and 512 keys occupy 128 KB.
 const BLOCK: usize = 64;
 
-/// The fewest pairs of query and key for which heads are spread over threads.
+/// The minimum number of query-key pairs at which heads are computed on several threads.
 const MIN_PARALLEL_WORK: usize = 1 << 14;
 
 /// The dimensions of an attention call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
-    /// Query positions per sequence.
+    /// The number of query positions per sequence.
     pub(crate) queries: usize,
-    /// Cached key positions before the first query.
+    /// The number of cached key positions before the first query.
     pub(crate) past: usize,
     /// The number of query heads.
     pub(crate) heads: usize,
@@ -102,7 +102,7 @@ pub(crate) fn causal(tape: &Tape, q: &Node, k: &Node, v: &Node, geometry: Geomet
 }
 
 impl Geometry {
-    /// Returns the numbers of query values and key values of one sequence.
+    /// Returns the number of query values and the number of key values of one sequence.
     fn lengths(&self) -> (usize, usize) {
         let keys = self.past + self.queries;
         (
@@ -150,12 +150,12 @@ impl Geometry {
             let keys = self.past + to;
             let p = self.probabilities(self.query_rows(q, head, from, to), k, kv_head, from);
             let v = self.key_rows(v, kv_head, keys);
-            out.extend(product(View::new(&p, to - from, keys), v));
+            out.extend(product(MatrixView::new(&p, to - from, keys), v));
         }
         out
     }
 
-    /// Computes attention of a single query with plain loops, which are faster than matrix products here.
+    /// Computes the attention of a single query with simple loops, which are faster than matrix products for one query.
     fn attend_one(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         let (width, row, keys) = (self.width, self.kv_heads * self.width, self.past + 1);
         let mut scores = vec![0f32; keys];
@@ -179,21 +179,27 @@ impl Geometry {
     }
 
     /// Returns rows `from..to` of the queries of one head.
-    fn query_rows<'a>(&self, q: &'a [f32], head: usize, from: usize, to: usize) -> View<'a> {
+    fn query_rows<'a>(&self, q: &'a [f32], head: usize, from: usize, to: usize) -> MatrixView<'a> {
         let row = self.heads * self.width;
         let data = &q[from * row + head * self.width..];
-        View::strided(data, to - from, self.width, row)
+        MatrixView::strided(data, to - from, self.width, row)
     }
 
     /// Returns the first `len` rows of the keys or values of one head.
-    fn key_rows<'a>(&self, k: &'a [f32], head: usize, len: usize) -> View<'a> {
+    fn key_rows<'a>(&self, k: &'a [f32], head: usize, len: usize) -> MatrixView<'a> {
         let row = self.kv_heads * self.width;
-        View::strided(&k[head * self.width..], len, self.width, row)
+        MatrixView::strided(&k[head * self.width..], len, self.width, row)
     }
 
-    /// Returns the attention probabilities of the queries `rows`, which start at query `from`, over all keys up to the last of
-    /// these queries.
-    fn probabilities(&self, rows: View<'_>, k: &[f32], kv_head: usize, from: usize) -> Vec<f32> {
+    /// Returns the attention probabilities of the queries in `rows`. The first of these queries is at position `from`, and the keys
+    /// are all keys up to the last of these queries.
+    fn probabilities(
+        &self,
+        rows: MatrixView<'_>,
+        k: &[f32],
+        kv_head: usize,
+        from: usize,
+    ) -> Vec<f32> {
         let count = rows.count();
         let keys = self.past + from + count;
         let mut scores = vec![0f32; count * keys];
@@ -255,7 +261,7 @@ impl Backward<'_> {
         let mut p = g.probabilities(q, self.k, kv_head, from);
         multiply(
             1.0,
-            View::new(&p, count, to).t(),
+            MatrixView::new(&p, count, to).t(),
             grad,
             1.0,
             &mut dv[..seen],
@@ -269,7 +275,7 @@ impl Backward<'_> {
                 *p *= dp - sum;
             }
         }
-        let ds = View::new(&p, count, to);
+        let ds = MatrixView::new(&p, count, to);
         multiply(g.scale(), ds.t(), q, 1.0, &mut dk[..seen]);
         let mut dq = vec![0f32; count * g.width];
         multiply(g.scale(), ds, k, 0.0, &mut dq);
@@ -277,7 +283,7 @@ impl Backward<'_> {
     }
 }
 
-/// Copies the rows of one head into the rows of all `heads` heads.
+/// Copies the rows of one head into rows that contain all `heads` heads.
 fn scatter(from: &[f32], to: &mut [f32], heads: usize, head: usize, width: usize) {
     for (from, to) in from
         .chunks_exact(width)
@@ -304,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn attention_gradients_agree_with_finite_differences() {
         for which in 0..3 {
             check::gradient(&[(10, 16), (10, 8), (10, 8)], which, |t, a| {
                 causal(t, &a[0], &a[1], &a[2], geometry(5))
@@ -312,8 +318,8 @@ mod tests {
         }
     }
 
-    /// Computes attention of one query position with plain loops in double precision.
-    fn plain(q: &[f32], k: &[f32], v: &[f32], at: usize) -> Vec<f32> {
+    /// Computes the attention of one query position with simple loops in double precision.
+    fn naive_attention(q: &[f32], k: &[f32], v: &[f32], at: usize) -> Vec<f32> {
         let mut out = Vec::new();
         for head in 0..4 {
             let kv = head / 2 * 4;
@@ -339,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_and_single_queries_agree_with_a_plain_loop() {
+    fn block_and_single_query_attention_agree_with_a_simple_loop() {
         let len = 150;
         let mut rng = Rng::new(9);
         let (q, k, v) = (
@@ -350,7 +356,7 @@ mod tests {
         let mut whole = vec![0f32; len * 16];
         geometry(len).attend(&q, &k, &v, &mut whole);
         for at in 0..len {
-            let want = plain(&q, &k, &v, at);
+            let want = naive_attention(&q, &k, &v, at);
             let one = Geometry {
                 past: at,
                 ..geometry(1)

@@ -1,11 +1,11 @@
-//! Selection of matrix rows by index: token embeddings, and removal of padding positions.
+//! Selection of matrix rows by index, used for token embeddings and to remove padding positions.
 
 use std::sync::Arc;
 
 use super::matrix::Matrix;
 use super::tape::{Node, Tape};
 
-/// Returns the rows `chosen` of `table`, in that order. A row may be chosen more than once.
+/// Returns the rows `chosen` of `table`, in the order of `chosen`. A row may be chosen more than once.
 pub(crate) fn rows(tape: &Tape, table: &Node, chosen: &Arc<[u32]>) -> Node {
     let (from, cols) = (table.value().data(), table.value().cols());
     let mut out = Vec::with_capacity(chosen.len() * cols);
@@ -30,7 +30,7 @@ mod tests {
     use crate::ops::tape::check;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn row_selection_gradients_agree_with_finite_differences() {
         let chosen: Arc<[u32]> = vec![3, 0, 3].into();
         check::gradient(&[(4, 2)], 0, |t, a| rows(t, &a[0], &chosen));
     }

@@ -1,6 +1,6 @@
-//! Matrix products with a weight, which may be frozen, and an optional LoRA adapter.
+//! Matrix products with a weight and an optional LoRA adapter. The weight may be frozen.
 //!
-//! A frozen weight is a constant of the tape. Its gradient, a third of all arithmetic, is never computed.
+//! A frozen weight is a constant of the tape. Its gradient, which would be a third of all arithmetic, is never computed.
 
 use super::matrix::{Matrix, multiply, product};
 use super::tape::{Node, Tape};
@@ -17,12 +17,12 @@ pub(crate) struct LowRank {
 /// `[out, in]`.
 pub(crate) fn linear(tape: &Tape, x: &Node, weight: &Node, adapter: Option<&LowRank>) -> Node {
     match adapter {
-        None => plain(tape, x, weight),
+        None => without_adapter(tape, x, weight),
         Some(adapter) => adapted(tape, x, weight, adapter),
     }
 }
 
-fn plain(tape: &Tape, x: &Node, weight: &Node) -> Node {
+fn without_adapter(tape: &Tape, x: &Node, weight: &Node) -> Node {
     let (input, w) = (x.value(), weight.value());
     let out = product(input.view(), w.view().t());
     let value = Matrix::new(out, input.rows(), w.rows());
@@ -76,7 +76,7 @@ mod tests {
     use crate::rng::Rng;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn linear_layer_gradients_agree_with_finite_differences() {
         for which in 0..2 {
             check::gradient(&[(4, 6), (5, 6)], which, |t, a| {
                 linear(t, &a[0], &a[1], None)

@@ -1,9 +1,9 @@
-//! Elementwise arithmetic that the compiler can vectorise and that gives the same bits on every machine.
+//! Elementwise arithmetic. The compiler can vectorise it, and its results are bitwise equal on every machine.
 
 /// Computes `e^x` to about two units in the last place.
 ///
-/// Used instead of `f32::exp`, which is not vectorised and whose result depends on the platform; attention and SwiGLU
-/// compute thousands of exponentials per token. The result is zero below -87 and `e^88` above 88, so it is always finite.
+/// Attention and SwiGLU compute thousands of exponentials per token. `f32::exp` is not vectorised, and its result depends on the
+/// platform. The result of this function is zero below -87 and `e^88` above 88, so it is always finite.
 #[inline]
 pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -35,7 +35,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Computes the sum in eight lanes, which vectorises and has an order that depends only on the length.
+/// Computes the sum of `values` in eight lanes. This vectorises, and the order of additions depends only on the length.
 #[inline]
 pub(crate) fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn sum_dot_and_max_agree_with_plain_loops() {
+    fn sum_dot_and_max_agree_with_simple_loops() {
         let left: Vec<f32> = (0..37u8).map(|i| f32::from(i) * 0.5 - 3.0).collect();
         let right: Vec<f32> = (0..37u8).map(|i| 2.0 - f32::from(i) * 0.25).collect();
         let want: f32 = left.iter().zip(&right).map(|(a, b)| a * b).sum();

@@ -8,10 +8,11 @@ use rayon::prelude::*;
 
 use super::math;
 
-/// Products with fewer multiplications than this are computed on the calling thread.
+/// The number of multiplications below which a product is computed on the calling thread.
 const MIN_PARALLEL_WORK: usize = 1 << 21;
 
-/// Up to this number of rows, packing the right operand for a blocked product costs more than the product itself.
+/// The number of rows up to which a blocked product is slower than inner products, because packing its right operand costs more than
+/// the product.
 const FEW_ROWS: usize = 2;
 
 /// A row-major matrix. Clones share the data.
@@ -49,7 +50,7 @@ impl Matrix {
         &self.data
     }
 
-    /// Returns the data for changes in place. Copies the data first if a clone shares it.
+    /// Returns the data for changes in place. If a clone shares the data, copies it first.
     pub(crate) fn data_mut(&mut self) -> &mut [f32] {
         Arc::make_mut(&mut self.data).as_mut_slice()
     }
@@ -64,15 +65,15 @@ impl Matrix {
         }
     }
 
-    /// Returns a view of the whole matrix.
-    pub(crate) fn view(&self) -> View<'_> {
-        View::new(&self.data, self.rows, self.cols)
+    /// Returns a view of the complete matrix.
+    pub(crate) fn view(&self) -> MatrixView<'_> {
+        MatrixView::new(&self.data, self.rows, self.cols)
     }
 }
 
-/// A strided view of a matrix in a slice.
+/// A strided view of a matrix whose values are in a slice.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct View<'a> {
+pub(crate) struct MatrixView<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
@@ -80,13 +81,13 @@ pub(crate) struct View<'a> {
     col_step: usize,
 }
 
-impl<'a> View<'a> {
-    /// Creates a view of all of `data` in row-major order.
+impl<'a> MatrixView<'a> {
+    /// Creates a view of `data` as a complete matrix in row-major order.
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// Creates a view of `rows` rows of `cols` values whose starts are `row_step` apart in `data`.
+    /// Creates a view of `rows` rows with `cols` values each. In `data`, the starts of the rows are `row_step` apart.
     pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_step: usize) -> Self {
         Self {
             data,
@@ -127,7 +128,7 @@ impl<'a> View<'a> {
 }
 
 /// Computes `left · right`.
-pub(crate) fn product(left: View<'_>, right: View<'_>) -> Vec<f32> {
+pub(crate) fn product(left: MatrixView<'_>, right: MatrixView<'_>) -> Vec<f32> {
     let mut out = vec![0f32; left.rows * right.cols];
     multiply(1.0, left, right, 0.0, &mut out);
     out
@@ -137,7 +138,13 @@ pub(crate) fn product(left: View<'_>, right: View<'_>) -> Vec<f32> {
 ///
 /// A large product is split by rows over the threads of the current pool. Each element is summed by one thread in a fixed
 /// order, so the result does not depend on the number of threads.
-pub(crate) fn multiply(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
+pub(crate) fn multiply(
+    alpha: f32,
+    left: MatrixView<'_>,
+    right: MatrixView<'_>,
+    beta: f32,
+    out: &mut [f32],
+) {
     assert_eq!(
         left.cols, right.rows,
         "the inner dimensions of a product are equal"
@@ -156,7 +163,13 @@ pub(crate) fn multiply(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, o
         });
 }
 
-fn multiply_here(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
+fn multiply_here(
+    alpha: f32,
+    left: MatrixView<'_>,
+    right: MatrixView<'_>,
+    beta: f32,
+    out: &mut [f32],
+) {
     if left.rows <= FEW_ROWS && left.col_step == 1 && right.row_step == 1 {
         return multiply_few(alpha, left, right, beta, out);
     }
@@ -165,8 +178,14 @@ fn multiply_here(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &m
     general_mat_mul(alpha, &left.array(), &right.array(), beta, &mut out);
 }
 
-/// Computes a product of few rows with a transposed right operand as inner products of contiguous rows.
-fn multiply_few(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
+/// Computes a product of few rows as inner products. The right operand must be transposed, so that its columns are contiguous.
+fn multiply_few(
+    alpha: f32,
+    left: MatrixView<'_>,
+    right: MatrixView<'_>,
+    beta: f32,
+    out: &mut [f32],
+) {
     for (index, out) in out.chunks_exact_mut(right.cols).enumerate() {
         let row = &left.data[index * left.row_step..][..left.cols];
         for (column, out) in out.iter_mut().enumerate() {
@@ -186,7 +205,7 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
-    fn plain(left: &[f32], right: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
+    fn naive_product(left: &[f32], right: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
         let mut out = vec![0f64; m * n];
         for i in 0..m {
             for j in 0..n {
@@ -199,14 +218,17 @@ mod tests {
     }
 
     #[test]
-    fn products_agree_with_a_plain_loop() {
+    fn matrix_products_agree_with_a_simple_loop() {
         let mut rng = Rng::new(1);
         for (m, k, n) in [(1, 7, 5), (33, 20, 17), (130, 70, 64), (2, 300, 3)] {
             let (left, right) = (rng.uniform(m * k, 1.0), rng.uniform(k * n, 1.0));
-            let want = plain(&left, &right, (m, k, n));
-            let got = product(View::new(&left, m, k), View::new(&right, k, n));
+            let want = naive_product(&left, &right, (m, k, n));
+            let got = product(MatrixView::new(&left, m, k), MatrixView::new(&right, k, n));
             let transposed: Vec<f32> = (0..n * k).map(|i| right[(i % k) * n + i / k]).collect();
-            let also = product(View::new(&left, m, k), View::new(&transposed, n, k).t());
+            let also = product(
+                MatrixView::new(&left, m, k),
+                MatrixView::new(&transposed, n, k).t(),
+            );
             for ((got, also), want) in got.iter().zip(&also).zip(&want) {
                 assert!((f64::from(*got) - want).abs() < 1e-4);
                 assert!((f64::from(*also) - want).abs() < 1e-4);
@@ -215,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_bitwise_equal_on_any_number_of_threads() {
+    fn matrix_products_are_bitwise_equal_on_any_number_of_threads() {
         let mut rng = Rng::new(2);
         let (m, k, n) = (517, 192, 130);
         let (left, right) = (rng.uniform(m * k, 1.0), rng.uniform(k * n, 1.0));
@@ -224,7 +246,7 @@ mod tests {
                 .num_threads(threads)
                 .build()
                 .unwrap();
-            pool.install(|| product(View::new(&left, m, k), View::new(&right, k, n)))
+            pool.install(|| product(MatrixView::new(&left, m, k), MatrixView::new(&right, k, n)))
         };
         let one: Vec<u32> = with(1).iter().map(|x| x.to_bits()).collect();
         let three: Vec<u32> = with(3).iter().map(|x| x.to_bits()).collect();

@@ -1,7 +1,7 @@
 //! Differentiable operations of the model, and the tape that records them.
 //!
-//! Each operation has a hand-written backward pass, tested against finite differences. The whole model is tested against
-//! the automatic differentiation of the tensor library.
+//! Each operation has a hand-written backward pass, which is tested against finite differences. The complete model is tested against
+//! the automatic differentiation of a tensor library.
 
 pub(crate) mod add;
 pub(crate) mod attention;

@@ -63,7 +63,7 @@ mod tests {
     use crate::ops::tape::check;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn rms_norm_gradients_agree_with_finite_differences() {
         for which in 0..2 {
             check::gradient(&[(3, 10), (1, 10)], which, |t, a| {
                 rms_norm(t, &a[0], &a[1], 1e-5)

@@ -13,7 +13,7 @@ pub(crate) struct Angles {
     sin: Vec<f32>,
 }
 
-/// The positions of the rows of a matrix: `start..start + len`, repeated for each sequence.
+/// The positions of a matrix's rows: `start..start + len`, repeated for each sequence.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Positions {
     pub(crate) start: usize,
@@ -21,7 +21,7 @@ pub(crate) struct Positions {
 }
 
 impl Angles {
-    /// Computes the table for `positions` positions. The angle of a pair is its position times its frequency.
+    /// Computes the table for `positions` positions. The angle of a pair of values is its position times its frequency.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -41,7 +41,7 @@ impl Angles {
         Self { half, cos, sin }
     }
 
-    /// Rotates all heads of `from` by the angles of their rows, or back if `direction` is -1.
+    /// Rotates all heads of `from` by the angles of their rows. With a `direction` of -1, rotates them back.
     fn rotate(&self, from: &[f32], cols: usize, at: Positions, direction: f32) -> Vec<f32> {
         let (half, width) = (self.half, 2 * self.half);
         let mut out = vec![0f32; from.len()];
@@ -83,14 +83,14 @@ mod tests {
     use crate::ops::tape::check;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn rotary_gradients_agree_with_finite_differences() {
         let angles = Arc::new(Angles::new(&[1.0, 0.3], 8));
         let at = Positions { start: 2, len: 3 };
         check::gradient(&[(6, 8)], 0, |t, a| rotate(t, &a[0], &angles, at));
     }
 
     #[test]
-    fn attention_scores_depend_only_on_the_distance() {
+    fn rotated_attention_scores_depend_only_on_the_distance() {
         let angles = Arc::new(Angles::new(&[1.0, 0.3], 32));
         let rotated = |data: [f32; 4], start| {
             let x = Node::constant(Matrix::new(data.to_vec(), 1, 4));

@@ -33,7 +33,7 @@ mod tests {
     use crate::ops::tape::check;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn swiglu_gradients_agree_with_finite_differences() {
         for which in 0..2 {
             check::gradient(&[(3, 5), (3, 5)], which, |t, a| swiglu(t, &a[0], &a[1]));
         }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::matrix::Matrix;
 
-/// A value of a computation. It has a tape index if it requires a gradient.
+/// A value in a computation. A value that requires a gradient has an index in the tape.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     value: Matrix,
@@ -26,7 +26,7 @@ impl Node {
         self.id.is_some()
     }
 
-    /// Returns the same values in another shape; gradients pass through unchanged.
+    /// Returns the same values in another shape. Gradients pass through unchanged.
     pub(crate) fn reshaped(&self, rows: usize, cols: usize) -> Self {
         Self {
             value: self.value.reshaped(rows, cols),
@@ -37,7 +37,7 @@ impl Node {
 
 type Backward = Box<dyn FnOnce(Vec<f32>, &mut Grads)>;
 
-/// The recorded operations of one computation, in order, each with its backward function. Used by one thread.
+/// The recorded operations of one computation in order, each with its backward function. A tape is used by one thread.
 #[derive(Default)]
 pub(crate) struct Tape {
     steps: RefCell<Vec<Option<Backward>>>,
@@ -54,8 +54,8 @@ impl Tape {
         }
     }
 
-    /// Records the result of an operation on `inputs`. `backward` computes the gradients of the inputs from that of the
-    /// result; it is dropped if no input requires a gradient.
+    /// Records the result of an operation on `inputs`. `backward` computes the gradients of the inputs from the gradient of the
+    /// result. It is dropped if no input requires a gradient.
     pub(crate) fn record(
         &self,
         value: Matrix,
@@ -111,7 +111,7 @@ impl Grads {
         }
     }
 
-    /// Takes the gradient of a leaf; `None` if the result does not depend on it.
+    /// Removes and returns the gradient of a leaf; `None` if the result does not depend on the leaf.
     pub(crate) fn take(&mut self, leaf: &Node) -> Option<Vec<f32>> {
         leaf.id.and_then(|id| self.slots[id].take())
     }
@@ -124,8 +124,8 @@ pub(crate) mod check {
     use super::*;
     use crate::rng::Rng;
 
-    /// Asserts that the gradient of `sum(w * f(args))` with respect to `args[which]` matches central differences, for a
-    /// fixed random `w`.
+    /// Asserts that the gradient of `sum(w * f(args))` with respect to `args[which]` matches central differences, where `w` is
+    /// random and fixed.
     pub(crate) fn gradient(
         shapes: &[(usize, usize)],
         which: usize,

@@ -67,7 +67,7 @@ mod tests {
     use crate::ops::tape::check;
 
     #[test]
-    fn gradients_agree_with_finite_differences() {
+    fn log_prob_gradients_agree_with_finite_differences() {
         let targets: Arc<[u32]> = vec![3, 0, 8, 8, 1, 2].into();
         check::gradient(&[(3, 9)], 0, |t, a| {
             log_probs(t, &a[0], Arc::clone(&targets), 2)
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_of_a_row_sum_to_one() {
+    fn target_probabilities_of_a_row_sum_to_one() {
         let row = Matrix::new(vec![0.5f32, -3.0, 12.0, 11.0, 0.0], 1, 5);
         let targets = vec![0, 1, 2, 3, 4].into();
         let all = log_probs(&Tape::default(), &Node::constant(row), targets, 5);

@@ -7,11 +7,11 @@ use crate::rng::Rng;
 /// The parameters of token sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingOptions {
-    /// The divisor of the logits; 0 selects the most likely token.
+    /// The divisor of the logits. With 0, the most likely token is selected.
     pub temperature: f32,
-    /// The number of most likely tokens to sample from; `None` for all.
+    /// The number of most likely tokens to sample from; `None` for all tokens.
     pub top_k: Option<usize>,
-    /// The cumulative probability of the most likely tokens to sample from; 1 for all.
+    /// The cumulative probability of the most likely tokens to sample from; 1 for all tokens.
     pub top_p: f32,
 }
 
@@ -51,7 +51,7 @@ impl SamplingOptions {
     }
 }
 
-/// Returns the `count` most likely tokens with their log-probabilities. `total` is the log-sum-exp of `logits`.
+/// Returns the `count` most likely tokens with their log-probabilities. `total` is the log of the sum of exponentials of `logits`.
 pub(super) fn most_likely(logits: &[f32], count: usize, total: f32) -> TopK {
     let mut order: Vec<u32> = (0..logits.len()).map(id).collect();
     let count = count.min(order.len());

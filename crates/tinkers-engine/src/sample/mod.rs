@@ -1,4 +1,4 @@
-//! Sampling: the prompt is prefilled once, then all samples of a request are decoded as a batch.
+//! Sampling. The prompt is prefilled once; then all samples of a request are decoded as a batch.
 
 mod logits;
 mod prompt;
@@ -51,13 +51,13 @@ pub struct SampleJob {
 /// A sampled sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GeneratedSample {
-    /// The sampled tokens, including the one that completed a stop.
+    /// The sampled tokens, including the token that completed a stop condition.
     pub tokens: Vec<u32>,
     /// The log-probabilities of the tokens at temperature 1.
     pub log_probs: Vec<f32>,
     /// The most likely tokens at each position, if requested.
     pub top_k: Vec<TopK>,
-    /// Whether a stop ended the sample; `false` if it reached its maximum length.
+    /// Whether a stop condition ended the sample; `false` if the sample reached its maximum length.
     pub stopped: bool,
 }
 
@@ -132,7 +132,7 @@ impl Sampler {
         })
     }
 
-    /// Decodes a batch of samples from their first tokens to their ends. `prefilled` contains the prompt.
+    /// Decodes a batch of samples from their first tokens to their ends. `prefilled` is the KV cache of the prompt.
     fn extend(
         &self,
         states: &mut [State],
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn cache_size_matches_the_estimate() {
+    fn kv_cache_size_matches_the_estimate() {
         let config = testing::config("llama");
         let cache = KvCache::new(&config, 1).select(&[0, 0, 0], 17);
         assert_eq!(cache.bytes(), 3 * KvCache::bytes_of(&config, 17));

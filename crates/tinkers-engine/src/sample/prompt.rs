@@ -1,4 +1,4 @@
-//! Prefill of the prompt and its log-probabilities.
+//! The prefill of the prompt, and the log-probabilities of the prompt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::ops::matrix::Matrix;
 use crate::ops::tape::{Node, Tape};
 use crate::ops::target::log_sum_exp;
 
-/// The number of positions per prefill call: large enough for efficient matrix products, small enough to bound the logits.
+/// The number of positions per prefill call. It is large enough for efficient matrix products and small enough to bound the logits.
 const CHUNK: usize = 256;
 
 /// The log-probabilities of the prompt to return.
@@ -22,8 +22,8 @@ pub struct PromptScoreOptions {
     pub log_probs: bool,
     /// The number of most likely tokens to return for each position.
     pub top_k: usize,
-    /// Entry `i` lists tokens whose log-probabilities to return for position `i + 1`. Empty, or one entry for each position but
-    /// the first.
+    /// The tokens whose log-probabilities are requested: entry `i` is for position `i + 1`. Empty, or one entry for each position
+    /// but the first.
     pub targets: Vec<Vec<u32>>,
 }
 
@@ -32,7 +32,7 @@ pub struct PromptScoreOptions {
 pub struct PromptScores {
     /// The log-probability of each token; `None` for the first token. Empty if not requested.
     pub log_probs: Vec<Option<f32>>,
-    /// The most likely tokens at each position; none for the first. Empty if not requested.
+    /// The most likely tokens at each position, with an empty list for the first position. Empty if not requested.
     pub top_k: Vec<TopK>,
     /// The log-probabilities of the requested tokens of each position but the first.
     pub targets: Vec<Vec<f32>>,

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::text::Text;
 
-/// The tokens and texts that end a sample. The token that completes one is part of the sample.
+/// The tokens and texts that end a sample. The token that completes a stop token or stop text is part of the sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopConditions {
     tokens: Vec<u32>,
@@ -11,7 +11,7 @@ pub struct StopConditions {
 }
 
 impl StopConditions {
-    /// Returns an empty set: samples end only at their maximum length.
+    /// Returns an empty set, with which samples end only at their maximum length.
     #[must_use]
     pub fn never() -> Self {
         Self::default()
@@ -26,7 +26,7 @@ impl StopConditions {
         }
     }
 
-    /// Adds stop texts: a sample ends once its text contains any of them. Empty texts are ignored.
+    /// Adds stop texts. A sample ends when its text contains any of them. Empty texts are ignored.
     #[must_use]
     pub fn or_texts(mut self, texts: impl IntoIterator<Item = String>) -> Self {
         let texts = texts.into_iter().map(String::into_bytes);
@@ -34,7 +34,7 @@ impl StopConditions {
         self
     }
 
-    /// Returns whether the last of `tokens` ends the sample. `context` is the end of the prompt.
+    /// Returns whether the last of `tokens` ends the sample. `context` is the end of the prompt, which is decoded but not searched.
     pub(crate) fn ends(&self, context: &[u32], tokens: &[u32], text: &Text) -> Result<bool> {
         let Some(last) = tokens.last() else {
             return Ok(false);
@@ -50,15 +50,15 @@ impl StopConditions {
     }
 }
 
-/// The number of tokens that are decoded before the searched ones, as context. A decoder may drop the space of the first token
-/// and replace an incomplete first character, and neither may affect the searched text.
+/// The number of tokens that are decoded before the searched tokens. A decoder may drop the space of the first token or replace an
+/// incomplete first character; these extra tokens keep such changes away from the searched text.
 pub(crate) const LEAD_TOKENS: usize = 8;
 
-/// What decoders write for invalid UTF-8, such as the rest of a character that was cut. Some decoders write it for every byte
-/// up to the next token that is not a byte.
+/// The text that decoders write for invalid UTF-8, such as the rest of a character that was cut. Some decoders write it for every
+/// byte up to the next token that is not a byte.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// Removes leading tokens that begin inside a character.
+/// Removes leading tokens that begin in the middle of a character.
 fn whole_characters<'a>(mut tokens: &'a [u32], text: &Text) -> Result<&'a [u32]> {
     while let [_, rest @ ..] = tokens
         && text.decode(tokens)?.starts_with(REPLACEMENT)
@@ -76,13 +76,15 @@ struct DecodedTail {
 }
 
 impl DecodedTail {
-    /// Decodes enough of the end of `tokens` to contain any stop text of up to `longest` bytes that the last token completes.
+    /// Decodes the end of `tokens`. The decoded text is long enough for any stop text of up to `longest` bytes that ends in the last
+    /// token.
     fn new(context: &[u32], tokens: &[u32], longest: usize, text: &Text) -> Result<Self> {
         // Most tokens decode to at least one byte.
         let (mut window, mut tries) = (longest + 2 * LEAD_TOKENS, 0);
         loop {
             let start = tokens.len().saturating_sub(window);
-            // The decoded text of a token depends on the tokens before it, so the lead is decoded too and then cut off.
+            // The decoded text of a token depends on the tokens before it. So the tokens before the searched ones are decoded too,
+            // and their text is removed.
             let (lead, rest) = if start == 0 {
                 (whole_characters(context, text)?, tokens)
             } else {
@@ -94,7 +96,7 @@ impl DecodedTail {
             let before_last =
                 common_prefix(&decoded, &text.decode(&all[..all.len() - 1])?).max(lead_len);
             let is_cut = decoded.starts_with(REPLACEMENT);
-            // Tokens may decode to nothing, so the window may still be too short.
+            // Some tokens decode to nothing, so the text may still be too short.
             if start == 0 || (before_last - lead_len >= longest && !is_cut) {
                 return Ok(Self {
                     text: decoded[lead_len..].to_vec(),
@@ -119,7 +121,7 @@ impl DecodedTail {
     }
 }
 
-/// Returns the length of the common prefix in bytes, cut to complete characters.
+/// Returns the length in bytes of the common prefix of two texts, without an incomplete last character.
 fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     let mut same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     while a.get(same).is_some_and(|byte| byte & 0xc0 == 0x80) && same > 0 {
@@ -128,9 +130,10 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     same
 }
 
-/// Returns whether the last of `tokens` ends the sample. Used by the fuzz targets.
+/// Returns whether the last of `tokens` ends the sample. Fuzz targets call this function.
 ///
 /// # Errors
+///
 /// Returns the error of the tokenizer.
 #[cfg(feature = "fuzz")]
 pub fn stop_ends(stop: &StopConditions, tokens: &[u32], text: &Text) -> Result<bool> {
@@ -213,10 +216,10 @@ mod tests {
         r#"{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true}"#;
 
     #[test]
-    fn space_before_the_first_sampled_token_is_searched() {
+    fn stop_text_may_start_with_the_space_of_the_first_token() {
         let metaspace = tokenizer(&["▁a", "▁b", "c"], METASPACE);
-        let plain = tokenizer(&["a", "b", "c"], "null");
-        for text in [&metaspace, &plain] {
+        let without_decoder = tokenizer(&["a", "b", "c"], "null");
+        for text in [&metaspace, &without_decoder] {
             assert_eq!(stopped_length(" b", &[0], &[1, 2], text), Some(1));
             assert_eq!(stopped_length(" b", &[0], &[0, 0, 1], text), Some(3));
             // The prompt is not searched.
@@ -251,8 +254,8 @@ mod tests {
     }
 
     #[test]
-    fn decoding_a_suffix_does_not_create_false_matches() {
-        // A word piece keeps its prefix when decoded first, and loses it after another token.
+    fn decoding_a_suffix_creates_no_false_stop_matches() {
+        // A word piece keeps its prefix if it is decoded first, and loses the prefix after another token.
         let decoder = r###"{"type":"WordPiece","prefix":"##","cleanup":true}"###;
         let text = tokenizer(&["un", "##do", "##ing"], decoder);
         let tokens: Vec<u32> = std::iter::once(0)

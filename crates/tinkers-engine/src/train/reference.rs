@@ -1,4 +1,5 @@
-//! A test of the whole pass against a reference model in the tensor library, which differentiates it automatically.
+//! A test that compares a forward-backward pass with a reference model. The reference uses a tensor library with automatic
+//! differentiation.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use crate::config::ModelConfig;
 use crate::lora::ALPHA;
 use crate::testing;
 
-/// A reference model of reference tensor operations, with the adapters as variables.
+/// A reference model built from operations of the tensor library. The adapters are its variables.
 struct Reference {
     config: ModelConfig,
     weights: BTreeMap<String, Tensor>,

@@ -1,4 +1,4 @@
-//! Tests of gradients, accumulation and optimizer steps.
+//! Tests of gradients, their accumulation, and optimizer steps.
 
 use super::*;
 use crate::adamw::AdamW;
@@ -69,7 +69,7 @@ fn check(family: &str, examples: &[Example], loss: &LossFunction, name: &str) {
     let step = 4e-3f32;
     let mut order: Vec<usize> = (0..grad.len()).collect();
     order.sort_by(|a, b| grad[*b].abs().total_cmp(&grad[*a].abs()));
-    // Only the largest elements, since the rounding of single precision dominates the differences of the others.
+    // Only the largest elements are checked: for the others, single-precision rounding dominates the finite differences.
     for &element in &order[..6] {
         let want = (value(element, step) - value(element, -step)) / (2.0 * f64::from(step));
         let got = f64::from(grad[element]);
@@ -143,7 +143,7 @@ fn gradients_accumulate_over_passes() {
 }
 
 #[test]
-fn forward_adds_no_gradients_and_a_step_clears_them() {
+fn forward_pass_adds_no_gradients_and_a_step_clears_them() {
     let mut trainable = trainable("llama");
     pass(
         &mut trainable,
@@ -268,7 +268,7 @@ fn training_is_bitwise_equal_on_any_number_of_threads() {
 }
 
 #[test]
-fn invalid_input_is_refused_by_field_and_adds_no_gradients() {
+fn error_names_the_invalid_field_and_no_gradients_are_added() {
     let mut cases: Vec<(Example, &str)> = Vec::new();
     let mut case = |field: &'static str, change: &dyn Fn(&mut Example)| {
         let mut bad = example(&[3, 1, 4]);
@@ -309,7 +309,7 @@ fn invalid_input_is_refused_by_field_and_adds_no_gradients() {
 }
 
 #[test]
-fn non_finite_gradients_are_refused_and_add_nothing() {
+fn non_finite_gradients_are_refused_and_not_accumulated() {
     let mut trainable = trainable("qwen3");
     let threads = Threads::new(1).unwrap();
     let mode = Mode::ForwardBackward;
@@ -336,8 +336,9 @@ fn non_finite_gradients_are_refused_and_add_nothing() {
 }
 
 #[test]
-fn step_to_non_finite_weights_changes_nothing() {
-    // The learning rate makes the weights infinite, the gradient the second moments.
+fn step_to_non_finite_weights_leaves_the_model_unchanged() {
+    // In the first case, the learning rate makes the weights infinite; in the second, the gradient makes the second moments
+    // infinite.
     for (scale, rate) in [(1.0, 1e39), (1e25, 1e-3)] {
         let mut trainable = trainable("qwen3");
         let mut data = batch();

@@ -45,7 +45,7 @@ fn create_large(test: &TestEngine) {
 }
 
 #[test]
-fn close_finishes_saves_and_refuses_new_jobs() {
+fn closed_engine_finishes_saves_and_refuses_new_jobs() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     create_large(&test);
@@ -54,12 +54,12 @@ fn close_finishes_saves_and_refuses_new_jobs() {
     assert!(file.exists());
     let late = test.save("m", CheckpointKind::Training, "late", Overwrite::Refuse);
     assert!(late.unwrap_err().message.contains("closed"));
-    // Another engine can use the directory while this one still exists.
+    // The closed engine still exists, but another engine can use the directory.
     drop(ModelEngine::builtin(dir.path()).unwrap());
 }
 
 #[test]
-fn drop_finishes_saves() {
+fn dropped_engine_finishes_its_saves() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     create_large(&test);
@@ -69,7 +69,7 @@ fn drop_finishes_saves() {
 }
 
 #[test]
-fn close_returns_after_its_timeout() {
+fn engine_close_returns_after_its_timeout() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     test.create("m");

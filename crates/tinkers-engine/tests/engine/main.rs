@@ -76,7 +76,7 @@ impl TestEngine {
         })
     }
 
-    /// Trains some steps and returns the loss before each.
+    /// Takes optimizer steps and returns the loss before each of them.
     fn train(&self, model: &str, steps: usize) -> Vec<f64> {
         (0..steps)
             .map(|_| {
@@ -258,9 +258,10 @@ fn every_loss_returns_logprobs_losses_and_metrics() {
             .with("logprobs", vec![-2.0f32; len])
             .with("advantages", vec![1.0f32; len])
     };
-    let plain = || Datum::new(&observed[..]).with("target_tokens", TensorData::tokens(&observed));
+    let unweighted =
+        || Datum::new(&observed[..]).with("target_tokens", TensorData::tokens(&observed));
     for (loss, datum) in [
-        (LossFn::CrossEntropy, plain()),
+        (LossFn::CrossEntropy, unweighted()),
         (LossFn::ImportanceSampling, policy()),
         (LossFn::Ppo, policy()),
         (LossFn::Cispo, policy()),
@@ -293,7 +294,7 @@ fn every_loss_returns_logprobs_losses_and_metrics() {
 }
 
 #[test]
-fn invalid_input_is_refused_by_field() {
+fn error_names_the_invalid_input_field() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     test.create("m");
@@ -374,7 +375,7 @@ fn invalid_input_is_refused_by_field() {
 }
 
 #[test]
-fn sample_request_options_are_honoured() {
+fn sample_request_options_take_effect() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     let base = || SamplerWeights::Base(builtin::NAME.into());

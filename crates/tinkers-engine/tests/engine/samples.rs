@@ -22,7 +22,7 @@ fn run_without_request_seeds(seed: Option<u64>) -> (Vec<u32>, Vec<f64>) {
 }
 
 #[test]
-fn requests_without_a_seed_use_the_engine_seed() {
+fn sample_requests_without_a_seed_use_the_engine_seed() {
     let (tokens, losses) = run_without_request_seeds(Some(1));
     assert_eq!(
         run_without_request_seeds(Some(1)),
@@ -39,7 +39,7 @@ fn requests_without_a_seed_use_the_engine_seed() {
 }
 
 #[test]
-fn cancelled_samples_free_the_queue_for_the_next_one() {
+fn cancelled_samples_let_the_next_sample_run() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     let base = || SamplerWeights::Base(builtin::NAME.into());
@@ -52,7 +52,8 @@ fn cancelled_samples_free_the_queue_for_the_next_one() {
     for (id, _) in &jobs {
         test.engine.cancel(*id);
     }
-    // Queued after all of them, so all but the last running one have ended when it ends.
+    // This sample is queued after the cancelled ones. When it ends, all of them have ended, except for the last one that was
+    // running.
     test.sample(base(), request(1));
     let errors = jobs
         .iter()

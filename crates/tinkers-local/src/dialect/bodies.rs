@@ -37,7 +37,7 @@ impl Dialect {
         })
     }
 
-    /// Checks the fields of a JSON body that some dialects restrict. The decoder of the body reports malformed ones.
+    /// Checks the JSON fields that some dialects restrict. Malformed JSON passes this check; the decoder of the body reports it.
     pub(crate) fn check_body(
         &self,
         route: Route,
@@ -102,7 +102,7 @@ impl Dialect {
         }
     }
 
-    /// Returns the form of the result of a pass or sample for a poll with this `Accept` header.
+    /// Returns the encoding of the result of a forward or backward pass, or of a sample, for a poll with this `Accept` header.
     pub(crate) fn form(&self, accept: Option<&str>) -> Form {
         match self.results {
             ResultForm::AsAsked => Form::wanted(accept),

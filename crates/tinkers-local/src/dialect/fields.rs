@@ -4,25 +4,25 @@ use serde_json::{Value, json};
 
 use crate::read::Route;
 
-/// The known fields of a JSON value.
+/// The known fields of a JSON value, as a tree.
 #[derive(Debug)]
 pub(crate) enum Shape {
-    /// Any value.
+    /// A value of any kind.
     Any,
-    /// An object without other fields.
+    /// An object with these fields and no others.
     Fields(&'static [(&'static str, Self)]),
-    /// An object that may have other fields.
+    /// An object with these fields, and possibly others.
     Open(&'static [(&'static str, Self)]),
-    /// A list whose items have this shape.
+    /// A list of items of this shape.
     Each(&'static Self),
-    /// An object whose values have this shape.
+    /// An object with any keys, whose values have this shape.
     Values(&'static Self),
 }
 
 use Shape::{Any, Each, Fields, Open, Values};
 
 const INPUT: Shape = Fields(&[("chunks", Each(&CHUNK))]);
-/// The fields of all kinds of chunks together.
+/// The known fields of an input chunk: one list for all kinds of chunks.
 const CHUNK: Shape = Fields(&[
     ("type", Any),
     ("tokens", Any),
@@ -83,8 +83,9 @@ const CONFIG: Shape = Fields(&[("sdk_version", Any)]);
 const MODEL: Shape = Fields(&[("model_id", Any), ("type", Any)]);
 
 impl Shape {
-    /// Returns the fields that this server supports in the body of a route. Unknown fields are allowed at the top level, since newer
-    /// clients may send some. Nested objects hold options, and ignoring one would silently change the computation.
+    /// Returns the fields that this server supports in the request body of `route`. Unknown fields are allowed at the top level,
+    /// since newer clients may send some. In nested objects, which hold options, they are refused: ignoring an option would silently
+    /// change the computation.
     pub(crate) fn supported(route: Route) -> Self {
         match route {
             Route::CreateModel => Open(&[("lora_config", LORA)]),
@@ -100,7 +101,7 @@ impl Shape {
         }
     }
 
-    /// Returns the fields of the body of a route in the SDK 0.25.
+    /// Returns the fields of the request body of `route` in version 0.25 of the official SDK.
     pub(crate) fn of_sdk_025(route: Route) -> Self {
         match route {
             Route::ClientConfig | Route::DynamicConfig => CONFIG,
@@ -191,13 +192,13 @@ impl Shape {
             ]),
             Route::WeightsInfo => Fields(&[("tinker_path", Any)]),
             Route::RetrieveFuture => Fields(&[("request_id", Any), ("allow_metadata_only", Any)]),
-            // Routes of later versions, or without a body.
+            // Routes that were added after version 0.25, and routes without a body.
             _ => Any,
         }
     }
 }
 
-/// Returns the errors of FastAPI for the unknown fields of `body`, in their order.
+/// Returns one error for each unknown field of `body`, in the format of the FastAPI framework.
 pub(super) fn unknown_fields(route: Route, body: &Value) -> Vec<Value> {
     let mut found = Vec::new();
     let mut path = vec![Value::from("body")];
@@ -205,7 +206,7 @@ pub(super) fn unknown_fields(route: Route, body: &Value) -> Vec<Value> {
     found
 }
 
-/// The maximum number of reported fields. Otherwise, the response to many invalid data could be far larger than the request.
+/// The maximum number of unknown fields in one response. It keeps the response to a large invalid body small.
 const MAX_REPORTED: usize = 100;
 
 fn walk(shape: &Shape, value: &Value, path: &mut Vec<Value>, found: &mut Vec<Value>) {
@@ -271,7 +272,7 @@ mod tests {
                 r#"["body","forward_input","data",0,"note"]"#,
             ]
         );
-        // The decoder of the body reports values of a wrong type.
+        // A value of a wrong type is no unknown field; the decoder of the body reports it.
         assert!(paths(Route::Forward, &json!({ "forward_input": [] })).is_empty());
         assert!(paths(Route::Forward, &json!(7)).is_empty());
         let many = json!({ "forward_input": { "data": vec![json!({ "x": 1 }); 500] } });

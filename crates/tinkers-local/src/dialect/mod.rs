@@ -15,7 +15,7 @@ pub(crate) use self::fields::Shape;
 pub(crate) use self::responses::{AcceptedKind, ResultKind};
 use crate::read::Route;
 
-/// The requests that a server accepts and the responses that it sends, where servers of this API differ. Start from a preset:
+/// The differences between servers of this API: which requests a server accepts, and how it responds. Start from a preset:
 ///
 /// ```
 /// # use tinkers_local::{Dialect, Expiry, LocalConfig};
@@ -24,260 +24,261 @@ use crate::read::Route;
 /// config.dialect.expiry = Expiry::OnceFetched;
 /// ```
 ///
-/// The state is the same in every dialect; each preset documents what it does not imitate. A server that restarts and forgets its
-/// sessions is a fault, [`Fault::restart`](crate::Fault::restart), in any of them.
+/// All dialects have the same state. Each preset documents what it does not imitate. A server that forgets its sessions, as after a
+/// restart, is not a dialect but the fault [`Fault::restart`](crate::Fault::restart).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialect {
-    /// The accepted bodies of `forward_backward`.
+    /// The encodings in which the server accepts the body of `forward_backward`.
     pub pass_bodies: PassBodies,
-    /// The response to other bodies.
+    /// The response to a body in another encoding.
     pub other_bodies: OtherBodies,
-    /// The encoding of passes and samples.
+    /// The encoding of the results of forward and backward passes, and of samples.
     pub results: ResultForm,
-    /// The title and version in the OpenAPI document.
+    /// The title and the version in the OpenAPI document.
     pub title: (&'static str, &'static str),
-    /// The document at `/openapi.json`.
+    /// Whether the server has an OpenAPI document at `/openapi.json`.
     pub open_api: OpenApi,
-    /// The treatment of unknown JSON fields.
+    /// The treatment of unknown fields in JSON bodies.
     pub unknown_fields: UnknownFields,
-    /// Routes that it does not have: 404.
+    /// Routes that the server lacks. Requests for them get a 404.
     pub absent: BTreeSet<Route>,
-    /// Whether a key has to be sent.
+    /// Whether requests must send an API key.
     pub key: KeyNeed,
-    /// The flags in `client/config`.
+    /// The feature flags in the response to `client/config`.
     pub flags: Flags,
-    /// The status of the response to the creation of a session or sampler.
+    /// The status of the response to a request that creates a session or sampler.
     pub created: StatusCode,
-    /// Whether the response to an accepted sample has the ids of its sequences.
+    /// Whether the response to an accepted sample contains the ids of its sequences.
     pub sequence_ids: SequenceIds,
-    /// The names and fields in responses to accepted requests, in results and in metrics.
+    /// The names of fields and metrics in responses.
     pub words: Words,
-    /// The response to a poll whose operation failed.
+    /// The response to a poll for an operation that failed.
     pub failures: Failures,
-    /// The response to a poll whose operation has not ended.
+    /// The response to a poll when the operation has not ended in time.
     pub poll_end: PollEnd,
-    /// How long a poll is held; [`LocalConfig::long_poll`](crate::LocalConfig::long_poll) unless set.
+    /// How long a poll is held open. If `None`, [`LocalConfig::long_poll`](crate::LocalConfig::long_poll) applies.
     pub long_poll: Option<Duration>,
-    /// When a result expires, and the response to later polls.
+    /// When a result expires, and the response to polls for an expired result.
     pub expiry: Expiry,
-    /// When an operation of a model runs.
+    /// The order in which the operations of a model run.
     pub order: Order,
-    /// Which repeated requests are applied once.
+    /// Which requests are applied only once when a client repeats them.
     pub repeats: Repeats,
-    /// When a checkpoint can be loaded.
+    /// When a checkpoint can be loaded into a model.
     pub loads: Loads,
-    /// Whether a sample needs `max_tokens`.
+    /// Whether a sample request must set `max_tokens`.
     pub max_tokens: MaxTokens,
-    /// The forms of `stop`.
+    /// The accepted forms of the sampling parameter `stop`.
     pub stop: StopForm,
-    /// The first token that has an entry in the log-probabilities of a prompt.
+    /// The first prompt token that has an entry in the prompt's log-probabilities.
     pub prompt_logprobs: PromptLogprobs,
-    /// The form of the path of a sampler's weights in responses.
+    /// The form of the paths of sampler weights in responses.
     pub sampler_paths: SamplerPaths,
 }
 
-/// The accepted bodies of `forward_backward`.
+/// The encodings in which a server accepts the body of `forward_backward`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PassBodies {
-    /// JSON and protobuf.
+    /// Both JSON and protobuf.
     Both,
-    /// JSON only.
+    /// JSON, not protobuf.
     Json,
-    /// Protobuf only.
+    /// Protobuf, not JSON.
     Protobuf,
 }
 
-/// The response to a body that is not accepted.
+/// The response to a body in an encoding that the server does not accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OtherBodies {
-    /// 415 with a reason.
+    /// A 415 response with a reason.
     Unsupported,
-    /// A bare 500 in plain text, as after an unhandled exception.
+    /// A 500 response in plain text, as after an unhandled exception.
     Crash,
 }
 
-/// The encoding of passes and samples.
+/// The encoding of the results of forward and backward passes, and of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResultForm {
-    /// As the poll's `Accept` asks for, JSON by default.
+    /// The encoding that the `Accept` header of the poll names, or else JSON.
     AsAsked,
-    /// Always JSON.
+    /// JSON, whatever the poll accepts.
     Json,
-    /// Always protobuf.
+    /// Protobuf, whatever the poll accepts.
     Protobuf,
 }
 
-/// The document at `/openapi.json`.
+/// Whether a server has an OpenAPI document at `/openapi.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OpenApi {
-    /// Served, and correct.
+    /// The server has a correct document.
     Whole,
-    /// Served, without the `requestBody` of `forward_backward`.
+    /// The server has a document that omits the request body of `forward_backward`.
     PassWithoutBody,
-    /// Not served: 404.
+    /// The server has no document and responds with 404.
     Absent,
 }
 
-/// The treatment of unknown JSON fields.
+/// The treatment of unknown fields in JSON bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownFields {
-    /// They are ignored.
+    /// Unknown fields are ignored.
     Dropped,
-    /// 422 `extra_forbidden` for each. The known fields are those of the types of the official Python SDK 0.25 at any depth; the
-    /// content of free maps is not checked.
+    /// Unknown fields are refused with 422 and one `extra_forbidden` error each. The known fields, at any depth, are those of the
+    /// official Python SDK 0.25. Objects with arbitrary keys are not checked.
     RefusedAsOfSdk025,
 }
 
-/// Whether a key has to be sent.
+/// Whether requests must send an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyNeed {
-    /// If the server has a key.
+    /// A key is required if one is configured.
     AsConfigured,
-    /// Always; any key is accepted if the server has none.
+    /// A key is always required. If none is configured, any key is accepted.
     Always,
 }
 
-/// The flags in `client/config`.
+/// The feature flags in the response to `client/config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flags {
-    /// All flags.
+    /// All flags of the official service and of this server.
     All,
-    /// The flags of the Python SDK 0.25, without the server's name and guarantees.
+    /// The flags that the Python SDK 0.25 knows, without the name and the guarantees of this server.
     OfSdk025,
-    /// `pjwt_auth_enabled` only.
+    /// The flag `pjwt_auth_enabled` only.
     JwtAlone,
 }
 
-/// Whether the response to an accepted sample has the ids of its sequences.
+/// Whether the response to an accepted sample contains the ids of its sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SequenceIds {
-    /// It has `sample_sequence_ids`.
+    /// The response contains `sample_sequence_ids`.
     Present,
-    /// It has none.
+    /// The response contains no ids.
     Absent,
 }
 
-/// The names and fields in responses to accepted requests, in results and in metrics.
+/// The names of fields and metrics in responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Words {
-    /// Those of the official service.
+    /// The names that the official service uses.
     Tinker,
-    /// Those of SkyRL: `future_id` and `status` in responses, its fields in results, no metrics of passes, its short errors.
+    /// The names that SkyRL uses: `future_id` and `status` in responses to accepted requests, its own fields in results, short error
+    /// texts, and no metrics of forward and backward passes.
     SkyRl,
 }
 
-/// The response to a poll whose operation failed.
+/// The response to a poll for an operation that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failures {
-    /// 200 with `error` and `category`.
+    /// A 200 response with `error` and `category` in the body.
     InBody,
-    /// This status, with `detail`.
+    /// A response with this status, and the error as `detail` in the body.
     Status(StatusCode),
 }
 
-/// The response to a poll whose operation has not ended.
+/// The response to a poll when the operation has not ended in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PollEnd {
-    /// 200 with `try_again` and the state of the queue.
+    /// A 200 response with `try_again` and the state of the queue.
     TryAgain,
-    /// 408 with `detail`, without a state of the queue.
+    /// A 408 response with `detail`, without the state of the queue.
     Timeout,
 }
 
-/// When a result expires, and the response to later polls.
+/// When a result expires, and the response to polls for an expired result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {
-    /// At the times in [`LocalConfig`](crate::LocalConfig); then 410.
+    /// Results expire at the times in [`LocalConfig`](crate::LocalConfig). Later polls get a 410.
     AsConfigured,
-    /// At its first delivery; then 404.
+    /// A result expires when it is first delivered. Later polls get a 404.
     OnceFetched,
-    /// This long after the end of its operation, fetched or not, or at the times in `LocalConfig` if they are earlier; then 404.
+    /// A result expires this long after the end of its operation, or earlier if `LocalConfig` says so. Later polls get a 404.
     After(Duration),
 }
 
-/// When an operation of a model runs.
+/// The order in which the operations of a model run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
-    /// In the order of `seq_id`, from 1 and without gaps.
+    /// In the order of their `seq_id`, which starts at 1 and has no gaps.
     BySeqId,
-    /// In the order of arrival, one at a time.
+    /// In the order in which their requests arrive. One operation runs at a time.
     OnArrival,
 }
 
-/// Which requests are applied once if they are repeated under the same number.
+/// Which requests are applied only once when a client repeats them under the same sequence number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repeats {
-    /// All that have a number.
+    /// All requests that have a sequence number.
     AllOnce,
-    /// Passes and steps; saves, loads and samples are applied again.
+    /// Forward and backward passes, and optimizer steps. Repeated saves, loads and samples are applied again.
     ComputeOnce,
-    /// None: numbers are ignored.
+    /// No requests, since the server ignores sequence numbers.
     Again,
 }
 
-/// When a checkpoint can be loaded.
+/// When a checkpoint can be loaded into a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Loads {
-    /// At any time, and into a new model.
+    /// At any time, into an existing or a new model.
     Anytime,
-    /// At any time, into an existing model: 422 without one.
+    /// At any time, into an existing model. A request without a model gets a 422.
     IntoModels,
-    /// Into an existing model, as its first request: 400 later, and 422 without a model.
+    /// Into an existing model as its first request. A later request gets a 400, one without a model a 422.
     FirstOfModel,
 }
 
-/// Whether a sample needs `max_tokens`.
+/// Whether a sample request must set `max_tokens`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MaxTokens {
-    /// No.
+    /// A request may omit `max_tokens`.
     Optional,
-    /// Yes: 400 without.
+    /// A request without `max_tokens` gets a 400.
     Required,
 }
 
-/// The forms of `stop`.
+/// The accepted forms of the sampling parameter `stop`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopForm {
-    /// A string or a list.
+    /// A string or a list of strings or tokens.
     TextOrList,
-    /// A list; 422 for a string.
+    /// A list only. A string gets a 422.
     List,
 }
 
-/// The first token that has an entry in the log-probabilities of a prompt.
+/// The first prompt token that has an entry in the prompt's log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PromptLogprobs {
-    /// The first one, whose entry is empty.
+    /// The first token, whose entry is empty.
     FromFirst,
-    /// The second one: there is one entry fewer than there are tokens.
+    /// The second token, so the list is one entry shorter than the prompt.
     FromSecond,
 }
 
-/// The form of the path of a sampler's weights in responses. Requests may have either form.
+/// The form of the paths of sampler weights in responses. Requests may use both forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SamplerPaths {
-    /// `tinker://RUN/sampler_weights/NAME`.
+    /// `tinker://RUN/sampler_weights/NAME`, with the kind of checkpoint.
     WithKind,
-    /// `tinker://RUN/NAME`.
+    /// `tinker://RUN/NAME`, without the kind of checkpoint.
     Bare,
 }

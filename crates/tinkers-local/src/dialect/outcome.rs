@@ -8,7 +8,7 @@ impl Dialect {
     pub(crate) fn adapt(&self, mut outcome: Outcome) -> Outcome {
         match &mut outcome {
             Outcome::Sampled(sample) if self.prompt_logprobs == PromptLogprobs::FromSecond => {
-                // The entry of the first token is always empty.
+                // Removes the entry of the first token, which is always empty.
                 if let Some(logprobs) = sample
                     .prompt_logprobs
                     .as_mut()

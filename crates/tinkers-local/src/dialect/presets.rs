@@ -12,7 +12,7 @@ use super::{
 };
 use crate::read::Route;
 
-/// Routes that SkyRL does not have.
+/// The routes of the official service that SkyRL lacks.
 const NOT_IN_SKYRL: [Route; 8] = [
     Route::CancelFuture,
     Route::DynamicConfig,
@@ -24,7 +24,7 @@ const NOT_IN_SKYRL: [Route; 8] = [
     Route::DeleteEscapedCheckpoint,
 ];
 
-/// How long SkyRL holds a poll.
+/// How long SkyRL holds a poll open.
 const SKYRL_POLL: Duration = Duration::from_secs(300);
 
 impl Default for Dialect {
@@ -63,8 +63,8 @@ impl Dialect {
         }
     }
 
-    /// Returns a strict dialect, which no known server has: only JSON bodies, only protobuf results, only the fields of the SDK 0.25,
-    /// and no OpenAPI document. A client can discover this from 415 and 422 responses only.
+    /// Returns an artificial strict dialect, which no known server has: only JSON bodies, only protobuf results, only the fields of
+    /// the SDK 0.25, and no OpenAPI document. A client can detect this dialect only by its 415 and 422 responses.
     pub fn json_strict() -> Self {
         Self {
             pass_bodies: PassBodies::Json,
@@ -76,12 +76,13 @@ impl Dialect {
         }
     }
 
-    /// Returns the dialect of SkyRL 0.3.0: only JSON, a 500 for protobuf bodies, and no numbers, so repeated requests are applied again.
+    /// Returns the dialect of SkyRL 0.3.0: only JSON, a 500 response to protobuf bodies, and no sequence numbers, so repeated
+    /// requests are applied again.
     ///
-    /// Not imitated: its ids (decimal request ids, models named `model_<hex>`), a second model for a repeated `create_model`, batches
-    /// that fail together, its lack of zstd, its checks of names and losses, the values of its losses, timestamps without a time
-    /// zone, 405 for a wrong method, archives, and most error texts. The texts for unknown routes and results, used names, reused
-    /// numbers and failed operations are imitated.
+    /// This dialect does not imitate the ids of SkyRL (decimal request ids, models named `model_<hex>`), the second model of a
+    /// repeated `create_model`, batches that fail together, the lack of zstd, the checks of names and losses, the values of losses,
+    /// timestamps without a time zone, 405 for a wrong method, archives, and most error texts. It does imitate the error texts for
+    /// unknown routes and results, used names, reused numbers and failed operations.
     pub fn skyrl() -> Self {
         Self {
             pass_bodies: PassBodies::Json,
@@ -98,9 +99,11 @@ impl Dialect {
         }
     }
 
-    /// Returns the dialect of the main branch of SkyRL of August 2026: as [`Dialect::skyrl`], with protobuf for bodies and results,
-    /// deletable checkpoints, and an OpenAPI document without the body of `forward_backward`. The same is not imitated, except that
-    /// it accepts zstd for that route.
+    /// Returns the dialect of the main branch of SkyRL of August 2026. Unlike [`Dialect::skyrl`], it accepts and returns protobuf,
+    /// applies a repeated pass or optimizer step only once, can delete checkpoints, loads a checkpoint only as the first request of
+    /// a model, and has an OpenAPI document, without the body of `forward_backward`.
+    ///
+    /// This dialect leaves out the same behaviour as [`Dialect::skyrl`], except that `forward_backward` accepts zstd.
     pub fn skyrl_main() -> Self {
         Self {
             title: ("Tinker API Mock", "0.0.1"),
@@ -123,11 +126,12 @@ impl Dialect {
         }
     }
 
-    /// Returns the dialect of TuFT 0.2.2: protobuf for bodies and results, only the fields of the SDK 0.25, 201 for creations, 422 for
-    /// failed operations, and a required key.
+    /// Returns the dialect of TuFT 0.2.2: protobuf for bodies and results, only the fields of the SDK 0.25, 201 for creations, 422
+    /// for failed operations, and a required API key.
     ///
-    /// Not imitated: its ids, 202 for accepted requests, the refusal of repeated requests when they run, its limits and 429s, its
-    /// OpenAI-compatible route, its error texts, and that it ignores unknown fields of `sampling_params`, which are refused here.
+    /// This dialect does not imitate the ids of TuFT, 202 for accepted requests, the refusal of repeated requests when they run, the
+    /// limits and their 429 responses, the OpenAI-compatible route, and the error texts. Unlike TuFT, it refuses unknown fields of
+    /// `sampling_params`.
     pub fn tuft() -> Self {
         Self {
             pass_bodies: PassBodies::Protobuf,

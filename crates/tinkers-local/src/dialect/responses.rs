@@ -10,32 +10,32 @@ use crate::engine::EngineError;
 use crate::http::LazyResponse;
 use crate::read::Refusal;
 
-/// The kind of an accepted request, where the response depends on it.
+/// The kind of an accepted request, as far as the response depends on it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum AcceptedKind<'a> {
     /// The creation of a model with this base and adapter.
     Model(&'a str, &'a LoraConfig),
     /// The unloading of a model.
     Unload,
-    /// Anything else.
+    /// Any other request.
     Other,
 }
 
-/// The kind of a result that some dialects word in their own way.
+/// The kind of an operation's result, as far as the fields of the result depend on the dialect.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ResultKind<'a> {
-    /// A model with this base and adapter.
+    /// A model was created, with this base model and adapter.
     Model(&'a str, &'a LoraConfig),
-    /// A checkpoint saved at this path.
+    /// A checkpoint was saved at this path.
     Saved(&'a TinkerPath),
-    /// A snapshot in memory, for this sampler.
+    /// Weights were kept in memory for the sampler with this id.
     Snapshot(&'a str),
-    /// A checkpoint loaded into a model.
+    /// A checkpoint was loaded into a model.
     Loaded,
 }
 
 impl Dialect {
-    /// Returns 404 for a path: with the text of this server, or with that of a web framework if the dialect does not reveal it.
+    /// Returns the 404 refusal for an unknown path. The text names the path, or imitates that of a web framework.
     pub(crate) fn no_route(&self, path: &str) -> Refusal {
         Refusal::not_found(match self.flags {
             Flags::All => format!("no route {path}"),
@@ -43,7 +43,7 @@ impl Dialect {
         })
     }
 
-    /// Returns 404 for a request id that was never given out.
+    /// Returns the 404 refusal for a request id that this server never issued.
     pub(crate) fn unknown_request(&self, name: &str) -> Refusal {
         Refusal::not_found(match self.words {
             Words::Tinker => format!("no request {name} was made to this server"),
@@ -51,7 +51,7 @@ impl Dialect {
         })
     }
 
-    /// Returns the refusal of a poll whose result is no longer kept.
+    /// Returns the refusal of a poll for a result that the server has dropped.
     pub(crate) fn result_expired(&self, name: &str) -> Refusal {
         let reason = format!("the result of request {name} is no longer kept; submit it again");
         match self.expiry {
@@ -63,7 +63,7 @@ impl Dialect {
         }
     }
 
-    /// Returns the refusal of a number that another request used; `refusal` is that of the official service.
+    /// Returns the refusal of a request whose sequence number another request used. `refusal` is the one of the official service.
     pub(crate) fn number_reused(&self, refusal: Refusal) -> Refusal {
         match self.words {
             Words::Tinker => refusal,
@@ -71,10 +71,11 @@ impl Dialect {
         }
     }
 
-    /// Returns the failure of a save under a name that is in use.
+    /// Returns the error of a save operation whose checkpoint name is in use.
     ///
     /// # Errors
-    /// SkyRL refuses the request instead.
+    ///
+    /// In the SkyRL dialect, which refuses the request instead of failing the operation.
     pub(crate) fn name_in_use(&self, path: &TinkerPath) -> Result<EngineError, Refusal> {
         match self.words {
             Words::Tinker => Ok(EngineError::user(format!(
@@ -88,12 +89,12 @@ impl Dialect {
         }
     }
 
-    /// Returns the response to a creation.
+    /// Returns the response to a request that creates a session or sampler.
     pub(crate) fn created<T: Serialize>(&self, body: &T) -> LazyResponse {
         LazyResponse::json(self.created, body)
     }
 
-    /// Returns the response to `client/config` of dialects without the official flags.
+    /// Returns the response to `client/config`, if the dialect does not send the official flags.
     pub(crate) fn own_flags(&self) -> Option<LazyResponse> {
         match self.flags {
             Flags::All | Flags::OfSdk025 => None,
@@ -101,7 +102,7 @@ impl Dialect {
         }
     }
 
-    /// Returns the response to a poll for an operation that failed.
+    /// Returns the response to a poll for a failed operation.
     pub(crate) fn failure(&self, error: &EngineError) -> LazyResponse {
         match self.failures {
             Failures::InBody => LazyResponse::ok(&json!({
@@ -112,7 +113,7 @@ impl Dialect {
         }
     }
 
-    /// Returns the response to a poll whose hold has ended, in dialects that do not report the queue.
+    /// Returns the 408 response to a poll whose operation did not end in time.
     pub(crate) fn timed_out() -> LazyResponse {
         Refusal::new(StatusCode::REQUEST_TIMEOUT, "Timeout waiting for result").into_response()
     }

@@ -9,26 +9,26 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleId {
-    /// The number of the rule in the order of adding, from 1.
+    /// The number of the rule in the script, counted from 1.
     pub number: u64,
     /// The name of the rule, if it has one.
     pub name: Option<Arc<str>>,
 }
 
-/// The counters of a rule.
+/// The counters of a fault rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleCount {
     /// The rule.
     pub rule: RuleId,
-    /// The number of requests that the rule matched while it was active.
+    /// The number of requests that matched the rule while the rule was active.
     pub matched: u64,
-    /// The number of requests that the fault of the rule was applied to.
+    /// The number of requests to which the rule applied its fault.
     pub struck: u64,
 }
 
 impl RuleCount {
-    /// Returns the entry of the rule in `GET /faults/counts`.
+    /// Returns the JSON object of the rule in the response to `GET /faults/counts`.
     pub(crate) fn json(&self) -> Value {
         json!({
             "rule": self.rule.number,

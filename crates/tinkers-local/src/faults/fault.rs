@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Hint;
 use crate::http::Response;
 
-/// A fault to be applied to a request.
+/// A fault to apply to a request, such as an error status, a delay or a cut connection.
 #[derive(Debug, Clone)]
 pub struct Fault {
     pub(crate) action: Action,
@@ -32,16 +32,16 @@ pub(crate) enum Action {
     Restart,
 }
 
-/// A response that replaces that of the server.
+/// A response that a fault sends instead of the server's.
 #[derive(Debug, Clone)]
 pub(crate) struct FixedResponse {
     response: Response,
-    /// The delay from the response to the date in `Retry-After`.
+    /// The time between the response and the date in its `Retry-After` header.
     retry_after_date: Option<Duration>,
 }
 
 impl FixedResponse {
-    /// Returns the response as sent at `wall`.
+    /// Returns the response to send at the date `wall`.
     pub(crate) fn at(mut self, wall: SystemTime) -> Response {
         let hint = self
             .retry_after_date
@@ -58,7 +58,7 @@ impl Fault {
         Self { action }
     }
 
-    /// Sends this response instead of the server's; the request is not applied.
+    /// Sends this response instead of the server's. The server does not process the request.
     pub fn answer(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let response = Response {
             status,
@@ -71,13 +71,13 @@ impl Fault {
         })))
     }
 
-    /// Sends a JSON response instead of the server's; the request is not applied.
+    /// Sends a JSON response instead of the server's. The server does not process the request.
     pub fn json(status: StatusCode, body: &Value) -> Self {
         let json = HeaderValue::from_static("application/json");
         Self::answer(status, body.to_string()).with_header(CONTENT_TYPE, json)
     }
 
-    /// Sets a header of the response, if the fault is a response; otherwise does nothing.
+    /// Sets a header of the response. Does nothing if the fault is not a response.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if let Action::Respond(fixed) = &mut self.action {
@@ -86,7 +86,7 @@ impl Fault {
         self
     }
 
-    /// Responds with 429 and this hint.
+    /// Responds with 429 and this `retry-after` hint.
     pub fn rate_limited(hint: Hint) -> Self {
         let mut body = json!({ "detail": "too many requests" });
         hint.add_to_body(&mut body);
@@ -111,7 +111,7 @@ impl Fault {
         Self::json(StatusCode::REQUEST_TIMEOUT, &body)
     }
 
-    /// Responds with 402.
+    /// Responds with 402 (payment required).
     pub fn payment_required() -> Self {
         Self::json(
             StatusCode::PAYMENT_REQUIRED,
@@ -119,7 +119,7 @@ impl Fault {
         )
     }
 
-    /// Responds with 410.
+    /// Responds with 410 (gone).
     pub fn gone() -> Self {
         Self::json(
             StatusCode::GONE,
@@ -127,7 +127,7 @@ impl Fault {
         )
     }
 
-    /// Responds with an HTML page instead of JSON, as a proxy does; the request is not applied.
+    /// Responds with an HTML page instead of JSON, as a proxy does. The server does not process the request.
     pub fn html(status: StatusCode) -> Self {
         let page = format!(
             "<html>\n<head><title>{status}</title></head>\n<body><h1>{status}</h1></body>\n</html>\n"
@@ -136,74 +136,74 @@ impl Fault {
         Self::answer(status, page).with_header(CONTENT_TYPE, html)
     }
 
-    /// Responds to a poll for one result with "try again" and a queue state that clients do not know.
+    /// Responds to a poll for one result with "try again" and an undocumented queue state.
     pub fn unknown_queue_state() -> Self {
         let body = json!({ "type": "try_again", "queue_state": "paused_by_a_newer_server" });
         Self::json(StatusCode::OK, &body)
     }
 
-    /// Responds with this status and a reason in `detail`.
+    /// Responds with this status, and with `detail` as the reason in the JSON body.
     pub fn status(status: StatusCode, detail: &str) -> Self {
         Self::json(status, &json!({ "detail": detail }))
     }
 
-    /// Delays the request before it is applied.
+    /// Delays the request before the server processes it.
     pub fn delay(delay: Duration) -> Self {
         Self::of(Action::Delay(delay))
     }
 
-    /// Applies the request and delays the response.
+    /// Processes the request at once and delays the response.
     pub fn delay_answer(delay: Duration) -> Self {
         Self::of(Action::DelayResponse(delay))
     }
 
-    /// Refuses the connection, so that nothing was sent. On a socket, the connection is cut instead.
+    /// Refuses the connection before anything is sent. On a socket, where the request has arrived already, cuts the connection.
     pub fn refuse() -> Self {
         Self::of(Action::Refuse)
     }
 
-    /// Cuts the connection; the request is not applied.
+    /// Cuts the connection. The server does not process the request.
     pub fn cut_before() -> Self {
         Self::of(Action::CutBefore)
     }
 
-    /// Applies the request and cuts the connection instead of a response.
+    /// Processes the request, then cuts the connection without a response.
     pub fn cut_after() -> Self {
         Self::of(Action::CutAfter)
     }
 
-    /// Applies the request and cuts the connection in the middle of the body of the response.
+    /// Processes the request and cuts the connection in the middle of the response body.
     ///
-    /// On a socket, the head with the full length and the first half of the body are sent. In process, the exchange fails, since a
-    /// transport returns complete responses only.
+    /// On a socket, the server sends the head with the full length, then the first half of the body. In process, the exchange fails,
+    /// since a transport returns complete responses only.
     pub fn cut_body() -> Self {
         Self::of(Action::CutBody)
     }
 
-    /// Applies the request and truncates the body of the response to its first half, so that its JSON is incomplete. The length
-    /// in the head matches the truncated body.
+    /// Processes the request and truncates the response body to its first half, so that its JSON is incomplete. The length in the
+    /// head matches the truncated body.
     pub fn truncate() -> Self {
         Self::of(Action::Truncate)
     }
 
-    /// Applies the request twice and sends one response.
+    /// Processes the request twice and sends one response.
     pub fn duplicate() -> Self {
         Self::of(Action::Duplicate)
     }
 
-    /// Starts a capacity pause of `length` (see [`LocalServer::pause_capacity`](crate::LocalServer::pause_capacity)), then serves
+    /// Starts a capacity pause of `length` (see [`LocalServer::pause_capacity`](crate::LocalServer::pause_capacity)), then processes
     /// the request.
     pub fn pause_capacity(length: Duration) -> Self {
         Self::of(Action::PauseCapacity(length))
     }
 
-    /// Ends all sessions as if their heartbeats had stopped, then serves the request.
+    /// Ends all sessions as if their heartbeats had stopped, then processes the request.
     pub fn expire_sessions() -> Self {
         Self::of(Action::ExpireSessions)
     }
 
-    /// Restarts the server instead of serving the request (see [`LocalServer::restart`](crate::LocalServer::restart)): the
-    /// connections of all running requests are cut, and all state except checkpoints is lost.
+    /// Restarts the server instead of processing the request (see [`LocalServer::restart`](crate::LocalServer::restart)). This cuts
+    /// the connections of all running requests, and loses all state except checkpoints.
     pub fn restart() -> Self {
         Self::of(Action::Restart)
     }

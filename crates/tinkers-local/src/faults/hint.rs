@@ -1,4 +1,4 @@
-//! The retry hint of a 429 response.
+//! The `retry-after` hint of a 429 response.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,28 +6,28 @@ use http::HeaderValue;
 use http::header::{HeaderName, RETRY_AFTER};
 use serde_json::Value;
 
-/// The retry hint of a 429 response: its form and value.
+/// The `retry-after` hint of a 429 response: its form and its value.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Hint {
-    /// No hint.
+    /// No hint at all.
     None,
-    /// `retry-after-ms` with this number of milliseconds.
+    /// A `retry-after-ms` header with this number of milliseconds.
     Milliseconds(u64),
-    /// `Retry-After` with this number of seconds.
+    /// A `Retry-After` header with this number of seconds.
     Seconds(u64),
-    /// `Retry-After` with this date.
+    /// A `Retry-After` header with this date.
     Date(SystemTime),
-    /// `Retry-After` with the date this long after the response, rounded up to a whole second.
+    /// A `Retry-After` header with a date: the time of the response plus this duration, rounded up to a whole second.
     DateAfter(Duration),
-    /// `retry_after_ms` in the body with this number of milliseconds.
+    /// A field `retry_after_ms` in the JSON body, with this number of milliseconds.
     Body(u64),
-    /// `Retry-After` with this text, which may be invalid.
+    /// A `Retry-After` header with this text, which may be invalid.
     Text(String),
 }
 
 impl Hint {
-    /// Returns the date `after` later than `wall`, rounded up to a whole second.
+    /// Returns the hint for the date `wall + after`, rounded up to a whole second.
     pub(crate) fn date_after(after: Duration, wall: SystemTime) -> Self {
         let now = wall
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -37,7 +37,7 @@ impl Hint {
         Self::Date(SystemTime::UNIX_EPOCH + Duration::from_secs(second))
     }
 
-    /// Returns the header of the hint; `None` if it has none or the value is not valid in a header.
+    /// Returns the header of the hint. Returns `None` for a hint without a header, and for a text that is not valid in a header.
     pub(crate) fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         let (name, value) = match self {
             // The date is known only when the response is sent; see `FixedResponse::at`.
@@ -50,7 +50,7 @@ impl Hint {
         Some((name, HeaderValue::from_str(&value).ok()?))
     }
 
-    /// Adds the hint to the JSON body of a response, if it belongs there.
+    /// Adds the hint to the JSON body of a response, if the hint is a field of the body.
     pub(crate) fn add_to_body(&self, body: &mut Value) {
         if let Self::Body(ms) = self {
             body["retry_after_ms"] = (*ms).into();

@@ -22,9 +22,9 @@ pub use self::script::InvalidScript;
 
 /// A script of fault rules. Clones share the same script; rules can be added at any time.
 ///
-/// The first rule that matches a request and is due, in the order of adding, applies its fault to the request, so a request gets
-/// at most one fault. Each rule counts all requests that it matches, but only those that its own fault was applied to count
-/// towards [`Rule::times`]. `GET /faults/counts` and `GET /scripted/counts` are never faulted.
+/// For each request, the rules are tried in the order in which they were added. The first rule that matches the request and is due
+/// applies its fault, so a request gets at most one fault. Each rule counts all requests that it matches, but only those that its
+/// own fault was applied to count towards [`Rule::times`]. `GET /faults/counts` and `GET /scripted/counts` are never faulted.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -57,9 +57,9 @@ pub struct Faults(Arc<Mutex<Script>>);
 #[derive(Debug, Default)]
 struct Script {
     rules: Vec<InstalledRule>,
-    /// The number of rules added so far, including those that were cleared.
+    /// The number of rules added so far, including rules that were removed again.
     added: u64,
-    /// The clock of the server, once the script is installed.
+    /// The clock of the server, once the script is installed in a server.
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -75,7 +75,7 @@ struct InstalledRule {
     struck: u64,
 }
 
-/// A fault to be applied to a request, and its rule.
+/// A fault to apply to a request, and the rule that it belongs to.
 #[derive(Debug)]
 pub(crate) struct SelectedFault {
     pub(crate) fault: Fault,
@@ -108,7 +108,7 @@ impl Faults {
         self.lock().rules.clear();
     }
 
-    /// Returns the counters of each rule, in the order of their numbers. Exhausted rules are included.
+    /// Returns the counters of all rules in the order of their numbers, including the rules that no longer apply.
     pub fn counts(&self) -> Vec<RuleCount> {
         self.lock().rules.iter().map(InstalledRule::count).collect()
     }
@@ -119,7 +119,7 @@ impl Faults {
         json!({ "rules": rules })
     }
 
-    /// Installs the script in a server, which starts the time of its rules. If it is installed again, the first clock is kept.
+    /// Installs the script in a server, which starts the time of the rules. A second installation keeps the clock of the first one.
     pub(crate) fn install(&self, clock: &Arc<dyn Clock>) {
         let mut script = self.lock();
         let now = script.clock.get_or_insert_with(|| Arc::clone(clock)).now();
@@ -128,7 +128,7 @@ impl Faults {
         }
     }
 
-    /// Counts a request that arrives at `now` and returns the fault to be applied to it.
+    /// Counts a request that arrives at `now`, and returns the fault to apply to it, if any.
     pub(crate) fn select(
         &self,
         route: &str,
@@ -154,7 +154,7 @@ impl Faults {
 }
 
 impl InstalledRule {
-    /// Counts a request if the rule matches it, and returns whether the rule is due for it.
+    /// Counts a request if the rule matches it. Returns whether the rule is due to apply its fault to this request.
     fn count_request(&mut self, route: &str, class: RouteClass, now: Timestamp) -> bool {
         let since = *self.since.get_or_insert(now);
         if !self.rule.is_active(since, now) || !self.rule.matches(route, class) {
@@ -194,7 +194,7 @@ mod tests {
         Timestamp::ORIGIN.after(SECOND * u32::try_from(seconds).unwrap())
     }
 
-    /// Sends a request and returns the number of the rule that was applied to it.
+    /// Runs a request through the script and returns the number of the rule that applied its fault.
     fn applied_rule(faults: &Faults, route: &str, now: Timestamp) -> Option<u64> {
         let selected = faults.select(route, RouteClass::Rest, now);
         selected.map(|selected| selected.rule.number)
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_count_their_own_matches() {
+    fn each_fault_rule_counts_its_own_matches() {
         let faults = Faults::new();
         faults.add(Rule::on("/a").nth(2).times(2), Fault::empty_400());
         faults.add(Rule::on("/a").nth(3), Fault::gone());
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn times_bounds_the_faults_of_a_rule() {
+    fn times_limits_the_number_of_faults_of_a_rule() {
         let faults = Faults::new();
         faults.add(Rule::on("/a").nth(2), Fault::empty_400());
         faults.add(Rule::on("/a").times(3), Fault::gone());
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn class_rule_matches_any_path() {
+    fn rule_for_a_route_class_matches_any_path() {
         let faults = Faults::new();
         faults.add(
             Rule::class(RouteClass::Poll).always().named("polls"),
@@ -265,30 +265,30 @@ mod tests {
     }
 
     #[test]
-    fn rule_is_active_for_its_time_on_the_server_clock() {
+    fn fault_rule_is_active_for_its_time_on_the_server_clock() {
         let clock = ManualClock::new();
         clock.advance(SECOND * 100);
         let faults = Faults::new();
-        let window = || {
+        let ten_seconds = || {
             Rule::on("/a")
                 .always()
                 .after(SECOND * 5)
                 .lasting(SECOND * 10)
         };
-        faults.add(window(), Fault::gone());
+        faults.add(ten_seconds(), Fault::gone());
         faults.install(&(Arc::new(clock.clone()) as Arc<dyn Clock>));
         let all = [104, 105, 114, 115].map(|now| applied_rule(&faults, "/a", at(now)));
         assert_eq!(all, [None, Some(1), Some(1), None]);
         // Requests before the activation are not counted.
         assert_eq!(counters(&faults), [(2, 2)]);
         clock.advance(SECOND * 100);
-        faults.add(window().nth(2), Fault::gone());
+        faults.add(ten_seconds().nth(2), Fault::gone());
         let all = [204, 205, 206, 214, 215].map(|now| applied_rule(&faults, "/a", at(now)));
         assert_eq!(all, [None, None, Some(2), Some(2), None]);
     }
 
     #[test]
-    fn faults_are_reproducible() {
+    fn same_requests_get_the_same_faults() {
         let run = |seed| {
             let faults = Faults::new();
             faults.add(

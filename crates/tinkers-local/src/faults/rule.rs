@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tinkers_core::{Jitter, RouteClass, SplitMix, Timestamp};
 
-/// A rule that selects the requests that a fault is applied to; by default the first request of its target.
+/// A rule that selects requests for a fault; by default the first request that matches.
 ///
-/// A rule counts the requests that match its target while it is active, from 1, and is due for some of them. Its fault is applied
-/// if no earlier rule is due for the same request; otherwise the rule remains due for the next match. This depends on the counters
-/// only, so the same requests always get the same faults.
+/// A rule counts the requests that match its path or class while the rule is active. From these counts alone it follows which
+/// matches the rule is due for, so the same requests always get the same faults. The fault is applied if no earlier rule of the
+/// script is due for the same request. Otherwise the rule remains due for its next match.
 #[derive(Debug, Clone)]
 pub struct Rule {
     name: Option<Arc<str>>,
@@ -39,8 +39,8 @@ impl Rule {
         Self::of(Target::Path(route.into()))
     }
 
-    /// Creates a rule for the requests of a class, as clients classify them: `asample` is a sample, requests that are queued for
-    /// a model or create one are training, and so on.
+    /// Creates a rule for the requests of a route class, as clients classify them. For example, `asample` belongs to the sample
+    /// class, and requests that create a model or are queued for a model belong to the training class.
     pub const fn class(class: RouteClass) -> Self {
         Self::of(Target::Class(class))
     }
@@ -69,43 +69,44 @@ impl Rule {
         self
     }
 
-    /// Makes the rule due from the `n`th match on, counted from 1.
+    /// Applies the fault at the earliest to the `n`th matching request, counted from 1.
     #[must_use]
     pub const fn nth(mut self, n: u64) -> Self {
         self.first = if n == 0 { 1 } else { n };
         self
     }
 
-    /// Sets how many requests the fault is applied to, by default 1. Requests that an earlier rule takes do not count.
+    /// Sets the number of requests that the fault is applied to, by default 1. Requests that get the fault of an earlier rule do not
+    /// count.
     #[must_use]
     pub const fn times(mut self, times: u64) -> Self {
         self.times = if times == 0 { 1 } else { times };
         self
     }
 
-    /// Removes the limit of [`Rule::times`].
+    /// Removes the limit that [`Rule::times`] sets.
     #[must_use]
     pub const fn always(self) -> Self {
         self.times(u64::MAX)
     }
 
-    /// Makes the rule due for each match with this probability, clamped to 0 to 1. For match `k`, the decision depends on `seed`
-    /// and `k` only.
+    /// Applies the fault to each matching request with this probability, clamped to 0 to 1. The decision for the `k`th matching
+    /// request depends on `seed` and `k` only.
     #[must_use]
     pub const fn with_probability(mut self, probability: f64, seed: u64) -> Self {
         self.probability = Some(SeededProbability { probability, seed });
         self
     }
 
-    /// Activates the rule `delay` after it was installed: when a server was built with its script, or when it was added later.
-    /// By default it is active at once. Time is measured on the clock of the server.
+    /// Activates the rule after `delay`; by default at once. The delay begins when a server is built with the script, or when the
+    /// rule is added to a running server. Time is measured on the clock of the server.
     #[must_use]
     pub const fn after(mut self, delay: Duration) -> Self {
         self.after = delay;
         self
     }
 
-    /// Deactivates the rule `length` after its activation; by default never.
+    /// Deactivates the rule when it has been active for `length`; by default never.
     #[must_use]
     pub const fn lasting(mut self, length: Duration) -> Self {
         self.lasting = Some(length);
@@ -133,7 +134,7 @@ impl Rule {
         now >= start && !self.lasting.is_some_and(has_ended)
     }
 
-    /// Returns whether the rule is due for match number `matched`, after it was applied to `struck` requests.
+    /// Returns whether the rule is due at its match number `matched`, after its fault was applied to `struck` requests.
     pub(super) fn is_due(&self, matched: u64, struck: u64) -> bool {
         matched >= self.first
             && struck < self.times
@@ -144,7 +145,7 @@ impl Rule {
 }
 
 impl SeededProbability {
-    /// Returns whether match `k` is selected, by the `k`th number of the generator, whose state advances by a constant step.
+    /// Returns whether match number `k` is selected, by the `k`th number of a generator whose state advances by a constant step.
     fn selects(self, k: u64) -> bool {
         let state = self.seed.wrapping_add(SplitMix::GAMMA.wrapping_mul(k - 1));
         SplitMix::new(state).unit() < self.probability
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selection_follows_the_seed_and_the_probability() {
+    fn fault_selection_follows_the_seed_and_the_probability() {
         let numbers = SplitMix::new(11);
         let rule = Rule::any().always().with_probability(0.25, 11);
         let hits = (1..=4000)
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_are_clamped() {
+    fn fault_probabilities_are_clamped_to_0_and_1() {
         let hits = |probability| {
             let rule = Rule::any().always().with_probability(probability, 3);
             (1..=100).filter(|k| rule.is_due(*k, 0)).count()

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{LocalServer, ServeError, serve};
 use crate::engine::EngineError;
 
-/// A server with its own threads and runtime. Dropping it shuts it down and blocks until the end.
+/// A server with its own threads and runtime. Dropping it shuts the server down and blocks until the shutdown is complete.
 pub struct BlockingServer {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -20,10 +20,11 @@ pub struct BlockingServer {
 }
 
 impl BlockingServer {
-    /// Starts a server on `address` with `threads` worker threads. `build` gets the handle of the runtime, on which the clock and the
-    /// tasks of the server have to run. Blocks until the server listens; may be called from asynchronous code.
+    /// Starts a server on `address` with `threads` worker threads, and blocks until the server listens. `build` gets the handle of
+    /// the new runtime; the clock and the tasks of the server must use this runtime. May be called from asynchronous code.
     ///
     /// # Errors
+    ///
     /// If no thread can be started, `build` fails, or the address cannot be served (see [`serve`]).
     pub fn start(
         address: SocketAddr,
@@ -37,7 +38,7 @@ impl BlockingServer {
             Ok((runtime, serving)) => {
                 let _ = ready.send(Ok(serving.local_addr()));
                 runtime.block_on(async {
-                    // Completes on a shutdown, or when the `BlockingServer` is dropped.
+                    // This completes on a shutdown, and when the `BlockingServer` is dropped.
                     let _ = stopped.await;
                     serving.shutdown().await;
                 });
@@ -66,12 +67,12 @@ impl BlockingServer {
         format!("http://{}", self.address)
     }
 
-    /// Shuts the server down as [`Serving::shutdown`](crate::Serving::shutdown) and blocks until the end.
+    /// Shuts the server down as [`Serving::shutdown`](crate::Serving::shutdown) does, and blocks until the shutdown is complete.
     pub fn shutdown(mut self) {
         self.end();
     }
 
-    /// Blocks until the thread of the server ends, which happens only if it fails.
+    /// Blocks until the thread of the server ends. This happens only if the server fails.
     pub fn wait(mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -24,7 +24,7 @@ pub struct LocalServerBuilder {
 }
 
 impl LocalServer {
-    /// Returns a builder of a server over `engine`, with the clock `time`, that runs its timer on `spawn`.
+    /// Returns a builder of a server over `engine`. The server reads the clock `time`, and runs its timer task on `spawn`.
     pub fn builder(
         engine: Arc<dyn Engine>,
         time: Arc<dyn Clock>,
@@ -50,7 +50,7 @@ impl LocalServerBuilder {
         self
     }
 
-    /// Sets the source of random bits for ids; seeded by the date by default.
+    /// Sets the source of random bits for ids. By default, it is seeded with the current time.
     #[must_use]
     pub fn jitter(mut self, random: Arc<dyn Jitter>) -> Self {
         self.random = Some(random);
@@ -89,7 +89,7 @@ impl LocalServerBuilder {
     }
 }
 
-/// Returns a source of random bits that differs between starts.
+/// Returns a source of random bits whose seed is the current time.
 fn seeded(time: &dyn Clock) -> Arc<dyn Jitter> {
     let date = time
         .wall()

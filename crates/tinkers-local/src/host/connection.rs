@@ -1,4 +1,4 @@
-//! A connection: HTTP/1.1, or HTTP/2 with prior knowledge, detected by the first bytes.
+//! A connection: HTTP/1.1, or HTTP/2 with prior knowledge. The first bytes decide which.
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -15,7 +15,7 @@ use super::{Cut, LocalServer};
 use crate::http::Request;
 use crate::read::{NumberScan, check_key, too_large};
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 pub(super) async fn connection<S>(server: LocalServer, stream: S, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -67,7 +67,8 @@ async fn respond(
         0 => NumberScan::None,
         _ => NumberScan::of(&request),
     };
-    // A body that is too long is still received, since most clients do not read a response before they have sent the whole body.
+    // The rest of a body that is too long is still received, since most clients read no response before they have sent the whole
+    // body.
     match collect(
         body,
         body_limit,
@@ -89,8 +90,8 @@ async fn respond(
     Ok(to_hyper(server.deliver(request).await?))
 }
 
-/// Receives the body; returns `None` if it is longer than `limit`. In that case up to `discard` bytes are received, passed to `scan`
-/// and dropped.
+/// Receives the body; returns `None` if the body is longer than `limit`. In this case, up to `discard` further bytes are received,
+/// passed to `scan` and dropped, so that the client can finish sending.
 async fn collect(
     mut body: Incoming,
     limit: usize,
@@ -99,7 +100,7 @@ async fn collect(
 ) -> Result<Option<Bytes>, Failure> {
     let mut all = BytesMut::new();
     let mut length = 0usize;
-    // The declared length is not trusted: no more than the limit is reserved for it.
+    // The declared length may be false, so at most `limit` is reserved for it.
     let declared = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
     all.reserve(declared.min(limit).min(1 << 20));
     while let Some(frame) = body.frame().await {

@@ -1,4 +1,4 @@
-//! The server: a lock around the protocol, held for one transition; its effects are executed without the lock.
+//! The server: a lock around the protocol, held for one state transition. The effects of a transition are executed without the lock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
 use crate::read::Command;
 use crate::window::WindowCounts;
 
-/// A Tinker server without sockets. Clones are cheap and share the server, which ends when the last one is dropped.
+/// A Tinker server without sockets. Clones are cheap and share the server, which stops when the last clone is dropped.
 ///
 /// Listen on a socket with [`serve`](crate::serve), or send requests through [`InProcess`](crate::InProcess).
 #[derive(Clone)]
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) journal: Option<Journal>,
     engine: Arc<dyn Engine>,
     core: Mutex<Core>,
-    /// Wakes the timer when there is a deadline before the one that it waits for.
+    /// Wakes the timer task when a deadline was added that is earlier than the one it sleeps for.
     earlier_deadline: Notify,
     own: Weak<Self>,
 }
@@ -45,12 +45,12 @@ struct Core {
     protocol: Protocol,
     exchanges: u64,
     waiting: BTreeMap<ExchangeId, oneshot::Sender<LazyResponse>>,
-    /// Effects for the engine, in order.
+    /// Effects for the engine that have not been executed, in order.
     outbox: VecDeque<Effect>,
-    /// Whether a thread is executing the outbox. Others leave their effects to it, so that an engine that reports within `start`
-    /// does not grow the stack.
+    /// Whether a thread is executing the outbox. Other threads add their effects and leave the execution to it, so an engine that
+    /// calls back within `start` does not grow the stack.
     is_executing: bool,
-    /// The deadline that the timer waits for.
+    /// The deadline that the timer task sleeps for.
     armed: Option<Timestamp>,
 }
 
@@ -109,21 +109,21 @@ impl LocalServer {
         self.shared.transition(|protocol, _| protocol.drain());
     }
 
-    /// Simulates a lack of capacity for `length`: new requests are accepted but do not start, and polls for single results report
+    /// Simulates a lack of capacity for `length`. New requests are accepted but do not start, and polls for single results report
     /// `paused_capacity`.
     pub fn pause_capacity(&self, length: Duration) {
         self.shared
             .transition(|protocol, at| protocol.pause_capacity(at, length));
     }
 
-    /// Ends all sessions as if their heartbeats had stopped.
+    /// Ends all sessions, as if their heartbeats had stopped.
     pub fn expire_sessions(&self) {
         self.shared
             .transition(|protocol, at| protocol.expire_sessions(at));
     }
 
-    /// Simulates a restart of the process: cuts the connections of all running exchanges and deletes all sessions, models, samplers
-    /// and results. Checkpoints are kept, and the port stays open.
+    /// Simulates a restart of the server process: cuts the connections of all running exchanges and deletes all sessions, models,
+    /// samplers and results. Checkpoints are kept, and the port stays open.
     pub fn restart(&self) {
         let mut cut = BTreeMap::new();
         self.shared.step(|core, at| {
@@ -132,7 +132,7 @@ impl LocalServer {
         });
     }
 
-    /// Returns the counters of the window; `None` if [`LocalConfig::window`] is not set.
+    /// Returns the counters of the in-flight limit; `None` if [`LocalConfig::window`] is not set.
     pub fn window_counts(&self) -> Option<WindowCounts> {
         let now = self.shared.time.now();
         self.shared.lock().protocol.window_counts(now)
@@ -143,7 +143,7 @@ impl LocalServer {
         &self.shared.config
     }
 
-    /// Returns the spawner of its timer, which can run clients as well.
+    /// Returns the spawner that runs the timer task. Clients of this server can use it as well.
     pub fn spawner(&self) -> &Arc<dyn Spawn> {
         &self.shared.spawn
     }
@@ -165,7 +165,7 @@ impl Shared {
             core.waiting.insert(exchange, sender);
             exchange
         };
-        // From here on, a panic or a drop removes the exchange.
+        // From here on, dropping the future (also by a panic) removes the exchange.
         let waiting = PendingResponse {
             shared: Weak::clone(&self.own),
             exchange,
@@ -175,12 +175,12 @@ impl Shared {
         waiting
     }
 
-    /// Applies a transition and executes its effects.
+    /// Applies a state transition and executes its effects.
     fn transition(&self, step: impl FnOnce(&mut Protocol, Stamp) -> Vec<Effect>) {
         self.step(|core, at| step(&mut core.protocol, at));
     }
 
-    /// Applies a change without effects of its own.
+    /// Applies a change of the state that has no effects of its own.
     pub(super) fn change(&self, change: impl FnOnce(&mut Protocol, Stamp)) {
         self.transition(|protocol, at| {
             change(protocol, at);
@@ -224,7 +224,7 @@ impl Shared {
         }
     }
 
-    /// Executes the effects in the outbox, on one thread at a time, so that they reach the engine in order.
+    /// Executes the effects in the outbox. Only one thread does so at a time, so the effects reach the engine in order.
     fn execute_outbox(&self) {
         loop {
             let effect = {
@@ -262,7 +262,7 @@ impl Shared {
         self.engine.start(job, done);
     }
 
-    /// Ticks the protocol at its deadlines, for as long as the server lives.
+    /// Waits for the deadlines of the protocol and handles them, as long as the server exists.
     async fn keep_time(self: Arc<Self>) {
         loop {
             let next = {
@@ -294,7 +294,7 @@ fn stamp(time: &Arc<dyn Clock>) -> Stamp {
     }
 }
 
-/// The future of a response. Dropping it counts as a disconnect of the client.
+/// The future of a response. The protocol treats a dropped future as a disconnected client.
 pub(super) struct PendingResponse {
     shared: Weak<Shared>,
     exchange: ExchangeId,
@@ -302,7 +302,7 @@ pub(super) struct PendingResponse {
 }
 
 impl PendingResponse {
-    /// Waits for the response; `None` if the connection is cut by a restart.
+    /// Waits for the response; returns `None` if a restart of the server cuts the connection.
     pub(super) async fn response(mut self) -> Option<LazyResponse> {
         (&mut self.receiver).await.ok()
     }

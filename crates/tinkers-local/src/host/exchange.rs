@@ -10,30 +10,30 @@ use crate::read::{
     Command, NumberScan, Numbered, class_of, fault_counts, gives_up_number, is_counts,
 };
 
-/// An error for a connection that was cut by a fault.
+/// An error for a connection that a fault has cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cut {
     /// The connection was refused: nothing was sent.
     #[error("the connection was refused, as the fault script says")]
     Refused,
-    /// The connection was cut after the request was sent. The client cannot know whether it was applied.
+    /// The connection was cut after the request was sent. The client cannot know whether the server processed the request.
     #[error("the connection broke before a response, as the fault script says")]
     Broken,
 }
 
-/// The response to be sent over a connection.
+/// The response to send over a connection.
 pub(super) enum Delivery {
     Complete(Response),
-    /// The head and the first half of the body are sent, then the connection is cut.
+    /// A response whose head and first half of the body are sent; then the connection is cut.
     Half(Response),
 }
 
-/// A request that was refused by the parser, or is answered without the protocol.
+/// A response to a request that does not reach the protocol: the parser refused the request or answered it directly.
 #[derive(Clone)]
 struct ParseRefusal {
     response: LazyResponse,
-    /// The number of the request, which later requests do not wait for.
+    /// The model and sequence number of the request, if the client will not use the number again.
     numbered: Option<Numbered>,
 }
 
@@ -41,9 +41,11 @@ struct ParseRefusal {
 pub(super) const SCAN_LIMIT_FACTOR: usize = 4;
 
 impl LocalServer {
-    /// Handles a request and returns the response. Dropping the future is a disconnect: the request may have been applied.
+    /// Handles a request and returns the response. Dropping the future counts as a disconnect of the client; the request may have
+    /// been processed.
     ///
     /// # Errors
+    ///
     /// If a fault cuts the connection.
     pub async fn exchange(&self, request: Request) -> Result<Response, Cut> {
         match self.deliver(request).await? {
@@ -52,7 +54,7 @@ impl LocalServer {
         }
     }
 
-    /// As [`Self::exchange`], for a connection that can be cut in the middle of a response.
+    /// Handles a request as [`Self::exchange`] does, for a connection that can be cut in the middle of a response.
     pub(super) async fn deliver(&self, request: Request) -> Result<Delivery, Cut> {
         let read = self.read(&request);
         let selected = self.select_fault(&request);
@@ -94,13 +96,13 @@ impl LocalServer {
         })
     }
 
-    /// Records that a request was refused, so that later ones do not wait for its number.
+    /// Records that a request was refused, so that later requests of its model do not wait for its sequence number.
     pub(super) fn number_refused(&self, numbered: &Numbered) {
         let shared = &self.shared;
         shared.change(|protocol, _| protocol.number_refused(numbered));
     }
 
-    /// Returns the fault to be applied to a request. Requests for counters get none.
+    /// Returns the fault to apply to a request. Requests for counters get no fault.
     fn select_fault(&self, request: &Request) -> Option<SelectedFault> {
         let route = request.route();
         if is_counts(route) {
@@ -149,8 +151,8 @@ impl LocalServer {
                 response
             }
             Action::Duplicate => {
-                // The copy is applied first and its response is dropped, as when a proxy repeats a request.
-                let _copy = read.clone().map(|command| self.shared.apply(command));
+                // The duplicate is applied first and its response is dropped, as when a proxy repeats a request.
+                let _duplicate = read.clone().map(|command| self.shared.apply(command));
                 self.respond(read).await?
             }
             Action::PauseCapacity(length) => {

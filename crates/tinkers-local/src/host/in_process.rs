@@ -1,4 +1,4 @@
-//! The in-process transport. Requests and responses are the same as on a socket.
+//! The in-process transport. It carries the same requests and responses as a socket.
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderName};
@@ -12,7 +12,7 @@ use crate::http::{Request, Response};
 
 /// A [`Transport`] to a server in the same process, without sockets.
 ///
-/// Timeouts use the clock of the server. Dropping the future of a request is a disconnect.
+/// Timeouts use the clock of the server. Dropping the future of a request counts as a disconnect of the client.
 #[derive(Clone)]
 pub struct InProcess {
     server: LocalServer,

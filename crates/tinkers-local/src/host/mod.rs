@@ -1,4 +1,4 @@
-//! The hosts of the protocol: the shared core, the in-process transport and the server on sockets.
+//! The hosts of the protocol: the core that all hosts share, the in-process transport, and the server on sockets.
 
 mod blocking;
 mod builder;

@@ -10,10 +10,10 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::exchange::Delivery;
 use crate::http::Response;
 
-/// The size of the pieces of a body that is to be cut, in bytes.
+/// The size in bytes of the pieces in which a body that will be cut is sent.
 const PIECE: usize = 16 << 10;
 
-/// The body of a response.
+/// The body of an HTTP response on a socket.
 pub(super) enum ResponseBody {
     Complete(Full<Bytes>),
     Half(Half),
@@ -23,16 +23,17 @@ pub(super) enum ResponseBody {
 pub(super) struct Half {
     length: u64,
     rest: Bytes,
-    /// Whether to yield before the next piece, so that the connection writes the last one: it writes nothing after an error.
+    /// Whether to yield before the next piece, so that the connection can write the previous one. After an error, it writes nothing
+    /// more.
     yields: bool,
 }
 
-/// An error that cuts the connection in the middle of a response.
+/// An error that makes hyper cut the connection in the middle of a response.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a fault cut the connection in the middle of a response")]
 pub(super) struct CutInBody;
 
-/// Converts a response to that of hyper.
+/// Converts a response to a response of hyper.
 pub(super) fn to_hyper(delivery: Delivery) -> hyper::Response<ResponseBody> {
     let (head, body) = match delivery {
         Delivery::Complete(response) => {

@@ -12,9 +12,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::LocalServer;
 use super::connection::connection;
 
-/// The time that connections get to end at a shutdown.
+/// How long a shutdown waits for open connections.
 const GRACE: Duration = Duration::from_secs(5);
-/// The pause after a failed `accept`, for instance without free file descriptors.
+/// The pause after a failed `accept`, for example when no file descriptors are left.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// An error at the start of a server.
@@ -40,7 +40,7 @@ pub enum ServeError {
     /// The engine could not start.
     #[error("cannot start the engine")]
     Engine(#[from] crate::EngineError),
-    /// The thread ended before the server listened.
+    /// The thread of the server ended before the server listened.
     #[error("the server's thread ended before it listened")]
     Lost,
 }
@@ -77,7 +77,7 @@ async fn accept(server: LocalServer, listener: TcpListener, mut stopped: oneshot
         };
         match accepted {
             Ok((stream, _)) => {
-                // Responses are written at once, so waiting for more data only delays them.
+                // With `TCP_NODELAY`: responses are written at once, so the kernel need not wait for more data.
                 let _ = stream.set_nodelay(true);
                 connections.spawn(connection(server.clone(), stream, graceful.watcher()));
             }
@@ -100,7 +100,7 @@ async fn accept(server: LocalServer, listener: TcpListener, mut stopped: oneshot
     connections.shutdown().await;
 }
 
-/// A listening server. Dropping it stops it at once, without a graceful shutdown.
+/// A server that listens on a port. Dropping it stops the server at once, without a graceful shutdown.
 pub struct Serving {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,

@@ -19,7 +19,7 @@ pub(super) fn prune(schemas: &mut Map<String, Value>, bodies: &[(Route, Value)])
 /// Removes `seq_id` from the schemas of training requests, for servers that ignore it.
 pub(super) fn remove_seq_ids(schemas: &mut Map<String, Value>, bodies: &[(Route, Value)]) {
     for (route, body) in bodies {
-        // The server accepts the `seq_id` of samples.
+        // SkyRL accepts the `seq_id` of samples.
         let is_numbered = *route != Route::Sample;
         let name = reference(body).filter(|_| is_numbered);
         let schema = name.and_then(|name| schemas.get_mut(&name));
@@ -60,7 +60,7 @@ fn prune_named(schemas: &mut Map<String, Value>, name: &str, shape: &Shape) {
     }
 }
 
-/// Returns the name of the schema that a property or its items refer to.
+/// Returns the name of the schema to which a property or its items refer.
 fn reference(property: &Value) -> Option<String> {
     let target = property
         .get("$ref")

@@ -19,14 +19,14 @@ use crate::read::{Route, is_id};
 /// The path of the document.
 pub(crate) const PATH: &str = "/openapi.json";
 
-/// The content type of protobuf. Its bodies have no schema: their messages are those of the public `.proto` file.
+/// The content type of protobuf bodies. They have no schema here, since their messages are those of the public `.proto` file.
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
-/// Returns the OpenAPI 3.1 document of a server with this configuration, as served at `GET /openapi.json`; `None` if its dialect
-/// has none.
+/// Returns the OpenAPI 3.1 document of a server with this configuration, as served at `GET /openapi.json`. Returns `None` if the
+/// dialect of the server has no document.
 ///
-/// It lists each route with its request bodies, the statuses of its responses and their bodies.
+/// The document lists each route with its request bodies, response statuses and response bodies.
 pub fn open_api(config: &LocalConfig) -> Option<Value> {
     if config.dialect.open_api == OpenApi::Absent {
         return None;
@@ -90,10 +90,10 @@ pub fn open_api(config: &LocalConfig) -> Option<Value> {
     }))
 }
 
-/// A builder of the document.
+/// A builder of the OpenAPI document.
 struct Document<'a> {
     config: &'a LocalConfig,
-    /// The schemas of the types that are referenced so far.
+    /// The schemas of the types that were referenced so far.
     schemas: SchemaGenerator,
 }
 
@@ -102,7 +102,7 @@ impl Document<'_> {
         &self.config.dialect
     }
 
-    /// Adds the schema of `T` and returns a reference to it.
+    /// Adds the schema of the type `T` to the document and returns a reference to the schema.
     fn reference_to<T: schemars::JsonSchema>(&mut self) -> Value {
         self.schemas.subschema_for::<T>().to_value()
     }
@@ -128,7 +128,8 @@ impl Document<'_> {
             .collect()
     }
 
-    /// Returns the request bodies of a route by content type; `None` if it has none or does not document it.
+    /// Returns the schemas of the request bodies of a route, by content type. Returns `None` if the route has no body, or if the
+    /// dialect does not document the body.
     fn request(&mut self, route: Route) -> Option<Value> {
         let json = json!({ "schema": self.body(route)? });
         if route != Route::ForwardBackward {
@@ -179,14 +180,14 @@ impl Document<'_> {
         json!({ "description": "The requested result.", "content": content })
     }
 
-    /// Returns the statuses of refusals, without those of a fault script.
+    /// Returns the error statuses of a route, without those that a fault script can cause.
     fn refusals(&self, route: Route) -> BTreeSet<u16> {
         let mut all: BTreeSet<u16> = responses::refusals(route).iter().copied().collect();
         if self.is_key_needed(route) {
             all.insert(401);
         }
         if route.method() == "POST" {
-            // For bodies that are malformed, too long, in an unsupported content coding, or invalid.
+            // The statuses for bodies that are malformed, too long, in an unsupported content coding, or invalid.
             all.extend([400, 413, 415, 422]);
         }
         if route == Route::RetrieveFuture {
@@ -213,7 +214,7 @@ impl Document<'_> {
     }
 }
 
-/// Returns the operation id: the method and the path below `/api/v1/`.
+/// Returns the operation id of a route: its method and its path below `/api/v1/`.
 fn operation_id(route: Route) -> String {
     let words: Vec<&str> = route
         .segments()

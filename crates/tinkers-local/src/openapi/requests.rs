@@ -7,7 +7,7 @@ use super::Document;
 use crate::read::{BackwardBody, ForwardBody, Route};
 
 impl Document<'_> {
-    /// Returns the schema of the JSON body of a route; `None` if it has none.
+    /// Returns the schema of the JSON request body of a route; `None` if the route has no body.
     pub(super) fn body(&mut self, route: Route) -> Option<Value> {
         Some(match route {
             Route::ClientConfig | Route::DynamicConfig => {

@@ -8,13 +8,13 @@ use super::Document;
 use crate::dialect::Words;
 use crate::read::Route;
 
-/// The body of a refusal.
+/// The body of an error response.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct Refused {
-    /// The reason as text, or one entry for each invalid field.
+    /// The reason as text, or a list with one entry for each invalid field.
     detail: Detail,
-    /// The time to wait before a retry, in milliseconds.
+    /// The delay before a retry, in milliseconds.
     retry_after_ms: Option<u64>,
 }
 
@@ -26,11 +26,11 @@ enum Detail {
     Fields(Vec<Finding>),
 }
 
-/// The error of an invalid field.
+/// The description of an invalid field in an error response.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Finding {
-    /// The path of the field: `body` or `query`, then names and indices.
+    /// The path of the field: `body` or `query`, followed by names and indices.
     loc: Vec<Step>,
     /// The expected value.
     msg: String,
@@ -47,7 +47,7 @@ enum Step {
     Index(u64),
 }
 
-/// Returns the statuses of the refusals of well-formed requests of a route.
+/// Returns the error statuses of a route for well-formed requests.
 pub(super) fn refusals(route: Route) -> &'static [u16] {
     match route {
         Route::Health
@@ -82,7 +82,7 @@ pub(super) fn refusals(route: Route) -> &'static [u16] {
 }
 
 impl Document<'_> {
-    /// Returns the schema of the successful response of a route; `None` if it has no body.
+    /// Returns the schema of the successful response of a route; `None` if the response has no body.
     pub(super) fn response(&mut self, route: Route) -> Option<Value> {
         Some(match route {
             Route::Health => json!({
@@ -127,7 +127,7 @@ impl Document<'_> {
         })
     }
 
-    /// Returns the schema of the response to a poll: a result, a failure, or that there is none yet.
+    /// Returns the schema of the response to a poll: a result, a failure, or a notice that the operation has not ended.
     fn polled(&mut self) -> Value {
         let text = json!({ "type": "string" });
         let mut all = vec![

@@ -1,4 +1,4 @@
-//! The cancellation of samples: by their client, or after it disconnected and did not poll again.
+//! The cancellation of samples: on request, or after the client disconnected and did not poll again.
 
 use tinkers_wire::CancelFuture;
 
@@ -11,7 +11,7 @@ use crate::http::LazyResponse;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// Handles `POST /cancel_future`. Has no effect on a sample that has ended.
+    /// Handles `POST /cancel_future`. The request has no effect on a sample that has ended.
     pub(super) fn cancel_future(&mut self, body: &CancelFuture) -> Result<LazyResponse, Refusal> {
         let name = &body.request_id;
         let dialect = &self.config.dialect;
@@ -29,7 +29,8 @@ impl Protocol {
         Ok(LazyResponse::ok(&serde_json::json!({})))
     }
 
-    /// Schedules a check of the running samples among `operations`, whose poll was cut: their client may poll again.
+    /// Schedules a check of the running samples among `operations` after the connection of their poll was cut. By then, the client
+    /// may have polled again.
     pub(super) fn poll_disconnected(&mut self, at: Stamp, operations: &[OperationId]) {
         let due = at.now.after(self.config.disconnect_timeout);
         for id in operations {
@@ -40,7 +41,7 @@ impl Protocol {
         }
     }
 
-    /// Cancels a sample that was not polled for since its last poll was cut.
+    /// Cancels a sample if its client disconnected from a poll and did not poll again within the timeout.
     pub(super) fn abandonment_is_due(&mut self, at: Stamp, id: OperationId) {
         let operation = self.operations.get(id);
         let Some(operation) = operation.filter(|operation| operation.is_running()) else {

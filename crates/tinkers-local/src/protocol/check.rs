@@ -8,13 +8,14 @@ use super::losses::{self, fits_f32};
 use crate::engine::BaseModel;
 use crate::read::Refusal;
 
-/// The maximum length of a list of most likely tokens in a result.
+/// The maximum number of most likely tokens that a request may ask for, per position.
 pub(super) const MAX_TOP_K: u32 = 1024;
 
-/// The maximum number of cells of all sparse tensors of a pass. A small body can describe many, and an engine may expand them.
+/// The maximum number of cells in all sparse tensors of one forward or backward request. A small body can describe many cells, and
+/// an engine may expand them.
 const MAX_SPARSE_CELLS: usize = 1 << 25;
 
-/// Checks a pass; `prefix` is the path of its input in the body.
+/// Checks the data of a forward or backward pass. `prefix` is the path of the input in the body.
 pub(super) fn pass(
     base: &BaseModel,
     known: &[LossFn],
@@ -36,7 +37,7 @@ pub(super) fn pass(
     Ok(())
 }
 
-/// Checks the parameters of a step.
+/// Checks the parameters of an optimizer step.
 pub(super) fn adam(params: &AdamParams) -> Result<(), InvalidInput> {
     params.validate()?;
     let fields = [
@@ -54,7 +55,7 @@ pub(super) fn adam(params: &AdamParams) -> Result<(), InvalidInput> {
     Ok(())
 }
 
-/// Checks a datum, and subtracts its sparse tensors from the `cells` that are left.
+/// Checks a datum, and subtracts the cells of its sparse tensors from `cells`, the number of cells still allowed.
 fn check_datum(
     base: &BaseModel,
     pass: &PassRequest,
@@ -116,7 +117,7 @@ fn check_tensor(
         return Err(InvalidInput::new(name, expected));
     }
     let shape = tensor.shape();
-    // A sparse tensor can be wide without any values, and an engine may expand it.
+    // A sparse tensor can have a large shape and no values, and an engine may expand it.
     if shape.is_empty()
         || shape.len() > 2
         || shape
@@ -141,7 +142,7 @@ fn check_tensor(
     Ok(())
 }
 
-/// Checks that there is one value for each target. A single column may have one dimension or two.
+/// Checks that a tensor has one value for each target. A tensor with one column may have one dimension or two.
 fn same_shape(
     name: &str,
     tensor: &TensorData,

@@ -1,4 +1,4 @@
-//! The end of operations: their results, and the changes of state that they bring.
+//! The end of operations: their results, and the resulting changes of the state.
 
 use serde::Serialize;
 use tinkers_wire::{
@@ -14,7 +14,7 @@ use crate::dialect::{Expiry, ResultKind};
 use crate::engine::EngineError;
 
 impl Protocol {
-    /// Ends an operation, whether it succeeded or failed, and applies what follows from that.
+    /// Ends an operation that has succeeded or failed, and changes the state accordingly.
     pub(super) fn conclude(
         &mut self,
         at: Stamp,
@@ -114,7 +114,7 @@ impl Protocol {
         })
     }
 
-    /// Encodes a result in the form of the dialect, or else of the official service.
+    /// Encodes a result in the form of the dialect. If the dialect has no form of its own, uses that of the official service.
     fn encode_result<T: Serialize>(
         &self,
         model: &str,
@@ -128,7 +128,7 @@ impl Protocol {
         }
     }
 
-    /// Releases what a failed operation held.
+    /// Releases the resources of a failed operation.
     fn fail(&mut self, at: Stamp, goal: &Goal, model: &str, error: &EngineError) {
         match goal {
             Goal::CreateModel | Goal::CreateFrom(_) => self.creation_failed(at, model, error),

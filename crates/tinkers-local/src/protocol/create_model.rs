@@ -13,10 +13,10 @@ use crate::engine::{BaseModel, CheckpointRecord, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// A model to be created.
+/// The properties of a model to be created.
 pub(super) struct NewModel {
     pub(super) session: String,
-    /// Its `model_seq_id`.
+    /// The `model_seq_id` of the request.
     pub(super) number: u64,
     pub(super) base: Arc<BaseModel>,
     pub(super) lora: LoraConfig,
@@ -60,7 +60,7 @@ impl Protocol {
         self.add_model(at, new, digest, Goal::CreateModel, work)
     }
 
-    /// Adds a model; its creation is the first operation of its queue.
+    /// Adds a model and queues its creation as the first operation of the model.
     pub(super) fn add_model(
         &mut self,
         at: Stamp,

@@ -32,7 +32,7 @@ impl Protocol {
             (base, Some(path)) => {
                 let record = self.checkpoints.get(path)?;
                 let own = self.catalog.base_of(record)?;
-                // Both may be given if they agree.
+                // A request may name both the checkpoint and its base model if they agree.
                 let is_own = |base: &String| own.is_called(base) || *base == record.base_model;
                 if base.as_ref().is_some_and(|base| !is_own(base)) {
                     let reason = format!(
@@ -64,7 +64,7 @@ impl Protocol {
         })
     }
 
-    /// Adds the sampler of a snapshot that the engine has made, unless its session has ended meanwhile.
+    /// Adds the sampler for weights that the engine has copied into memory, unless the session has ended meanwhile.
     pub(super) fn add_snapshot(&mut self, model: &str, id: &str, sampler: Sampler) {
         let Ok(session) = self.sessions.live_mut(sampler.session()) else {
             return self.drop_snapshot(id);
@@ -80,14 +80,14 @@ impl Protocol {
         }
     }
 
-    /// Records the use of a sampler, which makes its snapshot the most recently used one of its model.
+    /// Records the use of a sampler. Its weights in memory become the most recently used ones of their model.
     pub(super) fn touch_sampler(&mut self, id: &str) {
         if let Some(model) = self.samplers.model_of(id) {
             self.models.touch_snapshot(model, id);
         }
     }
 
-    /// Ends a sampler. Later requests get the reason.
+    /// Ends a sampler. Later requests to the sampler are refused with `reason`.
     pub(super) fn end_sampler(&mut self, id: &str, reason: &str) {
         if self.samplers.end(id, reason) {
             self.drop_snapshot(id);

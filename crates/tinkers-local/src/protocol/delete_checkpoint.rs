@@ -34,7 +34,8 @@ impl Protocol {
         }))
     }
 
-    /// Handles `DELETE /training_runs/{run}/checkpoints/{checkpoint}`. The response is sent when the engine has deleted it.
+    /// Handles `DELETE /training_runs/{run}/checkpoints/{checkpoint}`. The response is sent when the engine has deleted the
+    /// checkpoint.
     pub(super) fn delete_checkpoint(
         &mut self,
         exchange: ExchangeId,
@@ -58,7 +59,7 @@ impl Protocol {
         self.effects.push(start);
     }
 
-    /// Applies the end of a deletion.
+    /// Applies the outcome of a deletion to the state, and responds to the client that asked for the deletion.
     pub(super) fn checkpoint_deleted(
         &mut self,
         at: Stamp,

@@ -1,10 +1,10 @@
-//! The effects of a transition.
+//! The effects of a state transition.
 
 use super::ids::ExchangeId;
 use crate::engine::{Job, JobId};
 use crate::http::LazyResponse;
 
-/// An action that the host has to execute after a transition, in order.
+/// An action that the host has to execute after a state transition. Effects are executed in order.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Effect {

@@ -1,4 +1,4 @@
-//! The seq_ids of a model without an operation: refused ones are skipped, and the wait for missing ones is bounded.
+//! Sequence numbers of a model that have no operation: refused numbers are skipped, and the wait for missing ones has a timeout.
 
 use tinkers_core::Timestamp;
 
@@ -9,14 +9,15 @@ use crate::engine::EngineError;
 use crate::read::Numbered;
 
 impl Protocol {
-    /// Records that a request was refused, so that later ones of its model do not wait for its number.
+    /// Records that a request was refused, so that later requests of its model do not wait for its sequence number.
     pub(crate) fn number_refused(&mut self, numbered: &Numbered) {
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             queue.refuse(numbered.number);
         }
     }
 
-    /// Records that a request arrived and met a fault or a full queue: its client sends it again, so the wait for its number starts again.
+    /// Records that a request arrived but got a fault or met a full queue. The client will send the request again, so the timeout
+    /// for its sequence number starts again.
     pub(crate) fn number_attempted(&mut self, at: Stamp, numbered: &Numbered) {
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             let gaps = queue.attempted(numbered.number, at.now);
@@ -24,7 +25,7 @@ impl Protocol {
         }
     }
 
-    /// Fails the operations that will not run, and bounds the wait of those that wait for a missing number.
+    /// Fails the operations that will not run because an earlier number was refused, and starts the timeout for a missing number.
     pub(super) fn update_gap(&mut self, at: Stamp, model: &str) {
         let Some(queue) = self.models.queue_mut(model) else {
             return;
@@ -63,7 +64,7 @@ impl Protocol {
         gap.since.after(self.config.gap_timeout)
     }
 
-    /// Fails the operations that have waited too long for a missing number, which has passed then.
+    /// Fails the operations whose wait for a missing number has timed out. From then on, the missing number cannot be used.
     pub(super) fn gap_is_due(&mut self, at: Stamp, model: &str) {
         let Some(queue) = self.models.queue_mut(model) else {
             return;

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use tinkers_core::Jitter;
 
-/// The number of an exchange: one request and its response. Unique in the server's life.
+/// The number of an exchange, which is one request and its response. Numbers are unique in the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeId(pub u64);
 
-/// The number of an operation. Unique in the server's life.
+/// The number of an operation. Numbers are unique in the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct OperationId(pub(crate) u64);
 
-/// The request ids of one process. An id that an earlier process gave out, or the same one before a restart, is unknown.
+/// Generates and parses the request ids of one server process. Ids from another process, or from before a restart, are unknown.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     random: Arc<dyn Jitter>,
-    /// Part of every id; differs between processes.
+    /// A part of every id that differs between processes.
     epoch: String,
     last: u64,
 }
@@ -30,7 +30,7 @@ impl RequestIds {
         }
     }
 
-    /// Makes all ids that were given out so far unknown.
+    /// Makes all ids that were issued so far unknown.
     pub(crate) fn restart(&mut self) {
         self.epoch = epoch(&*self.random);
     }
@@ -45,7 +45,7 @@ impl RequestIds {
         format!("req-{}-{}", self.epoch, id.0)
     }
 
-    /// Returns the operation of a request id that this process gave out.
+    /// Returns the operation with this request id; `None` if this process did not issue the id.
     pub(crate) fn parse(&self, name: &str) -> Option<OperationId> {
         let number = name
             .strip_prefix("req-")?
@@ -67,7 +67,7 @@ mod tests {
     use tinkers_core::SplitMix;
 
     #[test]
-    fn only_ids_of_this_process_in_their_own_form_are_known() {
+    fn request_ids_of_another_process_or_form_are_unknown() {
         let mut ids = RequestIds::new(Arc::new(SplitMix::new(1)));
         let id = ids.next();
         let name = ids.name(id);

@@ -1,4 +1,4 @@
-//! The life cycle of an operation: accepted into the queue of its model, started, cancelled, ended, forgotten.
+//! The life cycle of an operation: queued, started, cancelled, ended, deleted.
 
 use super::ids::OperationId;
 use super::payload::Product;
@@ -10,7 +10,8 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Returns the response to a request that was accepted before under the same number. For a new one, checks that it may be queued.
+    /// Returns the response to a repeated request, which was accepted before under the same number. Otherwise checks that the new
+    /// request may be queued.
     pub(super) fn repeated(
         &mut self,
         at: Stamp,
@@ -34,7 +35,7 @@ impl Protocol {
         Ok(None)
     }
 
-    /// Accepts a request into its model's queue.
+    /// Accepts a request and puts its operation into the queue of its model.
     pub(super) fn accept(
         &mut self,
         at: Stamp,
@@ -51,7 +52,7 @@ impl Protocol {
         self.accepted(operation)
     }
 
-    /// Accepts a request of a model that has failed already. Its number is used.
+    /// Accepts a request as an operation that has failed already. The request uses up its sequence number.
     pub(super) fn accept_failed(
         &mut self,
         at: Stamp,
@@ -70,7 +71,7 @@ impl Protocol {
         self.accepted(id)
     }
 
-    /// Puts an operation into its model's queue.
+    /// Puts an operation into the queue of its model.
     pub(super) fn enqueue(
         &mut self,
         model: &str,
@@ -92,7 +93,7 @@ impl Protocol {
         }
     }
 
-    /// Hands an operation's work to the engine.
+    /// Passes the work of an operation to the engine.
     pub(super) fn start(&mut self, id: OperationId) {
         let job = self.jobs.next_id();
         if let Some(work) = self.operations.start(id, job) {
@@ -101,20 +102,20 @@ impl Protocol {
         }
     }
 
-    /// Starts work whose result is not needed.
+    /// Starts a job whose outcome no client waits for.
     pub(super) fn clean_up(&mut self, work: Work) {
         self.effects
             .push(self.jobs.start(super::Role::Cleanup, work));
     }
 
-    /// Cancels a running operation. Its client gets the reason.
+    /// Cancels a running operation. Polls for the operation report `reason`.
     pub(super) fn cancel(&mut self, id: OperationId, reason: &str) {
         if let Some(job) = self.operations.cancel(id, reason) {
             self.effects.extend(self.jobs.cancel(job));
         }
     }
 
-    /// Applies the end of an operation's job.
+    /// Applies the outcome of an operation's job to the state.
     pub(super) fn operation_ended(
         &mut self,
         at: Stamp,
@@ -134,7 +135,7 @@ impl Protocol {
         self.leftover_ended(id, origin.as_ref());
     }
 
-    /// Fails operations that will not run.
+    /// Fails operations that will not run, with the same error.
     pub(super) fn fail_all(
         &mut self,
         at: Stamp,
@@ -146,7 +147,7 @@ impl Protocol {
         }
     }
 
-    /// Deletes an operation, its result, and the number that it was submitted under.
+    /// Deletes an operation, its result, and the record of its sequence number.
     pub(super) fn forget(&mut self, id: OperationId) {
         match self.operations.remove(id) {
             Some(Origin::Model(model, number)) => {
@@ -161,7 +162,7 @@ impl Protocol {
         }
     }
 
-    /// Returns the response to an accepted request: the id under which its result is polled for.
+    /// Returns the response to an accepted request. It contains the request id under which the client polls for the result.
     pub(super) fn accepted(&self, id: OperationId) -> LazyResponse {
         let submission = self.submission(id);
         let goal = self.operations.get(id).map(|operation| operation.goal());

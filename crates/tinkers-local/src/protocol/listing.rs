@@ -15,7 +15,7 @@ use crate::http::LazyResponse;
 use crate::read::{Page, Refusal};
 
 impl Page {
-    /// Returns the part of `all` that the page asks for.
+    /// Returns the part of `all` that this page covers.
     pub(super) fn of<T>(self, all: &[T]) -> &[T] {
         let from = usize::try_from(self.offset)
             .unwrap_or(usize::MAX)
@@ -72,7 +72,8 @@ impl Protocol {
         LazyResponse::ok(&config)
     }
 
-    /// Handles `GET /training_runs`, the most recently used first, of one project or of all. Runs of an earlier process belong to no project.
+    /// Handles `GET /training_runs`: lists the runs of one project or of all projects, the most recently used first. Runs of an
+    /// earlier process belong to no project.
     pub(super) fn list_runs(&self, page: Page, project: Option<&str>) -> LazyResponse {
         let project_of = |run: &str| {
             let model = self.models.get(run)?;
@@ -99,7 +100,7 @@ impl Protocol {
         }
     }
 
-    /// Handles `GET /training_runs/{id}/checkpoints`, all of them, the newest first.
+    /// Handles `GET /training_runs/{id}/checkpoints`: lists all checkpoints of a run, the newest first.
     pub(super) fn list_run_checkpoints(&self, id: &str) -> Result<LazyResponse, Refusal> {
         let of_run: Vec<&CheckpointRecord> = self.newest_first(|record| record.path.run_id() == id);
         if of_run.is_empty() && self.models.get(id).is_none() {
@@ -111,7 +112,7 @@ impl Protocol {
         }))
     }
 
-    /// Handles `GET /checkpoints`, the newest first.
+    /// Handles `GET /checkpoints`: lists one page of all checkpoints, the newest first.
     pub(super) fn list_checkpoints(&self, page: Page) -> LazyResponse {
         let all = self.newest_first(|_| true);
         LazyResponse::ok(&CheckpointList {
@@ -127,7 +128,7 @@ impl Protocol {
         found
     }
 
-    /// Returns the runs of this process, and those of earlier processes that left checkpoints, with the time of their last use.
+    /// Returns the runs of this process and the runs of earlier processes that left checkpoints, each with the time of its last use.
     fn runs(&self) -> BTreeMap<&str, (f64, TrainingRun)> {
         let mut saved: BTreeMap<&str, Vec<&CheckpointRecord>> = BTreeMap::new();
         for record in self.checkpoints.iter() {
@@ -180,7 +181,7 @@ fn unknown(id: &str) -> Refusal {
     Refusal::not_found(format!("no training run {id:?} on this server"))
 }
 
-/// Returns a checkpoint as it is listed.
+/// Returns the entry of a checkpoint in a listing.
 fn listed(record: &CheckpointRecord) -> Checkpoint {
     Checkpoint {
         checkpoint_id: record.path.checkpoint_id(),
@@ -194,7 +195,7 @@ fn listed(record: &CheckpointRecord) -> Checkpoint {
     }
 }
 
-/// Returns the newest checkpoint of a kind.
+/// Returns the newest checkpoint of a kind, if there is one.
 fn newest<'a>(
     records: impl Iterator<Item = &'a CheckpointRecord>,
     kind: CheckpointKind,

@@ -1,4 +1,4 @@
-//! Loading weights: the creation of a model from a checkpoint, or a checkpoint into an existing model.
+//! Loading of checkpoints, into a new or an existing model.
 
 use tinkers_wire::{CheckpointKind, LoadWeights, TinkerPath};
 
@@ -133,7 +133,8 @@ impl Protocol {
     }
 }
 
-/// Returns whether two adapters have the same parameters. The seed only concerns their initial values; parts that are not named are trained.
+/// Returns whether two adapter configurations have the same trainable parameters. The seed is ignored, since it concerns only
+/// initial values. Groups of modules that are not mentioned are trained.
 fn same_shape(a: &tinkers_wire::LoraConfig, b: &tinkers_wire::LoraConfig) -> bool {
     let parts = |lora: &tinkers_wire::LoraConfig| {
         [lora.train_attn, lora.train_mlp, lora.train_unembed].map(|part| part.unwrap_or(true))

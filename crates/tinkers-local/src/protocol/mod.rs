@@ -61,7 +61,7 @@ use crate::http::{LazyResponse, Request};
 use crate::read::{Command, Refusal, gives_up_number, read};
 use crate::window::WindowCounts;
 
-/// The server's state.
+/// The state of the server, and the transitions between states.
 #[derive(Debug)]
 pub struct Protocol {
     config: Arc<LocalConfig>,
@@ -76,13 +76,13 @@ pub struct Protocol {
     completions: CompletionLog,
     jobs: Jobs,
     agenda: Agenda,
-    /// Whether the server is about to stop, so that polls are no longer held.
+    /// Whether the server is shutting down, so that polls are no longer held.
     is_draining: bool,
     effects: Vec<Effect>,
 }
 
 impl Protocol {
-    /// Creates the state of a new server: its base models, losses and checkpoints are those of the engine. `random` generates ids.
+    /// Creates the state of a new server with the base models, losses and checkpoints of `engine`. `random` generates ids.
     pub fn new(
         config: Arc<LocalConfig>,
         random: Arc<dyn Jitter>,
@@ -118,7 +118,8 @@ impl Protocol {
     /// Parses a request, without using the state.
     ///
     /// # Errors
-    /// The response, if the key, the route or the body is invalid.
+    ///
+    /// The response to send if the key, the route or the body is invalid.
     #[expect(
         clippy::result_large_err,
         reason = "the error is the response and is used at once"
@@ -127,7 +128,7 @@ impl Protocol {
         read(config, request)
     }
 
-    /// Applies a request. The response is one of the effects of this or of a later transition.
+    /// Applies a request to the state. The response is an effect of this transition or of a later one.
     pub fn apply(&mut self, at: Stamp, exchange: ExchangeId, command: Command) -> Vec<Effect> {
         let numbered = command.numbered();
         match self.dispatch(at, exchange, command) {
@@ -138,7 +139,7 @@ impl Protocol {
                     Some(numbered) if gives_up_number(refusal.status()) => {
                         self.number_refused(&numbered);
                     }
-                    // The client will retry it under the same number.
+                    // The client will retry the request under the same number.
                     Some(numbered) => self.number_attempted(at, &numbered),
                     None => {}
                 }
@@ -195,7 +196,7 @@ impl Protocol {
         Ok(Some(response))
     }
 
-    /// Applies the end of a job.
+    /// Applies the outcome of a job to the state.
     pub fn outcome(&mut self, at: Stamp, job: JobId, ended: Ended) -> Vec<Effect> {
         match self.jobs.ended(job) {
             Some(Role::Operation(id)) => self.operation_ended(at, id, ended.0),
@@ -212,7 +213,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Ends an exchange whose client has disconnected.
+    /// Ends an exchange after its client has disconnected.
     pub fn disconnected(&mut self, at: Stamp, exchange: ExchangeId) -> Vec<Effect> {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
             self.poll_disconnected(at, &[poll.operation]);
@@ -237,12 +238,12 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Returns the time of the next alarm, when [`Protocol::tick`] has to be called.
+    /// Returns the time of the next alarm, at which the host has to call [`Protocol::tick`].
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.agenda.next()
     }
 
-    /// Returns the counters of the window of [`LocalConfig::window`] up to `now`; `None` without one.
+    /// Returns the counters of the in-flight limit up to `now`; `None` if [`LocalConfig::window`] is not set.
     pub fn window_counts(&mut self, now: Timestamp) -> Option<WindowCounts> {
         self.samples.window_counts(now)
     }

@@ -1,4 +1,4 @@
-//! The one optimizer of an engine, AdamW.
+//! The optimizer of every engine, AdamW.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub(super) fn adamw() -> OptimizerConfig {
     }
 }
 
-/// Checks that a request asks for AdamW, or for no optimizer in particular.
+/// Checks that a request asks for AdamW or does not name an optimizer.
 pub(super) fn check_optimizer(config: Option<&OptimizerConfig>) -> Result<(), Refusal> {
     match config {
         Some(config) if config.family != "adamw" => {

@@ -1,4 +1,4 @@
-//! The results of operations, encoded as polls ask for.
+//! The results of operations, in the encodings that polls ask for.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -14,12 +14,12 @@ use crate::engine::{EngineError, Outcome};
 pub enum Form {
     /// JSON.
     Json,
-    /// Protobuf, for passes and samples.
+    /// Protobuf, for forward and backward passes and for samples.
     Protobuf,
 }
 
 impl Form {
-    /// Returns the form that an `Accept` header asks for.
+    /// Returns the encoding that an `Accept` header asks for.
     pub(crate) fn wanted(accept: Option<&str>) -> Self {
         match accept {
             Some(accept) if accept.contains("protobuf") => Self::Protobuf,
@@ -28,7 +28,7 @@ impl Form {
     }
 }
 
-/// The result of an operation, kept in its shorter form only.
+/// The result of an operation. Only its shorter encoding is stored.
 #[derive(Debug)]
 pub struct Payload {
     kind: Kind,
@@ -38,9 +38,9 @@ pub struct Payload {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Json,
-    /// A pass, in protobuf.
+    /// The result of a forward or backward pass, stored as protobuf.
     Pass,
-    /// A sample, in protobuf.
+    /// The result of a sample, stored as protobuf.
     Sample,
 }
 
@@ -52,7 +52,7 @@ impl Payload {
         }
     }
 
-    /// Returns the form that a poll for `wanted` gets: some results have one form only.
+    /// Returns the encoding of the response to a poll that asks for `wanted`. Some results exist only as JSON.
     pub(crate) fn form(&self, wanted: Form) -> Form {
         match self.kind {
             Kind::Json => Form::Json,
@@ -60,17 +60,17 @@ impl Payload {
         }
     }
 
-    /// Returns the length of the kept form in bytes.
+    /// Returns the size of the stored encoding in bytes.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Returns its length in `form` in bytes, if that is known without encoding it.
+    /// Returns the size in the encoding `form` in bytes, if it is known without encoding the result.
     pub(crate) fn known_size(&self, form: Form) -> Option<usize> {
         (self.kind == Kind::Json || form == Form::Protobuf).then_some(self.bytes.len())
     }
 
-    /// Returns the body in `form`. The JSON of a pass or a sample is encoded each time.
+    /// Returns the body in the encoding `form`. If protobuf is stored, JSON is encoded anew for each call.
     pub fn encode(&self, form: Form) -> Bytes {
         let made = match (self.kind, form) {
             (Kind::Json, _) | (_, Form::Protobuf) => return self.bytes.clone(),
@@ -85,7 +85,7 @@ impl Payload {
     }
 }
 
-/// Returns a failure for a result that this server cannot decode again, so that the poll ends.
+/// Returns a failure as the result if the stored encoding cannot be decoded, so that the client's polls end.
 fn unreadable(error: &DecodeError) -> Bytes {
     tracing::error!(%error, "a result cannot be put into JSON");
     tinkers_wire::to_json(&json!({
@@ -94,7 +94,7 @@ fn unreadable(error: &DecodeError) -> Bytes {
     }))
 }
 
-/// The end of a job, with an encoded result. Made before the protocol is locked, since encoding takes time.
+/// The end of a job, with its encoded result. Created before the protocol is locked, since encoding takes time.
 #[derive(Debug)]
 pub struct Ended(pub(crate) Result<Product, EngineError>);
 
@@ -106,12 +106,12 @@ pub(crate) enum Product {
     Sample(Payload),
     Step(Payload),
     Saved(u64),
-    /// An outcome that this version does not know.
+    /// An outcome that this version of the server does not know.
     Unknown,
 }
 
 impl From<Result<Outcome, EngineError>> for Ended {
-    /// Encodes the engine's result; only the encoded form is kept.
+    /// Encodes the outcome of a job.
     fn from(outcome: Result<Outcome, EngineError>) -> Self {
         Self(outcome.map(|outcome| match outcome {
             Outcome::Done => Product::Nothing,

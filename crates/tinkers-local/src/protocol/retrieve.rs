@@ -15,11 +15,11 @@ use crate::dialect::{Dialect, Expiry, PollEnd};
 use crate::http::{Announcement, LazyResponse};
 use crate::read::Refusal;
 
-/// An upper bound of the length of a result's JSON in lengths of its protobuf.
+/// The maximum ratio of the size of a result in JSON to its size in protobuf.
 const JSON_GROWTH: usize = 8;
 
 impl Protocol {
-    /// Handles `POST /retrieve_future`. `None` when the poll is held.
+    /// Handles `POST /retrieve_future`. Returns `None` if the poll is held until the operation ends.
     pub(super) fn retrieve(
         &mut self,
         at: Stamp,
@@ -45,7 +45,7 @@ impl Protocol {
         if self.is_draining {
             return Ok(Some(self.try_again(id)));
         }
-        self.operations.note_poll(id, at.now);
+        self.operations.record_poll(id, at.now);
         let longest = dialect.long_poll.unwrap_or(self.config.long_poll);
         let until = at.now.after(self.jobs.poll_hold(longest));
         self.polls.hold(&mut self.agenda, exchange, poll, until);
@@ -100,7 +100,7 @@ impl Protocol {
         response
     }
 
-    /// Returns the response to a poll whose hold has ended.
+    /// Returns the response to a poll that was held for the maximum time.
     fn try_again(&self, id: OperationId) -> LazyResponse {
         if self.config.dialect.poll_end == PollEnd::Timeout {
             return Dialect::timed_out();
@@ -115,7 +115,7 @@ impl Protocol {
         LazyResponse::json(StatusCode::OK, &body)
     }
 
-    /// Returns why an operation has not ended.
+    /// Returns the reason why an operation has not ended, such as its position in the queue.
     fn reason(&self, id: OperationId) -> Option<String> {
         let model = self.operations.get(id)?.model()?;
         match self.models.get(model)?.queue().position(id) {
@@ -129,7 +129,7 @@ impl Protocol {
         }
     }
 
-    /// Ends the hold of a poll of either kind and responds with the current state.
+    /// Ends a held poll of either kind with a response that describes the current state.
     pub(super) fn poll_is_due(&mut self, exchange: ExchangeId) {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
             let response = self.try_again(poll.operation);

@@ -11,7 +11,7 @@ use crate::http::LazyResponse;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// Handles `POST /retrieve_futures`. `None` when the poll is held.
+    /// Handles `POST /retrieve_futures`. Returns `None` if the poll is held until a sample completes.
     pub(super) fn retrieve_futures(
         &mut self,
         at: Stamp,
@@ -23,9 +23,9 @@ impl Protocol {
             cloned_sampler_id: client,
             ..
         } = body.target;
-        // The samples of a session that has ended are reported as well.
+        // Samples of a session that has ended are reported, too.
         self.samplers.known(&id)?;
-        self.samplers.note_poll(&id, at.now);
+        self.samplers.record_poll(&id, at.now);
         let target = (id, client);
         let hold = self.hold_for(body.timeout)?;
         let after = body.prev_cursor;
@@ -48,7 +48,7 @@ impl Protocol {
         Ok(None)
     }
 
-    /// Returns how long a poll may be held that asks for `timeout` seconds.
+    /// Returns the maximum time to hold a poll whose `timeout` field is `timeout` seconds.
     fn hold_for(&self, timeout: Option<f64>) -> Result<Duration, Refusal> {
         let longest = self.config.long_poll;
         let Some(seconds) = timeout else {
@@ -58,11 +58,12 @@ impl Protocol {
             let reason = format!("expected seconds from 0, got {seconds}");
             return Err(Refusal::field("timeout", reason));
         }
-        // What does not fit a duration is longer than the longest poll.
+        // Seconds that do not fit a `Duration` exceed the longest hold.
         Ok(Duration::try_from_secs_f64(seconds).map_or(longest, |hold| hold.min(longest)))
     }
 
-    /// Returns the operations of request ids, without those that are gone: an acknowledgement may be sent twice.
+    /// Returns the operations of the request ids that a client acknowledges. Operations that were deleted are left out, since a
+    /// client may send an acknowledgement twice.
     fn retrieved(&self, target: &Target, names: &[String]) -> Result<Vec<OperationId>, Refusal> {
         let mut found = Vec::with_capacity(names.len());
         for (i, name) in names.iter().enumerate() {
@@ -83,7 +84,7 @@ impl Protocol {
         Ok(found)
     }
 
-    /// Deletes a sample whose result was fetched, and cancels one that was given up.
+    /// Deletes a sample that has ended, and cancels a sample that is still running.
     fn acknowledge(&mut self, id: OperationId) {
         self.completions.remove(id);
         let Some(operation) = self.operations.get(id) else {
@@ -96,7 +97,7 @@ impl Protocol {
         self.cancel(id, "its client gave it up");
     }
 
-    /// Reports the end of a sample to the polls of its client.
+    /// Reports the end of a sample to the held polls of its client.
     pub(super) fn report_completion(&mut self, id: OperationId) {
         let Some(operation) = self.operations.get(id) else {
             return;
@@ -121,7 +122,7 @@ impl Protocol {
         }
     }
 
-    /// Responds to a held poll of this kind with the current completions.
+    /// Responds to a held `retrieve_futures` poll with the current completions.
     pub(super) fn answer_completion_poll(&mut self, exchange: ExchangeId) {
         if let Some((target, after)) = self.completions.release(&mut self.agenda, exchange) {
             let response = self.completions_after(&target, after);
@@ -129,7 +130,7 @@ impl Protocol {
         }
     }
 
-    /// Removes a held poll of this kind whose client has disconnected.
+    /// Removes a held `retrieve_futures` poll whose client has disconnected.
     pub(super) fn completion_poll_disconnected(&mut self, at: Stamp, exchange: ExchangeId) {
         let Some((target, _)) = self.completions.release(&mut self.agenda, exchange) else {
             return;

@@ -1,4 +1,4 @@
-//! Samples: by sampler, by base model, or by checkpoint.
+//! Samples, from the weights of a sampler, a base model or a checkpoint.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::engine::{BaseModel, SamplerWeights, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// The weights that a request samples from.
+/// The source of the weights for a sample.
 struct Source {
     base: Arc<BaseModel>,
     weights: SamplerWeights,
@@ -37,7 +37,7 @@ impl Protocol {
         }
         let source = self.source(&body)?;
         check(&source.base, self.config.max_samples, &body)?;
-        // The last check: the window counts what it admits.
+        // This is the last check, since the in-flight limit counts each sample that it admits.
         self.samples.admit(at, digest.bytes())?;
         let work = Work::Sample {
             weights: source.weights,
@@ -98,7 +98,7 @@ impl Protocol {
         }
     }
 
-    /// Returns the response to an accepted request: one id for each sample, the same for a repeated request.
+    /// Returns the response to an accepted sample request, with one id per sample. A repeated request gets the same ids.
     fn accepted_sample(&self, operation: OperationId, samples: u32) -> LazyResponse {
         let mut submission = self.submission(operation);
         let ids = (0..samples).map(|i| format!("{}-{i}", submission.request_id));
@@ -110,7 +110,7 @@ impl Protocol {
 }
 
 fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(), Refusal> {
-    // The vocabulary is checked first, since it is a stricter limit of token ids than that of `tinkers-wire`.
+    // The vocabulary is checked first: it limits token ids more strictly than the checks of `tinkers-wire`.
     check_input(base, "prompt", &body.prompt).map_err(|error| Refusal::invalid("", &error))?;
     body.validate().map_err(invalid)?;
     if body.num_samples.is_some_and(|n| n > max_samples) {
@@ -179,7 +179,7 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
     Ok(())
 }
 
-/// The maximum number of values in one response, so that a small request cannot ask for more than the available memory.
+/// The maximum number of values in one response. It prevents a small request from using up the memory.
 const MAX_CELLS: u64 = 1 << 26;
 
 fn check_size(base: &BaseModel, body: &SampleRequest) -> Result<(), Refusal> {
@@ -205,7 +205,7 @@ fn check_size(base: &BaseModel, body: &SampleRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Adds the path of the sampling parameters, which the wire's checks leave out.
+/// Creates a refusal that names the full path of a sampling parameter. The checks of `tinkers-wire` name the parameter only.
 fn invalid(error: InvalidInput) -> Refusal {
     let prefix = match error.field() {
         "max_tokens" | "temperature" | "top_p" | "top_k" | "stop" | "seed" => "sampling_params.",

@@ -16,7 +16,7 @@ use crate::engine::{CheckpointRecord, Overwrite, SamplerWeights, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// A save under a name.
+/// A save of a checkpoint under a name that the client chose.
 struct Named<'a> {
     model: &'a str,
     number: u64,
@@ -113,7 +113,7 @@ impl Protocol {
         self.save(at, save, digest)
     }
 
-    /// Returns an unused checkpoint name, for a save without a name.
+    /// Returns an unused checkpoint name, for a save request that gives no name.
     fn free_name(&self, model: &str, kind: CheckpointKind) -> String {
         let is_free = |name: &String| {
             let path = TinkerPath::new(model, kind, name);
@@ -131,7 +131,8 @@ impl Protocol {
     ) -> Result<LazyResponse, Refusal> {
         let path = TinkerPath::new(save.model, save.kind, save.name).map_err(invalid)?;
         if self.checkpoints.is_in_use(&path) && save.overwrite == Overwrite::Refuse {
-            // A failed operation and no refusal: clients retry a 409 for minutes, and its seq_id would stay unused.
+            // This is a failed operation instead of a refusal, because clients retry a 409 for minutes, and its seq_id would stay
+            // unused.
             let error = self.config.dialect.name_in_use(&path)?;
             let numbered = (save.model, save.number);
             return Ok(self.accept_failed(at, numbered, digest, error));
@@ -161,7 +162,7 @@ impl Protocol {
         Ok(self.accept(at, save.model, save.number, digest, goal, work))
     }
 
-    /// Keeps a copy of the weights at this seq_id in memory, for one sampler.
+    /// Copies the current weights into memory for one sampler, as an operation with this seq_id.
     fn snapshot(
         &mut self,
         at: Stamp,
@@ -172,7 +173,7 @@ impl Protocol {
         let (session, base) = (model.session().to_owned(), Arc::clone(model.base()));
         let number = body.sampling_session_seq_id.unwrap_or(0);
         let entry = self.sessions.live_mut(&session)?;
-        // A repeated save was found by its seq_id, so a number that is in use belongs to another request.
+        // Repeats of a save were handled above, so a number in use belongs to another request.
         entry
             .samplers()
             .check_free("sampling_session_seq_id", number)?;
@@ -188,7 +189,7 @@ impl Protocol {
     }
 }
 
-/// Names the field `path` where the wire's checks speak of a name.
+/// Creates a refusal that names the field `path`. The checks of `tinkers-wire` call it a name.
 fn invalid(error: InvalidInput) -> Refusal {
     match error.field() {
         "name" => Refusal::field("path", format!("expected {}", error.expected())),

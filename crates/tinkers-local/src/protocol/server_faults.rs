@@ -10,8 +10,8 @@ use super::{Effect, Protocol, Stamp};
 use crate::engine::Work;
 
 impl Protocol {
-    /// Pauses the start of work for `length`: new requests are accepted and wait, running ones continue, and polls for single results
-    /// report `paused_capacity`. Does not shorten a longer pause.
+    /// Pauses the start of work for `length`. New requests are accepted but wait, running operations continue, and polls for single
+    /// results report `paused_capacity`. A longer pause that is already in effect is not shortened.
     pub fn pause_capacity(&mut self, at: Stamp, length: Duration) -> Vec<Effect> {
         let until = at.now.after(length);
         self.jobs.pause(until);
@@ -22,14 +22,14 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Ends all sessions as if their heartbeats had stopped.
+    /// Ends all sessions, as if their heartbeats had stopped.
     pub fn expire_sessions(&mut self, at: Stamp) -> Vec<Effect> {
         self.end_all_sessions(at, "it went too long without a heartbeat");
         std::mem::take(&mut self.effects)
     }
 
-    /// Simulates a restart: deletes sessions, models, samplers and results, and keeps checkpoints. Jobs are cancelled except for
-    /// running saves, which complete. No exchange gets a response: the host has to close their connections.
+    /// Simulates a restart: deletes sessions, models, samplers and results, and keeps checkpoints. All jobs are cancelled except
+    /// running saves, which complete. Exchanges get no response; the host has to close their connections.
     pub fn restart(&mut self, at: Stamp) -> Vec<Effect> {
         self.resume();
         self.end_all_sessions(at, "the server was started again");
@@ -39,7 +39,7 @@ impl Protocol {
             let operation = operations.get(running);
             operation.is_none_or(|operation| matches!(operation.goal(), Goal::Unload))
         };
-        // The engine may unload a model only after its running operation.
+        // A model with a running operation is unloaded after the operation, since the engine requires this order.
         self.models.restart(unloads);
         self.sessions.clear();
         self.samplers.clear();
@@ -62,7 +62,7 @@ impl Protocol {
         self.effects.extend(self.jobs.resume());
     }
 
-    /// Deletes an operation from before a restart, which has ended, and unloads its model.
+    /// Deletes an operation that was running at a restart and has ended now, and unloads its model.
     pub(super) fn leftover_ended(&mut self, id: OperationId, origin: Option<&Origin>) {
         let operation = self.operations.get(id);
         if !operation.is_some_and(|operation| operation.is_abandoned()) {
@@ -84,8 +84,8 @@ impl Protocol {
         }
     }
 
-    /// Cancels the operations that the end of the sessions did not: samples without a session, and operations of models that were
-    /// being unloaded.
+    /// Cancels the operations that are still running after all sessions have ended: samples without a session, and operations of
+    /// models that are being unloaded.
     fn cancel_all(&mut self) {
         let running = self.operations.ids_where(|operation| {
             !operation.is_cancelled() && !matches!(operation.goal(), Goal::Unload)

@@ -33,7 +33,7 @@ impl Protocol {
         Ok(LazyResponse::ok(&json!({ "type": "session_heartbeat" })))
     }
 
-    /// Handles `POST /sessions/{id}/finish`. Has no effect on a session that has ended.
+    /// Handles `POST /sessions/{id}/finish`. The request has no effect on a session that has ended.
     pub(super) fn finish_session(
         &mut self,
         at: Stamp,
@@ -46,13 +46,13 @@ impl Protocol {
         Ok(LazyResponse::ok(&json!({})))
     }
 
-    /// Handles `GET /sessions`, the newest first.
+    /// Handles `GET /sessions`: lists the sessions, the newest first.
     pub(super) fn list_sessions(&self, page: Page) -> LazyResponse {
         let all = self.sessions.newest_first();
         LazyResponse::ok(&json!({ "sessions": page.of(&all) }))
     }
 
-    /// Handles `GET /sessions/{id}`, also of one that has ended.
+    /// Handles `GET /sessions/{id}`: describes a session, even if it has ended.
     pub(super) fn session_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
         Ok(LazyResponse::ok(&self.sessions.info(id)?))
     }
@@ -70,7 +70,7 @@ impl Protocol {
         self.end_session(at, id, "it went too long without a heartbeat");
     }
 
-    /// Ends a session: its models are unloaded, its snapshots dropped, and requests that have not started fail.
+    /// Ends a session: unloads its models, drops its weights in memory, and fails its requests that have not started.
     pub(super) fn end_session(&mut self, at: Stamp, id: &str, how: &'static str) {
         let Some((models, samplers)) = self.sessions.end(id, how) else {
             return;

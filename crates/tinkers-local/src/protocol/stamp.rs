@@ -1,15 +1,15 @@
-//! The time of a transition on both clocks, and the formats of dates.
+//! The time of a state transition on both clocks, and the formats of dates.
 
 use std::time::{Duration, SystemTime};
 
 use tinkers_core::Timestamp;
 
-/// One instant on the monotonic clock, for timeouts, and on the wall clock, for dates.
+/// An instant on two clocks: the monotonic clock for timeouts, and the wall clock for dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// The time of the monotonic clock.
+    /// The time on the monotonic clock.
     pub now: Timestamp,
-    /// The date.
+    /// The date on the wall clock.
     pub wall: SystemTime,
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn http_date(date: SystemTime) -> String {
     )
 }
 
-/// Returns year, month and day of a day since 1970-01-01, counting years from March so that leap days come last.
+/// Converts a number of days since 1970-01-01 to year, month and day. Years are counted from March, so that leap days come last.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leap_days_and_centuries_are_formatted_correctly() {
+    fn dates_of_leap_days_and_centuries_are_formatted_correctly() {
         for (seconds, text) in [
             (0.0, "1970-01-01T00:00:00.000000Z"),
             (951_782_399.0, "2000-02-28T23:59:59.000000Z"),

@@ -1,4 +1,4 @@
-//! The end of models: unloaded by a client, retired with their session, or never created.
+//! The end of models: unloaded by a client, unloaded with their session, or never created.
 
 use tinkers_wire::ModelRef;
 
@@ -11,8 +11,8 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Handles `POST /unload_model`: runs after the queued requests; requests that wait for a missing number fail. A repeated request gets
-    /// the same operation.
+    /// Handles `POST /unload_model`. Queued requests run before the unload, and requests that wait for a missing number fail. A
+    /// repeated unload request gets the id of the first one.
     pub(super) fn unload_model(
         &mut self,
         at: Stamp,
@@ -23,7 +23,7 @@ impl Protocol {
             if self.operations.get(before).is_some() {
                 return Ok(self.accepted(before));
             }
-            // It was unloaded before, and the result is no longer kept.
+            // The model was unloaded before, and the result of that operation has expired.
             let again = self.add_unload(id);
             self.conclude(at, again, Ok(Product::Nothing));
             return Ok(self.accepted(again));
@@ -42,7 +42,7 @@ impl Protocol {
         self.operations.add(Goal::Unload, origin, unload(id))
     }
 
-    /// Ends the samplers of a model's weights in memory, which the engine has unloaded.
+    /// Ends the samplers that use weights of the model in memory, after the engine has unloaded the model.
     pub(super) fn end_snapshots(&mut self, id: &str) {
         for sampler in self.models.take_snapshots(id) {
             let reason = format!("model {id} was unloaded, and its unnamed weights with it");
@@ -50,14 +50,14 @@ impl Protocol {
         }
     }
 
-    /// Retires a model that could not be created.
+    /// Makes a model whose creation failed refuse requests.
     pub(super) fn creation_failed(&mut self, at: Stamp, id: &str, error: &EngineError) {
         let reason = format!("model {id} could not be created: {}", error.message);
         let not_run = self.models.fail_creation(id, &reason);
         self.fail_all(at, not_run, &retired(&reason));
     }
 
-    /// Retires a model: cancels its running operation, fails the queued ones and unloads it.
+    /// Ends a model at once: cancels its running operation, fails the queued ones and unloads the model.
     pub(super) fn retire_model(&mut self, at: Stamp, id: &str, reason: &str) {
         let Some(left) = self.models.retire(id, reason) else {
             return;
@@ -76,7 +76,7 @@ fn unload(id: &str) -> Work {
     }
 }
 
-/// The error of an operation that a retired model does not run.
+/// Returns the error of an operation that was not run because its model has ended.
 fn retired(reason: &str) -> EngineError {
     EngineError::user(format!("{reason}; the request was not run"))
 }

@@ -1,4 +1,4 @@
-//! Request bodies: content type, decompression and the limit of their size.
+//! Request bodies: their content type, decompression and size limit.
 
 use std::io::Read;
 
@@ -8,15 +8,16 @@ use http::StatusCode;
 use super::Refusal;
 use crate::http::Request;
 
-/// The binary logarithm of the maximum zstd window. A decoder allocates the window that a frame asks for; RFC 9659 limits it to
-/// 8 MB for HTTP.
+/// The binary logarithm of the maximum zstd window size. A decoder allocates the window that a frame declares; RFC 9659 limits the
+/// window to 8 MB for HTTP.
 const MAX_WINDOW_LOG: u32 = 23;
 
 /// Returns the decompressed body of `request`.
 ///
 /// # Errors
-/// If it exceeds `limit` bytes, is not valid zstd, or has another content coding.
-pub(super) fn plain(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
+///
+/// If the body exceeds `limit` bytes, is not valid zstd, or has another content coding.
+pub(super) fn decompressed(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
     let coding = request.header("content-encoding").unwrap_or("identity");
     let coding = coding.trim().to_ascii_lowercase();
     let body = match coding.as_str() {
@@ -51,16 +52,16 @@ fn decompress(compressed: &[u8], limit: usize) -> Result<Bytes, Refusal> {
     };
     let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed).map_err(unreadable)?;
     decoder.window_log_max(MAX_WINDOW_LOG).map_err(unreadable)?;
-    let mut plain = Vec::new();
-    // One byte beyond the limit proves that the body is too long, whatever size the frame declares.
+    let mut decompressed = Vec::new();
+    // Reads one byte more than the limit, because the size that a frame declares may be false.
     decoder
         .take(limit as u64 + 1)
-        .read_to_end(&mut plain)
+        .read_to_end(&mut decompressed)
         .map_err(unreadable)?;
-    if plain.len() > limit {
+    if decompressed.len() > limit {
         return Err(too_large(limit));
     }
-    Ok(Bytes::from(plain))
+    Ok(Bytes::from(decompressed))
 }
 
 #[cfg(test)]
@@ -77,14 +78,14 @@ mod tests {
             headers,
             body: body.into(),
         };
-        match plain(&request, 1000) {
+        match decompressed(&request, 1000) {
             Ok(_) => 200,
             Err(refusal) => refusal.into_response().status().as_u16(),
         }
     }
 
     #[test]
-    fn decompression_is_bounded_and_invalid_zstd_refused() {
+    fn decompressed_body_size_is_bounded_and_invalid_zstd_refused() {
         let bomb = zstd::encode_all(&vec![0u8; 1 << 20][..], 3).unwrap();
         assert!(bomb.len() < 1000);
         assert_eq!(status_of("zstd", bomb), 413);
@@ -93,7 +94,7 @@ mod tests {
             200
         );
         assert_eq!(status_of("zstd", vec![1, 2, 3]), 400);
-        // An empty frame whose window is 128 MB, and one of 8 MB.
+        // One empty frame declares a window of 128 MB, the other a window of 8 MB.
         let frame = |window| vec![0x28, 0xb5, 0x2f, 0xfd, 0, window, 1, 0, 0];
         assert_eq!(status_of("zstd", frame(17 << 3)), 400);
         assert_eq!(status_of("zstd", frame(13 << 3)), 200);

@@ -29,7 +29,7 @@ pub enum Command {
     CreateModel(Box<CreateModel>, Digest),
     ModelInfo(ModelRef),
     UnloadModel(ModelRef),
-    /// The second field is the path of the input in the body, for error messages.
+    /// A forward or backward pass. The second field is the path of the input in the body, for error messages.
     Pass(Box<PassRequest>, &'static str, Digest),
     OptimStep(OptimStep, Digest),
     SaveWeights(Box<SaveWeights>, Digest),
@@ -42,7 +42,7 @@ pub enum Command {
     Retrieve(RetrieveFuture, Form),
     RetrieveAll(RetrieveFutures),
     Cancel(CancelFuture),
-    /// The second field is the project; `None` for all projects.
+    /// A listing of training runs. The second field is the project; `None` for all projects.
     TrainingRuns(Page, Option<String>),
     TrainingRun(String),
     RunCheckpoints(String),
@@ -56,7 +56,7 @@ pub enum Command {
     WindowCounts,
 }
 
-/// The requested range of a listing.
+/// The part of a listing that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) offset: u64,
@@ -80,7 +80,7 @@ impl Command {
         Some(number)
     }
 
-    /// Returns the model and the `seq_id` of the request, if it has one.
+    /// Returns the model and the `seq_id` of the request, if it has both.
     pub(crate) fn numbered(&self) -> Option<Numbered> {
         let (model, number) = match self {
             Self::Pass(body, ..) => (&body.model_id, body.seq_id),
@@ -94,7 +94,7 @@ impl Command {
         (number > 0).then_some(Numbered { model, number })
     }
 
-    /// Returns a hash of the decoded body, for routes whose repeated requests are detected.
+    /// Returns a hash of the decoded body. `None` for routes that do not detect repeated requests.
     pub fn fingerprint(&self) -> Option<u64> {
         match self {
             Self::Pass(.., digest)

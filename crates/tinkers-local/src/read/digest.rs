@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use serde::Serialize;
 
-/// A digest of a decoded body, to distinguish a retry from another request with the same number.
+/// A digest of a decoded body. It tells a retry from a different request with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Digest {
     length: usize,
@@ -12,7 +12,7 @@ pub(crate) struct Digest {
 }
 
 impl Digest {
-    /// Computes the digest of the bytes of a request of this kind.
+    /// Computes the digest of a request of this kind from its bytes.
     pub(crate) fn of(kind: &str, bytes: &[u8]) -> Self {
         let mut hasher = DefaultHasher::new();
         hasher.write(kind.as_bytes());
@@ -24,12 +24,12 @@ impl Digest {
         }
     }
 
-    /// Computes the digest of a decoded body, which does not depend on its encoding, such as the order of fields.
+    /// Computes the digest of a decoded body. It does not depend on the encoding, such as the order of fields.
     pub(crate) fn of_body<T: Serialize>(kind: &str, body: &T) -> Self {
         Self::of(kind, &tinkers_wire::to_json(body))
     }
 
-    /// Returns the length of the digested bytes, which is about that of the body.
+    /// Returns the number of bytes from which the digest was computed, about the length of the body.
     pub(crate) fn bytes(self) -> usize {
         self.length
     }

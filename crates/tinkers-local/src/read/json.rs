@@ -1,4 +1,4 @@
-//! JSON bodies: malformed ones get a 400, invalid ones a 422 that names the field.
+//! JSON bodies. Malformed JSON is refused with 400, an invalid field with a 422 that names the field.
 
 use http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -7,14 +7,14 @@ use super::Refusal;
 
 /// Decodes a JSON body.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    // Tracking the path of a field costs time for each element, so only invalid bodies are decoded a second time with it.
+    // Tracking the path of the current field is slow, so a body is decoded with it only after a first attempt failed.
     match serde_json::from_slice(body) {
         Ok(value) => Ok(value),
         Err(error) => Err(explain::<T>(body, &error)),
     }
 }
 
-/// Returns why `body` is not a valid `T`.
+/// Returns the reason why `body` is not a valid `T`, with the path of the field.
 pub(super) fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> Refusal {
     if !error.is_data() {
         return Refusal::new(
@@ -32,7 +32,8 @@ pub(super) fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Erro
     Refusal::field(&with_missing(path, &reason), reason)
 }
 
-/// Appends the name of a missing field to the path, which ends at its parent. The name is in the message only.
+/// Appends the name of a missing field to `path`. The decoder gives the path of the enclosing object, and names the field only in
+/// `reason`.
 fn with_missing(path: &str, reason: &str) -> String {
     let missing = reason
         .strip_prefix("missing field `")
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_field_is_named_and_malformed_json_is_a_400() {
+    fn invalid_field_is_a_422_and_malformed_json_a_400() {
         let (status, text) =
             refused::<OptimStep>(r#"{"model_id": "m", "adam_params": {"learning_rate": null}}"#);
         assert_eq!(status, 422);

@@ -1,4 +1,5 @@
-//! Parses a request into a [`Command`]: API key, route and body. Pure, so that it runs without the lock of the protocol.
+//! Parses a request into a [`Command`]: API key, route and body. Parsing does not use the state, so it runs without the lock of the
+//! protocol.
 
 mod body;
 mod command;

@@ -8,7 +8,7 @@ use tinkers_wire::{
     SaveWeights, SaveWeightsForSampler, Telemetry,
 };
 
-use super::body::plain;
+use super::body::decompressed;
 use super::json::json;
 use super::{Command, Digest, Page, Refusal, Route, is_protobuf, pass, unknown_options};
 use crate::config::LocalConfig;
@@ -21,15 +21,15 @@ const GET: &str = "GET";
 const WINDOW_COUNTS: &str = "/scripted/counts";
 const FAULT_COUNTS: &str = "/faults/counts";
 
-/// The path of the health check, which needs no key.
+/// The path of the health check, which needs no API key.
 const HEALTH: &str = "/api/v1/healthz";
 
-/// Returns whether a path serves counters of the window or of the faults.
+/// Returns whether a path serves the counters of the in-flight limit or of the fault rules.
 pub(crate) fn is_counts(route: &str) -> bool {
     [WINDOW_COUNTS, FAULT_COUNTS].contains(&route)
 }
 
-/// Parses a request: checks its key, finds its route and decodes its body.
+/// Parses a request: checks its API key, finds its route and decodes its body.
 #[expect(
     clippy::result_large_err,
     reason = "the error is the response and is used at once"
@@ -71,7 +71,7 @@ fn document(config: &LocalConfig, request: &Request) -> LazyResponse {
     }
 }
 
-/// Checks the key and the method of a request for a path outside of `/api/v1/`.
+/// Checks the API key and the method of a request for a path outside of `/api/v1/`.
 #[expect(
     clippy::result_large_err,
     reason = "the error is the response and is used at once"
@@ -84,7 +84,7 @@ fn check_outside_api(config: &LocalConfig, request: &Request) -> Result<(), Lazy
     Ok(())
 }
 
-/// Returns the response to a request for the counters of the faults; `None` for any other request.
+/// Returns the response to a request for the counters of the fault rules; `None` for any other request.
 pub(crate) fn fault_counts(
     config: &LocalConfig,
     request: &Request,
@@ -110,7 +110,7 @@ fn wrong_method(request: &Request, allowed: &'static str) -> LazyResponse {
     response.with_header(ALLOW, HeaderValue::from_static(allowed))
 }
 
-/// Checks that the request has the key of the server or needs none. Does not use the body.
+/// Checks that the request has the right API key, if one is needed. The body is not used.
 pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<(), Refusal> {
     let is_needed = config.api_key.is_some() || config.dialect.key == KeyNeed::Always;
     if !is_needed || request.route() == HEALTH {
@@ -138,7 +138,7 @@ fn post(
     let dialect = &config.dialect;
     let content_type = request.header("content-type");
     dialect.check_content_type(route, content_type)?;
-    let body = plain(request, config.max_body)?;
+    let body = decompressed(request, config.max_body)?;
     dialect.check_body(route, content_type, &body)?;
     let command = command(dialect, request, route, segments, content_type, &body)?;
     if route != Route::ForwardBackward || !is_protobuf(content_type) {
@@ -147,7 +147,7 @@ fn post(
     Ok(command)
 }
 
-/// Decodes a body into a command.
+/// Decodes the body of a request into a command.
 fn command(
     dialect: &Dialect,
     request: &Request,
@@ -228,7 +228,7 @@ fn command(
     })
 }
 
-/// Removes the number of a pass if the dialect ignores numbers.
+/// Removes the sequence number of a forward or backward request if the dialect ignores sequence numbers.
 fn apply_numbering(dialect: &Dialect, mut pass: Command) -> Command {
     if let Command::Pass(body, ..) = &mut pass
         && dialect.repeats == Repeats::Again
@@ -238,13 +238,13 @@ fn apply_numbering(dialect: &Dialect, mut pass: Command) -> Command {
     pass
 }
 
-/// Returns the id in a path, which is its second segment.
+/// Returns the id in a path: the second of its segments.
 fn id(segments: &[&str]) -> String {
     segments.get(1).copied().unwrap_or_default().to_owned()
 }
 
-/// Decodes the body of a sampler save. Its digest leaves out `sampling_session_seq_id`, since the official SDK uses a new one for
-/// each retry.
+/// Decodes the body of `POST /save_weights_for_sampler`. The digest leaves out `sampling_session_seq_id`, since the official SDK
+/// uses a new one for each retry.
 fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
     let mut body: SaveWeightsForSampler = json(body)?;
     if repeats != Repeats::AllOnce {
@@ -256,7 +256,7 @@ fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
     Ok(Command::SaveForSampler(Box::new(body), digest))
 }
 
-/// Parses a request without a body.
+/// Parses a request whose route has no body.
 fn without_body(request: &Request, route: Route, segments: &[&str]) -> Result<Command, Refusal> {
     let page = |limit| page(request, limit);
     Ok(match route {
@@ -300,23 +300,23 @@ fn parameter(request: &Request, wanted: &str) -> Option<String> {
     Some(unescape(value))
 }
 
-/// Decodes percent-encoding. Invalid sequences are kept, so that they match no id.
+/// Decodes percent-encoding. An invalid sequence is kept as it is; no id contains one.
 fn unescape(segment: &str) -> String {
     if !segment.contains('%') {
         return segment.to_owned();
     }
     let bytes = segment.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
+    let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
         let code = (bytes[at] == b'%')
             .then(|| segment.get(at + 1..at + 3))
             .flatten()
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        plain.push(code.unwrap_or(bytes[at]));
+        decoded.push(code.unwrap_or(bytes[at]));
         at += if code.is_some() { 3 } else { 1 };
     }
-    String::from_utf8(plain).unwrap_or_else(|_| segment.to_owned())
+    String::from_utf8(decoded).unwrap_or_else(|_| segment.to_owned())
 }
 
 #[cfg(test)]
@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_percent_decoded() {
+    fn ids_in_paths_are_percent_decoded() {
         for (given, expected) in [
             ("a:train:0", "a:train:0"),
             ("a%3Atrain%3a0", "a:train:0"),

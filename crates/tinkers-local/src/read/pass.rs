@@ -1,4 +1,4 @@
-//! The bodies of passes: JSON on both routes, protobuf on `forward_backward` only.
+//! The bodies of forward and backward passes: JSON on both routes, protobuf on `forward_backward` only.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::body::is_protobuf;
 use super::json::json;
 use super::{Command, Digest, Refusal};
 
-/// The data and the loss of a pass.
+/// The data and the loss function of a forward or backward pass.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "PassInput")]
 struct Input {
@@ -32,7 +32,7 @@ pub(crate) struct ForwardBody {
     seq_id: Option<u64>,
 }
 
-/// The JSON body of a forward-backward pass. It cannot ask for a forward pass; protobuf can.
+/// The JSON body of a forward-backward pass. Unlike the protobuf body, it cannot ask for a forward pass only.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "ForwardBackwardRequest")]
 pub(crate) struct BackwardBody {
@@ -42,7 +42,7 @@ pub(crate) struct BackwardBody {
     seq_id: Option<u64>,
 }
 
-/// Parses the body of `POST /forward`, which is JSON.
+/// Parses the body of `POST /forward`, which must be JSON.
 pub(super) fn forward(content_type: Option<&str>, body: &Bytes) -> Result<Command, Refusal> {
     if is_protobuf(content_type) {
         let reason = "this route takes JSON; send protobuf to forward_backward with forward_only";
@@ -88,7 +88,7 @@ impl Input {
 }
 
 fn command(pass: PassRequest, prefix: &'static str) -> Command {
-    // Protobuf is the shorter form; passes that it cannot express are digested as JSON.
+    // The digest is computed from the protobuf form, which is shorter, or from JSON if protobuf cannot express the request.
     let canonical = pass.to_protobuf().unwrap_or_else(|_| pass.to_json());
     let digest = Digest::of("pass", &canonical);
     Command::Pass(Box::new(pass), prefix, digest)

@@ -7,13 +7,13 @@ use tinkers_wire::InvalidInput;
 use crate::faults::Hint;
 use crate::http::LazyResponse;
 
-/// A refusal of a request, with status and reason.
+/// A refusal of a request: the status and the reason.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     status: StatusCode,
     detail: Value,
     form: Form,
-    /// The retry hints.
+    /// The `retry-after` hints of the response.
     hints: Vec<Hint>,
 }
 
@@ -22,11 +22,11 @@ pub(crate) struct Refusal {
 enum Form {
     /// JSON with `detail`.
     Json,
-    /// Plain text, as web frameworks send for unhandled errors.
+    /// Plain text, as web frameworks send it for unhandled errors.
     Text,
 }
 
-/// The retry hint of a full queue in seconds, an estimate.
+/// The `retry-after` hint of a full queue in seconds. It is an estimate.
 const FULL_QUEUE_RETRY_S: u64 = 1;
 
 impl Refusal {
@@ -55,7 +55,7 @@ impl Refusal {
         Self::new(StatusCode::GONE, reason)
     }
 
-    /// Creates a 429 refusal with the default retry hint.
+    /// Creates a 429 refusal with the default `retry-after` hint.
     pub(crate) fn busy(reason: impl Into<String>) -> Self {
         let hints = vec![
             Hint::Seconds(FULL_QUEUE_RETRY_S),
@@ -67,7 +67,7 @@ impl Refusal {
         }
     }
 
-    /// Creates a 429 refusal with this retry hint.
+    /// Creates a 429 refusal with this `retry-after` hint.
     pub(crate) fn limited(reason: impl Into<String>, hint: Hint) -> Self {
         Self {
             hints: vec![hint],
@@ -75,7 +75,7 @@ impl Refusal {
         }
     }
 
-    /// Creates a 422 refusal of a field of the body, given its path, such as `data[3].model_input`.
+    /// Creates a 422 refusal of a body field. `path` is the path of the field, such as `data[3].model_input`.
     pub(crate) fn field(path: &str, reason: impl Into<String>) -> Self {
         Self::at("body", path, reason)
     }
@@ -96,7 +96,7 @@ impl Refusal {
         }
     }
 
-    /// Creates a 422 refusal with these entries in `detail`, as other servers send them.
+    /// Creates a 422 refusal whose `detail` has these entries, in the format of other servers.
     pub(crate) fn findings(findings: Vec<Value>) -> Self {
         Self {
             detail: Value::Array(findings),
@@ -112,8 +112,8 @@ impl Refusal {
         }
     }
 
-    /// Creates a 422 refusal from a failed check of `tinkers-wire`. `prefix` is the path of the checked value; it ends in a dot or
-    /// is empty.
+    /// Creates a 422 refusal from a failed check of `tinkers-wire`. `prefix` is the path of the checked value in the body: empty, or
+    /// ending in a dot.
     pub(crate) fn invalid(prefix: &str, error: &InvalidInput) -> Self {
         let path = format!("{prefix}{}", error.field());
         Self::field(&path, format!("expected {}", error.expected()))
@@ -139,7 +139,7 @@ impl Refusal {
     }
 }
 
-/// Splits a part of a path into name and indices, such as `data[3]` into `data` and 3.
+/// Splits a part of a path into its name and indices: `data[3]` into `data` and 3.
 fn segments(part: &str) -> Vec<Value> {
     let mut pieces = part.split('[');
     let mut found: Vec<Value> = pieces.next().map(Value::from).into_iter().collect();
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn field_path_is_split_into_names_and_indices() {
+    fn error_field_path_is_split_into_names_and_indices() {
         let refusal = Refusal::field("data[3].loss_fn_inputs.weights", "no");
         assert_eq!(
             refusal.detail[0]["loc"],

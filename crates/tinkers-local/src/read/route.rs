@@ -2,7 +2,7 @@
 
 use tinkers_wire::CheckpointKind;
 
-/// Defines [`Route`] from the table. Each path has one method.
+/// Defines [`Route`] from a table with one method per path.
 macro_rules! table {
     ($($(#[doc = $doc:literal])+ $route:ident $method:ident $path:literal,)*) => {
         /// A route of the API: a path and its method.
@@ -13,7 +13,7 @@ macro_rules! table {
         }
 
         impl Route {
-            /// All routes, in the order of the table.
+            /// All routes in the order of the table.
             pub const ALL: &'static [Self] = &[$(Self::$route,)*];
 
             /// Returns the method.
@@ -23,14 +23,14 @@ macro_rules! table {
                 }
             }
 
-            /// Returns the description of the route, one sentence.
+            /// Returns a description of the route in one sentence.
             pub(crate) fn summary(self) -> &'static str {
                 match self {
                     $(Self::$route => concat!($($doc),+).trim_start(),)*
                 }
             }
 
-            /// Returns the path, with placeholders in braces for ids.
+            /// Returns the path, in which ids are placeholders in braces.
             pub const fn path(self) -> &'static str {
                 match self {
                     $(Self::$route => concat!("/api/v1/", $path),)*
@@ -41,7 +41,7 @@ macro_rules! table {
 }
 
 table! {
-    /// Returns whether the server is up.
+    /// Returns whether the server is ready.
     Health GET "healthz",
     /// Lists the base models of the server.
     Capabilities GET "get_server_capabilities",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn client_paths_are_served() {
+    fn all_paths_of_the_client_are_served() {
         let known = tinkers_wire::routes::ALL;
         let served = |path: &str| Route::ALL.iter().any(|route| route.path() == path);
         // There is no listing of samplers.

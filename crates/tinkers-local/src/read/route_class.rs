@@ -1,8 +1,8 @@
-//! The class of a route, as clients classify it.
+//! The classification of routes, the same as that of clients.
 
 use tinkers_core::RouteClass;
 
-/// Returns the class of a path without its query. Unknown paths are in class `rest`.
+/// Returns the route class of a path without its query. Unknown paths belong to the class `rest`.
 pub(crate) fn class_of(route: &str) -> RouteClass {
     let Some(rest) = route.strip_prefix("/api/v1/") else {
         return RouteClass::Rest;
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_have_their_class() {
+    fn routes_have_the_class_that_clients_use() {
         for (route, class) in [
             (routes::ASAMPLE, RouteClass::Sample),
             (routes::FORWARD_BACKWARD, RouteClass::Train),

@@ -1,8 +1,8 @@
-//! A scanner for the model and the `seq_id` in bodies that are refused before they are decoded: too long, malformed, or with an
-//! invalid field.
+//! Finds the model and the `seq_id` in request bodies that are refused before they are decoded: bodies that are too long, malformed,
+//! or have an invalid field.
 //!
-//! Bodies are scanned incrementally and leniently, since they may be invalid anywhere: for JSON, two fields at the top level; for
-//! protobuf, the fields 1 and 2.
+//! The scanner takes a body in pieces and ignores errors, since any part of the body may be invalid. In JSON, it looks for two
+//! top-level fields; in protobuf, for the fields 1 and 2.
 
 use std::io::Read;
 
@@ -18,29 +18,29 @@ pub(crate) struct Numbered {
     pub(crate) number: u64,
 }
 
-/// Returns whether a client gives up the number of a request after this status. It retries after 408, 425 and 429, and may do so
-/// with another key after 401 and 403.
+/// Returns whether a client stops using the sequence number of a request after this status. Clients retry after 408, 425 and 429,
+/// and possibly with another key after 401 and 403.
 pub(crate) fn gives_up_number(status: StatusCode) -> bool {
     status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 425 | 429)
 }
 
-/// A scan of a body for its model and number.
+/// A scanner that finds the model and the sequence number in a request body.
 #[derive(Debug)]
 pub(crate) enum NumberScan {
     Json(JsonScan),
     Protobuf(ProtobufScan),
-    /// The request has no number, or is compressed.
+    /// The request has no sequence number, or its body is compressed.
     None,
 }
 
 impl NumberScan {
-    /// Starts a scan of the uncompressed body of `request`.
+    /// Creates a scanner for the body of `request`, if the body is not compressed.
     pub(crate) fn of(request: &Request) -> Self {
-        let is_plain = matches!(
+        let is_uncompressed = matches!(
             request.header("content-encoding"),
             None | Some("" | "identity")
         );
-        match is_plain {
+        match is_uncompressed {
             true => Self::of_decoded(request),
             false => Self::None,
         }
@@ -64,7 +64,7 @@ impl NumberScan {
         }
     }
 
-    /// Scans the next bytes.
+    /// Scans the next bytes of the body.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         match self {
             Self::Json(scan) => bytes.iter().for_each(|byte| scan.push(*byte)),
@@ -73,7 +73,7 @@ impl NumberScan {
         }
     }
 
-    /// Returns the result of the scan; `None` if a field is missing or the number is 0.
+    /// Returns the model and the number; `None` if either is missing or the number is 0.
     pub(crate) fn found(self) -> Option<Numbered> {
         let (model, number) = match self {
             Self::Json(mut scan) => {
@@ -87,7 +87,7 @@ impl NumberScan {
         Some(Numbered { model, number })
     }
 
-    /// Scans the body of a complete request. A compressed body is scanned up to `limit` decompressed bytes.
+    /// Scans the complete body of a request. Of a compressed body, at most `limit` decompressed bytes are scanned.
     pub(crate) fn whole(request: &Request, limit: usize) -> Option<Numbered> {
         let mut scan = Self::of_decoded(request);
         match (&scan, request.header("content-encoding")) {
@@ -106,7 +106,7 @@ impl NumberScan {
     }
 }
 
-/// The maximum length of a scanned name or value in bytes; longer ones are truncated or skipped.
+/// The maximum length of a field name or value in bytes. Longer ones are truncated or skipped.
 const MAX_TEXT: usize = 512;
 
 /// Scans JSON for the fields `model_id` and `seq_id` of the outermost object.
@@ -115,11 +115,11 @@ pub(crate) struct JsonScan {
     depth: usize,
     in_text: bool,
     is_escaped: bool,
-    /// The current string or scalar at the top level.
+    /// The current string or scalar of the outermost object.
     text: Vec<u8>,
-    /// The name of the field whose value is being scanned.
+    /// The name of the field whose value is scanned now.
     name: Option<Vec<u8>>,
-    /// Whether a value is being scanned, not a name.
+    /// Whether the current text is a value and not a name.
     in_value: bool,
     model: Option<String>,
     number: Option<u64>,
@@ -195,18 +195,18 @@ pub(crate) struct ProtobufScan {
     number: Option<u64>,
 }
 
-/// The part of a message that is being scanned.
+/// The part of a protobuf message that is scanned next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Part {
     #[default]
     Key,
-    /// A varint value of this field.
+    /// A varint that is the value of this field.
     Varint(u64),
-    /// The length prefix of this field.
+    /// The length of the value of this field.
     Length(u64),
-    /// This many remaining bytes of the model id.
+    /// The rest of the model id, with this many bytes.
     Model(u64),
-    /// This many bytes to be skipped.
+    /// A part of this many bytes that is skipped.
     Skip(u64),
     /// The body is not protobuf.
     Invalid,
@@ -251,7 +251,7 @@ impl ProtobufScan {
         }
     }
 
-    /// Returns the part after a complete varint.
+    /// Returns the part that follows a complete varint.
     fn after(&mut self, value: u64) -> Part {
         match self.part {
             Part::Key => match value & 7 {
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_json_is_scanned() {
+    fn seq_id_is_found_in_malformed_json() {
         let wanted = Some(("m".to_owned(), 7));
         for body in [
             r#"{"model_id": "m", "seq_id": 7}"#,
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn json_and_protobuf_are_scanned_in_pieces_of_any_size() {
+    fn seq_id_is_found_in_body_pieces_of_any_size() {
         for (kind, body) in [pass().to_json(), pass().to_protobuf().unwrap()]
             .into_iter()
             .enumerate()
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_body_is_scanned_up_to_the_limit() {
+    fn compressed_body_is_searched_for_seq_id_up_to_the_limit() {
         for (kind, body) in [pass().to_json(), pass().to_protobuf().unwrap()]
             .into_iter()
             .enumerate()
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_bytes_and_other_routes_have_no_number() {
+    fn invalid_bytes_and_other_routes_have_no_seq_id() {
         for bytes in [&[0xff; 40][..], &[0x0a, 0x7f], &[0x07, 1, 2], &[0x10]] {
             assert_eq!(NumberScan::whole(&request(1, bytes.to_vec()), 1000), None);
         }
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn only_final_refusals_give_up_the_number() {
+    fn only_final_error_statuses_give_up_the_seq_id() {
         for (status, gives_up) in [
             (400, true),
             (404, true),

@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use super::{Refusal, Route};
 use crate::dialect::Shape;
 
-/// Checks that a JSON body has no option that `route` does not support. Null counts as absent.
+/// Checks that a JSON body has no option that `route` does not support. A field that is null counts as absent.
 pub(super) fn check(route: Route, body: &[u8]) -> Result<(), Refusal> {
     let shape = Shape::supported(route);
     if matches!(shape, Shape::Any) {
@@ -21,7 +21,7 @@ pub(super) fn check(route: Route, body: &[u8]) -> Result<(), Refusal> {
         found: &mut found,
     };
     let mut reader = serde_json::Deserializer::from_slice(body);
-    // The decoder of the body reports malformed bodies.
+    // Malformed JSON is reported by the decoder of the body.
     if walk.deserialize(&mut reader).is_err() {
         return Ok(());
     }
@@ -37,13 +37,13 @@ pub(super) fn check(route: Route, body: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// The path of the first unknown option, and the options that are known there.
+/// The path of the first unknown option, and the names of the known options at this place.
 struct UnknownOption {
     path: String,
     known: Vec<&'static str>,
 }
 
-/// A traversal of a JSON value.
+/// A traversal of a JSON value that stops at the first unknown option.
 struct Walk<'a> {
     shape: &'a Shape,
     path: &'a mut Vec<String>,
@@ -51,7 +51,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Returns the traversal of a nested value.
+    /// Returns the traversal of a value nested in this one.
     fn nested<'b>(&'b mut self, shape: &'b Shape) -> Walk<'b> {
         Walk {
             shape,
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_option_is_named_with_the_known_ones() {
+    fn error_names_the_unknown_option_and_the_known_ones() {
         let datum = json!({ "model_input": { "chunks": [] }, "loss_fn_inputs": { "weights": { "data": [], "grad": true } } });
         for (route, body, expected) in [
             (
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nulls_and_top_level_fields_are_accepted() {
+    fn null_options_and_unknown_top_level_fields_are_accepted() {
         for (route, body) in [
             (
                 Route::Sample,

@@ -1,10 +1,10 @@
-//! The counters of a window.
+//! The counters of the in-flight limit.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// The counters of a window. Times are measured from the first submission on the clock of the server.
+/// The counters of a [`Window`](crate::Window). Times are measured from the first submission, on the clock of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WindowCounts {
@@ -12,7 +12,7 @@ pub struct WindowCounts {
     pub accepted: u64,
     /// The number of refused samples.
     pub refused: u64,
-    /// The number of refused samples that arrived before an earlier hint had expired.
+    /// The number of refused samples that arrived before the `retry-after` hint of an earlier refusal had expired.
     pub refused_within_hint: u64,
     /// The number of ended samples, successful or not.
     pub ended: u64,
@@ -20,48 +20,49 @@ pub struct WindowCounts {
     pub in_flight: u64,
     /// The maximum number of samples in flight so far.
     pub most_in_flight: u64,
-    /// The end of the last sample.
+    /// The time at which the last sample ended.
     pub last_end: Option<Duration>,
     /// The number of congestion events.
     pub congestions: u64,
     /// The first [`WindowCounts::KEPT`] congestion events.
     pub events: Vec<Congestion>,
-    /// The first [`WindowCounts::KEPT`] levels of the window so far.
+    /// The first [`WindowCounts::KEPT`] values of the limit so far.
     pub levels: Vec<WindowLevel>,
 }
 
-/// A level of a window: its limit from a given time on.
+/// A value of an in-flight limit that changes over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WindowLevel {
-    /// The start of the level.
+    /// The time from which this value applies.
     pub at: Duration,
-    /// The maximum number of samples in flight.
+    /// The maximum number of samples in flight from that time on.
     pub most: u32,
 }
 
-/// A congestion event: a run of refusals, each of which arrived before the hints of the earlier ones had expired. Without hints,
-/// a run continues while its refusals are at most 100 ms apart.
+/// A congestion event: a series of refusals, each of which arrived before the `retry-after` hints of the earlier ones had expired.
+/// If refusals carry no hint, an event is a series of refusals that are at most 100 ms apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Congestion {
-    /// The time of the first refusal.
+    /// The time of the first refusal of the event.
     pub began: Duration,
-    /// The number of samples in flight at that time.
+    /// The number of samples in flight at the first refusal.
     pub in_flight: u64,
-    /// The number of refusals.
+    /// The number of refusals in the event.
     pub refused: u64,
-    /// The expiry of the last hint; without hints, the time of the last refusal.
+    /// The time at which the last `retry-after` hint expired. Without hints, the time of the last refusal.
     pub over: Duration,
-    /// The time from the expiry of the hint, or from when there was room if that is later, to the next accepted sample. `None` if
-    /// there was a refusal first, or no submission.
+    /// The time until the first accepted sample after the event. It is measured from the expiry of the hint, or from the time at
+    /// which the number in flight fell below the limit, if that was later. `None` if the next submission was refused or never came.
     pub first_grant: Option<Duration>,
-    /// The time from the same start until 90 % of the window were in flight. `None` if that did not happen before the next refusal.
+    /// The time until 90 % of the limit were in flight, measured from the same start as `first_grant`. `None` if the next refusal
+    /// came first.
     pub full_flow: Option<Duration>,
 }
 
 impl WindowCounts {
-    /// The maximum number of kept events, and of kept levels.
+    /// The maximum number of events, and of values of the limit, that are stored.
     pub const KEPT: usize = 4096;
 
     /// Returns the body of `GET /scripted/counts`, with times in milliseconds.

@@ -1,10 +1,10 @@
-//! The levels of a window over time.
+//! The values of an in-flight limit over time.
 
 use std::time::Duration;
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// The levels of a window.
+/// The sequence of values of an in-flight limit.
 #[derive(Debug, Clone)]
 pub(super) enum Levels {
     Fixed(u32),
@@ -20,27 +20,27 @@ pub(super) enum Levels {
     },
 }
 
-/// An error for an invalid window.
+/// An error for an invalid in-flight limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidWindow {
-    /// There are no levels.
+    /// The list of limits is empty.
     #[error("levels: expected at least one")]
     NoLevels,
-    /// The lower end of a walk is above the upper end.
+    /// The lowest limit of a random walk is above the highest.
     #[error("low: expected at most high, {high}, got {low}")]
     Ends {
-        /// The given lower end.
+        /// The given lowest limit.
         low: u32,
-        /// The given upper end.
+        /// The given highest limit.
         high: u32,
     },
-    /// The time between changes is too short.
+    /// The time between changes of the limit is too short.
     #[error("every: expected at least {MIN_INTERVAL:?}, got {0:?}")]
     TooOften(Duration),
 }
 
-/// The minimum time between changes. Clients could not follow faster ones, and each costs work.
+/// The minimum time between changes of the limit. Clients could not follow faster changes, and each change costs time.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Levels {
@@ -70,7 +70,7 @@ impl Levels {
         })
     }
 
-    /// Returns the sequence of levels, at the first one.
+    /// Returns an iterator-like sequence that starts at the first value.
     pub(super) fn start(&self) -> LevelSequence {
         match self {
             Self::Fixed(level) => LevelSequence::Fixed(*level),
@@ -102,7 +102,7 @@ fn check(every: Duration) -> Result<(), InvalidWindow> {
     Ok(())
 }
 
-/// A sequence of levels and the position in it.
+/// A sequence of limits and the current position in it.
 #[derive(Debug)]
 pub(super) enum LevelSequence {
     Fixed(u32),
@@ -121,7 +121,7 @@ pub(super) enum LevelSequence {
 }
 
 impl LevelSequence {
-    /// Returns the current level.
+    /// Returns the current limit.
     pub(super) fn level(&self) -> u32 {
         match self {
             Self::Fixed(level) | Self::Walk { level, .. } => *level,
@@ -129,7 +129,7 @@ impl LevelSequence {
         }
     }
 
-    /// Returns the time between changes; `None` if the level is fixed.
+    /// Returns the time between changes of the limit; `None` if it is fixed.
     pub(super) fn every(&self) -> Option<Duration> {
         match self {
             Self::Fixed(_) => None,
@@ -137,7 +137,7 @@ impl LevelSequence {
         }
     }
 
-    /// Advances to the next level.
+    /// Advances to the next value of the limit.
     pub(super) fn step(&mut self) {
         match self {
             Self::Fixed(_) => {}
@@ -182,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn steps_repeat() {
+    fn list_of_in_flight_limits_repeats() {
         let levels = Levels::steps(vec![20, 50, 10], SECOND).unwrap();
         assert_eq!(first_levels(&levels, 5), [20, 50, 10, 20, 50]);
     }
 
     #[test]
-    fn walk_is_bounded_varied_and_determined_by_its_seed() {
+    fn random_walk_of_limits_is_bounded_and_determined_by_its_seed() {
         let walk = |seed| Levels::walk(5, 80, SECOND, seed).unwrap();
         let seen = first_levels(&walk(1), 1000);
         assert_eq!(seen[0], 42);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_windows_are_refused() {
+    fn invalid_in_flight_limits_are_refused() {
         let too_short = Duration::from_millis(9);
         assert_eq!(
             Levels::steps(vec![], SECOND).unwrap_err(),

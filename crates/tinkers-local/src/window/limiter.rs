@@ -1,4 +1,4 @@
-//! The limiter of a window: admits samples and counts.
+//! Applies an in-flight limit: admits samples and keeps the counters.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use super::{HintForm, Window};
 use crate::faults::Hint;
 use crate::protocol::Stamp;
 
-/// The maximum time between two refusals without hints of one congestion event.
+/// The maximum time between two refusals of the same congestion event, if refusals carry no `retry-after` hint.
 const MAX_EVENT_GAP: Duration = Duration::from_millis(100);
 
-/// The limiter of a window, with its counters.
+/// An in-flight limit with its current value and its counters.
 #[derive(Debug)]
 pub(crate) struct WindowLimiter {
     window: Window,
     levels: LevelSequence,
-    /// The time of the first submission, when the levels begin.
+    /// The time of the first submission, from which the values of the limit are timed.
     start: Option<Timestamp>,
-    /// The start of the current level.
+    /// The time from which the current value of the limit applies.
     level_start: Timestamp,
-    /// The last time when the window stopped being full.
+    /// The last time at which the number of samples in flight fell below the limit.
     room_since: Timestamp,
-    /// The last congestion event, while it may continue or its end is being measured.
+    /// The last congestion event, until a further refusal can no longer extend it and the recovery is measured.
     open: Option<OpenEvent>,
     counts: WindowCounts,
 }
@@ -33,13 +33,13 @@ pub(crate) struct WindowLimiter {
 #[derive(Debug)]
 struct OpenEvent {
     event: Congestion,
-    /// The expiry of the last hint.
+    /// The time at which the last `retry-after` hint expires.
     hint_expiry: Timestamp,
-    /// Refusals before this time belong to the event.
+    /// The time before which a further refusal belongs to the event.
     until: Timestamp,
-    /// The start of the recovery times, set by the first grant.
+    /// The time from which the recovery is measured. It is set at the first sample that is accepted after the event.
     recovery_start: Option<Timestamp>,
-    /// The index of the event, even if it is not kept.
+    /// The index of the event among all events, even if it is not stored.
     index: usize,
 }
 
@@ -57,10 +57,11 @@ impl WindowLimiter {
         }
     }
 
-    /// Counts a submission and accepts or refuses it.
+    /// Counts a submission, and accepts or refuses it.
     ///
     /// # Errors
-    /// The hint of the refusal, if the window is full.
+    ///
+    /// The `retry-after` hint of the refusal, if the limit is reached.
     pub(crate) fn submit(&mut self, at: Stamp) -> Result<(), Hint> {
         self.advance(at.now);
         if self.counts.in_flight < u64::from(self.levels.level()) {
@@ -156,7 +157,7 @@ impl WindowLimiter {
         });
     }
 
-    /// Updates the open event in the counters, if it is kept.
+    /// Writes the current congestion event to the counters, if the event is stored.
     fn record(&mut self) {
         if let Some(open) = &self.open
             && let Some(kept) = self.counts.events.get_mut(open.index)
@@ -165,7 +166,7 @@ impl WindowLimiter {
         }
     }
 
-    /// Advances the level to `now`.
+    /// Advances the limit to its value at `now`.
     fn advance(&mut self, now: Timestamp) {
         if self.start.is_none() {
             self.start = Some(now);

@@ -1,4 +1,4 @@
-//! A limit of samples in flight that may change over time, and the retry hint of the 429 beyond it.
+//! A limit on the samples in flight, which may change over time, and the `retry-after` hint of the 429 responses beyond the limit.
 
 mod counts;
 mod levels;
@@ -13,10 +13,11 @@ pub(crate) use self::limiter::WindowLimiter;
 use self::levels::Levels;
 use crate::faults::Hint;
 
-/// A limit of the samples in flight, that is accepted and not ended. Submissions beyond it get a 429.
+/// A limit on the samples in flight, which are the samples that were accepted and have not ended. Submissions beyond the limit get a
+/// 429.
 ///
-/// Used to measure how much of the capacity of a server a client uses. The level depends only on the time since the first
-/// submission and, for a walk, on the seed, so runs can be repeated and compared with a client that knows the levels.
+/// Use it to measure how much of a server's capacity a client uses. The value of the limit depends only on the time since the first
+/// submission and, for a random walk, on the seed. So runs can be repeated, and compared with a client that knows all values.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -34,7 +35,7 @@ pub struct Window {
     form: HintForm,
 }
 
-/// The form of the retry hint in the 429 of a window.
+/// The form of the `retry-after` hint in the 429 response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintForm {
@@ -51,7 +52,7 @@ pub enum HintForm {
 }
 
 impl Window {
-    /// The default hint.
+    /// The default delay of the `retry-after` hint.
     const HINT: Duration = Duration::from_secs(1);
 
     const fn of(levels: Levels) -> Self {
@@ -62,20 +63,21 @@ impl Window {
         }
     }
 
-    /// Creates a window without a limit, which only counts.
+    /// Creates a limit that refuses no samples and only counts them.
     pub const fn unbounded() -> Self {
         Self::of(Levels::Fixed(u32::MAX))
     }
 
-    /// Creates a window of a fixed level; 0 refuses all samples.
+    /// Creates a fixed limit; 0 refuses all samples.
     pub const fn fixed(level: u32) -> Self {
         Self::of(Levels::Fixed(level))
     }
 
-    /// Creates a window that repeats these levels in order, each for the time `every`.
+    /// Creates a limit that takes these values in turn, each for the time `every`, and then starts again.
     ///
     /// # Errors
-    /// If there is no level, or `every` is below 10 ms.
+    ///
+    /// If there is no value, or `every` is below 10 ms.
     pub fn steps(
         levels: impl IntoIterator<Item = u32>,
         every: Duration,
@@ -83,16 +85,17 @@ impl Window {
         Levels::steps(levels.into_iter().collect(), every).map(Self::of)
     }
 
-    /// Creates a window whose level is a random walk between `low` and `high`, reflected at both ends. It starts in the middle and
-    /// changes after each `every` by at most a quarter of `high - low`.
+    /// Creates a limit that is a random walk between `low` and `high`, reflected at both ends. It starts in the middle and changes
+    /// after each `every` by at most a quarter of `high - low`.
     ///
     /// # Errors
+    ///
     /// If `low` is above `high`, or `every` is below 10 ms.
     pub fn walk(low: u32, high: u32, every: Duration, seed: u64) -> Result<Self, InvalidWindow> {
         Levels::walk(low, high, every, seed).map(Self::of)
     }
 
-    /// Sets the retry hint and its form; the default is 1 s in `retry-after-ms`.
+    /// Sets the `retry-after` hint and its form. The default is 1 s in `retry-after-ms`.
     #[must_use]
     pub const fn with_hint(mut self, hint: Duration, form: HintForm) -> Self {
         self.hint = hint;
@@ -100,7 +103,7 @@ impl Window {
         self
     }
 
-    /// Returns the hint of a 429 that is sent at `wall`, and the pause that it asks for.
+    /// Returns the `retry-after` hint of a 429 response that is sent at `wall`, and the delay that it asks for.
     fn hint_at(&self, wall: SystemTime) -> (Hint, Duration) {
         let ms = u64::try_from(self.hint.as_millis()).unwrap_or(u64::MAX);
         match self.form {
@@ -132,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hint_is_never_rounded_down() {
+    fn retry_after_hint_is_never_rounded_down() {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(10_400);
         let at = |ms, form| {
             Window::fixed(1)

@@ -20,7 +20,7 @@ use tinkers_wire::{Loss, LossFn, PassMode, PassRequest};
 const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
 const ACCEPT_PROTOBUF: (&str, &str) = ("accept", "application/x-protobuf");
 
-/// Starts a server of a dialect.
+/// Starts a server with this dialect.
 fn dialect_server(dialect: Dialect) -> TestServer {
     test_server_with(config(dialect), Script::default())
 }
@@ -31,7 +31,7 @@ fn config(dialect: Dialect) -> LocalConfig {
     config
 }
 
-/// Returns the protobuf body of a pass over one datum.
+/// Returns a `forward_backward` body in protobuf, with one datum.
 fn proto_pass(model: &str, seq_id: u64) -> bytes::Bytes {
     let pass = PassRequest {
         model_id: model.to_owned(),
@@ -59,7 +59,7 @@ impl TestServer {
         self.send(Method::POST, path, body, headers).await
     }
 
-    /// Polls with a client timeout of ten minutes, longer than any dialect holds a poll.
+    /// Polls with a client timeout of ten minutes, which is longer than any dialect holds a poll.
     async fn long_poll(&self, id: &str) -> Response {
         let path = "/api/v1/retrieve_future";
         let mut request = HttpRequest::new(Method::POST, path, RouteClass::Poll);
@@ -73,12 +73,12 @@ fn content_type(response: &Response) -> &str {
     response.raw.header("content-type").unwrap_or_default()
 }
 
-/// Returns the status and the body.
+/// Returns the status and the body of a response.
 fn status_and_body(response: &Response) -> (u16, Value) {
     (response.status, response.body.clone())
 }
 
-/// Returns the status and the body of an error response.
+/// Returns the status and the body that an error response should have.
 fn error_body(status: u16, detail: impl Into<Value>) -> (u16, Value) {
     (status, json!({ "detail": detail.into() }))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tinkers_local::{Dialect, Expiry, Fault, Rule};
 
-use super::support::{backward, settle, step};
+use super::support::{backward, run_until_idle, step};
 use super::{dialect_server, error_body, status_and_body};
 
 fn with(mut dialect: Dialect, expiry: Expiry) -> Dialect {
@@ -28,14 +28,14 @@ async fn result_expires_after_its_first_delivery() {
             status_and_body(&server.poll(&pass).await),
             error_body(404, reason)
         );
-        // The model is still usable.
+        // The model accepts further requests.
         let step = server.submit("optim_step", step(&model, 2)).await;
         server.poll(&step).await.ok();
     }
 }
 
 #[tokio::test]
-async fn result_expires_whether_fetched_or_not() {
+async fn result_expires_after_its_time_whether_fetched_or_not() {
     let server = dialect_server(with(
         Dialect::tinker(),
         Expiry::After(Duration::from_secs(5)),
@@ -44,10 +44,10 @@ async fn result_expires_whether_fetched_or_not() {
     let pass = server.submit("forward_backward", backward(&model, 1)).await;
     let other = server.submit("optim_step", step(&model, 2)).await;
     server.clock.advance(Duration::from_secs(4));
-    settle().await;
+    run_until_idle().await;
     server.poll(&pass).await.ok();
     server.clock.advance(Duration::from_secs(1));
-    settle().await;
+    run_until_idle().await;
     for id in [pass, other] {
         assert_eq!(server.poll(&id).await.status, 404);
     }

@@ -8,7 +8,8 @@ use tinkers_local::{Dialect, EngineError};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, SampleResponse};
 
 use super::support::{
-    BASE, TestServer, backward, create_model, held_model, held_server_with, sample, settle, step,
+    BASE, TestServer, backward, create_model, held_model, held_server_with, run_until_idle, sample,
+    step,
 };
 use super::{
     ACCEPT_PROTOBUF, PROTOBUF, config, content_type, dialect_server, error_body, proto_pass,
@@ -23,7 +24,7 @@ fn both() -> [TestServer; 2] {
 }
 
 #[tokio::test]
-async fn config_is_minimal_and_routes_are_missing() {
+async fn skyrl_config_is_minimal_and_routes_are_missing() {
     for server in both() {
         let version = json!({ "sdk_version": "0.38.0" });
         assert_eq!(
@@ -52,7 +53,7 @@ async fn config_is_minimal_and_routes_are_missing() {
 }
 
 #[tokio::test]
-async fn protobuf_pass_fails_on_the_release_and_works_on_main() {
+async fn protobuf_pass_fails_on_skyrl_release_but_not_on_main() {
     let server = dialect_server(Dialect::skyrl());
     let model = server.create_model().await;
     let response = server.proto_pass(&model, 1).await;
@@ -83,7 +84,7 @@ async fn protobuf_pass_fails_on_the_release_and_works_on_main() {
 }
 
 #[tokio::test]
-async fn release_returns_results_only_as_json() {
+async fn skyrl_release_returns_results_only_as_json() {
     let server = dialect_server(Dialect::skyrl());
     let model = server.create_model().await;
     let pass = server.submit("forward_backward", backward(&model, 1)).await;
@@ -94,7 +95,7 @@ async fn release_returns_results_only_as_json() {
 }
 
 #[tokio::test]
-async fn submissions_and_results_have_the_recorded_fields() {
+async fn skyrl_responses_and_results_have_the_recorded_fields() {
     for (is_main, server) in [false, true].into_iter().zip(both()) {
         let session = server.create_session().await;
         let accepted = server.call("create_model", create_model(&session, 0)).await;
@@ -167,7 +168,7 @@ async fn submissions_and_results_have_the_recorded_fields() {
 }
 
 #[tokio::test]
-async fn samples_require_max_tokens_and_a_list_of_stops() {
+async fn skyrl_samples_require_max_tokens_and_a_list_of_stops() {
     for server in both() {
         let sampler = server.create_sampler().await;
         let mut body = sample(&sampler, 0);
@@ -205,7 +206,7 @@ async fn samples_require_max_tokens_and_a_list_of_stops() {
 }
 
 #[tokio::test]
-async fn poll_times_out_after_300_seconds() {
+async fn skyrl_poll_times_out_after_300_seconds() {
     let mut config = config(Dialect::skyrl());
     // The session must not expire while the poll is held.
     config.session_expiry = Duration::from_secs(3600);
@@ -214,9 +215,9 @@ async fn poll_times_out_after_300_seconds() {
     let pass = server.submit("forward_backward", backward(&model, 1)).await;
     let clock = server.clock.clone();
     let (response, ()) = tokio::join!(server.long_poll(&pass), async {
-        settle().await;
+        run_until_idle().await;
         clock.advance(Duration::from_secs(299));
-        settle().await;
+        run_until_idle().await;
         assert_eq!(held.held_jobs(), ["pass 1"]);
         clock.advance(Duration::from_secs(1));
     });
@@ -236,14 +237,14 @@ async fn poll_times_out_after_300_seconds() {
 }
 
 #[tokio::test]
-async fn requests_run_on_arrival_and_repeats_are_deduplicated() {
+async fn skyrl_main_runs_requests_on_arrival_and_repeats_only_once() {
     let (server, held) = held_server_with(config(Dialect::skyrl_main()));
     let (_, model) = held_model(&server, &held).await;
     let late = server.submit("optim_step", step(&model, 7)).await;
     assert_eq!(held.run_next(), "step 0.1");
     let pass = server.submit("forward_backward", backward(&model, 1)).await;
     assert_eq!(held.run_next(), "pass 1");
-    // A request with the same number and body is a repeat, even after other requests.
+    // A request with the same number and body counts as a repeat, even after other requests.
     assert_eq!(server.submit("optim_step", step(&model, 7)).await, late);
     assert_eq!(server.proto_pass(&model, 1).await.id(), pass);
     assert!(held.held_jobs().is_empty());
@@ -251,7 +252,7 @@ async fn requests_run_on_arrival_and_repeats_are_deduplicated() {
         status_and_body(&server.post("forward_backward", backward(&model, 7)).await),
         error_body(409, "Training request sequence number was reused")
     );
-    // A repeated save conflicts with itself, even with `overwrite`.
+    // A repeated save conflicts with the first one, even with `overwrite`.
     let save = json!({ "model_id": model, "path": "dup", "seq_id": 9, "overwrite": true });
     server.submit("save_weights", save.clone()).await;
     assert_eq!(held.run_next(), "save dup");
@@ -263,7 +264,7 @@ async fn requests_run_on_arrival_and_repeats_are_deduplicated() {
 }
 
 #[tokio::test]
-async fn release_ignores_sequence_numbers_and_documents_none() {
+async fn skyrl_release_ignores_sequence_numbers() {
     let (server, held) = held_server_with(config(Dialect::skyrl()));
     let (_, model) = held_model(&server, &held).await;
     let first = server.submit("optim_step", step(&model, 7)).await;
@@ -292,7 +293,7 @@ async fn release_ignores_sequence_numbers_and_documents_none() {
 }
 
 #[tokio::test]
-async fn protobuf_is_parsed_as_json_where_unsupported() {
+async fn skyrl_parses_protobuf_as_json_where_unsupported() {
     let server = dialect_server(Dialect::skyrl());
     let body = proto_pass("m", 1);
     let response = server

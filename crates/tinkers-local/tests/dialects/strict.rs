@@ -11,7 +11,7 @@ fn strict() -> TestServer {
 }
 
 #[tokio::test]
-async fn protobuf_forward_backward_body_is_rejected() {
+async fn strict_dialect_rejects_protobuf_forward_backward_body() {
     let server = strict();
     let model = server.create_model().await;
     assert_eq!(
@@ -24,7 +24,7 @@ async fn protobuf_forward_backward_body_is_rejected() {
 }
 
 #[tokio::test]
-async fn passes_and_samples_are_protobuf_for_any_accept_header() {
+async fn strict_dialect_sends_protobuf_for_any_accept_header() {
     let server = strict();
     let model = server.create_model().await;
     let pass = server.submit("forward_backward", backward(&model, 1)).await;
@@ -51,7 +51,7 @@ async fn passes_and_samples_are_protobuf_for_any_accept_header() {
 }
 
 #[tokio::test]
-async fn fields_newer_than_sdk_0_25_are_refused_by_name() {
+async fn strict_dialect_refuses_fields_newer_than_sdk_0_25() {
     let server = strict();
     let session = server.create_session().await;
     let with = |mut body: Value, field: &str, value: Value| {
@@ -145,7 +145,7 @@ async fn fields_newer_than_sdk_0_25_are_refused_by_name() {
             json!([extra(json!(["body", "a"])), extra(json!(["body", "b"]))])
         )
     );
-    // A body of SDK 0.25 is accepted.
+    // A body with the fields of SDK 0.25 is accepted.
     server
         .submit("create_model", with(create, "type", "create_model".into()))
         .await;
@@ -156,7 +156,7 @@ async fn fields_newer_than_sdk_0_25_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn official_dialect_accepts_the_same_fields() {
+async fn official_dialect_accepts_fields_newer_than_sdk_0_25() {
     let server = dialect_server(Dialect::tinker());
     let mut create = create_model(&server.create_session().await, 0);
     create["optimizer_config"] = json!({ "type": "adamw" });

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use tinkers_local::{Dialect, EngineError, LocalConfig, Script};
 
 use super::support::{
-    BASE, Response, TestServer, backward, create_model, held_server_with, settle, test_server_with,
+    BASE, Response, TestServer, backward, create_model, held_server_with, run_until_idle,
+    test_server_with,
 };
 use super::{
     ACCEPT_PROTOBUF, PROTOBUF, config, content_type, dialect_server, error_body, extra, proto_pass,
@@ -29,7 +30,7 @@ async fn create_session(server: &TestServer) -> String {
 }
 
 #[tokio::test]
-async fn any_key_is_accepted_unless_one_is_configured() {
+async fn tuft_accepts_any_api_key_unless_one_is_configured() {
     let server = dialect_server(Dialect::tuft());
     let none = server.get("training_runs").await;
     assert_eq!(
@@ -50,7 +51,7 @@ async fn any_key_is_accepted_unless_one_is_configured() {
 }
 
 #[tokio::test]
-async fn config_has_no_extensions_and_loads_need_a_model() {
+async fn tuft_config_has_no_extensions_and_loads_need_a_model() {
     let server = dialect_server(Dialect::tuft());
     let flags = post(&server, "client/config", json!({ "sdk_version": "0.25.0" })).await;
     let flags = flags.ok();
@@ -68,7 +69,7 @@ async fn config_has_no_extensions_and_loads_need_a_model() {
 }
 
 #[tokio::test]
-async fn creations_are_201_and_passes_must_be_protobuf() {
+async fn tuft_creations_are_201_and_passes_must_be_protobuf() {
     let server = dialect_server(Dialect::tuft());
     let session = create_session(&server).await;
     let body = json!({ "session_id": session, "sampling_session_seq_id": 0, "base_model": BASE });
@@ -108,7 +109,7 @@ async fn creations_are_201_and_passes_must_be_protobuf() {
 }
 
 #[tokio::test]
-async fn polls_time_out_with_try_again_and_failures_are_422() {
+async fn tuft_polls_time_out_with_try_again_and_failures_are_422() {
     let (server, held) = held_server_with(config(Dialect::tuft()));
     let session = create_session(&server).await;
     let create = post(&server, "create_model", create_model(&session, 0))
@@ -116,7 +117,7 @@ async fn polls_time_out_with_try_again_and_failures_are_422() {
         .id();
     let clock = server.clock.clone();
     let (response, ()) = tokio::join!(server.poll_with(&create, &[KEY]), async {
-        settle().await;
+        run_until_idle().await;
         clock.advance(std::time::Duration::from_secs(30));
     });
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// An invalid request with the expected status and a part of the expected error text.
+/// An invalid request, its expected status, and a part of its expected error text.
 pub(crate) struct Case {
     pub(crate) route: &'static str,
     pub(crate) body: Value,
@@ -19,7 +19,7 @@ pub(crate) fn case(route: &'static str, body: Value, status: u16, expected: &'st
     }
 }
 
-/// Returns `body` with `value` at the JSON pointer `pointer`.
+/// Returns `body` with the value at the JSON pointer `pointer` replaced by `value`.
 pub(crate) fn with(mut body: Value, pointer: &str, value: Value) -> Value {
     let (parent, last) = pointer.rsplit_once('/').expect("a pointer");
     let parent = body.pointer_mut(parent).expect("a parent");

@@ -1,4 +1,4 @@
-//! Invalid requests: each is refused with the exact status and an error text that names the field.
+//! Invalid requests. Each is refused with a definite status and an error text that names the field.
 
 mod case;
 mod creations;
@@ -19,7 +19,7 @@ use saves::steps_and_saves;
 use support::{TestServer, backward, test_server};
 
 #[tokio::test]
-async fn invalid_fields_are_named_and_nothing_runs() {
+async fn error_names_the_invalid_field_and_no_job_runs() {
     let server = test_server();
     let session = server.create_session().await;
     let model = server.create_model_in(&session, 0).await;
@@ -206,7 +206,7 @@ async fn existing_checkpoint_needs_overwrite() {
     let result = server.result(&taken).await;
     let reason = result["error"].as_str().unwrap();
     assert!(reason.contains("weights/x exists"), "{result}");
-    // A retry of the first save is the same save.
+    // A retry of the first save counts as the same save.
     assert_eq!(
         server.post("save_weights", save(1, false)).await.status,
         200
@@ -214,7 +214,7 @@ async fn existing_checkpoint_needs_overwrite() {
     let id = server.submit("save_weights", save(3, true)).await;
     assert!(server.result(&id).await["path"].is_string());
     assert_eq!(server.engine.counts().saves, 2);
-    // Sampler weights have a namespace of their own.
+    // Names of sampler weights and of training checkpoints do not conflict.
     let id = server
         .submit(
             "save_weights_for_sampler",
@@ -228,7 +228,7 @@ async fn existing_checkpoint_needs_overwrite() {
 async fn oversized_sparse_tensors_are_refused() {
     let server = test_server();
     let model = server.create_model().await;
-    // Each tensor has a million cells, encoded in a few thousand numbers.
+    // Each tensor has a million cells, but its encoding has only a few thousand numbers.
     let datum = json!({
         "model_input": { "chunks": [{ "type": "encoded_text", "tokens": vec![1; 4096] }] },
         "loss_fn_inputs": {

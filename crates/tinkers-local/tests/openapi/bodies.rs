@@ -1,4 +1,4 @@
-//! Requests encoded by the types of `tinkers-wire`, and their responses, checked against the OpenAPI document.
+//! Requests encoded with the types of `tinkers-wire`, and the responses to them, are checked against the OpenAPI document.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,7 +9,7 @@ use tinkers_wire as wire;
 use super::checked_server::CheckedServer;
 use super::support::{BASE, datum, sample};
 
-/// Decodes `body` as `T` and encodes it again. Panics if a field is lost.
+/// Decodes `body` as `T` and encodes it again. Panics if a field is lost on the way.
 fn encoded<T: Serialize + DeserializeOwned>(body: Value) -> Option<Value> {
     let decoded: T = serde_json::from_value(body.clone()).expect("the type decodes the body");
     let encoded = serde_json::to_value(&decoded).expect("the type encodes the body");
@@ -23,7 +23,7 @@ fn encoded<T: Serialize + DeserializeOwned>(body: Value) -> Option<Value> {
 }
 
 #[tokio::test]
-async fn client_requests_and_responses_match_the_document() {
+async fn client_requests_and_responses_match_the_openapi_document() {
     let server = CheckedServer::new();
     let text = |response: &Value| response.as_str().unwrap().to_owned();
     for route in [Route::Health, Route::Capabilities] {
@@ -68,7 +68,7 @@ async fn client_requests_and_responses_match_the_document() {
         },
     };
     let body = serde_json::from_slice(&pass.to_json()).unwrap();
-    // Error responses are documented, too: the loss needs more inputs than the datum has.
+    // This request fails, since the loss needs more inputs than the datum has. Error responses are documented, too.
     assert_eq!(
         server
             .call(Route::ForwardBackward, &[], Some(body))

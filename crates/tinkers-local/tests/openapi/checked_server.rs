@@ -1,4 +1,4 @@
-//! A server whose requests and responses are checked against its OpenAPI document.
+//! A test server. All requests to it, and its responses, are checked against its OpenAPI document.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use super::path;
 use super::schema::violations;
 use super::support::{Response, TestServer, test_server};
 
-/// A test server with its OpenAPI document.
+/// A test server, with its OpenAPI document.
 pub(crate) struct CheckedServer {
     pub(crate) server: TestServer,
     pub(crate) document: Value,
@@ -23,7 +23,7 @@ impl CheckedServer {
         }
     }
 
-    /// Returns the operation object of a route.
+    /// Returns the OpenAPI description of a route.
     pub(crate) fn operation(&self, route: Route) -> &Value {
         let method = route.method().to_ascii_lowercase();
         &self.document["paths"][route.path()][&method]
@@ -34,7 +34,7 @@ impl CheckedServer {
         &self.operation(route)["requestBody"]["content"]["application/json"]["schema"]
     }
 
-    /// Resolves `schema` if it is a `$ref`.
+    /// Returns the schema that `schema` refers to if it is a `$ref`, or else `schema`.
     pub(crate) fn resolved<'a>(&'a self, schema: &'a Value) -> &'a Value {
         let Some(reference) = schema["$ref"].as_str() else {
             return schema;
@@ -45,7 +45,7 @@ impl CheckedServer {
             .expect("the reference resolves")
     }
 
-    /// Returns the violations of a schema by a body.
+    /// Returns the reasons why a body does not match a schema.
     pub(crate) fn violations(&self, schema: &Value, body: &Value) -> Vec<String> {
         violations(&self.document, schema, body)
     }

@@ -22,7 +22,7 @@ fn pass_bodies(document: &Value) -> Option<Vec<String>> {
 }
 
 #[tokio::test]
-async fn documents_list_the_routes_and_pass_encodings_of_the_dialect() {
+async fn openapi_document_lists_routes_and_encodings_of_the_dialect() {
     let (json, proto) = ("application/json", "application/x-protobuf");
     let all = |kinds: &[&str]| Some(kinds.iter().map(|kind| (*kind).to_owned()).collect());
     for (dialect, expected) in [
@@ -47,7 +47,7 @@ async fn documents_list_the_routes_and_pass_encodings_of_the_dialect() {
 }
 
 #[tokio::test]
-async fn json_strict_serves_no_document() {
+async fn strict_dialect_serves_no_openapi_document() {
     let config = config(Dialect::json_strict());
     assert_eq!(open_api(&config), None);
     let server = test_server_with(config, Script::default());
@@ -59,7 +59,7 @@ async fn json_strict_serves_no_document() {
 }
 
 #[tokio::test]
-async fn unsupported_fields_are_not_documented() {
+async fn openapi_document_omits_unsupported_fields() {
     let official = open_api(&LocalConfig::default()).unwrap();
     let strict = open_api(&config(Dialect::tuft())).unwrap();
     let body = json!({ "$ref": "#/components/schemas/CreateModel" });

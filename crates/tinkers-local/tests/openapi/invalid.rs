@@ -1,4 +1,4 @@
-//! Invalid bodies violate the document and are refused by the server.
+//! Bodies that violate the OpenAPI document are refused by the server.
 
 use serde_json::{Value, json};
 use tinkers_local::Route;
@@ -6,7 +6,7 @@ use tinkers_local::Route;
 use super::checked_server::CheckedServer;
 use super::support::{backward, create_model, sample, step};
 
-/// Returns a body that is valid but for its unknown ids; `None` for a route without a body.
+/// Returns a body that is valid except for its ids, which are unknown; `None` for a route without a body.
 fn valid_body(route: Route) -> Option<Value> {
     let path = "tinker://m/weights/a";
     let mut forward = backward("m", 1);
@@ -40,7 +40,7 @@ fn valid_body(route: Route) -> Option<Value> {
     })
 }
 
-/// Returns a value of another JSON type.
+/// Returns a value of another JSON type than `value`.
 fn other(value: &Value) -> Value {
     match value {
         Value::String(_) => json!(7),
@@ -49,7 +49,7 @@ fn other(value: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn required_fields_must_be_present_and_typed() {
+async fn required_fields_must_be_present_with_the_right_type() {
     let server = CheckedServer::new();
     let mut tried = 0;
     for route in Route::ALL {
@@ -61,7 +61,7 @@ async fn required_fields_must_be_present_and_typed() {
         let ids = vec!["s"; route.path().matches('{').count()];
         let violations = server.violations(schema, &valid);
         assert!(violations.is_empty(), "{route:?}: {violations:?}");
-        // The body is accepted; at most the ids are unknown.
+        // The body is valid. The request may fail because its ids are unknown.
         let read = server.send(*route, &ids, Some(valid.clone())).await;
         assert!(
             [200, 404].contains(&read.status),
@@ -95,7 +95,7 @@ async fn required_fields_must_be_present_and_typed() {
 }
 
 #[tokio::test]
-async fn nested_fields_must_be_typed() {
+async fn nested_fields_must_have_the_right_type() {
     let server = CheckedServer::new();
     for (route, pointer, value) in [
         (Route::CreateModel, "/lora_config/rank", json!("8")),

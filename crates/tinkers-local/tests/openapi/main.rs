@@ -1,4 +1,4 @@
-//! The OpenAPI document lists the served routes, and its schemas agree with the server.
+//! The OpenAPI document lists the routes of the server, and its schemas agree with the server's behaviour.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -26,7 +26,7 @@ fn path(route: Route, ids: &[&str]) -> String {
     filled.collect::<Vec<_>>().join("/")
 }
 
-/// A session, a model with two checkpoints, and a sampling session.
+/// The ids of a session, a model with two checkpoints, and a sampling session.
 struct Resources {
     session: String,
     model: String,
@@ -70,7 +70,7 @@ async fn each_route_accepts_only_its_method() {
         let path = path(*route, &ids(*route, &resources));
         for method in [Method::GET, Method::POST, Method::DELETE, Method::PUT] {
             let is_allowed = method.as_str() == route.method();
-            // The body is invalid, so that no request has an effect.
+            // The body is invalid, so that the request has no effect.
             let response = server.send(method.clone(), &path, "{", &[]).await;
             match is_allowed {
                 true => assert!(
@@ -88,7 +88,7 @@ async fn each_route_accepts_only_its_method() {
 }
 
 #[tokio::test]
-async fn document_lists_every_route() {
+async fn openapi_document_lists_every_route() {
     let server = test_server();
     let response = server.send(Method::GET, "/openapi.json", "", &[]).await;
     let document = response.clone().ok();
@@ -122,7 +122,7 @@ fn documented_operations(document: &Value) -> BTreeSet<(String, String)> {
 }
 
 #[tokio::test]
-async fn references_resolve_and_operation_ids_are_unique() {
+async fn schema_references_resolve_and_operation_ids_are_unique() {
     let document = open_api(&LocalConfig::default()).unwrap();
     let mut references = Vec::new();
     collect(&document, &mut references);
@@ -139,7 +139,7 @@ async fn references_resolve_and_operation_ids_are_unique() {
     assert_eq!(ids.len(), Route::ALL.len());
 }
 
-/// Appends all `$ref` values in `value` to `into`.
+/// Appends all `$ref` values that occur in `value` to `into`.
 fn collect(value: &Value, into: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -156,7 +156,7 @@ fn collect(value: &Value, into: &mut Vec<String>) {
 }
 
 #[tokio::test]
-async fn document_and_routes_require_the_api_key() {
+async fn openapi_document_and_routes_require_the_api_key() {
     let config = LocalConfig::default().with_api_key("tml-own");
     let document = open_api(&config).unwrap();
     let server = support::test_server_with(config, tinkers_local::Script::default());

@@ -1,8 +1,8 @@
-//! A validator for the subset of JSON Schema that the document uses. It panics on any other keyword.
+//! A validator for the part of JSON Schema that the document uses. It panics on any other keyword.
 
 use serde_json::Value;
 
-/// Returns the violations of `schema` by `body`, resolving references in `document`.
+/// Returns the reasons why `body` does not match `schema`. References are resolved in `document`.
 pub(crate) fn violations(document: &Value, schema: &Value, body: &Value) -> Vec<String> {
     let mut found = Vec::new();
     check(document, schema, body, "", &mut found);

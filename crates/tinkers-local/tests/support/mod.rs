@@ -1,4 +1,4 @@
-//! An in-process server on a manual clock, with helpers that send requests and read responses.
+//! An in-process server on a manual clock, with helper functions that send requests and read responses.
 
 #![expect(dead_code, reason = "each test file uses only some of the helpers")]
 
@@ -83,7 +83,7 @@ impl Response {
         self.body
     }
 
-    /// Returns the request id of an accepted submission. Panics if there is none.
+    /// Returns the request id of an accepted request. Panics if the response has none.
     pub(crate) fn id(self) -> String {
         let body = self.ok();
         body["request_id"]
@@ -139,7 +139,7 @@ impl TestServer {
         .await
     }
 
-    /// Submits an operation and returns its request id. Panics if it is not accepted.
+    /// Submits a request and returns its request id. Panics if the request is not accepted.
     pub(crate) async fn submit(&self, route: &str, body: Value) -> String {
         self.post(route, body).await.id()
     }
@@ -164,12 +164,12 @@ impl TestServer {
         self.poll(id).await.ok()
     }
 
-    /// Returns the result of an operation. Panics if it is still pending, where a poll would hang on the manual clock.
+    /// Returns the result of an operation that has ended. Panics if it has not, instead of waiting on the manual clock forever.
     pub(crate) async fn finished_result(&self, id: &str) -> Value {
         tokio::select! {
             biased;
             response = self.poll(id) => response.ok(),
-            () = settle() => panic!("{id} is still pending"),
+            () = run_until_idle() => panic!("{id} is still pending"),
         }
     }
 
@@ -192,7 +192,7 @@ impl TestServer {
             .to_owned()
     }
 
-    /// Creates a session and a model in it, and returns the model's id.
+    /// Creates a session with a model, and returns the id of the model.
     pub(crate) async fn create_model(&self) -> String {
         let session = self.create_session().await;
         self.create_model_in(&session, 0).await
@@ -211,7 +211,7 @@ impl TestServer {
 }
 
 impl TestServer {
-    /// Creates a session and its sampling session number 0 over the base model, and returns the id of the latter.
+    /// Creates a session and a sampling session over the base model. Returns the id of the sampling session.
     pub(crate) async fn create_sampler(&self) -> String {
         let session = self.create_session().await;
         let body =
@@ -273,7 +273,7 @@ pub(crate) struct HeldEngine {
 }
 
 impl HeldEngine {
-    /// Returns descriptions of the held jobs, oldest first.
+    /// Returns descriptions of the held jobs, from the oldest to the newest.
     pub(crate) fn held_jobs(&self) -> Vec<String> {
         self.lock()
             .iter()
@@ -300,7 +300,8 @@ impl HeldEngine {
     }
 }
 
-/// Returns a description of a job; passes include their first token, steps their learning rate.
+/// Returns a description of a job. For a forward or backward pass it contains the first token, for an optimizer step the learning
+/// rate.
 fn describe(work: &Work) -> String {
     match work {
         Work::CreateModel { .. } => "create".to_owned(),
@@ -356,7 +357,7 @@ pub(crate) fn held_server_with(config: LocalConfig) -> (TestServer, Arc<HeldEngi
     (server, held)
 }
 
-/// Creates a session and a model in it, and returns the ids of both.
+/// Creates a session with a model, and returns the ids of both.
 pub(crate) async fn held_model(server: &TestServer, held: &HeldEngine) -> (String, String) {
     let session = server.create_session().await;
     let create = server
@@ -377,14 +378,14 @@ pub(crate) async fn checkpoints(server: &TestServer) -> Vec<String> {
         .collect()
 }
 
-/// Runs all tasks, polls `work` once and returns whether it is pending.
+/// Runs all other tasks, polls `work` once, and returns whether `work` is pending.
 pub(crate) async fn is_pending<F: Future + Unpin>(work: &mut F) -> bool {
-    settle().await;
+    run_until_idle().await;
     std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *work).poll(cx).is_pending())).await
 }
 
-/// Yields until all tasks of the runtime are idle.
-pub(crate) async fn settle() {
+/// Yields until no other task of the runtime can make progress.
+pub(crate) async fn run_until_idle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }

@@ -32,7 +32,7 @@ const KINDS: [&str; 19] = [
 ];
 
 /// Parses the fault of a rule and returns it with its name.
-pub(super) fn parse_fault(fields: &mut Fields) -> Result<(String, Fault), InvalidScript> {
+pub(super) fn parse_fault(fields: &mut Fields<'_>) -> Result<(String, Fault), InvalidScript> {
     let kind = fields.text("fault")?.unwrap_or_default();
     let fault = match kind.as_str() {
         "answer" => answer(fields)?,
@@ -66,7 +66,7 @@ pub(super) fn parse_fault(fields: &mut Fields) -> Result<(String, Fault), Invali
     Ok((kind, fault))
 }
 
-fn answer(fields: &mut Fields) -> Result<Fault, InvalidScript> {
+fn answer(fields: &mut Fields<'_>) -> Result<Fault, InvalidScript> {
     let Some(status) = status(fields)? else {
         return Err(fields.invalid("status", "an HTTP status from 200 to 599"));
     };
@@ -77,7 +77,7 @@ fn answer(fields: &mut Fields) -> Result<Fault, InvalidScript> {
     Ok(Fault::answer(status, body).with_header(CONTENT_TYPE, content_type))
 }
 
-fn hint(fields: &mut Fields) -> Result<Hint, InvalidScript> {
+fn hint(fields: &mut Fields<'_>) -> Result<Hint, InvalidScript> {
     let form = fields.text("hint")?;
     let form = form.as_deref().unwrap_or("ms");
     let default = || Duration::from_secs(1);
@@ -109,7 +109,7 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn status(fields: &mut Fields) -> Result<Option<StatusCode>, InvalidScript> {
+fn status(fields: &mut Fields<'_>) -> Result<Option<StatusCode>, InvalidScript> {
     let Some(status) = fields.whole("status", 200)? else {
         return Ok(None);
     };
@@ -120,7 +120,7 @@ fn status(fields: &mut Fields) -> Result<Option<StatusCode>, InvalidScript> {
     }
 }
 
-fn length(fields: &mut Fields, name: &'static str) -> Result<Duration, InvalidScript> {
+fn length(fields: &mut Fields<'_>, name: &'static str) -> Result<Duration, InvalidScript> {
     match fields.seconds(name)? {
         Some(length) => Ok(length),
         None => Err(fields.invalid(name, "a number of seconds from 0")),

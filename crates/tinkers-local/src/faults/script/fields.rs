@@ -1,28 +1,38 @@
-//! The fields of a script or rule. Each is taken once; unknown fields are errors.
+//! The fields of a fault script or of one of its rules. The parser takes each field once; fields left over are errors.
 
 use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::position::line_and_column;
+
 /// An error in a fault script.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidScript {
-    /// The script is not TOML.
+    /// The text is not valid TOML.
     #[error("the script is not TOML: {0}")]
     Syntax(String),
-    /// A field of the script outside of its rules is invalid.
-    #[error("field {field}: expected {expected}")]
+    /// A field outside of the rules is missing, invalid or unknown.
+    #[error("line {line}, column {column}: field {field}: expected {expected}")]
     Document {
+        /// The line of the field in the text, counted from 1.
+        line: usize,
+        /// The column of the field in the line, counted from 1.
+        column: usize,
         /// The name of the field.
         field: String,
         /// The expected and the actual value.
         expected: String,
     },
-    /// A field of a rule is invalid.
-    #[error("rule {rule}, field {field}: expected {expected}")]
+    /// A field of a rule is missing, invalid or unknown.
+    #[error("line {line}, column {column}: rule {rule}, field {field}: expected {expected}")]
     Rule {
-        /// The number of the rule, from 1.
+        /// The line of the field, or of the rule if the field is missing. Counted from 1.
+        line: usize,
+        /// The column in this line, counted from 1.
+        column: usize,
+        /// The number of the rule in the script, counted from 1.
         rule: usize,
         /// The name of the field.
         field: String,
@@ -33,31 +43,42 @@ pub enum InvalidScript {
 
 /// The fields of a script or of a rule.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(super) struct Fields<'a> {
+    /// The text of the script, for the positions of fields in error messages.
+    script: &'a str,
     /// The number of the rule; `None` for the script itself.
     rule: Option<usize>,
     table: Table,
-    /// The fields that were taken and their values, for error messages.
+    /// The names and values of the fields that were taken, for error messages.
     taken: Vec<(&'static str, Option<Value>)>,
 }
 
-impl Fields {
-    pub(super) fn of_document(table: Table) -> Self {
+impl<'a> Fields<'a> {
+    pub(super) fn of_document(script: &'a str, table: Table) -> Self {
         Self {
+            script,
             rule: None,
             table,
             taken: Vec::new(),
         }
     }
 
-    pub(super) fn of_rule(number: usize, rule: Value) -> Result<Self, InvalidScript> {
+    pub(super) fn of_rule(
+        script: &'a str,
+        number: usize,
+        rule: Value,
+    ) -> Result<Self, InvalidScript> {
         let Value::Table(table) = rule else {
+            let (line, column) = line_and_column(script, None, Some("rule"));
             return Err(InvalidScript::Document {
+                line,
+                column,
                 field: "rule".to_owned(),
                 expected: "tables, each opened by [[rule]]".to_owned(),
             });
         };
         Ok(Self {
+            script,
             rule: Some(number),
             table,
             taken: Vec::new(),
@@ -82,7 +103,7 @@ impl Fields {
         }
     }
 
-    /// Takes a whole number of at least `least`.
+    /// Takes a whole number that is at least `least`.
     pub(super) fn whole(
         &mut self,
         name: &'static str,
@@ -102,7 +123,7 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Float(number)) if number.is_finite() => Ok(Some(number)),
-            // Numbers above 2^53 are rounded; none here is that large.
+            // The conversion rounds numbers above 2^53; no field of a script is that large.
             Some(Value::Integer(number)) => Ok(Some(number as f64)),
             Some(_) => Err(self.invalid(name, "a number")),
         }
@@ -121,7 +142,7 @@ impl Fields {
         }
     }
 
-    /// Checks that all fields were taken; `what` names the owner of the fields.
+    /// Checks that all fields were taken. The error for an unknown field calls the table `what`.
     pub(super) fn finish(self, what: &str) -> Result<(), InvalidScript> {
         let Some((name, _)) = self.table.iter().next() else {
             return Ok(());
@@ -132,12 +153,12 @@ impl Fields {
         Err(self.error(name, format!("{expected}{meant}")))
     }
 
-    /// Returns an error for a text that is not one of `known`.
-    pub(super) fn unknown<'a>(
+    /// Returns an error for a text that is none of the `known` words.
+    pub(super) fn unknown<'w>(
         &self,
         name: &str,
         expected: impl Into<String>,
-        known: impl IntoIterator<Item = &'a str>,
+        known: impl IntoIterator<Item = &'w str>,
     ) -> InvalidScript {
         let given = self.given(name).and_then(Value::as_str).unwrap_or_default();
         let meant = did_you_mean(given, known);
@@ -158,10 +179,11 @@ impl Fields {
             .or(self.peek(name))
     }
 
-    /// Returns the value of a field for an error message; for a missing one also a field that may be a misspelling of it.
+    /// Describes the actual value of a field for an error message. If the field is missing, names a field that may be its
+    /// misspelling.
     fn got(&self, name: &str) -> String {
         match self.given(name) {
-            None => match nearest(name, self.table.keys().map(String::as_str)) {
+            None => match self.misspelling(name) {
                 None => "nothing".to_owned(),
                 Some(other) => format!("nothing; is {other:?} a misspelling of it?"),
             },
@@ -175,11 +197,28 @@ impl Fields {
         }
     }
 
+    /// Returns a field that may be a misspelling of `name`.
+    fn misspelling(&self, name: &str) -> Option<&str> {
+        nearest(name, self.table.keys().map(String::as_str))
+    }
+
     fn error(&self, name: &str, expected: String) -> InvalidScript {
+        let present = match self.given(name) {
+            Some(_) => Some(name),
+            None => self.misspelling(name),
+        };
+        let (line, column) = line_and_column(self.script, self.rule, present);
         let field = name.to_owned();
         match self.rule {
-            None => InvalidScript::Document { field, expected },
+            None => InvalidScript::Document {
+                line,
+                column,
+                field,
+                expected,
+            },
             Some(rule) => InvalidScript::Rule {
+                line,
+                column,
                 rule,
                 field,
                 expected,
@@ -188,7 +227,7 @@ impl Fields {
     }
 }
 
-/// The minimum similarity of two words for one to be suggested for the other, from 0 to 1.
+/// The minimum similarity, from 0 to 1, for the suggestion of a word.
 const MIN_SIMILARITY: f64 = 0.6;
 
 fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> String {

@@ -2,6 +2,7 @@
 
 mod fault;
 mod fields;
+mod position;
 
 use std::time::Duration;
 
@@ -74,12 +75,12 @@ impl Faults {
     /// | `restart` | | all state except checkpoints is lost; this request and all running ones are cut |
     ///
     /// # Errors
-    /// If the script is not TOML or a field is invalid or unknown. The error names the rule, the field and the expected value.
+    /// If the script is not TOML or a field is invalid or unknown. The error names the line and column, the rule, the field and the expected value.
     pub fn from_script(text: &str) -> Result<Self, InvalidScript> {
         let document: Table = text
             .parse()
             .map_err(|error: toml::de::Error| InvalidScript::Syntax(error.to_string()))?;
-        let mut document = Fields::of_document(document);
+        let mut document = Fields::of_document(text, document);
         let seed = document.whole("seed", 0)?.unwrap_or(1);
         let rules = match document.take("rule") {
             Some(Value::Array(rules)) if !rules.is_empty() => rules,
@@ -88,7 +89,7 @@ impl Faults {
         document.finish("a script")?;
         let faults = Self::new();
         for (i, rule) in rules.into_iter().enumerate() {
-            let mut fields = Fields::of_rule(i + 1, rule)?;
+            let mut fields = Fields::of_rule(text, i + 1, rule)?;
             let default_seed = SplitMix::new(seed ^ ((i as u64 + 1) << 32)).bits();
             let rule = parse_rule(&mut fields, default_seed)?;
             let (kind, fault) = parse_fault(&mut fields)?;
@@ -99,7 +100,7 @@ impl Faults {
     }
 }
 
-fn parse_rule(fields: &mut Fields, default_seed: u64) -> Result<Rule, InvalidScript> {
+fn parse_rule(fields: &mut Fields<'_>, default_seed: u64) -> Result<Rule, InvalidScript> {
     let mut rule = parse_target(fields)?;
     if let Some(name) = fields.text("name")? {
         rule = rule.named(&name);
@@ -139,7 +140,7 @@ fn parse_rule(fields: &mut Fields, default_seed: u64) -> Result<Rule, InvalidScr
     }
 }
 
-fn parse_target(fields: &mut Fields) -> Result<Rule, InvalidScript> {
+fn parse_target(fields: &mut Fields<'_>) -> Result<Rule, InvalidScript> {
     const EXPECTED: &str =
         "sample, train, poll, rest, control, a path of the API such as /api/v1/asample, or *";
     let Some(on) = fields.text("on")? else {
@@ -182,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_must_be_of_the_api() {
+    fn fault_rule_path_must_be_an_api_path() {
         for path in [
             "*",
             "/api/v1/*",
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_have_different_default_seeds() {
+    fn fault_rules_have_different_default_seeds() {
         let script = |seed: &str| {
             let rule = "[[rule]]\non = \"*\"\nprobability = 0.5\nfault = \"gone\"\n";
             Faults::from_script(&format!("{seed}{rule}{rule}")).unwrap()
@@ -223,7 +224,7 @@ mod tests {
         let one = applied_rules(&script(""));
         assert_eq!(one, applied_rules(&script("seed = 1\n")));
         assert_ne!(one, applied_rules(&script("seed = 2\n")));
-        // With the same seed, the second rule would be due only when the first is, and would never apply.
+        // With equal seeds, both rules would select the same requests, and the second rule would never apply its fault.
         assert!(one.contains(&Some(1)) && one.contains(&Some(2)) && one.contains(&None));
     }
 }

@@ -1,4 +1,4 @@
-//! The deadlines of the protocol in their order.
+//! The deadlines of the protocol, in order.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +7,14 @@ use tinkers_wire::TinkerPath;
 
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// A check to be made at a deadline. It may turn out that there is nothing to do.
+/// A check that is due at a deadline. The check may find that nothing has to be done.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Alarm {
-    /// A held poll has to be answered.
+    /// A held poll has reached its maximum time.
     Poll(ExchangeId),
-    /// A pause of the engine may be over.
+    /// The capacity pause may be over.
     Resume,
-    /// A session may have expired for want of a heartbeat.
+    /// A session may have expired because no heartbeat arrived.
     Session(String),
     /// A result may have expired.
     Result(OperationId),
@@ -22,11 +22,11 @@ pub(crate) enum Alarm {
     Abandoned(OperationId),
     /// Requests of a model may have waited too long for a missing seq_id.
     Gap(String),
-    /// A checkpoint may have expired.
+    /// A checkpoint may have reached its expiry.
     Checkpoint(TinkerPath),
 }
 
-/// A queue of alarms by their time.
+/// A queue of alarms, ordered by time.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda(BTreeSet<(Timestamp, Alarm)>);
 
@@ -59,7 +59,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn alarms_are_popped_by_time_and_not_before_it() {
+    fn alarms_are_popped_in_order_and_not_before_their_time() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut agenda = Agenda::default();
         let poll = |number| Alarm::Poll(ExchangeId(number));

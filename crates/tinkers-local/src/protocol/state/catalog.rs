@@ -1,4 +1,4 @@
-//! The base models and losses that the engine offers.
+//! The base models and losses of the engine.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tinkers_wire::LossFn;
 use crate::engine::{BaseModel, CheckpointRecord};
 use crate::read::Refusal;
 
-/// The base models and losses of the engine, read once at the start.
+/// The base models and losses that the engine offers. They are read once, at the start of the server.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     bases: Vec<Arc<BaseModel>>,
@@ -30,9 +30,10 @@ impl Catalog {
         &self.losses
     }
 
-    /// Returns the base model of that name.
+    /// Returns the base model of this name.
     ///
     /// # Errors
+    ///
     /// If there is none.
     pub(crate) fn base(&self, name: &str) -> Result<Arc<BaseModel>, Refusal> {
         let found = self.bases.iter().find(|base| base.is_called(name));
@@ -45,9 +46,11 @@ impl Catalog {
         })
     }
 
-    /// Returns the base model of a checkpoint: by its fingerprint, or by its name if one of the two has no fingerprint.
+    /// Returns the base model of a checkpoint. It is found by its fingerprint, or by its name if the checkpoint or the model has no
+    /// fingerprint.
     ///
     /// # Errors
+    ///
     /// If the checkpoint belongs to another base model.
     pub(crate) fn base_of(&self, record: &CheckpointRecord) -> Result<Arc<BaseModel>, Refusal> {
         let print = record.base_fingerprint.as_ref();
@@ -59,7 +62,7 @@ impl Catalog {
             return Ok(Arc::clone(same));
         }
         let base = match (self.base(&record.base_model), self.bases.as_slice()) {
-            // The name is unknown here, so the difference between the fingerprints is the better explanation.
+            // The name is unknown and there is one base model, so its other fingerprint explains the error better.
             (Err(_), [only]) if only.mismatch(record).is_some() => Arc::clone(only),
             (base, _) => base?,
         };
@@ -85,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn base_is_found_by_fingerprint_before_name() {
+    fn base_model_is_found_by_fingerprint_before_name() {
         let bases = vec![base("a", Some("1")), base("b", Some("2"))];
         let catalog = Catalog::new(bases, Vec::new());
         let found = |record| catalog.base_of(&record).map(|base| base.name.clone());
@@ -96,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fingerprint_is_reported_with_a_single_base() {
+    fn fingerprint_mismatch_with_a_single_base_model_is_reported() {
         let catalog = Catalog::new(vec![base("a", Some("1"))], Vec::new());
         let error = catalog.base_of(&saved_on("other", Some("3"))).unwrap_err();
         assert_eq!(error.status(), 422);

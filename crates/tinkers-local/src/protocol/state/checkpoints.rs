@@ -1,4 +1,4 @@
-//! The checkpoints on durable storage, and the running saves and deletions.
+//! The checkpoints on durable storage, with the running saves and deletions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::engine::CheckpointRecord;
 use crate::protocol::stamp::Stamp;
 use crate::read::Refusal;
 
-/// The checkpoints by their paths.
+/// The checkpoints, by path.
 #[derive(Debug, Default)]
 pub(crate) struct Checkpoints {
     records: BTreeMap<TinkerPath, CheckpointRecord>,
-    /// The number of accepted saves of a path that have not ended.
+    /// For each path, the number of accepted saves that have not ended.
     saving: BTreeMap<TinkerPath, usize>,
-    /// Paths that the engine is deleting.
+    /// The paths that the engine is deleting.
     deleting: BTreeSet<TinkerPath>,
 }
 
@@ -34,7 +34,8 @@ impl Checkpoints {
     /// Returns a checkpoint.
     ///
     /// # Errors
-    /// If there is none.
+    ///
+    /// If there is no checkpoint at this path.
     pub(crate) fn get(&self, path: &TinkerPath) -> Result<&CheckpointRecord, Refusal> {
         let canonical = canonical(path);
         self.records.get(&canonical).ok_or_else(|| {
@@ -59,10 +60,11 @@ impl Checkpoints {
         self.records.contains_key(path) || self.is_saving(path)
     }
 
-    /// Begins a save of `path`. Until it has ended, the checkpoint of that path is not deleted.
+    /// Begins a save to `path`. The checkpoint at this path cannot be deleted until the save ends.
     ///
     /// # Errors
-    /// If that checkpoint is being deleted: the engine may do the two in either order.
+    ///
+    /// If the checkpoint is being deleted: the engine could do the save and the deletion in either order.
     pub(crate) fn begin_save(&mut self, path: &TinkerPath) -> Result<(), Refusal> {
         if self.deleting.contains(path) {
             let reason = format!("{path} is being deleted; save again when it is gone");
@@ -72,7 +74,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Ends a save of `path`, whether it succeeded or failed.
+    /// Ends a save to `path`, whether it succeeded or failed.
     pub(crate) fn end_save(&mut self, agenda: &mut Agenda, at: Stamp, path: &TinkerPath) {
         if let Some(saves) = self.saving.get_mut(path) {
             *saves -= 1;
@@ -80,17 +82,18 @@ impl Checkpoints {
                 self.saving.remove(path);
             }
         }
-        // The expiry was postponed during the save.
+        // A checkpoint that expired during the save is due now.
         let expires = self.records.get(path).and_then(|old| expires(at, old));
         if let Some(expires) = expires {
             agenda.add(expires, Alarm::Checkpoint(path.clone()));
         }
     }
 
-    /// Begins the deletion that a client asked for.
+    /// Begins a deletion that a client asked for.
     ///
     /// # Errors
-    /// If there is no such checkpoint, or if it is being saved.
+    ///
+    /// If there is no checkpoint at this path, or if a save to the path is running.
     pub(crate) fn begin_delete(&mut self, path: &TinkerPath) -> Result<CheckpointRecord, Refusal> {
         let path = self.get(path)?.path.clone();
         if self.is_saving(&path) {
@@ -102,7 +105,8 @@ impl Checkpoints {
             .ok_or_else(|| Refusal::not_found(format!("path: no checkpoint {path} on this server")))
     }
 
-    /// Begins the deletion of a checkpoint that has expired. `None` if it has not, is gone, or is being saved again.
+    /// Begins the deletion of a checkpoint that has expired. Returns `None` if the checkpoint has not expired, is deleted already,
+    /// or is being saved again.
     pub(crate) fn begin_expiry(
         &mut self,
         agenda: &mut Agenda,
@@ -110,7 +114,7 @@ impl Checkpoints {
         path: &TinkerPath,
     ) -> Option<CheckpointRecord> {
         let expires = expires(at, self.records.get(path)?)?;
-        // A later save may last longer, or the date may have been set back.
+        // The checkpoint was saved again with a later expiry, or the wall clock was set back.
         if expires > at.now {
             agenda.add(expires, Alarm::Checkpoint(path.clone()));
             return None;
@@ -133,10 +137,10 @@ impl Checkpoints {
     }
 }
 
-/// Returns when a checkpoint expires on the monotonic clock.
+/// Returns the expiry of a checkpoint on the monotonic clock.
 fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Timestamp> {
     let left = record.expires_at? - CheckpointRecord::seconds(at.wall);
-    // What does not fit a duration is either long past or beyond any server's life.
+    // Seconds that do not fit a `Duration` lie in the distant past or future.
     let left = Duration::try_from_secs_f64(left).unwrap_or(if left > 0.0 {
         Duration::MAX
     } else {
@@ -145,7 +149,7 @@ fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Timestamp> {
     Some(at.now.after(left))
 }
 
-/// Returns the path with its kind, which the path of a sampler's weights may lack.
+/// Returns the path with its kind of checkpoint, which paths of sampler weights may omit.
 fn canonical(path: &TinkerPath) -> TinkerPath {
     TinkerPath::new(path.run_id(), path.kind(), path.name()).unwrap_or_else(|_| path.clone())
 }
@@ -156,7 +160,7 @@ pub(super) mod tests {
     use std::time::SystemTime;
     use tinkers_wire::{CheckpointKind, LoraConfig};
 
-    /// A checkpoint that was saved at the Unix epoch.
+    /// Returns the record of a checkpoint that was saved at the Unix epoch.
     pub(crate) fn record(name: &str, expires_at: Option<f64>) -> CheckpointRecord {
         CheckpointRecord {
             path: TinkerPath::new("run", CheckpointKind::Training, name).unwrap(),
@@ -196,7 +200,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn save_postpones_expiry_and_refuses_deletion() {
+    fn running_save_postpones_expiry_and_prevents_deletion() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let path = record("a", None).path;
         all.insert(&mut agenda, at(0), record("a", Some(10.0)));
@@ -216,7 +220,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn save_during_deletion_is_refused() {
+    fn save_to_a_checkpoint_during_its_deletion_is_refused() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let record = record("a", None);
         all.insert(&mut agenda, at(0), record.clone());

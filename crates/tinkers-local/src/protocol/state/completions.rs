@@ -10,13 +10,13 @@ use super::agenda::{Agenda, Alarm};
 use super::operations::Origin;
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// A sampling session and the number of one of its clients.
+/// A client of a sampling session: the id of the session and the number of the client.
 pub(crate) type Target = (String, u64);
 
 /// The maximum number of completions in one response.
 const MAX_IN_RESPONSE: usize = 4096;
 
-/// Returns the client to whose polls an operation of this origin is reported.
+/// Returns the client that polls for a sample of this origin; `None` if no client polls for all its samples at once.
 pub(crate) fn target_of(origin: &Origin) -> Option<Target> {
     match origin {
         Origin::Sampler(sampler, number) => {
@@ -26,7 +26,7 @@ pub(crate) fn target_of(origin: &Origin) -> Option<Target> {
     }
 }
 
-/// A completed operation that its client has not acknowledged.
+/// A completed sample that its client has not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Completion {
     pub(crate) operation: OperationId,
@@ -34,8 +34,8 @@ pub(crate) struct Completion {
     pub(crate) size: Option<u64>,
 }
 
-/// The completions by target. One counter makes the cursors of all targets, so that an empty log needs no memory and no cursor is
-/// used twice.
+/// The completed samples of each client. All clients share one counter for cursors, so a client without completions needs no memory
+/// and no cursor is used twice.
 #[derive(Debug, Default)]
 pub(crate) struct CompletionLog {
     last: i64,
@@ -59,7 +59,7 @@ struct Held {
 }
 
 impl CompletionLog {
-    /// Returns whether `cursor` was given out, or is 0.
+    /// Returns whether `cursor` is 0 or was returned to a client before.
     pub(crate) fn is_cursor(&self, cursor: i64) -> bool {
         (0..=self.last).contains(&cursor)
     }
@@ -72,7 +72,7 @@ impl CompletionLog {
         (Arc::clone(&key), self.logs.entry(key).or_default())
     }
 
-    /// Adds a completion. If there are more than `most`, the oldest are forgotten.
+    /// Adds a completion. If there are more than `most` completions, the oldest ones are deleted.
     pub(crate) fn add(&mut self, target: &Target, completion: Completion, most: usize) {
         self.last += 1;
         let cursor = self.last;
@@ -106,7 +106,7 @@ impl CompletionLog {
         self.remove_if_empty(&target);
     }
 
-    /// Deletes the completions of a target up to `cursor`, which its client has received.
+    /// Deletes the completions of a client up to `cursor`, which the client has received.
     pub(crate) fn acknowledge(&mut self, target: &Target, cursor: i64) {
         let Some(log) = self.logs.get(target) else {
             return;
@@ -123,8 +123,8 @@ impl CompletionLog {
         }
     }
 
-    /// Returns the completions of a target after the cursor `after`, and the cursor of the last one. They stay until they are
-    /// acknowledged, so that none is lost with a response.
+    /// Returns the completions of a client after the cursor `after`, and the cursor of the last of them. The completions are kept
+    /// until the client acknowledges them, since the response may be lost.
     pub(crate) fn after(&self, target: &Target, after: i64) -> (Vec<Completion>, i64) {
         let Some(log) = self.logs.get(target) else {
             return (Vec::new(), after);
@@ -141,7 +141,7 @@ impl CompletionLog {
         (completions.collect(), last)
     }
 
-    /// Holds a poll for the completions of a target after the cursor `after`, until `until` at most.
+    /// Holds a poll for the completions of a client after the cursor `after`, at most until `until`.
     pub(crate) fn hold(
         &mut self,
         agenda: &mut Agenda,
@@ -161,7 +161,7 @@ impl CompletionLog {
         agenda.add(until, Alarm::Poll(exchange));
     }
 
-    /// Removes the held poll of an exchange: its target and cursor.
+    /// Removes the held poll of an exchange, and returns the client and the cursor of the poll.
     pub(crate) fn release(
         &mut self,
         agenda: &mut Agenda,
@@ -176,12 +176,12 @@ impl CompletionLog {
         Some((held.target, held.after))
     }
 
-    /// Returns the exchanges whose polls for a target are being held.
+    /// Returns the exchanges of all held polls of a client.
     pub(crate) fn waiters(&self, target: &Target) -> &[ExchangeId] {
         self.logs.get(target).map_or(&[], |log| &log.waiters)
     }
 
-    /// Returns the exchanges whose polls are being held.
+    /// Returns the exchanges of all held polls.
     pub(crate) fn exchanges(&self) -> Vec<ExchangeId> {
         self.held.keys().copied().collect()
     }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledged_and_excess_completions_leave_nothing() {
+    fn acknowledged_and_excess_completions_use_no_memory() {
         let (mut all, mut agenda) = (CompletionLog::default(), Agenda::default());
         let target = ("s".to_owned(), 0);
         let other = ("s".to_owned(), 1);
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!((all.logs.len(), all.cursors.len()), (1, 0));
         assert!(all.release(&mut agenda, ExchangeId(1)).is_some());
         assert!(all.logs.is_empty() && all.held.is_empty() && agenda.next().is_none());
-        // No cursor is used twice.
+        // The cursors of deleted completions are not used again.
         all.add(&target, completion(8), 4);
         assert_eq!(cursors(&all), [8]);
     }

@@ -1,4 +1,4 @@
-//! The jobs of the engine: their purposes, and the ones that wait while the engine is paused.
+//! The running jobs of the engine and their purposes, and the jobs that are postponed during a capacity pause.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,38 +10,38 @@ use crate::engine::{CheckpointRecord, Job, JobId, Work};
 use crate::protocol::effect::Effect;
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// The longest hold of a poll during a pause, so that clients learn of the pause soon.
+/// The maximum time to hold a poll during a capacity pause. It is short, so that clients learn of the pause soon.
 const PAUSED_POLL: Duration = Duration::from_secs(1);
 
 /// The purpose of a job.
 #[derive(Debug)]
 pub(crate) enum Role {
     Operation(OperationId),
-    /// The deletion of a checkpoint: for the exchange that asked for it, or at the checkpoint's expiry.
+    /// Deletes a checkpoint, for the exchange that asked for the deletion, or because the checkpoint has expired.
     Delete(Option<ExchangeId>, Box<CheckpointRecord>),
-    /// Work whose result is not needed.
+    /// Does work that no client waits for.
     Cleanup,
 }
 
-/// The jobs that have not ended.
+/// The jobs that the engine has not finished.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     last: u64,
     roles: BTreeMap<JobId, Role>,
-    /// The end of the pause, during which jobs of operations are not started.
+    /// The end of the capacity pause, during which operations do not start.
     paused_until: Option<Timestamp>,
-    /// Jobs that wait for the end of the pause.
+    /// The jobs that start when the pause ends.
     postponed: Vec<Job>,
 }
 
 impl Jobs {
-    /// Returns the number of a new job.
+    /// Returns a new job number.
     pub(crate) fn next_id(&mut self) -> JobId {
         self.last += 1;
         JobId(self.last)
     }
 
-    /// Starts the job `id` of an operation, or postpones it during a pause.
+    /// Starts the job `id` of an operation, or postpones the job during a pause.
     #[must_use]
     pub(crate) fn start_operation(
         &mut self,
@@ -71,7 +71,7 @@ impl Jobs {
         self.roles.remove(&id)
     }
 
-    /// Cancels a job. The engine has to know a job to cancel it, so a postponed one is started first.
+    /// Cancels a job. A postponed job is started first, because an engine can cancel only a job that it knows.
     #[must_use]
     pub(crate) fn cancel(&mut self, id: JobId) -> Vec<Effect> {
         let postponed = self.postponed.iter().position(|job| job.id == id);
@@ -79,12 +79,12 @@ impl Jobs {
         start.into_iter().chain([Effect::Cancel(id)]).collect()
     }
 
-    /// Pauses until `until`. Does not shorten a longer pause.
+    /// Pauses until `until`. A longer pause that is already in effect is not shortened.
     pub(crate) fn pause(&mut self, until: Timestamp) {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
-    /// Returns whether a pause is over at `now`.
+    /// Returns whether there was a pause that is over at `now`.
     pub(crate) fn is_pause_over(&self, now: Timestamp) -> bool {
         self.paused_until.is_some_and(|until| until <= now)
     }
@@ -108,7 +108,7 @@ impl Jobs {
         }
     }
 
-    /// Returns how long a poll may be held, given the `longest` hold outside of a pause.
+    /// Returns the maximum time to hold a poll: `longest`, or less during a pause.
     pub(crate) fn poll_hold(&self, longest: Duration) -> Duration {
         match self.paused_until {
             None => longest,
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn pause_postpones_operations_only() {
+    fn capacity_pause_postpones_only_operations() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut jobs = Jobs::default();
         jobs.pause(at(5));

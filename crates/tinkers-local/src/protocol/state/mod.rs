@@ -1,5 +1,5 @@
-//! The parts of the protocol's state. Each part has private fields and can be tested alone; commands that
-//! concern several parts are handled by [`Protocol`](super::Protocol).
+//! The parts of the protocol's state. Each part has private fields and can be tested alone. Commands that concern several parts are
+//! handled by [`Protocol`](super::Protocol).
 
 pub(super) mod agenda;
 pub(super) mod catalog;

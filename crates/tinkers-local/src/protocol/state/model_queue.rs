@@ -1,8 +1,9 @@
-//! The queue of one model's operations: they run by `seq_id` from 1 and one at a time, and later ones wait for a missing number.
+//! The queue of one model's operations. They run one at a time in the order of their `seq_id`, which starts at 1. If a number is
+//! missing, later operations wait for it.
 //!
-//! A number has passed if its operation was queued, if it was refused and a later one was accepted after that, or if the wait for it
-//! timed out. Operations that were accepted before an earlier number was refused fail when that number passes: they were meant to
-//! run after it.
+//! A number is closed when no later request may use it: its operation was queued, or it was refused and a later number was accepted
+//! afterwards, or the wait for it timed out. Operations that were accepted before an earlier number was refused fail when that
+//! number is closed, because they were meant to run after it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,32 +17,32 @@ use crate::read::{Digest, Refusal};
 /// A queue of the operations of one model.
 #[derive(Debug)]
 pub(crate) struct ModelQueue {
-    /// The next number to be queued.
+    /// The lowest number that is not closed.
     next: u64,
-    /// Operations that wait for a lower number.
+    /// Operations that wait for a lower number to arrive.
     early: BTreeMap<u64, Queued>,
-    /// Operations that wait for no number, in the order in which they run.
+    /// Operations that can run, in this order.
     ready: VecDeque<Queued>,
-    /// Bytes of the bodies of `early` and of `ready`.
+    /// The total body sizes in bytes of `early` and of `ready`.
     bytes: [usize; 2],
     running: Option<OperationId>,
     seen: BTreeMap<u64, (Digest, OperationId)>,
-    /// Numbers from `next` on that have no operation.
+    /// The numbers from `next` on that operations do not wait for.
     skipped: BTreeMap<u64, Skip>,
-    /// Operations that will not run and have not been reported by `take_failed`.
+    /// Operations that will not run, until `take_failed` returns them.
     failed: Vec<Failed>,
-    /// The missing number that `early` waits for.
+    /// The missing number that the operations in `early` wait for.
     gap: Option<Gap>,
     order: Order,
 }
 
-/// Why a number has no operation in the queue.
+/// The reason why operations do not wait for a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Skip {
-    /// Its request was refused, and no later one was accepted after that: it may be used again.
+    /// The request was refused, and no later one was accepted since. A new request may still use the number.
     Refused,
-    /// Later operations do not wait for it.
-    Passed,
+    /// No request can use the number any more.
+    Closed,
 }
 
 /// An operation that will not run because a lower number was refused.
@@ -59,7 +60,7 @@ pub(crate) struct Gap {
     pub(crate) since: Timestamp,
 }
 
-/// The most refused numbers that are remembered. Later requests wait for others as for numbers that have not arrived.
+/// The maximum number of refused numbers that are stored. Numbers refused beyond this limit count as missing.
 const MAX_SKIPPED: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
@@ -68,16 +69,16 @@ struct Queued {
     bytes: usize,
 }
 
-/// A limit of what waits in a queue.
+/// A limit on the operations in a queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueueLimit {
     pub(crate) requests: usize,
-    /// Bytes of their bodies; a longer body is admitted to an empty queue.
+    /// The total size of their bodies. An empty queue accepts one body of any size.
     pub(crate) bytes: usize,
 }
 
 impl LocalConfig {
-    /// Returns the limit of one model's queue.
+    /// Returns the limit on the queue of each model.
     pub(crate) fn queue_limit(&self) -> QueueLimit {
         QueueLimit {
             requests: self.max_queued,
@@ -90,7 +91,7 @@ impl LocalConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Position {
     Running,
-    /// This many operations run before it.
+    /// The operation waits until this many other operations have run.
     Behind(usize),
     /// The operation waits for the request with this sequence number, which has not arrived.
     Missing(u64),
@@ -114,7 +115,7 @@ impl Default for ModelQueue {
 }
 
 impl ModelQueue {
-    /// Creates an empty queue.
+    /// Creates an empty queue whose operations run in this order.
     pub(crate) fn new(order: Order) -> Self {
         Self {
             order,
@@ -122,10 +123,11 @@ impl ModelQueue {
         }
     }
 
-    /// Returns the operation that the same request under `number` already has. Number 0 stands for none.
+    /// Returns the operation of an earlier request with the same number and content, if there is one. Number 0 stands for no number.
     ///
     /// # Errors
-    /// If another request used the number, or if it has passed.
+    ///
+    /// If another request used the number, or if the number is closed.
     pub(crate) fn repeated(
         &self,
         number: u64,
@@ -137,7 +139,7 @@ impl ModelQueue {
             Some(_) => Err(Refusal::conflict(format!(
                 "seq_id {number} was used by another request of this model"
             ))),
-            None if self.has_passed(number) => Err(Refusal::conflict(format!(
+            None if self.is_closed(number) => Err(Refusal::conflict(format!(
                 "seq_id {number} has passed; the next of this model is {}",
                 self.next
             ))),
@@ -145,8 +147,8 @@ impl ModelQueue {
         }
     }
 
-    /// Returns whether a request of `bytes` may be queued. Requests that wait for the next number do not count against it: otherwise they
-    /// could block it and never run.
+    /// Returns whether a request of `bytes` may be queued. For the next number, requests that wait for it do not count; otherwise
+    /// they could block it and would never run.
     pub(crate) fn has_room(&self, number: u64, bytes: usize, limit: QueueLimit) -> bool {
         let [early, ready] = self.bytes;
         let is_next = (self.next..number).all(|before| self.skipped.contains_key(&before));
@@ -157,7 +159,7 @@ impl ModelQueue {
         waiting < limit.requests && (held == 0 || held.saturating_add(bytes) <= limit.bytes)
     }
 
-    /// Queues an operation that [`ModelQueue::repeated`] does not know.
+    /// Queues a new operation, for which [`ModelQueue::repeated`] returned `None`.
     pub(crate) fn admit(&mut self, number: u64, digest: Digest, operation: OperationId) {
         let bytes = digest.bytes();
         let queued = Queued { operation, bytes };
@@ -169,19 +171,19 @@ impl ModelQueue {
             self.ready.push_back(queued);
             return;
         }
-        self.pass_refused_before(number);
+        self.close_refused_before(number);
         self.skipped.remove(&number);
         self.bytes[0] += bytes;
         self.early.insert(number, queued);
-        self.pass();
+        self.advance_next();
     }
 
-    fn has_passed(&self, number: u64) -> bool {
-        let is_passed = number < self.next || self.skipped.get(&number) == Some(&Skip::Passed);
-        is_passed && self.order == Order::BySeqId
+    fn is_closed(&self, number: u64) -> bool {
+        let is_closed = number < self.next || self.skipped.get(&number) == Some(&Skip::Closed);
+        is_closed && self.order == Order::BySeqId
     }
 
-    /// Records that the request under `number` was refused: requests accepted from now on do not wait for it.
+    /// Records that the request with this number was refused, so that requests accepted from now on do not wait for it.
     pub(crate) fn refuse(&mut self, number: u64) {
         let is_open = number >= self.next && !self.seen.contains_key(&number);
         if is_open && self.order == Order::BySeqId && self.skipped.len() < MAX_SKIPPED {
@@ -189,32 +191,32 @@ impl ModelQueue {
         }
     }
 
-    /// Adds an operation that [`ModelQueue::repeated`] does not know and that has ended already.
+    /// Adds a new operation that has ended already, and uses up its number.
     pub(crate) fn admit_ended(&mut self, number: u64, digest: Digest, operation: OperationId) {
         if number == 0 {
             return;
         }
         self.seen.insert(number, (digest, operation));
         if self.order == Order::BySeqId {
-            self.pass_refused_before(number);
-            self.skipped.insert(number, Skip::Passed);
-            self.pass();
+            self.close_refused_before(number);
+            self.skipped.insert(number, Skip::Closed);
+            self.advance_next();
         }
     }
 
-    /// Passes the refused numbers before `number`, which was accepted.
-    fn pass_refused_before(&mut self, number: u64) {
+    /// Closes the refused numbers before `number`, after `number` was accepted.
+    fn close_refused_before(&mut self, number: u64) {
         let before = self.skipped.range_mut(..number);
         let mut refused = before.filter(|(_, skip)| **skip == Skip::Refused);
         let Some((&first, skip)) = refused.next() else {
             return;
         };
-        *skip = Skip::Passed;
-        refused.for_each(|(_, skip)| *skip = Skip::Passed);
-        // What waits behind them was accepted before the refusals: otherwise they would have passed with it.
+        *skip = Skip::Closed;
+        refused.for_each(|(_, skip)| *skip = Skip::Closed);
+        // These operations were accepted before the refusals: later ones would have closed the refused numbers.
         for (number, queued) in self.early.split_off(&first) {
             self.bytes[0] -= queued.bytes;
-            self.skipped.insert(number, Skip::Passed);
+            self.skipped.insert(number, Skip::Closed);
             self.failed.push(Failed {
                 number,
                 operation: queued.operation,
@@ -223,14 +225,14 @@ impl ModelQueue {
         }
     }
 
-    /// Advances `next` to the first missing number.
-    fn pass(&mut self) {
+    /// Advances `next` over all numbers that have an operation or are closed.
+    fn advance_next(&mut self) {
         loop {
             if let Some(queued) = self.early.remove(&self.next) {
                 self.bytes[0] -= queued.bytes;
                 self.bytes[1] += queued.bytes;
                 self.ready.push_back(queued);
-            } else if self.skipped.get(&self.next) == Some(&Skip::Passed) {
+            } else if self.skipped.get(&self.next) == Some(&Skip::Closed) {
                 self.skipped.remove(&self.next);
             } else {
                 return;
@@ -239,17 +241,17 @@ impl ModelQueue {
         }
     }
 
-    /// Takes the operations that will not run.
+    /// Takes the operations that will not run because a lower number was refused.
     pub(crate) fn take_failed(&mut self) -> Vec<Failed> {
         std::mem::take(&mut self.failed)
     }
 
-    /// Returns whether the request under `number` was refused and no later one was accepted after that.
+    /// Returns whether the request with this number was refused and no later one was accepted since.
     pub(crate) fn is_refused(&self, number: u64) -> bool {
         self.skipped.get(&number) == Some(&Skip::Refused)
     }
 
-    /// Determines the missing number. Returns the gap before and after.
+    /// Determines the missing number. Returns the gap before and after the update.
     pub(crate) fn update_gap(&mut self, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         let number = (!self.early.is_empty()).then_some(self.next);
@@ -260,7 +262,8 @@ impl ModelQueue {
         [before, self.gap]
     }
 
-    /// Records that `number` is still being sent, so that the wait for it starts again. Returns the gap before and after.
+    /// Records that a client is still sending `number`, so that the timeout for the number starts again. Returns the gap before and
+    /// after the update.
     pub(crate) fn attempted(&mut self, number: u64, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         if let Some(gap) = self.gap.as_mut().filter(|gap| gap.number == number) {
@@ -269,12 +272,13 @@ impl ModelQueue {
         [before, self.gap]
     }
 
-    /// The missing number that operations wait for.
+    /// Returns the missing number that operations wait for.
     pub(crate) fn gap(&self) -> Option<Gap> {
         self.gap
     }
 
-    /// Ends the wait for the missing number. Removes the waiting operations and returns them with their numbers, which have then passed.
+    /// Ends the wait for the missing number. Removes the operations that waited and returns them with their numbers, which are
+    /// closed from then on.
     pub(crate) fn give_up_gap(&mut self) -> Vec<(u64, OperationId)> {
         self.gap = None;
         self.bytes[0] = 0;
@@ -282,7 +286,7 @@ impl ModelQueue {
         if let Some((last, _)) = early.last_key_value() {
             self.next = last.saturating_add(1);
             self.skipped = self.skipped.split_off(&self.next);
-            self.pass();
+            self.advance_next();
         }
         let early = early.into_iter();
         early
@@ -290,7 +294,7 @@ impl ModelQueue {
             .collect()
     }
 
-    /// Returns the operation to be started now, which counts as running from then on.
+    /// Starts the next operation, if none is running and one is ready.
     pub(crate) fn start(&mut self) -> Option<OperationId> {
         if self.running.is_some() {
             return None;
@@ -328,7 +332,7 @@ impl ModelQueue {
         }
     }
 
-    /// Removes the operations that have not started.
+    /// Removes all operations that have not started.
     pub(crate) fn clear(&mut self) -> Vec<OperationId> {
         self.bytes[1] = 0;
         let ready = std::mem::take(&mut self.ready).into_iter();
@@ -345,7 +349,7 @@ impl ModelQueue {
         early.map(|queued| queued.operation).collect()
     }
 
-    /// Deletes which request used `number`.
+    /// Deletes the record of the request that used `number`.
     pub(crate) fn forget(&mut self, number: u64) {
         self.seen.remove(&number);
     }
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_run_one_at_a_time_in_order_of_their_numbers() {
+    fn operations_run_one_at_a_time_in_order_of_their_seq_ids() {
         let mut queue = ModelQueue::default();
         admit(&mut queue, 3);
         admit(&mut queue, 2);
@@ -396,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_seq_id_is_free_until_a_later_one_is_accepted() {
+    fn refused_seq_id_can_be_used_until_a_later_one_is_accepted() {
         let mut queue = ModelQueue::default();
         queue.refuse(1);
         queue.refuse(2);
@@ -409,14 +413,14 @@ mod tests {
         assert!(queue.repeated(2, digest("x")).is_err());
         assert_eq!(queue.start(), Some(OperationId(3)));
         queue.ended();
-        // The refusal of a repeated request that was accepted has no effect.
+        // The refusal of a repeated request has no effect on the accepted one.
         queue.refuse(3);
         queue.refuse(4);
         assert_eq!((queue.next, queue.skipped.len()), (4, 1));
     }
 
     #[test]
-    fn operations_accepted_before_a_refusal_fail_when_it_passes() {
+    fn operations_fail_if_a_lower_seq_id_is_refused_after_them() {
         let mut queue = ModelQueue::default();
         for number in [2, 3] {
             admit(&mut queue, number);
@@ -435,7 +439,7 @@ mod tests {
             (queue.next, queue.skipped.len(), queue.bytes),
             (5, 0, [0, 0])
         );
-        // A refused number after a missing one.
+        // Number 5 is missing, and number 6 is refused.
         queue.ended();
         queue.refuse(6);
         admit(&mut queue, 7);
@@ -445,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn operation_that_ended_at_once_is_not_waited_for() {
+    fn later_operations_do_not_wait_for_one_that_ended_at_once() {
         let mut queue = ModelQueue::default();
         queue.admit_ended(2, digest("x"), OperationId(2));
         assert_eq!(
@@ -461,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn gap_timeout_starts_with_the_gap() {
+    fn gap_timeout_starts_when_a_seq_id_is_missing() {
         let at = |seconds| Timestamp::ORIGIN.after(std::time::Duration::from_secs(seconds));
         let gap = |number, seconds| {
             let since = at(seconds);
@@ -485,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_without_a_number_run_on_arrival() {
+    fn operations_without_a_seq_id_run_on_arrival() {
         let mut queue = ModelQueue::default();
         admit(&mut queue, 2);
         queue.admit(0, digest("x"), OperationId(9));
@@ -494,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn full_queue_has_room_for_the_next_number() {
+    fn full_model_queue_accepts_the_next_seq_id() {
         let text = |bytes: usize| Digest::of("test", &vec![b'x'; bytes]);
         for limit in [(2, 1000), (1000, 20)] {
             let limit = QueueLimit {
@@ -509,7 +513,7 @@ mod tests {
             assert!(!queue.has_room(4, 10, limit));
             assert!(queue.has_room(1, 10, limit));
             queue.admit(1, text(10), OperationId(1));
-            // Three are ready now, so the next number is refused as any other.
+            // Three operations are ready now, so the queue has no room for the next number either.
             assert!(!queue.has_room(4, 10, limit));
             assert!(!queue.has_room(0, 10, limit));
             assert_eq!(queue.start(), Some(OperationId(1)));
@@ -519,10 +523,10 @@ mod tests {
             assert!(queue.has_room(4, 10, limit));
             queue.clear();
             assert_eq!(queue.bytes, [0, 0]);
-            // A number behind a refused one is the next, too.
+            // With a refused number before it, a number still counts as the next one.
             queue.refuse(4);
             assert!(queue.has_room(5, 10, limit));
-            // A body that exceeds the limit is admitted alone.
+            // An empty queue accepts one body that exceeds the limit.
             assert!(queue.has_room(4, 2000, limit));
         }
     }

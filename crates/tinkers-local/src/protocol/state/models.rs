@@ -1,4 +1,4 @@
-//! The models, their queues and the snapshots of their weights.
+//! The models, with their queues and their samplers of weights in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::engine::BaseModel;
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A model. Unloaded models are kept for the listings of training runs.
+/// A model. Unloaded models are kept, because training runs are listed after their models were unloaded.
 #[derive(Debug)]
 pub(crate) struct Model {
     session: String,
@@ -19,20 +19,20 @@ pub(crate) struct Model {
     lora: LoraConfig,
     user_metadata: Option<BTreeMap<String, String>>,
     queue: ModelQueue,
-    /// The reason for which it accepts no more requests; `None` if it accepts them.
+    /// The reason why the model accepts no more requests; `None` if it accepts requests.
     retired: Option<String>,
-    /// Whether it is unloaded as soon as its running operation has ended.
+    /// Whether the model is unloaded when its running operation has ended.
     unloads: bool,
-    /// The operation that unloads it, if a client asked for that.
+    /// The operation that unloads the model, if a client asked for the unload.
     unloading: Option<OperationId>,
-    /// Samplers of its weights in memory, the least recently used first.
+    /// The samplers of weights of this model in memory, the least recently used first.
     snapshots: Vec<String>,
-    /// The time of its last request, in seconds since the Unix epoch.
+    /// The time of the last request of the model, in seconds since the Unix epoch.
     last_request: f64,
 }
 
 impl Model {
-    /// Creates a model; `created` is the time of the request, in seconds since the Unix epoch.
+    /// Creates a model. `created` is the time of the request, in seconds since the Unix epoch.
     pub(crate) fn new(
         session: String,
         base: Arc<BaseModel>,
@@ -75,23 +75,23 @@ impl Model {
         &self.queue
     }
 
-    /// Returns the operation that unloads it, if a client asked for that.
+    /// Returns the operation that unloads the model, if a client asked for the unload.
     pub(crate) fn unloading(&self) -> Option<OperationId> {
         self.unloading
     }
 
-    /// Returns the time of its last request, in seconds since the Unix epoch.
+    /// Returns the time of the last request of the model, in seconds since the Unix epoch.
     pub(crate) fn last_request(&self) -> f64 {
         self.last_request
     }
 }
 
-/// The operations of a model that was retired.
+/// The operations of a model that accepts no more requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Retired {
-    /// Operations that have not started and will not run.
+    /// The operations that have not started and will not run.
     pub(crate) not_run: Vec<OperationId>,
-    /// The operation that runs. If there is none, the engine can unload the model now.
+    /// The operation that is running. If there is none, the engine can unload the model now.
     pub(crate) running: Option<OperationId>,
 }
 
@@ -99,12 +99,12 @@ pub(crate) struct Retired {
 #[derive(Debug, Default)]
 pub(crate) struct Models {
     all: BTreeMap<String, Model>,
-    /// Models from before a restart with an operation that still runs.
+    /// The ids of models that were deleted by a restart but still have a running operation.
     orphans: BTreeSet<String>,
 }
 
 impl Models {
-    /// Adds a model; its creation is the first operation of its queue.
+    /// Adds a model, with its creation as the first operation of its queue.
     pub(crate) fn insert(
         &mut self,
         id: String,
@@ -129,10 +129,11 @@ impl Models {
         self.all.get_mut(id).map(|model| &mut model.queue)
     }
 
-    /// Returns a model that takes requests.
+    /// Returns a model that accepts requests.
     ///
     /// # Errors
-    /// If it is unknown or retired.
+    ///
+    /// If the model is unknown or accepts no more requests.
     pub(crate) fn usable(&self, id: &str) -> Result<&Model, Refusal> {
         let model = self.all.get(id).ok_or_else(|| unknown(id))?;
         match &model.retired {
@@ -141,10 +142,11 @@ impl Models {
         }
     }
 
-    /// Records a request at `seconds` since the Unix epoch and returns the queue that it goes to.
+    /// Records a request at `seconds` since the Unix epoch, and returns the queue of the model.
     ///
     /// # Errors
-    /// As [`Self::usable`].
+    ///
+    /// The same as for [`Self::usable`].
     pub(crate) fn queue_for_request(
         &mut self,
         id: &str,
@@ -156,8 +158,8 @@ impl Models {
         Ok(&model.queue)
     }
 
-    /// Retires a model whose unloading a client asked for. Operations that are queued still run; returns those that wait for a
-    /// missing seq_id and will not.
+    /// Makes a model refuse new requests because a client unloads it. Queued operations still run, except those that wait for a
+    /// missing seq_id; these are removed and returned.
     pub(crate) fn begin_unload(
         &mut self,
         id: &str,
@@ -172,7 +174,7 @@ impl Models {
         model.queue.clear_early()
     }
 
-    /// Retires a model that could not be created. Returns the operations that will not run.
+    /// Makes a model refuse requests because its creation failed. Returns the queued operations, which will not run.
     pub(crate) fn fail_creation(&mut self, id: &str, reason: &str) -> Vec<OperationId> {
         let Some(model) = self.all.get_mut(id) else {
             return Vec::new();
@@ -181,7 +183,8 @@ impl Models {
         model.queue.clear()
     }
 
-    /// Retires a model at once; it is unloaded when its running operation has ended. `None` if it is unknown or was retired before.
+    /// Makes a model refuse requests at once. The model is unloaded when its running operation has ended. Returns `None` if the
+    /// model is unknown or refused requests already.
     pub(crate) fn retire(&mut self, id: &str, reason: &str) -> Option<Retired> {
         let model = self.all.get_mut(id)?;
         if model.retired.replace(reason.to_owned()).is_some() {
@@ -193,7 +196,7 @@ impl Models {
         Some(Retired { not_run, running })
     }
 
-    /// Records the end of a model's running operation. Returns whether the model has to be unloaded now.
+    /// Records the end of a model's running operation. Returns whether the model must be unloaded now.
     pub(crate) fn operation_ended(&mut self, id: &str) -> bool {
         let Some(model) = self.all.get_mut(id) else {
             return false;
@@ -202,7 +205,7 @@ impl Models {
         std::mem::take(&mut model.unloads)
     }
 
-    /// Adds a sampler of a model's weights in memory. Returns the least recently used ones beyond `most`.
+    /// Adds a sampler of weights of a model in memory. Returns the samplers to drop: the least recently used ones beyond `most`.
     pub(crate) fn add_snapshot(&mut self, id: &str, sampler: String, most: usize) -> Vec<String> {
         let Some(model) = self.all.get_mut(id) else {
             return Vec::new();
@@ -212,7 +215,7 @@ impl Models {
         model.snapshots.drain(..excess).collect()
     }
 
-    /// Makes a snapshot the most recently used one of its model.
+    /// Makes a sampler the most recently used one of its model.
     pub(crate) fn touch_snapshot(&mut self, id: &str, sampler: &str) {
         let Some(model) = self.all.get_mut(id) else {
             return;
@@ -223,14 +226,13 @@ impl Models {
         }
     }
 
-    /// Takes all snapshots of a model.
+    /// Removes and returns all samplers of weights of a model in memory.
     pub(crate) fn take_snapshots(&mut self, id: &str) -> Vec<String> {
         let model = self.all.get_mut(id);
         model.map_or_else(Vec::new, |model| std::mem::take(&mut model.snapshots))
     }
 
-    /// Deletes all models. Models with a running operation become orphans, unless `unloads` returns
-    /// true for it.
+    /// Deletes all models. A model with a running operation becomes an orphan, unless `unloads` returns `true` for the operation.
     pub(crate) fn restart(&mut self, unloads: impl Fn(OperationId) -> bool) {
         for (id, model) in std::mem::take(&mut self.all) {
             if model
@@ -243,7 +245,7 @@ impl Models {
         }
     }
 
-    /// Removes an orphan: the engine can unload the model now.
+    /// Removes an orphan, which the engine can unload now. Returns whether the model was an orphan.
     pub(crate) fn take_orphan(&mut self, id: &str) -> bool {
         self.orphans.remove(id)
     }
@@ -262,7 +264,8 @@ mod tests {
         Digest::of("test", b"x")
     }
 
-    /// Models with the model "m", whose creation is operation 1, and operations 2, 3 and so on behind it.
+    /// Returns a collection with the model "m". The queue of the model has `operations` operations, numbered from 1; the first one
+    /// creates the model.
     fn models(operations: u64) -> Models {
         let base = Arc::new(base("base", None));
         let lora = LoraConfig::rank(4);
@@ -293,14 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn idle_model_is_unloaded_at_once() {
+    fn retired_model_without_a_running_operation_is_unloaded_at_once() {
         let mut models = models(1);
         assert_eq!(models.retire("m", "reason").unwrap().running, None);
         assert!(!models.operation_ended("m"));
     }
 
     #[test]
-    fn unload_runs_queued_operations_and_drops_waiting_ones() {
+    fn unload_runs_ready_operations_and_drops_waiting_ones() {
         let mut models = models(2);
         let queue = models.queue_mut("m").unwrap();
         queue.admit(9, digest(), OperationId(9));
@@ -313,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_creation_drops_the_queue() {
+    fn failed_model_creation_empties_the_queue() {
         let mut models = models(3);
         models.queue_mut("m").unwrap().start();
         models.operation_ended("m");
@@ -323,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn least_recently_used_snapshot_is_dropped_first() {
+    fn least_recently_used_weights_in_memory_are_dropped_first() {
         let mut models = models(1);
         for sampler in ["a", "b"] {
             let excess = models.add_snapshot("m", sampler.to_owned(), 2);
@@ -337,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_orphans_models_with_running_operations() {
+    fn restart_keeps_models_with_running_operations_as_orphans() {
         for unloads in [false, true] {
             let mut models = models(1);
             models.queue_mut("m").unwrap().start();

@@ -1,10 +1,10 @@
-//! Requests by the numbers that clients give them, to distinguish a repeated request from another one.
+//! Requests by the sequence numbers that clients give them, to tell a repeated request from a different one.
 
 use std::collections::BTreeMap;
 
 use crate::read::{Digest, Refusal};
 
-/// The requests of a session or sampler by their numbers.
+/// The requests of a session or sampler, by sequence number.
 #[derive(Debug, Clone)]
 pub(crate) struct NumberedRequests<T>(BTreeMap<u64, (Digest, T)>);
 
@@ -15,10 +15,11 @@ impl<T> Default for NumberedRequests<T> {
 }
 
 impl<T: Copy> NumberedRequests<T> {
-    /// Returns the value stored for `number` if it was used by the same request; `None` if it is unused.
+    /// Returns the value stored for `number` if the same request used it; `None` if the number is unused.
     ///
     /// # Errors
-    /// If another request used it; `field` is the number's name in the body.
+    ///
+    /// If a different request used the number. The error names the number as `field`.
     pub(crate) fn known(
         &self,
         field: &str,
@@ -35,7 +36,8 @@ impl<T: Copy> NumberedRequests<T> {
     /// Checks that no request used `number`.
     ///
     /// # Errors
-    /// If one did.
+    ///
+    /// If a request used the number.
     pub(crate) fn check_free(&self, field: &str, number: u64) -> Result<(), Refusal> {
         match self.0.contains_key(&number) {
             true => Err(Self::conflict(field, number)),
@@ -49,7 +51,7 @@ impl<T: Copy> NumberedRequests<T> {
         ))
     }
 
-    /// Returns the number of a request that comes without one.
+    /// Returns an unused number, for a request without a number.
     pub(crate) fn next_free(&self) -> u64 {
         let last = self.0.last_key_value().map(|(last, _)| *last);
         last.map_or(0, |last| last.saturating_add(1))
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn number_cannot_be_reused_by_another_request() {
+    fn sequence_number_cannot_be_reused_by_another_request() {
         let digest = |text: &str| Digest::of("test", text.as_bytes());
         let mut seen = NumberedRequests::default();
         assert_eq!(seen.next_free(), 0);

@@ -1,4 +1,4 @@
-//! The operations: accepted requests whose results can be polled for.
+//! The operations: accepted requests, for whose results clients can poll.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,37 +21,37 @@ pub(crate) enum Goal {
     /// Loads a checkpoint into an existing model.
     LoadInto(TinkerPath),
     Unload,
-    /// Computes a pass, a step or a sample, whose outcome is the result.
+    /// Runs a forward or backward pass, an optimizer step or a sample. The outcome of the job is the result.
     Compute,
     Save(Box<CheckpointRecord>),
-    /// Makes a sampler of a model's weights, under this id.
+    /// Copies the weights of a model into memory for a new sampler with this id.
     Snapshot(Box<Sampler>, String),
 }
 
-/// The owner of an operation.
+/// The model or sampler that an operation belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A model, under a `seq_id`; 0 stands for none.
+    /// A model, and the `seq_id` of the operation; 0 stands for none.
     Model(String, u64),
-    /// A sampler, under a `seq_id` if there is one.
+    /// A sampler, and the `seq_id` of the operation, if it has one.
     Sampler(String, Option<u64>),
-    /// Neither: a sample by base model or checkpoint.
+    /// None: the operation is a sample from a base model or a checkpoint.
     Free,
 }
 
-/// An operation.
+/// An accepted request and its state.
 #[derive(Debug)]
 pub(crate) struct Operation {
     goal: Goal,
     origin: Origin,
     state: State,
-    /// Whether its result is no longer wanted.
+    /// Whether no client wants the result any more.
     is_abandoned: bool,
-    /// The reason for which it was cancelled.
+    /// The reason for the cancellation, if the operation was cancelled.
     cancelled: Option<String>,
-    /// The time at which its result expires.
+    /// The time at which the result expires.
     expires: Option<Timestamp>,
-    /// The time of the last poll for it.
+    /// The time of the last poll for the result.
     polled: Option<Timestamp>,
 }
 
@@ -71,7 +71,7 @@ impl Operation {
         &self.origin
     }
 
-    /// Returns the model that it belongs to.
+    /// Returns the model that the operation belongs to; `None` for a sample.
     pub(crate) fn model(&self) -> Option<&str> {
         match &self.origin {
             Origin::Model(model, _) => Some(model),
@@ -91,17 +91,17 @@ impl Operation {
         self.cancelled.is_some()
     }
 
-    /// Returns whether its result is no longer wanted.
+    /// Returns whether no client wants the result any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.is_abandoned
     }
 
-    /// Returns the time of the last poll for it.
+    /// Returns the time of the last poll for the result.
     pub(crate) fn polled(&self) -> Option<Timestamp> {
         self.polled
     }
 
-    /// Returns the result of the operation, once it has ended.
+    /// Returns the result of the operation; `None` until the operation has ended.
     pub(crate) fn result(&self) -> Option<&Result<Arc<Payload>, EngineError>> {
         match &self.state {
             State::Ended(result) => Some(result),
@@ -110,7 +110,7 @@ impl Operation {
     }
 }
 
-/// The operations by their numbers, with their results.
+/// All operations by number, with their results.
 #[derive(Debug)]
 pub(crate) struct Operations {
     ids: RequestIds,
@@ -128,7 +128,7 @@ impl Operations {
         }
     }
 
-    /// Adds an operation that waits to be started.
+    /// Adds an operation that is not started yet.
     pub(crate) fn add(&mut self, goal: Goal, origin: Origin, work: Work) -> OperationId {
         self.add_in(State::Queued(Box::new(work)), goal, origin)
     }
@@ -158,7 +158,7 @@ impl Operations {
         self.ids.name(id)
     }
 
-    /// Returns the operation of a request id that was given out, also if it is no longer there.
+    /// Returns the operation with this request id, even if the operation was deleted; `None` if the id was never issued.
     pub(crate) fn parse_request_id(&self, name: &str) -> Option<OperationId> {
         self.ids.parse(name)
     }
@@ -167,13 +167,13 @@ impl Operations {
         self.all.get(&id)
     }
 
-    /// Returns the operations that `wanted` picks.
+    /// Returns the ids of the operations for which `wanted` returns `true`.
     pub(crate) fn ids_where(&self, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
         let wanted = self.all.iter().filter(|(_, operation)| wanted(operation));
         wanted.map(|(id, _)| *id).collect()
     }
 
-    /// Turns a queued operation into a running one and returns its work.
+    /// Marks a queued operation as running and returns its work.
     pub(crate) fn start(&mut self, id: OperationId, job: JobId) -> Option<Work> {
         let operation = self.all.get_mut(&id)?;
         match std::mem::replace(&mut operation.state, State::Running(job)) {
@@ -185,8 +185,8 @@ impl Operations {
         }
     }
 
-    /// Cancels a running operation. Returns the job that the engine has to cancel. Saves are not cancelled: a client that left
-    /// because its save was accepted finds the whole checkpoint.
+    /// Cancels a running operation and returns the job that the engine has to cancel. A save is never cancelled, since a client may
+    /// rely on an accepted save after it has disconnected.
     pub(crate) fn cancel(&mut self, id: OperationId, reason: &str) -> Option<JobId> {
         let operation = self.all.get_mut(&id)?;
         let State::Running(job) = operation.state else {
@@ -199,8 +199,8 @@ impl Operations {
         Some(job)
     }
 
-    /// Returns the origin of an operation that the engine has ended, and its result. The error of a cancelled operation is the
-    /// reason for which it was cancelled.
+    /// Returns the origin and the result of an operation whose job has ended. If a cancelled operation failed, its error is the
+    /// reason for the cancellation.
     pub(crate) fn job_ended(
         &mut self,
         id: OperationId,
@@ -216,21 +216,21 @@ impl Operations {
         (Some(operation.origin.clone()), result)
     }
 
-    /// Records a poll for an operation.
-    pub(crate) fn note_poll(&mut self, id: OperationId, now: Timestamp) {
+    /// Records a poll for the result of an operation.
+    pub(crate) fn record_poll(&mut self, id: OperationId, now: Timestamp) {
         if let Some(operation) = self.all.get_mut(&id) {
             operation.polled = Some(now);
         }
     }
 
-    /// Records that the result of an operation is no longer wanted.
+    /// Records that no client wants the result of an operation.
     pub(crate) fn abandon(&mut self, id: OperationId) {
         if let Some(operation) = self.all.get_mut(&id) {
             operation.is_abandoned = true;
         }
     }
 
-    /// Ends an operation; its result is kept until `expires`.
+    /// Ends an operation. The result is kept until `expires`.
     pub(crate) fn end(
         &mut self,
         id: OperationId,
@@ -249,7 +249,8 @@ impl Operations {
         self.retained.add(id, bytes);
     }
 
-    /// Records that a result was fetched, and moves its expiry forward to `expires`. Returns whether it was later before.
+    /// Records that a client fetched a result, and moves its expiry to `expires` if that is earlier. Returns whether the expiry has
+    /// changed.
     pub(crate) fn fetched(&mut self, id: OperationId, expires: Timestamp) -> bool {
         let Some(operation) = self.all.get_mut(&id) else {
             return false;
@@ -268,18 +269,18 @@ impl Operations {
         expires.is_some_and(|expires| expires <= now)
     }
 
-    /// Returns the operation to be forgotten next for the results to fit `budget` bytes.
+    /// Returns the next operation to delete so that the results fit `budget` bytes; `None` if they fit already.
     pub(crate) fn excess(&self, budget: usize) -> Option<OperationId> {
         self.retained.excess(budget)
     }
 
-    /// Deletes an operation and its result. Returns its origin.
+    /// Deletes an operation with its result, and returns its origin.
     pub(crate) fn remove(&mut self, id: OperationId) -> Option<Origin> {
         self.retained.remove(id);
         Some(self.all.remove(&id)?.origin)
     }
 
-    /// Makes all request ids unknown and forgets all operations but those that run, whose results are no longer wanted.
+    /// Makes all request ids unknown, and deletes all operations except the running ones, whose results no client wants any more.
     pub(crate) fn restart(&mut self) {
         for id in self.ids_where(|operation| !operation.is_running()) {
             self.remove(id);
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn operation_starts_once() {
+    fn queued_operation_starts_only_once() {
         let mut operations = operations();
         let id = operations.add(Goal::Compute, origin(), work());
         assert!(operations.start(id, JobId(1)).is_some());
@@ -339,7 +340,7 @@ mod tests {
         let failure = Err(EngineError::server("stopped"));
         let (_, result) = operations.job_ended(id, failure);
         assert!(result.unwrap_err().message.starts_with("its client left; "));
-        // The result of an operation that succeeded despite the cancellation is kept.
+        // An operation that succeeded in spite of its cancellation keeps its result.
         operations.cancel(id, "its client left");
         assert!(operations.job_ended(id, Ok(Product::Nothing)).1.is_ok());
     }
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn fetch_shortens_the_expiry_only() {
+    fn fetch_never_postpones_the_expiry_of_a_result() {
         let mut operations = operations();
         let id = operations.add_failed(origin(), EngineError::user(""));
         operations.end(id, Err(EngineError::user("")), at(100));

@@ -8,25 +8,25 @@ use super::agenda::{Agenda, Alarm};
 use crate::protocol::ids::{ExchangeId, OperationId};
 use crate::protocol::payload::Form;
 
-/// A poll for the result of an operation.
+/// A poll for the result of one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Poll {
     pub(crate) operation: OperationId,
     pub(crate) form: Form,
-    /// Whether a large result may be announced instead of sent.
+    /// Whether the server may announce a large result instead of sending it.
     pub(crate) metadata_only: bool,
 }
 
-/// The polls that are being held.
+/// The held polls for single results.
 #[derive(Debug, Default)]
 pub(crate) struct Polls {
     held: BTreeMap<ExchangeId, (Poll, Timestamp)>,
-    /// The exchanges that wait for an operation, in the order of their arrival.
+    /// For each operation, the exchanges whose polls wait for it, in the order of their arrival.
     waiters: BTreeMap<OperationId, Vec<ExchangeId>>,
 }
 
 impl Polls {
-    /// Holds a poll until `until` at most.
+    /// Holds a poll, at most until `until`.
     pub(crate) fn hold(
         &mut self,
         agenda: &mut Agenda,
@@ -55,7 +55,7 @@ impl Polls {
         Some(poll)
     }
 
-    /// Removes the held polls for an operation and returns them.
+    /// Removes and returns all held polls for an operation.
     pub(crate) fn release_all(
         &mut self,
         agenda: &mut Agenda,

@@ -1,13 +1,13 @@
-//! The sizes of the kept results, and the order in which they are dropped when they exceed their budget.
+//! The sizes of the stored results, and the order in which results are dropped when they exceed the memory limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::protocol::ids::OperationId;
 
-/// Estimated bytes of an operation beside its result.
+/// The estimated memory of an operation in bytes, without its result.
 const OVERHEAD: usize = 512;
 
-/// Results in the order in which they are dropped: fetched ones before others, the oldest of each first.
+/// The stored results in the order in which they are dropped: first those that were fetched, then the others, each from the oldest.
 #[derive(Debug, Default)]
 pub(crate) struct RetainedResults {
     bytes: usize,
@@ -22,7 +22,7 @@ enum Stage {
 }
 
 impl RetainedResults {
-    /// Adds a result of `bytes`.
+    /// Adds a result with a size of `bytes`.
     pub(crate) fn add(&mut self, id: OperationId, bytes: usize) {
         self.remove(id);
         let bytes = bytes.saturating_add(OVERHEAD);
@@ -47,7 +47,8 @@ impl RetainedResults {
         }
     }
 
-    /// Returns the result to be dropped next for the rest to fit `budget`. One result is kept whatever its size.
+    /// Returns the next result to drop so that the others fit `budget` bytes; `None` if they fit already. The last result is always
+    /// kept.
     pub(crate) fn excess(&self, budget: usize) -> Option<OperationId> {
         let (_, first) = self.order.first()?;
         (self.bytes > budget && self.entries.len() > 1).then_some(*first)
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn fetched_results_are_dropped_first_and_one_is_kept() {
+    fn fetched_results_are_dropped_first_and_the_last_is_kept() {
         let mut retained = RetainedResults::default();
         for id in 1..=5 {
             retained.add(OperationId(id), 1000);

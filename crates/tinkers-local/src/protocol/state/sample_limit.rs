@@ -1,4 +1,4 @@
-//! The limits of samples in flight.
+//! The limits on the samples in flight.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::protocol::stamp::Stamp;
 use crate::read::Refusal;
 use crate::window::{Window, WindowCounts, WindowLimiter};
 
-/// The samples that have not ended, with the bytes of their bodies.
+/// The samples that have not ended, with the sizes of their request bodies.
 #[derive(Debug)]
 pub(crate) struct SampleLimit {
     bodies: BTreeMap<OperationId, usize>,
@@ -29,15 +29,16 @@ impl SampleLimit {
         }
     }
 
-    /// Returns the counters of the window, if there is one.
+    /// Returns the counters of the in-flight limit, if one is configured.
     pub(crate) fn window_counts(&mut self, now: Timestamp) -> Option<WindowCounts> {
         self.window.as_mut().map(|window| window.counts(now))
     }
 
-    /// Admits one more sample with a body of `bytes`; the window counts it from then on.
+    /// Admits one more sample with a body of `bytes`. The in-flight limit counts the sample from then on.
     ///
     /// # Errors
-    /// If the queue or the window is full.
+    ///
+    /// If the number or the total size of the running samples is at its maximum, or if the in-flight limit is reached.
     pub(crate) fn admit(&mut self, at: Stamp, bytes: usize) -> Result<(), Refusal> {
         let has_room = self.bodies.len() < self.limit.requests
             && (self.bytes == 0 || self.bytes.saturating_add(bytes) <= self.limit.bytes);
@@ -54,13 +55,13 @@ impl SampleLimit {
         })
     }
 
-    /// Counts an admitted sample.
+    /// Adds the operation of an admitted sample to the count.
     pub(crate) fn add(&mut self, id: OperationId, bytes: usize) {
         self.bodies.insert(id, bytes);
         self.bytes += bytes;
     }
 
-    /// Releases the capacity of an operation that has ended, if it is a sample.
+    /// Releases the capacity of an operation that has ended. Has no effect if it is not a sample.
     pub(crate) fn ended(&mut self, now: Timestamp, id: OperationId) {
         let Some(bytes) = self.bodies.remove(&id) else {
             return;
@@ -78,7 +79,7 @@ mod tests {
     use std::time::SystemTime;
 
     #[test]
-    fn requests_and_bytes_are_limited_and_released() {
+    fn number_and_bytes_of_running_samples_are_limited() {
         let at = Stamp {
             now: Timestamp::ORIGIN,
             wall: SystemTime::UNIX_EPOCH,
@@ -88,7 +89,7 @@ mod tests {
             bytes: 100,
         };
         let mut samples = SampleLimit::new(limit, None);
-        // A body that exceeds the limit is admitted alone.
+        // If no sample is running, one body that exceeds the limit is admitted.
         assert!(samples.admit(at, 200).is_ok());
         samples.add(OperationId(1), 200);
         assert!(samples.admit(at, 1).is_err());

@@ -1,4 +1,4 @@
-//! The samplers: weights to sample from, under an id.
+//! The samplers: ids under which clients sample from weights.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use crate::engine::{BaseModel, SamplerWeights};
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A sampler. Ended samplers are kept, to refuse their requests with a reason.
+/// A sampler. Ended samplers are kept, so that their requests can be refused with a reason.
 #[derive(Debug, Clone)]
 pub(crate) struct Sampler {
     session: String,
     base: Arc<BaseModel>,
     weights: SamplerWeights,
-    /// The model whose weights in memory it samples from.
+    /// The model whose weights in memory the sampler uses, if it uses any.
     model: Option<String>,
-    /// The reason for which it has ended.
+    /// The reason why the sampler has ended, if it has.
     ended: Option<String>,
-    /// The time of the last poll for all of its samples together.
+    /// The time of the last poll for all samples of the sampler at once.
     polled: Option<Timestamp>,
-    /// Samples by `seq_id`.
+    /// The samples, by their `seq_id`.
     samples: NumberedRequests<OperationId>,
 }
 
@@ -51,18 +51,18 @@ impl Sampler {
         &self.weights
     }
 
-    /// Returns the time of the last poll for all of its samples together.
+    /// Returns the time of the last poll for all samples of the sampler at once.
     pub(crate) fn polled(&self) -> Option<Timestamp> {
         self.polled
     }
 
-    /// Returns its samples by `seq_id`.
+    /// Returns the samples, by their `seq_id`.
     pub(crate) fn samples(&self) -> &NumberedRequests<OperationId> {
         &self.samples
     }
 }
 
-/// The samplers by their ids.
+/// The samplers, by their ids.
 #[derive(Debug, Default)]
 pub(crate) struct Samplers(BTreeMap<String, Sampler>);
 
@@ -71,7 +71,7 @@ impl Samplers {
         self.0.insert(id, sampler);
     }
 
-    /// Adds a sampler of the weights that `model` has in memory.
+    /// Adds a sampler for a copy of the weights of `model` in memory.
     pub(crate) fn insert_snapshot(&mut self, id: String, model: &str, sampler: Sampler) {
         let model = Some(model.to_owned());
         self.0.insert(id, Sampler { model, ..sampler });
@@ -81,20 +81,22 @@ impl Samplers {
         self.0.get(id)
     }
 
-    /// Returns a sampler, also one that has ended.
+    /// Returns a sampler, even if it has ended.
     ///
     /// # Errors
-    /// If it is unknown.
+    ///
+    /// If the sampler is unknown.
     pub(crate) fn known(&self, id: &str) -> Result<&Sampler, Refusal> {
         self.0
             .get(id)
             .ok_or_else(|| Refusal::not_found(format!("no sampling session {id:?} on this server")))
     }
 
-    /// Returns a sampler that takes requests.
+    /// Returns a sampler that accepts requests.
     ///
     /// # Errors
-    /// If it is unknown or has ended.
+    ///
+    /// If the sampler is unknown or has ended.
     pub(crate) fn live(&self, id: &str) -> Result<&Sampler, Refusal> {
         let sampler = self.known(id)?;
         match &sampler.ended {
@@ -103,13 +105,13 @@ impl Samplers {
         }
     }
 
-    /// Returns the model whose weights in memory a sampler samples from.
+    /// Returns the model whose weights in memory a sampler uses, if it uses any.
     pub(crate) fn model_of(&self, id: &str) -> Option<&str> {
         self.0.get(id)?.model.as_deref()
     }
 
-    /// Records a poll for all samples of a sampler together.
-    pub(crate) fn note_poll(&mut self, id: &str, now: Timestamp) {
+    /// Records a poll for all samples of a sampler at once.
+    pub(crate) fn record_poll(&mut self, id: &str, now: Timestamp) {
         if let Some(sampler) = self.0.get_mut(id) {
             sampler.polled = Some(now);
         }
@@ -135,7 +137,7 @@ impl Samplers {
         }
     }
 
-    /// Ends a sampler, unless it has ended already. Returns whether its snapshot has to be dropped.
+    /// Ends a sampler, unless it has ended already. Returns whether the engine has to drop its weights in memory.
     pub(crate) fn end(&mut self, id: &str, reason: &str) -> bool {
         let Some(sampler) = self.0.get_mut(id).filter(|sampler| sampler.ended.is_none()) else {
             return false;
@@ -155,7 +157,7 @@ impl Samplers {
 pub(super) mod tests {
     use super::*;
 
-    /// A base model without weights.
+    /// Returns a base model without weights.
     pub(crate) fn base(name: &str, fingerprint: Option<&str>) -> BaseModel {
         BaseModel {
             name: name.to_owned(),
@@ -169,7 +171,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A sampler of a snapshot.
+    /// Returns a sampler of weights in memory.
     pub(crate) fn snapshot(id: &str) -> Sampler {
         let weights = SamplerWeights::Snapshot(id.to_owned());
         Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights)
@@ -191,7 +193,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_snapshots_are_dropped_with_their_sampler() {
+    fn only_weights_in_memory_are_dropped_with_their_sampler() {
         let mut samplers = Samplers::default();
         let weights = SamplerWeights::Base("base".to_owned());
         let sampler = Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights);

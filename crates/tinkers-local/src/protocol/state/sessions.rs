@@ -1,4 +1,4 @@
-//! The sessions, with their models and samplers.
+//! The sessions, with the ids of their models and samplers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,36 +11,36 @@ use super::numbered::NumberedRequests;
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A session. Ended sessions are kept, to be listed.
+/// A session. Ended sessions are kept, because they are still listed.
 #[derive(Debug)]
 pub(crate) struct Session {
     number: u64,
     last_heartbeat: Timestamp,
-    /// The reason for which it has ended.
+    /// The reason why the session has ended, if it has.
     ended: Option<&'static str>,
     user_metadata: BTreeMap<String, String>,
     display_name: Option<String>,
     project_id: Option<String>,
-    /// Creations by `model_seq_id`.
+    /// The operations that created models in this session, by `model_seq_id`.
     models: NumberedRequests<OperationId>,
     model_ids: Vec<String>,
-    /// Creations by `sampling_session_seq_id`.
+    /// The requests that created samplers in this session, by `sampling_session_seq_id`.
     samplers: NumberedRequests<()>,
     sampler_ids: Vec<String>,
 }
 
 impl Session {
-    /// Returns the models that were created in it, by `model_seq_id`.
+    /// Returns the operations that created models in this session, by `model_seq_id`.
     pub(crate) fn models(&self) -> &NumberedRequests<OperationId> {
         &self.models
     }
 
-    /// Returns the samplers that were created in it, by `sampling_session_seq_id`.
+    /// Returns the requests that created samplers in this session, by `sampling_session_seq_id`.
     pub(crate) fn samplers(&self) -> &NumberedRequests<()> {
         &self.samplers
     }
 
-    /// Adds a model.
+    /// Adds a model to the session.
     pub(crate) fn add_model(
         &mut self,
         number: u64,
@@ -52,18 +52,18 @@ impl Session {
         self.model_ids.push(id);
     }
 
-    /// Uses up a `sampling_session_seq_id`.
+    /// Records that a request used a `sampling_session_seq_id`.
     pub(crate) fn use_sampler_number(&mut self, number: u64, digest: Digest) {
         self.samplers.insert(number, digest, ());
     }
 
-    /// Adds a sampler.
+    /// Adds a sampler to the session.
     pub(crate) fn add_sampler(&mut self, id: String) {
         self.sampler_ids.push(id);
     }
 }
 
-/// The sessions by their ids.
+/// The sessions, by their ids.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     random: Arc<dyn Jitter>,
@@ -85,7 +85,7 @@ impl Sessions {
     /// Creates a session and returns its id.
     pub(crate) fn create(&mut self, now: Timestamp, body: CreateSession) -> String {
         self.created += 1;
-        // The counter makes the id unique in this process, whatever the random bits are.
+        // The counter makes the id unique in this process, even if random bits repeat.
         let id = format!(
             "session-{:012x}{:04x}",
             self.random.bits() >> 16,
@@ -110,7 +110,8 @@ impl Sessions {
     /// Returns a session that has not ended.
     ///
     /// # Errors
-    /// If it is unknown or has ended.
+    ///
+    /// If the session is unknown or has ended.
     pub(crate) fn live(&self, id: &str) -> Result<&Session, Refusal> {
         let session = self.known(id)?;
         match session.ended {
@@ -121,7 +122,7 @@ impl Sessions {
         }
     }
 
-    /// As [`Self::live`], for changes.
+    /// Returns a session that has not ended, for changes.
     pub(crate) fn live_mut(&mut self, id: &str) -> Result<&mut Session, Refusal> {
         self.live(id)?;
         self.all.get_mut(id).ok_or_else(|| unknown(id))
@@ -131,13 +132,13 @@ impl Sessions {
         self.all.get(id).ok_or_else(|| unknown(id))
     }
 
-    /// Records a heartbeat.
+    /// Records a heartbeat of a session.
     pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str) -> Result<(), Refusal> {
         self.live_mut(id)?.last_heartbeat = now;
         Ok(())
     }
 
-    /// Returns when a session expires unless a heartbeat comes; `None` if it has ended.
+    /// Returns the time at which a session expires without a further heartbeat; `None` if it has ended.
     pub(crate) fn expires(&self, id: &str, expiry: Duration) -> Option<Timestamp> {
         let session = self.live(id).ok()?;
         Some(session.last_heartbeat.after(expiry))
@@ -146,12 +147,13 @@ impl Sessions {
     /// Returns whether a session has ended.
     ///
     /// # Errors
-    /// If it is unknown.
+    ///
+    /// If the session is unknown.
     pub(crate) fn has_ended(&self, id: &str) -> Result<bool, Refusal> {
         Ok(self.known(id)?.ended.is_some())
     }
 
-    /// Ends a session. Returns the ids of its models and of its samplers.
+    /// Ends a session. Returns the ids of its models and the ids of its samplers.
     pub(crate) fn end(
         &mut self,
         id: &str,
@@ -182,10 +184,11 @@ impl Sessions {
         all.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Returns the description of a session, also of one that has ended.
+    /// Returns the description of a session, even if it has ended.
     ///
     /// # Errors
-    /// If it is unknown.
+    ///
+    /// If the session is unknown.
     pub(crate) fn info(&self, id: &str) -> Result<SessionInfo, Refusal> {
         let session = self.known(id)?;
         Ok(SessionInfo {
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_differ_without_random_bits_and_across_restarts() {
+    fn session_ids_are_unique_without_random_bits_and_after_restart() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
         let first = sessions.create(at(0), body());
         let second = sessions.create(at(0), body());
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeat_postpones_the_expiry() {
+    fn heartbeat_postpones_the_expiry_of_a_session() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
         let id = sessions.create(at(0), body());
         let expiry = Duration::from_secs(10);
