@@ -24,11 +24,11 @@ use crate::notices::DeprecationNotices;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
 use crate::recovered_error::RecoveredErrors;
-use crate::retry::RetryPolicy;
+use crate::retry::{CallPolicy, RetryPolicy};
 use crate::session_lost::says_session_lost;
 use crate::spawn::BoxFuture;
 use crate::time::{Clock, Timestamp};
-use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport, TransportError};
+use crate::transport::{ClassTimeouts, HttpRequest, HttpResponse, Transport, TransportError};
 
 mod attempts;
 
@@ -54,11 +54,11 @@ pub struct Call {
     /// The cost.
     pub cost: Cost,
     /// The retry policy.
-    pub policy: RetryPolicy,
+    pub policy: CallPolicy,
     /// The time at which the call fails, whatever it is waiting for.
     pub deadline: Option<Timestamp>,
-    /// The timeouts of one attempt.
-    pub timeouts: Timeouts,
+    /// The time limit of one attempt; `None` applies the client's timeouts of the class.
+    pub attempt_limit: Option<Duration>,
     /// The maximum size of the response body, in bytes; by default that of the [class](HttpRequest::default_max_response_bytes).
     pub max_response_bytes: usize,
     /// Receives the progress of the call.
@@ -102,9 +102,9 @@ impl Call {
             class,
             client: ClientId(0),
             cost: Cost::default(),
-            policy: RetryPolicy::PATIENT,
+            policy: CallPolicy::PATIENT,
             deadline: None,
-            timeouts: Timeouts::default(),
+            attempt_limit: None,
             max_response_bytes: HttpRequest::default_max_response_bytes(class),
             progress: None,
             is_final: None,
@@ -112,11 +112,15 @@ impl Call {
         }
     }
 
-    fn request(&self, now: Timestamp) -> HttpRequest {
+    fn request(&self, now: Timestamp, timeouts: &ClassTimeouts) -> HttpRequest {
         let mut request = HttpRequest::new(self.method.clone(), self.path.clone(), self.class);
         request.headers = self.headers.clone();
         request.body = self.body.clone();
-        request.timeouts = self.timeouts;
+        let timeouts = timeouts.of(self.class);
+        request.timeouts = match self.attempt_limit {
+            Some(limit) => timeouts.limited_to(limit),
+            None => timeouts,
+        };
         request.max_response_bytes = self.max_response_bytes;
         if let Some(deadline) = self.deadline {
             request.timeouts.total = request.timeouts.total.min(deadline.since(now));
@@ -201,6 +205,10 @@ pub struct Caller {
     pub recovered_errors: Arc<RecoveredErrors>,
     /// Fails calls when the client is closed.
     pub closing: Arc<CloseSignal>,
+    /// The timeouts of requests.
+    pub timeouts: ClassTimeouts,
+    /// The client's retry policy, which limits that of each call.
+    pub retries: RetryPolicy,
 }
 
 impl Caller {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tinkers_core::TransportErrorKind as T;
 use tinkers_core::{
-    Arrival, Clock, ErrorKind, ProgressCell, Readmission, RetryPolicy, RouteClass, Sent, Timestamp,
+    Arrival, CallPolicy, Clock, ErrorKind, ProgressCell, Readmission, RouteClass, Sent, Timestamp,
 };
 
 use support::Step::{Fails, Header, Late, Says};
@@ -111,20 +111,20 @@ fn unreadable_success_is_retried_if_that_is_safe() {
         call
     };
     let world = World::new(&[page, page], OK);
-    let accepted = world.call(call(RetryPolicy::PATIENT)).expect("readable");
+    let accepted = world.call(call(CallPolicy::PATIENT)).expect("readable");
     assert_eq!(world.seen().len(), 3);
     assert_eq!(accepted.earlier, Sent::MaybeSent);
     assert_eq!(accepted.response.body, "{}");
     // At most a few times.
     let world = World::new(&[], page);
     let accepted = world
-        .call(call(RetryPolicy::PATIENT))
+        .call(call(CallPolicy::PATIENT))
         .expect("the response is returned");
     assert_eq!(accepted.response.body, "<html>");
     assert_eq!(world.seen().len(), 4);
     // Not if the request may not be applied twice.
     let world = World::new(&[page], OK);
-    let once = RetryPolicy::PATIENT.giving_up_when_maybe_applied();
+    let once = CallPolicy::PATIENT.giving_up_when_maybe_applied();
     let accepted = world.call(call(once)).expect("the response is returned");
     assert_eq!(accepted.response.body, "<html>");
     assert_eq!(world.seen().len(), 1);
@@ -137,9 +137,9 @@ fn attempts_are_counted_in_the_header_and_by_the_policy() {
     assert_eq!(world.retry_counts(), ["0", "1", "2"]);
     let world = World::new(&[], NOT_SENT);
     let mut call = post(RouteClass::Train);
-    call.policy = RetryPolicy {
+    call.policy = CallPolicy {
         attempts: 2,
-        ..RetryPolicy::PATIENT
+        ..CallPolicy::PATIENT
     };
     world.call(call).expect_err("two attempts");
     assert_eq!(world.retry_counts(), ["0", "1"]);
@@ -260,9 +260,9 @@ fn only_accepted_calls_refill_the_retry_budget() {
 
 #[test]
 fn hint_beyond_the_retry_window_fails_at_once() {
-    let short = RetryPolicy {
+    let short = CallPolicy {
         window: secs(30),
-        ..RetryPolicy::PATIENT
+        ..CallPolicy::PATIENT
     };
     for (class, policy, answer, wait) in [
         (
@@ -279,19 +279,19 @@ fn hint_beyond_the_retry_window_fails_at_once() {
         ),
         (
             RouteClass::Control,
-            RetryPolicy::ONCE,
+            CallPolicy::ONCE,
             Header(503, "retry-after", "7"),
             7,
         ),
         (
             RouteClass::Rest,
-            RetryPolicy::PATIENT,
+            CallPolicy::PATIENT,
             Header(503, "retry-after", "86400"),
             86_400,
         ),
         (
             RouteClass::Rest,
-            RetryPolicy::PATIENT,
+            CallPolicy::PATIENT,
             Header(500, "retry-after", "300"),
             300,
         ),
@@ -328,7 +328,7 @@ fn hint_is_followed_despite_jitter_and_an_empty_budget() {
 #[test]
 fn retry_after_above_the_policy_limit_is_cut_to_the_limit() {
     let mut call = post(RouteClass::Control);
-    call.policy = RetryPolicy::PATIENT.following_hints_up_to(secs(40));
+    call.policy = CallPolicy::PATIENT.following_hints_up_to(secs(40));
     for answer in [
         Header(429, "retry-after", "3600"),
         Header(503, "retry-after", "41"),

@@ -27,9 +27,6 @@ use tinkers_core::{
 use crate::backoff::{PollBackoff, hint_of};
 use crate::status_retries::{RetryCause, StatusRetries};
 
-/// The time limit of one poll. Servers hold a poll for up to half a minute, some for five; longer ones are sent again.
-pub(crate) const POLL_LIMIT: Duration = Duration::from_secs(45);
-
 /// Makes the requests of a poll loop and handles its responses.
 pub(crate) trait PollHandler: Send {
     /// What the loop returns.
@@ -330,7 +327,8 @@ impl PollLoop {
             _ => Some(0),
         };
         // A server that holds a poll beyond the time limit does not fail.
-        let is_long_poll = error.kind == K::Timeout && duration >= POLL_LIMIT / 2;
+        let limit = self.caller().timeouts.of(RouteClass::Poll).first_byte;
+        let is_long_poll = error.kind == K::Timeout && duration >= limit / 2;
         let wait = if is_long_poll {
             self.count(&error);
             self.not_ready(duration, Duration::ZERO)

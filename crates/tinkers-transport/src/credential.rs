@@ -39,11 +39,22 @@ impl fmt::Debug for Credential {
 
 /// A service token for Cloudflare Access in front of the server.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct CloudflareAccess {
     /// Sent as `CF-Access-Client-Id`.
     pub client_id: SecretString,
     /// Sent as `CF-Access-Client-Secret`.
     pub client_secret: SecretString,
+}
+
+impl CloudflareAccess {
+    /// Creates a service token from its id and its secret.
+    pub fn new(client_id: impl Into<String>, client_secret: impl Into<String>) -> Self {
+        Self {
+            client_id: SecretString::from(client_id.into()),
+            client_secret: SecretString::from(client_secret.into()),
+        }
+    }
 }
 
 impl fmt::Debug for CloudflareAccess {
@@ -165,10 +176,7 @@ mod tests {
 
     #[test]
     fn secrets_are_sensitive_and_not_shown() {
-        let access = CloudflareAccess {
-            client_id: SecretString::from("hush-id"),
-            client_secret: SecretString::from("hush-secret"),
-        };
+        let access = CloudflareAccess::new("hush-id", "hush-secret");
         let key = Credential::api_key("tml-hush");
         let trusted =
             TrustedHeaders::new(HeaderMap::new(), Some(&access), Some(&key)).expect("valid");

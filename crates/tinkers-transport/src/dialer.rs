@@ -127,10 +127,10 @@ where
         origin: &Origin,
         timeout: DialTimeout<'_>,
     ) -> Result<NewConnection, TransportError> {
-        self.open(origin, self.versions, timeout).await
+        self.open(origin, self.versions, true, timeout).await
     }
 
-    /// Opens a connection to the origin of a redirect, to which HTTP/2 prior knowledge does not apply.
+    /// Opens a connection to the origin of a redirect, to which HTTP/2 prior knowledge and the client certificate do not apply.
     pub(crate) async fn dial_foreign(
         &self,
         origin: &Origin,
@@ -140,13 +140,14 @@ where
             HttpVersions::Http2PriorKnowledge => HttpVersions::Negotiate,
             versions => versions,
         };
-        self.open(origin, versions, timeout).await
+        self.open(origin, versions, false, timeout).await
     }
 
     async fn open(
         &self,
         origin: &Origin,
         versions: HttpVersions,
+        is_trusted: bool,
         timeout: DialTimeout<'_>,
     ) -> Result<NewConnection, TransportError> {
         let route = self.proxy.route(origin)?;
@@ -169,7 +170,7 @@ where
                 }
             }
             (Scheme::Https, route) => {
-                let (connector, name) = self.tls.connector(origin, versions)?;
+                let (connector, name) = self.tls.connector(origin, versions, is_trusted)?;
                 let mut stream = self.stream(origin, route, timeout).await?;
                 let (first_bytes, drained) = (stream.restart(), stream.drained());
                 let late = |timeout| errors::no_handshake(origin, timeout);

@@ -6,10 +6,15 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use tinkers_core::{Sent, TransportError, TransportErrorKind};
+#[cfg(feature = "zstd")]
 use zstd::stream::raw::{DParameter, Operation};
 
 /// The encodings that are accepted from servers.
-pub(crate) const ACCEPT_ENCODING: &str = "gzip, zstd";
+pub(crate) const ACCEPT_ENCODING: &str = if cfg!(feature = "zstd") {
+    "gzip, zstd"
+} else {
+    "gzip"
+};
 
 /// The maximum capacity reserved for a `Content-Length`. Longer bodies grow as they arrive.
 const MAX_RESERVED: usize = 1 << 20;
@@ -29,6 +34,7 @@ enum Inner {
         room: usize,
     },
     Gzip(Box<flate2::write::MultiGzDecoder<BoundedBuffer>>),
+    #[cfg(feature = "zstd")]
     Zstd(Box<ZstdStream>),
 }
 
@@ -69,6 +75,7 @@ impl BodyCollector {
             "gzip" | "x-gzip" => {
                 Inner::Gzip(Box::new(flate2::write::MultiGzDecoder::new(bounded())))
             }
+            #[cfg(feature = "zstd")]
             "zstd" => {
                 let stream = ZstdStream::new(bounded());
                 Inner::Zstd(Box::new(
@@ -115,6 +122,7 @@ impl BodyCollector {
             Inner::Gzip(decoder) => decoder
                 .write_all(&chunk)
                 .map_err(|error| classify("gzip", error, self.limit)),
+            #[cfg(feature = "zstd")]
             Inner::Zstd(stream) => stream
                 .push(&chunk)
                 .map_err(|error| classify("zstd", error, self.limit)),
@@ -141,6 +149,7 @@ impl BodyCollector {
                 Ok(bounded) => Ok(bounded.bytes.into()),
                 Err(error) => Err(classify("gzip", error, limit)),
             },
+            #[cfg(feature = "zstd")]
             Inner::Zstd(stream) => stream
                 .finish()
                 .map_err(|error| classify("zstd", error, limit)),
@@ -166,6 +175,7 @@ pub fn decode_body(encoding: &str, body: &[u8], limit: usize) -> Result<Bytes, T
 }
 
 /// A push-based zstd decoder that knows whether it is at the end of a frame.
+#[cfg(feature = "zstd")]
 struct ZstdStream {
     decoder: zstd::stream::raw::Decoder<'static>,
     output: BoundedBuffer,
@@ -174,6 +184,7 @@ struct ZstdStream {
     remaining: usize,
 }
 
+#[cfg(feature = "zstd")]
 impl ZstdStream {
     fn new(output: BoundedBuffer) -> io::Result<Self> {
         let mut decoder = zstd::stream::raw::Decoder::new()?;
@@ -213,9 +224,11 @@ impl ZstdStream {
 }
 
 /// The maximum window, which a decoder allocates: 8 MB, the limit for HTTP (RFC 9659).
+#[cfg(feature = "zstd")]
 const MAX_WINDOW_LOG: u32 = 23;
 
 /// The maximum size of a zstd block.
+#[cfg(feature = "zstd")]
 const ZSTD_SCRATCH: usize = 128 * 1024;
 
 /// A buffer with a size limit, since a small compressed body may expand to any size.
@@ -301,6 +314,7 @@ mod tests {
         })
     }
 
+    #[cfg(feature = "zstd")]
     #[test]
     fn zstd_frame_with_a_large_window_is_rejected() {
         // Empty frames, with windows of 128 MB and of 8 MB.
@@ -315,11 +329,13 @@ mod tests {
         let body: Vec<u8> = (0..100_000u32)
             .flat_map(|n| (n / 7).to_le_bytes())
             .collect();
+        #[cfg(feature = "zstd")]
         let zstd = zstd::bulk::compress(&body, 3).expect("compresses");
         let packed = gzip(&body);
         for chunk in [1, 1000, usize::MAX] {
             for (encoding, bytes) in [
                 ("gzip", &packed[..]),
+                #[cfg(feature = "zstd")]
                 ("zstd", &zstd),
                 ("identity", &body),
                 ("", &body),
@@ -337,9 +353,15 @@ mod tests {
     #[test]
     fn size_limit_is_exact_for_every_encoding() {
         let body = vec![b'a'; 1 << 20];
+        #[cfg(feature = "zstd")]
         let zstd = zstd::bulk::compress(&body, 3).expect("compresses");
         let packed = gzip(&body);
-        for (encoding, bytes) in [("gzip", &packed[..]), ("zstd", &zstd), ("", &body)] {
+        for (encoding, bytes) in [
+            ("gzip", &packed[..]),
+            #[cfg(feature = "zstd")]
+            ("zstd", &zstd),
+            ("", &body),
+        ] {
             assert!(
                 decode(encoding, bytes, 4096, body.len()).is_ok(),
                 "{encoding}"
@@ -369,5 +391,17 @@ mod tests {
                 TransportErrorKind::Decode
             );
         }
+    }
+
+    #[test]
+    fn only_encodings_that_can_be_decoded_are_accepted() {
+        let mut headers = HeaderMap::new();
+        for encoding in ACCEPT_ENCODING.split(", ") {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+            assert!(BodyCollector::new(&mut headers, 9).is_ok(), "{encoding}");
+        }
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+        let is_decoded = BodyCollector::new(&mut headers, 9).is_ok();
+        assert_eq!(is_decoded, ACCEPT_ENCODING.contains("zstd"));
     }
 }

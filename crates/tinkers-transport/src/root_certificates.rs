@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use rustls::pki_types::CertificateDer;
 use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 
-/// Files and directories of trusted root certificates in PEM form, which replace the certificates of the system. By default there are
-/// none, and those of the system are used.
+/// The source of trusted root certificates: the store of the system, which is the default; files and directories that replace it; or
+/// neither.
 ///
-/// The files are read on the first use of TLS.
+/// The certificates are read on the first use of TLS.
 #[derive(Debug, Clone, Default)]
 pub struct RootFiles {
+    is_none: bool,
+    /// The files and directories in PEM form. If there are none, the store of the system is used.
     sources: Vec<Source>,
     /// The environment variables that name the files, for messages.
     variables: String,
@@ -61,7 +63,23 @@ impl RootFiles {
         let mut names: Vec<&str> = sources.iter().map(|source| source.variable).collect();
         names.dedup();
         let variables = names.join(" and ");
-        Self { sources, variables }
+        Self {
+            is_none: false,
+            sources,
+            variables,
+        }
+    }
+
+    /// Trusts no certificates except those that the transport builder adds.
+    pub fn none() -> Self {
+        Self {
+            is_none: true,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_none(&self) -> bool {
+        self.is_none
     }
 
     /// Returns the environment variables that name the files, or `None` if the certificates of the system are used.
@@ -71,6 +89,12 @@ impl RootFiles {
 
     /// Reads the certificates.
     pub(crate) fn load(&self) -> LoadedRoots {
+        if self.is_none {
+            return LoadedRoots {
+                certificates: Vec::new(),
+                problems: Vec::new(),
+            };
+        }
         if self.sources.is_empty() {
             let found = system();
             let problems = found

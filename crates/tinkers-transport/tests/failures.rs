@@ -405,6 +405,6 @@ fn invalid_settings_are_rejected_by_name() {
                 .build()
         )
         .as_deref(),
-        Some("streams")
+        Some("connection_limits.poll.streams")
     );
 }

@@ -97,6 +97,8 @@ async fn call_is_retried_after_an_interrupted_tls_handshake() {
             billing_limit: Duration::ZERO,
             recovered_errors: Arc::default(),
             closing: Arc::default(),
+            timeouts: Default::default(),
+            retries: Default::default(),
         };
         let call = tokio::spawn(async move {
             let call = Call::post("/x", "{}".into(), RouteClass::Train);

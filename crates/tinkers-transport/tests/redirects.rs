@@ -2,7 +2,6 @@
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Response};
-use secrecy::SecretString;
 use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportErrorKind};
 use tinkers_transport::{CloudflareAccess, Credential, HttpTransport, HttpVersions};
 
@@ -34,10 +33,7 @@ fn redirect(status: u16, to: &str) -> ResponseFuture {
 fn with_secrets(url: &str) -> HttpTransport {
     client(url)
         .credential(Credential::api_key("tml-hush"))
-        .cloudflare_access(CloudflareAccess {
-            client_id: SecretString::from("hush-id"),
-            client_secret: SecretString::from("hush-secret"),
-        })
+        .cloudflare_access(CloudflareAccess::new("hush-id", "hush-secret"))
         .default_header(
             HeaderName::from_static("x-default"),
             HeaderValue::from_static("hush-default"),

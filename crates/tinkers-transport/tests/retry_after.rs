@@ -59,6 +59,8 @@ impl LimitedClient {
             billing_limit: Duration::ZERO,
             recovered_errors: Arc::default(),
             closing: Arc::default(),
+            timeouts: Default::default(),
+            retries: Default::default(),
         };
         Self {
             caller: Arc::new(caller),

@@ -102,10 +102,7 @@ impl Environment {
     /// `InvalidInput` with the missing variable as the field, if only one of the two is set.
     pub(crate) fn cloudflare(&self) -> Result<Option<CloudflareAccess>> {
         match self.cloudflare.clone() {
-            [Some(id), Some(secret)] => Ok(Some(CloudflareAccess {
-                client_id: id.into(),
-                client_secret: secret.into(),
-            })),
+            [Some(id), Some(secret)] => Ok(Some(CloudflareAccess::new(id, secret))),
             [None, None] => Ok(None),
             [id, _] => {
                 let [id_name, secret_name] = CLOUDFLARE;

@@ -209,6 +209,8 @@ impl World {
             billing_limit: Duration::from_secs(60),
             recovered_errors: Arc::default(),
             closing: Arc::default(),
+            timeouts: Default::default(),
+            retries: Default::default(),
         };
         Self {
             clock,

@@ -63,6 +63,43 @@ impl ClassConnectionLimits {
         }
     }
 
+    /// Sets the maximum number of open connections, at least 1, and that of idle connections to the same number.
+    #[must_use]
+    pub const fn with_max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self.max_idle = connections;
+        self
+    }
+
+    /// Sets the maximum number of concurrent requests on one HTTP/2 connection, at least 1.
+    #[must_use]
+    pub const fn with_streams(mut self, streams: usize) -> Self {
+        self.streams = streams;
+        self
+    }
+
+    /// Sets the maximum number of idle HTTP/1.1 connections.
+    #[must_use]
+    pub const fn with_max_idle(mut self, connections: usize) -> Self {
+        self.max_idle = connections;
+        self
+    }
+
+    /// Sets the times after which an idle HTTP/1.1 and an idle HTTP/2 connection are closed.
+    #[must_use]
+    pub const fn with_idle_timeouts(mut self, http1: Duration, http2: Duration) -> Self {
+        self.idle_http1 = http1;
+        self.idle_http2 = http2;
+        self
+    }
+
+    /// Sets the maximum age of a connection.
+    #[must_use]
+    pub const fn with_max_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+
     const fn idle(&self) -> connection_table::IdleLimits {
         connection_table::IdleLimits {
             http1: self.idle_http1,
