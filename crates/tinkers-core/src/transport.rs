@@ -99,8 +99,14 @@ pub struct Timeouts {
 const POLL_FIRST_BYTE: Duration = Duration::from_secs(45);
 
 impl Default for Timeouts {
-    /// Returns the values of the official SDK: 5 s to connect, 60 s to the first byte, 60 s idle; 10 minutes in total.
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Timeouts {
+    /// Returns the values of the official SDK: 5 s to connect, 60 s to the first byte, 60 s idle; 10 minutes in total.
+    pub const fn new() -> Self {
         Self {
             connect: Duration::from_secs(5),
             first_byte: Duration::from_secs(60),
@@ -108,9 +114,7 @@ impl Default for Timeouts {
             total: Duration::from_secs(600),
         }
     }
-}
 
-impl Timeouts {
     /// Returns the default timeouts of requests of `class`.
     pub fn of(class: RouteClass) -> Self {
         match class {

@@ -18,7 +18,7 @@ use crate::target::OriginParts;
 use crate::tls::{self, HttpVersions, Tls};
 use crate::transport::{HttpTransport, TransportParts};
 
-/// The settings of an [`HttpTransport`], validated by [`HttpTransportBuilder::build`].
+/// A builder of an [`HttpTransport`]. [`HttpTransportBuilder::build`] validates the settings.
 #[must_use]
 pub struct HttpTransportBuilder {
     base_url: String,
@@ -41,7 +41,7 @@ impl HttpTransport {
     /// The default `User-Agent`, such as `tinkers/1.2.3`.
     pub const USER_AGENT: &str = concat!("tinkers/", env!("CARGO_PKG_VERSION"));
 
-    /// Returns the settings of a transport to `base_url`, such as `https://host/prefix`.
+    /// Returns a builder of a transport to `base_url`, such as `https://host/prefix`.
     pub fn builder(base_url: impl Into<String>) -> HttpTransportBuilder {
         HttpTransportBuilder::new(base_url.into())
     }
@@ -140,13 +140,13 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the clock of the time limits; that of the runtime by default.
+    /// Sets the clock for timeouts; the clock of the runtime by default.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Sets the counters of recovered errors.
+    /// Sets the counters in which the transport counts the errors that it recovers from.
     pub fn recovered_errors(mut self, recovered_errors: Arc<RecoveredErrors>) -> Self {
         self.recovered_errors = recovered_errors;
         self

@@ -244,7 +244,7 @@ impl NoProxyEntry {
 struct UnusableProxy {
     variable: String,
     scheme: Option<String>,
-    /// The address that the proxy is needed for.
+    /// The address of the request that needs the proxy.
     destination: String,
 }
 
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn lower_case_variables_are_preferred_unless_blank() {
+    fn lower_case_proxy_variable_is_preferred_unless_blank() {
         for (variables, expected) in [
             (
                 &[("https_proxy", "low:1"), ("HTTPS_PROXY", "up:1")][..],
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn proxy_password_is_not_shown() {
+    fn proxy_password_is_not_in_debug_output() {
         let config = with_no_proxy("");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
         let origin = BaseUrl::parse("https://a").expect("valid");

@@ -9,14 +9,14 @@ use tinkers_core::{Sent, TransportError, TransportErrorKind};
 #[cfg(feature = "zstd")]
 use zstd::stream::raw::{DParameter, Operation};
 
-/// The encodings that are accepted from servers.
+/// The value of the `accept-encoding` header: the content encodings that can be decoded.
 pub(crate) const ACCEPT_ENCODING: &str = if cfg!(feature = "zstd") {
     "gzip, zstd"
 } else {
     "gzip"
 };
 
-/// The maximum capacity reserved for a `Content-Length`. Longer bodies grow as they arrive.
+/// The maximum capacity in bytes that is reserved for an announced `Content-Length`. For a longer body, more is allocated as it arrives.
 const MAX_RESERVED: usize = 1 << 20;
 
 /// Collects the body of one response.
@@ -30,7 +30,7 @@ enum Inner {
     Plain {
         first: Bytes,
         more: BytesMut,
-        /// The capacity to reserve for a second chunk.
+        /// The capacity in bytes to reserve when a second chunk arrives.
         room: usize,
     },
     Gzip(Box<flate2::write::MultiGzDecoder<BoundedBuffer>>),
@@ -39,8 +39,8 @@ enum Inner {
 }
 
 impl BodyCollector {
-    /// Creates a collector for a response with these headers, of at most `limit` bytes after decompression. Removes the headers that do
-    /// not apply to the decompressed body.
+    /// Creates a collector for the body of a response with these headers. The body may have at most `limit` bytes after decompression.
+    /// Removes the headers that do not apply to the decompressed body.
     ///
     /// # Errors
     /// `Decode` for an unknown encoding, and `TooLarge` for a `Content-Length` above the limit.
@@ -99,7 +99,7 @@ impl BodyCollector {
         })
     }
 
-    /// Adds the next chunk.
+    /// Appends the next chunk of the body, and decompresses it.
     pub(crate) fn push(&mut self, chunk: Bytes) -> Result<(), TransportError> {
         self.has_data |= !chunk.is_empty();
         match &mut self.inner {
@@ -160,7 +160,7 @@ impl BodyCollector {
 /// Decodes a body in two chunks, for fuzz tests.
 ///
 /// # Errors
-/// Those of a response body.
+/// `Decode` for a body that cannot be decoded, and `TooLarge` for one of more than `limit` bytes.
 #[cfg(feature = "fuzz")]
 pub fn decode_body(encoding: &str, body: &[u8], limit: usize) -> Result<Bytes, TransportError> {
     let mut headers = HeaderMap::new();
@@ -174,13 +174,13 @@ pub fn decode_body(encoding: &str, body: &[u8], limit: usize) -> Result<Bytes, T
     collector.finish()
 }
 
-/// A push-based zstd decoder that knows whether it is at the end of a frame.
+/// A zstd decoder that is fed with chunks, and detects a body that ends within a frame.
 #[cfg(feature = "zstd")]
 struct ZstdStream {
     decoder: zstd::stream::raw::Decoder<'static>,
     output: BoundedBuffer,
     scratch: Vec<u8>,
-    /// Zero at the end of a frame.
+    /// The decoder's estimate of the bytes that are missing from the current frame; 0 at the end of a frame.
     remaining: usize,
 }
 
@@ -223,11 +223,11 @@ impl ZstdStream {
     }
 }
 
-/// The maximum window, which a decoder allocates: 8 MB, the limit for HTTP (RFC 9659).
+/// The binary logarithm of the maximum zstd window, which a decoder allocates: 8 MB, the limit for HTTP (RFC 9659).
 #[cfg(feature = "zstd")]
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// The maximum size of a zstd block.
+/// The size of the output buffer in bytes: the maximum size of a zstd block.
 #[cfg(feature = "zstd")]
 const ZSTD_SCRATCH: usize = 128 * 1024;
 

@@ -17,7 +17,7 @@ pub struct RootFiles {
     is_none: bool,
     /// The files and directories in PEM form. If there are none, the store of the system is used.
     sources: Vec<Source>,
-    /// The environment variables that name the files, for messages.
+    /// The names of the environment variables that list the files, for messages.
     variables: String,
 }
 
@@ -28,10 +28,10 @@ struct Source {
     is_directory: bool,
 }
 
-/// The certificates that were found, and the problems in doing so.
+/// The certificates that were found, and the problems that occurred.
 pub(crate) struct LoadedRoots {
     pub(crate) certificates: Vec<CertificateDer<'static>>,
-    /// A message per unreadable source, with its path and variable.
+    /// One message for each source that could not be read, with the path and the environment variable.
     pub(crate) problems: Vec<String>,
 }
 
@@ -132,7 +132,7 @@ impl RootFiles {
         loaded
     }
 
-    /// Returns the message for the case that there is no certificate.
+    /// Returns the error message for TLS without any trusted root certificate.
     pub(crate) fn missing_message(&self, problems: &[String]) -> String {
         let mut message = "no trusted root certificate".to_owned();
         match self.variables() {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_unusable_file_and_its_variable() {
+    fn error_names_an_unusable_certificate_file_and_its_variable() {
         let empty = std::env::temp_dir().join(format!("tinkers-empty-{}.pem", std::process::id()));
         std::fs::write(&empty, "no certificate\n").expect("a file");
         let empty_path = empty.to_str().expect("text").to_owned();

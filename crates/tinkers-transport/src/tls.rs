@@ -29,14 +29,14 @@ pub enum HttpVersions {
     Http2PriorKnowledge,
 }
 
-/// The trusted root certificates, and the TLS configuration with them.
+/// The certificates of the transport, and the TLS configuration made from them.
 #[derive(Debug, Default)]
 pub(crate) struct Tls {
     roots: RootFiles,
     added_roots: Vec<CertificateDer<'static>>,
     client_certificate: Option<Arc<SingleCertAndKey>>,
     recovered_errors: Arc<RecoveredErrors>,
-    /// Created on first use: plain HTTP does not need the certificates.
+    /// The configuration, created on first use, since plain HTTP does not need the certificates.
     config: Mutex<Option<Arc<ClientConfig>>>,
 }
 
@@ -186,7 +186,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, E
     }
 }
 
-/// Returns the server name. Underscores, which are not valid in certificates, become hyphens.
+/// Returns the name of the server in its certificate. Underscores, which are not valid in certificates, become hyphens.
 fn server_name(origin: &Origin) -> Result<ServerName<'static>, TransportError> {
     ServerName::try_from(origin.bare_host().replace('_', "-")).map_err(|error| {
         failed(format!(

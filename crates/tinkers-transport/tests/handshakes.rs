@@ -23,7 +23,7 @@ enum Close {
     Reset,
 }
 
-/// Starts a server that closes its first connection after the first bytes of the client.
+/// Starts a TLS server that closes its first connection when the first bytes of the client have arrived.
 fn failing_once(close: Close) -> Secure {
     secure_after(
         &["h2", "http/1.1"],

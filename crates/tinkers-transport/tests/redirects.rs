@@ -162,7 +162,7 @@ async fn post_is_redirected_only_within_the_origin() {
 }
 
 #[tokio::test]
-async fn prior_knowledge_does_not_apply_to_redirects() {
+async fn http2_prior_knowledge_does_not_apply_to_redirects() {
     let other = Server::start(ServerVersion::Http1, |_| respond_with("there"));
     let to = format!("{}/there", other.url());
     let server = Server::start(ServerVersion::Http2, move |_| redirect(302, &to));

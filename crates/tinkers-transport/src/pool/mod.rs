@@ -32,12 +32,13 @@ pub struct ClassConnectionLimits {
     /// The maximum age of a connection. An older one accepts no further request and closes when its requests are done, so that the host
     /// name is resolved again. Every connection carries at least one request.
     ///
-    /// Up to a quarter is subtracted, depending on the connection, so that connections opened together are not replaced together.
+    /// For each connection, up to a quarter of the age is subtracted, so that connections that were opened together are not replaced at
+    /// the same time.
     pub max_age: Duration,
 }
 
 impl ClassConnectionLimits {
-    /// Returns the defaults of `class`.
+    /// Returns the default limits of `class`.
     pub const fn of(class: RouteClass) -> Self {
         let (max_connections, streams) = match class {
             RouteClass::Sample => (256, 50),
@@ -110,23 +111,23 @@ impl ClassConnectionLimits {
     }
 }
 
-/// The number of connections and requests of one route class.
+/// The current numbers of connections and requests of one route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClassConnectionStats {
-    /// Open connections.
+    /// The number of open connections.
     pub open: usize,
-    /// Connections being opened.
+    /// The number of connections that are being opened.
     pub opening: usize,
-    /// Requests that hold a connection or a stream.
+    /// The number of requests that use a connection, or a stream of one.
     pub in_use: usize,
-    /// Requests that wait for a connection.
+    /// The number of requests that wait for a connection.
     pub waiting: usize,
-    /// Connections opened since the start.
+    /// The number of connections that have been opened since the transport was built.
     pub opened: u64,
 }
 
-/// The dependencies that the pools of all classes share.
+/// The objects that the pools of all route classes share.
 #[derive(Debug)]
 pub(crate) struct PoolContext {
     pub(crate) dialer: Dialer,
