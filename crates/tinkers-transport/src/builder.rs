@@ -161,7 +161,7 @@ impl HttpTransportBuilder {
     /// invalid without a TLS provider. `Io` if the shared runtime cannot be started.
     pub fn build(self) -> Result<HttpTransport, Error> {
         let base = BaseUrl::parse(&self.base_url)?;
-        tls::check_provider(base.origin())?;
+        tls::check_provider(base.origin(), tls::provider().as_deref())?;
         self.proxy.check(base.origin())?;
         let trusted_headers = TrustedHeaders::new(
             self.defaults,

@@ -135,12 +135,15 @@ impl Tls {
 const NO_PROVIDER: &str = "a TLS provider; enable the feature `ring` or `aws-lc-rs` of the crate tinkers, or install a \
                            rustls CryptoProvider as the default of the process";
 
-/// Checks that there is TLS if the scheme of `origin` needs it.
+/// Checks that there is a TLS provider if the scheme of `origin` needs one.
 ///
 /// # Errors
 /// `InvalidInput` with the field `base_url`.
-pub(crate) fn check_provider(origin: &Origin) -> Result<(), Error> {
-    match origin.scheme() == Scheme::Https && provider().is_none() {
+pub(crate) fn check_provider(
+    origin: &Origin,
+    provider: Option<&CryptoProvider>,
+) -> Result<(), Error> {
+    match origin.scheme() == Scheme::Https && provider.is_none() {
         true => {
             let expected = format!("an http URL, or {NO_PROVIDER}");
             Err(Error::invalid("base_url", expected))
@@ -150,7 +153,7 @@ pub(crate) fn check_provider(origin: &Origin) -> Result<(), Error> {
 }
 
 /// Returns the cryptography for TLS: the default provider of the process if the program has installed one, or that of a feature.
-fn provider() -> Option<Arc<CryptoProvider>> {
+pub(crate) fn provider() -> Option<Arc<CryptoProvider>> {
     CryptoProvider::get_default().cloned().or_else(built_in)
 }
 
@@ -239,5 +242,27 @@ mod tests {
         )
         .expect_err("no X.509");
         assert_eq!(error.field(), Some("root_certificate"));
+    }
+
+    #[test]
+    fn https_url_without_a_provider_is_rejected_with_the_features() {
+        let secure = BaseUrl::parse("https://h").expect("valid");
+        let plain = BaseUrl::parse("http://h").expect("valid");
+        check_provider(plain.origin(), None).expect("no TLS is needed");
+        let provider = rustls::crypto::ring::default_provider();
+        check_provider(secure.origin(), Some(&provider)).expect("there is TLS");
+        let error = check_provider(secure.origin(), None).expect_err("no TLS");
+        assert_eq!(error.field(), Some("base_url"));
+        let text = error.to_string();
+        assert!(
+            text.contains("`ring`") && text.contains("`aws-lc-rs`"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn provider_follows_the_features() {
+        let has_feature = cfg!(any(feature = "ring", feature = "aws-lc-rs"));
+        assert_eq!(built_in().is_some(), has_feature);
     }
 }

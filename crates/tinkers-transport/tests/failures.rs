@@ -144,11 +144,9 @@ async fn wait_for_a_connection_exceeds_the_total_limit() {
     let send = |total: u64| {
         let transport = transport.clone();
         let mut request = get("/x", RouteClass::Rest);
-        request.timeouts = Timeouts {
-            first_byte: Duration::from_secs(900),
-            total: Duration::from_secs(total),
-            ..LIMITS
-        };
+        request.timeouts = LIMITS
+            .with_first_byte(Duration::from_secs(900))
+            .with_total(Duration::from_secs(total));
         tokio::spawn(async move { transport.send(request).await })
     };
     let first = send(600);
@@ -195,11 +193,7 @@ async fn stalled_upload_exceeds_the_idle_limit() {
     let mut request = post("/x", RouteClass::Train, vec![1; 64 << 20]);
     // Far beyond the limit of the upload.
     let never = Duration::from_secs(1 << 40);
-    request.timeouts = Timeouts {
-        first_byte: never,
-        total: never,
-        ..LIMITS
-    };
+    request.timeouts = LIMITS.with_first_byte(never).with_total(never);
     let sending = tokio::spawn(async move { transport.send(request).await });
     reports.recv().await.expect("the request has arrived");
     while !sending.is_finished() {

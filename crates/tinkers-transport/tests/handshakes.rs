@@ -137,10 +137,7 @@ async fn connect_limit_restarts_after_a_fallback_to_http1() {
     let send = |path: &str| {
         let transport = transport.clone();
         let mut request = get(path, RouteClass::Rest);
-        request.timeouts = Timeouts {
-            connect: Duration::from_secs(5),
-            ..Timeouts::default()
-        };
+        request.timeouts = Timeouts::default().with_connect(Duration::from_secs(5));
         tokio::spawn(async move { transport.send(request).await })
     };
     let stats = || transport.stats(RouteClass::Rest);

@@ -543,11 +543,7 @@ mod tests {
         }
         let total = Duration::from_secs(60);
         let limits = RequestLimits {
-            timeouts: Timeouts {
-                connect: total,
-                total,
-                ..Timeouts::default()
-            },
+            timeouts: Timeouts::default().with_connect(total).with_total(total),
             total_at: now.after(total),
             max_bytes: usize::MAX,
         };
