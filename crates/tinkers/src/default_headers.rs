@@ -11,31 +11,31 @@ use tinkers_core::{Error, Result};
 pub(crate) struct DefaultHeaders(Vec<(String, String)>);
 
 /// The headers that the SDK sets itself, or that belong to the connection.
-const RESERVED: &[HeaderName] = &[
-    header::ACCEPT,
-    header::ACCEPT_ENCODING,
-    header::CONNECTION,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::EXPECT,
-    header::HOST,
-    header::PROXY_AUTHORIZATION,
-    header::RANGE,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("cf-access-client-id"),
-    HeaderName::from_static("cf-access-client-secret"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("x-idempotency-key"),
-    HeaderName::from_static("x-sdk-method"),
-    HeaderName::from_static("x-stainless-retry-count"),
-    HeaderName::from_static("x-tinker-create-promise-roundtrip-time"),
-    HeaderName::from_static("x-tinker-request-iteration"),
-    HeaderName::from_static("x-tinker-request-type"),
+const RESERVED: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "cf-access-client-id",
+    "cf-access-client-secret",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-idempotency-key",
+    "x-sdk-method",
+    "x-stainless-retry-count",
+    "x-tinker-create-promise-roundtrip-time",
+    "x-tinker-request-iteration",
+    "x-tinker-request-type",
 ];
 
 /// Parts of the names of headers whose values are secrets.
@@ -73,14 +73,13 @@ impl DefaultHeaders {
 
 /// Returns what to do instead if the SDK sets the header itself.
 fn conflict(name: &HeaderName) -> Option<&'static str> {
-    if name == "x-api-key" {
-        Some("no header that the SDK sets itself; use the option api_key")
-    } else if name == header::USER_AGENT {
-        Some("no header that the SDK sets itself; use the option user_agent_suffix")
-    } else if RESERVED.contains(name) {
-        Some("no header that the SDK sets itself")
-    } else {
-        None
+    match name.as_str() {
+        "x-api-key" => Some("no header that the SDK sets itself; use the option api_key"),
+        "user-agent" => {
+            Some("no header that the SDK sets itself; use the option user_agent_suffix")
+        }
+        reserved if RESERVED.contains(&reserved) => Some("no header that the SDK sets itself"),
+        _ => None,
     }
 }
 

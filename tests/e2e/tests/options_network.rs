@@ -208,10 +208,8 @@ async fn retry_policy_never_applies_a_gradient_twice() {
         .with_backoff(MILLISECOND, MILLISECOND)
         .without_budget();
     for retry_policy in [RetryPolicy::new(), RetryPolicy::none(), eager] {
-        let config = LocalConfig {
-            announces_deduplication: false,
-            ..LocalConfig::default()
-        };
+        let mut config = LocalConfig::default();
+        config.announces_deduplication = false;
         let options = SessionOptions {
             retry_policy,
             ..SessionOptions::default()
