@@ -3,7 +3,7 @@
 use std::fmt;
 
 use http::HeaderMap;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use tinkers_core::{Error, Result};
 
 /// The headers that the caller adds to every request. Their values are not shown.
