@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -84,8 +85,13 @@ impl Tls {
         is_trusted: bool,
     ) -> Result<(TlsConnector, ServerName<'static>), TransportError> {
         let mut config = ClientConfig::clone(&*self.config()?);
-        if let Some(certificate) = self.client_certificate.as_ref().filter(|_| is_trusted) {
-            config.client_auth_cert_resolver = Arc::<SingleCertAndKey>::clone(certificate);
+        match &self.client_certificate {
+            Some(certificate) if is_trusted => {
+                config.client_auth_cert_resolver = Arc::<SingleCertAndKey>::clone(certificate);
+            }
+            // A resumed session would identify the client, too.
+            Some(_) => config.resumption = Resumption::disabled(),
+            None => {}
         }
         config.alpn_protocols = match versions {
             HttpVersions::Negotiate => vec![b"h2".to_vec(), b"http/1.1".to_vec()],

@@ -36,6 +36,7 @@ const RESERVED: &[&str] = &[
     "x-tinker-create-promise-roundtrip-time",
     "x-tinker-request-iteration",
     "x-tinker-request-type",
+    "x-tinker-sampling-backpressure",
 ];
 
 /// Parts of the names of headers whose values are secrets.
