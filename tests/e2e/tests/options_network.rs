@@ -377,9 +377,9 @@ fn print_whether_connected(url: &str) {
 #[tokio::test]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tells the child process from its parent"
+    reason = "tells the child process from its parent, and waits for it"
 )]
-async fn without_system_root_certificates_only_added_ones_are_trusted() {
+async fn without_system_root_certificates_only_added_roots_are_trusted() {
     if let Ok(url) = std::env::var(SERVER_URL) {
         return std::thread::spawn(move || print_whether_connected(&url))
             .join()
@@ -393,7 +393,8 @@ async fn without_system_root_certificates_only_added_ones_are_trusted() {
     let name = format!("tinkers-roots-{}.pem", std::process::id());
     let file = std::env::temp_dir().join(name);
     std::fs::write(&file, authority.pem()).unwrap();
-    let test_name = "options_network::without_system_root_certificates_only_added_ones_are_trusted";
+    let test_name =
+        "options_network::without_system_root_certificates_only_added_roots_are_trusted";
     let mut child = Command::new(std::env::current_exe().unwrap());
     child
         .args(["--exact", test_name, "--nocapture"])
