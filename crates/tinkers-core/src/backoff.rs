@@ -15,7 +15,17 @@ impl Backoff {
         Self { first, max }
     }
 
-    /// Returns the pause before the retry with this number. The first retry has number 0.
+    /// Returns the first pause.
+    pub const fn first(self) -> Duration {
+        self.first
+    }
+
+    /// Returns the longest pause.
+    pub const fn longest(self) -> Duration {
+        self.max
+    }
+
+    /// Returns the pause before retry `number`, which counts from 0.
     pub fn pause(self, number: u32) -> Duration {
         self.first.saturating_mul(1 << number.min(31)).min(self.max)
     }

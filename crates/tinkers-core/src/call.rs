@@ -24,11 +24,11 @@ use crate::notices::DeprecationNotices;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
 use crate::recovered_error::RecoveredErrors;
-use crate::retry::RetryPolicy;
+use crate::retry::{CallPolicy, RetryPolicy};
 use crate::session_lost::says_session_lost;
 use crate::spawn::BoxFuture;
 use crate::time::{Clock, Timestamp};
-use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport, TransportError};
+use crate::transport::{ClassTimeouts, HttpRequest, HttpResponse, Transport, TransportError};
 
 mod attempts;
 
@@ -54,13 +54,12 @@ pub struct Call {
     /// The cost of the call for the rate limits.
     pub cost: Cost,
     /// The retry policy of the call.
-    pub policy: RetryPolicy,
+    pub policy: CallPolicy,
     /// The time at which the call fails, in whatever phase it is.
     pub deadline: Option<Timestamp>,
-    /// The timeouts of one attempt.
-    pub timeouts: Timeouts,
-    /// The maximum size of the response body, in bytes. The default is that of the [route
-    /// class](HttpRequest::default_max_response_bytes).
+    /// The time limit of one attempt. `None` applies the timeouts that the client has for the route class.
+    pub attempt_limit: Option<Duration>,
+    /// The maximum size of the response body, in bytes; by default that of the [route class](HttpRequest::default_max_response_bytes).
     pub max_response_bytes: usize,
     /// The cell that receives the progress of the call.
     pub progress: Option<Arc<ProgressCell>>,
@@ -103,9 +102,9 @@ impl Call {
             class,
             client: ClientId(0),
             cost: Cost::default(),
-            policy: RetryPolicy::PATIENT,
+            policy: CallPolicy::PATIENT,
             deadline: None,
-            timeouts: Timeouts::default(),
+            attempt_limit: None,
             max_response_bytes: HttpRequest::default_max_response_bytes(class),
             progress: None,
             is_final: None,
@@ -113,11 +112,15 @@ impl Call {
         }
     }
 
-    fn request(&self, now: Timestamp) -> HttpRequest {
+    fn request(&self, now: Timestamp, timeouts: &ClassTimeouts) -> HttpRequest {
         let mut request = HttpRequest::new(self.method.clone(), self.path.clone(), self.class);
         request.headers = self.headers.clone();
         request.body = self.body.clone();
-        request.timeouts = self.timeouts;
+        let timeouts = timeouts.of(self.class);
+        request.timeouts = match self.attempt_limit {
+            Some(limit) => timeouts.limited_to(limit),
+            None => timeouts,
+        };
         request.max_response_bytes = self.max_response_bytes;
         if let Some(deadline) = self.deadline {
             request.timeouts.total = request.timeouts.total.min(deadline.since(now));
@@ -202,6 +205,10 @@ pub struct Caller {
     pub recovered_errors: Arc<RecoveredErrors>,
     /// The close signal, which fails calls when the client is closed.
     pub closing: Arc<CloseSignal>,
+    /// The timeouts of requests.
+    pub timeouts: ClassTimeouts,
+    /// The client's retry policy, which limits that of each call.
+    pub retries: RetryPolicy,
 }
 
 impl Caller {

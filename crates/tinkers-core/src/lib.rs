@@ -42,13 +42,14 @@ pub use outage::{Outage, Outages};
 pub use profile::{BodyFormat, Deduplication, Document, ProfileUpdate, ServerProfile};
 pub use progress::{Progress, ProgressCell};
 pub use recovered_error::{RecoveredError, RecoveredErrorCounts, RecoveredErrors};
-pub use retry::RetryPolicy;
+pub use retry::{CallPolicy, RetryPolicy};
 pub use spawn::{BoxFuture, Spawn, Task};
 pub use time::{Clock, ManualClock, Timestamp};
 /// Types of `tinkers-limits` that calls carry: the retry budget, and the ticket of an admitted attempt.
 pub use tinkers_limits::{RetryBudget, RetryDraw, Ticket};
 pub use transport::{
-    HttpRequest, HttpResponse, Timeouts, Transport, TransportError, TransportErrorKind,
+    ClassTimeouts, HttpRequest, HttpResponse, Timeouts, Transport, TransportError,
+    TransportErrorKind,
 };
 
 /// A `Result` whose error type is [`Error`] by default.

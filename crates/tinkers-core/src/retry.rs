@@ -6,7 +6,7 @@ use http::StatusCode;
 use tinkers_limits::RetryReason;
 
 use crate::backoff::Backoff;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::hint::retry_after;
 use crate::response::HttpResponse;
 
@@ -200,13 +200,126 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
     }
 }
 
-/// The limits of the retries of a request.
+/// How the client retries its requests: the maximum number of attempts, the time for retries, and the pauses between them.
+///
+/// The default retries for as long as a retry can be useful: a training call until its
+/// progress deadline, every other request for five minutes, with pauses that grow from 0.5 s to 30 s.
+///
+/// Whatever the policy, a request is sent again only where that is safe: a training call that the server may have applied is not
+/// sent again unless the server applies a repeated call once.
+///
+/// The policy does not apply to polls for results, which are repeated until the operation makes no progress for its progress deadline.
+/// It does not apply to responses with status 429 or 402 either: such a request was not processed, and waits until the server accepts
+/// requests again. To limit both, set an operation deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
-    /// The time after the first attempt in which a retry may start. Waits for admission and the pauses after rate-limited responses do
-    /// not count.
+    /// The maximum number of attempts of a request, at least 1. Unlimited by default.
+    pub max_attempts: u32,
+    /// The time after the first attempt in which a retry may start. Waits for admission and pauses that a rate-limited response asked
+    /// for do not count. `None`, the default, is five minutes, and for training calls the progress deadline if that is longer.
+    pub window: Option<Duration>,
+    /// The pauses before retries, to which up to a quarter is added at random. A longer pause that the server asked for takes
+    /// precedence. From 0.5 s to 30 s by default.
+    pub backoff: Backoff,
+    /// Whether the retries of all clients of the same server and key share a budget. When many requests fail, the budget is empty,
+    /// and each retry waits for the longest pause of the backoff. True by default.
+    pub has_budget: bool,
+}
+
+impl RetryPolicy {
+    /// Returns the default policy.
+    pub const fn new() -> Self {
+        Self {
+            max_attempts: u32::MAX,
+            window: None,
+            backoff: BACKOFF,
+            has_budget: true,
+        }
+    }
+
+    /// Returns the policy without retries: each request has one attempt.
+    pub const fn none() -> Self {
+        Self::new().with_max_attempts(1)
+    }
+
+    /// Sets the maximum number of attempts of a request, at least 1.
+    #[must_use]
+    pub const fn with_max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// Sets the time after the first attempt in which a retry may start.
+    #[must_use]
+    pub const fn with_window(mut self, window: Duration) -> Self {
+        self.window = Some(window);
+        self
+    }
+
+    /// Sets the pause before the first retry, which doubles with each further retry, and the longest pause.
+    #[must_use]
+    pub const fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.backoff = Backoff::new(first, longest);
+        self
+    }
+
+    /// Retries at the pace of the backoff, however many requests fail.
+    #[must_use]
+    pub const fn without_budget(mut self) -> Self {
+        self.has_budget = false;
+        self
+    }
+
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the name of the invalid field.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.max_attempts == 0 {
+            return Err(Error::invalid(
+                "retry_policy.max_attempts",
+                "at least 1, got 0",
+            ));
+        }
+        let (first, longest) = (self.backoff.pause(0), self.backoff.longest());
+        if first.is_zero() || first < self.backoff.first() {
+            return Err(Error::invalid(
+                "retry_policy.backoff",
+                format!(
+                    "a first pause above zero and not above the longest pause, got {:?} and {longest:?}",
+                    self.backoff.first()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns whether another attempt of a call with `policy` may start after `made` attempts and `elapsed` since the first one.
+    pub(crate) fn allows(&self, policy: &CallPolicy, made: u32, elapsed: Duration) -> bool {
+        made < self.max_attempts.min(policy.attempts) && elapsed < self.window(policy)
+    }
+
+    /// Returns the window of a call with `policy`.
+    pub(crate) fn window(&self, policy: &CallPolicy) -> Duration {
+        self.window.unwrap_or(policy.window)
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How often and for how long one call is retried, within the limits of the client's [`RetryPolicy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallPolicy {
+    /// The time after the first attempt in which a retry may start, unless the client's policy sets another one. Waits for admission
+    /// and pauses that a rate-limited response asked for do not count.
     pub window: Duration,
-    /// The maximum number of attempts without a usable response. Rate-limited responses do not count.
+    /// The maximum number of attempts without a usable response. The client's policy may set a lower one. Rate-limited responses do
+    /// not count.
     pub attempts: u32,
     /// The action if the request may have been applied.
     pub when_maybe_applied: WhenMaybeApplied,
@@ -224,8 +337,8 @@ pub enum WhenMaybeApplied {
     GiveUp,
 }
 
-impl RetryPolicy {
-    /// Retries for five minutes, like the official SDK.
+impl CallPolicy {
+    /// Retries for five minutes, the window of the official SDK.
     pub const PATIENT: Self = Self {
         window: Duration::from_secs(300),
         attempts: u32::MAX,
@@ -256,17 +369,12 @@ impl RetryPolicy {
         self.longest_hint = Some(longest);
         self
     }
-
-    /// Returns whether another attempt may start, after `made` attempts and `elapsed` since the first one.
-    pub fn allows(&self, made: u32, elapsed: Duration) -> bool {
-        made < self.attempts && elapsed < self.window
-    }
 }
 
-/// The longest pause between retries, if the server asks for no delay.
+/// The default of the longest pause between retries without a hint.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The pauses between retries, before jitter: [`SPREAD`] is added at random.
+/// The default pauses between retries. [`SPREAD`] is added at random.
 pub const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), LONGEST_PAUSE);
 
 /// The maximum jitter, as a fraction of the pause.

@@ -62,7 +62,7 @@ impl HttpRequest {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             class,
-            timeouts: Timeouts::default(),
+            timeouts: Timeouts::of(class),
             max_response_bytes: Self::default_max_response_bytes(class),
             departure: DepartureCheck::default(),
         }
@@ -81,22 +81,33 @@ impl fmt::Debug for HttpRequest {
     }
 }
 
-/// The timeouts of a request. Each phase has its own, so that a slow upload is not mistaken for an unresponsive server.
+/// The timeouts of a request. Each phase has its own, so that a slow upload is not mistaken for a server that does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Timeouts {
-    /// The maximum time to open a connection, including TLS.
+    /// The time limit for opening a connection, including the TLS handshake. 5 s by default.
     pub connect: Duration,
-    /// The maximum time from the end of the upload to the first byte of the response.
+    /// The time limit from the end of the upload to the first byte of the response. 60 s by default. For polls 45 s, since servers hold
+    /// a poll until there is a result, for up to about 30 s.
     pub first_byte: Duration,
-    /// The maximum time between two chunks of the response body, and between two accepted chunks of the upload.
+    /// The time limit between two chunks of the response body, and between two accepted chunks of the upload. 60 s by default.
     pub idle: Duration,
-    /// The maximum time of the whole request.
+    /// The time limit of the whole request, including the wait for a connection. 10 minutes by default.
     pub total: Duration,
 }
 
+/// The default of [`Timeouts::first_byte`] of polls.
+const POLL_FIRST_BYTE: Duration = Duration::from_secs(45);
+
 impl Default for Timeouts {
-    /// Returns the timeouts of the official SDK: 5 s to connect, 60 s to the first byte, 60 s idle, and 10 minutes in total.
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Timeouts {
+    /// Returns the values of the official SDK: 5 s to connect, 60 s to the first byte, 60 s idle; 10 minutes in total.
+    pub const fn new() -> Self {
         Self {
             connect: Duration::from_secs(5),
             first_byte: Duration::from_secs(60),
@@ -104,18 +115,106 @@ impl Default for Timeouts {
             total: Duration::from_secs(600),
         }
     }
-}
 
-impl Timeouts {
+    /// Returns the default timeouts of requests of `class`.
+    pub fn of(class: RouteClass) -> Self {
+        match class {
+            RouteClass::Poll => Self::default().with_first_byte(POLL_FIRST_BYTE),
+            _ => Self::default(),
+        }
+    }
+
     /// Returns timeouts for a request whose response must be complete within `total`.
     pub fn within(total: Duration) -> Self {
-        let base = Self::default();
+        Self::default().limited_to(total)
+    }
+
+    /// Returns timeouts for a request whose response must be complete within `total`, with the `connect` timeout of `self`.
+    #[must_use]
+    pub fn limited_to(self, total: Duration) -> Self {
         Self {
-            connect: base.connect.min(total),
+            connect: self.connect.min(total),
             first_byte: total,
             idle: total,
             total,
         }
+    }
+
+    /// Sets the time limit for opening a connection.
+    #[must_use]
+    pub const fn with_connect(mut self, limit: Duration) -> Self {
+        self.connect = limit;
+        self
+    }
+
+    /// Sets the time limit from the end of the upload to the first byte of the response.
+    #[must_use]
+    pub const fn with_first_byte(mut self, limit: Duration) -> Self {
+        self.first_byte = limit;
+        self
+    }
+
+    /// Sets the time limit between two chunks of a body.
+    #[must_use]
+    pub const fn with_idle(mut self, limit: Duration) -> Self {
+        self.idle = limit;
+        self
+    }
+
+    /// Sets the time limit of the whole request.
+    #[must_use]
+    pub const fn with_total(mut self, limit: Duration) -> Self {
+        self.total = limit;
+        self
+    }
+}
+
+/// The timeouts of the requests of each route class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassTimeouts([Timeouts; RouteClass::ALL.len()]);
+
+impl Default for ClassTimeouts {
+    fn default() -> Self {
+        Self(RouteClass::ALL.map(Timeouts::of))
+    }
+}
+
+impl ClassTimeouts {
+    /// Returns the timeouts of requests of `class`.
+    pub fn of(&self, class: RouteClass) -> Timeouts {
+        self.0[class.index()]
+    }
+
+    /// Sets the timeouts of requests of `class`.
+    pub fn set(&mut self, class: RouteClass, timeouts: Timeouts) {
+        self.0[class.index()] = timeouts;
+    }
+
+    /// Sets the time limit for opening a connection, for all classes.
+    pub fn set_connect(&mut self, limit: Duration) {
+        self.0.iter_mut().for_each(|class| class.connect = limit);
+    }
+
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the name of the first timeout that is zero, such as `timeouts.sample.connect`.
+    pub fn check(&self) -> Result<(), Error> {
+        for class in RouteClass::ALL {
+            let timeouts = self.of(class);
+            for (phase, limit) in [
+                ("connect", timeouts.connect),
+                ("first_byte", timeouts.first_byte),
+                ("idle", timeouts.idle),
+                ("total", timeouts.total),
+            ] {
+                if limit.is_zero() {
+                    let field = format!("timeouts.{}.{phase}", class.name());
+                    return Err(Error::invalid(field, "a duration above zero"));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use tinkers_core::TransportErrorKind as T;
 use tinkers_core::{
-    Arrival, Clock, ErrorKind, ProgressCell, Readmission, RetryPolicy, RouteClass, Sent, Timestamp,
+    Arrival, CallPolicy, Clock, ErrorKind, ProgressCell, Readmission, RouteClass, Sent, Timestamp,
 };
 
 use support::Step::{Fails, Header, Late, Says};
 use support::{Step, World, post};
 
+#[path = "attempts/client_options.rs"]
+mod client_options;
 mod support;
 #[path = "attempts/window.rs"]
 mod window;
@@ -111,20 +113,20 @@ fn undecodable_success_response_is_retried_if_that_is_safe() {
         call
     };
     let world = World::new(&[page, page], OK);
-    let accepted = world.call(call(RetryPolicy::PATIENT)).expect("readable");
+    let accepted = world.call(call(CallPolicy::PATIENT)).expect("readable");
     assert_eq!(world.seen().len(), 3);
     assert_eq!(accepted.earlier, Sent::MaybeSent);
     assert_eq!(accepted.response.body, "{}");
     // There are at most a few retries.
     let world = World::new(&[], page);
     let accepted = world
-        .call(call(RetryPolicy::PATIENT))
+        .call(call(CallPolicy::PATIENT))
         .expect("the response is returned");
     assert_eq!(accepted.response.body, "<html>");
     assert_eq!(world.seen().len(), 4);
     // There is no retry if the request must not be applied twice.
     let world = World::new(&[page], OK);
-    let once = RetryPolicy::PATIENT.giving_up_when_maybe_applied();
+    let once = CallPolicy::PATIENT.giving_up_when_maybe_applied();
     let accepted = world.call(call(once)).expect("the response is returned");
     assert_eq!(accepted.response.body, "<html>");
     assert_eq!(world.seen().len(), 1);
@@ -137,9 +139,9 @@ fn attempts_are_counted_in_the_header_and_by_the_retry_policy() {
     assert_eq!(world.retry_counts(), ["0", "1", "2"]);
     let world = World::new(&[], NOT_SENT);
     let mut call = post(RouteClass::Train);
-    call.policy = RetryPolicy {
+    call.policy = CallPolicy {
         attempts: 2,
-        ..RetryPolicy::PATIENT
+        ..CallPolicy::PATIENT
     };
     world.call(call).expect_err("two attempts");
     assert_eq!(world.retry_counts(), ["0", "1"]);
@@ -260,9 +262,9 @@ fn only_accepted_calls_refill_the_retry_budget() {
 
 #[test]
 fn retry_delay_beyond_the_retry_window_fails_the_call_at_once() {
-    let short = RetryPolicy {
+    let short = CallPolicy {
         window: secs(30),
-        ..RetryPolicy::PATIENT
+        ..CallPolicy::PATIENT
     };
     for (class, policy, answer, wait) in [
         (
@@ -279,19 +281,19 @@ fn retry_delay_beyond_the_retry_window_fails_the_call_at_once() {
         ),
         (
             RouteClass::Control,
-            RetryPolicy::ONCE,
+            CallPolicy::ONCE,
             Header(503, "retry-after", "7"),
             7,
         ),
         (
             RouteClass::Rest,
-            RetryPolicy::PATIENT,
+            CallPolicy::PATIENT,
             Header(503, "retry-after", "86400"),
             86_400,
         ),
         (
             RouteClass::Rest,
-            RetryPolicy::PATIENT,
+            CallPolicy::PATIENT,
             Header(500, "retry-after", "300"),
             300,
         ),
@@ -328,7 +330,7 @@ fn retry_delay_is_followed_despite_jitter_and_an_empty_budget() {
 #[test]
 fn retry_after_above_the_policy_limit_is_cut_to_the_limit() {
     let mut call = post(RouteClass::Control);
-    call.policy = RetryPolicy::PATIENT.following_hints_up_to(secs(40));
+    call.policy = CallPolicy::PATIENT.following_hints_up_to(secs(40));
     for answer in [
         Header(429, "retry-after", "3600"),
         Header(503, "retry-after", "41"),

@@ -27,9 +27,6 @@ use tinkers_core::{
 use crate::backoff::{PollBackoff, hint_of};
 use crate::status_retries::{RetryCause, StatusRetries};
 
-/// The time limit of one poll. Most servers hold a poll for up to half a minute, and some for five; after the limit the poll is sent again.
-pub(crate) const POLL_LIMIT: Duration = Duration::from_secs(45);
-
 /// Builds the requests of a poll loop and handles its responses.
 pub(crate) trait PollHandler: Send {
     /// The type of the value with which the loop ends.
@@ -333,7 +330,8 @@ impl PollLoop {
             _ => Some(0),
         };
         // A timeout of a poll that was held for long is not a failure of the server.
-        let is_long_poll = error.kind == K::Timeout && duration >= POLL_LIMIT / 2;
+        let limit = self.caller().timeouts.of(RouteClass::Poll).first_byte;
+        let is_long_poll = error.kind == K::Timeout && duration >= limit / 2;
         let wait = if is_long_poll {
             self.count(&error);
             self.not_ready(duration, Duration::ZERO)

@@ -10,7 +10,7 @@ use tinkers_core::nesting::NestedMark;
 use tinkers_core::retry::API_ERROR_RETRIES;
 use tinkers_core::{
     BytesGuard, ClientId, Error, ErrorKind, HttpRequest, HttpResponse, Phase, RecoveredError,
-    Result, RouteClass, Sent, Timeouts,
+    Result, RouteClass, Sent,
 };
 use tinkers_wire::{
     DecodeError, OperationResult, PollResponse, QueueState, RequestKind, RetrieveFuture, routes,
@@ -18,7 +18,7 @@ use tinkers_wire::{
 };
 
 use crate::failure::{final_response, operation_failed, with_response};
-use crate::poll_loop::{POLL_LIMIT, PollHandler, PollLoop, Verdict};
+use crate::poll_loop::{PollHandler, PollLoop, Verdict};
 use crate::session_error::confirmed_session_error;
 use crate::{CompletionNotice, Operation, QueueLog};
 
@@ -225,10 +225,8 @@ fn request(
         request_id: retrieval.request_id.clone(),
         allow_metadata_only: may_ask_for_size,
     });
-    request.timeouts = Timeouts {
-        first_byte: POLL_LIMIT,
-        ..Timeouts::default()
-    };
+    let session = &retrieval.operation.session;
+    request.timeouts = session.caller().timeouts.of(RouteClass::Poll);
     let accept = if is_protobuf {
         "application/x-protobuf, application/json"
     } else {

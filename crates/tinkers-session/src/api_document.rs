@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use tinkers_core::{
-    Caller, Document, HttpRequest, ProfileUpdate, RecoveredError, RouteClass, Timeouts,
-};
+use tinkers_core::{Caller, Document, HttpRequest, ProfileUpdate, RecoveredError, RouteClass};
 use tinkers_wire::ApiDocument;
 
 use crate::endpoint::Endpoint;
@@ -41,7 +39,7 @@ pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
 /// status, such as 402, says nothing about the session.
 async fn request(caller: &Caller) -> Result<ApiDocument, String> {
     let mut request = HttpRequest::new(Method::GET, ApiDocument::PATH, RouteClass::Control);
-    request.timeouts = Timeouts::within(LIMIT);
+    request.timeouts = caller.timeouts.of(request.class).limited_to(LIMIT);
     request.max_response_bytes = MAX_BYTES;
     let at = caller.time.now().after(LIMIT);
     let response = caller

@@ -3,9 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tinkers_core::{
-    Call, Caller, Error, ErrorKind, RecoveredError, RetryPolicy, RouteClass, Timeouts,
-};
+use tinkers_core::{Call, CallPolicy, Caller, Error, ErrorKind, RecoveredError, RouteClass};
 use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
 use crate::session::Session;
@@ -45,12 +43,12 @@ impl Session {
         let path = routes::finish_session(&self.id);
         let mut call = Call::post(path, body, RouteClass::Control);
         call.operation = Some("ServiceClient.close");
-        call.policy = RetryPolicy {
+        call.policy = CallPolicy {
             window: FINISH_WINDOW,
-            ..RetryPolicy::PATIENT
+            ..CallPolicy::PATIENT
         };
         call.deadline = Some(self.caller.time.now().after(FINISH_WINDOW));
-        call.timeouts = Timeouts::within(Duration::from_secs(10));
+        call.attempt_limit = Some(Duration::from_secs(10));
         // The only request that a closed session sends.
         let caller = Caller {
             closing: Arc::default(),

@@ -34,6 +34,7 @@ pub(crate) struct HeartbeatLoop {
     expiry: Duration,
     last_success: Timestamp,
     at_risk: bool,
+    timeouts: Timeouts,
 }
 
 /// The outcome of one heartbeat.
@@ -70,7 +71,14 @@ impl HeartbeatLoop {
             time,
             state,
             at_risk: false,
+            timeouts: Timeouts::of(RouteClass::Control),
         }
+    }
+
+    /// Sets the timeouts, of which only the one to connect applies: the others follow from the expiry of the session.
+    pub(crate) fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
     }
 
     /// Sends heartbeats until the session ends. A failed heartbeat is not retried, since the next heartbeat follows anyway.
@@ -105,8 +113,8 @@ impl HeartbeatLoop {
             .headers
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.body = self.body.clone();
-        request.timeouts = Timeouts::within(self.limit);
-        // The transport enforces the time limit as well, but the loop must not depend on the transport.
+        request.timeouts = self.timeouts.limited_to(self.limit);
+        // The transport enforces the limit as well, but the loop must not depend on it.
         let until = self.time.now().after(self.limit);
         // A panic in the transport is a failed heartbeat.
         let sent = catch_unwind(async { Ok(self.transport.send(request).await?) });

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tinkers_core::{
-    Accepted, BaseUrl, Call, Caller, Deduplication, Error, ErrorKind, ProfileUpdate,
-    RecoveredError, RetryBudget, RetryPolicy, RouteClass, Sent,
+    Accepted, BaseUrl, Call, CallPolicy, Caller, Deduplication, Error, ErrorKind, ProfileUpdate,
+    RecoveredError, RetryBudget, RouteClass, Sent,
 };
 use tinkers_dispatch::{ByteSemaphore, ClassSettings, LimiterSettings};
 use tinkers_wire::{
@@ -45,7 +45,7 @@ impl Session {
         options.check()?;
         let spawner = Arc::clone(&parts.spawner);
         on_io(&*spawner, async move {
-            let mut caller = caller(&parts);
+            let mut caller = caller(&parts, &options);
             let negotiated = negotiate(&mut caller, &parts.endpoint, &options)
                 .await
                 .map_err(|error| error.with_operation(OPERATION))?;
@@ -82,7 +82,8 @@ impl Session {
             &created.session_id,
             options.heartbeat_period,
             expiry,
-        );
+        )
+        .with_timeouts(options.timeouts.of(RouteClass::Control));
         let refresh = refresh::run(caller.clone(), Arc::clone(&state), expiry / 3);
         let tasks = Tasks {
             _heartbeat: parts.heartbeat.spawner.spawn(Box::pin(heartbeat.run())),
@@ -131,7 +132,7 @@ async fn negotiate(
     })
 }
 
-fn caller(parts: &SessionParts) -> Caller {
+fn caller(parts: &SessionParts, options: &SessionOptions) -> Caller {
     let endpoint = &parts.endpoint;
     let admission = endpoint
         .limiter()
@@ -149,6 +150,8 @@ fn caller(parts: &SessionParts) -> Caller {
         billing_limit: Duration::from_secs(3600),
         recovered_errors: Arc::clone(&parts.recovered_errors),
         closing: Arc::default(),
+        timeouts: options.timeouts,
+        retries: options.retry_policy,
     }
 }
 
@@ -156,7 +159,7 @@ fn caller(parts: &SessionParts) -> Caller {
 async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfig, Error> {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
-    call.policy = RetryPolicy::ONCE;
+    call.policy = CallPolicy::ONCE;
     let accepted = caller
         .call(call)
         .await
@@ -277,7 +280,7 @@ fn expiry(config: &ClientConfig, options: &SessionOptions) -> Duration {
 
 /// Requests the dynamic configuration. The server's `retry-after` hints are followed for at most `longest_hint`.
 async fn dynamic_config(caller: &Caller, longest_hint: Duration) -> Result<DynamicConfig, Error> {
-    let policy = RetryPolicy::PATIENT.following_hints_up_to(longest_hint);
+    let policy = CallPolicy::PATIENT.following_hints_up_to(longest_hint);
     match caller.call(refresh::request(policy)).await {
         Ok(Accepted { response, .. }) => decode(&response, "client/dynamic_config"),
         // Servers without a dynamic configuration have no such route.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{BodyFormat, Clock, Error, Jitter, RecoveredErrors, Spawn, Transport};
+use tinkers_core::{
+    BodyFormat, ClassTimeouts, Clock, Error, Jitter, RecoveredErrors, RetryPolicy, Spawn, Transport,
+};
 use tinkers_dispatch::LimiterSettings;
 
 use crate::endpoint::Endpoint;
@@ -64,6 +66,10 @@ pub struct SessionOptions {
     pub heartbeat_period: Duration,
     /// How long the server keeps a session without heartbeats, unless its configuration says so. 120 s by default.
     pub expiry: Duration,
+    /// The timeouts of requests, by route class.
+    pub timeouts: ClassTimeouts,
+    /// How requests are retried.
+    pub retry_policy: RetryPolicy,
 }
 
 impl Default for SessionOptions {
@@ -79,6 +85,8 @@ impl Default for SessionOptions {
             limits: None,
             heartbeat_period: Duration::from_secs(10),
             expiry: Duration::from_secs(120),
+            timeouts: ClassTimeouts::default(),
+            retry_policy: RetryPolicy::new(),
         }
     }
 }
@@ -103,6 +111,8 @@ impl SessionOptions {
                 return Err(Error::invalid(field, "a text that is not empty"));
             }
         }
+        self.timeouts.check()?;
+        self.retry_policy.check()?;
         self.limits.as_ref().map_or(Ok(()), check_limits)
     }
 }

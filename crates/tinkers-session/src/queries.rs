@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{
-    Accepted, Call, Caller, Error, ErrorKind, RetryPolicy, RouteClass, Sent, ServerProfile,
-    Timeouts,
+    Accepted, Call, CallPolicy, Caller, Error, ErrorKind, RouteClass, Sent, ServerProfile,
 };
 use tinkers_wire::{Capabilities, Heartbeat, routes, to_json};
 
@@ -39,7 +38,7 @@ impl Session {
         self.state.check_open()?;
         let mut call = Call::get(routes::HEALTH, RouteClass::Control);
         call.operation = Some("ServiceClient.health");
-        call.policy = RetryPolicy::ONCE;
+        call.policy = CallPolicy::ONCE;
         self.call_on_io(self.caller.clone(), call).await?;
         Ok(())
     }
@@ -53,8 +52,8 @@ impl Session {
         let session_id = self.id.clone();
         let body = to_json(&Heartbeat { session_id });
         let mut call = Call::post(routes::SESSION_HEARTBEAT, body, RouteClass::Control);
-        call.policy = RetryPolicy::ONCE;
-        call.timeouts = Timeouts::within(Duration::from_secs(10));
+        call.policy = CallPolicy::ONCE;
+        call.attempt_limit = Some(Duration::from_secs(10));
         if let Err(error) = self.caller.call(call).await
             && error.kind() == ErrorKind::SessionLost
         {

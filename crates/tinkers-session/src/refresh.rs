@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::user_code::catch_panic;
-use tinkers_core::{Call, Caller, RecoveredError, RetryPolicy, RouteClass, Timeouts};
+use tinkers_core::{Call, CallPolicy, Caller, RecoveredError, RouteClass};
 use tinkers_futures::catch_unwind;
 use tinkers_wire::{ConfigRequest, DynamicConfig, routes, to_json};
 
@@ -18,11 +18,11 @@ const MIN_INTERVAL: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Builds the request for the dynamic configuration.
-pub(crate) fn request(policy: RetryPolicy) -> Call {
+pub(crate) fn request(policy: CallPolicy) -> Call {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::DYNAMIC_CONFIG, body, RouteClass::Control);
     call.policy = policy;
-    call.timeouts = Timeouts::within(LIMIT);
+    call.attempt_limit = Some(LIMIT);
     call
 }
 
@@ -38,7 +38,7 @@ pub(crate) async fn run(caller: Caller, state: Arc<SessionState>, longest_hint: 
             return;
         }
         // A panic in the transport is a failed refresh.
-        let outcome = catch_unwind(caller.call(request(RetryPolicy::ONCE))).await;
+        let outcome = catch_unwind(caller.call(request(CallPolicy::ONCE))).await;
         let flags = outcome.and_then(|accepted| {
             decode::<DynamicConfig>(&accepted.response, "client/dynamic_config")
         });

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tinkers_core::retry::BACKOFF;
 use tinkers_core::{
-    Call, ClientId, Deduplication, Error, ErrorKind, ProgressCell, RecoveredError, Result,
-    RetryPolicy, RouteClass, Sent, SessionContext,
+    Call, CallPolicy, ClientId, Deduplication, Error, ErrorKind, ProgressCell, RecoveredError,
+    Result, RouteClass, Sent, SessionContext,
 };
 use tinkers_wire::{CheckpointList, TinkerPath, routes};
 
@@ -174,7 +174,7 @@ impl<'a> SaveLookup<'a> {
                     return Err(lookup_failed(Error::outcome_unknown(conflict), &failed));
                 }
             }
-            if time.now().since(began) >= RetryPolicy::PATIENT.window {
+            if time.now().since(began) >= CallPolicy::PATIENT.window {
                 break;
             }
             let paused = (caller.closing).unless_closed(time.sleep(BACKOFF.pause(repeat)));

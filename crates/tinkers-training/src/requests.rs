@@ -185,25 +185,33 @@ fn json_pass(request: &PassRequest) -> Call {
 
 fn protobuf_pass(request: &PassRequest, profile: &ServerProfile) -> Result<Call> {
     let body = request.to_protobuf()?;
-    let (body, zstd) = if profile.zstd_bodies {
-        (compress(&body)?, true)
-    } else {
-        (body, false)
+    let compressed = match profile.zstd_bodies {
+        true => compress(&body)?,
+        false => None,
     };
+    let is_compressed = compressed.is_some();
+    let body = compressed.unwrap_or(body);
     let mut call = Call::post(routes::FORWARD_BACKWARD, body, RouteClass::Train);
     call.headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/x-protobuf"),
     );
-    if zstd {
+    if is_compressed {
         call.headers
             .insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
     }
     Ok(call)
 }
 
+/// Returns `None`: without the feature `zstd`, bodies are not compressed.
+#[cfg(not(feature = "zstd"))]
+fn compress(_: &Bytes) -> Result<Option<Bytes>> {
+    Ok(None)
+}
+
 /// Compresses a body with zstd at the default level. The result is one frame whose header states the size of the content.
-fn compress(body: &Bytes) -> Result<Bytes> {
+#[cfg(feature = "zstd")]
+fn compress(body: &Bytes) -> Result<Option<Bytes>> {
     let failed = |error: std::io::Error| {
         Error::new(
             ErrorKind::Io,
@@ -212,7 +220,8 @@ fn compress(body: &Bytes) -> Result<Bytes> {
         )
         .with_source(error)
     };
-    Ok(Bytes::from(zstd::bulk::compress(body, 3).map_err(failed)?))
+    let compressed = zstd::bulk::compress(body, 3).map_err(failed)?;
+    Ok(Some(compressed.into()))
 }
 
 /// The request for an optimizer step.

@@ -7,9 +7,8 @@ use std::time::Duration;
 use tinkers_core::retry::WhenMaybeApplied;
 use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
-    Accepted, BodyFormat, ClientId, Error, HttpResponse, InFlightPermit, ProfileUpdate,
-    ProgressCell, RecoveredError, Result, RetryPolicy, Sent, ServerProfile, SessionContext,
-    Timestamp,
+    Accepted, BodyFormat, CallPolicy, ClientId, Error, HttpResponse, InFlightPermit, ProfileUpdate,
+    ProgressCell, RecoveredError, Result, Sent, ServerProfile, SessionContext, Timestamp,
 };
 use tinkers_futures::{is_submission, read_submission};
 use tinkers_wire::{SubmissionResponse, TinkerPath, routes};
@@ -62,7 +61,7 @@ pub(crate) struct Outgoing<'a> {
 impl Outgoing<'_> {
     /// Returns the retry policy of the request. A request that may have been applied is retried only if the server deduplicates it by its
     /// sequence number, or if applying it twice has no further effect.
-    pub(crate) fn policy(&self) -> RetryPolicy {
+    pub(crate) fn policy(&self) -> CallPolicy {
         let is_safe = self.session.profile().deduplicates >= self.request.required_deduplication();
         if is_safe || self.request.on_lost_reply() == OnLostReply::Repeat {
             self.repeating()
@@ -72,17 +71,17 @@ impl Outgoing<'_> {
     }
 
     /// Returns a retry policy that also retries after attempts that may have been applied.
-    pub(crate) fn repeating(&self) -> RetryPolicy {
-        let window = RetryPolicy::PATIENT.window;
-        RetryPolicy {
+    pub(crate) fn repeating(&self) -> CallPolicy {
+        let window = CallPolicy::PATIENT.window;
+        CallPolicy {
             window: window.max(self.session.progress_deadline()),
-            ..RetryPolicy::PATIENT
+            ..CallPolicy::PATIENT
         }
     }
 
     /// Sends the request. If no body format is known to be accepted and the server rejects the format of a forward or forward-backward pass,
     /// sends the other format once. Remembers the format that the server accepts.
-    pub(crate) async fn send(&self, policy: RetryPolicy) -> Result<Submitted> {
+    pub(crate) async fn send(&self, policy: CallPolicy) -> Result<Submitted> {
         let profile = self.session.profile();
         if !self.request.has_formats() || profile.body_format_confirmed {
             return self.accepted(
@@ -143,7 +142,7 @@ impl Outgoing<'_> {
         &self,
         first: Error,
         profile: &ServerProfile,
-        policy: RetryPolicy,
+        policy: CallPolicy,
     ) -> Result<Submitted> {
         if policy.when_maybe_applied != WhenMaybeApplied::Repeat {
             return Err(Error::outcome_unknown(first));
@@ -178,7 +177,7 @@ impl Outgoing<'_> {
     async fn attempt(
         &self,
         profile: &ServerProfile,
-        policy: RetryPolicy,
+        policy: CallPolicy,
         final_statuses: FinalStatuses,
     ) -> Result<Accepted> {
         let mut call = self.request.call(self.seq_id, profile)?;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-/// Runs `future` on the calling thread and blocks it until the result is there.
+/// Runs `future` on the calling thread, and blocks the thread until the future has completed.
 ///
-/// The future runs outside of any runtime. Must not be called from asynchronous code, whose thread it would block.
+/// The future runs outside of any runtime. Do not call this function from asynchronous code, whose thread would be blocked.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));

@@ -8,6 +8,7 @@ use http::header::{HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
 use tinkers_core::{BaseUrl, Clock, Error, RecoveredErrors, RouteClass};
 
+use crate::client_certificate::ClientCertificate;
 use crate::credential::{CloudflareAccess, Credential, TrustedHeaders};
 use crate::io_runtime::IoRuntime;
 use crate::pool::ClassConnectionLimits;
@@ -17,7 +18,7 @@ use crate::target::OriginParts;
 use crate::tls::{self, HttpVersions, Tls};
 use crate::transport::{HttpTransport, TransportParts};
 
-/// The settings of an [`HttpTransport`], validated by [`HttpTransportBuilder::build`].
+/// A builder of an [`HttpTransport`]. [`HttpTransportBuilder::build`] validates the settings.
 #[must_use]
 pub struct HttpTransportBuilder {
     base_url: String,
@@ -29,17 +30,18 @@ pub struct HttpTransportBuilder {
     proxy: ProxyConfig,
     root_files: RootFiles,
     root_certificates: Vec<Vec<u8>>,
+    client_certificate: Option<ClientCertificate>,
     class_limits: [ClassConnectionLimits; RouteClass::ALL.len()],
     runtime: Option<IoRuntime>,
     clock: Option<Arc<dyn Clock>>,
     recovered_errors: Arc<RecoveredErrors>,
 }
 
-/// The default `User-Agent`.
-const USER_AGENT: &str = concat!("tinkers/", env!("CARGO_PKG_VERSION"));
-
 impl HttpTransport {
-    /// Returns the settings of a transport to `base_url`, such as `https://host/prefix`.
+    /// The default `User-Agent`, such as `tinkers/1.2.3`.
+    pub const USER_AGENT: &str = concat!("tinkers/", env!("CARGO_PKG_VERSION"));
+
+    /// Returns a builder of a transport to `base_url`, such as `https://host/prefix`.
     pub fn builder(base_url: impl Into<String>) -> HttpTransportBuilder {
         HttpTransportBuilder::new(base_url.into())
     }
@@ -57,6 +59,7 @@ impl HttpTransportBuilder {
             proxy: ProxyConfig::none(),
             root_files: RootFiles::default(),
             root_certificates: Vec::new(),
+            client_certificate: None,
             class_limits: RouteClass::ALL.map(ClassConnectionLimits::of),
             runtime: None,
             clock: None,
@@ -107,13 +110,19 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the files of trusted root certificates, which are read on the first use of TLS; the store of the system by default.
+    /// Sets the source of trusted root certificates, which is read on the first use of TLS; the store of the system by default.
     pub fn root_files(mut self, files: RootFiles) -> Self {
         self.root_files = files;
         self
     }
 
-    /// Trusts the certificates in a PEM text, in addition to those of the system.
+    /// Sets the certificate with which the client authenticates itself. Only the origin of the base URL gets it.
+    pub fn client_certificate(mut self, certificate: ClientCertificate) -> Self {
+        self.client_certificate = Some(certificate);
+        self
+    }
+
+    /// Trusts the certificates in a PEM text, in addition to those of [`root_files`](Self::root_files).
     pub fn root_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root_certificates.push(pem.into());
         self
@@ -131,13 +140,13 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the clock of the time limits; that of the runtime by default.
+    /// Sets the clock for timeouts; the clock of the runtime by default.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = Some(clock);
         self
     }
 
-    /// Sets the counters of recovered errors.
+    /// Sets the counters in which the transport counts the errors that it recovers from.
     pub fn recovered_errors(mut self, recovered_errors: Arc<RecoveredErrors>) -> Self {
         self.recovered_errors = recovered_errors;
         self
@@ -147,17 +156,22 @@ impl HttpTransportBuilder {
     ///
     /// # Errors
     /// `InvalidInput` with the name of the invalid field: `base_url`, `api_key`, `cloudflare_client_id`,
-    /// `cloudflare_client_secret`, `user_agent`, `root_certificate`, `max_connections`, `streams`, or the environment variable of an
-    /// unusable proxy that the base URL needs. `Io` if the shared runtime cannot be started.
+    /// `cloudflare_client_secret`, `user_agent`, `root_certificate`, `client_certificate`, `proxy`, a connection limit such as
+    /// `connection_limits.sample.streams`, or the environment variable of an unusable proxy that the base URL needs. An `https` URL is
+    /// invalid without a TLS provider. `Io` if the shared runtime cannot be started.
     pub fn build(self) -> Result<HttpTransport, Error> {
         let base = BaseUrl::parse(&self.base_url)?;
+        tls::check_provider(base.origin(), tls::provider().as_deref())?;
         self.proxy.check(base.origin())?;
         let trusted_headers = TrustedHeaders::new(
             self.defaults,
             self.cloudflare.as_ref(),
             self.credential.as_ref(),
         )?;
-        let user_agent = self.user_agent.as_deref().unwrap_or(USER_AGENT);
+        let user_agent = self
+            .user_agent
+            .as_deref()
+            .unwrap_or(HttpTransport::USER_AGENT);
         let user_agent = HeaderValue::from_str(user_agent)
             .map_err(|_| Error::invalid("user_agent", "visible ASCII characters"))?;
         let mut root_certificates: Vec<CertificateDer<'static>> = Vec::new();
@@ -167,14 +181,16 @@ impl HttpTransportBuilder {
         let tls = Tls::new(
             self.root_files,
             root_certificates,
+            self.client_certificate.as_ref(),
             Arc::clone(&self.recovered_errors),
         )?;
-        for limits in &self.class_limits {
+        for (class, limits) in RouteClass::ALL.iter().zip(&self.class_limits) {
             for (field, value) in [
                 ("max_connections", limits.max_connections),
                 ("streams", limits.streams),
             ] {
                 if value == 0 {
+                    let field = format!("connection_limits.{}.{field}", class.name());
                     return Err(Error::invalid(field, "at least 1, got 0"));
                 }
             }
@@ -209,6 +225,7 @@ impl fmt::Debug for HttpTransportBuilder {
             .field("credential", &self.credential)
             .field("http_versions", &self.versions)
             .field("proxy", &self.proxy)
+            .field("client_certificate", &self.client_certificate)
             .finish_non_exhaustive()
     }
 }

@@ -21,23 +21,23 @@ use crate::shared_runtime;
 
 /// A [`Clock`] on the clock and timers of a tokio runtime.
 ///
-/// It works on any thread and any executor, since it enters the runtime for each call. On a runtime with paused time it is paused, too.
-/// The date is that of the system, shifted by the virtual time that has passed; in production, the shift is zero.
+/// The clock works on any thread and any executor, since each call enters the runtime. On a runtime with paused time, the clock is paused,
+/// too. The date is the date of the system plus the virtual time that has passed, which is zero in production.
 ///
 /// All clocks of a process have the same origin, so that clients on different runtimes can share limits.
 ///
-/// The clock outlives its runtime: sleeps then continue on the timers of
-/// [`IoRuntime::shared`](crate::IoRuntime::shared), so that their tasks can proceed and report the end of the runtime.
+/// The clock works beyond the end of its runtime: sleeps then continue on the timers of [`IoRuntime::shared`](crate::IoRuntime::shared), so
+/// that the tasks that sleep can proceed and report the end of the runtime.
 #[derive(Clone)]
 pub struct TokioClock {
-    /// One pointer, since many sleeps hold a clone.
+    /// The shared state. A single pointer, since each of many sleeps holds a clone of the clock.
     inner: Arc<Inner>,
 }
 
 struct Inner {
     handle: Handle,
     origin: Instant,
-    /// A task that ends with the runtime, which ends its tasks before its timers.
+    /// A task that never completes, so that its end shows that the runtime has ended. A runtime ends its tasks before its timers.
     sentinel: AbortHandle,
 }
 
@@ -62,8 +62,8 @@ impl TokioClock {
         }
     }
 
-    /// Enters the runtime. Returns `None` in the destructor of a thread-local if the thread-local of tokio is already destroyed, where
-    /// entering would panic and abort the process.
+    /// Enters the runtime. Returns `None` in the destructor of a thread-local variable if tokio's own one is already destroyed: entering would
+    /// panic there, and the process would abort.
     fn enter(&self) -> Option<EnterGuard<'_>> {
         match Handle::try_current() {
             Err(error) if error.is_thread_local_destroyed() => None,
@@ -164,7 +164,7 @@ impl fmt::Debug for TokioClock {
     }
 }
 
-/// The difference up to which two readings count as simultaneous.
+/// The maximum difference between two readings of clocks that count as simultaneous.
 const TOLERANCE: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
@@ -173,7 +173,7 @@ mod tests {
     use crate::block_on;
 
     #[tokio::test(start_paused = true)]
-    async fn paused_time_moves_the_clock_and_the_date() {
+    async fn clock_and_date_follow_paused_time() {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
         let (before, wall) = (clock.now(), clock.wall());
         clock.sleep(Duration::from_secs(3600)).await;

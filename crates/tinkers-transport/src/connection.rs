@@ -17,7 +17,7 @@ use crate::upload_body::UploadBody;
 pub(crate) enum Connection {
     Http1 {
         sender: http1::SendRequest<UploadBody>,
-        /// The proxy at the other end. It needs request targets in absolute form.
+        /// The proxy at the other end, if there is one. A proxy needs request targets in absolute form.
         proxy: Option<ProxyRoute>,
         first_bytes: FirstBytes,
     },
@@ -51,7 +51,7 @@ impl Connection {
         }
     }
 
-    /// Returns the protocol of the peer and its name, if its first bytes show that it is not HTTP/1.1.
+    /// Returns the protocol of the peer and the name of the protocol, if the first bytes of the peer show that it does not speak HTTP/1.1.
     pub(crate) fn foreign_protocol(&self) -> Option<(PeerProtocol, &'static str)> {
         match self {
             Self::Http1 { first_bytes, .. } => {
@@ -72,7 +72,7 @@ impl Connection {
         }
     }
 
-    /// Builds the request in the form that the connection needs.
+    /// Builds the request for this connection: with a target in absolute form for HTTP/2 and proxies, and a `Host` header for HTTP/1.1.
     pub(crate) fn request(
         &self,
         target: &Target,
@@ -110,7 +110,7 @@ impl Connection {
         Ok(request)
     }
 
-    /// Waits until the connection accepts a request, so that none waits in a queue of hyper. Fails if the connection has ended.
+    /// Waits until the connection accepts a request, so that no request waits in a queue inside hyper. Fails if the connection has ended.
     pub(crate) async fn ready(&mut self) -> Result<(), hyper::Error> {
         match self {
             Self::Http1 { sender, .. } => sender.ready().await,

@@ -39,11 +39,22 @@ impl fmt::Debug for Credential {
 
 /// A service token for Cloudflare Access in front of the server.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct CloudflareAccess {
-    /// Sent as `CF-Access-Client-Id`.
+    /// The id of the token, sent as `CF-Access-Client-Id`.
     pub client_id: SecretString,
-    /// Sent as `CF-Access-Client-Secret`.
+    /// The secret of the token, sent as `CF-Access-Client-Secret`.
     pub client_secret: SecretString,
+}
+
+impl CloudflareAccess {
+    /// Creates a service token from its id and its secret.
+    pub fn new(client_id: impl Into<String>, client_secret: impl Into<String>) -> Self {
+        Self {
+            client_id: SecretString::from(client_id.into()),
+            client_secret: SecretString::from(client_secret.into()),
+        }
+    }
 }
 
 impl fmt::Debug for CloudflareAccess {
@@ -55,13 +66,13 @@ impl fmt::Debug for CloudflareAccess {
 /// The headers that are sent only to the origin of the base URL: the credential, Cloudflare Access, and the default headers.
 pub(crate) struct TrustedHeaders {
     fixed: HeaderMap,
-    /// May be replaced while requests are in flight.
+    /// The header of the credential, which may be replaced while requests are in flight.
     key: RwLock<Key>,
 }
 
 struct Key {
     value: Option<HeaderValue>,
-    /// Masks this key and the previous one, which requests in flight may carry.
+    /// Masks the current key, and the previous one, which requests in flight may still carry.
     redactor: Arc<Redactor>,
 }
 
@@ -100,7 +111,7 @@ impl TrustedHeaders {
         Arc::clone(&key.redactor)
     }
 
-    /// Returns the number of headers.
+    /// Returns the number of headers that [`add_to`](Self::add_to) adds at most.
     pub(crate) fn len(&self) -> usize {
         self.fixed.len() + 1
     }
@@ -131,7 +142,7 @@ impl fmt::Debug for TrustedHeaders {
 
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Replaces headers by those of the same name in `from`, which may have several values each.
+/// Inserts the headers of `from` into `headers`, in place of headers of the same name. A name may have several values.
 pub(crate) fn replace(headers: &mut HeaderMap, from: &HeaderMap) {
     for name in from.keys() {
         headers.remove(name);
@@ -155,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invalid_key_is_rejected_and_not_shown() {
+    fn invalid_api_key_is_rejected_without_showing_it() {
         for key in ["", "tml-secret\n", "tml secret", "tml-sécret"] {
             let error = Credential::api_key(key).header().expect_err(key);
             assert_eq!(error.field(), Some("api_key"));
@@ -164,11 +175,8 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_sensitive_and_not_shown() {
-        let access = CloudflareAccess {
-            client_id: SecretString::from("hush-id"),
-            client_secret: SecretString::from("hush-secret"),
-        };
+    fn credential_headers_are_sensitive_and_not_in_debug_output() {
+        let access = CloudflareAccess::new("hush-id", "hush-secret");
         let key = Credential::api_key("tml-hush");
         let trusted =
             TrustedHeaders::new(HeaderMap::new(), Some(&access), Some(&key)).expect("valid");
@@ -187,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn default_headers_replace_others_with_all_their_values() {
+    fn default_headers_replace_request_headers_of_the_same_name() {
         let mut defaults = HeaderMap::new();
         defaults.append("x-two", HeaderValue::from_static("1"));
         defaults.append("x-two", HeaderValue::from_static("2"));

@@ -21,12 +21,12 @@ pub struct DedicatedThread {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The running shared threads by name.
+/// The shared threads that are running, by name.
 static SHARED: Mutex<BTreeMap<String, Weak<DedicatedThread>>> = Mutex::new(BTreeMap::new());
 
 impl DedicatedThread {
-    /// Returns the thread called `name` that the process shares, and starts it if it does not run. It stops when the last of its
-    /// handles is dropped.
+    /// Returns the thread called `name` that the process shares, and starts the thread if it does not run. The thread stops when the last of
+    /// its handles is dropped.
     ///
     /// # Errors
     /// `Io` if the operating system provides no thread.
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn handle_dropped_by_its_own_task_does_not_hang() {
+    fn thread_handle_can_be_dropped_by_a_task_of_its_thread() {
         let (tx, rx) = mpsc::channel();
         let thread = DedicatedThread::start("tinkers-self").expect("starts");
         let runtime = thread.runtime();

@@ -24,9 +24,9 @@ use crate::tls::{HttpVersions, Tls};
 /// A connection that has just been opened.
 pub(crate) struct NewConnection {
     pub(crate) connection: Connection,
-    /// Does the I/O of the connection, and must be polled until it ends.
+    /// The future that does the I/O of the connection. It must be polled until it ends.
     pub(crate) driver: Driver,
-    /// The number of concurrent streams that the server allows, for HTTP/2.
+    /// The number of concurrent streams that the server allows; `None` for HTTP/1.1.
     pub(crate) max_streams: Option<watch::Receiver<usize>>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Dialer<R = GaiResolver> {
     versions: HttpVersions,
 }
 
-/// The time limit of opening one connection, over all steps.
+/// The time limit for opening one connection. It covers the TCP connection, the tunnel of a proxy, and the TLS and HTTP/2 handshakes.
 #[derive(Clone, Copy)]
 pub(crate) struct DialTimeout<'a> {
     clock: &'a dyn Clock,
@@ -50,8 +50,8 @@ pub(crate) struct DialTimeout<'a> {
 }
 
 impl<'a> DialTimeout<'a> {
-    /// Starts a time limit that is 5 % below `connect`, so that the dial fails before the request stops to wait for it, with an error
-    /// that names the step.
+    /// Starts a time limit that is 5 % shorter than `connect`. So a slow connection fails with an error that names the slow step, shortly
+    /// before the request stops waiting with an error that does not.
     pub(crate) fn new(connect: Duration, clock: &'a dyn Clock) -> Self {
         let timeout = connect - connect / 20;
         let deadline = clock.now().after(timeout);
@@ -72,7 +72,8 @@ impl<'a> DialTimeout<'a> {
     }
 }
 
-/// The time without traffic after which the peer is probed, and the time that it gets to reply. Idle connections are probed, too.
+/// The time without traffic after which a keep-alive ping is sent to the peer, also on idle connections. The peer has the same time to
+/// reply to the ping.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// The flow-control window of an HTTP/2 stream. Results may be many megabytes, and each 64 KiB of the default window costs a round trip.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -127,10 +128,10 @@ where
         origin: &Origin,
         timeout: DialTimeout<'_>,
     ) -> Result<NewConnection, TransportError> {
-        self.open(origin, self.versions, timeout).await
+        self.open(origin, self.versions, true, timeout).await
     }
 
-    /// Opens a connection to the origin of a redirect, to which HTTP/2 prior knowledge does not apply.
+    /// Opens a connection to the origin of a redirect, to which HTTP/2 prior knowledge and the client certificate do not apply.
     pub(crate) async fn dial_foreign(
         &self,
         origin: &Origin,
@@ -140,13 +141,14 @@ where
             HttpVersions::Http2PriorKnowledge => HttpVersions::Negotiate,
             versions => versions,
         };
-        self.open(origin, versions, timeout).await
+        self.open(origin, versions, false, timeout).await
     }
 
     async fn open(
         &self,
         origin: &Origin,
         versions: HttpVersions,
+        is_trusted: bool,
         timeout: DialTimeout<'_>,
     ) -> Result<NewConnection, TransportError> {
         let route = self.proxy.route(origin)?;
@@ -169,7 +171,7 @@ where
                 }
             }
             (Scheme::Https, route) => {
-                let (connector, name) = self.tls.connector(origin, versions)?;
+                let (connector, name) = self.tls.connector(origin, versions, is_trusted)?;
                 let mut stream = self.stream(origin, route, timeout).await?;
                 let (first_bytes, drained) = (stream.restart(), stream.drained());
                 let late = |timeout| errors::no_handshake(origin, timeout);
@@ -427,7 +429,7 @@ mod tests {
         (dead_at, live_at, (dead, backlog), live)
     }
 
-    /// A listener with a full backlog.
+    /// A listener with a full backlog, and the connections that fill it.
     type Backlog = (TcpListener, Vec<TcpStream>);
 
     fn clock() -> Arc<dyn Clock> {
@@ -435,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unresponsive_address_leaves_time_for_the_next() {
+    async fn unresponsive_address_leaves_time_for_the_next_address() {
         let (dead, live, _backlog, listener) = dead_and_live().await;
         let resolver = FakeResolver::new([vec![dead, live]]);
         let dialed = dial(&resolver, Duration::from_secs(2)).await;
@@ -463,7 +465,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_dial_resolves_the_host_again() {
+    async fn each_new_connection_resolves_the_host_again() {
         let live = TcpListener::bind("127.0.0.2:0").await.unwrap();
         let live_at = live.local_addr().unwrap();
         // There is no listener on this port of the first address.

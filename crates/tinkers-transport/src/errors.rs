@@ -38,8 +38,8 @@ pub(crate) fn not_connected(address: &str, limit: Duration) -> TransportError {
     TransportError::new(TransportErrorKind::Timeout, Sent::NotSent, message)
 }
 
-/// Returns the error of a failed TLS handshake with `origin`. Its kind is `Tls` for errors of rustls and for foreign protocols, and
-/// `Connect` if the peer closed the connection, as a load balancer does that restarts.
+/// Returns the error of a failed TLS handshake with `origin`. The kind is `Tls` for errors of rustls and for a peer that does not speak TLS.
+/// It is `Connect` if the peer closed the connection, as a restarting load balancer does.
 ///
 /// `root_variables` are the environment variables that name the root certificates.
 pub(crate) fn handshake(
@@ -91,7 +91,7 @@ pub(crate) fn handshake(
     TransportError::new(kind, Sent::NotSent, message).with_source(error)
 }
 
-/// Returns the advice for a peer that speaks `peer_protocol` instead of the protocol of the URL's scheme.
+/// Returns what the user should change if the peer speaks `peer_protocol` instead of the protocol of the URL's scheme.
 fn correction(peer_protocol: PeerProtocol, scheme: Scheme) -> &'static str {
     match (peer_protocol, scheme) {
         (PeerProtocol::Http1(_), Scheme::Https) => "use http:// in the base URL",
@@ -199,7 +199,7 @@ pub(crate) fn not_http2(
     }
 }
 
-/// Returns the error of an HTTP/1.1 peer that speaks another protocol.
+/// Returns the error of a peer that was expected to speak HTTP/1.1 and speaks another protocol.
 pub(crate) fn not_http1(
     peer: &str,
     (peer_protocol, name): (PeerProtocol, &str),
@@ -222,7 +222,8 @@ pub(crate) fn not_http1(
     TransportError::new(foreign(peer_protocol), sent, message).with_source(error)
 }
 
-/// Returns the kind of error for a foreign protocol. A known one is permanent; unknown bytes may come from a truncated stream.
+/// Returns the kind of error for a peer that does not speak HTTP/1.1. If the peer speaks a known protocol, the error is permanent; unknown bytes
+/// may come from a truncated stream, so a retry may help.
 const fn foreign(peer_protocol: PeerProtocol) -> TransportErrorKind {
     match peer_protocol {
         PeerProtocol::Unknown => TransportErrorKind::Broken,
@@ -230,7 +231,7 @@ const fn foreign(peer_protocol: PeerProtocol) -> TransportErrorKind {
     }
 }
 
-/// Returns the error of a dial that panicked, or whose runtime has ended.
+/// Returns the error of a connection that was not opened because its task panicked or its runtime has ended.
 pub(crate) fn not_opened(origin: &Origin) -> TransportError {
     let message = format!(
         "cannot connect to {}: the task that opens the connection was aborted",
@@ -254,7 +255,7 @@ pub(crate) fn aborted(origin: &Origin, sent: Sent) -> TransportError {
     TransportError::new(TransportErrorKind::Aborted, sent, message)
 }
 
-/// Returns the error of an exceeded time limit. `phase` is the name of a field of `Timeouts`.
+/// Returns the error of a timeout that passed. `phase` is the name of its field in `Timeouts`.
 pub(crate) fn timed_out(
     origin: &Origin,
     phase: &str,
@@ -289,7 +290,7 @@ pub(crate) fn broken(origin: &Origin, sent: Sent, error: hyper::Error) -> Transp
     TransportError::new(TransportErrorKind::Broken, sent, message).with_source(error)
 }
 
-/// Returns the error of a request that the rate limit revoked after its admission.
+/// Returns the error of a request that was admitted, and may no longer be sent because a rate-limited response closed the gate.
 pub(crate) fn held(origin: &Origin) -> TransportError {
     let message = format!(
         "the request to {} was held back by the rate limit",
@@ -312,8 +313,8 @@ pub(crate) fn closed() -> TransportError {
     )
 }
 
-/// Returns whether the server stated by HTTP/2 that it did not process the request: the stream was refused, or is beyond the last one
-/// of a `GOAWAY` (RFC 9113, 8.7). h2 reports the latter only for such streams.
+/// Returns whether an HTTP/2 server stated that it did not process the request: it refused the stream, or sent a `GOAWAY` with a lower last
+/// stream id (RFC 9113, 8.7). h2 reports a `GOAWAY` as the error of a request only in this case.
 pub(crate) fn is_unprocessed(error: &hyper::Error) -> bool {
     find::<h2::Error>(error).is_some_and(|error| {
         error.is_remote()
@@ -321,7 +322,7 @@ pub(crate) fn is_unprocessed(error: &hyper::Error) -> bool {
     })
 }
 
-/// Returns a function that copies an error, for several requests that waited for one connection.
+/// Returns a function that creates copies of `error`, one for each request that waited for the failed connection.
 pub(crate) fn copies(error: TransportError) -> impl Fn() -> TransportError {
     let source: Option<Arc<dyn StdError + Send + Sync>> = error.source.map(Arc::from);
     move || {

@@ -24,16 +24,16 @@ use crate::upload_body::{UploadBody, UploadProgress};
 pub(crate) struct OutgoingRequest<'a> {
     pub(crate) target: Target,
     pub(crate) method: &'a Method,
-    /// The headers that the caller set.
+    /// The headers of the caller, without those that the transport adds.
     pub(crate) headers: &'a HeaderMap,
-    /// Whether the request has not left the origin of the base URL. Only then it may carry secrets.
+    /// Whether all redirects so far led to the origin of the base URL. Only such a request may carry secrets.
     pub(crate) is_trusted: bool,
     pub(crate) body: &'a Bytes,
-    /// Tells whether the request may still be sent, and is told of a rate-limited response.
+    /// The check to consult immediately before the request is written, and to inform of a rate-limited response.
     pub(crate) departure: &'a DepartureCheck,
 }
 
-/// The limits of a request, over all redirects and attempts.
+/// The limits of a request. They cover all redirects and the retry on another connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestLimits {
     pub(crate) timeouts: Timeouts,
@@ -41,7 +41,7 @@ pub(crate) struct RequestLimits {
     pub(crate) max_bytes: usize,
 }
 
-/// The error of an exchange.
+/// The error of a request without a complete response.
 pub(crate) struct ExchangeError {
     pub(crate) error: TransportError,
     /// Whether the server has certainly not processed the request, according to hyper or the server. It may be sent again.
@@ -109,11 +109,12 @@ pub(crate) async fn exchange(
     Ok(body(response, origin, is_head, limits, &**clock).await?)
 }
 
-/// The head of a response, or an error that contains the request if nothing of it was written.
+/// The result of sending a request: the head of the response, or an error, which contains the request if no byte of the request was
+/// written.
 type HeadResult = Result<Response<Incoming>, TrySendError<Request<UploadBody>>>;
 type Sending<'a> = Pin<&'a mut (dyn Future<Output = HeadResult> + Send)>;
 
-/// Waits for the head of a response.
+/// The wait for the head of a response.
 struct ResponseHead<'a> {
     origin: &'a Origin,
     progress: &'a UploadProgress,
@@ -187,7 +188,8 @@ fn broken(
     }
 }
 
-/// Returns the time limit in force, its name and its end: `idle` during the upload, `first_byte` after it, and `total` over both.
+/// Returns the timeout that passes next: its name, its length, and the time at which it passes. The timeout is `idle` during the upload and
+/// `first_byte` after it, or `total` if that passes earlier.
 fn phase(progress: &UploadProgress, limits: &RequestLimits) -> (&'static str, Duration, Timestamp) {
     let (last, done) = progress.state();
     let (phase, limit) = if done {
@@ -237,7 +239,7 @@ async fn body(
     })
 }
 
-/// Reads a whole body into `collector`, with a time limit on each chunk.
+/// Reads a whole response body into `collector`, with a timeout for each chunk.
 async fn collect(
     mut incoming: Incoming,
     mut collector: BodyCollector,
@@ -263,7 +265,7 @@ async fn collect(
     }
 }
 
-/// Returns the time limit of the next chunk of the body: its end, its name and its length.
+/// Returns the timeout of the next chunk of the response body: the time at which it passes, its name, and its length.
 fn chunk_limit(now: Timestamp, limits: &RequestLimits) -> (Timestamp, &'static str, Duration) {
     let idle_at = now.after(limits.timeouts.idle);
     if idle_at < limits.total_at {

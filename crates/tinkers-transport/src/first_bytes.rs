@@ -25,7 +25,7 @@ impl FirstBytes {
         recorded.len() == CAPACITY
     }
 
-    /// Returns the protocol that the bytes belong to.
+    /// Returns the protocol that the recorded bytes belong to.
     pub(crate) fn protocol(&self) -> PeerProtocol {
         PeerProtocol::of(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -34,7 +34,7 @@ impl FirstBytes {
 /// The protocol of a peer, according to its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PeerProtocol {
-    /// The peer has sent nothing.
+    /// Unknown, since the peer has sent nothing.
     Nothing,
     /// HTTP/1.0 or HTTP/1.1, with the status of the response if it is complete.
     Http1(Option<u16>),
@@ -81,18 +81,18 @@ impl PeerProtocol {
     }
 }
 
-/// A stream that records its first bytes, and notifies when all received bytes were read.
+/// A byte stream that records the first bytes it receives, and notifies when the reader has read all received bytes.
 #[derive(Debug)]
 pub(crate) struct ObservedStream<T> {
     inner: T,
     first_bytes: FirstBytes,
     is_full: bool,
-    /// Notified when a read is pending after a successful one.
+    /// Notified when the reader has read all bytes that were received, and waits for more.
     drained: Arc<Notify>,
     has_read: bool,
-    /// Whether the reader gets one byte at a time.
+    /// Whether each read returns at most one byte.
     bytewise: bool,
-    /// Bytes that were received and not yet read in bytewise mode.
+    /// In bytewise mode, the bytes that were received and not read yet.
     ahead: VecDeque<u8>,
 }
 
@@ -109,13 +109,15 @@ impl<T> ObservedStream<T> {
         }
     }
 
-    /// Returns one byte per read until [`restart`](Self::restart), for a reader that discards the bytes that it reads ahead.
+    /// Starts bytewise mode, in which each read returns one byte until [`restart`](Self::restart) is called. For a reader that loses the
+    /// bytes behind those it needs.
     pub(crate) fn bytewise(mut self) -> Self {
         self.bytewise = true;
         self
     }
 
-    /// Restarts the record with the next byte, such as the first one behind the response of a proxy. Ends bytewise mode.
+    /// Discards the recorded bytes, starts a new record with the next byte, and ends bytewise mode. Used after the response of a proxy, behind
+    /// which the server speaks.
     pub(crate) fn restart(&mut self) -> FirstBytes {
         self.bytewise = false;
         self.first_bytes = FirstBytes::default();
@@ -127,7 +129,7 @@ impl<T> ObservedStream<T> {
         self.first_bytes.clone()
     }
 
-    /// Returns the notification that all received bytes were read.
+    /// Returns the notification that is sent when the reader has read all received bytes.
     pub(crate) fn drained(&self) -> Arc<Notify> {
         Arc::clone(&self.drained)
     }
@@ -213,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytewise_reader_reads_nothing_ahead() {
+    fn bytewise_stream_reads_no_bytes_ahead() {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut stream = ObservedStream::new(&b"HTTP/1.1 200\r\n\r\nSSH-2.0"[..]).bytewise();
         let first = stream.first_bytes();

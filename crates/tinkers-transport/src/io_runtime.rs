@@ -14,11 +14,11 @@ use crate::shared_runtime;
 
 /// A handle of the runtime that does the I/O of the SDK. Clones are cheap and refer to the same runtime.
 ///
-/// Its tasks do not depend on the caller's executor, which may be blocked, dropped or missing.
+/// The tasks of the runtime do not depend on the caller's executor, which may be blocked, dropped or missing.
 ///
 /// # `fork`
-/// A forked child has only the thread that called `fork`. The SDK does not work there: the threads of [`IoRuntime::shared`] and of
-/// heartbeats do not exist, so waits for them never end, and the connections are shared with the parent. The child must neither use
+/// A forked child has only the thread that called `fork`, so the SDK does not work in the child: the threads of [`IoRuntime::shared`] and
+/// of heartbeats do not exist, calls never end, and the connections are shared with the parent. The child must neither use
 /// clients that were created before the fork nor create new ones. Either call `exec` after `fork`, as [`std::process::Command`] does,
 /// or create the first client after the fork. The parent is not affected, as long as the child does not use its connections.
 #[derive(Clone)]
@@ -63,10 +63,10 @@ impl IoRuntime {
         clock
     }
 
-    /// Runs `work` in the context of this runtime and blocks the calling thread until the result is there.
+    /// Runs `work` in the context of this runtime, and blocks the calling thread until `work` has completed.
     ///
     /// # Panics
-    /// If it is called from asynchronous code, whose thread it would block.
+    /// If called from asynchronous code, whose thread would be blocked.
     pub fn block_on<F: Future>(&self, work: F) -> F::Output {
         self.handle.block_on(work)
     }

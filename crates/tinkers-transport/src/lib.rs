@@ -1,8 +1,10 @@
 //! The HTTP client of tinkers, on hyper.
 #![doc = include_str!("../README.md")]
+#![warn(clippy::exhaustive_enums)]
 
 mod block_on;
 mod builder;
+mod client_certificate;
 mod clock;
 mod connection;
 mod credential;
@@ -26,6 +28,7 @@ mod upload_body;
 
 pub use block_on::block_on;
 pub use builder::HttpTransportBuilder;
+pub use client_certificate::ClientCertificate;
 pub use clock::TokioClock;
 pub use credential::{CloudflareAccess, Credential};
 pub use dedicated_thread::DedicatedThread;

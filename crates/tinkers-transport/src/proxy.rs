@@ -1,4 +1,4 @@
-//! The choice of a proxy for each request, from environment variables that the caller reads.
+//! The choice of a proxy for each request.
 
 use std::fmt;
 
@@ -11,15 +11,17 @@ use tinkers_core::{Error, Origin, Sent, TransportError, TransportErrorKind};
 /// Plain HTTP/1.1 requests are sent to the proxy in absolute form, all others through a `CONNECT` tunnel. Loopback addresses
 /// (`localhost`, 127.0.0.0/8, `::1`) are always reached directly.
 #[derive(Clone, Default)]
+#[must_use]
 pub struct ProxyConfig {
     http: Option<Proxy>,
     https: Option<Proxy>,
     no_proxy: Vec<NoProxyEntry>,
 }
 
-/// A proxy from an environment variable.
+/// A proxy, from an environment variable or set by the caller.
 #[derive(Clone)]
 struct Proxy {
+    /// The name of the variable or of the field, for messages.
     variable: String,
     /// `None` if the value is not the address of an HTTP proxy.
     address: Option<String>,
@@ -34,10 +36,39 @@ struct NoProxyEntry {
     port: Option<u16>,
 }
 
+/// The field of errors about a proxy that the caller set.
+const FIELD: &str = "proxy";
+
 impl ProxyConfig {
     /// Creates a configuration without proxies.
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// Creates a configuration that sends all requests through the proxy at `url`, such as `http://user:password@host:3128`. Name and
+    /// password are sent to the proxy as basic authentication, and do not occur in logs, errors or `Debug` output.
+    ///
+    /// An invalid URL is an error when the transport is built, with the field `proxy`.
+    pub fn all(url: impl AsRef<str>) -> Self {
+        Self::none().http(url.as_ref()).https(url)
+    }
+
+    /// Sets the proxy for `http` URLs.
+    pub fn http(mut self, url: impl AsRef<str>) -> Self {
+        self.http = Some(Proxy::new(FIELD.to_owned(), url.as_ref().trim()));
+        self
+    }
+
+    /// Sets the proxy for `https` URLs.
+    pub fn https(mut self, url: impl AsRef<str>) -> Self {
+        self.https = Some(Proxy::new(FIELD.to_owned(), url.as_ref().trim()));
+        self
+    }
+
+    /// Sets the hosts that are reached directly, in the form of [`NO_PROXY`](Self::from_variables).
+    pub fn no_proxy(mut self, hosts: impl AsRef<str>) -> Self {
+        self.no_proxy = NoProxyEntry::list(hosts.as_ref());
+        self
     }
 
     /// Creates a configuration from environment variables: `HTTP_PROXY` for `http` URLs, `HTTPS_PROXY` for `https` URLs, `ALL_PROXY` for
@@ -87,11 +118,16 @@ impl ProxyConfig {
         })
     }
 
-    /// Checks that the proxy for `origin` is usable.
+    /// Checks the proxies that the caller set, and that the proxy for `origin` is usable.
     ///
     /// # Errors
-    /// `InvalidInput` with the variable as the field.
+    /// `InvalidInput` with `proxy` or the variable as the field.
     pub(crate) fn check(&self, origin: &Origin) -> Result<(), Error> {
+        let mut proxies = [&self.http, &self.https].into_iter().flatten();
+        if proxies.any(|proxy| proxy.variable == FIELD && proxy.address.is_none()) {
+            let expected = "the address of an HTTP proxy, such as http://host:port";
+            return Err(Error::invalid(FIELD, expected));
+        }
         match self.find(origin) {
             Ok(_) => Ok(()),
             Err(unusable) => Err(Error::invalid(&unusable.variable, unusable.expected())),
@@ -208,7 +244,7 @@ impl NoProxyEntry {
 struct UnusableProxy {
     variable: String,
     scheme: Option<String>,
-    /// The address that the proxy is needed for.
+    /// The address of the request that needs the proxy.
     destination: String,
 }
 
@@ -356,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn lower_case_variables_are_preferred_unless_blank() {
+    fn lower_case_proxy_variable_is_preferred_unless_blank() {
         for (variables, expected) in [
             (
                 &[("https_proxy", "low:1"), ("HTTPS_PROXY", "up:1")][..],
@@ -426,7 +462,39 @@ mod tests {
     }
 
     #[test]
-    fn proxy_password_is_not_shown() {
+    fn explicit_proxy_is_used_for_its_scheme() {
+        let url = "http://user:hush@p.test:3128";
+        for (config, http, https) in [
+            (ProxyConfig::all(url), true, true),
+            (ProxyConfig::none().http(url), true, false),
+            (ProxyConfig::none().https(url), false, true),
+            (ProxyConfig::all(url).no_proxy("far.test"), false, false),
+        ] {
+            for (far, is_proxied) in [("http://far.test", http), ("https://far.test", https)] {
+                let expected = is_proxied.then_some("p.test:3128");
+                assert_eq!(
+                    proxy_for(&config, far).as_deref(),
+                    expected,
+                    "{config:?} {far}"
+                );
+            }
+            assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn invalid_explicit_proxy_is_rejected_even_where_it_is_not_needed() {
+        for value in ["socks5://hush:1", "https://hush:1", "", "hush hush"] {
+            let near = BaseUrl::parse("http://127.0.0.1").expect("valid");
+            let error = ProxyConfig::none().https(value).check(near.origin());
+            let error = error.expect_err(value);
+            assert_eq!(error.field(), Some("proxy"));
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn proxy_password_is_not_in_debug_output() {
         let config = with_no_proxy("");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
         let origin = BaseUrl::parse("https://a").expect("valid");

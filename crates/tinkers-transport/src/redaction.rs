@@ -12,15 +12,16 @@ use tinkers_core::{Error, HttpResponse, TransportError};
 
 /// Replaces secrets in responses and errors by asterisks, in the encodings in which servers echo them.
 pub(crate) struct Redactor {
-    /// The secrets without encoding, masked in results.
+    /// The secrets without encoding. They are masked in successful responses.
     plain: Vec<Finder<'static>>,
-    /// The secrets in all encodings, masked in errors.
+    /// The secrets in all encodings. They are masked in errors and in failed responses.
     encoded: Vec<Finder<'static>>,
 }
 
-/// The minimum length of a secret. A shorter one is a placeholder, and may occur anywhere by chance.
+/// The minimum length in bytes of a secret that is masked. A shorter one is a placeholder, and may occur in any text by chance.
 const MIN_LEN: usize = 6;
-/// The minimum length of a secret that is masked in results, which must not be changed by chance.
+/// The minimum length in bytes of a secret that is masked in successful responses. A shorter one might occur in a result by chance, and the
+/// result would be changed.
 const MIN_LEN_IN_RESULTS: usize = 16;
 
 impl Redactor {
@@ -134,7 +135,8 @@ impl fmt::Debug for Redactor {
     }
 }
 
-/// Returns `bytes` with an asterisk for each byte of the patterns, so that lengths do not change. Returns `None` if no pattern occurs.
+/// Returns `bytes` with each byte of a found pattern replaced by an asterisk, so that the length does not change, or `None` if no pattern
+/// occurs.
 fn masked<'a>(
     bytes: &[u8],
     encodings: impl Iterator<Item = &'a Finder<'static>>,
@@ -159,7 +161,7 @@ fn length(pattern: &Finder<'_>) -> usize {
     pattern.needle().len()
 }
 
-/// Returns a secret without encoding, in JSON, percent-encoded, and in base64 at each of the three alignments.
+/// Returns the forms of a secret that are masked: as it is, in JSON, percent-encoded, and in base64 at each of the three alignments.
 fn encodings(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut encodings = vec![secret.to_vec()];
     for escaped in [&b"\"\\"[..], b"\"\\/"] {
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn results_are_masked_only_for_long_secrets() {
+    fn short_secret_is_not_masked_in_successful_responses() {
         let numbers = r#"[0.12345678, 12345678, "dummy"]"#;
         for status in [200, 400] {
             let mut outcome = response(status, numbers);

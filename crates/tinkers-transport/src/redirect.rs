@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_are_followed_by_method_and_origin() {
+    fn redirect_is_followed_depending_on_method_and_origin() {
         let (http, https) = ("http://h:1", "https://h");
         for status in [301, 302, 303, 307, 308] {
             let get = decide(Method::GET, https, status, "https://other/x");

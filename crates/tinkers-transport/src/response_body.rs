@@ -6,12 +6,17 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use tinkers_core::{Sent, TransportError, TransportErrorKind};
+#[cfg(feature = "zstd")]
 use zstd::stream::raw::{DParameter, Operation};
 
-/// The encodings that are accepted from servers.
-pub(crate) const ACCEPT_ENCODING: &str = "gzip, zstd";
+/// The value of the `accept-encoding` header: the content encodings that can be decoded.
+pub(crate) const ACCEPT_ENCODING: &str = if cfg!(feature = "zstd") {
+    "gzip, zstd"
+} else {
+    "gzip"
+};
 
-/// The maximum capacity reserved for a `Content-Length`. Longer bodies grow as they arrive.
+/// The maximum capacity in bytes that is reserved for an announced `Content-Length`. For a longer body, more is allocated as it arrives.
 const MAX_RESERVED: usize = 1 << 20;
 
 /// Collects the body of one response.
@@ -25,16 +30,17 @@ enum Inner {
     Plain {
         first: Bytes,
         more: BytesMut,
-        /// The capacity to reserve for a second chunk.
+        /// The capacity in bytes to reserve when a second chunk arrives.
         room: usize,
     },
     Gzip(Box<flate2::write::MultiGzDecoder<BoundedBuffer>>),
+    #[cfg(feature = "zstd")]
     Zstd(Box<ZstdStream>),
 }
 
 impl BodyCollector {
-    /// Creates a collector for a response with these headers, of at most `limit` bytes after decompression. Removes the headers that do
-    /// not apply to the decompressed body.
+    /// Creates a collector for the body of a response with these headers. The body may have at most `limit` bytes after decompression.
+    /// Removes the headers that do not apply to the decompressed body.
     ///
     /// # Errors
     /// `Decode` for an unknown encoding, and `TooLarge` for a `Content-Length` above the limit.
@@ -69,6 +75,7 @@ impl BodyCollector {
             "gzip" | "x-gzip" => {
                 Inner::Gzip(Box::new(flate2::write::MultiGzDecoder::new(bounded())))
             }
+            #[cfg(feature = "zstd")]
             "zstd" => {
                 let stream = ZstdStream::new(bounded());
                 Inner::Zstd(Box::new(
@@ -92,7 +99,7 @@ impl BodyCollector {
         })
     }
 
-    /// Adds the next chunk.
+    /// Appends the next chunk of the body, and decompresses it.
     pub(crate) fn push(&mut self, chunk: Bytes) -> Result<(), TransportError> {
         self.has_data |= !chunk.is_empty();
         match &mut self.inner {
@@ -115,6 +122,7 @@ impl BodyCollector {
             Inner::Gzip(decoder) => decoder
                 .write_all(&chunk)
                 .map_err(|error| classify("gzip", error, self.limit)),
+            #[cfg(feature = "zstd")]
             Inner::Zstd(stream) => stream
                 .push(&chunk)
                 .map_err(|error| classify("zstd", error, self.limit)),
@@ -141,6 +149,7 @@ impl BodyCollector {
                 Ok(bounded) => Ok(bounded.bytes.into()),
                 Err(error) => Err(classify("gzip", error, limit)),
             },
+            #[cfg(feature = "zstd")]
             Inner::Zstd(stream) => stream
                 .finish()
                 .map_err(|error| classify("zstd", error, limit)),
@@ -151,7 +160,7 @@ impl BodyCollector {
 /// Decodes a body in two chunks, for fuzz tests.
 ///
 /// # Errors
-/// Those of a response body.
+/// `Decode` for a body that cannot be decoded, and `TooLarge` for one of more than `limit` bytes.
 #[cfg(feature = "fuzz")]
 pub fn decode_body(encoding: &str, body: &[u8], limit: usize) -> Result<Bytes, TransportError> {
     let mut headers = HeaderMap::new();
@@ -165,15 +174,17 @@ pub fn decode_body(encoding: &str, body: &[u8], limit: usize) -> Result<Bytes, T
     collector.finish()
 }
 
-/// A push-based zstd decoder that knows whether it is at the end of a frame.
+/// A zstd decoder that is fed with chunks, and detects a body that ends within a frame.
+#[cfg(feature = "zstd")]
 struct ZstdStream {
     decoder: zstd::stream::raw::Decoder<'static>,
     output: BoundedBuffer,
     scratch: Vec<u8>,
-    /// Zero at the end of a frame.
+    /// The decoder's estimate of the bytes that are missing from the current frame; 0 at the end of a frame.
     remaining: usize,
 }
 
+#[cfg(feature = "zstd")]
 impl ZstdStream {
     fn new(output: BoundedBuffer) -> io::Result<Self> {
         let mut decoder = zstd::stream::raw::Decoder::new()?;
@@ -212,10 +223,12 @@ impl ZstdStream {
     }
 }
 
-/// The maximum window, which a decoder allocates: 8 MB, the limit for HTTP (RFC 9659).
+/// The binary logarithm of the maximum zstd window, which a decoder allocates: 8 MB, the limit for HTTP (RFC 9659).
+#[cfg(feature = "zstd")]
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// The maximum size of a zstd block.
+/// The size of the output buffer in bytes: the maximum size of a zstd block.
+#[cfg(feature = "zstd")]
 const ZSTD_SCRATCH: usize = 128 * 1024;
 
 /// A buffer with a size limit, since a small compressed body may expand to any size.
@@ -301,6 +314,7 @@ mod tests {
         })
     }
 
+    #[cfg(feature = "zstd")]
     #[test]
     fn zstd_frame_with_a_large_window_is_rejected() {
         // Empty frames, with windows of 128 MB and of 8 MB.
@@ -315,11 +329,13 @@ mod tests {
         let body: Vec<u8> = (0..100_000u32)
             .flat_map(|n| (n / 7).to_le_bytes())
             .collect();
+        #[cfg(feature = "zstd")]
         let zstd = zstd::bulk::compress(&body, 3).expect("compresses");
         let packed = gzip(&body);
         for chunk in [1, 1000, usize::MAX] {
             for (encoding, bytes) in [
                 ("gzip", &packed[..]),
+                #[cfg(feature = "zstd")]
                 ("zstd", &zstd),
                 ("identity", &body),
                 ("", &body),
@@ -337,9 +353,15 @@ mod tests {
     #[test]
     fn size_limit_is_exact_for_every_encoding() {
         let body = vec![b'a'; 1 << 20];
+        #[cfg(feature = "zstd")]
         let zstd = zstd::bulk::compress(&body, 3).expect("compresses");
         let packed = gzip(&body);
-        for (encoding, bytes) in [("gzip", &packed[..]), ("zstd", &zstd), ("", &body)] {
+        for (encoding, bytes) in [
+            ("gzip", &packed[..]),
+            #[cfg(feature = "zstd")]
+            ("zstd", &zstd),
+            ("", &body),
+        ] {
             assert!(
                 decode(encoding, bytes, 4096, body.len()).is_ok(),
                 "{encoding}"
@@ -369,5 +391,17 @@ mod tests {
                 TransportErrorKind::Decode
             );
         }
+    }
+
+    #[test]
+    fn only_encodings_that_can_be_decoded_are_accepted() {
+        let mut headers = HeaderMap::new();
+        for encoding in ACCEPT_ENCODING.split(", ") {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+            assert!(BodyCollector::new(&mut headers, 9).is_ok(), "{encoding}");
+        }
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+        let is_decoded = BodyCollector::new(&mut headers, 9).is_ok();
+        assert_eq!(is_decoded, ACCEPT_ENCODING.contains("zstd"));
     }
 }

@@ -8,14 +8,16 @@ use std::path::PathBuf;
 use rustls::pki_types::CertificateDer;
 use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 
-/// Files and directories of trusted root certificates in PEM form, which replace the certificates of the system. By default there are
-/// none, and those of the system are used.
+/// The source of trusted root certificates: the store of the system, which is the default; files and directories that replace it; or
+/// neither.
 ///
-/// The files are read on the first use of TLS.
+/// The certificates are read on the first use of TLS.
 #[derive(Debug, Clone, Default)]
 pub struct RootFiles {
+    is_none: bool,
+    /// The files and directories in PEM form. If there are none, the store of the system is used.
     sources: Vec<Source>,
-    /// The environment variables that name the files, for messages.
+    /// The names of the environment variables that list the files, for messages.
     variables: String,
 }
 
@@ -26,10 +28,10 @@ struct Source {
     is_directory: bool,
 }
 
-/// The certificates that were found, and the problems in doing so.
+/// The certificates that were found, and the problems that occurred.
 pub(crate) struct LoadedRoots {
     pub(crate) certificates: Vec<CertificateDer<'static>>,
-    /// A message per unreadable source, with its path and variable.
+    /// One message for each source that could not be read, with the path and the environment variable.
     pub(crate) problems: Vec<String>,
 }
 
@@ -61,7 +63,23 @@ impl RootFiles {
         let mut names: Vec<&str> = sources.iter().map(|source| source.variable).collect();
         names.dedup();
         let variables = names.join(" and ");
-        Self { sources, variables }
+        Self {
+            is_none: false,
+            sources,
+            variables,
+        }
+    }
+
+    /// Trusts no certificates except those that the transport builder adds.
+    pub fn none() -> Self {
+        Self {
+            is_none: true,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_none(&self) -> bool {
+        self.is_none
     }
 
     /// Returns the environment variables that name the files, or `None` if the certificates of the system are used.
@@ -71,6 +89,12 @@ impl RootFiles {
 
     /// Reads the certificates.
     pub(crate) fn load(&self) -> LoadedRoots {
+        if self.is_none {
+            return LoadedRoots {
+                certificates: Vec::new(),
+                problems: Vec::new(),
+            };
+        }
         if self.sources.is_empty() {
             let found = system();
             let problems = found
@@ -108,7 +132,7 @@ impl RootFiles {
         loaded
     }
 
-    /// Returns the message for the case that there is no certificate.
+    /// Returns the error message for TLS without any trusted root certificate.
     pub(crate) fn missing_message(&self, problems: &[String]) -> String {
         let mut message = "no trusted root certificate".to_owned();
         match self.variables() {
@@ -171,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_unusable_file_and_its_variable() {
+    fn error_names_an_unusable_certificate_file_and_its_variable() {
         let empty = std::env::temp_dir().join(format!("tinkers-empty-{}.pem", std::process::id()));
         std::fs::write(&empty, "no certificate\n").expect("a file");
         let empty_path = empty.to_str().expect("text").to_owned();

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tinkers_core::{Error, ErrorKind, Sent};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Never shut down: connections and heartbeats may outlive all clients.
+/// The shared runtime. It is never shut down, since connections and heartbeats may outlive all clients.
 static SHARED: Mutex<Shared> = Mutex::new(Shared {
     threads: NonZeroUsize::MIN,
     runtime: None,
@@ -17,7 +17,7 @@ struct Shared {
     runtime: Option<Runtime>,
 }
 
-/// Only name resolution blocks, and more threads do not make a resolver faster.
+/// The maximum number of threads for blocking work. The only such work is name resolution, which more threads do not make faster.
 pub(crate) const RESOLVER_THREADS: usize = 8;
 
 /// Returns the handle of the shared runtime, which is started on first use on threads named `tinkers-io`.
@@ -53,7 +53,7 @@ pub(crate) fn set_threads(threads: NonZeroUsize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns the number of worker threads that is set.
+/// Returns the number of worker threads that the shared runtime has or will start with.
 #[cfg(test)]
 pub(crate) fn threads() -> NonZeroUsize {
     lock().threads
@@ -63,7 +63,7 @@ fn lock() -> MutexGuard<'static, Shared> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns the error for threads that the operating system does not provide.
+/// Returns the error of a thread that the operating system could not start.
 pub(crate) fn cannot_start(name: &str, error: std::io::Error) -> Error {
     let message = format!("cannot start {name}");
     Error::new(ErrorKind::Io, Sent::NotSent, message).with_source(error)

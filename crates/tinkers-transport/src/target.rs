@@ -7,7 +7,7 @@ use http::uri::{self, Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 use tinkers_core::{Origin, Scheme};
 
-/// An origin in the forms that requests need, computed once.
+/// An origin, and the forms of it that requests need, which are computed once.
 pub(crate) struct OriginParts {
     pub(crate) origin: Origin,
     /// The value of the `Host` header.
@@ -16,7 +16,7 @@ pub(crate) struct OriginParts {
 }
 
 impl OriginParts {
-    /// Returns `None` if the host is not valid in a request.
+    /// Computes the forms of `origin`. Returns `None` if the host is not valid in a request.
     pub(crate) fn new(origin: Origin) -> Option<Arc<Self>> {
         let name = Bytes::from(origin.authority());
         Some(Arc::new(Self {
@@ -65,7 +65,7 @@ impl Target {
         &self.origin_parts.host
     }
 
-    /// Returns the target in absolute form, for HTTP/2 and for proxies.
+    /// Returns the target as an absolute URI, which HTTP/2 and proxies need.
     pub(crate) fn absolute(&self) -> Option<Uri> {
         let mut parts = uri::Parts::default();
         parts.scheme = Some(match self.origin().scheme() {

@@ -2,14 +2,19 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 use tinkers_core::{
-    Error, Origin, RecoveredError, RecoveredErrors, Sent, TransportError, TransportErrorKind,
+    Error, Origin, RecoveredError, RecoveredErrors, Scheme, Sent, TransportError,
+    TransportErrorKind,
 };
 use tokio_rustls::TlsConnector;
 
+use crate::client_certificate::ClientCertificate;
 use crate::root_certificates::RootFiles;
 
 /// The HTTP versions that a transport uses.
@@ -25,13 +30,14 @@ pub enum HttpVersions {
     Http2PriorKnowledge,
 }
 
-/// The trusted root certificates, and the TLS configuration with them.
+/// The certificates of the transport, and the TLS configuration made from them.
 #[derive(Debug, Default)]
 pub(crate) struct Tls {
     roots: RootFiles,
     added_roots: Vec<CertificateDer<'static>>,
+    client_certificate: Option<Arc<SingleCertAndKey>>,
     recovered_errors: Arc<RecoveredErrors>,
-    /// Created on first use: plain HTTP does not need the certificates.
+    /// The configuration, created on first use, since plain HTTP does not need the certificates.
     config: Mutex<Option<Arc<ClientConfig>>>,
 }
 
@@ -39,6 +45,7 @@ impl Tls {
     pub(crate) fn new(
         roots: RootFiles,
         added_roots: Vec<CertificateDer<'static>>,
+        client_certificate: Option<&ClientCertificate>,
         recovered_errors: Arc<RecoveredErrors>,
     ) -> Result<Self, Error> {
         let mut probe = RootCertStore::empty();
@@ -48,24 +55,44 @@ impl Tls {
                     .with_source(error)
             })?;
         }
+        if roots.is_none() && added_roots.is_empty() {
+            let expected = "at least one certificate, since those of the system are not trusted";
+            return Err(Error::invalid("root_certificate", expected));
+        }
+        let client_certificate = match (client_certificate, provider()) {
+            (None, _) => None,
+            (Some(_), None) => return Err(Error::invalid("client_certificate", NO_PROVIDER)),
+            (Some(certificate), Some(provider)) => Some(certificate.resolver(&provider)?),
+        };
         Ok(Self {
             roots,
             added_roots,
+            client_certificate,
             recovered_errors,
             config: Mutex::new(None),
         })
     }
 
-    /// Returns the connector for TLS with `origin`, and the server name.
+    /// Returns the connector for TLS with `origin`, and the server name. Only a trusted origin, that of the base URL, gets the client
+    /// certificate.
     ///
     /// # Errors
-    /// `Tls` if there is no root certificate, or the host is not a valid server name.
+    /// `Tls` if there is no root certificate or no TLS provider, or the host is not a valid server name.
     pub(crate) fn connector(
         &self,
         origin: &Origin,
         versions: HttpVersions,
+        is_trusted: bool,
     ) -> Result<(TlsConnector, ServerName<'static>), TransportError> {
         let mut config = ClientConfig::clone(&*self.config()?);
+        match &self.client_certificate {
+            Some(certificate) if is_trusted => {
+                config.client_auth_cert_resolver = Arc::<SingleCertAndKey>::clone(certificate);
+            }
+            // A resumed session would identify the client, too.
+            Some(_) => config.resumption = Resumption::disabled(),
+            None => {}
+        }
         config.alpn_protocols = match versions {
             HttpVersions::Negotiate => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             HttpVersions::Http1 => vec![b"http/1.1".to_vec()],
@@ -84,6 +111,8 @@ impl Tls {
         if let Some(config) = &*cached {
             return Ok(Arc::clone(config));
         }
+        let provider =
+            provider().ok_or_else(|| failed(format!("cannot use TLS: expected {NO_PROVIDER}")))?;
         let mut roots = RootCertStore::empty();
         let loaded = self.roots.load();
         for problem in &loaded.problems {
@@ -99,7 +128,6 @@ impl Tls {
         if roots.is_empty() {
             return Err(failed(self.roots.missing_message(&loaded.problems)));
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| failed("cannot configure TLS").with_source(error))?
@@ -107,6 +135,47 @@ impl Tls {
             .with_no_client_auth();
         Ok(Arc::clone(cached.insert(Arc::new(config))))
     }
+}
+
+/// What is expected where TLS is needed and there is no provider.
+const NO_PROVIDER: &str = "a TLS provider; enable the feature `ring` or `aws-lc-rs` of the crate tinkers, or install a \
+                           rustls CryptoProvider as the default of the process";
+
+/// Checks that there is a TLS provider if the scheme of `origin` needs one.
+///
+/// # Errors
+/// `InvalidInput` with the field `base_url`.
+pub(crate) fn check_provider(
+    origin: &Origin,
+    provider: Option<&CryptoProvider>,
+) -> Result<(), Error> {
+    match origin.scheme() == Scheme::Https && provider.is_none() {
+        true => {
+            let expected = format!("an http URL, or {NO_PROVIDER}");
+            Err(Error::invalid("base_url", expected))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Returns the cryptography for TLS: the default provider of the process if the program has installed one, or that of a feature.
+pub(crate) fn provider() -> Option<Arc<CryptoProvider>> {
+    CryptoProvider::get_default().cloned().or_else(built_in)
+}
+
+#[cfg(feature = "aws-lc-rs")]
+fn built_in() -> Option<Arc<CryptoProvider>> {
+    Some(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+}
+
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+fn built_in() -> Option<Arc<CryptoProvider>> {
+    Some(Arc::new(rustls::crypto::ring::default_provider()))
+}
+
+#[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
+fn built_in() -> Option<Arc<CryptoProvider>> {
+    None
 }
 
 /// Parses the certificates in a PEM text.
@@ -126,7 +195,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, E
     }
 }
 
-/// Returns the server name. Underscores, which are not valid in certificates, become hyphens.
+/// Returns the name of the server in its certificate. Underscores, which are not valid in certificates, become hyphens.
 fn server_name(origin: &Origin) -> Result<ServerName<'static>, TransportError> {
     ServerName::try_from(origin.bare_host().replace('_', "-")).map_err(|error| {
         failed(format!(
@@ -174,9 +243,32 @@ mod tests {
         let error = Tls::new(
             RootFiles::default(),
             certificates(shape).expect("PEM"),
+            None,
             Arc::default(),
         )
         .expect_err("no X.509");
         assert_eq!(error.field(), Some("root_certificate"));
+    }
+
+    #[test]
+    fn https_url_without_a_provider_is_rejected_with_the_features() {
+        let secure = BaseUrl::parse("https://h").expect("valid");
+        let plain = BaseUrl::parse("http://h").expect("valid");
+        check_provider(plain.origin(), None).expect("no TLS is needed");
+        let provider = rustls::crypto::ring::default_provider();
+        check_provider(secure.origin(), Some(&provider)).expect("there is TLS");
+        let error = check_provider(secure.origin(), None).expect_err("no TLS");
+        assert_eq!(error.field(), Some("base_url"));
+        let text = error.to_string();
+        assert!(
+            text.contains("`ring`") && text.contains("`aws-lc-rs`"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn provider_follows_the_features() {
+        let has_feature = cfg!(any(feature = "ring", feature = "aws-lc-rs"));
+        assert_eq!(built_in().is_some(), has_feature);
     }
 }

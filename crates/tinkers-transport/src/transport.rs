@@ -1,4 +1,4 @@
-//! The HTTP transport: pooled connections, redirects, and one retry of requests that a stale connection did not carry.
+//! The HTTP transport: pooled connections, redirects, and one retry of a request if the server had closed its connection before.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,7 +50,7 @@ struct Inner {
     close_state: watch::Sender<CloseState>,
 }
 
-/// Whether the transport is closed, and the number of requests in flight.
+/// The progress of a close: whether the transport is closed, and the number of requests in flight.
 #[derive(Debug, Default)]
 struct CloseState {
     closed: bool,
@@ -119,8 +119,8 @@ impl HttpTransport {
         self.inner.pool.class(class).stats()
     }
 
-    /// Sends a request in the calling task, which must be on the transport's runtime or have come from there. Panics are contained,
-    /// as they are in a task.
+    /// Sends a request in the calling task, which must run on the transport's runtime. A panic becomes an error, as in
+    /// [`send_in_task`](Self::send_in_task).
     async fn send_here(&self, mut request: HttpRequest) -> Result<HttpResponse, TransportError> {
         let in_flight = InFlightGuard::start(&self.inner)?;
         let span = span(&request);
@@ -168,7 +168,7 @@ impl HttpTransport {
     }
 
     /// Closes the transport: later requests fail with `Closed`, and the connections are closed when the requests in flight are done.
-    /// Idempotent.
+    /// Closing a closed transport does nothing.
     pub fn close(&self) {
         self.inner.change(|close_state| close_state.closed = true);
     }
@@ -211,7 +211,7 @@ fn span(request: &HttpRequest) -> Span {
     )
 }
 
-/// Counts a request as in flight until it is dropped.
+/// A guard that counts one request as in flight until the guard is dropped.
 struct InFlightGuard(Arc<Inner>);
 
 impl InFlightGuard {
@@ -238,8 +238,8 @@ impl Drop for InFlightGuard {
 }
 
 impl Inner {
-    /// Changes the close state. When the transport is closed and no request is in flight, closes the connections and wakes the waiters
-    /// of [`HttpTransport::closed`]; other changes wake no waiter, since each request makes two.
+    /// Applies `change` to the close state. If the transport is closed and no request is in flight after the change, closes the connections
+    /// and wakes the waiters of [`HttpTransport::closed`]. No other change wakes them, since each request causes two changes.
     fn change(&self, change: impl FnOnce(&mut CloseState)) {
         let is_finished = self.close_state.send_if_modified(|close_state| {
             change(close_state);
@@ -334,7 +334,8 @@ impl Inner {
         }
     }
 
-    /// Sends a request on a pooled connection. If a reused connection did not carry it, sends it once more on another one.
+    /// Sends a request on a pooled connection. If the server had closed a reused connection before it processed the request, sends the
+    /// request once more on another connection.
     async fn send_pooled(
         &self,
         outgoing: &OutgoingRequest<'_>,
@@ -391,7 +392,7 @@ impl Inner {
         }
     }
 
-    /// Sends a request to the origin of a redirect, on a connection of its own.
+    /// Sends a request to another origin, to which a redirect led, on a new connection that carries only this request.
     async fn send_foreign(
         &self,
         outgoing: &OutgoingRequest<'_>,

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tinkers_core::{Clock, Timestamp};
 
-/// The size of a chunk in bytes. Small enough to show the progress of an upload, and large enough for a low overhead.
+/// The size of a chunk in bytes: small enough to show the progress of an upload, and large enough for a low overhead.
 const CHUNK: usize = 128 * 1024;
 
-/// The progress of an upload. Written by the task of the connection, read by that of the request.
+/// The progress of an upload, which the task of the connection records and the task of the request reads.
 #[derive(Debug)]
 pub(crate) struct UploadProgress {
     clock: Arc<dyn Clock>,
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_the_time_of_the_last_chunk() {
+    fn upload_progress_is_the_time_of_the_last_chunk() {
         let clock = ManualClock::new();
         let progress = UploadProgress::new(Arc::new(clock.clone()), Timestamp::ORIGIN);
         let body = Bytes::from(vec![7; CHUNK + 1]);

@@ -11,7 +11,7 @@ use common::{BOTH, Server, client, get, holding_server, respond_with, spawn, unt
 
 mod common;
 
-/// A manual clock whose date includes suspends of the machine.
+/// A manual clock whose date advances during a simulated suspend of the machine.
 #[derive(Debug, Clone, Default)]
 struct Suspended {
     clock: ManualClock,
@@ -33,7 +33,7 @@ impl Clock for Suspended {
 }
 
 #[tokio::test]
-async fn connections_are_retired_after_a_suspend() {
+async fn connections_are_replaced_after_a_suspend_of_the_machine() {
     for (server_version, versions) in BOTH {
         let (server, permits) = holding_server(server_version);
         let clock = Suspended::default();

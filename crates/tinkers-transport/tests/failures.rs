@@ -17,15 +17,15 @@ use common::{
 
 mod common;
 
-const LIMITS: Timeouts = Timeouts {
-    connect: Duration::from_secs(5),
-    first_byte: Duration::from_secs(60),
-    idle: Duration::from_secs(30),
-    total: Duration::from_secs(600),
-};
+const LIMITS: Timeouts = Timeouts::new()
+    .with_connect(Duration::from_secs(5))
+    .with_first_byte(Duration::from_secs(60))
+    .with_idle(Duration::from_secs(30))
+    .with_total(Duration::from_secs(600));
 
-/// Sends a request with `LIMITS` to a server that writes `script` after the head. Then advances the clock by `steps`, and returns the
-/// error, which must not occur before the last step. The server `silent` does not take part in TLS.
+/// Sends a request with the timeouts `LIMITS` to a server that writes `script` after it has read the head. Then advances the clock by each of
+/// `steps`, and returns the error of the request, which must not occur before the last step.
+/// With the script `silent`, the server does not respond to the TLS handshake.
 async fn fails(
     script: &'static str,
     versions: HttpVersions,
@@ -144,11 +144,9 @@ async fn wait_for_a_connection_exceeds_the_total_limit() {
     let send = |total: u64| {
         let transport = transport.clone();
         let mut request = get("/x", RouteClass::Rest);
-        request.timeouts = Timeouts {
-            first_byte: Duration::from_secs(900),
-            total: Duration::from_secs(total),
-            ..LIMITS
-        };
+        request.timeouts = LIMITS
+            .with_first_byte(Duration::from_secs(900))
+            .with_total(Duration::from_secs(total));
         tokio::spawn(async move { transport.send(request).await })
     };
     let first = send(600);
@@ -195,11 +193,7 @@ async fn stalled_upload_exceeds_the_idle_limit() {
     let mut request = post("/x", RouteClass::Train, vec![1; 64 << 20]);
     // Far beyond the limit of the upload.
     let never = Duration::from_secs(1 << 40);
-    request.timeouts = Timeouts {
-        first_byte: never,
-        total: never,
-        ..LIMITS
-    };
+    request.timeouts = LIMITS.with_first_byte(never).with_total(never);
     let sending = tokio::spawn(async move { transport.send(request).await });
     reports.recv().await.expect("the request has arrived");
     while !sending.is_finished() {
@@ -242,7 +236,7 @@ async fn truncated_body_is_a_broken_connection() {
 }
 
 #[tokio::test]
-async fn unknown_protocol_is_a_broken_connection() {
+async fn response_that_is_not_http_is_a_broken_connection() {
     for versions in [HttpVersions::Http1, HttpVersions::Http2PriorKnowledge] {
         let (address, _) = listen(|mut stream, _| async move {
             write(
@@ -359,7 +353,7 @@ async fn invalid_paths_are_rejected_before_sending() {
 }
 
 #[tokio::test]
-async fn every_status_is_a_response() {
+async fn response_of_every_status_is_returned() {
     let server = Server::start(ServerVersion::Http1, |recorded| {
         let status: u16 = recorded.uri.path()[1..].parse().expect("a number");
         respond(
@@ -383,7 +377,7 @@ async fn every_status_is_a_response() {
 }
 
 #[test]
-fn invalid_settings_are_rejected_by_name() {
+fn invalid_setting_is_named_in_the_error() {
     let field = |build: Result<HttpTransport, tinkers_core::Error>| {
         build.expect_err("refused").field().map(str::to_owned)
     };
@@ -405,6 +399,6 @@ fn invalid_settings_are_rejected_by_name() {
                 .build()
         )
         .as_deref(),
-        Some("streams")
+        Some("connection_limits.poll.streams")
     );
 }

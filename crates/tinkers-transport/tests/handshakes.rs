@@ -23,7 +23,7 @@ enum Close {
     Reset,
 }
 
-/// Starts a server that closes its first connection after the first bytes of the client.
+/// Starts a TLS server that closes its first connection when the first bytes of the client have arrived.
 fn failing_once(close: Close) -> Secure {
     secure_after(
         &["h2", "http/1.1"],
@@ -97,6 +97,8 @@ async fn call_is_retried_after_an_interrupted_tls_handshake() {
             billing_limit: Duration::ZERO,
             recovered_errors: Arc::default(),
             closing: Arc::default(),
+            timeouts: Default::default(),
+            retries: Default::default(),
         };
         let call = tokio::spawn(async move {
             let call = Call::post("/x", "{}".into(), RouteClass::Train);
@@ -135,10 +137,7 @@ async fn connect_limit_restarts_after_a_fallback_to_http1() {
     let send = |path: &str| {
         let transport = transport.clone();
         let mut request = get(path, RouteClass::Rest);
-        request.timeouts = Timeouts {
-            connect: Duration::from_secs(5),
-            ..Timeouts::default()
-        };
+        request.timeouts = Timeouts::default().with_connect(Duration::from_secs(5));
         tokio::spawn(async move { transport.send(request).await })
     };
     let stats = || transport.stats(RouteClass::Rest);

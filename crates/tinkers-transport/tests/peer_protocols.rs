@@ -11,7 +11,7 @@ use common::{Server, ServerVersion, client, closed, get, listen, respond_with};
 
 mod common;
 
-/// Starts a server that sends `bytes` and closes the connection, either at once or after it has received something.
+/// Starts a server that sends `bytes` and closes the connection. If `waits`, it first waits until it has received a byte.
 fn peer(waits: bool, bytes: &'static [u8]) -> SocketAddr {
     let (address, _) = listen(move |mut stream, _| async move {
         if waits {
@@ -36,7 +36,7 @@ async fn send_to(url: String, versions: HttpVersions, proxy: ProxyConfig) -> Tra
 }
 
 #[tokio::test]
-async fn foreign_protocol_of_a_server_is_named() {
+async fn error_names_the_protocol_of_a_server_that_is_not_http() {
     let http1 = Server::start(ServerVersion::Http1, |_| respond_with("x"));
     let http2 = Server::start(ServerVersion::Http2, |_| respond_with("x"));
     let tls = secure(&["http/1.1"]);
@@ -142,7 +142,7 @@ async fn foreign_protocol_of_a_server_is_named() {
 }
 
 #[tokio::test]
-async fn foreign_protocol_of_a_proxy_is_named() {
+async fn error_names_the_protocol_of_a_proxy_that_is_not_http() {
     let authentication_required: &[u8] =
         b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
     for (scheme, greeting, expected) in [

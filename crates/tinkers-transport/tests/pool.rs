@@ -65,7 +65,7 @@ async fn http1_connection_is_not_reused_after_a_500() {
 }
 
 #[tokio::test]
-async fn classes_do_not_share_connections() {
+async fn route_classes_do_not_share_connections() {
     let server = Server::start(ServerVersion::Http2, |_| respond_with("x"));
     let transport = http2(&server);
     for class in RouteClass::ALL {
@@ -97,7 +97,7 @@ async fn http1_connections_are_limited() {
 }
 
 #[tokio::test]
-async fn waiters_are_served_in_order_without_dropped_ones() {
+async fn waiting_requests_are_served_in_order() {
     let (server, permits) = holding_server(ServerVersion::Http1);
     let mut limits = ClassConnectionLimits::of(RouteClass::Rest);
     limits.max_connections = 1;
@@ -322,7 +322,7 @@ async fn requests_after_a_goaway_use_another_connection() {
 }
 
 #[tokio::test]
-async fn idle_connection_is_closed_at_its_limit() {
+async fn idle_connection_is_closed_after_its_timeout() {
     let clock = ManualClock::new();
     let closed_count = Arc::new(AtomicUsize::new(0));
     let (address, _) = listen({

@@ -15,7 +15,7 @@ use common::{
 mod common;
 
 #[tokio::test]
-async fn refused_connection_fails_all_waiters() {
+async fn refused_connection_fails_all_waiting_requests() {
     let address = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.local_addr().expect("an address")
@@ -65,7 +65,7 @@ async fn close_finishes_requests_in_flight_and_rejects_new_ones() {
 }
 
 #[tokio::test]
-async fn close_and_drop_close_the_sockets() {
+async fn closing_or_dropping_a_transport_closes_its_sockets() {
     let open = Arc::new(AtomicUsize::new(0));
     let (address, connections) = listen({
         let open = Arc::clone(&open);

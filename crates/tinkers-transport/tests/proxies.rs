@@ -13,7 +13,7 @@ mod common;
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// Starts a proxy that connects all tunnels with `to` or refuses them, and responds itself to requests in absolute form.
+/// Starts a proxy. It connects all tunnels with `to`, or refuses them if `to` is `None`, and itself responds to requests in absolute form.
 fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
     let heads = Heads::default();
     let journal = Arc::clone(&heads);
@@ -119,7 +119,7 @@ async fn http2_is_tunnelled_and_hides_the_key_from_the_proxy() {
 }
 
 #[tokio::test]
-async fn refused_tunnel_names_the_proxy() {
+async fn error_of_a_refused_tunnel_names_the_proxy() {
     let (config, heads) = proxy(None);
     let transport = client("https://far.test")
         .proxy(config)
@@ -143,7 +143,7 @@ async fn refused_tunnel_names_the_proxy() {
 }
 
 #[tokio::test]
-async fn loopback_is_reached_directly() {
+async fn loopback_address_is_reached_without_the_proxy() {
     let server = Server::start(ServerVersion::Http1, |_| respond_with("direct"));
     let (config, heads) = proxy(None);
     let transport = client(&server.url()).proxy(config).build().expect("valid");

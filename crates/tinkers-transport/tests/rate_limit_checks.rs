@@ -43,7 +43,7 @@ impl FakeLimiter {
         self.is_closed.store(is_closed, Ordering::SeqCst);
     }
 
-    /// Returns a request with a permit of this limiter.
+    /// Returns a request for `path`, and the permit that admits the request.
     fn request(self: &Arc<Self>, path: &str) -> (HttpRequest, SubmitPermit) {
         let mut permit = SubmitPermit::new(Arc::<Self>::clone(self), Ticket::default());
         let mut request = get(path, RouteClass::Sample);
@@ -83,7 +83,7 @@ fn single_connection(server: &Server, versions: HttpVersions) -> HttpTransport {
 }
 
 #[tokio::test]
-async fn revoked_request_that_waited_for_a_connection_is_held() {
+async fn request_is_held_if_the_gate_closes_before_a_connection_is_free() {
     for (server_version, versions) in BOTH {
         let (server, permits) = holding_server(server_version);
         let transport = single_connection(&server, versions);
@@ -113,7 +113,7 @@ async fn revoked_request_that_waited_for_a_connection_is_held() {
 }
 
 #[tokio::test]
-async fn revoked_request_that_waited_for_a_dial_is_held() {
+async fn request_is_held_if_the_gate_closes_while_connecting() {
     for (server_version, versions) in BOTH {
         let (server, _permits) = holding_server(server_version);
         let transport = single_connection(&server, versions);
@@ -205,7 +205,7 @@ async fn rate_limited_response_with_an_invalid_body_is_kept() {
 }
 
 #[tokio::test]
-async fn rate_limit_is_reported_before_the_body() {
+async fn rate_limited_response_is_reported_before_its_body() {
     let release = Arc::new(Semaphore::new(0));
     let (address, _) = listen({
         let release = Arc::clone(&release);

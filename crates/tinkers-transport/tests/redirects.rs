@@ -2,7 +2,6 @@
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Response};
-use secrecy::SecretString;
 use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportErrorKind};
 use tinkers_transport::{CloudflareAccess, Credential, HttpTransport, HttpVersions};
 
@@ -34,10 +33,7 @@ fn redirect(status: u16, to: &str) -> ResponseFuture {
 fn with_secrets(url: &str) -> HttpTransport {
     client(url)
         .credential(Credential::api_key("tml-hush"))
-        .cloudflare_access(CloudflareAccess {
-            client_id: SecretString::from("hush-id"),
-            client_secret: SecretString::from("hush-secret"),
-        })
+        .cloudflare_access(CloudflareAccess::new("hush-id", "hush-secret"))
         .default_header(
             HeaderName::from_static("x-default"),
             HeaderValue::from_static("hush-default"),
@@ -166,7 +162,7 @@ async fn post_is_redirected_only_within_the_origin() {
 }
 
 #[tokio::test]
-async fn prior_knowledge_does_not_apply_to_redirects() {
+async fn http2_prior_knowledge_does_not_apply_to_redirects() {
     let other = Server::start(ServerVersion::Http1, |_| respond_with("there"));
     let to = format!("{}/there", other.url());
     let server = Server::start(ServerVersion::Http2, move |_| redirect(302, &to));

@@ -23,7 +23,7 @@ mod common;
 /// A `retry-after` hint in seconds, longer than any test. The limiter follows a hint for at most a quarter of an hour.
 const HINT: &str = "3600";
 
-/// The initial in-flight window of a limiter.
+/// The number of requests that a new limiter lets in flight.
 const INITIAL_WINDOW: usize = 8;
 
 struct LimitedClient {
@@ -59,6 +59,8 @@ impl LimitedClient {
             billing_limit: Duration::ZERO,
             recovered_errors: Arc::default(),
             closing: Arc::default(),
+            timeouts: Default::default(),
+            retries: Default::default(),
         };
         Self {
             caller: Arc::new(caller),
@@ -161,7 +163,7 @@ async fn head_of_a_429_closes_the_gate_before_its_body() {
     }
 }
 
-/// Records for each log event whether it was logged inside a request.
+/// A log subscriber that records for each event whether the event was logged inside a request.
 #[derive(Clone, Default)]
 struct Marks(Arc<Mutex<Vec<bool>>>);
 
@@ -173,7 +175,7 @@ impl<S: tracing::Subscriber> Layer<S> for Marks {
 }
 
 #[tokio::test]
-async fn calls_of_log_subscribers_are_not_nested() {
+async fn call_made_by_a_log_subscriber_is_not_nested() {
     let marks = Marks::default();
     let subscriber = tracing_subscriber::registry().with(marks.clone());
     let _logging = tracing::subscriber::set_default(subscriber);

@@ -22,7 +22,7 @@ use common::{
 mod common;
 
 #[test]
-fn request_without_an_executor_is_served() {
+fn request_works_without_an_async_runtime_of_the_caller() {
     for (server_version, versions) in BOTH {
         let server = Server::start(server_version, |_| respond_with("plain"));
         let transport = HttpTransport::builder(server.url())
@@ -180,11 +180,12 @@ fn transport_runs_on_a_dedicated_thread() {
     drop(task);
 }
 
-/// The tasks of a runtime with one idle HTTP/1.1 connection: its driver, the reaper of its pool, and the sentinel of the clock.
+/// The number of tasks of a runtime with one idle HTTP/1.1 connection: one does the I/O of the connection, one closes idle connections, and one
+/// belongs to the clock.
 const IDLE_TASKS: usize = 3;
 
 #[test]
-fn request_on_the_own_runtime_spawns_no_task() {
+fn request_on_the_runtime_of_its_transport_spawns_no_task() {
     let (server, permits) = holding_server(ServerVersion::Http1);
     let (own, transport) = transport_on_its_own_runtime(&server, None);
     let tasks = || own.metrics().num_alive_tasks();
@@ -215,7 +216,7 @@ fn request_on_the_own_runtime_spawns_no_task() {
 }
 
 #[test]
-fn request_of_the_own_runtime_may_be_awaited_elsewhere() {
+fn request_started_on_its_runtime_can_be_awaited_elsewhere() {
     let other = Server::start(ServerVersion::Http1, |_| respond_with("redirected"));
     let location = other.url();
     let server = Server::start(ServerVersion::Http1, move |_| {
@@ -231,7 +232,7 @@ fn request_of_the_own_runtime_may_be_awaited_elsewhere() {
     assert_eq!(block_on(sending).expect("a response").body, "redirected");
 }
 
-/// A clock that panics on demand.
+/// A clock that panics when a test tells it to.
 #[derive(Debug, Default)]
 struct PanickingClock {
     clock: ManualClock,
@@ -276,7 +277,7 @@ fn panic_in_a_request_is_an_error() {
     }
 }
 
-/// Creates a transport to `server` on a runtime that is not shared.
+/// Creates a transport to `server` on a new runtime, which only this transport uses.
 fn transport_on_its_own_runtime(
     server: &Server,
     clock: Option<Arc<PanickingClock>>,

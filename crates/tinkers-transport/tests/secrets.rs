@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use http::Response;
-use secrecy::SecretString;
 use tinkers_core::call::response_error;
 use tinkers_core::{ErrorKind, RouteClass, Transport};
 use tinkers_transport::{CloudflareAccess, Credential, HttpVersions, ProxyConfig};
@@ -72,10 +71,7 @@ fn secrets_are_never_shown() {
         ] {
             let builder = client(&url)
                 .credential(Credential::api_key("tml-hush-key"))
-                .cloudflare_access(CloudflareAccess {
-                    client_id: SecretString::from("hush-id"),
-                    client_secret: SecretString::from("hush-secret"),
-                })
+                .cloudflare_access(CloudflareAccess::new("hush-id", "hush-secret"))
                 .proxy(proxies.clone())
                 .http_versions(versions);
             shown.push_str(&format!("{builder:?}"));

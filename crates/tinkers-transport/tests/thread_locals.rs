@@ -17,7 +17,7 @@ thread_local! {
     static LEAKED: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Reads the clock and sleeps on it when it is dropped.
+/// A value that reads the clock and sleeps on it when the value is dropped.
 struct UsedInDrop(Arc<dyn Clock>);
 
 impl Drop for UsedInDrop {

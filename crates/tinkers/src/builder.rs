@@ -6,13 +6,20 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{BodyFormat, Error, Jitter, RecoveredErrors, Result, SplitMix, Transport};
+use tinkers_core::{
+    BodyFormat, Error, Jitter, RecoveredErrors, Result, RetryPolicy, RouteClass, SplitMix,
+    Timeouts, Transport,
+};
 use tinkers_dispatch::LimiterSettings;
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
-use tinkers_transport::{Credential, DedicatedThread, HttpTransport, HttpVersions, IoRuntime};
+use tinkers_transport::{
+    ClassConnectionLimits, ClientCertificate, Credential, DedicatedThread, HttpTransport,
+    HttpVersions, IoRuntime, ProxyConfig, RootFiles,
+};
 
+use crate::default_headers::DefaultHeaders;
 use crate::environment::{self, Environment};
 use crate::{ServiceClient, api_key};
 
@@ -31,6 +38,12 @@ pub struct ServiceClientBuilder {
     runtime: Option<tokio::runtime::Handle>,
     http_versions: HttpVersions,
     root_certificates: Vec<Vec<u8>>,
+    has_system_roots: bool,
+    client_certificate: Option<ClientCertificate>,
+    proxy: Option<ProxyConfig>,
+    connection_limits: Vec<(RouteClass, ClassConnectionLimits)>,
+    default_headers: DefaultHeaders,
+    user_agent_suffix: Option<String>,
     layer: Option<Layer>,
     environment: fn() -> Environment,
 }
@@ -48,6 +61,12 @@ impl ServiceClientBuilder {
             runtime: None,
             http_versions: HttpVersions::default(),
             root_certificates: Vec::new(),
+            has_system_roots: true,
+            client_certificate: None,
+            proxy: None,
+            connection_limits: Vec::new(),
+            default_headers: DefaultHeaders::default(),
+            user_agent_suffix: None,
             layer: None,
             environment: Environment::read,
         }
@@ -144,15 +163,104 @@ impl ServiceClientBuilder {
         self
     }
 
+    /// Adds a header to every request to the origin of the base URL, including heartbeats. A redirect to another origin does not carry
+    /// the header. A later value replaces an earlier one of the same name.
+    ///
+    /// The value does not occur in `Debug` output. If the name contains `auth`, `cookie`, `key`, `password`, `secret` or `token`, the value
+    /// is also masked in responses and errors, as the API key is. Headers that the SDK sets itself, such as `user-agent` and `x-api-key`,
+    /// are rejected by [`connect`](Self::connect).
+    pub fn default_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.default_headers.add(name, value);
+        self
+    }
+
+    /// Adds headers, each like [`default_header`](Self::default_header).
+    pub fn default_headers(
+        mut self,
+        headers: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+    ) -> Self {
+        for (name, value) in headers {
+            self.default_headers.add(name, value);
+        }
+        self
+    }
+
+    /// Appends a text, such as `my-program/1.2`, to the `User-Agent` of the SDK, `tinkers/<version>`.
+    pub fn user_agent_suffix(mut self, suffix: impl Into<String>) -> Self {
+        self.user_agent_suffix = Some(suffix.into());
+        self
+    }
+
+    /// Sets the time limit for opening a connection, including the TLS handshake; 5 s by default. It applies to all route classes, and
+    /// replaces the value of an earlier call of [`timeouts`](Self::timeouts).
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.session.timeouts.set_connect(limit);
+        self
+    }
+
+    /// Sets the timeouts of one request of a route class, such as [`RouteClass::Train`]; [`Timeouts::of`] returns the defaults. A request
+    /// whose timeout passes is retried as the [`retry_policy`](Self::retry_policy) allows, if that is safe. For the time limit of a whole
+    /// operation see [`operation_deadline`](Self::operation_deadline).
+    ///
+    /// Some requests of the class `Control` have a shorter limit of their own: heartbeats, the refresh of the configuration, and the close.
+    pub fn timeouts(mut self, class: RouteClass, timeouts: Timeouts) -> Self {
+        self.session.timeouts.set(class, timeouts);
+        self
+    }
+
+    /// Sets how requests are retried.
+    pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
+        self.session.retry_policy = policy;
+        self
+    }
+
+    /// Sets the connection limits of a route class; [`ClassConnectionLimits::of`] returns the defaults. They apply to this client only.
+    pub fn connection_limits(mut self, class: RouteClass, limits: ClassConnectionLimits) -> Self {
+        self.connection_limits.push((class, limits));
+        self
+    }
+
+    /// Sets the HTTP versions; negotiated in the TLS handshake by default, and HTTP/1.1 without TLS.
+    pub fn http_versions(mut self, versions: HttpVersions) -> Self {
+        self.http_versions = versions;
+        self
+    }
+
     /// Uses HTTP/2 without negotiation, also without TLS. The server must support it.
-    pub fn http2_prior_knowledge(mut self) -> Self {
-        self.http_versions = HttpVersions::Http2PriorKnowledge;
+    pub fn http2_prior_knowledge(self) -> Self {
+        self.http_versions(HttpVersions::Http2PriorKnowledge)
+    }
+
+    /// Sets the proxies, in place of those of the environment. [`ProxyConfig::none`] uses no proxy.
+    pub fn proxy(mut self, proxy: ProxyConfig) -> Self {
+        self.proxy = Some(proxy);
         self
     }
 
     /// Trusts the certificates in a PEM text, in addition to those of the system.
     pub fn root_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root_certificates.push(pem.into());
+        self
+    }
+
+    /// Trusts only the certificates of [`root_certificate_pem`](Self::root_certificate_pem), and neither those of the system nor those that
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    pub fn without_system_root_certificates(mut self) -> Self {
+        self.has_system_roots = false;
+        self
+    }
+
+    /// Sets the certificate with which the client authenticates itself to the server (mutual TLS): a certificate chain in PEM form, the
+    /// client's own certificate first, and its unencrypted private key in PEM form.
+    ///
+    /// Only the origin of the base URL gets the certificate. The key does not occur in `Debug` output, logs or errors, and its text is
+    /// overwritten in memory after use.
+    pub fn client_certificate_pem(
+        mut self,
+        chain: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.client_certificate = Some(ClientCertificate::from_pem(chain, key));
         self
     }
 
@@ -192,6 +300,8 @@ impl ServiceClientBuilder {
         };
         api_key::check(key, address.is_hosted_service())
             .map_err(|error| with_variable(key_variable, error))?;
+        let default_headers = self.default_headers.parse()?;
+        let user_agent = self.user_agent()?;
         if let Some(threads) = self.io_threads {
             IoRuntime::set_shared_threads(threads)?;
         }
@@ -211,10 +321,20 @@ impl ServiceClientBuilder {
             let mut builder = HttpTransport::builder(base_url)
                 .runtime(runtime)
                 .recovered_errors(Arc::clone(&recovered_errors))
-                .http_versions(self.http_versions);
-            builder = builder
-                .proxy(variables.proxies.clone())
-                .root_files(variables.roots.clone());
+                .http_versions(self.http_versions)
+                .proxy(self.proxy.as_ref().unwrap_or(&variables.proxies).clone())
+                .root_files(match self.has_system_roots {
+                    true => variables.roots.clone(),
+                    false => RootFiles::none(),
+                })
+                .default_headers(default_headers.clone())
+                .user_agent(&*user_agent);
+            for (class, limits) in &self.connection_limits {
+                builder = builder.class_limits(*class, *limits);
+            }
+            if let Some(certificate) = &self.client_certificate {
+                builder = builder.client_certificate(certificate.clone());
+            }
             if let Some(key) = key {
                 builder = builder.credential(Credential::api_key(key));
             }
@@ -254,6 +374,24 @@ impl ServiceClientBuilder {
     }
 }
 
+impl ServiceClientBuilder {
+    /// Returns the `User-Agent` with the suffix of the caller.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the field `user_agent_suffix`.
+    fn user_agent(&self) -> Result<String> {
+        let Some(suffix) = self.user_agent_suffix.as_deref() else {
+            return Ok(HttpTransport::USER_AGENT.to_owned());
+        };
+        let is_visible = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+        if suffix.trim().is_empty() || !suffix.bytes().all(is_visible) {
+            let expected = "a text of visible ASCII characters that is not empty";
+            return Err(Error::invalid("user_agent_suffix", expected));
+        }
+        Ok(format!("{} {}", HttpTransport::USER_AGENT, suffix.trim()))
+    }
+}
+
 /// Adds the name of the environment variable that an invalid setting is from.
 fn with_variable(variable: Option<&str>, error: Error) -> Error {
     match variable {
@@ -274,6 +412,8 @@ impl fmt::Debug for ServiceClientBuilder {
         f.debug_struct("ServiceClientBuilder")
             .field("api_key", &self.api_key.as_ref().map(|_| ".."))
             .field("session", &self.session)
+            .field("default_headers", &self.default_headers)
+            .field("proxy", &self.proxy)
             .finish_non_exhaustive()
     }
 }

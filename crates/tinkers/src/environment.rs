@@ -110,10 +110,7 @@ impl Environment {
     /// `InvalidInput` if only one of the two variables of the token is set. The field of the error is the name of the missing variable.
     pub(crate) fn cloudflare(&self) -> Result<Option<CloudflareAccess>> {
         match self.cloudflare.clone() {
-            [Some(id), Some(secret)] => Ok(Some(CloudflareAccess {
-                client_id: id.into(),
-                client_secret: secret.into(),
-            })),
+            [Some(id), Some(secret)] => Ok(Some(CloudflareAccess::new(id, secret))),
             [None, None] => Ok(None),
             [id, _] => {
                 let [id_name, secret_name] = CLOUDFLARE;

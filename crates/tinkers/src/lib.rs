@@ -21,6 +21,7 @@ mod api_key;
 pub mod blocking;
 mod builder;
 mod connect;
+mod default_headers;
 #[cfg(feature = "local")]
 mod embedded_server;
 mod environment;
@@ -48,6 +49,9 @@ pub use tinkers_training::{
     TrainingClient,
 };
 pub use tinkers_transport::{TokioClock, block_on};
+// The values of the builder's options.
+pub use tinkers_core::{RetryPolicy, RouteClass, Timeouts};
+pub use tinkers_transport::{ClassConnectionLimits, HttpVersions, ProxyConfig};
 pub use tinkers_wire as wire;
 pub use tinkers_wire::{
     AdamParams, Capabilities, Chunk, Datum, FailureCategory, FinishReason, ForwardBackwardOutput,

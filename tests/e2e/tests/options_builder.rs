@@ -59,7 +59,7 @@ pub(crate) async fn wait_until(condition: impl Fn() -> bool + Sync) {
 }
 
 /// Returns the output of `future`, which must complete within [`TEST_TIMEOUT`].
-async fn with_timeout<T: Send>(future: impl Future<Output = T> + Send) -> T {
+pub(crate) async fn with_timeout<T: Send>(future: impl Future<Output = T> + Send) -> T {
     let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
     let at = time.now().after(TEST_TIMEOUT);
     let output = time.deadline(at, future).await;
@@ -72,6 +72,7 @@ fn every_option_of_the_builder_has_a_test() {
     let tests = [
         include_str!("options_builder.rs"),
         include_str!("options_limits.rs"),
+        include_str!("options_network.rs"),
         include_str!("io_threads.rs"),
     ]
     .concat();
@@ -99,6 +100,8 @@ fn every_option_of_the_builder_has_a_test() {
         heartbeat_period: _,
         // The builder has no such option. The heartbeat tests cover the field.
         expiry: _,
+        timeouts: _,
+        retry_policy: _,
     } = SessionOptions::default();
 }
 
@@ -248,7 +251,7 @@ async fn http2_prior_knowledge_sends_the_http2_preface() {
 }
 
 #[tokio::test]
-async fn root_certificate_pem_is_parsed() {
+async fn root_certificate_pem_is_rejected_if_invalid() {
     let builder = ServiceClient::builder()
         .without_environment()
         .base_url("https://127.0.0.1:9");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use tinkers::wire::routes;
 use tinkers_core::nesting::NestedMark;
-use tinkers_core::retry::RetryPolicy;
+use tinkers_core::retry::CallPolicy;
 use tinkers_core::{BoxFuture, Call, Clock, HttpRequest, RouteClass, Timestamp};
 
 use crate::client_transport::ClientTransport;
@@ -101,7 +101,7 @@ impl ClientTransport {
             };
             let mut call = Call::get(routes::CAPABILITIES, class);
             call.headers.insert(NESTED, HeaderValue::from(number));
-            call.policy = RetryPolicy::ONCE;
+            call.policy = CallPolicy::ONCE;
             call.deadline = Some(now.after(DEADLINE));
             let mut response = Box::pin(session.caller().call(call));
             let is_marked = self.network.control != Some(Control::NestedDeadlock);

@@ -19,7 +19,7 @@ use crate::nesting::NestedMark;
 use crate::outage::OutageBackoff;
 use crate::progress::{AttemptGuard, ProgressCell};
 use crate::recovered_error::RecoveredError;
-use crate::retry::{self, Applied, BACKOFF, LONGEST_PAUSE, RetryAction, SPREAD, WhenMaybeApplied};
+use crate::retry::{self, Applied, RetryAction, SPREAD, WhenMaybeApplied};
 use crate::time::Timestamp;
 use crate::transport::{HttpResponse, TransportErrorKind};
 use crate::user_code::catch_panic;
@@ -133,7 +133,7 @@ impl<'a> Attempts<'a> {
                 // Admission counts as progress, however long the wait was.
                 progress.record_response(sent_at);
             }
-            let request = call.request(sent_at);
+            let request = call.request(sent_at, &self.caller.timeouts);
             self.in_doubt = true;
             let sent = self
                 .caller
@@ -347,14 +347,17 @@ impl<'a> Attempts<'a> {
             None => error,
         };
         let elapsed = now.since(self.began).saturating_sub(self.held_back);
-        if !call.policy.allows(self.made, elapsed) {
+        let retries = &self.caller.retries;
+        if !retries.allows(&call.policy, self.made, elapsed) {
             return Err(error);
         }
         let longest = call.policy.longest_hint;
         let hint = hint.map(|hint| longest.map_or(hint, |longest| hint.min(longest)));
-        let least = BACKOFF.pause(self.repeats).max(hint.unwrap_or_default());
+        let backoff = retries.backoff;
+        let least = backoff.pause(self.repeats).max(hint.unwrap_or_default());
         // Fail at once if the pause would end after the retry window or the deadline.
-        let mut room = (call.policy.window - elapsed).saturating_sub(Duration::from_nanos(1));
+        let window = retries.window(&call.policy);
+        let mut room = (window - elapsed).saturating_sub(Duration::from_nanos(1));
         if let Some(deadline) = call.deadline {
             room = room.min(deadline.since(now));
         }
@@ -366,9 +369,11 @@ impl<'a> Attempts<'a> {
             });
         }
         self.repeats += 1;
-        let base = match (self.caller.budget).draw(retry::budget_failure(error.kind())) {
-            RetryDraw::Granted => least,
-            RetryDraw::Empty => least.max(LONGEST_PAUSE),
+        let has_tokens = !retries.has_budget
+            || self.caller.budget.draw(retry::budget_failure(error.kind())) == RetryDraw::Granted;
+        let base = match has_tokens {
+            true => least,
+            false => least.max(backoff.longest()),
         };
         // A call that has time for the minimum pause does not fail because of jitter or an empty budget.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
@@ -379,13 +384,15 @@ impl<'a> Attempts<'a> {
         let time = &*self.caller.time;
         match outage {
             Some(sent_at) => {
-                let backoff = OutageBackoff {
+                let outage_backoff = OutageBackoff {
                     sent_at,
                     not_before: now.after(hint.unwrap_or_default()),
                     until: now.after(pause),
                 };
                 let outage = self.caller.outages.of(call.class);
-                outage.back_off(backoff, time, &*self.caller.jitter).await;
+                outage
+                    .back_off(outage_backoff, time, &*self.caller.jitter)
+                    .await;
             }
             None => time.sleep_until(now.after(pause)).await,
         }

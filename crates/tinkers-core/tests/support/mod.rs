@@ -17,7 +17,7 @@ use tinkers_core::{
     Accepted, Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, BillingPause,
     BoxFuture, Call, Caller, Clock, DepartureCheck, Error, FixedJitter, HttpRequest, HttpResponse,
     InFlightPermit, Ledger, ManualClock, Readmission, RetryBudget, RouteClass, Sent, SubmitPermit,
-    Ticket, Timestamp, Transport, TransportError, TransportErrorKind,
+    Ticket, Timeouts, Timestamp, Transport, TransportError, TransportErrorKind,
 };
 
 /// The behaviour of the scripted server for one request.
@@ -45,6 +45,7 @@ struct Server {
     seen: Mutex<Vec<Duration>>,
     departures: Mutex<Vec<DepartureCheck>>,
     retry_counts: Mutex<Vec<String>>,
+    timeouts: Mutex<Vec<Timeouts>>,
 }
 
 impl Transport for Server {
@@ -52,6 +53,7 @@ impl Transport for Server {
         let count = &request.headers["x-stainless-retry-count"];
         let count = count.to_str().unwrap().to_owned();
         self.retry_counts.lock().unwrap().push(count);
+        self.timeouts.lock().unwrap().push(request.timeouts);
         let departure = request.departure;
         self.departures.lock().unwrap().push(departure.clone());
         self.seen
@@ -190,6 +192,7 @@ impl World {
             seen: Mutex::default(),
             departures: Mutex::default(),
             retry_counts: Mutex::default(),
+            timeouts: Mutex::default(),
         });
         let gate = Gate {
             clock: clock.clone(),
@@ -212,6 +215,8 @@ impl World {
             billing_limit: Duration::from_secs(60),
             recovered_errors: Arc::default(),
             closing: Arc::default(),
+            timeouts: Default::default(),
+            retries: Default::default(),
         };
         Self {
             clock,
@@ -220,6 +225,11 @@ impl World {
             gate,
             permits_during_pauses: Mutex::default(),
         }
+    }
+
+    /// Returns the timeouts of each request.
+    pub(crate) fn timeouts(&self) -> Vec<Timeouts> {
+        self.server.timeouts.lock().unwrap().clone()
     }
 
     /// Replaces the jitter source by one that always returns the maximum.

@@ -17,7 +17,7 @@ use tinkers_wire::{Completions, PollTarget, RetrieveFutures, routes, to_json};
 
 use super::completion_table::{Acknowledgement, CompletionTable, Work};
 use crate::catch_unwind;
-use crate::poll_loop::{POLL_LIMIT, PollHandler, PollLoop, Verdict};
+use crate::poll_loop::{PollHandler, PollLoop, Verdict};
 
 /// The time limit of one poll that only acknowledges, and of all final acknowledgements together.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(5);
@@ -147,6 +147,7 @@ impl SharedPoll {
             completions: &self.completions,
             acknowledgement: Acknowledgement::default(),
             remaining: MAX_FINAL_ACKNOWLEDGEMENTS,
+            timeouts: caller.timeouts.of(RouteClass::Poll),
         };
         let polls = self.polls.run(&mut poll, Some(deadline));
         let outcome = caller.time.deadline(deadline, polls).await;
@@ -195,7 +196,8 @@ impl PollHandler for CompletionPoll<'_> {
     }
 
     fn request(&mut self) -> HttpRequest {
-        request(self.target, &self.acknowledgement, self.work)
+        let timeouts = self.session.caller().timeouts.of(RouteClass::Poll);
+        request(self.target, &self.acknowledgement, self.work, timeouts)
     }
 
     async fn on_success(&mut self, response: HttpResponse) -> Result<Verdict<Infallible>> {
@@ -250,6 +252,7 @@ struct FinalAck<'a> {
     acknowledgement: Acknowledgement,
     /// The number of polls that may still be sent.
     remaining: u32,
+    timeouts: Timeouts,
 }
 
 impl PollHandler for FinalAck<'_> {
@@ -265,7 +268,12 @@ impl PollHandler for FinalAck<'_> {
     }
 
     fn request(&mut self) -> HttpRequest {
-        request(self.target, &self.acknowledgement, Work::Acknowledge)
+        request(
+            self.target,
+            &self.acknowledgement,
+            Work::Acknowledge,
+            self.timeouts,
+        )
     }
 
     async fn on_success(&mut self, response: HttpResponse) -> Result<Verdict<()>> {
@@ -292,17 +300,16 @@ fn poll_loop(session: &Arc<dyn SessionContext>, client: ClientId, target: &PollT
     PollLoop::new(session, client, RecoveredError::SharedPoll, sampler)
 }
 
-fn request(target: &PollTarget, acknowledgement: &Acknowledgement, work: Work) -> HttpRequest {
+fn request(
+    target: &PollTarget,
+    acknowledgement: &Acknowledgement,
+    work: Work,
+    timeouts: Timeouts,
+) -> HttpRequest {
     let mut request = HttpRequest::new(Method::POST, routes::RETRIEVE_FUTURES, RouteClass::Poll);
     let (timeout, timeouts) = match work {
-        Work::Wait => (
-            None,
-            Timeouts {
-                first_byte: POLL_LIMIT,
-                ..Timeouts::default()
-            },
-        ),
-        Work::Acknowledge | Work::Idle => (Some(0.0), Timeouts::within(ACKNOWLEDGE_LIMIT)),
+        Work::Wait => (None, timeouts),
+        Work::Acknowledge | Work::Idle => (Some(0.0), timeouts.limited_to(ACKNOWLEDGE_LIMIT)),
     };
     let retrieved = acknowledgement.retrieved.iter();
     request.body = to_json(&RetrieveFutures {

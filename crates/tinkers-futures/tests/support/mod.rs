@@ -127,6 +127,8 @@ fn build(
         billing_limit: Duration::from_secs(3600),
         recovered_errors: Arc::default(),
         closing: Arc::default(),
+        timeouts: Default::default(),
+        retries: Default::default(),
     };
     let config = ClientConfig::default();
     (

@@ -45,7 +45,7 @@ fn fail(waiters: impl IntoIterator<Item = Waiter>, error: impl Fn() -> Transport
     }
 }
 
-/// The time that an HTTP/1.1 connection gets to take the rest of an upload after the response is complete. It is closed after that.
+/// The time limit for the rest of an upload when the response is already complete. An HTTP/1.1 connection that needs longer is closed.
 const UPLOAD_GRACE: Duration = Duration::from_secs(5);
 
 impl ClassPool {
@@ -72,11 +72,11 @@ impl ClassPool {
         })
     }
 
-    /// Waits for a connection with capacity for one request, in FIFO order. Cancel-safe: a connection granted to a dropped waiter goes
-    /// to the next one.
+    /// Waits for a connection with capacity for one request, in FIFO order. Cancel-safe: a connection that was granted to a dropped waiter is
+    /// granted to the next waiter.
     ///
-    /// The server may lower its stream limit between the grant and the wake-up of the waiter. The request then queues again. Otherwise
-    /// it would wait inside h2, where the rate limit is not checked again.
+    /// If the server lowers its stream limit between the grant and the wake-up of the waiter, the request queues again. Otherwise it would
+    /// wait inside h2, where the rate limit is not checked again.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         limits: &RequestLimits,
@@ -156,20 +156,21 @@ impl ClassPool {
         Vec::new()
     }
 
-    /// Returns whether the maximum number of connections is open, and the time of the last shortfall.
+    /// Returns whether the maximum number of connections is open, and when a connection last turned out to carry fewer requests than
+    /// expected.
     fn capacity(&self) -> (bool, Timestamp) {
         let inner = self.lock();
         let is_full = inner.dials.opening == 0 && inner.table.len() >= self.limits.max_connections;
         (is_full, inner.dials.shortfall_at)
     }
 
-    /// Closes the idle connections. Called when one of them turned out to be stale: the others probably are, too.
+    /// Closes the idle connections. Called when the server has closed one of them, since it has probably closed the others, too.
     pub(crate) fn close_idle(&self) {
         let idle = self.lock().table.drain_idle();
         drop(idle);
     }
 
-    /// Fails current and later waiters, and closes each connection when its last request is done.
+    /// Closes the pool: current and later waiters fail, and each connection is closed when its last request is done.
     pub(super) fn close(&self) {
         let (waiters, idle, reaper) = {
             let mut inner = self.lock();
@@ -198,7 +199,7 @@ impl ClassPool {
         }
     }
 
-    /// Reuses a connection after a complete response.
+    /// Makes a connection available for the next request, after a complete response.
     fn recycle(self: &Arc<Self>, id: u64, mut connection: Connection) {
         if connection.is_ready() || connection.share().is_some() {
             return self.check_in(id, connection);
@@ -232,7 +233,7 @@ impl ClassPool {
         self.start_reaper();
     }
 
-    /// Removes a connection that has ended, or whose request was cut short.
+    /// Removes a connection that has ended, or whose request was cancelled.
     fn remove(self: &Arc<Self>, id: u64) {
         if self.lock().table.remove(id) {
             self.serve();
@@ -270,7 +271,7 @@ impl ClassPool {
         self.dial(dials);
     }
 
-    /// Returns the number of connections to open now, and counts them as being opened.
+    /// Returns the number of connections to open now, and adds it to the number of connections that are being opened.
     fn dials_needed(&self, inner: &mut Inner) -> usize {
         let count = inner.table.len() + inner.dials.opening;
         let room = self.limits.max_connections.saturating_sub(count);
@@ -295,7 +296,7 @@ impl ClassPool {
         }
     }
 
-    /// Adds a connection that has been opened, and runs its driver.
+    /// Adds a connection that has been opened, and starts the task that does its I/O.
     fn add(self: &Arc<Self>, new: NewConnection) {
         let now = self.context.clock.now();
         let multiplexed = new.connection.share().is_some();
@@ -330,7 +331,7 @@ impl ClassPool {
         self.start_reaper();
     }
 
-    /// Serves waiters whenever the server raises the stream limit of a connection.
+    /// Starts a task that serves waiters whenever the server raises the stream limit of a connection.
     fn watch_max_streams(self: &Arc<Self>, mut max_streams: watch::Receiver<usize>) {
         let class_pool = Arc::downgrade(self);
         self.context.runtime.launch(async move {
@@ -344,7 +345,7 @@ impl ClassPool {
         });
     }
 
-    /// Fails the waiters that a connection was opened for, and opens another one for the remaining waiters.
+    /// Fails the waiters for which a connection was to be opened, and opens connections for the remaining waiters.
     fn fail_dial(self: &Arc<Self>, error: TransportError) {
         tracing::debug!(class = self.class.name(), %error, "cannot open a connection");
         let waiters: Vec<Waiter> = {
@@ -357,7 +358,7 @@ impl ClassPool {
         self.serve();
     }
 
-    /// Starts the task that closes idle connections, unless it runs.
+    /// Starts the task that closes idle connections, if the task is not running.
     fn start_reaper(self: &Arc<Self>) {
         let mut inner = self.lock();
         if inner.reaper.is_some() || inner.closed {
@@ -458,8 +459,8 @@ impl Drop for Lease {
     }
 }
 
-/// A connection attempt, counted among the connections being opened. If it is dropped without a result, because the dial task panicked or
-/// the runtime shut down, it fails all waiters.
+/// A guard of one connection that is being opened. If the guard is dropped without a result, because the task panicked or the runtime has
+/// ended, all waiters fail.
 struct DialGuard(Option<Arc<ClassPool>>);
 
 impl DialGuard {
@@ -523,7 +524,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lowered_stream_limit_revokes_a_grant() {
+    async fn lowered_stream_limit_requeues_a_granted_request() {
         let class_pool = class_pool(HttpVersions::Http2PriorKnowledge);
         let (client, _server) = tokio::io::duplex(1024);
         let executor = hyper_util::rt::TokioExecutor::new();
@@ -542,11 +543,7 @@ mod tests {
         }
         let total = Duration::from_secs(60);
         let limits = RequestLimits {
-            timeouts: Timeouts {
-                connect: total,
-                total,
-                ..Timeouts::default()
-            },
+            timeouts: Timeouts::default().with_connect(total).with_total(total),
             total_at: now.after(total),
             max_bytes: usize::MAX,
         };
@@ -567,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn panicked_dial_fails_all_waiters() {
+    fn panic_while_connecting_fails_all_waiting_requests() {
         let class_pool = class_pool(HttpVersions::Http1);
         let grants: Vec<_> = (0..2)
             .map(|_| {

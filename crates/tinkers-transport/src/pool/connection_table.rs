@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tinkers_core::Timestamp;
 
-/// A connection as the table sees it.
+/// The properties of a connection that the table needs.
 pub(crate) trait PooledConnection: Sized {
     /// Returns whether the connection accepts no further request.
     fn is_closed(&self) -> bool;
-    /// Returns another handle of the same connection if it carries concurrent requests, as HTTP/2 does.
+    /// Returns another handle of the same connection, or `None` if the connection cannot carry concurrent requests, as HTTP/1.1 cannot.
     fn share(&self) -> Option<Self>;
     /// Returns the number of concurrent requests that the server allows.
     fn max_requests(&self) -> usize;
@@ -21,7 +21,7 @@ pub(crate) struct IdleLimits {
     pub(crate) http1: Duration,
     pub(crate) http2: Duration,
     pub(crate) count: usize,
-    /// The age at which a used connection accepts no further request.
+    /// The age from which a connection that was used accepts no further request.
     pub(crate) age: Duration,
 }
 
@@ -35,13 +35,13 @@ impl IdleLimits {
     }
 }
 
-/// Connections by state. Ids are never reused.
+/// The connections of a pool, by state: idle, busy and shared. Ids are never reused.
 pub(crate) struct ConnectionTable<S> {
-    /// Idle HTTP/1.1 connections, the one that is idle for longest first.
+    /// The idle HTTP/1.1 connections. The first one has been idle for the longest time.
     idle: VecDeque<IdleConnection<S>>,
-    /// Busy HTTP/1.1 connections, and when they are to be retired.
+    /// The busy HTTP/1.1 connections, with the time from which each accepts no further request.
     busy: BTreeMap<u64, Timestamp>,
-    /// HTTP/2 connections.
+    /// The HTTP/2 connections.
     shared: BTreeMap<u64, SharedConnection<S>>,
 }
 
@@ -62,8 +62,8 @@ struct SharedConnection<S> {
 }
 
 impl<S: PooledConnection> SharedConnection<S> {
-    /// Returns whether the connection is young enough for another request. An unused one always is, so that each connection carries
-    /// at least one request.
+    /// Returns whether the connection is young enough for another request. An unused connection always is, so that each connection carries at
+    /// least one request.
     fn is_fresh(&self, now: Timestamp) -> bool {
         self.unused || now < self.retire_at
     }
@@ -73,7 +73,7 @@ impl<S: PooledConnection> SharedConnection<S> {
 pub(crate) struct Checkout<S> {
     pub(crate) id: u64,
     pub(crate) connection: S,
-    /// Whether the connection has carried a request before. The server may have closed it since.
+    /// Whether the connection has carried a request before, so that the server may have closed it meanwhile.
     pub(crate) reused: bool,
 }
 
@@ -126,8 +126,8 @@ impl<S: PooledConnection> ConnectionTable<S> {
         }
     }
 
-    /// Checks out a connection for one request, with at most `streams` requests on one connection. Connections that are closed or too
-    /// old are moved to `expired`, to be dropped without a lock held.
+    /// Checks out a connection for one request, with at most `streams` requests on one connection. Moves connections that are closed or too old
+    /// to `expired`, which the caller must drop without holding a lock.
     pub(crate) fn check_out(
         &mut self,
         streams: usize,
@@ -170,15 +170,15 @@ impl<S: PooledConnection> ConnectionTable<S> {
         None
     }
 
-    /// Returns whether the requests on connection `id` are within `streams` and the limit of the server, which may have been lowered
-    /// since the checkout.
+    /// Returns whether the number of requests on connection `id` is at most `streams` and at most the limit of the server, which the server may
+    /// have lowered since the checkout.
     pub(crate) fn fits(&self, id: u64, streams: usize) -> bool {
         let shared = self.shared.get(&id);
         shared.is_none_or(|shared| shared.streams <= streams.min(shared.connection.max_requests()))
     }
 
-    /// Returns a connection to the table. If it, or another idle one, is of no further use, returns that one, to be dropped without a
-    /// lock held.
+    /// Puts a connection back into the table. If that connection is not usable, or another idle one exceeds a limit, returns the one to close,
+    /// which the caller must drop without holding a lock.
     pub(crate) fn check_in(
         &mut self,
         id: u64,
@@ -211,7 +211,7 @@ impl<S: PooledConnection> ConnectionTable<S> {
         None
     }
 
-    /// Retires all connections: they accept no further request. Returns the idle ones.
+    /// Marks all connections as retired, so that they accept no further request. Returns the idle ones.
     pub(crate) fn retire(&mut self, now: Timestamp) -> Vec<S> {
         for retire_at in self.busy.values_mut() {
             *retire_at = now;
@@ -244,7 +244,8 @@ impl<S: PooledConnection> ConnectionTable<S> {
         removed.map(|shared| shared.connection).collect()
     }
 
-    /// Removes the connections that were idle for too long. Also returns when the next one expires, or `None` if none is idle.
+    /// Removes and returns the connections that were idle for too long, with the time at which the next one expires, or `None` if no connection
+    /// is idle.
     pub(crate) fn expire(
         &mut self,
         now: Timestamp,
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_spread_over_the_last_quarter() {
+    fn connection_ages_are_spread_over_the_last_quarter() {
         let mut ages: Vec<Duration> = (0..256).map(|id| LIMITS.age_of(id)).collect();
         assert!(ages.iter().all(|age| (750..=1000).contains(&age.as_secs())));
         ages.sort();
@@ -413,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_connection_is_filled_to_the_smaller_limit() {
+    fn http2_connection_is_filled_to_the_smaller_stream_limit() {
         let mut table = ConnectionTable::new();
         table.add(0, shared(3), at(0), LIMITS);
         table.add(1, shared(100), at(0), LIMITS);

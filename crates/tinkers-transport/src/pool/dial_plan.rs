@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use tinkers_core::Timestamp;
 
-/// The connections being opened, and what their waiters expect of them.
+/// Decides how many connections to open, from the number of requests that a new connection is expected to carry.
 pub(super) struct DialPlan {
-    /// The number of connections being opened.
+    /// The number of connections that are being opened.
     pub(super) opening: usize,
     /// The number of concurrent requests that a new connection is expected to carry.
     pub(super) expected_requests: usize,
     /// The `connect` timeout of the latest request.
     pub(super) connect_timeout: Duration,
-    /// When a connection last turned out to carry fewer requests than expected. Waiters that relied on it restart their `connect`
-    /// timeout at that time.
+    /// The time at which a connection last turned out to carry fewer requests than expected. The `connect` timeout of the requests that still
+    /// wait starts again at this time.
     pub(super) shortfall_at: Timestamp,
 }
 
 impl DialPlan {
-    /// Creates a plan for connections that carry up to `streams` requests each, if they turn out to be multiplexed.
+    /// Creates a plan for connections that carry up to `streams` requests each, if `may_multiplex`, or else one.
     pub(super) fn new(may_multiplex: bool, streams: usize) -> Self {
         Self {
             opening: 0,
@@ -30,12 +30,12 @@ impl DialPlan {
         }
     }
 
-    /// Returns whether the connections being opened are expected to be enough for `waiters` requests.
+    /// Returns whether the connections that are being opened are expected to be enough for `waiters` requests.
     pub(super) fn covers(&self, waiters: usize) -> bool {
         waiters <= self.opening * self.expected_requests
     }
 
-    /// Returns the number of connections to open now for `waiters` requests, at most `room`, and counts them as being opened.
+    /// Returns the number of connections to open now for `waiters` requests, at most `room`, and adds it to `opening`.
     pub(super) fn start(&mut self, waiters: usize, room: usize) -> usize {
         let covered = self.opening * self.expected_requests;
         let uncovered = waiters.saturating_sub(covered);
@@ -44,7 +44,7 @@ impl DialPlan {
         dials
     }
 
-    /// Updates the expectation after a connection was opened at `now` that carries `capacity` requests.
+    /// Updates the expectation when a connection that carries `capacity` requests was opened at `now`.
     pub(super) fn record_capacity(&mut self, capacity: usize, now: Timestamp) {
         if capacity < self.expected_requests {
             self.shortfall_at = now;

@@ -32,12 +32,13 @@ pub struct ClassConnectionLimits {
     /// The maximum age of a connection. An older one accepts no further request and closes when its requests are done, so that the host
     /// name is resolved again. Every connection carries at least one request.
     ///
-    /// Up to a quarter is subtracted, depending on the connection, so that connections opened together are not replaced together.
+    /// For each connection, up to a quarter of the age is subtracted, so that connections that were opened together are not replaced at
+    /// the same time.
     pub max_age: Duration,
 }
 
 impl ClassConnectionLimits {
-    /// Returns the defaults of `class`.
+    /// Returns the default limits of `class`.
     pub const fn of(class: RouteClass) -> Self {
         let (max_connections, streams) = match class {
             RouteClass::Sample => (256, 50),
@@ -63,6 +64,43 @@ impl ClassConnectionLimits {
         }
     }
 
+    /// Sets the maximum number of open connections, at least 1, and that of idle connections to the same number.
+    #[must_use]
+    pub const fn with_max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self.max_idle = connections;
+        self
+    }
+
+    /// Sets the maximum number of concurrent requests on one HTTP/2 connection, at least 1.
+    #[must_use]
+    pub const fn with_streams(mut self, streams: usize) -> Self {
+        self.streams = streams;
+        self
+    }
+
+    /// Sets the maximum number of idle HTTP/1.1 connections.
+    #[must_use]
+    pub const fn with_max_idle(mut self, connections: usize) -> Self {
+        self.max_idle = connections;
+        self
+    }
+
+    /// Sets the times after which an idle HTTP/1.1 and an idle HTTP/2 connection are closed.
+    #[must_use]
+    pub const fn with_idle_timeouts(mut self, http1: Duration, http2: Duration) -> Self {
+        self.idle_http1 = http1;
+        self.idle_http2 = http2;
+        self
+    }
+
+    /// Sets the maximum age of a connection.
+    #[must_use]
+    pub const fn with_max_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+
     const fn idle(&self) -> connection_table::IdleLimits {
         connection_table::IdleLimits {
             http1: self.idle_http1,
@@ -73,23 +111,23 @@ impl ClassConnectionLimits {
     }
 }
 
-/// The number of connections and requests of one route class.
+/// The current numbers of connections and requests of one route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClassConnectionStats {
-    /// Open connections.
+    /// The number of open connections.
     pub open: usize,
-    /// Connections being opened.
+    /// The number of connections that are being opened.
     pub opening: usize,
-    /// Requests that hold a connection or a stream.
+    /// The number of requests that use a connection, or a stream of one.
     pub in_use: usize,
-    /// Requests that wait for a connection.
+    /// The number of requests that wait for a connection.
     pub waiting: usize,
-    /// Connections opened since the start.
+    /// The number of connections that have been opened since the transport was built.
     pub opened: u64,
 }
 
-/// The dependencies that the pools of all classes share.
+/// The objects that the pools of all route classes share.
 #[derive(Debug)]
 pub(crate) struct PoolContext {
     pub(crate) dialer: Dialer,

@@ -4,11 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use tinkers_core::Timestamp;
 
-/// The lead of the date over the monotonic clock that counts as a suspend. On Linux and macOS, the monotonic clock stands still during a
-/// suspend. Setting the date forward has the same effect, and is treated the same: the real idle times are unknown in both cases.
+/// The time that the date may advance more than the monotonic clock; a larger difference counts as a suspend of the machine. On Linux and
+/// macOS, the monotonic clock stands still during a suspend. A date that is set forward looks the same and is treated the same, since the
+/// real idle times are unknown in both cases.
 const THRESHOLD: Duration = Duration::from_millis(500);
 
-/// Detects a suspend between two readings of the clocks.
+/// Detects whether the machine was suspended between two readings of the clocks.
 pub(super) struct SuspendDetector {
     last: (Timestamp, SystemTime),
 }
@@ -18,7 +19,7 @@ impl SuspendDetector {
         Self { last: (now, wall) }
     }
 
-    /// Takes a reading, and returns whether the machine was suspended since the previous one.
+    /// Records a reading of both clocks, and returns whether the machine was suspended since the previous reading.
     pub(super) fn was_suspended(&mut self, now: Timestamp, wall: SystemTime) -> bool {
         let (last, last_wall) = std::mem::replace(&mut self.last, (now, wall));
         let by_date = wall.duration_since(last_wall).unwrap_or_default();

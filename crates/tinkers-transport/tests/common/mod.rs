@@ -152,7 +152,8 @@ pub(crate) async fn serve<S>(
     };
 }
 
-/// Accepts connections and runs `each` on them, with their number, from 0.
+/// Accepts connections, and runs `each` with each of them and its number, which counts from 0. Returns the address, and the counter of
+/// connections.
 pub(crate) fn listen<F>(
     each: impl Fn(TcpStream, usize) -> F + Send + Sync + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>)
@@ -208,7 +209,7 @@ pub(crate) fn respond(response: Response<Full<Bytes>>) -> ResponseFuture {
     Box::pin(async move { response })
 }
 
-/// Returns the settings of a transport on the shared runtime.
+/// Returns a builder of a transport on the shared runtime.
 pub(crate) fn client(url: &str) -> HttpTransportBuilder {
     HttpTransport::builder(url).runtime(IoRuntime::shared().expect("a runtime"))
 }
@@ -236,7 +237,7 @@ pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
 
 const TURNS: usize = 50_000_000;
 
-/// Both versions of HTTP, for the server and for the client.
+/// Both versions of HTTP, each as a setting of the server and of the client.
 pub(crate) const BOTH: [(ServerVersion, HttpVersions); 2] = [
     (ServerVersion::Http1, HttpVersions::Http1),
     (ServerVersion::Http2, HttpVersions::Http2PriorKnowledge),
@@ -250,7 +251,7 @@ pub(crate) fn spawn(transport: &HttpTransport, request: HttpRequest) -> Sending 
     tokio::spawn(async move { transport.send(request).await })
 }
 
-/// Starts a server that responds to requests for `/held` only with a permit of the semaphore, and to others at once.
+/// Starts a server that takes a permit of the semaphore before it responds to a request for `/held`. It responds to other requests at once.
 pub(crate) fn holding_server(server_version: ServerVersion) -> (Server, Arc<Semaphore>) {
     let permits = Arc::new(Semaphore::new(0));
     let server = Server::start(server_version, {

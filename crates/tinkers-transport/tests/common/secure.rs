@@ -25,7 +25,8 @@ pub(crate) fn secure(protocols: &[&str]) -> Secure {
     secure_after(protocols, |stream, _| async { Some(stream) })
 }
 
-/// Starts the server of [`secure`] with a step before the TLS handshake, which may end the connection.
+/// Starts the server of [`secure`], which runs `before` on each connection before the TLS handshake. If `before` returns `None`, the
+/// connection ends.
 pub(crate) fn secure_after<F>(
     protocols: &[&str],
     before: impl Fn(TcpStream, usize) -> F + Send + Sync + 'static,

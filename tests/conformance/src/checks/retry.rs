@@ -8,7 +8,7 @@ use tinkers::prelude::*;
 use tinkers::transport::{HttpResponse, RouteClass};
 use tinkers::wire::routes;
 use tinkers::{Deduplication, ErrorKind};
-use tinkers_core::{Call, RetryPolicy};
+use tinkers_core::{Call, CallPolicy};
 
 use super::text;
 use crate::context::{Context, Service};
@@ -155,7 +155,7 @@ async fn outcome_of_duplicate(
     for _ in 0..POLLS {
         let body = json!({ "request_id": second }).to_string();
         let mut poll = Call::post(routes::RETRIEVE_FUTURE, body.into(), RouteClass::Control);
-        poll.policy = RetryPolicy::ONCE;
+        poll.policy = CallPolicy::ONCE;
         match caller.call(poll).await {
             Err(error) if error.status().is_some_and(is_busy) => {}
             Err(error) if matches!(error.status(), Some(400..=499)) => {

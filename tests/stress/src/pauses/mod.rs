@@ -196,6 +196,8 @@ fn caller(transport: Arc<dyn Transport>, runtime: &IoRuntime, seed: u64) -> Arc<
         billing_limit: Duration::ZERO,
         recovered_errors: Arc::default(),
         closing: Arc::default(),
+        timeouts: Default::default(),
+        retries: Default::default(),
     })
 }
 
