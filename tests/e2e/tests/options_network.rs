@@ -73,7 +73,7 @@ async fn default_headers_that_the_sdk_sets_are_rejected() {
     let training = model_of(&service).await;
     let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
     pass.await.unwrap();
-    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = service.create_sampling_client(SCRIPTED).await.unwrap();
     sampler.sample(vec![1]).await.unwrap();
     let entries = server.journal.entries();
     let headers = entries.iter().flat_map(|entry| entry.headers.keys());
@@ -150,7 +150,7 @@ async fn error_of_a_sample(
     fault: Fault,
 ) -> (Error, usize) {
     let (server, service) = connect_with(option).await;
-    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = service.create_sampling_client(SCRIPTED).await.unwrap();
     server.faults.add(Rule::on(routes::ASAMPLE).always(), fault);
     let error = with_timeout(sampler.sample(vec![1]).send()).await;
     let requests = server.journal.of(routes::ASAMPLE).len();
@@ -245,7 +245,7 @@ async fn connection_limits_restrict_concurrent_requests() {
         connect_with(|builder| builder.connection_limits(RouteClass::Sample, one)).await;
     let slow = Fault::delay_answer(10 * MILLISECOND);
     server.faults.add(Rule::on(routes::ASAMPLE).always(), slow);
-    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = service.create_sampling_client(SCRIPTED).await.unwrap();
     let samples: Vec<_> = (0..4).map(|_| sampler.sample(vec![1]).send()).collect();
     for sample in samples {
         with_timeout(sample).await.unwrap();
