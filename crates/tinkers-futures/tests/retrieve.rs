@@ -399,10 +399,7 @@ fn backoff_restarts_after_not_ready() {
 
 #[test]
 fn large_result_reserves_and_releases_its_bytes() {
-    let output = ForwardBackwardOutput {
-        loss_fn_output_type: "scalar".into(),
-        ..Default::default()
-    };
+    let output = ForwardBackwardOutput::new("scalar", Vec::new());
     let script = [
         Step::Json(
             200,

@@ -111,7 +111,7 @@ impl TrainingClient {
         let operation = self.operation("TrainingClient.save_state");
         let request = save.into().into_request(self.queue.model_id());
         self.single(operation, RequestKind::SaveWeights, request, |path| {
-            Ok(SavedWeights { path })
+            Ok(SavedWeights::new(path))
         })
     }
 
@@ -137,10 +137,7 @@ impl TrainingClient {
             .into_request(self.queue.model_id(), || session.next_sampling_seq());
         let kind = RequestKind::SaveWeightsForSampler;
         self.queue_one(operation, kind, request, |path| {
-            Ok(SavedSamplerWeights {
-                path: Some(path),
-                sampling_session_id: None,
-            })
+            Ok(SavedSamplerWeights::named(path))
         })
     }
 
@@ -204,10 +201,7 @@ impl TrainingClient {
             optimizer,
         });
         self.queue_one(operation, RequestKind::LoadWeights, load, |path| {
-            Ok(LoadedWeights {
-                path: Some(path),
-                model_id: None,
-            })
+            Ok(LoadedWeights::new(path))
         })
     }
 

@@ -39,6 +39,11 @@ pub use tinkers_wire::{
     LoraConfig, Loss, LossFn, ModelInfo, ModelInput, OptimStepResult, QueueState, SampleResponse,
     SampledSequence, SamplingParams, Stop, StopReason, TensorData, TinkerPath,
 };
+pub use tinkers_wire::{
+    CsrIndices, DType, InvalidInput, LoadedWeights, LossConfigValue, OptimizerConfig,
+    PromptAltTokens, ProvenanceSpan, SavedSamplerWeights, SavedWeights, SpanKind, SupportedModel,
+    TensorElement, TensorValues, TopkLogprobs,
+};
 
 /// The embedded server, for tests of programs that use the SDK: see [`ServiceClient::over_local`].
 #[cfg(feature = "local")]

@@ -1,16 +1,11 @@
 //! The one optimizer of an engine, AdamW.
 
-use std::collections::BTreeMap;
-
 use tinkers_wire::OptimizerConfig;
 
 use crate::read::Refusal;
 
 pub(super) fn adamw() -> OptimizerConfig {
-    OptimizerConfig {
-        family: "adamw".to_owned(),
-        fields: BTreeMap::new(),
-    }
+    OptimizerConfig::new("adamw")
 }
 
 /// Checks that a request asks for AdamW, or for no optimizer in particular.
