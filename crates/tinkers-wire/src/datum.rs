@@ -92,9 +92,9 @@ impl ProvenanceSpan {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SpanKind {
-    /// The prompt.
+    /// The tokens were part of the prompt.
     Prompt,
-    /// The sampled tokens.
+    /// The tokens were sampled.
     Sampled,
 }
 

@@ -18,8 +18,8 @@ use crate::{DType, InvalidInput, input};
 /// - `r = exp(p - q)`, the probability ratio, and
 /// - `A`, the advantage in `advantages[i]`.
 ///
-/// Each loss input is a tensor with one element per position; `target_tokens` is int64, all others are float32. Natural logarithms
-/// throughout. The formulas and defaults are from Tinker's public documentation (tinker-docs.thinkingmachines.ai).
+/// Each loss input is a tensor with one element per position; `target_tokens` is int64, all others are float32. All logarithms are
+/// natural. The formulas and defaults are from Tinker's public documentation (tinker-docs.thinkingmachines.ai).
 ///
 /// # Prompt positions
 /// Loss inputs also need values at the positions that predict prompt tokens. Set `weights` or `advantages` to 0 there, which takes these
@@ -220,10 +220,7 @@ pub fn loss_input_dtype(input: &str) -> Option<DType> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "the protocol encodes an option as a number or a string"
-)]
+#[expect(clippy::exhaustive_enums, reason = "a number or string by protocol")]
 pub enum LossConfigValue {
     /// A number.
     Number(f64),

@@ -19,7 +19,7 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
 pub(crate) enum Numbers<const LENIENT: bool = false> {
     /// All numbers are integers of at most 64 bits.
     Integers(Vec<i64>),
-    /// At least one number is not such an integer.
+    /// At least one number is a float or an integer of more than 64 bits.
     Mixed {
         values: Vec<f64>,
         /// Whether `values` represents every number exactly. False if an integer exceeds the 53 bits of an `f64`.

@@ -25,7 +25,7 @@ pub enum CheckpointKind {
 }
 
 impl CheckpointKind {
-    /// All kinds.
+    /// All kinds of checkpoints.
     const ALL: [Self; 3] = [Self::Training, Self::Sampler, Self::External];
 
     /// Returns the name used in listings: `training`, `sampler` or `external`.

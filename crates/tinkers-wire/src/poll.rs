@@ -175,10 +175,7 @@ impl From<&str> for FailureCategory {
 
 /// A decoded 2xx response of `retrieve_future`.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "a poll must handle every kind of response"
-)]
+#[expect(clippy::exhaustive_enums, reason = "polls handle every response")]
 pub enum PollResponse {
     /// The result is not ready. The client should poll again.
     TryAgain {

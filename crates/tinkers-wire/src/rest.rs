@@ -138,10 +138,7 @@ impl TrainingRun {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "new kinds are added to `CheckpointKind`"
-)]
+#[expect(clippy::exhaustive_enums, reason = "`CheckpointKind` gets new kinds")]
 pub enum CheckpointType {
     /// A known kind.
     Known(CheckpointKind),

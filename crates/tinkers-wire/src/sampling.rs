@@ -6,7 +6,7 @@ use crate::nulls::null_is_default;
 use crate::response::read_json;
 use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input};
 
-/// `POST /create_sampling_session`. Exactly one of `base_model` and `model_path` is set.
+/// `POST /create_sampling_session`: creates a sampler of a base model or of a checkpoint. Exactly one of `base_model` and `model_path` is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSamplingSession {
@@ -46,10 +46,7 @@ impl SamplingSessionCreated {
 /// The strings or tokens that end a sampled sequence. They replace the default, the end-of-text token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "the protocol encodes the list as strings or integers"
-)]
+#[expect(clippy::exhaustive_enums, reason = "a list of strings or integers")]
 pub enum Stop {
     /// The sequence ends at any of these strings. With an empty list it ends only at the token limit.
     Texts(Vec<String>),

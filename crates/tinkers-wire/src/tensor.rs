@@ -14,10 +14,7 @@ use crate::numbers::{Floats, Numbers, float_to_i64};
 /// The element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "callers handle every element type; another one is a breaking change"
-)]
+#[expect(clippy::exhaustive_enums, reason = "callers handle each element type")]
 pub enum DType {
     /// 32-bit floating point.
     Float32,
@@ -50,10 +47,7 @@ impl FromStr for DType {
 
 /// The elements of a tensor, in row-major order.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "callers handle every element type; another one is a breaking change"
-)]
+#[expect(clippy::exhaustive_enums, reason = "callers handle each element type")]
 pub enum TensorValues {
     /// 32-bit floating point.
     F32(Arc<[f32]>),

@@ -9,10 +9,7 @@ use crate::{Datum, DecodeError, InvalidInput, Loss, input, proto};
 
 /// Whether a request computes gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "the protocol encodes the mode as a boolean"
-)]
+#[expect(clippy::exhaustive_enums, reason = "a boolean in the protocol")]
 pub enum PassMode {
     /// Computes losses only.
     Forward,
@@ -43,7 +40,7 @@ pub struct PassRequest {
     pub mode: PassMode,
     /// The data of the batch.
     pub data: Vec<Datum>,
-    /// The loss function.
+    /// The loss function with its options.
     pub loss: Loss,
 }
 
