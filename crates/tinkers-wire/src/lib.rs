@@ -29,6 +29,7 @@ mod sampling_result;
 mod schema;
 mod session_poll;
 mod tensor;
+mod tensor_element;
 mod training;
 mod training_result;
 mod weights;
@@ -65,7 +66,8 @@ pub use sampling_result::{
 pub use session_poll::{
     Completion, CompletionState, Completions, PollTarget, PollTargetKind, RetrieveFutures,
 };
-pub use tensor::{CsrIndices, DType, TensorData, TensorElement, TensorValues};
+pub use tensor::{CsrIndices, DType, TensorData, TensorValues};
+pub use tensor_element::TensorElement;
 pub use training::{AdamParams, OptimStep, PassMode, PassRequest};
 pub use training_result::{ForwardBackwardOutput, LossFnOutput, OptimStepResult};
 pub use weights::{
