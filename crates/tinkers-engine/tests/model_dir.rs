@@ -78,15 +78,12 @@ fn config(change: (&str, serde_json::Value)) -> String {
 
 fn sample(engine: &ModelEngine, number: u64, stop: Option<Stop>) -> SampleResponse {
     let (sender, receiver) = channel();
+    let mut sampling_params = SamplingParams::new().max_tokens(40).seed(1);
+    sampling_params.stop = stop;
     let request = SampleRequest {
         prompt: ModelInput::from_tokens(vec![0, 3]),
         num_samples: Some(6),
-        sampling_params: SamplingParams {
-            max_tokens: Some(40),
-            seed: Some(1),
-            stop,
-            ..SamplingParams::default()
-        },
+        sampling_params,
         ..SampleRequest::default()
     };
     let work = Work::Sample {

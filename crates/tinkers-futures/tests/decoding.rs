@@ -132,10 +132,7 @@ fn invalid_submission_response_reports_the_server_text() {
 
 #[test]
 fn results_are_decoded_from_json_and_protobuf() {
-    let output = ForwardBackwardOutput {
-        loss_fn_output_type: "scalar".into(),
-        ..Default::default()
-    };
+    let output = ForwardBackwardOutput::new("scalar", Vec::new());
     let json = r#"{"loss_fn_output_type": "scalar", "loss_fn_outputs": [], "metrics": {}}"#;
     assert_eq!(
         run::<ForwardBackwardOutput>([Step::Json(200, json)])

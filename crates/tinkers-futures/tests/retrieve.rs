@@ -403,10 +403,7 @@ fn poll_backoff_restarts_after_a_not_ready_response() {
 
 #[test]
 fn large_result_reserves_and_releases_its_bytes() {
-    let output = ForwardBackwardOutput {
-        loss_fn_output_type: "scalar".into(),
-        ..Default::default()
-    };
+    let output = ForwardBackwardOutput::new("scalar", Vec::new());
     let script = [
         Step::Json(
             200,

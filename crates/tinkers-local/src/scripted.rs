@@ -177,7 +177,7 @@ impl ScriptedEngine {
             Work::OptimStep { model, .. } => {
                 *lock(&self.steps).entry(model.clone()).or_default() += 1;
                 let metrics = BTreeMap::from([("grad_norm:mean".to_owned(), 1.0)]);
-                Outcome::Step(OptimStepResult { metrics })
+                Outcome::Step(OptimStepResult::new(metrics))
             }
             Work::Save { .. } => Outcome::Saved { size_bytes: 1024 },
             Work::Sample { request, .. } => Outcome::Sampled(self.sample(request)),
@@ -200,14 +200,10 @@ impl ScriptedEngine {
             }
             output
         });
-        ForwardBackwardOutput {
-            loss_fn_output_type: "ArrayRecord".to_owned(),
-            loss_fn_outputs: outputs.collect(),
-            metrics: BTreeMap::from([(
-                "loss:sum".to_owned(),
-                f64::from(-logprob) * positions as f64,
-            )]),
-        }
+        let outputs = outputs.collect();
+        let loss = f64::from(-logprob) * positions as f64;
+        ForwardBackwardOutput::new("ArrayRecord", outputs)
+            .with_metrics(BTreeMap::from([("loss:sum".to_owned(), loss)]))
     }
 
     fn sample(&self, request: &SampleRequest) -> SampleResponse {

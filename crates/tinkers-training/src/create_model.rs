@@ -34,18 +34,17 @@ pub(crate) async fn load_into_new_model(
         let message = "the server does not report the rank of the checkpoint's adapter; create a model of that rank and call load_state";
         Error::new(ErrorKind::Unsupported, Sent::Answered, message)
     })?;
+    let mut lora_config = LoraConfig::rank(rank);
+    lora_config.train_unembed = info.train_unembed;
+    lora_config.train_mlp = info.train_mlp;
+    lora_config.train_attn = info.train_attn;
     let client = creation
         .new_model(&CreateModel {
             session_id: session.session_id().to_owned(),
             model_seq_id: Some(session.next_model_seq()),
             base_model: info.base_model,
             user_metadata: load.user_metadata,
-            lora_config: LoraConfig {
-                train_unembed: info.train_unembed,
-                train_mlp: info.train_mlp,
-                train_attn: info.train_attn,
-                ..LoraConfig::rank(rank)
-            },
+            lora_config,
             // The default is omitted, since not every server knows the field.
             optimizer_config: info.optimizer_config.filter(|config| !config.is_default()),
         })

@@ -42,11 +42,7 @@ pub fn merge(mut chunks: Vec<ForwardBackwardOutput>) -> ForwardBackwardOutput {
         .into_iter()
         .flat_map(|chunk| chunk.loss_fn_outputs)
         .collect();
-    ForwardBackwardOutput {
-        loss_fn_output_type,
-        loss_fn_outputs,
-        metrics,
-    }
+    ForwardBackwardOutput::new(loss_fn_output_type, loss_fn_outputs).with_metrics(metrics)
 }
 
 fn reduce(name: &str, values: &[f64], weights: &[f64], metrics: &mut BTreeMap<String, f64>) {
@@ -121,14 +117,10 @@ mod tests {
     fn chunk(data: usize, metrics: &[(&str, f64)]) -> ForwardBackwardOutput {
         let output =
             |i| LossFnOutput::from([("logprobs".to_owned(), TensorData::f32(vec![i as f32]))]);
-        ForwardBackwardOutput {
-            loss_fn_output_type: "ArrayRecord".into(),
-            loss_fn_outputs: (0..data).map(output).collect(),
-            metrics: metrics
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), *value))
-                .collect(),
-        }
+        let outputs = (0..data).map(output).collect();
+        let metrics = metrics.iter();
+        let metrics = metrics.map(|(name, value)| ((*name).to_owned(), *value));
+        ForwardBackwardOutput::new("ArrayRecord", outputs).with_metrics(metrics.collect())
     }
 
     #[test]

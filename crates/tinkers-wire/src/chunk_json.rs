@@ -1,4 +1,4 @@
-//! Chunks in JSON. Token lists are parsed directly, since a [`Value`] per token would be expensive.
+//! The JSON of chunks. Lists of tokens are parsed directly, since a [`Value`] per token would be expensive.
 
 use std::fmt;
 
@@ -64,7 +64,7 @@ impl Serialize for Chunk {
     }
 }
 
-/// Writes `type` first, so that a streaming parser knows the kind before it reads the other fields.
+/// Serialises a chunk of unknown kind. The field `type` comes first, so that a streaming parser knows the kind before the other fields.
 fn serialize_other<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S::Error> {
     let Value::Object(fields) = value else {
         return value.serialize(serializer);
@@ -191,7 +191,7 @@ mod tests {
     use crate::ModelInput;
 
     #[test]
-    fn chunk_of_an_unknown_kind_keeps_its_fields() {
+    fn chunk_of_an_unknown_kind_round_trips() {
         for chunk in [
             r#"{"type":"hologram","data":{"x":1},"depth":3,"expected_tokens":"many"}"#,
             r#"{"tokens":[1,2],"type":"graph","edges":[[0,1]]}"#,
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_read_in_any_order_and_errors_name_the_field() {
+    fn chunk_fields_are_decoded_in_any_order() {
         let text = Chunk::EncodedText([1, 2].into());
         for chunk in [
             r#"{"tokens":[1,2],"type":"encoded_text"}"#,

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::names::display_name;
 use crate::nulls::{null_is_default, without_nulls};
 
-/// The version of the official SDK whose behaviour this client implements. Servers choose the client configuration by it.
+/// The version of the official Python SDK whose behaviour this client implements. Servers choose the client configuration by this version.
 pub const SDK_VERSION: &str = "0.38.0";
 
-/// `POST /client/config` and `POST /client/dynamic_config`.
+/// The body of `POST /client/config` and `POST /client/dynamic_config`, which return configurations of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigRequest {
@@ -28,7 +29,7 @@ impl Default for ConfigRequest {
     }
 }
 
-/// The configuration that a client fetches once, at the start. Missing fields have the defaults of the official SDK.
+/// The configuration that a client fetches once, when it connects. A field that the server does not send has the default of the official SDK.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, remote = "Self")]
@@ -36,30 +37,30 @@ impl Default for ConfigRequest {
 pub struct ClientConfig {
     /// Whether the API key must be exchanged for a JWT.
     pub pjwt_auth_enabled: bool,
-    /// The maximum bytes of sampling prompts being submitted concurrently.
+    /// The maximum bytes of sampling prompts that a client submits concurrently.
     pub sample_dispatch_bytes_semaphore_size: u64,
-    /// The maximum bytes of large results being fetched concurrently.
+    /// The maximum bytes of large results that a client fetches concurrently.
     pub inflight_response_bytes_semaphore_size: u64,
-    /// Whether the chunks of a pass are submitted concurrently, with the first one last.
+    /// Whether the chunks of a batch are submitted concurrently. If so, the first chunk is sent after the server has accepted all others.
     pub parallel_fwdbwd_chunks: bool,
-    /// Whether passes are compressed with zstd.
+    /// Whether the bodies of forward and forward-backward requests are compressed with zstd.
     pub proto_compress_fwdbwd: bool,
-    /// The maximum number of data per chunk of a pass.
+    /// The maximum number of data per chunk of a batch.
     pub fwdbwd_max_chunk_len: usize,
-    /// The maximum estimated bytes per chunk of a pass.
+    /// The maximum estimated bytes per chunk of a batch.
     pub fwdbwd_max_chunk_bytes_count: u64,
-    /// The maximum estimated bytes of passes being submitted concurrently.
+    /// The maximum estimated bytes of batches that a client submits concurrently.
     pub fwdbwd_dispatch_bytes_semaphore_size: u64,
-    /// The maximum pause after a 402 response, in seconds.
+    /// The maximum time, in seconds, for which a client retries after a 402 (payment required) response.
     pub billing_exception_max_pause_duration_sec: u64,
-    /// The maximum number of sampling requests in flight.
+    /// The maximum number of samples that a client has in flight.
     pub sample_max_concurrent_requests: u32,
-    /// Whether to poll for samples with one `retrieve_futures` poll per sampling session.
+    /// Whether a client polls for all samples of a sampling session at once, with `retrieve_futures`.
     pub sample_use_retrieve_futures: bool,
     /// The name and version of the server software as `name/version`, if the server sends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// Whether the server applies repeated requests with the same (model, seq_id) only once, if it says so.
+    /// Whether the server applies a repeated request with the same model and `seq_id` only once; `None` if the server does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deduplicates_seq_ids: Option<bool>,
     /// The time after which a session without heartbeats expires, in seconds, if the server sends it.
@@ -94,11 +95,11 @@ impl Default for ClientConfig {
 #[serde(default, remote = "Self")]
 #[non_exhaustive]
 pub struct DynamicConfig {
-    /// The refresh period in seconds.
+    /// The time between two fetches of this configuration, in seconds.
     pub refresh_interval_sec: u64,
-    /// Whether to cancel abandoned samples on the server.
+    /// Whether the client cancels samples on the server when their futures are dropped.
     pub sample_cancel_enabled: bool,
-    /// The maximum number of concurrent cancellations.
+    /// The maximum number of samples that the client cancels concurrently.
     pub sample_cancel_max_batch_size: u32,
 }
 
@@ -112,7 +113,7 @@ impl Default for DynamicConfig {
     }
 }
 
-/// Implements serde traits that treat null fields as missing.
+/// Implements serde traits that treat a null field like a missing one.
 macro_rules! null_tolerant_serde {
     ($($type:ident),*) => {$(
         impl Serialize for $type {
@@ -130,7 +131,7 @@ macro_rules! null_tolerant_serde {
 }
 null_tolerant_serde!(ClientConfig, DynamicConfig);
 
-/// `POST /create_session`.
+/// `POST /create_session`: creates a session, to which models and samplers belong.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSession {
@@ -138,7 +139,7 @@ pub struct CreateSession {
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub tags: Vec<String>,
-    /// Metadata set by the caller.
+    /// Metadata of the session, chosen by the caller.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(
         feature = "schema",
@@ -186,7 +187,7 @@ pub struct SessionCreated {
     pub error_message: Option<String>,
 }
 
-/// `POST /session_heartbeat`.
+/// `POST /session_heartbeat`: keeps a session alive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Heartbeat {
@@ -198,6 +199,7 @@ pub struct Heartbeat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum FinishReason {
     /// The client completed its work.
     #[default]
@@ -208,7 +210,20 @@ pub enum FinishReason {
     Interrupted,
 }
 
-/// `POST /sessions/{id}/finish`. Sends a missing detail as null, as the official SDK does.
+impl FinishReason {
+    /// Returns the name used in JSON: `success`, `errored` or `interrupted`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Errored => "errored",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+display_name!(FinishReason);
+
+/// `POST /sessions/{id}/finish`: ends a session. A missing detail is sent as null, as the official SDK does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FinishSession {
@@ -220,7 +235,7 @@ pub struct FinishSession {
     pub detail: Option<String>,
 }
 
-/// `POST /telemetry`.
+/// `POST /telemetry`: reports events to the server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Telemetry {
@@ -247,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_and_null_fields_have_their_defaults() {
+    fn missing_and_null_config_fields_have_their_defaults() {
         assert_eq!(
             serde_json::from_str::<ClientConfig>("{}").unwrap(),
             ClientConfig::default()

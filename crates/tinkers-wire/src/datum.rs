@@ -2,26 +2,46 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::names::display_name;
 use crate::nulls::null_is_default;
 use crate::tensor::UntypedTensor;
 use crate::{InvalidInput, ModelInput, TensorData, loss_input_dtype};
 
 /// An example of a training batch: the model input and the inputs of the loss function.
 ///
-/// Position `i` of `model_input` predicts `target_tokens[i]`. Cheap to clone: arrays are shared.
+/// Position `i` of `model_input` predicts `target_tokens[i]`, so inputs and targets are the same tokens shifted by one. The constructors
+/// [`Datum::next_token`] and [`Datum::sampled`] do this shift. Which inputs each loss needs is documented at [`LossFn`](crate::LossFn).
+/// Cheap to clone: arrays are shared.
+///
+/// # Examples
+/// Supervised: learn to continue the prompt `[1, 2, 3]` with `[4, 5]`. The weights are those of predicting tokens 2 to 5.
+/// ```
+/// use tinkers_wire::Datum;
+///
+/// let datum = Datum::next_token(&[1, 2, 3, 4, 5], [0.0, 0.0, 1.0, 1.0])?;
+/// // The same, by hand:
+/// let by_hand = Datum::new([1, 2, 3, 4])
+///     .target_tokens([2, 3, 4, 5])
+///     .weights([0.0, 0.0, 1.0, 1.0]);
+/// assert_eq!(datum, by_hand);
+/// datum.validate()?;
+/// # Ok::<(), tinkers_wire::InvalidInput>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Datum {
     /// The input of the model.
     pub model_input: ModelInput,
-    /// The inputs of the loss function by name, with one element per position.
+    /// The inputs of the loss function by name, such as `target_tokens`. Each has one element, or one row, per position of `model_input`.
     #[serde(deserialize_with = "loss_inputs")]
     pub loss_fn_inputs: BTreeMap<String, TensorData>,
-    /// The origin of the tokens of `model_input`, as spans that cover it without gaps.
+    /// The samples that the tokens of `model_input` came from, as consecutive spans that cover all tokens; empty if not recorded.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -29,7 +49,7 @@ pub struct Datum {
     )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<ProvenanceSpan>>"))]
     pub model_input_spans: Vec<ProvenanceSpan>,
-    /// The origin of the target tokens, as spans that cover them without gaps.
+    /// The samples that the target tokens came from, as consecutive spans that cover all targets; empty if not recorded.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -42,25 +62,39 @@ pub struct Datum {
 /// A span of training tokens that came from a sampling request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ProvenanceSpan {
-    /// Whether the span is part of the prompt or of the sampled tokens.
+    /// Whether the tokens were part of the prompt or were sampled.
     pub kind: SpanKind,
     /// The id of the sampled sequence.
     pub sequence_id: String,
-    /// The start of the span, in tokens.
+    /// The index of the first token in the prompt or in the sampled tokens.
     pub offset: u64,
-    /// The length of the span, in tokens.
+    /// The number of tokens.
     pub length: u64,
 }
 
-/// The origin of a [`ProvenanceSpan`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+impl ProvenanceSpan {
+    /// Creates a span of `length` tokens, from the token `offset` of the prompt or of the sampled tokens of a sequence.
+    pub fn new(kind: SpanKind, sequence_id: impl Into<String>, offset: u64, length: u64) -> Self {
+        Self {
+            kind,
+            sequence_id: sequence_id.into(),
+            offset,
+            length,
+        }
+    }
+}
+
+/// The part of a sampling request that the tokens of a [`ProvenanceSpan`] came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SpanKind {
-    /// The prompt of the sampling request.
+    /// The tokens were part of the prompt.
     Prompt,
-    /// The sampled tokens.
+    /// The tokens were sampled.
     Sampled,
 }
 
@@ -71,8 +105,20 @@ impl From<&Self> for Datum {
     }
 }
 
+impl SpanKind {
+    /// Returns the name used in JSON, `prompt` or `sampled`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Sampled => "sampled",
+        }
+    }
+}
+
+display_name!(SpanKind);
+
 impl Datum {
-    /// Creates a datum without loss inputs; add them with [`Datum::with`].
+    /// Creates a datum without loss inputs. Add them with methods such as [`Datum::target_tokens`], or with [`Datum::with`].
     pub fn new(model_input: impl Into<ModelInput>) -> Self {
         Self {
             model_input: model_input.into(),
@@ -82,12 +128,15 @@ impl Datum {
         }
     }
 
-    /// Creates a datum for next-token prediction: the input is `tokens` without the last, the targets are `tokens` without the first, and
-    /// `weights[i]` is the weight of predicting `tokens[i + 1]`.
+    /// Creates a datum for next-token prediction with [`LossFn::CrossEntropy`](crate::LossFn::CrossEntropy). The model input is `tokens`
+    /// without the last token, the targets are `tokens` without the first, and `weights[i]` is the weight of predicting `tokens[i + 1]`.
     ///
     /// # Errors
-    /// If there are fewer than two tokens, or `weights` does not have one element fewer than `tokens`.
-    pub fn next_token(tokens: &[u32], weights: impl Into<Vec<f32>>) -> Result<Self, InvalidInput> {
+    /// Names the field `tokens` if there are fewer than two tokens, and `weights` if it does not have one element fewer than `tokens`.
+    pub fn next_token(
+        tokens: &[u32],
+        weights: impl Into<Arc<[f32]>>,
+    ) -> Result<Self, InvalidInput> {
         let weights = weights.into();
         if tokens.len() < 2 {
             return Err(InvalidInput::new(
@@ -104,18 +153,95 @@ impl Datum {
             return Err(InvalidInput::new("weights", expected));
         }
         Ok(Self::new(&tokens[..tokens.len() - 1])
-            .with("target_tokens", TensorData::tokens(&tokens[1..]))
-            .with("weights", weights))
+            .target_tokens(&tokens[1..])
+            .weights(weights))
     }
 
-    /// Adds a loss input.
+    /// Creates a datum for a policy loss, such as [`LossFn::ImportanceSampling`](crate::LossFn::ImportanceSampling), from the tokens that were
+    /// sampled for a prompt, their log-probabilities, and the advantage of the sample.
+    ///
+    /// The model input is `prompt` followed by `tokens`, without the last token. `logprobs` and `advantages` are 0 at the positions that
+    /// predict prompt tokens. To give each token its own advantage, replace the input with [`Datum::advantages`].
+    ///
+    /// # Errors
+    /// Names the field `prompt` or `tokens` if it is empty, and `logprobs` if it does not have one element per sampled token.
+    ///
+    /// ```
+    /// use tinkers_wire::Datum;
+    ///
+    /// let datum = Datum::sampled(&[1, 2], &[3, 4], &[-0.5, -0.75], 2.0)?;
+    /// let by_hand = Datum::new([1, 2, 3])
+    ///     .target_tokens([2, 3, 4])
+    ///     .logprobs([0.0, -0.5, -0.75])
+    ///     .advantages([0.0, 2.0, 2.0]);
+    /// assert_eq!(datum, by_hand);
+    /// # Ok::<(), tinkers_wire::InvalidInput>(())
+    /// ```
+    pub fn sampled(
+        prompt: &[u32],
+        tokens: &[u32],
+        logprobs: &[f32],
+        advantage: f32,
+    ) -> Result<Self, InvalidInput> {
+        for (field, list) in [("prompt", prompt), ("tokens", tokens)] {
+            if list.is_empty() {
+                return Err(InvalidInput::new(field, "at least one token, got none"));
+            }
+        }
+        if logprobs.len() != tokens.len() {
+            let (expected, got) = (tokens.len(), logprobs.len());
+            let expected = format!("{expected} numbers, one per sampled token, got {got}");
+            return Err(InvalidInput::new("logprobs", expected));
+        }
+        let all = [prompt, tokens].concat();
+        // The last prompt token predicts the first sampled one.
+        let zeros = vec![0.0; prompt.len() - 1];
+        let advantages = vec![advantage; tokens.len()];
+        Ok(Self::new(&all[..all.len() - 1])
+            .target_tokens(&all[1..])
+            .logprobs([&zeros, logprobs].concat())
+            .advantages([zeros, advantages].concat()))
+    }
+
+    /// Sets a loss input. Vectors, slices and arrays of `f32`, `i64`, `i32` and `u32` convert to a 1-D tensor.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, tensor: impl Into<TensorData>) -> Self {
         self.loss_fn_inputs.insert(name.into(), tensor.into());
         self
     }
 
-    /// Estimates the bytes in a training request before compression, as the official SDK does.
+    /// Sets the loss input `target_tokens`: the token that each position predicts.
+    #[must_use]
+    pub fn target_tokens(self, tokens: impl AsRef<[u32]>) -> Self {
+        self.with("target_tokens", tokens.as_ref())
+    }
+
+    /// Sets the loss input `weights`: the weight of each position in the cross-entropy; 0 takes the position out of the loss.
+    #[must_use]
+    pub fn weights(self, weights: impl Into<Arc<[f32]>>) -> Self {
+        self.with("weights", TensorData::f32(weights))
+    }
+
+    /// Sets the loss input `logprobs`: the log-probability that the sampler gave to the target of each position, 0 at prompt positions.
+    #[must_use]
+    pub fn logprobs(self, logprobs: impl Into<Arc<[f32]>>) -> Self {
+        self.with("logprobs", TensorData::f32(logprobs))
+    }
+
+    /// Sets the loss input `advantages`: the advantage of each position, 0 at prompt positions.
+    #[must_use]
+    pub fn advantages(self, advantages: impl Into<Arc<[f32]>>) -> Self {
+        self.with("advantages", TensorData::f32(advantages))
+    }
+
+    /// Sets the loss input `sequence_ratio_mask` of [`LossFn::Gspo`](crate::LossFn::Gspo): 1 at the positions whose mean log-ratio is the
+    /// ratio of the sequence, 0 at prompt positions.
+    #[must_use]
+    pub fn sequence_ratio_mask(self, mask: impl Into<Arc<[f32]>>) -> Self {
+        self.with("sequence_ratio_mask", TensorData::f32(mask))
+    }
+
+    /// Estimates the bytes of the datum in a training request before compression, with the formula of the official SDK.
     pub fn estimated_bytes(&self) -> u64 {
         self.model_input.training_bytes()
             + self
@@ -125,7 +251,8 @@ impl Datum {
                 .sum::<u64>()
     }
 
-    /// Checks the model input, each tensor, and that the loss inputs have one row per position.
+    /// Checks the model input and each tensor, that known loss inputs have one row per position, and that target tokens are int64 ids.
+    /// Whether all inputs of a loss are present depends on the loss and is not checked here.
     ///
     /// # Errors
     /// Names the invalid field, such as `loss_fn_inputs.target_tokens`.
@@ -170,7 +297,7 @@ impl Datum {
     }
 }
 
-/// Deserialises tensors by name. A tensor without a dtype has the dtype of the loss input of that name.
+/// Deserialises loss inputs by name. A tensor without a dtype gets the dtype that the protocol defines for the name.
 fn loss_inputs<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, TensorData>, D::Error> {
@@ -193,7 +320,7 @@ fn loss_inputs<'de, D: Deserializer<'de>>(
         }
     }
 
-    /// The seed of a tensor with a known name.
+    /// Deserialises the tensor of the loss input with this name.
     struct NamedTensor<'a>(&'a str);
 
     impl<'de> DeserializeSeed<'de> for NamedTensor<'_> {
@@ -212,7 +339,7 @@ fn loss_inputs<'de, D: Deserializer<'de>>(
     deserializer.deserialize_map(InputsVisitor)
 }
 
-/// The loss inputs with one row per position.
+/// The names of the loss inputs that must have one row per position.
 const PER_POSITION: [&str; 5] = [
     "target_tokens",
     "weights",
@@ -226,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_dtype_follows_from_the_name_or_the_values() {
+    fn missing_dtype_is_derived_from_input_name_or_values() {
         use crate::DType::{Float32, Int64};
         let json = r#"{"model_input": {"chunks": []}, "loss_fn_inputs": {
             "weights": {"data": [1, 0]}, "target_tokens": {"data": [2.0, 3]}, "other": {"data": [1, 2], "dtype": null},
@@ -249,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn next_token_shifts_by_one() {
+    fn next_token_targets_are_shifted_by_one() {
         let datum = Datum::next_token(&[1, 2, 3], vec![0.0, 1.0]).unwrap();
         assert_eq!(datum.model_input.tokens().unwrap(), [1, 2]);
         assert_eq!(
@@ -270,7 +397,28 @@ mod tests {
     }
 
     #[test]
-    fn invalid_loss_inputs_are_named() {
+    fn sampled_datum_rejects_lists_of_different_length() {
+        let field = |prompt: &[u32], tokens: &[u32], logprobs: &[f32]| {
+            let datum = Datum::sampled(prompt, tokens, logprobs, 1.0);
+            datum.unwrap_err().field().to_owned()
+        };
+        assert_eq!(field(&[], &[3], &[-1.0]), "prompt");
+        assert_eq!(field(&[1], &[], &[]), "tokens");
+        assert_eq!(field(&[1], &[3], &[]), "logprobs");
+        let shortest = Datum::sampled(&[1], &[3], &[-1.0], 1.0).unwrap();
+        assert_eq!(shortest.model_input.tokens().unwrap(), [1]);
+        assert!(shortest.validate().is_ok());
+    }
+
+    #[test]
+    fn mask_of_the_sequence_ratio_is_a_float_input() {
+        let datum = Datum::new([1, 2]).sequence_ratio_mask([0.0, 1.0]);
+        let mask = &datum.loss_fn_inputs["sequence_ratio_mask"];
+        assert_eq!(mask.as_f32(), Some(&[0.0, 1.0][..]));
+    }
+
+    #[test]
+    fn error_for_an_invalid_loss_input_names_the_input() {
         let datum = Datum::new(vec![1, 2, 3]).with("target_tokens", vec![2i64, 3]);
         assert_eq!(
             datum.validate().unwrap_err().field(),
@@ -291,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn byte_estimate_matches_the_official_sdk() {
+    fn byte_estimate_of_a_datum_matches_the_official_sdk() {
         let datum = Datum::new(vec![1, 2, 3])
             .with("target_tokens", vec![2i64, 3, 4])
             .with("weights", vec![1.0f32; 3]);

@@ -1,4 +1,4 @@
-//! Validation errors of arguments, reported before anything is sent.
+//! The error for invalid arguments, which are rejected before anything is sent.
 
 use std::fmt;
 
@@ -11,7 +11,8 @@ pub struct InvalidInput {
 }
 
 impl InvalidInput {
-    /// Creates an error. `expected` completes the sentence "expected ..." and includes the value found.
+    /// Creates an error for a field. `expected` completes the sentence "invalid <field>: expected ..." and should include the value found, as
+    /// in `at least 1, got 0`.
     pub fn new(field: impl Into<String>, expected: impl fmt::Display) -> Self {
         Self {
             field: field.into(),
@@ -24,12 +25,12 @@ impl InvalidInput {
         &self.field
     }
 
-    /// Returns what was expected.
+    /// Returns the description of the expected value, such as `at least 1, got 0`.
     pub fn expected(&self) -> &str {
         &self.expected
     }
 
-    /// Prepends `prefix`, including its separator, to the path of the field.
+    /// Prepends `prefix` to the path of the field. The prefix includes its separator, as in `data[3].`.
     #[must_use]
     pub fn within(mut self, prefix: impl fmt::Display) -> Self {
         self.field = format!("{prefix}{}", self.field);
@@ -37,10 +38,10 @@ impl InvalidInput {
     }
 }
 
-/// Checks that an API key is a valid header value.
+/// Checks that an API key can be sent in a header: visible ASCII characters, at least one.
 ///
 /// # Errors
-/// Names the field `api_key`, without the key itself.
+/// Names the field `api_key`. The message does not contain the key.
 pub fn check_api_key(key: &str) -> Result<(), InvalidInput> {
     if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
@@ -49,7 +50,7 @@ pub fn check_api_key(key: &str) -> Result<(), InvalidInput> {
     Err(InvalidInput::new("api_key", expected))
 }
 
-/// Fails unless `value` is finite.
+/// Returns an error for `field` unless `value` is finite.
 pub(crate) fn check_finite(field: &str, value: f64) -> Result<(), InvalidInput> {
     if value.is_finite() {
         Ok(())
@@ -61,7 +62,7 @@ pub(crate) fn check_finite(field: &str, value: f64) -> Result<(), InvalidInput> 
     }
 }
 
-/// Fails unless `value` is finite and `is_in_range`; `range` describes the range for the message.
+/// Returns an error for `field` unless `value` is finite and `is_in_range` is true. The message contains `range`, the description of the range.
 pub(crate) fn check_range(
     field: &str,
     value: f64,

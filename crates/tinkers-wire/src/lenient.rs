@@ -12,14 +12,14 @@ pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
     id_of(&value).ok_or_else(|| D::Error::custom(format_args!("expected an id, got {value}")))
 }
 
-/// Deserialises an id; any other value is `None`.
+/// Deserialises an id from a string or an integer. Any other value becomes `None`.
 pub(crate) fn optional_id<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
     Ok(id_of(&Value::deserialize(deserializer)?))
 }
 
-/// Deserialises a list of ids; any other value, or a list with other elements, is `None`.
+/// Deserialises a list of ids. Any other value, or a list in which an element is not an id, becomes `None`.
 pub(crate) fn optional_ids<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<String>>, D::Error> {
@@ -28,7 +28,7 @@ pub(crate) fn optional_ids<'de, D: Deserializer<'de>>(
     Ok(ids.flatten())
 }
 
-/// Deserialises a non-negative integer; any other value is `None`.
+/// Deserialises a non-negative integer. Any other value becomes `None`.
 pub(crate) fn optional_count<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -38,7 +38,7 @@ where
     Ok(as_i64(&value).and_then(|count| u64::try_from(count).ok()?.try_into().ok()))
 }
 
-/// Returns the id in a non-empty string or an integer.
+/// Returns the id that a JSON value is: a string that is not empty, or an integer. Returns `None` for other values.
 pub(crate) fn id_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -47,7 +47,8 @@ pub(crate) fn id_of(value: &Value) -> Option<String> {
     }
 }
 
-/// Returns the integer in a JSON number, a float without a fraction, or a string of either.
+/// Returns the integer that a JSON value is: an integer, a float without a fraction, or a string of such a number. Returns `None` for other
+/// values.
 pub(crate) fn as_i64(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64().or_else(|| float_to_i64(number.as_f64()?)),

@@ -1,4 +1,4 @@
-//! Lenient decoding of result tensors in JSON: foreign dtypes, numbers as strings, and plain lists. Request tensors are decoded strictly.
+//! Lenient decoding of result tensors in JSON: other dtypes, numbers in strings, and plain lists. Tensors of requests are decoded strictly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::numbers::{Number, Numbers};
 use crate::{CsrIndices, DType, TensorData, TensorValues};
 
-/// Deserialises the loss function outputs of a pass. Fields that are not tensors are skipped and logged.
+/// Deserialises the outputs of the loss function, one map per datum. Fields that are not tensors are skipped and logged.
 pub(crate) fn outputs<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<BTreeMap<String, TensorData>>, D::Error> {
@@ -31,7 +31,14 @@ pub(crate) fn outputs<'de, D: Deserializer<'de>>(
     Ok(outputs)
 }
 
-/// A JSON value whose lists are parsed straight into numbers, which saves a [`Value`] per tensor element.
+/// Deserialises a tensor. Any other value is `None`.
+pub(crate) fn optional<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<TensorData>, D::Error> {
+    Ok(LenientValue::deserialize(deserializer)?.tensor())
+}
+
+/// A JSON value whose lists are parsed directly into numbers, since a [`Value`] per tensor element would be expensive.
 enum LenientValue {
     Number(Number<true>),
     Text(String),

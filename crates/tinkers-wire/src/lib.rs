@@ -1,5 +1,6 @@
 //! Request and response bodies, ids and paths of the Tinker API, in JSON and protobuf.
 #![doc = include_str!("../README.md")]
+#![warn(clippy::exhaustive_enums)]
 
 mod chunk_json;
 mod config;
@@ -10,6 +11,9 @@ mod lenient_tensor;
 mod loss;
 mod model_input;
 mod models;
+mod names;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod nulls;
 mod numbers;
 mod openapi;
@@ -25,6 +29,7 @@ mod sampling_result;
 mod schema;
 mod session_poll;
 mod tensor;
+mod tensor_element;
 mod training;
 mod training_result;
 mod weights;
@@ -62,6 +67,7 @@ pub use session_poll::{
     Completion, CompletionState, Completions, PollTarget, PollTargetKind, RetrieveFutures,
 };
 pub use tensor::{CsrIndices, DType, TensorData, TensorValues};
+pub use tensor_element::TensorElement;
 pub use training::{AdamParams, OptimStep, PassMode, PassRequest};
 pub use training_result::{ForwardBackwardOutput, LossFnOutput, OptimStepResult};
 pub use weights::{
@@ -69,15 +75,21 @@ pub use weights::{
     SaveWeightsForSampler, SavedSamplerWeights, SavedWeights, check_checkpoint_name,
 };
 
-/// The result of an asynchronous operation, as `retrieve_future` returns it in JSON or protobuf.
+/// The result of an asynchronous operation, which `retrieve_future` returns as JSON or protobuf.
 pub trait OperationResult: Sized + Send + 'static {
-    /// Whether the result also has a protobuf form.
+    /// Whether servers can also send the result as protobuf.
     const PROTOBUF: bool;
 
-    /// Decodes the JSON form.
+    /// Decodes a result from JSON.
+    ///
+    /// # Errors
+    /// If the body is not JSON or lacks the fields of the result. The message contains the start of the body.
     fn from_json(body: &[u8]) -> Result<Self, DecodeError>;
 
-    /// Decodes the protobuf form.
+    /// Decodes a result from protobuf.
+    ///
+    /// # Errors
+    /// If the body cannot be decoded, or the result has no protobuf form.
     fn from_protobuf(body: bytes::Bytes) -> Result<Self, DecodeError> {
         let _ = body;
         Err(DecodeError::new(

@@ -1,38 +1,95 @@
 //! Loss functions and their options.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::names::display_name;
+use crate::nulls::null_is_default;
 use crate::{DType, InvalidInput, input};
 
-/// A loss function by name. The loss is summed over positions. Not every server supports every function.
+/// A loss function, named by [`Loss`] in a forward or forward-backward pass. Not every server supports every function.
+///
+/// The loss of a datum is a sum over the positions of its model input. In the formulas below, position `i` has
+///
+/// - `p`, the log-probability that the model in training gives to `target_tokens[i]`,
+/// - `q`, the log-probability in `logprobs[i]`, which the sampler gave to the same token,
+/// - `r = exp(p - q)`, the probability ratio, and
+/// - `A`, the advantage in `advantages[i]`.
+///
+/// Each loss input is a tensor with one element per position; `target_tokens` is int64, all others are float32. All logarithms are
+/// natural. The formulas and defaults are from Tinker's public documentation (tinker-docs.thinkingmachines.ai).
+///
+/// # Prompt positions
+/// Loss inputs also need values at the positions that predict prompt tokens. Set `weights` or `advantages` to 0 there, which takes these
+/// positions out of the loss (except for [`Dro`](Self::Dro)), and set `logprobs` to 0. [`Datum::sampled`](crate::Datum::sampled) does both.
+/// Metrics that are means over positions, such as the mean of `r`, still count these positions; with `q = 0` the ratio of a prompt position
+/// is below 1 and lowers the mean.
+///
+/// # Examples
+/// ```
+/// use tinkers_wire::{Datum, LossFn};
+///
+/// // The model completed the prompt [1, 2, 3] with the tokens [4, 5], and the completion earned the advantage 0.5.
+/// let datum = Datum::sampled(&[1, 2, 3], &[4, 5], &[-0.25, -1.5], 0.5)?;
+/// assert_eq!(datum.loss_fn_inputs["target_tokens"].as_i64(), Some(&[2, 3, 4, 5][..]));
+/// assert_eq!(datum.loss_fn_inputs["logprobs"].as_f32(), Some(&[0.0, 0.0, -0.25, -1.5][..]));
+/// assert_eq!(datum.loss_fn_inputs["advantages"].as_f32(), Some(&[0.0, 0.0, 0.5, 0.5][..]));
+///
+/// let loss = LossFn::Ppo.with("clip_low_threshold", 0.9).with("clip_high_threshold", 1.1);
+/// loss.validate()?;
+/// # Ok::<(), tinkers_wire::InvalidInput>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LossFn {
-    /// Weighted cross-entropy: `-logprob · weight`.
+    /// `cross_entropy`, the weighted negative log-likelihood of the targets: `-p · weights[i]`.
+    ///
+    /// Inputs: `target_tokens` and `weights`, without which the embedded server uses 1. Both have the shape `[N]` for `N` positions, or `[N, K]` for `K` weighted targets per
+    /// position, dense or sparse. Weight 0 takes a prompt position out of the loss. No options.
     CrossEntropy,
-    /// Importance sampling: `-exp(logprob - sampled_logprob) · advantage`.
+    /// `importance_sampling`, the policy gradient corrected by the probability ratio: `-r · A`.
+    ///
+    /// Inputs: `target_tokens`, `logprobs`, `advantages`, each `[N]`. At prompt positions: `logprobs` 0, `advantages` 0. No options.
     ImportanceSampling,
-    /// PPO's clipped surrogate, with the options `clip_low_threshold` and `clip_high_threshold`.
+    /// `ppo`, the clipped surrogate objective of PPO: `-min(r · A, clip(r, low, high) · A)`.
+    ///
+    /// Inputs: `target_tokens`, `logprobs`, `advantages`, each `[N]`. At prompt positions: `logprobs` 0, `advantages` 0. Options:
+    /// `clip_low_threshold` (0.8) and `clip_high_threshold` (1.2), the bounds `low` and `high` of the ratio.
     Ppo,
-    /// CISPO: clipped importance weights without a gradient through them.
+    /// `cispo`, the policy gradient with a clipped ratio as constant weight: `-clip(r, low, high) · p · A`. No gradient flows through the ratio.
+    ///
+    /// Inputs: `target_tokens`, `logprobs`, `advantages`, each `[N]`. At prompt positions: `logprobs` 0, `advantages` 0. Options:
+    /// `clip_low_threshold` (0) and `clip_high_threshold` (4), the bounds `low` and `high` of the ratio.
     Cispo,
-    /// Direct reward optimisation, with the option `beta`.
+    /// `dro`, direct reward optimisation, with a quadratic penalty for leaving the sampler's policy: `-(p · A - beta / 2 · (p - q)²)`.
+    ///
+    /// Inputs: `target_tokens`, `logprobs`, `advantages`, each `[N]`. The penalty remains where `advantages` is 0. Therefore `logprobs` at
+    /// prompt positions must be the log-probabilities of the prompt tokens, as `compute_logprobs` of a sampling client returns them; with 0
+    /// the loss would train on the prompt. Option: `beta`, the weight of the penalty (the documentation shows 0.05).
     Dro,
-    /// GSPO: PPO with a sequence-level probability ratio.
+    /// `gspo`, PPO with one ratio per sequence, `s = exp(mean of (p - q))` over the positions where `sequence_ratio_mask` is 1, in place of
+    /// `r`: `-min(s · A, clip(s, low, high) · A)`.
+    ///
+    /// Inputs: `target_tokens`, `logprobs`, `advantages`, `sequence_ratio_mask`, each `[N]`. At prompt positions all but `target_tokens` are
+    /// 0: a mask of 1 there would count the position in the mean. Options: `clip_low_threshold` and `clip_high_threshold`; their defaults are not documented.
     Gspo,
-    /// `stable_reinforce`, in alpha on the hosted service.
+    /// `stable_reinforce`, in alpha on the hosted service; the formula is not published.
+    ///
+    /// Inputs: `target_tokens` and `advantages`, and provenance spans ([`Datum::model_input_spans`](crate::Datum::model_input_spans)) that
+    /// name samples taken with `record_stability_info`. Option: `kl_coeff`.
     StableReinforce,
-    /// An uploaded loss function, with the option `loss_id`.
+    /// `custom`, a loss function that was uploaded to the server. Its inputs are those that it declares.
+    ///
+    /// Option: `loss_id`, the id of the uploaded function, a string.
     Custom,
-    /// A name that this version does not know, sent unchanged.
+    /// A loss function whose name this version does not know. The name is sent unchanged, and the inputs are not checked.
     Other(String),
 }
 
 impl LossFn {
+    /// All loss functions with a known name.
     const KNOWN: [Self; 8] = [
         Self::CrossEntropy,
         Self::ImportanceSampling,
@@ -44,7 +101,7 @@ impl LossFn {
         Self::Custom,
     ];
 
-    /// Returns the name used on the wire.
+    /// Returns the name used in requests, such as `cross_entropy`.
     pub fn name(&self) -> &str {
         match self {
             Self::CrossEntropy => "cross_entropy",
@@ -59,7 +116,7 @@ impl LossFn {
         }
     }
 
-    /// Returns the loss inputs that must be set.
+    /// Returns the names of the loss inputs that a datum must have.
     pub fn required_inputs(&self) -> &'static [&'static str] {
         match self {
             Self::CrossEntropy => &["target_tokens"],
@@ -76,7 +133,7 @@ impl LossFn {
         }
     }
 
-    /// Returns all loss inputs, required and optional; `None` if this version does not know them.
+    /// Returns the names of all loss inputs, required and optional, or `None` if this version does not know them.
     pub fn inputs(&self) -> Option<&'static [&'static str]> {
         match self {
             Self::CrossEntropy => Some(&["target_tokens", "weights"]),
@@ -87,7 +144,7 @@ impl LossFn {
         }
     }
 
-    /// Returns the options and their default values; `None` if this version does not know them.
+    /// Returns the names of the options with their default values, or `None` if this version does not know them.
     pub fn options(&self) -> Option<&'static [(&'static str, f64)]> {
         match self {
             Self::CrossEntropy | Self::ImportanceSampling => Some(&[]),
@@ -98,21 +155,27 @@ impl LossFn {
         }
     }
 
-    /// Creates a loss with an option set.
+    /// Returns the loss function with a name, [`LossFn::Other`] if the name is not known.
+    pub(crate) fn from_name(name: String) -> Self {
+        let known = Self::KNOWN.into_iter().find(|known| known.name() == name);
+        known.unwrap_or(Self::Other(name))
+    }
+
+    /// Creates a [`Loss`] of this function with one option set.
     pub fn with(self, name: impl Into<String>, value: impl Into<LossConfigValue>) -> Loss {
         Loss::from(self).with(name, value)
     }
 }
 
-impl fmt::Display for LossFn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+display_name!(LossFn);
 
 impl FromStr for LossFn {
     type Err = InvalidInput;
 
+    /// Parses the name of a known loss function.
+    ///
+    /// # Errors
+    /// Names the field `loss_fn` and lists the known names. Use [`LossFn::Other`] for a function that only the server knows.
     fn from_str(name: &str) -> Result<Self, InvalidInput> {
         Self::KNOWN
             .into_iter()
@@ -127,7 +190,19 @@ impl FromStr for LossFn {
     }
 }
 
-/// Returns the dtype of a loss input, if the protocol defines it.
+impl Serialize for LossFn {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for LossFn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from_name)
+    }
+}
+
+/// Returns the dtype that a loss input must have, or `None` for an input that the protocol does not define.
 pub fn loss_input_dtype(input: &str) -> Option<DType> {
     match input {
         "target_tokens" => Some(DType::Int64),
@@ -141,14 +216,15 @@ pub fn loss_input_dtype(input: &str) -> Option<DType> {
     }
 }
 
-/// The value of a loss option.
+/// The value of a loss option. Must be finite if it is a number; JSON cannot encode others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
+#[expect(clippy::exhaustive_enums, reason = "a number or string by protocol")]
 pub enum LossConfigValue {
     /// A number.
     Number(f64),
-    /// A string; protobuf only.
+    /// A string. The older JSON requests have no form for strings, so servers that read only these reject it.
     Text(String),
 }
 
@@ -164,16 +240,49 @@ impl From<&str> for LossConfigValue {
     }
 }
 
+impl From<String> for LossConfigValue {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
 /// A loss function with its options.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Built from a [`LossFn`], which converts to a loss without options:
+///
+/// ```
+/// use tinkers_wire::{Loss, LossFn};
+///
+/// let loss: Loss = LossFn::CrossEntropy.into();
+/// assert!(loss.config.is_empty());
+/// let loss = LossFn::Dro.with("beta", 0.1);
+/// assert_eq!(loss.config["beta"], 0.1.into());
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Loss {
     /// The loss function.
+    #[serde(rename = "loss_fn")]
     pub name: LossFn,
-    /// The options; the server chooses those that are not set.
+    /// The options by name. The server uses its defaults for options that are missing here.
+    #[serde(
+        rename = "loss_fn_config",
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub config: BTreeMap<String, LossConfigValue>,
 }
 
 impl Loss {
+    /// Creates a loss without options.
+    pub fn new(name: LossFn) -> Self {
+        Self {
+            name,
+            config: BTreeMap::new(),
+        }
+    }
+
     /// Sets an option.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<LossConfigValue>) -> Self {
@@ -181,7 +290,8 @@ impl Loss {
         self
     }
 
-    /// Checks that the name is not empty and that options are finite.
+    /// Checks that the name is not empty and that the numbers among the options are finite. Whether the function has these options is
+    /// checked by the server.
     ///
     /// # Errors
     /// Names the field `loss_fn` or `loss_fn_config.<option>`.
@@ -199,11 +309,9 @@ impl Loss {
 }
 
 impl From<LossFn> for Loss {
+    /// Creates a loss without options.
     fn from(name: LossFn) -> Self {
-        Self {
-            name,
-            config: BTreeMap::new(),
-        }
+        Self::new(name)
     }
 }
 
@@ -212,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_name_is_rejected_with_the_known_ones() {
+    fn error_for_an_unknown_loss_lists_the_known_losses() {
         for known in LossFn::KNOWN {
             assert_eq!(known.name().parse::<LossFn>().unwrap(), known);
         }
@@ -222,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn options_must_be_finite() {
+    fn loss_option_that_is_not_finite_is_rejected() {
         assert!(
             LossFn::Ppo
                 .with("clip_low_threshold", 0.8)
@@ -231,5 +339,21 @@ mod tests {
         );
         let error = LossFn::Dro.with("beta", f64::NAN).validate().unwrap_err();
         assert_eq!(error.field(), "loss_fn_config.beta");
+    }
+
+    #[test]
+    fn loss_round_trips_through_json() {
+        for loss in [
+            LossFn::CrossEntropy.into(),
+            LossFn::Ppo.with("clip_low_threshold", 0.8),
+            LossFn::Custom.with("loss_id", String::from("l-1")),
+            LossFn::Other("my_loss".to_owned()).with("x", 1.0),
+        ] {
+            let json = serde_json::to_string(&loss).unwrap();
+            assert_eq!(serde_json::from_str::<Loss>(&json).unwrap(), loss, "{json}");
+        }
+        let json = serde_json::to_value(LossFn::Ppo.with("clip_low_threshold", 0.8)).unwrap();
+        let expected = serde_json::json!({ "loss_fn": "ppo", "loss_fn_config": { "clip_low_threshold": 0.8 } });
+        assert_eq!(json, expected);
     }
 }

@@ -11,15 +11,34 @@ use crate::InvalidInput;
 /// The largest token id that the protocol can encode.
 pub(crate) const MAX_TOKEN: u32 = i32::MAX as u32;
 
-/// The input of a model as a sequence of chunks. Cheap to clone: tokens and images are shared.
+/// The input of a model: a prompt, or the tokens of a training example, as a sequence of chunks.
+///
+/// Vectors, slices and arrays of token ids (`u32`) convert to an input, and iterators can be collected into one. Cheap to clone: tokens and
+/// images are shared.
+///
+/// ```
+/// use tinkers_wire::{Chunk, ModelInput};
+///
+/// let tokens = vec![72, 101, 108];
+/// let input = ModelInput::from(&tokens);
+/// assert_eq!(input.tokens(), Some(tokens));
+/// assert_eq!(input, ModelInput::from([72, 101, 108]));
+///
+/// // Text with an image in it.
+/// let input = ModelInput::from([72, 101])
+///     .with_chunk(Chunk::image(&b"the bytes of a file"[..], "png"))
+///     .with_tokens([108]);
+/// assert_eq!(input.chunks.len(), 3);
+/// ```
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ModelInput {
     /// The chunks, in order.
     pub chunks: Vec<Chunk>,
 }
 
-/// A piece of a [`ModelInput`].
+/// A part of a [`ModelInput`]: text or an image.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Chunk {
@@ -31,21 +50,21 @@ pub enum Chunk {
         data: Bytes,
         /// `png` or `jpeg`.
         format: String,
-        /// The expected number of tokens; servers may reject a mismatch early.
+        /// The number of tokens that the caller expects the image to take, if known. Servers may reject an image with another number.
         expected_tokens: Option<u32>,
     },
-    /// An image that the server fetches. Has no protobuf form.
+    /// An image that the server fetches from a URL. It can be part of a prompt, but not of a training example.
     ImageAssetPointer {
         /// The URL of the image.
         location: String,
         /// `png` or `jpeg`.
         format: String,
-        /// The expected number of tokens.
+        /// The number of tokens that the caller expects the image to take, if known.
         expected_tokens: Option<u32>,
     },
-    /// A serialised tensor container, sent unchanged.
+    /// A serialised container of tensors in the format `dmel` of the protocol. The bytes are sent unchanged.
     Dmel(Bytes),
-    /// A chunk of unknown kind, kept unchanged.
+    /// The JSON object of a chunk whose kind this version does not know. It is sent as it was decoded.
     Other(Value),
 }
 
@@ -57,7 +76,27 @@ impl ModelInput {
         }
     }
 
-    /// Returns the length in tokens; `None` if the length of a chunk is unknown.
+    /// Creates an input from chunks.
+    pub fn from_chunks(chunks: impl IntoIterator<Item = Chunk>) -> Self {
+        Self {
+            chunks: Vec::from_iter(chunks),
+        }
+    }
+
+    /// Appends a chunk.
+    #[must_use]
+    pub fn with_chunk(mut self, chunk: Chunk) -> Self {
+        self.chunks.push(chunk);
+        self
+    }
+
+    /// Appends a chunk of token ids.
+    #[must_use]
+    pub fn with_tokens(self, tokens: impl Into<Arc<[u32]>>) -> Self {
+        self.with_chunk(Chunk::EncodedText(tokens.into()))
+    }
+
+    /// Returns the length in tokens, or `None` if the length of a chunk is unknown.
     pub fn len(&self) -> Option<usize> {
         self.chunks.iter().map(Chunk::len).sum()
     }
@@ -67,7 +106,7 @@ impl ModelInput {
         self.len() == Some(0)
     }
 
-    /// Returns all tokens; `None` if a chunk is not text.
+    /// Returns all tokens, or `None` if a chunk is not text.
     pub fn tokens(&self) -> Option<Vec<u32>> {
         let mut all = Vec::new();
         for chunk in &self.chunks {
@@ -79,12 +118,12 @@ impl ModelInput {
         Some(all)
     }
 
-    /// Estimates the bytes in a sampling request as the official SDK does: 10 per token, plus the size of images.
+    /// Estimates the bytes of the input in a sampling request with the formula of the official SDK: 10 per token, plus the size of images.
     pub fn sampling_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.bytes(10)).sum()
     }
 
-    /// Estimates the bytes in a training request as the official SDK does: 4 per token, plus the size of images.
+    /// Estimates the bytes of the input in a training request with the formula of the official SDK: 4 per token, plus the size of images.
     pub fn training_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.bytes(4)).sum()
     }
@@ -105,10 +144,10 @@ impl ModelInput {
         }
     }
 
-    /// Checks token ids and image formats.
+    /// Checks that there is at least one token, that token ids fit the protocol (up to `i32::MAX`), and that images are `png` or `jpeg`.
     ///
     /// # Errors
-    /// Names the invalid field of `chunks[i]`.
+    /// Names the field `chunks`, `chunks[i].tokens` or `chunks[i].format`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.is_empty() {
             return Err(InvalidInput::new("chunks", "at least one token"));
@@ -123,19 +162,65 @@ impl ModelInput {
 }
 
 impl From<Vec<u32>> for ModelInput {
+    /// Creates an input of one text chunk.
     fn from(tokens: Vec<u32>) -> Self {
         Self::from_tokens(tokens)
     }
 }
 
+impl From<&Vec<u32>> for ModelInput {
+    /// Creates an input of one text chunk.
+    fn from(tokens: &Vec<u32>) -> Self {
+        Self::from_tokens(tokens.as_slice())
+    }
+}
+
 impl From<&[u32]> for ModelInput {
+    /// Creates an input of one text chunk.
     fn from(tokens: &[u32]) -> Self {
         Self::from_tokens(tokens)
     }
 }
 
+impl<const N: usize> From<[u32; N]> for ModelInput {
+    /// Creates an input of one text chunk.
+    fn from(tokens: [u32; N]) -> Self {
+        Self::from_tokens(tokens)
+    }
+}
+
+impl<const N: usize> From<&[u32; N]> for ModelInput {
+    /// Creates an input of one text chunk.
+    fn from(tokens: &[u32; N]) -> Self {
+        Self::from_tokens(*tokens)
+    }
+}
+
+impl From<Arc<[u32]>> for ModelInput {
+    /// Creates an input of one text chunk. The tokens are not copied.
+    fn from(tokens: Arc<[u32]>) -> Self {
+        Self::from_tokens(tokens)
+    }
+}
+
+impl FromIterator<u32> for ModelInput {
+    /// Creates an input of one text chunk.
+    fn from_iter<I: IntoIterator<Item = u32>>(tokens: I) -> Self {
+        Self::from_tokens(Vec::from_iter(tokens))
+    }
+}
+
 impl Chunk {
-    /// Returns the length in tokens, if known.
+    /// Creates an image chunk from the bytes of a file. `format` is `png` or `jpeg`.
+    pub fn image(data: impl Into<Bytes>, format: impl Into<String>) -> Self {
+        Self::Image {
+            data: data.into(),
+            format: format.into(),
+            expected_tokens: None,
+        }
+    }
+
+    /// Returns the length in tokens, or `None` if only the server knows it.
     pub fn len(&self) -> Option<usize> {
         match self {
             Self::EncodedText(tokens) => Some(tokens.len()),
@@ -190,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_chunk_kind_matches_the_json_of_the_official_sdk() {
+    fn chunk_json_matches_the_official_sdk() {
         let input = ModelInput {
             chunks: vec![
                 Chunk::EncodedText(Arc::from([1, 2])),
@@ -221,7 +306,26 @@ mod tests {
     }
 
     #[test]
-    fn out_of_range_tokens_and_empty_inputs_are_rejected() {
+    fn tokens_convert_from_every_container() {
+        let (vec, array) = (vec![1, 2], [1, 2]);
+        let input = ModelInput::from_tokens([1, 2]);
+        for converted in [
+            ModelInput::from(&vec),
+            ModelInput::from(&vec[..]),
+            ModelInput::from(vec.clone()),
+            ModelInput::from(array),
+            ModelInput::from(&array),
+            ModelInput::from(Arc::from(array)),
+            vec.iter().copied().collect(),
+        ] {
+            assert_eq!(converted, input);
+        }
+        let two = ModelInput::from_chunks(input.chunks.clone()).with_tokens([3]);
+        assert_eq!(two.tokens(), Some(vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn invalid_tokens_and_empty_inputs_are_rejected() {
         assert_eq!(
             ModelInput::from_tokens(vec![1, MAX_TOKEN + 1])
                 .validate()

@@ -10,9 +10,22 @@ use crate::poll::read_known;
 use crate::response::read_json;
 use crate::{DecodeError, InvalidInput, OperationResult, lenient};
 
-/// The configuration of a LoRA adapter. The server chooses fields that are `None`.
+/// The configuration of a LoRA adapter.
+///
+/// Fields that are `None` are not sent. The server then trains all groups of layers and chooses a seed. [`LoraConfig::default`] has rank 32,
+/// the default of the API.
+///
+/// ```
+/// use tinkers_wire::LoraConfig;
+///
+/// let config = LoraConfig::rank(16).seed(7).train_unembed(false);
+/// config.validate()?;
+/// assert_eq!(LoraConfig::default().rank, 32);
+/// # Ok::<(), tinkers_wire::InvalidInput>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct LoraConfig {
     /// The rank of the adapter.
     #[serde(default = "default_rank", deserialize_with = "rank_or_default")]
@@ -21,19 +34,19 @@ pub struct LoraConfig {
     /// The seed of the random initialisation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Whether to train the unembedding layer.
+    /// Whether to train an adapter of the unembedding layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_unembed: Option<bool>,
-    /// Whether to train the MLP layers.
+    /// Whether to train adapters of the MLP layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_mlp: Option<bool>,
-    /// Whether to train the attention layers.
+    /// Whether to train adapters of the attention layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_attn: Option<bool>,
 }
 
 impl LoraConfig {
-    /// Creates a configuration with a rank and the server's defaults otherwise.
+    /// Creates a configuration with a rank. The server uses its defaults for all other fields.
     pub const fn rank(rank: u32) -> Self {
         Self {
             rank,
@@ -44,7 +57,35 @@ impl LoraConfig {
         }
     }
 
-    /// Checks the rank, and that at least one group of layers is trained.
+    /// Sets the seed of the random initialisation.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Sets whether to train an adapter of the unembedding layer.
+    #[must_use]
+    pub const fn train_unembed(mut self, train: bool) -> Self {
+        self.train_unembed = Some(train);
+        self
+    }
+
+    /// Sets whether to train adapters of the MLP layers.
+    #[must_use]
+    pub const fn train_mlp(mut self, train: bool) -> Self {
+        self.train_mlp = Some(train);
+        self
+    }
+
+    /// Sets whether to train adapters of the attention layers.
+    #[must_use]
+    pub const fn train_attn(mut self, train: bool) -> Self {
+        self.train_attn = Some(train);
+        self
+    }
+
+    /// Checks that the rank is not 0 and that at least one group of layers is trained.
     ///
     /// # Errors
     /// Names the field `lora_config.rank` or `lora_config.train_attn`.
@@ -81,9 +122,10 @@ fn rank_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
     Ok(Option::deserialize(deserializer)?.unwrap_or_else(default_rank))
 }
 
-/// The optimizer of a model, fixed at its creation. Unknown families keep their fields.
+/// The optimizer of a model, which is fixed when the model is created. Fields of families that this version does not know are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OptimizerConfig {
     /// The optimizer family, such as `adamw` or `dimuon`.
     #[serde(rename = "type")]
@@ -94,28 +136,43 @@ pub struct OptimizerConfig {
 }
 
 impl OptimizerConfig {
+    /// Creates the configuration of an optimizer family, such as `adamw`, without further fields.
+    pub fn new(family: impl Into<String>) -> Self {
+        Self {
+            family: family.into(),
+            fields: BTreeMap::new(),
+        }
+    }
+
+    /// Sets a field specific to the family.
+    #[must_use]
+    pub fn with(mut self, field: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.fields.insert(field.into(), value.into());
+        self
+    }
+
     /// Returns whether this is the default optimizer: AdamW without further fields.
     pub fn is_default(&self) -> bool {
         self.family == "adamw" && self.fields.is_empty()
     }
 }
 
-/// `POST /create_model`.
+/// `POST /create_model`: creates a model with a new LoRA adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateModel {
     /// The id of the session.
     pub session_id: String,
-    /// The sequence number of the model in the session, from 0. It makes the request idempotent; without it, each request creates a
-    /// model.
+    /// The sequence number of the model in the session, from 0. A request with a number can be repeated; without a number, each request
+    /// creates another model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_seq_id: Option<u64>,
     /// The name of the base model.
     pub base_model: String,
-    /// Metadata set by the caller.
+    /// Metadata of the model, chosen by the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The LoRA adapter.
+    /// The configuration of the LoRA adapter.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<LoraConfig>"))]
     pub lora_config: LoraConfig,
@@ -141,7 +198,7 @@ impl OperationResult for ModelCreated {
     }
 }
 
-/// The body of requests that only name a model, such as `POST /get_info`.
+/// The body of requests whose only argument is a model, such as `POST /get_info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelRef {
@@ -149,7 +206,7 @@ pub struct ModelRef {
     pub model_id: String,
 }
 
-/// `POST /unload_model`.
+/// `POST /unload_model`: removes a model from the server.
 pub type UnloadModel = ModelRef;
 
 /// The result of [`UnloadModel`].
@@ -169,7 +226,7 @@ impl OperationResult for UnloadedModel {
     }
 }
 
-/// The response to `POST /get_info`: the description of a model.
+/// The description of a model, the response to `POST /get_info`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -214,7 +271,7 @@ impl ModelInfo {
         read_json(body).map_err(|error| error.quoting(body))
     }
 
-    /// Returns the name of the base model, from whichever field the server sets.
+    /// Returns the name of the base model, which servers send in different fields, or `None` if the server sends none.
     pub fn base_model(&self) -> Option<&str> {
         self.model_data
             .model_name
@@ -224,9 +281,10 @@ impl ModelInfo {
     }
 }
 
-/// The description of a base model.
+/// The description of the base model in a [`ModelInfo`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ModelData {
     /// The architecture of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -253,10 +311,7 @@ mod tests {
             model_seq_id: Some(0),
             base_model: "Qwen/Qwen3-8B".into(),
             user_metadata: None,
-            lora_config: LoraConfig {
-                seed: Some(7),
-                ..LoraConfig::rank(32)
-            },
+            lora_config: LoraConfig::rank(32).seed(7),
             optimizer_config: None,
         };
         assert_eq!(
@@ -275,10 +330,14 @@ mod tests {
             let config: OptimizerConfig = serde_json::from_str(json).unwrap();
             assert_eq!(config.is_default(), expected, "{json}");
         }
+        assert!(OptimizerConfig::new("adamw").is_default());
+        let muon = OptimizerConfig::new("dimuon").with("version", 1);
+        let json = serde_json::to_value(&muon).unwrap();
+        assert_eq!(json, serde_json::json!({ "type": "dimuon", "version": 1 }));
     }
 
     #[test]
-    fn base_model_is_found_in_each_field() {
+    fn base_model_is_found_in_the_field_of_each_server() {
         let hosted = r#"{"model_id": "m", "model_data": {"model_name": "a"}, "type": "get_info", "later": 1}"#;
         let skyrl = r#"{"model_id": "m", "status": "created", "model_data": {"base_model": "b", "lora_config": {"seed": null}}}"#;
         for (json, expected) in [
@@ -296,25 +355,16 @@ mod tests {
     }
 
     #[test]
-    fn adapter_without_trained_layers_is_rejected() {
-        let none = LoraConfig {
-            train_attn: Some(false),
-            train_mlp: Some(false),
-            train_unembed: Some(false),
-            ..LoraConfig::rank(4)
-        };
+    fn lora_config_without_trained_layers_is_rejected() {
+        let none = LoraConfig::rank(4)
+            .train_attn(false)
+            .train_mlp(false)
+            .train_unembed(false);
         assert!(none.validate().is_err());
         assert_eq!(
             LoraConfig::rank(0).validate().unwrap_err().field(),
             "lora_config.rank"
         );
-        assert!(
-            LoraConfig {
-                train_attn: Some(false),
-                ..LoraConfig::rank(4)
-            }
-            .validate()
-            .is_ok()
-        );
+        assert!(LoraConfig::rank(4).train_attn(false).validate().is_ok());
     }
 }

@@ -4,7 +4,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// Deserialises null as the default of the type.
+/// Deserialises a value; null becomes the default of the type.
 pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -13,7 +13,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Deserialises an object after removing its null fields, for types with defaults of their own.
+/// Removes the null fields of an object and deserialises the rest with `read`. For types whose fields have defaults of their own.
 pub(crate) fn without_nulls<'de, D, T>(
     deserializer: D,
     read: impl FnOnce(Value) -> Result<T, serde_json::Error>,

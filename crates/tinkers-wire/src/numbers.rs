@@ -1,25 +1,28 @@
-//! JSON numbers whose dtype is given elsewhere. Integers of up to 64 bits are kept exactly. In results, numbers may also be strings or
-//! booleans.
+//! JSON numbers whose dtype is given elsewhere. Integers of up to 64 bits are decoded exactly. JSON has no literal for NaN and the
+//! infinities, so these are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
+use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
-/// Returns the number in a JSON number, string (such as `"0.1"` or `"NaN"`), boolean, or null, which is NaN.
+/// Converts a JSON value to a number. Accepts numbers, strings such as `"0.1"` or `"NaN"`, booleans, and null, which is NaN.
 pub(crate) fn number(value: &Value) -> Option<f64> {
     Some(Number::<true>::deserialize(value).ok()?.as_f64())
 }
 
-/// A list of JSON numbers. Null is NaN. If `LENIENT`, the elements may also be strings and booleans.
+/// A decoded list of JSON numbers. Null is NaN. If `LENIENT`, the elements may also be booleans and numbers in strings, as some servers
+/// send them in results.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Numbers<const LENIENT: bool = false> {
     /// All numbers are integers of at most 64 bits.
     Integers(Vec<i64>),
+    /// At least one number is a float or an integer of more than 64 bits.
     Mixed {
         values: Vec<f64>,
-        /// Whether every number is represented exactly.
+        /// Whether `values` represents every number exactly. False if an integer exceeds the 53 bits of an `f64`.
         exact: bool,
     },
 }
@@ -27,7 +30,7 @@ pub(crate) enum Numbers<const LENIENT: bool = false> {
 /// The bound up to which `f64` represents every integer exactly.
 const MAX_EXACT: i64 = 1 << 53;
 
-/// The maximum capacity reserved on a size hint of the sender.
+/// The maximum number of elements to reserve memory for before they are read, since the sender chooses the size hint.
 const MAX_RESERVED: usize = 1 << 16;
 
 impl<const LENIENT: bool> Numbers<LENIENT> {
@@ -38,13 +41,13 @@ impl<const LENIENT: bool> Numbers<LENIENT> {
         }
     }
 
-    /// Converts to an unsigned type; `None` if a number does not fit.
+    /// Converts the numbers to an unsigned type. Returns `None` if a number does not fit.
     pub(crate) fn into_unsigned<T: TryFrom<i64>>(self) -> Option<Vec<T>> {
         let integers = self.into_i64()?;
         integers.iter().map(|&x| T::try_from(x).ok()).collect()
     }
 
-    /// Converts to integers; `None` if a number is not an integer of at most 64 bits.
+    /// Converts the numbers to integers. Returns `None` if a number is not an integer of at most 64 bits.
     pub(crate) fn into_i64(self) -> Option<Arc<[i64]>> {
         match self {
             Self::Integers(values) => Some(values.into()),
@@ -87,7 +90,7 @@ impl<const LENIENT: bool> Numbers<LENIENT> {
     }
 }
 
-/// Converts a float to an integer; `None` if it has a fraction or is too large to be exact.
+/// Converts a float to an integer. Returns `None` if the float has a fraction, or exceeds 2^53 and so may be rounded.
 pub(crate) fn float_to_i64(x: f64) -> Option<i64> {
     (x.fract() == 0.0 && x.abs() <= MAX_EXACT as f64).then_some(x as i64)
 }
@@ -122,7 +125,66 @@ impl<'de, const LENIENT: bool> Deserialize<'de> for Numbers<LENIENT> {
     }
 }
 
-/// A number of a [`Numbers`] list.
+/// Returns the name of a number that JSON has no literal for; `None` for a finite number.
+pub(crate) const fn non_finite_name(number: f64) -> Option<&'static str> {
+    if number.is_nan() {
+        Some("NaN")
+    } else if number.is_finite() {
+        None
+    } else if number > 0.0 {
+        Some("Infinity")
+    } else {
+        Some("-Infinity")
+    }
+}
+
+/// Returns the number of a name that [`non_finite_name`] returns.
+fn non_finite_number(name: &str) -> Option<f64> {
+    let all = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+    all.into_iter()
+        .find(|number| non_finite_name(*number) == Some(name))
+}
+
+/// Serialises an `f64`. In text formats NaN and the infinities become strings if `LOSSLESS`, else null, as Python servers send them.
+pub(crate) struct Float64<const LOSSLESS: bool>(pub(crate) f64);
+
+impl<const LOSSLESS: bool> Serialize for Float64<LOSSLESS> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match non_finite_name(self.0) {
+            Some(name) if LOSSLESS && serializer.is_human_readable() => {
+                serializer.serialize_str(name)
+            }
+            _ => serializer.serialize_f64(self.0),
+        }
+    }
+}
+
+/// Serialises an `f32`, with NaN and the infinities as in [`Float64`].
+pub(crate) struct Float32<const LOSSLESS: bool>(pub(crate) f32);
+
+/// The only positive `f32` that does not survive its shortest decimal form, `7.038531e-26`: parsed as `f64`, as JSON parsers do, this lies
+/// halfway between two `f32`, and is then rounded to the other one.
+const ROUNDED_TWICE: f32 = f32::from_bits(0x15ae_43fd);
+
+impl<const LOSSLESS: bool> Serialize for Float32<LOSSLESS> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_finite() && self.0.abs() != ROUNDED_TWICE {
+            return serializer.serialize_f32(self.0);
+        }
+        Float64::<LOSSLESS>(self.0.into()).serialize(serializer)
+    }
+}
+
+/// Serialises a list of floats, each as a [`Float32`].
+pub(crate) struct Floats<'a, const LOSSLESS: bool>(pub(crate) &'a [f32]);
+
+impl<const LOSSLESS: bool> Serialize for Floats<'_, LOSSLESS> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|&x| Float32::<LOSSLESS>(x)))
+    }
+}
+
+/// One decoded JSON number, an element of [`Numbers`].
 #[derive(Debug)]
 pub(crate) enum Number<const LENIENT: bool = false> {
     Integer(i64),
@@ -139,7 +201,7 @@ impl<const LENIENT: bool> Number<LENIENT> {
 }
 
 impl<const LENIENT: bool> From<u64> for Number<LENIENT> {
-    /// Numbers above `i64::MAX` become floats.
+    /// Converts an unsigned integer. Numbers above `i64::MAX` become floats.
     fn from(number: u64) -> Self {
         i64::try_from(number).map_or(Self::Float(number as f64), Self::Integer)
     }
@@ -175,7 +237,8 @@ impl<'de, const LENIENT: bool> Deserialize<'de> for Number<LENIENT> {
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
                 let invalid = || E::invalid_type(Unexpected::Str(text), &self);
                 if !LENIENT {
-                    return Err(invalid());
+                    let number = non_finite_number(text).ok_or_else(invalid)?;
+                    return Ok(Number::Float(number));
                 }
                 let text = text.trim();
                 let integer = text.parse().map(Number::Integer);
@@ -206,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_exact_or_rejected() {
+    fn inexact_integers_are_rejected() {
         let large = "[9007199254740993, -9223372036854775808, 9223372036854775807]";
         assert_eq!(
             read(large).into_i64().as_deref(),
@@ -227,13 +290,42 @@ mod tests {
     }
 
     #[test]
-    fn integers_and_null_are_read_as_floats() {
+    fn integers_and_null_are_decoded_as_floats() {
         let values = read("[1, 0.5, null, -3]").into_f32();
         assert_eq!((values[0], values[1], values[3]), (1.0, 0.5, -3.0));
         assert!(values[2].is_nan());
-        for bad in ["[\"1\"]", "[[1]]", "[true]", "{}", "1"] {
+        for bad in [
+            "[\"1\"]",
+            "[\"nan\"]",
+            "[\"inf\"]",
+            "[[1]]",
+            "[true]",
+            "{}",
+            "1",
+        ] {
             assert!(serde_json::from_str::<Numbers>(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn non_finite_floats_are_strings_or_null_in_json() {
+        let floats = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.5];
+        let json = serde_json::to_string(&Floats::<true>(&floats)).unwrap();
+        assert_eq!(json, r#"["NaN","Infinity","-Infinity",0.5]"#);
+        let decoded = read(&json).into_f32();
+        assert!(decoded[0].is_nan());
+        assert_eq!(decoded[1..], floats[1..]);
+        let json = serde_json::to_string(&Floats::<false>(&floats)).unwrap();
+        assert_eq!(json, "[null,null,null,0.5]");
+    }
+
+    #[test]
+    fn float_that_json_parsers_round_twice_is_encoded_exactly() {
+        let floats = [ROUNDED_TWICE, -ROUNDED_TWICE];
+        let shortest = serde_json::to_string(&floats).unwrap();
+        assert_ne!(read(&shortest).into_f32()[..], floats);
+        let json = serde_json::to_string(&Floats::<true>(&floats)).unwrap();
+        assert_eq!(read(&json).into_f32()[..], floats);
     }
 
     #[test]

@@ -6,26 +6,26 @@ use serde_json::Value;
 
 use crate::{DecodeError, routes};
 
-/// A summary of a server's OpenAPI document. The documents are often incomplete: something that is not listed may exist nevertheless.
+/// A summary of a server's OpenAPI document. The documents are often incomplete, so a route that is not listed may exist nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ApiDocument {
-    /// The title, which contains the name of the server on some servers.
+    /// The title of the document. On some servers it contains the name of the server software.
     pub title: String,
     /// The version of the API or of the server.
     pub version: String,
-    /// The paths, with `{name}` as placeholder for ids.
+    /// The listed paths, in which ids are placeholders such as `{model_id}`.
     pub paths: BTreeSet<String>,
-    /// The media types of the body of `forward_backward`; empty if not listed.
+    /// The media types that `forward_backward` accepts as body; empty if the document does not list them.
     pub pass_bodies: BTreeSet<String>,
-    /// Whether the server rejects unknown fields, judged by the schema of `create_model`.
+    /// Whether the server rejects unknown fields. This is taken from the schema of `create_model`.
     pub forbids_unknown_fields: bool,
-    /// Whether `optim_step` has a `seq_id`. Without one, the server cannot distinguish a retry from a second step.
+    /// Whether `optim_step` has the field `seq_id`. Without this field the server cannot distinguish a retry from a second step.
     pub optim_step_has_seq_id: bool,
 }
 
 impl ApiDocument {
-    /// The path of the document, below the base URL.
+    /// The path of the document on the server, below the base URL.
     pub const PATH: &str = "/openapi.json";
 
     /// Decodes a document.
@@ -71,7 +71,7 @@ impl ApiDocument {
     }
 }
 
-/// Follows the `$ref` of a schema, if it has one.
+/// Returns the schema that the `$ref` of `schema` refers to, or `schema` itself if it has no `$ref`.
 fn resolve<'a>(document: &'a Value, schema: &'a Value) -> Option<&'a Value> {
     match schema.get("$ref") {
         None => Some(schema),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_properties_are_read() {
+    fn openapi_document_is_summarised() {
         let pass = r#""requestBody": {"content": {"application/x-protobuf": {}}}"#;
         let step = r#"{"properties": {"seq_id": {"type": "integer"}}}"#;
         let read = ApiDocument::read(document(step, pass).as_bytes()).unwrap();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_properties_have_their_defaults() {
+    fn incomplete_openapi_document_has_default_properties() {
         let read = ApiDocument::read(document("{}", "").as_bytes()).unwrap();
         assert!(read.pass_bodies.is_empty() && !read.optim_step_has_seq_id);
         let nowhere = r##"{"paths": {"/api/v1/create_model": {"post": {"requestBody": {"content": {"application/json":

@@ -6,24 +6,38 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::InvalidInput;
+use crate::names::display_name;
 
 /// The purpose of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub enum CheckpointKind {
-    /// Weights and optimizer state, to continue training.
+    /// `training`: weights and optimizer state, to continue training.
     #[serde(rename = "training")]
     Training,
-    /// Weights to sample from.
+    /// `sampler`: weights to sample from.
     #[serde(rename = "sampler")]
     Sampler,
-    /// Exported weights.
+    /// `external`: weights exported to another format.
     #[serde(rename = "external")]
     External,
 }
 
 impl CheckpointKind {
-    /// Returns the name of the kind in paths and checkpoint ids.
+    /// All kinds of checkpoints.
+    const ALL: [Self; 3] = [Self::Training, Self::Sampler, Self::External];
+
+    /// Returns the name used in listings: `training`, `sampler` or `external`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Training => "training",
+            Self::Sampler => "sampler",
+            Self::External => "external",
+        }
+    }
+
+    /// Returns the name used in paths and checkpoint ids: `weights`, `sampler_weights` or `external_weights`.
     pub const fn segment(self) -> &'static str {
         match self {
             Self::Training => "weights",
@@ -32,15 +46,36 @@ impl CheckpointKind {
         }
     }
 
-    /// Returns the kind of a name in paths and checkpoint ids.
+    /// Parses a name used in paths and checkpoint ids, such as `sampler_weights`. Returns `None` for another name.
     pub fn from_segment(segment: &str) -> Option<Self> {
-        [Self::Training, Self::Sampler, Self::External]
-            .into_iter()
-            .find(|kind| kind.segment() == segment)
+        Self::ALL.into_iter().find(|kind| kind.segment() == segment)
     }
 }
 
-/// The path of a checkpoint: `tinker://<training run>/<kind>/<name>`. A path without a kind, as some servers send, is a sampler's.
+display_name!(CheckpointKind);
+
+impl FromStr for CheckpointKind {
+    type Err = InvalidInput;
+
+    /// Parses a name used in listings, such as `sampler`.
+    fn from_str(name: &str) -> Result<Self, InvalidInput> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|kind| kind.name() == name).ok_or_else(|| {
+            let expected = format!("training, sampler or external, got {name:?}");
+            InvalidInput::new("checkpoint_type", expected)
+        })
+    }
+}
+
+/// The path of a checkpoint, `tinker://<training run>/<kind>/<name>`. Some servers send paths without a kind, which name sampler weights.
+///
+/// ```
+/// use tinkers_wire::{CheckpointKind, TinkerPath};
+///
+/// let path: TinkerPath = "tinker://a1b2:train:0/weights/step-10".parse()?;
+/// assert_eq!((path.run_id(), path.kind(), path.name()), ("a1b2:train:0", CheckpointKind::Training, "step-10"));
+/// # Ok::<(), tinkers_wire::InvalidInput>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TinkerPath {
     text: String,
@@ -55,7 +90,7 @@ impl TinkerPath {
     /// Creates the path of a checkpoint.
     ///
     /// # Errors
-    /// If `run` or `name` is not a valid segment: empty, `.`, `..`, or with a `/` or white space.
+    /// Names the field `path` if `run` or `name` is empty, `.` or `..`, or contains a `/` or white space.
     pub fn new(run: &str, kind: CheckpointKind, name: &str) -> Result<Self, InvalidInput> {
         format!("{SCHEME}{run}/{}/{name}", kind.segment()).parse()
     }
@@ -154,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn path_is_parsed_into_run_kind_and_name() {
+    fn tinker_path_is_parsed_into_run_kind_and_name() {
         let path: TinkerPath = "tinker://s-1:train:0/weights/step-10".parse().unwrap();
         assert_eq!(
             (path.run_id(), path.kind(), path.name()),
@@ -173,7 +208,17 @@ mod tests {
     }
 
     #[test]
-    fn invalid_paths_are_rejected() {
+    fn checkpoint_kind_is_parsed_from_its_displayed_name() {
+        for kind in CheckpointKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+            assert_eq!(CheckpointKind::from_segment(kind.segment()), Some(kind));
+        }
+        let error = "weights".parse::<CheckpointKind>().unwrap_err();
+        assert_eq!(error.field(), "checkpoint_type");
+    }
+
+    #[test]
+    fn invalid_tinker_paths_are_rejected() {
         for text in [
             "",
             "weights/x",

@@ -1,4 +1,4 @@
-//! Submission responses and the responses of `retrieve_future`.
+//! The responses to submissions, and the polls for their results by `retrieve_future`.
 
 use std::borrow::Cow;
 
@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::names::{display_name, serde_name};
 use crate::nulls::null_is_default;
 use crate::response::{error_text, excerpt, quote_literals, read_json, reason};
 use crate::{DecodeError, lenient};
@@ -18,7 +19,7 @@ pub struct SubmissionResponse {
     /// The id to poll `retrieve_future` with.
     #[serde(deserialize_with = "lenient::id")]
     pub request_id: String,
-    /// The id of the model, if the server sends it.
+    /// The id of the model that the operation creates or changes, if the server sends it.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -44,13 +45,13 @@ impl SubmissionResponse {
     }
 }
 
-/// `POST /retrieve_future`.
+/// `POST /retrieve_future`: polls for the result of an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetrieveFuture {
     /// The request id of the operation.
     pub request_id: String,
-    /// Whether the server may return only the size of a large result instead of the result.
+    /// Whether the server may respond with the size of a large result in place of the result.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub allow_metadata_only: bool,
@@ -64,8 +65,8 @@ pub struct CancelFuture {
     pub request_id: String,
 }
 
-/// The kind of operation that a poll is for; sent as a header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The kind of an operation, which polls for its result send as a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the variants are named after the operations")]
 pub enum RequestKind {
@@ -82,7 +83,7 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
-    /// Returns the value of the header `X-Tinker-Request-Type`.
+    /// Returns the name used in the header `X-Tinker-Request-Type`, such as `ForwardBackward`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::CreateModel => "CreateModel",
@@ -99,22 +100,22 @@ impl RequestKind {
     }
 }
 
-/// The state of the server's queue.
+/// The state of the server's queue, as the responses to polls report it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum QueueState {
-    /// Running or queued normally.
+    /// `active`: the operation is running, or queued behind others.
     Active,
-    /// Too many concurrent clients.
+    /// `paused_rate_limit`: the queue is paused because the caller has too many concurrent clients.
     PausedRateLimit,
-    /// The backend is short on capacity.
+    /// `paused_capacity`: the queue is paused because the server has no capacity left.
     PausedCapacity,
     /// A state that this version does not know.
     Other(String),
 }
 
 impl QueueState {
-    /// Returns the name used on the wire.
+    /// Returns the name used in JSON, such as `active`.
     pub fn name(&self) -> &str {
         match self {
             Self::Active => "active",
@@ -126,6 +127,7 @@ impl QueueState {
 }
 
 impl From<&str> for QueueState {
+    /// Parses the name of a state. Unknown names become [`QueueState::Other`].
     fn from(name: &str) -> Self {
         match name {
             "active" => Self::Active,
@@ -136,7 +138,10 @@ impl From<&str> for QueueState {
     }
 }
 
-/// Who caused an operation to fail.
+display_name!(RequestKind, QueueState, FailureCategory);
+serde_name!(QueueState, FailureCategory);
+
+/// The party that caused an operation to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureCategory {
@@ -149,7 +154,7 @@ pub enum FailureCategory {
 }
 
 impl FailureCategory {
-    /// Returns the name used on the wire.
+    /// Returns the name used in JSON: `user`, `server` or `unknown`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -157,27 +162,29 @@ impl FailureCategory {
             Self::Unknown => "unknown",
         }
     }
+}
 
-    /// Parses the name, ignoring case.
-    fn parse(value: Option<&Value>) -> Self {
-        let name = value.and_then(Value::as_str).unwrap_or_default();
-        let known = [Self::User, Self::Server].into_iter();
-        let mut known = known.filter(|category| name.eq_ignore_ascii_case(category.name()));
-        known.next().unwrap_or(Self::Unknown)
+impl From<&str> for FailureCategory {
+    /// Parses the name of a category, ignoring case. Other names become [`FailureCategory::Unknown`].
+    fn from(name: &str) -> Self {
+        let mut known = [Self::User, Self::Server].into_iter();
+        let known = known.find(|category| name.eq_ignore_ascii_case(category.name()));
+        known.unwrap_or(Self::Unknown)
     }
 }
 
 /// A decoded 2xx response of `retrieve_future`.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "polls handle every response")]
 pub enum PollResponse {
-    /// The result is not ready; poll again.
+    /// The result is not ready. The client should poll again.
     TryAgain {
         /// The state of the server's queue.
         queue_state: Option<QueueState>,
-        /// The server's reason for that state.
+        /// The server's reason for the state of the queue.
         reason: Option<String>,
     },
-    /// The result is ready but large; poll again with `allow_metadata_only: false`.
+    /// The result is ready but large. To get it, the client polls again with `allow_metadata_only: false`.
     MetadataOnly {
         /// The size of the result in bytes.
         size: u64,
@@ -186,17 +193,17 @@ pub enum PollResponse {
     Failed {
         /// The server's error message.
         error: String,
-        /// Who caused the failure.
+        /// The party that caused the failure.
         category: FailureCategory,
     },
     /// The result, as protobuf.
     Protobuf(Bytes),
-    /// A JSON object that is neither pending nor failed. [`OperationResult::from_json`](crate::OperationResult::from_json) checks
-    /// that it has the fields of a result.
+    /// A JSON object with none of the known signs of a pending or failed operation. Whether it has the fields of a result is checked by
+    /// [`OperationResult::from_json`](crate::OperationResult::from_json).
     Json(Bytes),
 }
 
-/// Values of `type` or `status` of a pending operation, as normalised by [`normalise`].
+/// The values of `type` or `status` that mean that an operation is pending, in the form that [`normalise`] returns.
 const PENDING: [&str; 10] = [
     "tryagain",
     "tryagainresponse",
@@ -209,7 +216,7 @@ const PENDING: [&str; 10] = [
     "waiting",
     "started",
 ];
-/// Values of `status` of a failed operation.
+/// The values of `status` that mean that an operation has failed.
 const FAILED: [&str; 8] = [
     "failed",
     "failure",
@@ -220,7 +227,7 @@ const FAILED: [&str; 8] = [
     "aborted",
     "rejected",
 ];
-/// Values of `status` of a successful operation.
+/// The values of `status` that mean that an operation has succeeded.
 const SUCCEEDED: [&str; 7] = [
     "ok",
     "success",
@@ -232,7 +239,7 @@ const SUCCEEDED: [&str; 7] = [
 ];
 
 impl PollResponse {
-    /// Decodes the body of a 2xx response. A body in a known form of a failure or a pending operation is never taken for a result.
+    /// Decodes the body of a 2xx response. Bodies with a known sign of a failed or pending operation are never taken for a result.
     ///
     /// # Errors
     /// If the body is neither protobuf nor a JSON object.
@@ -280,8 +287,8 @@ impl PollResponse {
         }
     }
 
-    /// Returns the failure in a body that is known not to be a result. Unlike [`PollResponse::read`], it also looks at `detail`,
-    /// which a result may have too.
+    /// Returns the failure in a body that cannot be a result. The field `detail` also counts as a failure here. [`PollResponse::read`]
+    /// ignores this field, since a result may have it, too.
     pub fn failure_in(body: &Bytes) -> Option<Self> {
         match Self::read(None, body.clone()) {
             Ok(failed @ Self::Failed { .. }) => return Some(failed),
@@ -311,7 +318,7 @@ impl PollResponse {
     }
 }
 
-/// Returns whether a content type is one of the two names for protobuf.
+/// Returns whether a content type means protobuf. Servers use two names for it.
 fn is_protobuf(content_type: &str) -> bool {
     content_type.contains("application/x-protobuf") || content_type.contains("application/protobuf")
 }
@@ -334,8 +341,8 @@ fn normalise(field: Option<&Value>) -> String {
     letters.map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// Decodes a result of `kind` whose `fields` are all optional. To rule out other responses, the object must be empty, have one of the
-/// `fields`, have `kind` as its `type`, or have a successful `status`.
+/// Decodes the result of an operation of `kind` whose `fields` are all optional. So that no other response is taken for the result, the
+/// JSON object must be empty, have one of the `fields`, have `kind` as its `type`, or have the `status` of a successful operation.
 pub(crate) fn read_known<T: DeserializeOwned>(
     body: &[u8],
     kind: &str,
@@ -375,7 +382,7 @@ struct View {
 }
 
 impl View {
-    /// Parses the fields. Also returns the body, with non-standard literals quoted.
+    /// Parses the fields. Also returns the body, in which the literals `NaN` and `Infinity` have become strings.
     fn read(body: Bytes) -> Result<(Self, Bytes), DecodeError> {
         let error = match serde_json::from_slice(&body) {
             Ok(view) => return Ok((view, body)),
@@ -396,11 +403,12 @@ impl View {
 
     fn failed(&self, body: &[u8]) -> PollResponse {
         let inner = self.error.as_ref().and_then(|error| error.get("category"));
+        let category = self.category.as_ref().or(inner).and_then(Value::as_str);
         PollResponse::Failed {
             error: error_text(body).unwrap_or_else(|| {
                 format!("the server gave no reason; it sent: {}", excerpt(body))
             }),
-            category: FailureCategory::parse(self.category.as_ref().or(inner)),
+            category: category.unwrap_or_default().into(),
         }
     }
 
@@ -432,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_of_response_is_recognised() {
+    fn poll_responses_are_decoded() {
         assert_eq!(
             read(
                 r#"{"type": "try_again", "request_id": "1", "queue_state": "paused_capacity", "queue_state_reason": "busy"}"#
@@ -487,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn known_forms_of_failure_are_not_results() {
+    fn failed_operation_is_not_taken_for_a_result() {
         use FailureCategory as C;
         for (body, error, category) in [
             (
@@ -552,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn known_forms_of_pending_are_not_results() {
+    fn pending_operation_is_not_taken_for_a_result() {
         for body in [
             r#"{"status": "pending"}"#,
             r#"{"status": "pending", "request_id": "4", "future_id": "4", "error": null}"#,
@@ -608,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn body_that_is_not_a_json_object_is_an_error() {
+    fn poll_body_that_is_not_a_json_object_is_rejected() {
         for body in ["", "<html>", "[]", "[1, 2]", "\"text\"", "{"] {
             assert!(
                 PollResponse::read(Some("text/html"), Bytes::from_static(body.as_bytes())).is_err(),
@@ -618,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn body_of_a_408_may_carry_the_queue_state() {
+    fn queue_state_is_read_from_a_408_body() {
         let queue = PollResponse::queue_state_of_timeout(br#"{"queue_state": "active"}"#);
         assert_eq!(queue, (Some(QueueState::Active), None));
         assert_eq!(

@@ -13,7 +13,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// Creates an error from a lower-case message without a full stop.
+    /// Creates an error. The message should be lower-case and without a full stop, such as `cannot decode the tokens: odd length`.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -42,7 +42,7 @@ impl From<prost::DecodeError> for DecodeError {
     }
 }
 
-/// Decodes JSON. Accepts the literals `NaN`, `Infinity` and `-Infinity`, which Python's encoder emits.
+/// Decodes JSON. Accepts the literals `NaN`, `Infinity` and `-Infinity`, which are not JSON but are written by Python's encoder.
 pub(crate) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
     let error = match serde_json::from_slice(body) {
         Ok(decoded) => return Ok(decoded),
@@ -54,7 +54,8 @@ pub(crate) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeErr
     }
 }
 
-/// Quotes the literals `NaN`, `Infinity` and `-Infinity` outside of strings. Borrows the body if it has none.
+/// Replaces the literals `NaN`, `Infinity` and `-Infinity` with strings, so that the body becomes JSON. Returns the same body if it has no
+/// such literal.
 pub(crate) fn quote_literals(body: &[u8]) -> Cow<'_, [u8]> {
     const LITERALS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
     let mut quoted = Vec::new();
@@ -86,9 +87,9 @@ pub(crate) fn quote_literals(body: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(quoted)
 }
 
-/// The maximum number of characters of an error message.
+/// The maximum number of characters that are taken from an error message of the server.
 const MAX_REASON_LEN: usize = 600;
-/// The maximum number of characters of an excerpt.
+/// The maximum number of characters of an excerpt of a body.
 const MAX_EXCERPT_LEN: usize = 200;
 
 /// The fields in which servers put an error message, in order of preference.
@@ -105,9 +106,10 @@ const REASONS: [&str; 10] = [
     "title",
 ];
 
-/// Returns the error message in a response body: the text of a field such as `error_message`, `detail` or `error`, also in nested
-/// objects and lists, or the whole body if it is plain text. Prefers a sentence to a bare error code. The message is one line of at
-/// most 600 characters without control characters; `None` for HTML pages.
+/// Returns the error message in a response body, as one line of at most 600 characters without control characters.
+///
+/// In JSON the message is the text of a field such as `error_message`, `detail` or `error`, also in nested objects and lists; a sentence is
+/// preferred to an error code. Plain text is a message as a whole. Returns `None` for HTML pages and bodies without a message.
 pub fn error_text(body: &[u8]) -> Option<String> {
     let text = match read_json::<Value>(body) {
         Ok(value) => reason(&value)?,
@@ -135,7 +137,7 @@ fn on_one_line(text: &str, max_len: usize) -> String {
     words.join(" ").chars().take(max_len).collect()
 }
 
-/// Returns the error message in a JSON value.
+/// Returns the error message in a JSON value, or `None` if there is none.
 pub(crate) fn reason(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => (!text.trim().is_empty()).then(|| text.clone()),
@@ -156,7 +158,7 @@ pub(crate) fn reason(value: &Value) -> Option<String> {
     }
 }
 
-/// Formats an error of a FastAPI validator as `path.to.field: message`.
+/// Formats a validation error of a FastAPI server, an object with `loc` and `msg`, as `path.to.field: message`. Returns `None` for other objects.
 fn validation_error(map: &Map<String, Value>) -> Option<String> {
     let message = map.get("msg")?.as_str()?;
     let parts = map.get("loc")?.as_array()?;
@@ -174,7 +176,8 @@ fn validation_error(map: &Map<String, Value>) -> Option<String> {
     })
 }
 
-/// Returns `retry_after_ms` from an error body, at the top level or in `detail` or `error`.
+/// Returns the time in milliseconds after which the server wants a request to be repeated: the field `retry_after_ms` of an error body, at
+/// the top level or in `detail` or `error`.
 pub fn retry_after_ms(body: &[u8]) -> Option<f64> {
     let value: Value = read_json(body).ok()?;
     let read = |value: &Value| crate::numbers::number(value.get("retry_after_ms")?);
@@ -189,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_text_is_found_in_every_known_form() {
+    fn error_text_is_found_in_the_body_of_each_server() {
         let rows: [(&str, Option<&str>); 21] = [
             (
                 r#"{"detail": "Future not found"}"#,
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn nan_and_infinity_are_accepted_outside_strings() {
+    fn nan_and_infinity_literals_are_accepted_outside_strings() {
         let body = br#"{"a\"NaN": [NaN, -Infinity, Infinity, -1], "b": "NaN \\"}"#;
         let read: Value = read_json(body).unwrap();
         let expected = serde_json::json!({

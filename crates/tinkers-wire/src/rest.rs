@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::names::display_name;
 use crate::nulls::null_is_default;
 use crate::response::read_json;
 use crate::{CheckpointKind, DecodeError, OptimizerConfig};
 
-/// The response to `GET /get_server_capabilities`.
+/// The models that a server offers, the response to `GET /get_server_capabilities`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Capabilities {
     /// The models that the server offers.
     #[serde(default)]
     pub supported_models: Vec<SupportedModel>,
 }
 
-/// A model that a server offers.
+/// A base model that a server offers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -48,21 +50,41 @@ impl SupportedModel {
     }
 }
 
-/// The position of a page in a listing.
+impl Capabilities {
+    /// Creates capabilities from the models that a server offers.
+    pub fn new(supported_models: Vec<SupportedModel>) -> Self {
+        Self { supported_models }
+    }
+}
+
+/// The position of a page in a listing, which is returned in pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Cursor {
-    /// The index of the first entry of this page.
+    /// The index of the first entry of this page in the whole listing.
     pub offset: u64,
     /// The maximum number of entries per page.
     pub limit: u64,
-    /// The total number of entries.
+    /// The number of entries of the whole listing.
     pub total_count: u64,
+}
+
+impl Cursor {
+    /// Creates the position of the page that begins at the entry `offset` of a listing of `total_count` entries.
+    pub fn new(offset: u64, limit: u64, total_count: u64) -> Self {
+        Self {
+            offset,
+            limit,
+            total_count,
+        }
+    }
 }
 
 /// A training run. Times are RFC 3339 strings; some servers omit the time zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct TrainingRun {
     /// The id of the run, which is also the id of its model.
     pub training_run_id: String,
@@ -80,7 +102,7 @@ pub struct TrainingRun {
     /// The rank of the LoRA adapter.
     #[serde(default)]
     pub lora_rank: Option<u32>,
-    /// The time of the last request.
+    /// The time of the last request for the model.
     #[serde(default, deserialize_with = "null_is_default")]
     pub last_request_time: String,
     /// The latest training checkpoint.
@@ -89,15 +111,34 @@ pub struct TrainingRun {
     /// The latest sampler checkpoint.
     #[serde(default)]
     pub last_sampler_checkpoint: Option<Checkpoint>,
-    /// Metadata set by the caller.
+    /// Metadata chosen by the caller.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
-/// The purpose of a checkpoint, as reported in a listing.
+impl TrainingRun {
+    /// Creates a run in which only the ids are set.
+    pub fn new(training_run_id: impl Into<String>, base_model: impl Into<String>) -> Self {
+        Self {
+            training_run_id: training_run_id.into(),
+            base_model: base_model.into(),
+            model_owner: String::new(),
+            is_lora: false,
+            corrupted: false,
+            lora_rank: None,
+            last_request_time: String::new(),
+            last_checkpoint: None,
+            last_sampler_checkpoint: None,
+            user_metadata: None,
+        }
+    }
+}
+
+/// The purpose of a checkpoint in a listing, which may be one that this version does not know.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
+#[expect(clippy::exhaustive_enums, reason = "`CheckpointKind` gets new kinds")]
 pub enum CheckpointType {
     /// A known kind.
     Known(CheckpointKind),
@@ -105,55 +146,116 @@ pub enum CheckpointType {
     Other(String),
 }
 
+impl CheckpointType {
+    /// Returns the name used in listings, such as `training`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Known(kind) => kind.name(),
+            Self::Other(name) => name,
+        }
+    }
+}
+
+display_name!(CheckpointType);
+
+impl From<CheckpointKind> for CheckpointType {
+    fn from(kind: CheckpointKind) -> Self {
+        Self::Known(kind)
+    }
+}
+
 /// A checkpoint in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Checkpoint {
-    /// `<kind>/<name>`.
+    /// The id within the training run, `<kind>/<name>`, such as `weights/step-10`.
     pub checkpoint_id: String,
     /// The purpose of the checkpoint.
     pub checkpoint_type: CheckpointType,
-    /// The time of the save.
+    /// The time at which the checkpoint was saved, an RFC 3339 string.
     pub time: String,
-    /// The path of the checkpoint; not parsed, since its form differs between servers.
+    /// The path of the checkpoint as a string, since not every server sends the form that [`TinkerPath`](crate::TinkerPath) parses.
     pub tinker_path: String,
-    /// The size in bytes.
+    /// The size of the checkpoint in bytes, if the server sends it.
     #[serde(default)]
     pub size_bytes: Option<u64>,
     /// Whether the checkpoint is publicly readable.
     #[serde(default, deserialize_with = "null_is_default")]
     pub public: bool,
-    /// Metadata set by the caller.
+    /// Metadata chosen by the caller.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The expiry time; `None` means never.
+    /// The time at which the server deletes the checkpoint, an RFC 3339 string; `None` means never.
     #[serde(default)]
     pub expires_at: Option<String>,
 }
 
-/// The response to `GET /training_runs`.
+impl Checkpoint {
+    /// Creates a private checkpoint that never expires, without size and metadata.
+    pub fn new(
+        checkpoint_id: impl Into<String>,
+        checkpoint_type: impl Into<CheckpointType>,
+        time: impl Into<String>,
+        tinker_path: impl Into<String>,
+    ) -> Self {
+        Self {
+            checkpoint_id: checkpoint_id.into(),
+            checkpoint_type: checkpoint_type.into(),
+            time: time.into(),
+            tinker_path: tinker_path.into(),
+            size_bytes: None,
+            public: false,
+            user_metadata: None,
+            expires_at: None,
+        }
+    }
+}
+
+/// A page of training runs, the response to `GET /training_runs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct TrainingRunList {
     /// The training runs of this page.
     pub training_runs: Vec<TrainingRun>,
-    /// The position of this page.
+    /// The position of this page in the listing, if the server sends it.
     #[serde(default)]
     pub cursor: Option<Cursor>,
 }
 
-/// The response to `GET /training_runs/{id}/checkpoints` and `GET /checkpoints`.
+impl TrainingRunList {
+    /// Creates a page of training runs.
+    pub fn new(training_runs: Vec<TrainingRun>, cursor: Option<Cursor>) -> Self {
+        Self {
+            training_runs,
+            cursor,
+        }
+    }
+}
+
+/// A page of checkpoints, the response to `GET /checkpoints`, or all checkpoints of a training run, the response to
+/// `GET /training_runs/{id}/checkpoints`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct CheckpointList {
-    /// The checkpoints of this page, or all of a run.
+    /// The checkpoints of this page or of the training run.
     pub checkpoints: Vec<Checkpoint>,
-    /// The position of this page.
+    /// The position of this page in the listing, if the server sends it.
     #[serde(default)]
     pub cursor: Option<Cursor>,
 }
 
 impl CheckpointList {
+    /// Creates a page of checkpoints. `cursor` is `None` if the list is not a page but complete.
+    pub fn new(checkpoints: Vec<Checkpoint>, cursor: Option<Cursor>) -> Self {
+        Self {
+            checkpoints,
+            cursor,
+        }
+    }
+
     /// Decodes a response.
     ///
     /// # Errors
@@ -163,17 +265,19 @@ impl CheckpointList {
     }
 }
 
-/// The response to `GET /sessions`.
+/// The sessions of the user, the response to `GET /sessions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SessionList {
     /// The ids of the sessions.
     pub sessions: Vec<String>,
 }
 
-/// The response to `GET /sessions/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The description of a session, the response to `GET /sessions/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SessionInfo {
     /// The ids of the training runs of the session.
     #[serde(default)]
@@ -181,7 +285,7 @@ pub struct SessionInfo {
     /// The ids of the samplers of the session.
     #[serde(default)]
     pub sampler_ids: Vec<String>,
-    /// Metadata set by the caller.
+    /// Metadata chosen by the caller.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
     /// The display name of the session.
@@ -189,9 +293,10 @@ pub struct SessionInfo {
     pub display_name: Option<String>,
 }
 
-/// The response to `GET /samplers/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The description of a sampler, the response to `GET /samplers/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SamplerInfo {
     /// The id of the sampler.
     #[serde(default)]
@@ -199,12 +304,12 @@ pub struct SamplerInfo {
     /// The name of the base model.
     #[serde(default)]
     pub base_model: String,
-    /// The path of the checkpoint, if it samples from one.
+    /// The path of the checkpoint that is sampled from; `None` if the sampler uses the base model.
     #[serde(default)]
     pub model_path: Option<String>,
 }
 
-/// `POST /weights_info`.
+/// `POST /weights_info`: asks how the weights of a checkpoint were trained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WeightsInfoRequest {
@@ -212,13 +317,14 @@ pub struct WeightsInfoRequest {
     pub tinker_path: String,
 }
 
-/// The response to `POST /weights_info`: how the weights of a checkpoint were trained.
+/// How the weights of a checkpoint were trained, the response to `POST /weights_info`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct WeightsInfo {
     /// The name of the base model.
     pub base_model: String,
-    /// The optimizer family.
+    /// The optimizer that the model was trained with, if the server sends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer_config: Option<OptimizerConfig>,
     /// Whether the model is a LoRA adapter.
@@ -239,6 +345,19 @@ pub struct WeightsInfo {
 }
 
 impl WeightsInfo {
+    /// Creates a description in which only the base model is set.
+    pub fn new(base_model: impl Into<String>) -> Self {
+        Self {
+            base_model: base_model.into(),
+            optimizer_config: None,
+            is_lora: false,
+            lora_rank: None,
+            train_unembed: None,
+            train_mlp: None,
+            train_attn: None,
+        }
+    }
+
     /// Decodes a response.
     ///
     /// # Errors
@@ -253,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listings_of_other_servers_are_decoded() {
+    fn listings_of_each_server_are_decoded() {
         let runs: TrainingRunList = serde_json::from_str(
             r#"{"training_runs": [{"training_run_id": "model_1", "base_model": "tiny/model", "model_owner": "default",
                 "is_lora": true, "corrupted": false, "lora_rank": 8, "last_request_time": "2026-11-23T08:52:27.925306",

@@ -1,4 +1,6 @@
-//! The paths of the API, below the base URL. Ids are inserted without escaping: they contain `:`, and checkpoint ids a `/`.
+//! The paths of the API, below the base URL, each with its HTTP method.
+//!
+//! Ids are inserted into paths without escaping, as the official SDK does: model ids contain `:`, and checkpoint ids contain `/`.
 
 /// `POST`: returns the client configuration.
 pub const CLIENT_CONFIG: &str = "/api/v1/client/config";
@@ -50,10 +52,10 @@ pub const TRAINING_RUNS: &str = "/api/v1/training_runs";
 pub const CHECKPOINTS: &str = "/api/v1/checkpoints";
 /// `GET`: lists sessions.
 pub const SESSIONS: &str = "/api/v1/sessions";
-/// Prefix of [`sampler`].
+/// The path to which [`sampler`] appends the id of a sampler.
 pub const SAMPLERS: &str = "/api/v1/samplers";
 
-/// All routes without ids.
+/// All paths that do not contain an id.
 pub const ALL: [&str; 26] = [
     CLIENT_CONFIG,
     DYNAMIC_CONFIG,
@@ -83,7 +85,7 @@ pub const ALL: [&str; 26] = [
     SAMPLERS,
 ];
 
-/// Returns the path that finishes a session (`POST`).
+/// Returns the path that ends a session (`POST`).
 pub fn finish_session(session_id: &str) -> String {
     format!("{SESSIONS}/{session_id}/finish")
 }

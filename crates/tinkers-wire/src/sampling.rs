@@ -6,14 +6,14 @@ use crate::nulls::null_is_default;
 use crate::response::read_json;
 use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input};
 
-/// `POST /create_sampling_session`. Exactly one of `base_model` and `model_path` is set.
+/// `POST /create_sampling_session`: creates a sampler of a base model or of a checkpoint. Exactly one of `base_model` and `model_path` is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSamplingSession {
     /// The id of the session.
     pub session_id: String,
-    /// The sequence number of the sampling session in the session, from 0, shared with unnamed sampler saves. It makes the request
-    /// idempotent; without it, each request creates a sampling session.
+    /// The sequence number of the sampling session in the session, from 0. Unnamed sampler saves are numbered in the same sequence. A
+    /// request with a number can be repeated; without a number, each request creates another sampling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_seq_id: Option<u64>,
     /// The base model to sample from.
@@ -43,13 +43,14 @@ impl SamplingSessionCreated {
     }
 }
 
-/// What ends a sampled sequence.
+/// The strings or tokens that end a sampled sequence. They replace the default, the end-of-text token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
+#[expect(clippy::exhaustive_enums, reason = "a list of strings or integers")]
 pub enum Stop {
-    /// Any of these strings. If the list is empty, not even the end-of-text token ends the sequence.
+    /// The sequence ends at any of these strings. With an empty list it ends only at the token limit.
     Texts(Vec<String>),
-    /// Any of these tokens.
+    /// The sequence ends at any of these tokens. With an empty list it ends only at the token limit.
     Tokens(Vec<u32>),
 }
 
@@ -76,6 +77,18 @@ impl From<&str> for Stop {
     }
 }
 
+impl From<String> for Stop {
+    fn from(text: String) -> Self {
+        Self::Texts(vec![text])
+    }
+}
+
+impl<const N: usize> From<[&str; N]> for Stop {
+    fn from(texts: [&str; N]) -> Self {
+        Self::Texts(texts.map(str::to_owned).to_vec())
+    }
+}
+
 impl From<Vec<String>> for Stop {
     fn from(texts: Vec<String>) -> Self {
         Self::Texts(texts)
@@ -94,32 +107,103 @@ impl From<Vec<u32>> for Stop {
     }
 }
 
-/// How tokens are sampled. Fields that are `None` are not sent; the server's defaults are temperature 1, no top-k, top-p 1, and stop at the
-/// end-of-text token.
+impl From<&[u32]> for Stop {
+    fn from(tokens: &[u32]) -> Self {
+        Self::Tokens(tokens.to_vec())
+    }
+}
+
+impl<const N: usize> From<[u32; N]> for Stop {
+    fn from(tokens: [u32; N]) -> Self {
+        Self::Tokens(tokens.to_vec())
+    }
+}
+
+/// How tokens are sampled.
+///
+/// Fields that are `None` are not sent. The server then uses the defaults of the official Python SDK (0.38.0, type `SamplingParams`):
+/// temperature 1, no top-k (-1), top-p 1, and a stop at the end-of-text token.
+///
+/// ```
+/// use tinkers_wire::SamplingParams;
+///
+/// let params = SamplingParams::new().max_tokens(64).temperature(0.7).stop(["\n\n", "User:"]);
+/// params.validate()?;
+/// assert_eq!(params.top_p, None);
+/// # Ok::<(), tinkers_wire::InvalidInput>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SamplingParams {
-    /// The maximum number of tokens; required by some servers.
+    /// The maximum number of sampled tokens per sequence. Some servers require it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
-    /// The random seed. The same seed, prompt and parameters give the same tokens.
+    /// The seed of the random numbers. A request with the same seed, prompt and parameters samples the same tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// What ends a sequence.
+    /// The strings or tokens that end a sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
     /// The temperature; 0 selects the most likely token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
-    /// Restricts sampling to this number of most likely tokens; -1 is no restriction.
+    /// The number of most likely tokens to sample from at each position; -1 is all tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<i32>,
-    /// Restricts sampling to the most likely tokens that together reach this probability.
+    /// The probability that the tokens to sample from must reach together, the most likely first; 1 is all tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
 }
 
 impl SamplingParams {
+    /// Creates parameters that are all left to the server's defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the maximum number of sampled tokens per sequence.
+    #[must_use]
+    pub fn max_tokens(mut self, max_tokens: u32) -> Self {
+        self.max_tokens = Some(max_tokens);
+        self
+    }
+
+    /// Sets the seed of the random numbers.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Sets the strings or tokens that end a sequence.
+    #[must_use]
+    pub fn stop(mut self, stop: impl Into<Stop>) -> Self {
+        self.stop = Some(stop.into());
+        self
+    }
+
+    /// Sets the temperature; 0 selects the most likely token.
+    #[must_use]
+    pub fn temperature(mut self, temperature: f64) -> Self {
+        self.temperature = Some(temperature);
+        self
+    }
+
+    /// Sets the number of most likely tokens to sample from at each position; -1 is all tokens.
+    #[must_use]
+    pub fn top_k(mut self, top_k: i32) -> Self {
+        self.top_k = Some(top_k);
+        self
+    }
+
+    /// Sets the probability that the tokens to sample from must reach together, the most likely first.
+    #[must_use]
+    pub fn top_p(mut self, top_p: f64) -> Self {
+        self.top_p = Some(top_p);
+        self
+    }
+
     /// Checks that every parameter is finite and in range.
     ///
     /// # Errors
@@ -152,7 +236,7 @@ impl SamplingParams {
     }
 }
 
-/// `POST /asample`. The model is given by `sampling_session_id` and `seq_id`, or by exactly one of `base_model` and `model_path`.
+/// `POST /asample`: samples from a model, given by `sampling_session_id` and `seq_id`, or by exactly one of `base_model` and `model_path`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SampleRequest {
@@ -171,10 +255,10 @@ pub struct SampleRequest {
     /// The sequence number of this sample within its client; the same on every retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq_id: Option<u64>,
-    /// The base model, without a sampling session.
+    /// The base model to sample from, if there is no sampling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
-    /// The checkpoint, without a sampling session.
+    /// The checkpoint to sample from, if there is no sampling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_path: Option<TinkerPath>,
     /// Whether to return the log-probabilities of the prompt tokens.
@@ -186,13 +270,14 @@ pub struct SampleRequest {
     /// The number of most likely tokens to return per sampled position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topk_sample_logprobs: Option<u32>,
-    /// The tokens whose log-probabilities to return: int64 of shape `[prompt length - 1, K]`, with -1 for unused cells.
+    /// The tokens whose log-probabilities to return, as int64 of the shape `[prompt length - 1, K]`: row `i` has `K` candidates for prompt
+    /// token `i + 1`, with -1 for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_prompt_logprobs: Option<TensorData>,
     /// The number of alternative tokens to sample per prompt token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_alt_tokens_k: Option<u32>,
-    /// Restricts `prompt_logprobs` to this number of tokens at the end of the prompt.
+    /// The number of tokens at the end of the prompt that `prompt_logprobs` is restricted to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs_last_n: Option<u32>,
     /// Whether the server records the data that the loss `stable_reinforce` needs.
@@ -201,10 +286,10 @@ pub struct SampleRequest {
 }
 
 impl SampleRequest {
-    /// Checks all fields, as far as possible without the server.
+    /// Checks all fields, as far as possible without the vocabulary and the limits of the server.
     ///
     /// # Errors
-    /// Names the invalid field.
+    /// Names the invalid field, such as `prompt.chunks` or `temperature`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         self.prompt
             .validate()
@@ -239,7 +324,7 @@ impl SampleRequest {
             {
                 let expected = format!(
                     "int64 of shape [prompt length - 1, K], got {} {shape:?}",
-                    targets.dtype().name()
+                    targets.dtype()
                 );
                 return Err(InvalidInput::new("target_prompt_logprobs", expected));
             }
@@ -260,24 +345,24 @@ mod tests {
     }
 
     #[test]
-    fn unset_fields_are_not_sent() {
+    fn sample_request_omits_unset_fields() {
         assert_eq!(
             serde_json::to_string(&request()).unwrap(),
             r#"{"prompt":{"chunks":[{"type":"encoded_text","tokens":[5,6]}]},"sampling_params":{}}"#
         );
         let mut full = request();
         full.num_samples = Some(2);
-        full.sampling_params = SamplingParams {
-            max_tokens: Some(4),
-            seed: Some(3),
-            stop: Some("a".into()),
-            temperature: Some(0.5),
-            ..Default::default()
-        };
+        full.sampling_params = SamplingParams::new()
+            .max_tokens(4)
+            .seed(3)
+            .stop("a")
+            .temperature(0.5)
+            .top_k(20)
+            .top_p(0.9);
         let json = serde_json::to_string(&full).unwrap();
         assert!(
             json.contains(
-                r#""sampling_params":{"max_tokens":4,"seed":3,"stop":["a"],"temperature":0.5}"#
+                r#""sampling_params":{"max_tokens":4,"seed":3,"stop":["a"],"temperature":0.5,"top_k":20,"top_p":0.9}"#
             ),
             "{json}"
         );
@@ -285,11 +370,8 @@ mod tests {
     }
 
     #[test]
-    fn empty_stop_is_sent_and_every_form_of_stop_is_read() {
-        let params = SamplingParams {
-            stop: Some(Stop::Texts(vec![])),
-            ..Default::default()
-        };
+    fn empty_stop_is_encoded_and_each_stop_form_decoded() {
+        let params = SamplingParams::new().stop(Stop::Texts(vec![]));
         assert_eq!(serde_json::to_string(&params).unwrap(), r#"{"stop":[]}"#);
         for (json, expected) in [
             (r#"{"stop": "x"}"#, Stop::Texts(vec!["x".into()])),
@@ -307,7 +389,19 @@ mod tests {
     }
 
     #[test]
-    fn invalid_fields_are_named() {
+    fn stop_converts_from_texts_and_tokens() {
+        let texts = Stop::Texts(vec!["a".to_owned()]);
+        assert_eq!(Stop::from("a"), texts);
+        assert_eq!(Stop::from("a".to_owned()), texts);
+        assert_eq!(Stop::from(["a"]), texts);
+        assert_eq!(Stop::from(vec!["a"]), texts);
+        let tokens = Stop::Tokens(vec![2]);
+        assert_eq!(Stop::from([2]), tokens);
+        assert_eq!(Stop::from(&[2][..]), tokens);
+    }
+
+    #[test]
+    fn error_for_an_invalid_sample_names_the_field() {
         let with = |change: fn(&mut SampleRequest)| {
             let mut request = request();
             change(&mut request);

@@ -1,30 +1,41 @@
 //! Sampling results.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::numbers::{Number, Numbers};
+use crate::names::{display_name, serde_name};
+use crate::numbers::{Float32, Floats, Number, Numbers};
 use crate::response::read_json;
-use crate::{DecodeError, OperationResult, TensorData, lenient, proto};
+use crate::{DecodeError, OperationResult, TensorData, lenient, lenient_tensor, proto};
 
 /// The reason why a sequence ended.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// A stop token, a stop string, or the end-of-text token.
+    /// `stop`: a stop token, a stop string, or the end-of-text token.
     Stop,
-    /// The token limit was reached.
+    /// `length`: the token limit was reached.
     Length,
     /// A reason that this version does not know, as sent by the server; in protobuf, its number.
-    #[serde(untagged)]
     Other(String),
 }
 
 impl StopReason {
-    /// Parses the name, ignoring case.
-    fn parse(name: &str) -> Self {
+    /// Returns the name used in JSON, such as `stop`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl From<&str> for StopReason {
+    /// Parses the name of a reason, ignoring case. Unknown names become [`StopReason::Other`].
+    fn from(name: &str) -> Self {
         match name {
             name if name.eq_ignore_ascii_case("stop") => Self::Stop,
             name if name.eq_ignore_ascii_case("length") => Self::Length,
@@ -33,25 +44,32 @@ impl StopReason {
     }
 }
 
+display_name!(StopReason);
+serde_name!(StopReason);
+
 /// The result of one sampling request.
+///
+/// The serde traits encode every field. NaN and the infinities are the strings `"NaN"`, `"Infinity"` and `"-Infinity"` in JSON. The JSON of
+/// servers is decoded as well.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct SampleResponse {
-    /// The sequences, one per requested sample, in order.
+    /// The sampled sequences, one per requested sample.
     pub sequences: Vec<SampledSequence>,
-    /// The log-probabilities (natural logarithm) of the prompt tokens. `None` for tokens without one, such as the first.
+    /// The log-probabilities (natural logarithm) of the prompt tokens, if requested. The entry of a token is `None` if the server computed
+    /// none, as for the first token.
     pub prompt_logprobs: Option<Vec<Option<f32>>>,
-    /// The most likely tokens at each prompt position.
+    /// The most likely tokens at each prompt position, if requested.
     pub topk_prompt_logprobs: Option<TopkLogprobs>,
     /// The number of prompt tokens found in the server's prefix cache.
     pub prompt_cache_hit_tokens: Option<u32>,
-    /// The log-probabilities of the tokens in the request's `target_prompt_logprobs`, of the same shape.
+    /// The log-probabilities of the tokens that the request named in `target_prompt_logprobs`, in the same shape.
     pub target_prompt_logprobs: Option<TensorData>,
-    /// Alternative tokens sampled for each prompt token.
+    /// The alternative tokens that were sampled for each prompt token, if requested.
     pub prompt_alt_tokens: Option<PromptAltTokens>,
 }
 
-/// A sampled sequence.
+/// One sampled sequence of a [`SampleResponse`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SampledSequence {
@@ -59,16 +77,16 @@ pub struct SampledSequence {
     pub stop_reason: StopReason,
     /// The sampled tokens, without the prompt.
     pub tokens: Vec<u32>,
-    /// The log-probabilities (natural logarithm, at temperature 1) of the sampled tokens.
+    /// The log-probabilities (natural logarithm, at temperature 1) of the sampled tokens, if the server sends them.
     pub logprobs: Option<Vec<f32>>,
-    /// The most likely tokens at each sampled position.
+    /// The most likely tokens at each sampled position, if requested.
     pub topk_logprobs: Option<TopkLogprobs>,
     /// The id of the sequence, if the server sends it.
     pub sequence_id: Option<String>,
 }
 
 impl SampledSequence {
-    /// Creates a sequence with only these fields set.
+    /// Creates a sequence without log-probabilities and without an id.
     pub fn new(stop_reason: StopReason, tokens: Vec<u32>) -> Self {
         Self {
             stop_reason,
@@ -80,203 +98,272 @@ impl SampledSequence {
     }
 }
 
-/// The `k` most likely tokens at each position, with their log-probabilities.
-#[derive(Debug, Clone, PartialEq)]
+/// The most likely tokens at each position of a prompt or a sampled sequence, with their log-probabilities.
+///
+/// In JSON it is a list with one entry per position: a list of `[token, logprob]` pairs, or null for a position without any.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct TopkLogprobs {
-    pub(crate) k: usize,
-    pub(crate) ids: Vec<u32>,
-    pub(crate) logprobs: Vec<f32>,
+    /// For each position, the end of its row in `ids` and `logprobs`.
+    ends: Vec<usize>,
+    ids: Vec<u32>,
+    logprobs: Vec<f32>,
 }
 
-/// Alternative tokens for each prompt token except the first, sampled from the model's prediction at that position.
-#[derive(Debug, Clone, PartialEq)]
+/// Alternatives to each prompt token except the first, sampled from the model's prediction at the position of the token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PromptAltTokens {
     /// The token ids, of shape `[prompt length - 1, k]`.
     pub tokens: TensorData,
-    /// The log-probabilities of the tokens, of the same shape.
+    /// The log-probabilities of these tokens, in the same shape.
     pub logprobs: TensorData,
 }
 
 impl TopkLogprobs {
-    /// The value of an unused cell.
+    /// The (token, log-probability) pair that fills unused cells of the protobuf matrix.
     pub(crate) const EMPTY: (u32, f32) = (0, -99999.0);
 
-    /// Creates a matrix from one row of (token, log-probability) per position, most likely first. Short rows are padded with unused
-    /// cells.
+    /// Creates the lists from one row of (token, log-probability) pairs per position, the most likely token first. Rows may differ in length.
     pub fn from_rows(rows: &[Vec<(u32, f32)>]) -> Self {
-        let k = rows.iter().map(Vec::len).max().unwrap_or(0);
-        let mut out = Self {
-            k,
-            ids: Vec::new(),
-            logprobs: Vec::new(),
-        };
-        for row in rows {
-            for cell in 0..k {
-                let (id, logprob) = row.get(cell).copied().unwrap_or(Self::EMPTY);
-                out.ids.push(id);
-                out.logprobs.push(logprob);
-            }
-        }
-        out
+        rows.iter().map(|row| row.iter().copied()).collect()
     }
 
     /// Returns the number of positions.
     pub fn len(&self) -> usize {
-        self.ids.len().checked_div(self.k).unwrap_or(0)
+        self.ends.len()
     }
 
     /// Returns whether there are no positions.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.ends.is_empty()
     }
 
-    /// Returns the (token, log-probability) pairs at `position`, most likely first; none where there was no prediction.
+    /// Returns the (token, log-probability) pairs at `position`, the most likely token first. There are none if the model made no
+    /// prediction, as at the first position of a prompt.
+    ///
+    /// # Panics
+    /// If `position` is not below [`TopkLogprobs::len`].
     pub fn row(&self, position: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
-        let range = position * self.k..(position + 1) * self.k;
-        let cells = self.ids[range.clone()]
-            .iter()
-            .copied()
-            .zip(self.logprobs[range].iter().copied());
-        cells.filter(|cell| *cell != Self::EMPTY)
+        let before = position.checked_sub(1);
+        let range = before.map_or(0, |before| self.ends[before])..self.ends[position];
+        let logprobs = self.logprobs[range.clone()].iter().copied();
+        self.ids[range].iter().copied().zip(logprobs)
+    }
+
+    /// Returns an iterator over the rows of all positions.
+    pub(crate) fn rows(&self) -> impl Iterator<Item: Iterator<Item = (u32, f32)>> {
+        (0..self.len()).map(|position| self.row(position))
     }
 }
 
+impl<R: IntoIterator<Item = (u32, f32)>> FromIterator<R> for TopkLogprobs {
+    /// Collects one row of (token, log-probability) pairs per position.
+    fn from_iter<I: IntoIterator<Item = R>>(rows: I) -> Self {
+        let mut all = Self::default();
+        for row in rows {
+            for (id, logprob) in row {
+                all.ids.push(id);
+                all.logprobs.push(logprob);
+            }
+            all.ends.push(all.ids.len());
+        }
+        all
+    }
+}
+
+impl Serialize for TopkLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        TopkJson::<true>(self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TopkLogprobs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let rows = Vec::<Option<Vec<(u32, Number<true>)>>>::deserialize(deserializer)?;
+        let cell = |(id, logprob): (u32, Number<true>)| (id, logprob.as_f64() as f32);
+        let rows = rows.into_iter().map(Option::unwrap_or_default);
+        Ok(rows.map(|row| row.into_iter().map(cell)).collect())
+    }
+}
+
+/// Serialises [`TopkLogprobs`]. NaN and the infinities are strings if `LOSSLESS`, else null.
+struct TopkJson<'a, const LOSSLESS: bool>(&'a TopkLogprobs);
+
+impl<const LOSSLESS: bool> Serialize for TopkJson<'_, LOSSLESS> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.rows().map(|row| {
+            let cell = |(id, logprob)| (id, Float32::<LOSSLESS>(logprob));
+            let row: Vec<_> = row.map(cell).collect();
+            (!row.is_empty()).then_some(row)
+        }))
+    }
+}
+
+/// A sequence as it is in JSON. If `LOSSLESS`, all fields are present, and NaN and the infinities are strings. Otherwise it is the JSON of
+/// the servers, in which they are null.
 #[derive(Serialize)]
-struct JsonSequence<'a> {
+struct JsonSequence<'a, const LOSSLESS: bool> {
     stop_reason: &'a StopReason,
     tokens: &'a [u32],
     #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<&'a [f32]>,
+    logprobs: Option<Floats<'a, LOSSLESS>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topk_logprobs: Option<TopkJson<'a, LOSSLESS>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sequence_id: Option<&'a str>,
 }
 
-/// The (token, log-probability) pairs of one position, most likely first.
-type TopkRow = Vec<(u32, f32)>;
+impl<'a, const LOSSLESS: bool> JsonSequence<'a, LOSSLESS> {
+    fn of(sequence: &'a SampledSequence) -> Self {
+        let topk = sequence.topk_logprobs.as_ref().filter(|_| LOSSLESS);
+        Self {
+            stop_reason: &sequence.stop_reason,
+            tokens: &sequence.tokens,
+            logprobs: sequence.logprobs.as_deref().map(Floats),
+            topk_logprobs: topk.map(TopkJson),
+            sequence_id: sequence.sequence_id.as_deref(),
+        }
+    }
+}
 
+impl Serialize for SampledSequence {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        JsonSequence::<true>::of(self).serialize(serializer)
+    }
+}
+
+/// A response as it is in JSON; see [`JsonSequence`].
 #[derive(Serialize)]
-struct JsonResponse<'a> {
-    sequences: Vec<JsonSequence<'a>>,
+struct JsonResponse<'a, const LOSSLESS: bool> {
+    sequences: Vec<JsonSequence<'a, LOSSLESS>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_logprobs: Option<&'a [Option<f32>]>,
+    prompt_logprobs: Option<Vec<Option<Float32<LOSSLESS>>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    topk_prompt_logprobs: Option<Vec<Option<TopkRow>>>,
+    topk_prompt_logprobs: Option<TopkJson<'a, LOSSLESS>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_hit_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_prompt_logprobs: Option<&'a TensorData>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_alt_tokens: Option<&'a PromptAltTokens>,
     #[serde(rename = "type")]
     kind: &'static str,
 }
 
-/// A sequence in the JSON of any server.
-#[derive(Deserialize)]
-struct ReadSequence {
-    #[serde(default)]
-    stop_reason: Option<Value>,
-    tokens: Numbers<true>,
-    #[serde(default)]
-    logprobs: Option<Numbers<true>>,
-    #[serde(default, deserialize_with = "lenient::optional_id")]
-    sequence_id: Option<String>,
+impl<'a, const LOSSLESS: bool> JsonResponse<'a, LOSSLESS> {
+    fn of(response: &'a SampleResponse) -> Self {
+        let prompt_logprobs = response.prompt_logprobs.as_ref();
+        let floats = |all: &Vec<Option<f32>>| all.iter().map(|x| x.map(Float32)).collect();
+        Self {
+            sequences: response.sequences.iter().map(JsonSequence::of).collect(),
+            prompt_logprobs: prompt_logprobs.map(floats),
+            topk_prompt_logprobs: response.topk_prompt_logprobs.as_ref().map(TopkJson),
+            prompt_cache_hit_tokens: response.prompt_cache_hit_tokens,
+            target_prompt_logprobs: response
+                .target_prompt_logprobs
+                .as_ref()
+                .filter(|_| LOSSLESS),
+            prompt_alt_tokens: response.prompt_alt_tokens.as_ref().filter(|_| LOSSLESS),
+            kind: "sample",
+        }
+    }
 }
 
-impl ReadSequence {
-    fn into_sequence(self) -> Result<SampledSequence, DecodeError> {
-        let invalid_tokens =
-            || DecodeError::new("cannot decode the tokens of a sequence: expected token ids");
-        let stop_reason = match self.stop_reason.as_ref().and_then(Value::as_str) {
-            Some(name) => StopReason::parse(name),
-            None => StopReason::Other("unknown".to_owned()),
-        };
-        Ok(SampledSequence {
-            stop_reason,
-            tokens: self.tokens.into_unsigned().ok_or_else(invalid_tokens)?,
-            logprobs: self.logprobs.map(|all| all.into_f32().to_vec()),
-            topk_logprobs: None,
-            sequence_id: self.sequence_id,
+impl Serialize for SampleResponse {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        JsonResponse::<true>::of(self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SampledSequence {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// A sequence in the JSON of any server.
+        #[derive(Deserialize)]
+        struct Fields {
+            #[serde(default)]
+            stop_reason: Option<Value>,
+            tokens: Numbers<true>,
+            #[serde(default)]
+            logprobs: Option<Numbers<true>>,
+            #[serde(default, deserialize_with = "optional")]
+            topk_logprobs: Option<TopkLogprobs>,
+            #[serde(default, deserialize_with = "lenient::optional_id")]
+            sequence_id: Option<String>,
+        }
+
+        let fields = Fields::deserialize(deserializer)?;
+        let reason = fields.stop_reason.as_ref().and_then(Value::as_str);
+        let tokens = fields.tokens.into_unsigned();
+        Ok(Self {
+            stop_reason: reason.unwrap_or("unknown").into(),
+            tokens: tokens.ok_or_else(|| D::Error::custom("tokens: expected token ids"))?,
+            logprobs: fields.logprobs.map(|all| all.into_f32().to_vec()),
+            topk_logprobs: fields.topk_logprobs,
+            sequence_id: fields.sequence_id,
         })
     }
 }
 
-type ReadTopkRow = Vec<(u32, Number<true>)>;
+impl<'de> Deserialize<'de> for SampleResponse {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// A response in the JSON of any server.
+        #[derive(Deserialize)]
+        struct Fields {
+            sequences: Vec<SampledSequence>,
+            #[serde(default)]
+            prompt_logprobs: Option<Numbers<true>>,
+            #[serde(default)]
+            topk_prompt_logprobs: Option<TopkLogprobs>,
+            #[serde(default, deserialize_with = "lenient::optional_count")]
+            prompt_cache_hit_tokens: Option<u32>,
+            #[serde(default, deserialize_with = "lenient_tensor::optional")]
+            target_prompt_logprobs: Option<TensorData>,
+            #[serde(default, deserialize_with = "optional")]
+            prompt_alt_tokens: Option<PromptAltTokens>,
+        }
 
-/// A response in the JSON of any server.
-#[derive(Deserialize)]
-struct ReadResponse {
-    sequences: Vec<ReadSequence>,
-    #[serde(default)]
-    prompt_logprobs: Option<Numbers<true>>,
-    #[serde(default)]
-    topk_prompt_logprobs: Option<Vec<Option<ReadTopkRow>>>,
-    #[serde(default, deserialize_with = "lenient::optional_count")]
-    prompt_cache_hit_tokens: Option<u32>,
+        let fields = Fields::deserialize(deserializer)?;
+        let non_nan = |&x: &f32| (!x.is_nan()).then_some(x);
+        let prompt_logprobs = fields.prompt_logprobs.map(Numbers::into_f32);
+        Ok(Self {
+            sequences: fields.sequences,
+            prompt_logprobs: prompt_logprobs.map(|all| all.iter().map(non_nan).collect()),
+            topk_prompt_logprobs: fields.topk_prompt_logprobs,
+            prompt_cache_hit_tokens: fields.prompt_cache_hit_tokens,
+            target_prompt_logprobs: fields.target_prompt_logprobs,
+            prompt_alt_tokens: fields.prompt_alt_tokens,
+        })
+    }
+}
+
+/// Deserialises a field whose JSON form is defined only by this crate. Another form is `None`, since servers may use the name otherwise.
+fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let value = Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 impl SampleResponse {
-    /// Encodes the response as JSON, for servers. `topk_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens` have no JSON form.
+    /// Encodes the response as the JSON of a server. In contrast to the serde traits, this leaves out `topk_logprobs`,
+    /// `target_prompt_logprobs` and `prompt_alt_tokens`, for which servers have no JSON form, and writes NaN and the infinities as null.
     pub fn to_json(&self) -> Bytes {
-        let sequences = self.sequences.iter().map(|sequence| JsonSequence {
-            stop_reason: &sequence.stop_reason,
-            tokens: &sequence.tokens,
-            logprobs: sequence.logprobs.as_deref(),
-            sequence_id: sequence.sequence_id.as_deref(),
-        });
-        let topk = |topk: &TopkLogprobs| {
-            let rows = (0..topk.len()).map(|i| topk.row(i).collect::<Vec<_>>());
-            rows.map(|row| (!row.is_empty()).then_some(row)).collect()
-        };
-        crate::to_json(&JsonResponse {
-            sequences: sequences.collect(),
-            prompt_logprobs: self.prompt_logprobs.as_deref(),
-            topk_prompt_logprobs: self.topk_prompt_logprobs.as_ref().map(topk),
-            prompt_cache_hit_tokens: self.prompt_cache_hit_tokens,
-            kind: "sample",
-        })
+        crate::to_json(&JsonResponse::<false>::of(self))
     }
 
-    /// Encodes the response as protobuf, for servers.
+    /// Encodes the response as the protobuf of a server.
     pub fn to_protobuf(&self) -> Bytes {
         proto::sampling::encode(self)
     }
-}
-
-/// Pads the rows of a response to the longest one. Rejects a long row among many short ones, since padding would need far more memory
-/// than the body.
-fn checked_topk(rows: &[TopkRow]) -> Result<TopkLogprobs, DecodeError> {
-    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let cells: usize = rows.iter().map(Vec::len).sum();
-    let limit = (cells + rows.len()).saturating_mul(64);
-    if longest.saturating_mul(rows.len()) > limit {
-        return Err(DecodeError::new(format!(
-            "cannot decode topk_prompt_logprobs: a row of {longest} entries among {} rows of {cells} entries in all",
-            rows.len()
-        )));
-    }
-    Ok(TopkLogprobs::from_rows(rows))
 }
 
 impl OperationResult for SampleResponse {
     const PROTOBUF: bool = true;
 
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        let read: ReadResponse = read_json(body).map_err(|error| error.quoting(body))?;
-        let topk = read.topk_prompt_logprobs.map(|rows| {
-            let rows = rows.into_iter().map(Option::unwrap_or_default);
-            let cell = |(token, logprob): (u32, Number<true>)| (token, logprob.as_f64() as f32);
-            let rows = rows.map(|row| row.into_iter().map(cell).collect());
-            checked_topk(&rows.collect::<Vec<_>>())
-        });
-        let non_nan = |&x: &f32| (!x.is_nan()).then_some(x);
-        let prompt_logprobs = read.prompt_logprobs.map(Numbers::into_f32);
-        let sequences = read.sequences.into_iter().map(ReadSequence::into_sequence);
-        Ok(Self {
-            sequences: sequences.collect::<Result<_, _>>()?,
-            prompt_logprobs: prompt_logprobs.map(|all| all.iter().map(non_nan).collect()),
-            topk_prompt_logprobs: topk.transpose()?,
-            prompt_cache_hit_tokens: read.prompt_cache_hit_tokens,
-            target_prompt_logprobs: None,
-            prompt_alt_tokens: None,
-        })
+        read_json(body).map_err(|error| error.quoting(body))
     }
 
     fn from_protobuf(body: Bytes) -> Result<Self, DecodeError> {
@@ -289,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_round_trips() {
+    fn server_json_round_trips() {
         let mut response = SampleResponse::default();
         let mut sequence = SampledSequence::new(StopReason::Length, vec![7, 8]);
         sequence.logprobs = Some(vec![-0.5, -1.0]);
@@ -306,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn unused_topk_cells_are_skipped() {
+    fn topk_rows_may_be_empty_or_short() {
         let topk = TopkLogprobs::from_rows(&[vec![], vec![(4, -0.1), (5, -2.0)], vec![(6, -0.2)]]);
         assert_eq!(topk.len(), 3);
         let rows: Vec<Vec<u32>> = (0..3)
@@ -316,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn sequence_of_another_server_is_decoded() {
+    fn null_logprob_of_a_sequence_is_nan() {
         let json = br#"{"sequences": [{"stop_reason": "stop", "tokens": [1], "logprobs": [null], "extra": 1}], "prompt_logprobs": null}"#;
         let response = SampleResponse::from_json(json).unwrap();
         assert_eq!(response.sequences[0].stop_reason, StopReason::Stop);
@@ -357,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn result_without_its_fields_is_an_error() {
+    fn sample_response_without_its_fields_is_rejected() {
         for body in [
             "{}",
             r#"{"detail": "CUDA out of memory"}"#,
@@ -374,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_stop_reason_is_kept() {
+    fn unknown_stop_reason_round_trips() {
         let json = br#"{"sequences": [{"stop_reason": "cancelled", "tokens": [1]}]}"#;
         let response = SampleResponse::from_json(json).unwrap();
         let kept = StopReason::Other("cancelled".to_owned());
@@ -386,17 +473,41 @@ mod tests {
     }
 
     #[test]
-    fn long_topk_row_among_many_short_ones_is_rejected() {
-        let read = |long: usize, short: usize| {
-            let row = vec![(7_u32, -1.0_f32); long];
-            let rows = std::iter::once(Some(row)).chain(std::iter::repeat_n(None, short));
-            let rows: Vec<_> = rows.collect();
-            let body = serde_json::json!({ "sequences": [], "topk_prompt_logprobs": rows });
-            let read = SampleResponse::from_json(body.to_string().as_bytes());
-            read.map(|response| response.topk_prompt_logprobs.map_or(0, |topk| topk.len()))
-        };
-        // Realistic sizes of a prompt and k.
-        assert_eq!(read(20, 4000), Ok(4001));
-        assert!(read(1000, 4000).is_err());
+    fn topk_rows_of_different_length_are_not_padded() {
+        let rows = std::iter::once(vec![(7_u32, -1.0_f32); 1000]);
+        let rows: Vec<_> = rows.chain(vec![Vec::new(); 4000]).collect();
+        let body = serde_json::json!({ "sequences": [], "topk_prompt_logprobs": rows });
+        let read = SampleResponse::from_json(body.to_string().as_bytes()).unwrap();
+        let topk = read.topk_prompt_logprobs.unwrap();
+        assert_eq!((topk.len(), topk.ids.len()), (4001, 1000));
+        assert_eq!((topk.row(0).count(), topk.row(4000).count()), (1000, 0));
+    }
+
+    #[test]
+    fn server_json_omits_fields_that_only_protobuf_has() {
+        let mut sequence = SampledSequence::new(StopReason::Stop, vec![7]);
+        sequence.logprobs = Some(vec![f32::NEG_INFINITY]);
+        sequence.topk_logprobs = Some(TopkLogprobs::from_rows(&[vec![(7, -0.5)]]));
+        let mut response = SampleResponse::default();
+        response.sequences.push(sequence);
+        response.target_prompt_logprobs = Some(TensorData::f32([-1.0]));
+        let json = String::from_utf8(response.to_json().to_vec()).unwrap();
+        let expected = r#"{"sequences":[{"stop_reason":"stop","tokens":[7],"logprobs":[null]}],"type":"sample"}"#;
+        assert_eq!(json, expected);
+        let stored = serde_json::to_string(&response).unwrap();
+        assert_eq!(
+            serde_json::from_str::<SampleResponse>(&stored).unwrap(),
+            response
+        );
+    }
+
+    #[test]
+    fn fields_of_another_form_than_ours_are_ignored() {
+        let json = br#"{"sequences": [{"stop_reason": "stop", "tokens": [], "topk_logprobs": {"7": -0.5}}],
+            "target_prompt_logprobs": [[-1.0]], "prompt_alt_tokens": [[3]]}"#;
+        let response = SampleResponse::from_json(json).unwrap();
+        assert_eq!(response.sequences[0].topk_logprobs, None);
+        assert_eq!(response.target_prompt_logprobs, None);
+        assert_eq!(response.prompt_alt_tokens, None);
     }
 }

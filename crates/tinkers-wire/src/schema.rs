@@ -1,4 +1,4 @@
-//! JSON schemas of the types with hand-written serde implementations.
+//! JSON schemas of the types whose serde traits are not derived.
 
 use std::borrow::Cow;
 

@@ -3,30 +3,31 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::names::display_name;
 use crate::nulls::null_is_default;
 use crate::response::read_json;
 use crate::{DecodeError, lenient};
 
-/// `POST /retrieve_futures`.
+/// `POST /retrieve_futures`: polls for the operations of a client that have completed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetrieveFutures {
-    /// The client whose operations are polled.
+    /// The client whose operations the poll is for.
     pub target: PollTarget,
-    /// The cursor of the previous response, initially 0. It acknowledges all completions up to that cursor, which the server may then discard.
+    /// The cursor of the previous response, initially 0. It acknowledges all completions up to this cursor, which the server may then discard.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<i64>"))]
     pub prev_cursor: i64,
-    /// How long the server may hold the poll, in seconds; 0 returns immediately, `None` uses the server's default.
+    /// The time in seconds for which the server may wait for a completion before it responds. 0 means no wait, `None` the server's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
-    /// Operations whose results were fetched or are no longer needed, in order.
+    /// The request ids of the operations whose results were fetched or are no longer needed, in the order in which they completed.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub retrieved_request_ids: Vec<String>,
 }
 
-/// The operations that a poll covers: the samples of one client of a sampling session.
+/// The operations that a poll is for: the samples of one client of a sampling session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollTarget {
@@ -36,7 +37,7 @@ pub struct PollTarget {
     pub kind: PollTargetKind,
     /// The id of the sampling session.
     pub sampling_session_id: String,
-    /// The client of the session, counted from 0; see [`PollTarget::client_of`].
+    /// The index of the client in the sampling session, from 0. See [`PollTarget::client_of`].
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub cloned_sampler_id: u64,
@@ -53,6 +54,15 @@ pub enum PollTargetKind {
     SamplingSession,
 }
 
+impl PollTargetKind {
+    /// Returns the name used in JSON, `sampling_session`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SamplingSession => "sampling_session",
+        }
+    }
+}
+
 impl PollTarget {
     /// Returns the target for the samples of one client of a sampling session.
     pub fn samples(sampling_session_id: impl Into<String>, cloned_sampler_id: u64) -> Self {
@@ -63,10 +73,11 @@ impl PollTarget {
         }
     }
 
-    /// The number of `seq_id`s reserved for each client of a sampling session.
+    /// The number of sequence numbers that each client of a sampling session has for its samples: client 0 uses those below this number, client 1
+    /// the next ones, and so on.
     pub const SEQ_IDS_PER_CLIENT: u64 = 1_000_000_000;
 
-    /// Returns the client that the `seq_id` of a sample belongs to.
+    /// Returns the index of the client that a sample with the sequence number `seq_id` belongs to.
     pub const fn client_of(seq_id: u64) -> u64 {
         seq_id / Self::SEQ_IDS_PER_CLIENT
     }
@@ -76,16 +87,16 @@ impl PollTarget {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Completions {
-    /// The operations that have finished or failed.
+    /// The operations that have finished or failed since the cursor of the poll.
     #[serde(deserialize_with = "valid_completions")]
     pub completions: Vec<Completion>,
-    /// The cursor to send with the next poll. Opaque to the client, but never decreases.
+    /// The cursor to send with the next poll. Its value has no meaning to the client, except that it never decreases.
     #[serde(default = "no_cursor", deserialize_with = "cursor")]
     pub cursor: i64,
 }
 
 impl Completions {
-    /// The value of `cursor` if the response has no valid one. Lower than every valid cursor.
+    /// The `cursor` of a response without a valid one. It is lower than every valid cursor.
     pub const NO_CURSOR: i64 = i64::MIN;
 
     /// Decodes a response. Invalid completions are skipped and logged; an invalid cursor becomes [`Completions::NO_CURSOR`].
@@ -138,7 +149,7 @@ pub struct Completion {
     pub response_payload_uncompressed_size: Option<u64>,
 }
 
-/// How an operation ended. Operations in an unknown state are fetched like any other.
+/// How an operation ended. The client fetches the result in any state, since the result also tells why an operation failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -146,7 +157,7 @@ pub struct Completion {
 pub enum CompletionState {
     /// The result is available.
     Finished,
-    /// The operation failed; fetching it returns the reason.
+    /// The operation failed. Fetching the result returns the reason.
     Failed,
     /// A state that this version does not know.
     #[default]
@@ -154,13 +165,26 @@ pub enum CompletionState {
     Other,
 }
 
+impl CompletionState {
+    /// Returns the name used in JSON: `finished`, `failed`, or `other` for a state that this version does not know.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Other => "other",
+        }
+    }
+}
+
+display_name!(CompletionState, PollTargetKind);
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     #[test]
-    fn poll_body_matches_the_protocol() {
+    fn session_poll_body_matches_the_protocol() {
         let mut poll = RetrieveFutures {
             target: PollTarget::samples("s:sample:0", 3),
             prev_cursor: 7,
@@ -182,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_ignored_and_non_responses_rejected() {
+    fn completions_ignore_unknown_fields_and_reject_other_json() {
         let body = br#"{"completions": [
             {"state": "finished", "request_id": "a", "response_payload_uncompressed_size": 12, "colour": "red"},
             {"state": "failed", "request_id": "b"},
@@ -212,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_cursor_or_completion_does_not_discard_the_rest() {
+    fn invalid_completions_and_cursors_are_skipped() {
         let body = br#"{"completions": [{"state": "finished", "request_id": 7}, {"state": "finished"}, null,
             {"request_id": "b"}], "cursor": "later"}"#;
         let read = Completions::read(body).unwrap();

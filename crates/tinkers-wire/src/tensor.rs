@@ -1,5 +1,6 @@
 //! Tensors as shared typed arrays.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,11 +8,13 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::InvalidInput;
-use crate::numbers::{Numbers, float_to_i64};
+use crate::names::display_name;
+use crate::numbers::{Floats, Numbers, float_to_i64};
 
 /// The element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[expect(clippy::exhaustive_enums, reason = "callers handle each element type")]
 pub enum DType {
     /// 32-bit floating point.
     Float32,
@@ -20,7 +23,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Returns the name used on the wire.
+    /// Returns the name used in JSON, `float32` or `int64`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
@@ -29,8 +32,22 @@ impl DType {
     }
 }
 
-/// The elements of a tensor, row-major.
+display_name!(DType);
+
+impl FromStr for DType {
+    type Err = InvalidInput;
+
+    fn from_str(name: &str) -> Result<Self, InvalidInput> {
+        let mut all = [Self::Float32, Self::Int64].into_iter();
+        all.find(|dtype| dtype.name() == name).ok_or_else(|| {
+            InvalidInput::new("dtype", format_args!("float32 or int64, got {name:?}"))
+        })
+    }
+}
+
+/// The elements of a tensor, in row-major order.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "callers handle each element type")]
 pub enum TensorValues {
     /// 32-bit floating point.
     F32(Arc<[f32]>),
@@ -39,8 +56,8 @@ pub enum TensorValues {
 }
 
 impl TensorValues {
-    /// Converts numbers to elements of `dtype`, or to floats if `dtype` is int64 and a number is not an integer. Without a `dtype`,
-    /// integers become int64.
+    /// Converts decoded numbers to elements of `dtype`, or to floats if `dtype` is int64 and a number is not an integer. Without a
+    /// `dtype`, integers become int64 and other numbers float32.
     pub(crate) fn from_numbers<const LENIENT: bool>(
         numbers: Numbers<LENIENT>,
         dtype: Option<DType>,
@@ -83,13 +100,42 @@ impl TensorValues {
 /// The row and column indices of a 2-D tensor in compressed sparse row (CSR) form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CsrIndices {
-    /// The index of the first value of each row, followed by the number of values: rows + 1 entries.
+    /// The index in the stored values at which each row begins, followed by the number of stored values: one entry more than rows.
     pub crow: Arc<[i64]>,
-    /// The column of each value.
+    /// The column of each stored value.
     pub col: Arc<[i64]>,
 }
 
-/// A dense tensor, or a sparse one in CSR form.
+impl CsrIndices {
+    /// Creates indices from the begin of each row (`crow`) and the column of each stored value (`col`).
+    pub fn new(crow: impl Into<Arc<[i64]>>, col: impl Into<Arc<[i64]>>) -> Self {
+        Self {
+            crow: crow.into(),
+            col: col.into(),
+        }
+    }
+}
+
+/// A tensor of float32 or int64 elements, either dense or sparse in CSR form.
+///
+/// Cheap to clone: the elements are shared. Vectors, slices, arrays and iterators of `f32`, `i64`, `i32` and `u32` convert to a 1-D
+/// tensor. The feature `ndarray` adds conversions from and to arrays of the crate `ndarray`.
+///
+/// JSON has no literal for NaN and the infinities, so the serde traits of this type write them as the strings `"NaN"`, `"Infinity"` and
+/// `"-Infinity"`. Every tensor is therefore decoded as it was encoded, except for the payload bits of a NaN. A tensor with such an
+/// element can be stored, but [`TensorData::validate`] rejects it as an input of a request.
+///
+/// ```
+/// use tinkers_wire::{DType, TensorData};
+///
+/// let weights = TensorData::from([0.0, 0.5, 1.0]);
+/// assert_eq!((weights.dtype(), weights.shape()), (DType::Float32, vec![3]));
+///
+/// let tokens = TensorData::from(vec![7_u32, 8, 9, 10]).reshape([2, 2])?;
+/// assert_eq!((tokens.dtype(), tokens.shape()), (DType::Int64, vec![2, 2]));
+/// assert_eq!(tokens.as_i64(), Some(&[7, 8, 9, 10][..]));
+/// # Ok::<(), tinkers_wire::InvalidInput>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorData {
     values: TensorValues,
@@ -100,59 +146,57 @@ pub struct TensorData {
 impl TensorData {
     /// Creates a 1-D float32 tensor.
     pub fn f32(values: impl Into<Arc<[f32]>>) -> Self {
-        let values = values.into();
-        Self {
-            shape: Some(vec![values.len()]),
-            values: TensorValues::F32(values),
-            csr: None,
-        }
+        Self::one_dimensional(TensorValues::F32(values.into()))
     }
 
     /// Creates a 1-D int64 tensor.
     pub fn i64(values: impl Into<Arc<[i64]>>) -> Self {
-        let values = values.into();
-        Self {
-            shape: Some(vec![values.len()]),
-            values: TensorValues::I64(values),
-            csr: None,
-        }
+        Self::one_dimensional(TensorValues::I64(values.into()))
     }
 
     /// Creates a 1-D int64 tensor of token ids.
     pub fn tokens(tokens: &[u32]) -> Self {
-        Self::i64(
-            tokens
-                .iter()
-                .map(|&token| i64::from(token))
-                .collect::<Vec<_>>(),
-        )
+        tokens.into()
     }
 
-    /// Creates a dense tensor.
+    fn one_dimensional(values: TensorValues) -> Self {
+        Self {
+            shape: Some(vec![values.len()]),
+            values,
+            csr: None,
+        }
+    }
+
+    /// Creates a dense tensor from its elements in row-major order.
     ///
     /// # Errors
-    /// If the shape does not match the number of values, or a value is not finite.
-    pub fn dense(values: TensorValues, shape: Vec<usize>) -> Result<Self, InvalidInput> {
+    /// Names the field `shape` if the product of the dimensions is not the number of elements, and `data` if an element is not finite.
+    pub fn dense(
+        values: impl Into<TensorValues>,
+        shape: impl Into<Vec<usize>>,
+    ) -> Result<Self, InvalidInput> {
         let tensor = Self {
-            values,
-            shape: Some(shape),
+            values: values.into(),
+            shape: Some(shape.into()),
             csr: None,
         };
         tensor.validate()?;
         Ok(tensor)
     }
 
-    /// Creates a 2-D sparse tensor of the dense shape `shape`.
+    /// Creates a 2-D sparse tensor from its stored values. `shape` is the number of rows and columns, including the cells that are not
+    /// stored.
     ///
     /// # Errors
-    /// If the indices do not match the shape, or a value is not finite.
+    /// Names the field `sparse_crow_indices` or `sparse_col_indices` if the indices do not match the shape and the number of values, and
+    /// `data` if a value is not finite.
     pub fn csr(
-        values: TensorValues,
+        values: impl Into<TensorValues>,
         shape: [usize; 2],
         indices: CsrIndices,
     ) -> Result<Self, InvalidInput> {
         let tensor = Self {
-            values,
+            values: values.into(),
             shape: Some(shape.to_vec()),
             csr: Some(indices),
         };
@@ -169,12 +213,28 @@ impl TensorData {
         Self { values, shape, csr }
     }
 
+    /// Returns the same elements in another shape, such as `[rows, columns]`.
+    ///
+    /// # Errors
+    /// Names the field `shape` if the product of the dimensions is not the number of elements, or if the tensor is sparse.
+    pub fn reshape(mut self, shape: impl Into<Vec<usize>>) -> Result<Self, InvalidInput> {
+        if self.csr.is_some() {
+            return Err(InvalidInput::new(
+                "shape",
+                "a dense tensor, got a sparse one",
+            ));
+        }
+        self.shape = Some(shape.into());
+        self.validate_dense()?;
+        Ok(self)
+    }
+
     /// Returns the elements; for a sparse tensor, the stored values.
     pub fn values(&self) -> &TensorValues {
         &self.values
     }
 
-    /// Returns the elements of a float32 tensor.
+    /// Returns the elements of a float32 tensor, or `None` for an int64 tensor. For a sparse tensor these are the stored values.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.values {
             TensorValues::F32(values) => Some(values),
@@ -182,7 +242,7 @@ impl TensorData {
         }
     }
 
-    /// Returns the elements of an int64 tensor.
+    /// Returns the elements of an int64 tensor, or `None` for a float32 tensor. For a sparse tensor these are the stored values.
     pub fn as_i64(&self) -> Option<&[i64]> {
         match &self.values {
             TensorValues::I64(values) => Some(values),
@@ -195,19 +255,19 @@ impl TensorData {
         self.values.dtype()
     }
 
-    /// Returns the shape. A tensor that was decoded without one is 1-D.
+    /// Returns the shape. A tensor that was decoded without a shape is 1-D.
     pub fn shape(&self) -> Vec<usize> {
         self.shape
             .clone()
             .unwrap_or_else(|| vec![self.values.len()])
     }
 
-    /// Returns the indices of a sparse tensor.
+    /// Returns the row and column indices of a sparse tensor, or `None` for a dense one.
     pub fn csr_indices(&self) -> Option<&CsrIndices> {
         self.csr.as_ref()
     }
 
-    /// Estimates the bytes on the wire: the elements, plus 8 per index.
+    /// Estimates the bytes of the tensor in a request body: 4 per float32 element, 8 per int64 element and per index.
     pub fn estimated_bytes(&self) -> u64 {
         let size = match self.dtype() {
             DType::Float32 => 4,
@@ -220,7 +280,7 @@ impl TensorData {
         (self.values.len() * size + indices) as u64
     }
 
-    /// Checks the shape, the indices, and that every value is finite.
+    /// Checks that the shape and the indices match the number of elements, and that every element is finite.
     ///
     /// # Errors
     /// Names the field `shape`, `sparse_crow_indices`, `sparse_col_indices` or `data`.
@@ -284,31 +344,32 @@ impl TensorData {
     }
 }
 
-impl From<Vec<f32>> for TensorData {
-    fn from(values: Vec<f32>) -> Self {
-        Self::f32(values)
+impl From<TensorValues> for TensorData {
+    /// Creates a 1-D tensor.
+    fn from(values: TensorValues) -> Self {
+        Self::one_dimensional(values)
     }
 }
 
-impl From<Vec<i64>> for TensorData {
-    fn from(values: Vec<i64>) -> Self {
-        Self::i64(values)
-    }
-}
+/// Serialises a tensor as JSON. NaN and the infinities are strings if `LOSSLESS`, else null.
+pub(crate) struct TensorJson<'a, const LOSSLESS: bool>(pub(crate) &'a TensorData);
 
-impl Serialize for TensorData {
+impl<const LOSSLESS: bool> Serialize for TensorJson<'_, LOSSLESS> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let fields = 2 + usize::from(self.shape.is_some()) + 2 * usize::from(self.csr.is_some());
+        let TensorData { values, shape, csr } = self.0;
+        let fields = 2 + usize::from(shape.is_some()) + 2 * usize::from(csr.is_some());
         let mut out = serializer.serialize_struct("TensorData", fields)?;
-        match &self.values {
-            TensorValues::F32(values) => out.serialize_field("data", &**values)?,
+        match values {
+            TensorValues::F32(values) => {
+                out.serialize_field("data", &Floats::<LOSSLESS>(values))?
+            }
             TensorValues::I64(values) => out.serialize_field("data", &**values)?,
         }
-        out.serialize_field("dtype", &self.dtype())?;
-        if let Some(shape) = &self.shape {
+        out.serialize_field("dtype", &values.dtype())?;
+        if let Some(shape) = shape {
             out.serialize_field("shape", shape)?;
         }
-        if let Some(csr) = &self.csr {
+        if let Some(csr) = csr {
             out.serialize_field("sparse_crow_indices", &*csr.crow)?;
             out.serialize_field("sparse_col_indices", &*csr.col)?;
         }
@@ -316,7 +377,13 @@ impl Serialize for TensorData {
     }
 }
 
-/// A tensor decoded from JSON, in which the dtype is optional.
+impl Serialize for TensorData {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        TensorJson::<true>(self).serialize(serializer)
+    }
+}
+
+/// A tensor as it is in JSON, where the dtype may be missing.
 #[derive(Deserialize)]
 pub(crate) struct UntypedTensor {
     data: Numbers,
@@ -327,8 +394,8 @@ pub(crate) struct UntypedTensor {
 }
 
 impl UntypedTensor {
-    /// Converts to a tensor. Without a `dtype`, the element type is `expected`; without that too, int64 if all numbers are integers,
-    /// else float32.
+    /// Converts the fields to a tensor. If the JSON has no dtype, the element type is `expected`; if `expected` is `None` as well, it is
+    /// int64 for a list of integers and float32 otherwise.
     pub(crate) fn into_tensor(self, expected: Option<DType>) -> Result<TensorData, &'static str> {
         let dtype = self.dtype.or(expected).unwrap_or(match self.data {
             Numbers::Integers(_) => DType::Int64,
@@ -366,7 +433,7 @@ impl<'de> Deserialize<'de> for TensorData {
     }
 }
 
-/// Returns the little-endian bytes of a shared array, without copying on little-endian targets.
+/// Returns the elements of a shared array as little-endian bytes. On little-endian targets the bytes share the memory of the array.
 pub(crate) fn little_endian<T: Element>(values: &Arc<[T]>) -> Bytes {
     if cfg!(target_endian = "little") {
         return Bytes::from_owner(SharedBytes(Arc::clone(values)));
@@ -379,7 +446,7 @@ pub(crate) fn little_endian<T: Element>(values: &Arc<[T]>) -> Bytes {
     )
 }
 
-/// Decodes little-endian elements; `None` if the length is not a multiple of the element size.
+/// Decodes elements from little-endian bytes. Returns `None` if the number of bytes is not a multiple of the element size.
 pub(crate) fn from_little_endian<T: Element, C: FromIterator<T>>(bytes: &[u8]) -> Option<C> {
     let size = size_of::<T>();
     if !bytes.len().is_multiple_of(size) {
@@ -388,6 +455,7 @@ pub(crate) fn from_little_endian<T: Element, C: FromIterator<T>>(bytes: &[u8]) -
     Some(bytes.chunks_exact(size).map(T::from_le).collect())
 }
 
+/// A shared array whose memory [`Bytes`] can refer to.
 struct SharedBytes<T>(Arc<[T]>);
 
 impl<T: Element> AsRef<[u8]> for SharedBytes<T> {
@@ -423,7 +491,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_omits_a_shape_that_was_not_set() {
+    fn tensor_converts_from_every_container_and_element_type() {
+        let (vec, array) = (vec![1.0_f32, 2.0], [1.0_f32, 2.0]);
+        let floats = TensorData::f32([1.0, 2.0]);
+        for tensor in [
+            TensorData::from(&vec),
+            TensorData::from(&vec[..]),
+            TensorData::from(vec.clone()),
+            TensorData::from(array),
+            TensorData::from(&array),
+            vec.iter().copied().collect(),
+        ] {
+            assert_eq!(tensor, floats);
+        }
+        let integers = TensorData::i64([-1, 2]);
+        assert_eq!(TensorData::from([-1_i64, 2]), integers);
+        assert_eq!(TensorData::from([-1_i32, 2]), integers);
+        let largest = TensorData::i64([i64::from(u32::MAX)]);
+        assert_eq!(TensorData::from([u32::MAX]), largest);
+    }
+
+    #[test]
+    fn reshape_requires_the_same_number_of_elements() {
+        let tensor = || TensorData::from([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let matrix = tensor().reshape([2, 3]).unwrap();
+        assert_eq!(matrix.shape(), [2, 3]);
+        let built = TensorData::dense(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3]);
+        assert_eq!(built.unwrap(), matrix);
+        assert_eq!(tensor().reshape([4]).unwrap_err().field(), "shape");
+        let indices = CsrIndices::new([0, 1], [0]);
+        let sparse = TensorData::csr(vec![1.0], [1, 2], indices).unwrap();
+        assert_eq!(sparse.reshape([1]).unwrap_err().field(), "shape");
+    }
+
+    #[test]
+    fn dtype_is_parsed_from_its_displayed_name() {
+        for dtype in [DType::Float32, DType::Int64] {
+            assert_eq!(dtype.to_string().parse(), Ok(dtype));
+            let json = serde_json::to_value(dtype).unwrap();
+            assert_eq!(json, dtype.to_string());
+        }
+        assert_eq!("int8".parse::<DType>().unwrap_err().field(), "dtype");
+    }
+
+    #[test]
+    fn tensor_json_omits_a_missing_shape() {
         let json = serde_json::to_string(&TensorData::f32(vec![0.5, 1.0])).unwrap();
         assert_eq!(json, r#"{"data":[0.5,1.0],"dtype":"float32","shape":[2]}"#);
         let unshaped: TensorData =
@@ -436,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_nan_and_a_fraction_is_not_an_integer() {
+    fn null_element_is_nan_and_fractional_int64_is_rejected() {
         let tensor: TensorData =
             serde_json::from_str(r#"{"data": [null, 2], "dtype": "float32"}"#).unwrap();
         assert!(tensor.as_f32().unwrap()[0].is_nan());
@@ -447,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_shared_and_not_copied() {
+    fn little_endian_bytes_share_memory_with_the_array() {
         let values: Arc<[f32]> = Arc::from(vec![1.0, -2.5]);
         let bytes = little_endian(&values);
         assert_eq!(
@@ -463,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_shapes_and_indices_are_rejected() {
+    fn tensor_with_invalid_shape_or_indices_is_rejected() {
         let two = || TensorValues::F32(Arc::from(vec![1.0, 2.0]));
         assert_eq!(
             TensorData::dense(two(), vec![3]).unwrap_err().field(),

@@ -2,21 +2,34 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
-use std::collections::BTreeMap;
 
+use crate::names::display_name;
 use crate::nulls::null_is_default;
-use crate::{Datum, DecodeError, InvalidInput, Loss, LossConfigValue, LossFn, input, proto};
+use crate::{Datum, DecodeError, InvalidInput, Loss, input, proto};
 
-/// Whether a pass computes gradients.
+/// Whether a request computes gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a boolean in the protocol")]
 pub enum PassMode {
     /// Computes losses only.
     Forward,
-    /// Computes losses, and adds gradients to those that the model has accumulated.
+    /// Computes losses and gradients. The gradients are added to those that the model has accumulated since its last optimizer step.
     ForwardBackward,
 }
 
-/// A pass over a batch: the body of `POST /forward_backward`, or of `POST /forward` (JSON only).
+impl PassMode {
+    /// Returns the name of the operation in the official SDK, `forward` or `forward_backward`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::ForwardBackward => "forward_backward",
+        }
+    }
+}
+
+display_name!(PassMode);
+
+/// The body of `POST /forward_backward`, and in JSON also of `POST /forward`: computes the losses of a batch, and gradients depending on `mode`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PassRequest {
     /// The id of the model.
@@ -25,9 +38,9 @@ pub struct PassRequest {
     pub seq_id: u64,
     /// Whether gradients are computed.
     pub mode: PassMode,
-    /// The batch.
+    /// The data of the batch.
     pub data: Vec<Datum>,
-    /// The loss function.
+    /// The loss function with its options.
     pub loss: Loss,
 }
 
@@ -35,7 +48,7 @@ impl PassRequest {
     /// Encodes the protobuf body. Tensors are copied once, into the body.
     ///
     /// # Errors
-    /// If a chunk kind has no protobuf form, or `seq_id` exceeds `i32::MAX`.
+    /// Names the field `type` of a chunk whose kind has no protobuf form, or `seq_id` if it exceeds `i32::MAX`.
     pub fn to_protobuf(&self) -> Result<Bytes, InvalidInput> {
         proto::training::encode_request(self)
     }
@@ -48,15 +61,14 @@ impl PassRequest {
         proto::training::decode_request(body)
     }
 
-    /// Encodes the JSON body, for `/forward_backward` or, with [`PassMode::Forward`], for `/forward`. A forward pass must not be sent to
-    /// `/forward_backward` as JSON, since that always adds gradients.
+    /// Encodes the JSON body: for `/forward` with [`PassMode::Forward`], and for `/forward_backward` otherwise. A forward pass must not be
+    /// sent to `/forward_backward` as JSON, since servers would compute gradients.
     pub fn to_json(&self) -> Bytes {
         #[derive(Serialize)]
         struct Input<'a> {
             data: &'a [Datum],
-            loss_fn: &'a str,
-            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-            loss_fn_config: &'a BTreeMap<String, LossConfigValue>,
+            #[serde(flatten)]
+            loss: &'a Loss,
         }
         struct Body<'a>(&'a PassRequest);
         impl Serialize for Body<'_> {
@@ -65,8 +77,7 @@ impl PassRequest {
                 let request = self.0;
                 let input = Input {
                     data: &request.data,
-                    loss_fn: request.loss.name.name(),
-                    loss_fn_config: &request.loss.config,
+                    loss: &request.loss,
                 };
                 let mut out = serializer.serialize_struct("PassRequest", 3)?;
                 match request.mode {
@@ -83,7 +94,7 @@ impl PassRequest {
         crate::to_json(&Body(self))
     }
 
-    /// Decodes a JSON body of either route.
+    /// Decodes a JSON body of `/forward` or `/forward_backward`.
     ///
     /// # Errors
     /// If the body cannot be decoded.
@@ -91,9 +102,8 @@ impl PassRequest {
         #[derive(Deserialize)]
         struct Input {
             data: Vec<Datum>,
-            loss_fn: String,
-            #[serde(default)]
-            loss_fn_config: Option<BTreeMap<String, LossConfigValue>>,
+            #[serde(flatten)]
+            loss: Loss,
         }
         #[derive(Deserialize)]
         struct Raw {
@@ -113,50 +123,54 @@ impl PassRequest {
                 ));
             }
         };
-        let name = input
-            .loss_fn
-            .parse()
-            .unwrap_or(LossFn::Other(input.loss_fn));
-        let loss = Loss {
-            name,
-            config: input.loss_fn_config.unwrap_or_default(),
-        };
         Ok(Self {
             model_id: raw.model_id,
             seq_id: raw.seq_id.unwrap_or(0),
             mode,
             data: input.data,
-            loss,
+            loss: input.loss,
         })
     }
 }
 
-/// The parameters of an AdamW step. Fields that are `None` are not sent; the server's defaults are beta1 0.9, beta2 0.95, eps 1e-12, no
-/// weight decay and no clipping.
+/// The parameters of an AdamW step.
+///
+/// Fields that are `None` are not sent. The server then uses the defaults of the official Python SDK (0.38.0, type `AdamParams`): `beta1` 0.9,
+/// `beta2` 0.95, `eps` 1e-12, no weight decay and no gradient clipping. [`AdamParams::default`] has the learning rate of the same type, 1e-4.
+///
+/// ```
+/// use tinkers_wire::AdamParams;
+///
+/// let params = AdamParams::new(4e-5).betas(0.9, 0.999).eps(1e-8).grad_clip_norm(1.0);
+/// params.validate()?;
+/// assert_eq!(AdamParams::default().learning_rate, 1e-4);
+/// # Ok::<(), tinkers_wire::InvalidInput>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct AdamParams {
     /// The learning rate.
     pub learning_rate: f64,
-    /// The decay rate of the first moment.
+    /// The decay rate of the first moment, the running mean of the gradients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beta1: Option<f64>,
-    /// The decay rate of the second moment.
+    /// The decay rate of the second moment, the running mean of the squared gradients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beta2: Option<f64>,
-    /// The term added to the square root of the second moment.
+    /// The number added to the square root of the second moment, so that the update is not divided by 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eps: Option<f64>,
-    /// The decoupled weight decay.
+    /// The decoupled weight decay, a fraction of each weight that a step with learning rate 1 would subtract.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
-    /// The maximum norm of the gradients over all parameters; 0 disables clipping.
+    /// The maximum norm of the gradients over all parameters, above which they are scaled down. 0 disables clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_clip_norm: Option<f64>,
 }
 
 impl AdamParams {
-    /// Creates parameters with a learning rate and the server's defaults otherwise.
+    /// Creates parameters with a learning rate. The server uses its defaults for all others.
     pub const fn new(learning_rate: f64) -> Self {
         Self {
             learning_rate,
@@ -176,6 +190,13 @@ impl AdamParams {
         self
     }
 
+    /// Sets the number added to the square root of the second moment.
+    #[must_use]
+    pub const fn eps(mut self, eps: f64) -> Self {
+        self.eps = Some(eps);
+        self
+    }
+
     /// Sets the decoupled weight decay.
     #[must_use]
     pub const fn weight_decay(mut self, weight_decay: f64) -> Self {
@@ -183,7 +204,7 @@ impl AdamParams {
         self
     }
 
-    /// Sets the maximum norm of the gradients.
+    /// Sets the maximum norm of the gradients over all parameters; 0 disables clipping.
     #[must_use]
     pub const fn grad_clip_norm(mut self, norm: f64) -> Self {
         self.grad_clip_norm = Some(norm);
@@ -227,13 +248,20 @@ impl AdamParams {
     }
 }
 
-/// `POST /optim_step`.
+impl Default for AdamParams {
+    /// Returns the parameters of the official Python SDK: learning rate 1e-4, and the server's defaults for all others.
+    fn default() -> Self {
+        Self::new(1e-4)
+    }
+}
+
+/// `POST /optim_step`: updates the weights of a model with its accumulated gradients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OptimStep {
     /// The id of the model.
     pub model_id: String,
-    /// The sequence number of this request within the model.
+    /// The sequence number of this request within the model; the same on every retry.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
@@ -244,6 +272,7 @@ pub struct OptimStep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LossFn;
 
     fn request(mode: PassMode) -> PassRequest {
         let data = vec![Datum::next_token(&[1, 2, 3], vec![0.5, 1.0]).unwrap()];
@@ -257,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn json_of_each_route_matches_older_sdks() {
+    fn pass_json_of_each_route_matches_older_sdks() {
         let json = request(PassMode::ForwardBackward).to_json();
         assert_eq!(
             std::str::from_utf8(&json).unwrap(),
@@ -277,13 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn body_with_both_inputs_is_rejected() {
+    fn pass_json_with_inputs_of_both_routes_is_rejected() {
         let json = br#"{"forward_input": {"data": [], "loss_fn": "ppo"}, "forward_backward_input": {"data": [], "loss_fn": "ppo"}, "model_id": "m"}"#;
         assert!(PassRequest::from_json(json).is_err());
     }
 
     #[test]
-    fn step_omits_unset_fields_and_rejects_invalid_ones() {
+    fn optim_step_omits_unset_and_rejects_invalid_fields() {
         let step = OptimStep {
             model_id: "m".into(),
             seq_id: 2,
@@ -310,8 +339,7 @@ mod tests {
                 .field(),
             "beta2"
         );
-        let mut params = AdamParams::new(1e-3);
-        params.eps = Some(0.0);
+        let params = AdamParams::new(1e-3).eps(0.0);
         assert_eq!(params.validate().unwrap_err().field(), "eps");
         assert!(AdamParams::new(0.0).validate().is_ok());
     }

@@ -1,48 +1,91 @@
-//! Results of passes and optimizer steps.
+//! Results of forward passes, forward-backward passes and optimizer steps.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::nulls::null_is_default;
-use crate::numbers::number;
+use crate::numbers::{Float64, number};
 use crate::poll::read_known;
 use crate::response::read_json;
+use crate::tensor::TensorJson;
 use crate::{DecodeError, OperationResult, TensorData, lenient_tensor, proto};
 
-/// The outputs of the loss function for one datum, by name; usually `logprobs`.
+/// The outputs of the loss function for one datum, by name. Usually the only one is `logprobs`, the log-probability of each target.
 pub type LossFnOutput = BTreeMap<String, TensorData>;
 
 /// The result of a forward or forward-backward pass.
+///
+/// The serde traits encode NaN and the infinities as the strings `"NaN"`, `"Infinity"` and `"-Infinity"` in JSON, and also decode the JSON
+/// of servers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct ForwardBackwardOutput {
-    /// The type name of the outputs.
+    /// The name that the server gives to the type of the outputs, such as `ArrayRecord`.
     #[serde(default, deserialize_with = "null_is_default")]
     pub loss_fn_output_type: String,
-    /// The outputs of the loss function, one per datum, in order.
+    /// The outputs of the loss function, one map per datum, in the order of the data.
     #[serde(deserialize_with = "lenient_tensor::outputs")]
     pub loss_fn_outputs: Vec<LossFnOutput>,
-    /// The metrics by `name:reduction`, such as `loss:sum`; empty on some servers.
-    #[serde(default, deserialize_with = "metrics")]
+    /// The metrics by `name:reduction`, such as `loss:sum`. Some servers send none.
+    #[serde(
+        default,
+        deserialize_with = "metrics",
+        serialize_with = "lossless_metrics"
+    )]
     pub metrics: BTreeMap<String, f64>,
 }
 
 impl ForwardBackwardOutput {
-    /// Returns the sum of the loss over all positions, if the server sends it.
+    /// Creates a result without metrics.
+    pub fn new(loss_fn_output_type: impl Into<String>, loss_fn_outputs: Vec<LossFnOutput>) -> Self {
+        Self {
+            loss_fn_output_type: loss_fn_output_type.into(),
+            loss_fn_outputs,
+            metrics: BTreeMap::new(),
+        }
+    }
+
+    /// Replaces the metrics.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: BTreeMap<String, f64>) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Returns the sum of the loss over all positions of all data (the metric `loss:sum`), if the server sends it.
     pub fn loss_sum(&self) -> Option<f64> {
         self.metrics.get("loss:sum").copied()
     }
 
-    /// Encodes the result as JSON, for servers.
+    /// Encodes the result as the JSON of a server, in which NaN and the infinities are null.
     pub fn to_json(&self) -> Bytes {
-        crate::to_json(self)
+        #[derive(Serialize)]
+        struct Json<'a> {
+            loss_fn_output_type: &'a str,
+            loss_fn_outputs: Vec<BTreeMap<&'a str, TensorJson<'a, false>>>,
+            metrics: &'a BTreeMap<String, f64>,
+        }
+
+        fn fields(output: &LossFnOutput) -> BTreeMap<&str, TensorJson<'_, false>> {
+            let fields = output.iter();
+            fields
+                .map(|(name, tensor)| (name.as_str(), TensorJson(tensor)))
+                .collect()
+        }
+
+        crate::to_json(&Json {
+            loss_fn_output_type: &self.loss_fn_output_type,
+            loss_fn_outputs: self.loss_fn_outputs.iter().map(fields).collect(),
+            metrics: &self.metrics,
+        })
     }
 
-    /// Encodes the result as protobuf, for servers.
+    /// Encodes the result as the protobuf of a server.
     pub fn to_protobuf(&self) -> Bytes {
         proto::training::encode_output(self)
     }
@@ -60,13 +103,30 @@ impl OperationResult for ForwardBackwardOutput {
     }
 }
 
-/// The result of an optimizer step.
+/// The result of an optimizer step. Its serde traits encode numbers as those of [`ForwardBackwardOutput`] do.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OptimStepResult {
-    /// The metrics of the step; empty on some servers.
-    #[serde(default, deserialize_with = "metrics")]
+    /// The metrics of the step by `name:reduction`, such as `grad_norm:mean`. Some servers send none.
+    #[serde(
+        default,
+        deserialize_with = "metrics",
+        serialize_with = "lossless_metrics"
+    )]
     pub metrics: BTreeMap<String, f64>,
+}
+
+impl OptimStepResult {
+    /// Creates a result with metrics.
+    pub fn new(metrics: BTreeMap<String, f64>) -> Self {
+        Self { metrics }
+    }
+
+    /// Encodes the result as the JSON of a server, in which NaN and the infinities are null.
+    pub fn to_json(&self) -> Bytes {
+        crate::to_json(&BTreeMap::from([("metrics", &self.metrics)]))
+    }
 }
 
 impl OperationResult for OptimStepResult {
@@ -77,8 +137,8 @@ impl OperationResult for OptimStepResult {
     }
 }
 
-/// Deserialises metrics leniently. Metrics that are not numbers are skipped and logged: the operation has been applied, so it must not fail
-/// because of them.
+/// Deserialises metrics. Values that are not numbers are skipped and logged, since the server has applied the operation and a metric is no
+/// reason to report a failure.
 fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
     static HAS_WARNED: AtomicBool = AtomicBool::new(false);
 
@@ -111,12 +171,21 @@ fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
     Ok(metrics)
 }
 
+/// Serialises metrics, with NaN and the infinities as strings in JSON.
+fn lossless_metrics<S: Serializer>(
+    metrics: &BTreeMap<String, f64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let metrics = metrics.iter();
+    serializer.collect_map(metrics.map(|(name, &number)| (name, Float64::<true>(number))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn results_of_other_servers_are_decoded() {
+    fn unusual_training_results_are_decoded() {
         let output = ForwardBackwardOutput::from_json(
             br#"{"loss_fn_output_type": "scalar", "loss_fn_outputs": [{"logprobs": {"data": [-0.5, null], "dtype": "float32", "shape": [2]}}], "metrics": {}}"#,
         )
@@ -139,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_metrics_are_skipped() {
+    fn metrics_that_are_not_numbers_are_skipped() {
         let body = br#"{"metrics": {"loss": 3.0, "n": 5, "lr": "0.1", "ok": true, "bad": NaN, "down": -Infinity,
             "name": "x", "nested": {"a": 1}, "list": [1]}}"#;
         let metrics = OptimStepResult::from_json(body).unwrap().metrics;
@@ -154,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn result_without_its_fields_is_an_error() {
+    fn training_result_without_its_fields_is_rejected() {
         for known in [
             "{}",
             r#"{"type": "optim_step"}"#,
@@ -226,5 +295,19 @@ mod tests {
         for none in [r#""high""#, "null", r#"{"data": "x"}"#, "{}", "[[1]]"] {
             assert_eq!(output(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn server_json_has_null_for_numbers_that_are_not_finite() {
+        let output = LossFnOutput::from([("logprobs".to_owned(), TensorData::f32([f32::NAN]))]);
+        let metrics = BTreeMap::from([("loss:sum".to_owned(), f64::INFINITY)]);
+        let pass = ForwardBackwardOutput::new("x", vec![output]).with_metrics(metrics.clone());
+        let json = concat!(
+            r#"{"loss_fn_output_type":"x","loss_fn_outputs":[{"logprobs":"#,
+            r#"{"data":[null],"dtype":"float32","shape":[1]}}],"metrics":{"loss:sum":null}}"#
+        );
+        assert_eq!(pass.to_json(), json);
+        let step = OptimStepResult::new(metrics);
+        assert_eq!(step.to_json(), r#"{"metrics":{"loss:sum":null}}"#);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::names::display_name;
 use crate::nulls::null_is_default;
 use crate::poll::read_known;
 use crate::response::read_json;
@@ -15,7 +16,7 @@ use crate::{DecodeError, InvalidInput, OperationResult, OptimizerConfig, TinkerP
 pub struct SaveWeights {
     /// The id of the model.
     pub model_id: String,
-    /// The sequence number of this request within the model.
+    /// The sequence number of this request within the model; the same on every retry.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
@@ -28,7 +29,7 @@ pub struct SaveWeights {
     /// Whether to replace an existing checkpoint of the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overwrite: Option<bool>,
-    /// Metadata set by the caller.
+    /// Metadata of the checkpoint, chosen by the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
@@ -37,6 +38,7 @@ pub struct SaveWeights {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum SamplerSaveKind {
     /// The sampler keeps the weights that it was created with.
     Snapshot,
@@ -44,45 +46,66 @@ pub enum SamplerSaveKind {
     Inflight,
 }
 
-/// `POST /save_weights_for_sampler`: saves weights to sample from, either under the name `path` or, unnamed, for the sampler
-/// `sampling_session_seq_id`.
+impl SamplerSaveKind {
+    /// Returns the name used in JSON, `snapshot` or `inflight`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Inflight => "inflight",
+        }
+    }
+}
+
+display_name!(SamplerSaveKind);
+
+/// `POST /save_weights_for_sampler`: saves weights to sample from. Named weights become the checkpoint `path`. Unnamed weights have no path;
+/// the server creates the sampler `sampling_session_seq_id` for them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SaveWeightsForSampler {
     /// The id of the model.
     pub model_id: String,
-    /// The sequence number of this request within the model.
+    /// The sequence number of this request within the model; the same on every retry.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
-    /// The name of the checkpoint.
+    /// The name of the checkpoint; `None` for unnamed weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The sequence number of the sampler to create from unnamed weights.
+    /// The sequence number in the session of the sampler to create from unnamed weights; `None` for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_seq_id: Option<u64>,
-    /// Whether the sampler follows later saves; a snapshot if `None`.
+    /// Whether the sampler of unnamed weights follows later saves; a snapshot if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<SamplerSaveKind>,
     /// The time until the checkpoint is deleted, in seconds; only for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
-    /// Metadata set by the caller; only for named weights.
+    /// Metadata of the checkpoint, chosen by the caller; only for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
-/// The result of [`SaveWeights`].
+/// The result of saving a training checkpoint ([`SaveWeights`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SavedWeights {
     /// The path of the checkpoint.
     pub path: TinkerPath,
 }
 
-/// The result of [`SaveWeightsForSampler`].
+impl SavedWeights {
+    /// Creates a result with the path of the checkpoint.
+    pub fn new(path: TinkerPath) -> Self {
+        Self { path }
+    }
+}
+
+/// The result of saving weights to sample from ([`SaveWeightsForSampler`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SavedSamplerWeights {
     /// The path of the checkpoint, for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,8 +119,26 @@ pub struct SavedSamplerWeights {
     pub sampling_session_id: Option<String>,
 }
 
-/// `POST /load_weights`: loads a checkpoint into a new model (`session_id`, `model_seq_id`) or into an existing one (`model_id`,
-/// `seq_id`).
+impl SavedSamplerWeights {
+    /// Creates the result of saving named weights.
+    pub fn named(path: TinkerPath) -> Self {
+        Self {
+            path: Some(path),
+            sampling_session_id: None,
+        }
+    }
+
+    /// Creates the result of saving unnamed weights.
+    pub fn unnamed(sampling_session_id: impl Into<String>) -> Self {
+        Self {
+            path: None,
+            sampling_session_id: Some(sampling_session_id.into()),
+        }
+    }
+}
+
+/// `POST /load_weights`: loads a checkpoint. Either into a new model, numbered by `session_id` and `model_seq_id`, or into the existing model
+/// `model_id`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoadWeights {
@@ -122,7 +163,7 @@ pub struct LoadWeights {
     /// The base model, if it differs from that of the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
-    /// Metadata of the new model, set by the caller.
+    /// Metadata of the new model, chosen by the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
     /// The optimizer of the new model, if its state is not restored.
@@ -133,20 +174,31 @@ pub struct LoadWeights {
     pub weights_access_token: Option<String>,
 }
 
-/// The result of [`LoadWeights`].
+/// The result of loading a checkpoint ([`LoadWeights`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct LoadedWeights {
-    /// The path of the checkpoint.
+    /// The path of the checkpoint, if the server sends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TinkerPath>,
-    /// The id of the model.
+    /// The id of the model that the checkpoint was loaded into, if the server sends it.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "lenient::optional_id"
     )]
     pub model_id: Option<String>,
+}
+
+impl LoadedWeights {
+    /// Creates a result with the path of the checkpoint.
+    pub fn new(path: TinkerPath) -> Self {
+        Self {
+            path: Some(path),
+            model_id: None,
+        }
+    }
 }
 
 impl OperationResult for SavedWeights {
@@ -183,7 +235,8 @@ impl OperationResult for LoadedWeights {
 /// The maximum length of a checkpoint name, in bytes.
 pub const MAX_CHECKPOINT_NAME: usize = 255;
 
-/// Checks a checkpoint name (not a path).
+/// Checks the name of a checkpoint, the last segment of its path: 1 to [`MAX_CHECKPOINT_NAME`] letters, digits, `-`, `_` or `.`, not starting
+/// with `.`.
 ///
 /// # Errors
 /// Names the field `name`.
@@ -216,7 +269,7 @@ fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), Inv
 }
 
 impl SaveWeights {
-    /// Checks the name and the time to live.
+    /// Checks the name and that the time to live is between one hour and ten years.
     ///
     /// # Errors
     /// Names the field `name` or `ttl_seconds`.
@@ -226,7 +279,8 @@ impl SaveWeights {
 }
 
 impl SaveWeightsForSampler {
-    /// Checks the name, the time to live, and that exactly one of `path` and `sampling_session_seq_id` is set.
+    /// Checks the name, the time to live, that exactly one of `path` and `sampling_session_seq_id` is set, and that named weights are a
+    /// snapshot.
     ///
     /// # Errors
     /// Names the field `name`, `kind` or `ttl_seconds`.
@@ -252,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invalid_name_or_time_to_live_is_rejected() {
+    fn save_with_invalid_name_or_time_to_live_is_rejected() {
         let save = |path: &str, ttl_seconds| SaveWeights {
             model_id: "m".into(),
             seq_id: 1,
@@ -280,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn results_of_other_servers_are_decoded() {
+    fn save_and_load_results_of_each_server_are_decoded() {
         let saved = SavedSamplerWeights::from_json(
             br#"{"path": null, "sampling_session_id": "sampling_1", "type": "x"}"#,
         )
@@ -294,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn result_without_its_fields_is_an_error() {
+    fn save_or_load_result_without_its_fields_is_rejected() {
         for body in [
             r#"{"detail": "disk full"}"#,
             r#"{"path": null, "sampling_session_id": null}"#,

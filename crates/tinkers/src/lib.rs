@@ -33,7 +33,8 @@ pub use service::ServiceClient;
 
 pub use tinkers_core::{
     BodyFormat, Clock, Deduplication, Document, Error, ErrorKind, Phase, Progress, RecoveredError,
-    RecoveredErrorCounts, Result, Sent, ServerProfile, SessionContext, Stalled, Timestamp,
+    RecoveredErrorCounts, Result, RetryPolicy, RouteClass, Sent, ServerProfile, SessionContext,
+    Stalled, Timeouts, Timestamp,
 };
 pub use tinkers_dispatch::{
     ClassCounts, ClassSettings, ClassSnapshot, GateSnapshot, LimiterEvent, LimiterEvents,
@@ -49,15 +50,15 @@ pub use tinkers_training::{
     TrainingClient,
 };
 pub use tinkers_transport::{TokioClock, block_on};
-// The values of the builder's options.
-pub use tinkers_core::{RetryPolicy, RouteClass, Timeouts};
 pub use tinkers_transport::{ClassConnectionLimits, HttpVersions, ProxyConfig};
 pub use tinkers_wire as wire;
 pub use tinkers_wire::{
-    AdamParams, Capabilities, Chunk, Datum, FailureCategory, FinishReason, ForwardBackwardOutput,
-    LoadedWeights, LoraConfig, Loss, LossFn, ModelInfo, ModelInput, OptimStepResult, QueueState,
-    SampleResponse, SampledSequence, SamplingParams, SavedSamplerWeights, SavedWeights, Stop,
-    StopReason, TensorData, TinkerPath,
+    AdamParams, Capabilities, Chunk, CsrIndices, DType, Datum, FailureCategory, FinishReason,
+    ForwardBackwardOutput, InvalidInput, LoadedWeights, LoraConfig, Loss, LossConfigValue, LossFn,
+    ModelInfo, ModelInput, OptimStepResult, OptimizerConfig, PromptAltTokens, ProvenanceSpan,
+    QueueState, SampleResponse, SampledSequence, SamplingParams, SavedSamplerWeights, SavedWeights,
+    SpanKind, Stop, StopReason, SupportedModel, TensorData, TensorElement, TensorValues,
+    TinkerPath, TopkLogprobs,
 };
 
 /// The embedded server, with which programs that use the SDK can be tested: see [`ServiceClient::over_local`].

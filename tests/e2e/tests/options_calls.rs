@@ -78,12 +78,7 @@ const SAMPLE: [(&str, SampleOption); 15] = [
     (
         "params",
         (
-            |s| {
-                s.params(SamplingParams {
-                    max_tokens: Some(9),
-                    ..SamplingParams::default()
-                })
-            },
+            |s| s.params(SamplingParams::new().max_tokens(9)),
             "/sampling_params/max_tokens",
             || json!(9),
         ),

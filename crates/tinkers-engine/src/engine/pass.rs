@@ -31,11 +31,9 @@ pub(super) fn run(
         PassMode::ForwardBackward => Mode::ForwardBackward,
     };
     let result = trainable.pass(threads, &examples, &loss, mode)?;
-    let mut output = ForwardBackwardOutput {
-        loss_fn_output_type: "ArrayRecord".into(),
-        loss_fn_outputs: Vec::with_capacity(examples.len()),
-        metrics: result.metrics,
-    };
+    let outputs = Vec::with_capacity(examples.len());
+    let output = ForwardBackwardOutput::new("ArrayRecord", outputs);
+    let mut output = output.with_metrics(result.metrics);
     let values = result.log_probs.into_iter().zip(result.losses);
     for (example, (log_probs, losses)) in examples.iter().zip(values) {
         let shape = |len: usize| match len / example.tokens.len() {

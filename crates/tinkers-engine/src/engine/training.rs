@@ -157,7 +157,7 @@ impl TrainingWorker {
             ("learning_rate:mean", params.learning_rate),
         ];
         let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).into();
-        Ok(Outcome::Step(OptimStepResult { metrics }))
+        Ok(Outcome::Step(OptimStepResult::new(metrics)))
     }
 
     fn save(

@@ -53,10 +53,7 @@ impl TestEngine {
         let work = Work::CreateModel {
             model: model.into(),
             base_model: builtin::NAME.into(),
-            lora: LoraConfig {
-                seed: Some(1),
-                ..LoraConfig::rank(4)
-            },
+            lora: LoraConfig::rank(4).seed(1),
         };
         assert_eq!(self.run(work), Ok(Outcome::Done));
     }
@@ -159,11 +156,7 @@ fn request(max_tokens: u32) -> SampleRequest {
     SampleRequest {
         prompt: ModelInput::from_tokens(tokens("And he said")),
         num_samples: Some(2),
-        sampling_params: SamplingParams {
-            max_tokens: Some(max_tokens),
-            seed: Some(3),
-            ..SamplingParams::default()
-        },
+        sampling_params: SamplingParams::new().max_tokens(max_tokens).seed(3),
         ..SampleRequest::default()
     }
 }

@@ -60,15 +60,11 @@ impl Protocol {
                     },
                 )
             }
-            (Goal::CreateFrom(path) | Goal::LoadInto(path), Product::Nothing) => self
-                .encode_result(
-                    model,
-                    Some(ResultKind::Loaded),
-                    &LoadedWeights {
-                        path: Some(path),
-                        model_id: model_id(),
-                    },
-                ),
+            (Goal::CreateFrom(path) | Goal::LoadInto(path), Product::Nothing) => {
+                let mut loaded = LoadedWeights::new(path);
+                loaded.model_id = model_id();
+                self.encode_result(model, Some(ResultKind::Loaded), &loaded)
+            }
             (Goal::Unload, Product::Nothing) => {
                 self.end_snapshots(model);
                 Payload::json(&UnloadedModel {
@@ -82,15 +78,10 @@ impl Protocol {
                 self.checkpoints.end_save(&mut self.agenda, at, &path);
                 let kind = Some(ResultKind::Saved(&path));
                 match path.kind() {
-                    CheckpointKind::Sampler => self.encode_result(
-                        model,
-                        kind,
-                        &SavedSamplerWeights {
-                            path: Some(path.clone()),
-                            sampling_session_id: None,
-                        },
-                    ),
-                    _ => self.encode_result(model, kind, &SavedWeights { path: path.clone() }),
+                    CheckpointKind::Sampler => {
+                        self.encode_result(model, kind, &SavedSamplerWeights::named(path.clone()))
+                    }
+                    _ => self.encode_result(model, kind, &SavedWeights::new(path.clone())),
                 }
             }
             (Goal::Snapshot(sampler, id), Product::Nothing) => {
@@ -98,10 +89,7 @@ impl Protocol {
                 self.encode_result(
                     model,
                     Some(ResultKind::Snapshot(&id)),
-                    &SavedSamplerWeights {
-                        path: None,
-                        sampling_session_id: Some(id.clone()),
-                    },
+                    &SavedSamplerWeights::unnamed(&id),
                 )
             }
             (goal, product) => {

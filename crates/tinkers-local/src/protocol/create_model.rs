@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinkers_wire::{CreateModel, LoraConfig, ModelData, ModelInfo, ModelRef};
+use tinkers_wire::{CreateModel, LoraConfig, ModelInfo, ModelRef};
 
 use super::optimizer::{adamw, check_optimizer};
 use super::state::models::Model;
@@ -93,12 +93,9 @@ impl Protocol {
         let model = self.models.usable(&body.model_id)?;
         let base = model.base();
         let mut info = ModelInfo::new(body.model_id.clone());
-        info.model_data = ModelData {
-            arch: Some(base.arch.clone()),
-            model_name: Some(base.name.clone()),
-            base_model: None,
-            tokenizer_id: base.tokenizer_id.clone(),
-        };
+        info.model_data.arch = Some(base.arch.clone());
+        info.model_data.model_name = Some(base.name.clone());
+        info.model_data.tokenizer_id = base.tokenizer_id.clone();
         info.optimizer_config = Some(adamw());
         info.is_lora = Some(true);
         info.lora_rank = Some(model.lora().rank);

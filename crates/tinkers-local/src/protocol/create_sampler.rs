@@ -103,14 +103,13 @@ impl Protocol {
     /// Handles `GET /samplers/{id}`.
     pub(super) fn sampler_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
         let sampler = self.samplers.known(id)?;
-        Ok(LazyResponse::ok(&SamplerInfo {
-            sampler_id: id.to_owned(),
-            base_model: sampler.base().name.clone(),
-            model_path: match sampler.weights() {
-                SamplerWeights::Checkpoint(path) => Some(path.to_string()),
-                _ => None,
-            },
-        }))
+        let mut info = SamplerInfo::default();
+        info.sampler_id = id.to_owned();
+        info.base_model = sampler.base().name.clone();
+        if let SamplerWeights::Checkpoint(path) = sampler.weights() {
+            info.model_path = Some(path.to_string());
+        }
+        Ok(LazyResponse::ok(&info))
     }
 }
 

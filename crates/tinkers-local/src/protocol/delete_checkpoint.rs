@@ -23,15 +23,14 @@ impl Protocol {
                 })?;
         let record = self.checkpoints.get(&path)?;
         let part = |part: Option<bool>| Some(part.unwrap_or(true));
-        Ok(LazyResponse::ok(&WeightsInfo {
-            base_model: record.base_model.clone(),
-            optimizer_config: Some(adamw()),
-            is_lora: true,
-            lora_rank: Some(record.lora.rank),
-            train_unembed: part(record.lora.train_unembed),
-            train_mlp: part(record.lora.train_mlp),
-            train_attn: part(record.lora.train_attn),
-        }))
+        let mut info = WeightsInfo::new(&record.base_model);
+        info.optimizer_config = Some(adamw());
+        info.is_lora = true;
+        info.lora_rank = Some(record.lora.rank);
+        info.train_unembed = part(record.lora.train_unembed);
+        info.train_mlp = part(record.lora.train_mlp);
+        info.train_attn = part(record.lora.train_attn);
+        Ok(LazyResponse::ok(&info))
     }
 
     /// Handles `DELETE /training_runs/{run}/checkpoints/{checkpoint}`. The response is sent when the engine has deleted the

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use tinkers_wire::{
-    Capabilities, Checkpoint, CheckpointKind, CheckpointList, CheckpointType, ClientConfig, Cursor,
-    DynamicConfig, SupportedModel, TrainingRun, TrainingRunList,
+    Capabilities, Checkpoint, CheckpointKind, CheckpointList, ClientConfig, Cursor, DynamicConfig,
+    SupportedModel, TrainingRun, TrainingRunList,
 };
 
 use super::Protocol;
@@ -27,11 +27,7 @@ impl Page {
     }
 
     fn cursor(self, total: usize) -> Cursor {
-        Cursor {
-            offset: self.offset,
-            limit: self.limit,
-            total_count: total as u64,
-        }
+        Cursor::new(self.offset, self.limit, total as u64)
     }
 }
 
@@ -41,9 +37,7 @@ impl Protocol {
         let models = self.catalog.bases();
         let models =
             models.map(|base| SupportedModel::new(&base.name, u64::from(base.max_context_length)));
-        LazyResponse::ok(&Capabilities {
-            supported_models: models.collect(),
-        })
+        LazyResponse::ok(&Capabilities::new(models.collect()))
     }
 
     /// Handles `POST /client/config`.
@@ -86,10 +80,8 @@ impl Protocol {
             .collect();
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
         let runs = page.of(&all).iter().map(|(_, run)| run.clone());
-        LazyResponse::ok(&TrainingRunList {
-            training_runs: runs.collect(),
-            cursor: Some(page.cursor(all.len())),
-        })
+        let cursor = Some(page.cursor(all.len()));
+        LazyResponse::ok(&TrainingRunList::new(runs.collect(), cursor))
     }
 
     /// Handles `GET /training_runs/{id}`.
@@ -106,19 +98,16 @@ impl Protocol {
         if of_run.is_empty() && self.models.get(id).is_none() {
             return Err(unknown(id));
         }
-        Ok(LazyResponse::ok(&CheckpointList {
-            checkpoints: of_run.into_iter().map(listed).collect(),
-            cursor: None,
-        }))
+        let checkpoints = of_run.into_iter().map(listed).collect();
+        Ok(LazyResponse::ok(&CheckpointList::new(checkpoints, None)))
     }
 
     /// Handles `GET /checkpoints`: lists one page of all checkpoints, the newest first.
     pub(super) fn list_checkpoints(&self, page: Page) -> LazyResponse {
         let all = self.newest_first(|_| true);
-        LazyResponse::ok(&CheckpointList {
-            checkpoints: page.of(&all).iter().map(|record| listed(record)).collect(),
-            cursor: Some(page.cursor(all.len())),
-        })
+        let checkpoints = page.of(&all).iter().map(|record| listed(record)).collect();
+        let cursor = Some(page.cursor(all.len()));
+        LazyResponse::ok(&CheckpointList::new(checkpoints, cursor))
     }
 
     fn newest_first(&self, wanted: impl Fn(&CheckpointRecord) -> bool) -> Vec<&CheckpointRecord> {
@@ -138,10 +127,8 @@ impl Protocol {
         for (id, model) in self.models.iter() {
             let records = saved.remove(id).unwrap_or_default();
             let (base, last) = (&model.base().name, model.last_request());
-            let run = TrainingRun {
-                user_metadata: model.user_metadata().cloned(),
-                ..run(id, base, model.lora().rank, last, &records)
-            };
+            let mut run = run(id, base, model.lora().rank, last, &records);
+            run.user_metadata = model.user_metadata().cloned();
             runs.insert(id, (last, run));
         }
         for (id, records) in saved {
@@ -152,10 +139,8 @@ impl Protocol {
                 continue;
             };
             let (base, rank) = (&last.base_model, last.lora.rank);
-            let run = TrainingRun {
-                user_metadata: last.run_metadata.clone(),
-                ..run(id, base, rank, last.saved_at, &records)
-            };
+            let mut run = run(id, base, rank, last.saved_at, &records);
+            run.user_metadata = last.run_metadata.clone();
             runs.insert(id, (last.saved_at, run));
         }
         runs
@@ -163,18 +148,14 @@ impl Protocol {
 }
 
 fn run(id: &str, base: &str, rank: u32, last: f64, records: &[&CheckpointRecord]) -> TrainingRun {
-    TrainingRun {
-        training_run_id: id.to_owned(),
-        base_model: base.to_owned(),
-        model_owner: "local".to_owned(),
-        is_lora: true,
-        corrupted: false,
-        lora_rank: Some(rank),
-        last_request_time: rfc3339(last),
-        last_checkpoint: newest(records.iter().copied(), CheckpointKind::Training),
-        last_sampler_checkpoint: newest(records.iter().copied(), CheckpointKind::Sampler),
-        user_metadata: None,
-    }
+    let mut run = TrainingRun::new(id, base);
+    run.model_owner = "local".to_owned();
+    run.is_lora = true;
+    run.lora_rank = Some(rank);
+    run.last_request_time = rfc3339(last);
+    run.last_checkpoint = newest(records.iter().copied(), CheckpointKind::Training);
+    run.last_sampler_checkpoint = newest(records.iter().copied(), CheckpointKind::Sampler);
+    run
 }
 
 fn unknown(id: &str) -> Refusal {
@@ -183,16 +164,13 @@ fn unknown(id: &str) -> Refusal {
 
 /// Returns the entry of a checkpoint in a listing.
 fn listed(record: &CheckpointRecord) -> Checkpoint {
-    Checkpoint {
-        checkpoint_id: record.path.checkpoint_id(),
-        checkpoint_type: CheckpointType::Known(record.path.kind()),
-        time: rfc3339(record.saved_at),
-        tinker_path: record.path.to_string(),
-        size_bytes: Some(record.size_bytes),
-        public: false,
-        user_metadata: record.user_metadata.clone(),
-        expires_at: record.expires_at.map(rfc3339),
-    }
+    let path = &record.path;
+    let saved_at = rfc3339(record.saved_at);
+    let mut listed = Checkpoint::new(path.checkpoint_id(), path.kind(), saved_at, path.as_str());
+    listed.size_bytes = Some(record.size_bytes);
+    listed.user_metadata = record.user_metadata.clone();
+    listed.expires_at = record.expires_at.map(rfc3339);
+    listed
 }
 
 /// Returns the newest checkpoint of a kind, if there is one.

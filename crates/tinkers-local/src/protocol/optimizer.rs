@@ -1,16 +1,11 @@
 //! The optimizer of every engine, AdamW.
 
-use std::collections::BTreeMap;
-
 use tinkers_wire::OptimizerConfig;
 
 use crate::read::Refusal;
 
 pub(super) fn adamw() -> OptimizerConfig {
-    OptimizerConfig {
-        family: "adamw".to_owned(),
-        fields: BTreeMap::new(),
-    }
+    OptimizerConfig::new("adamw")
 }
 
 /// Checks that a request asks for AdamW or does not name an optimizer.

@@ -123,7 +123,10 @@ impl From<Result<Outcome, EngineError>> for Ended {
                 kind: Kind::Sample,
                 bytes: sample.to_protobuf(),
             }),
-            Outcome::Step(step) => Product::Step(Payload::json(&step)),
+            Outcome::Step(step) => Product::Step(Payload {
+                kind: Kind::Json,
+                bytes: step.to_json(),
+            }),
             Outcome::Saved { size_bytes } => Product::Saved(size_bytes),
             #[expect(unreachable_patterns, reason = "the enum is open")]
             _ => Product::Unknown,

@@ -74,15 +74,14 @@ pub(super) fn forward_backward(
 impl Input {
     fn into_pass(self, model_id: String, seq_id: Option<u64>, mode: PassMode) -> PassRequest {
         let name = self.loss_fn.parse();
+        let mut loss = Loss::new(name.unwrap_or(LossFn::Other(self.loss_fn)));
+        loss.config = self.loss_fn_config.unwrap_or_default();
         PassRequest {
             model_id,
             seq_id: seq_id.unwrap_or(0),
             mode,
             data: self.data,
-            loss: Loss {
-                name: name.unwrap_or(LossFn::Other(self.loss_fn)),
-                config: self.loss_fn_config.unwrap_or_default(),
-            },
+            loss,
         }
     }
 }

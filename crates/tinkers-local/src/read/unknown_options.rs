@@ -219,26 +219,23 @@ mod tests {
 
     #[test]
     fn all_fields_of_the_wire_types_are_known() {
-        let lora = LoraConfig {
-            seed: Some(1),
-            train_unembed: Some(true),
-            train_mlp: Some(true),
-            train_attn: Some(true),
-            ..LoraConfig::rank(4)
-        };
-        let mut adam = AdamParams::new(0.1)
+        let lora = LoraConfig::rank(4)
+            .seed(1)
+            .train_unembed(true)
+            .train_mlp(true)
+            .train_attn(true);
+        let adam = AdamParams::new(0.1)
             .betas(0.9, 0.9)
+            .eps(1e-8)
             .weight_decay(0.1)
             .grad_clip_norm(1.0);
-        adam.eps = Some(1e-8);
-        let sampling = SamplingParams {
-            max_tokens: Some(1),
-            seed: Some(1),
-            stop: Some("a".into()),
-            temperature: Some(1.0),
-            top_k: Some(1),
-            top_p: Some(1.0),
-        };
+        let sampling = SamplingParams::new()
+            .max_tokens(1)
+            .seed(1)
+            .stop("a")
+            .temperature(1.0)
+            .top_k(1)
+            .top_p(1.0);
         let datum: Datum = serde_json::from_value(json!({
             "model_input": { "chunks": [{ "type": "encoded_text", "tokens": [1] }] },
             "loss_fn_inputs": { "weights": { "data": [1.0], "shape": [1, 1], "sparse_crow_indices": [0, 1], "sparse_col_indices": [0] } },

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::{Response, TestServer, datum, test_server_with};
 use tinkers_core::{HttpRequest, RouteClass, Transport};
 use tinkers_local::{Dialect, LocalConfig, Script};
-use tinkers_wire::{Loss, LossFn, PassMode, PassRequest};
+use tinkers_wire::{LossFn, PassMode, PassRequest};
 
 const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
 const ACCEPT_PROTOBUF: (&str, &str) = ("accept", "application/x-protobuf");
@@ -38,10 +38,7 @@ fn proto_pass(model: &str, seq_id: u64) -> bytes::Bytes {
         seq_id,
         mode: PassMode::ForwardBackward,
         data: vec![serde_json::from_value(datum()).unwrap()],
-        loss: Loss {
-            name: LossFn::CrossEntropy,
-            config: std::collections::BTreeMap::new(),
-        },
+        loss: LossFn::CrossEntropy.into(),
     };
     pass.to_protobuf().unwrap()
 }

@@ -62,10 +62,7 @@ async fn client_requests_and_responses_match_the_openapi_document() {
         seq_id: 1,
         mode: wire::PassMode::ForwardBackward,
         data: vec![serde_json::from_value(datum()).unwrap()],
-        loss: wire::Loss {
-            name: wire::LossFn::Ppo,
-            config: [("clip_low_threshold".to_owned(), 0.8.into())].into(),
-        },
+        loss: wire::LossFn::Ppo.with("clip_low_threshold", 0.8),
     };
     let body = serde_json::from_slice(&pass.to_json()).unwrap();
     // This request fails, since the loss needs more inputs than the datum has. Error responses are documented, too.
@@ -80,10 +77,7 @@ async fn client_requests_and_responses_match_the_openapi_document() {
         (1, wire::PassMode::ForwardBackward, Route::ForwardBackward),
         (2, wire::PassMode::Forward, Route::Forward),
     ] {
-        let loss = wire::Loss {
-            name: wire::LossFn::CrossEntropy,
-            config: Default::default(),
-        };
+        let loss = wire::LossFn::CrossEntropy.into();
         let pass = wire::PassRequest {
             seq_id: number,
             mode,

@@ -1,4 +1,4 @@
-//! The messages of the protobuf package `tinker_public`. Byte fields are `Bytes`, so that typed arrays are not copied into them.
+//! The messages of the protobuf package `tinker_public`. Fields of bytes have the type `Bytes`, so that arrays are not copied into them.
 
 use std::collections::BTreeMap;
 

@@ -9,7 +9,7 @@ use crate::{
     DecodeError, PromptAltTokens, SampleResponse, SampledSequence, StopReason, TopkLogprobs,
 };
 
-/// Encodes a stop reason that has no number in the schema; decodes as an unknown one.
+/// The number sent for a stop reason that has no number in the schema. Decoders take it for an unknown reason.
 const NO_STOP_REASON: i32 = -1;
 
 pub(crate) fn encode(response: &SampleResponse) -> Bytes {
@@ -128,7 +128,7 @@ fn decode_alternatives(alt: m::PromptAltTokens) -> Result<PromptAltTokens, Decod
 }
 
 fn tokens(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
-    // Token ids are int32 on the wire; negative ones are rejected below.
+    // Token ids are int32 in protobuf. Read as u32, negative ids have the highest bit set.
     let ids: Vec<u32> = elements(bytes)?;
     let signed = |id: &u32| id.cast_signed();
     if let Some(id) = ids.iter().map(signed).find(|id| id.is_negative()) {
@@ -139,15 +139,21 @@ fn tokens(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
     Ok(ids)
 }
 
+/// Encodes the rows as a matrix, padded to the longest row with unused cells.
 fn encode_topk(topk: &TopkLogprobs) -> m::TopkLogprobs {
+    // A matrix without columns would lose the number of positions.
+    let k = topk.rows().map(Iterator::count).max().unwrap_or(0).max(1);
+    let padded = |row| Iterator::chain(row, std::iter::repeat(TopkLogprobs::EMPTY)).take(k);
+    let (ids, logprobs): (Vec<u32>, Vec<f32>) = topk.rows().flat_map(padded).unzip();
     m::TopkLogprobs {
-        token_ids: pack(&topk.ids),
-        logprobs: pack(&topk.logprobs),
-        k: u32::try_from(topk.k).unwrap_or(u32::MAX),
+        token_ids: pack(&ids),
+        logprobs: pack(&logprobs),
+        k: u32::try_from(k).unwrap_or(u32::MAX),
         length: u32::try_from(topk.len()).unwrap_or(u32::MAX),
     }
 }
 
+/// Decodes a matrix of `length` rows and `k` columns, without its unused cells. Returns `None` for an empty matrix.
 fn decode_topk(topk: m::TopkLogprobs) -> Result<Option<TopkLogprobs>, DecodeError> {
     let (k, length) = (topk.k as usize, topk.length as usize);
     if k == 0 || length == 0 {
@@ -166,7 +172,12 @@ fn decode_topk(topk: m::TopkLogprobs) -> Result<Option<TopkLogprobs>, DecodeErro
         );
         return Err(DecodeError::new(message));
     }
-    Ok(Some(TopkLogprobs { k, ids, logprobs }))
+    let rows = ids.chunks(k).zip(logprobs.chunks(k));
+    let rows = rows.map(|(ids, logprobs)| {
+        let cells = ids.iter().copied().zip(logprobs.iter().copied());
+        cells.filter(|cell| *cell != TopkLogprobs::EMPTY)
+    });
+    Ok(Some(rows.collect()))
 }
 
 #[cfg(test)]
@@ -198,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn response_round_trips() {
+    fn sample_response_round_trips_through_protobuf() {
         assert_eq!(
             SampleResponse::from_protobuf(response().to_protobuf()).unwrap(),
             response()
@@ -206,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_response_does_not_panic() {
+    fn truncated_sample_response_does_not_panic() {
         let whole = response().to_protobuf();
         for len in 0..whole.len() {
             let _ = SampleResponse::from_protobuf(whole.slice(..len));
@@ -214,14 +225,22 @@ mod tests {
     }
 
     #[test]
-    fn topk_matrix_of_the_wrong_size_is_an_error() {
+    fn topk_rows_without_predictions_round_trip_through_protobuf() {
+        let mut rows = response();
+        rows.topk_prompt_logprobs = Some(TopkLogprobs::from_rows(&[vec![], vec![]]));
+        let read = SampleResponse::from_protobuf(rows.to_protobuf()).unwrap();
+        assert_eq!(read, rows);
+    }
+
+    #[test]
+    fn topk_matrix_of_the_wrong_size_is_rejected() {
         let mut message = m::SampleResponse::decode(response().to_protobuf()).unwrap();
         message.topk_prompt_logprobs.as_mut().unwrap().length = u32::MAX;
         assert!(decode(Bytes::from(message.encode_to_vec())).is_err());
     }
 
     #[test]
-    fn unknown_stop_reason_keeps_its_number() {
+    fn unknown_stop_reason_is_encoded_as_its_number() {
         let mut message = m::SampleResponse::decode(response().to_protobuf()).unwrap();
         message.sequences[0].stop_reason = 9;
         let bytes = Bytes::from(message.encode_to_vec());

@@ -29,12 +29,12 @@ pub(super) fn encode(tensor: &TensorData) -> m::Tensor {
     }
 }
 
-/// Decodes a tensor of a request, in which an empty shape means that none was given.
+/// Decodes a tensor of a request. An empty shape in a request means that the shape was not set.
 pub(super) fn decode_request(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
     decode(tensor, |_| false)
 }
 
-/// Decodes a tensor of a response, in which one value with an empty shape is a scalar.
+/// Decodes a tensor of a response. A tensor with one value and an empty shape is a scalar there.
 pub(super) fn decode_response(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
     decode(tensor, |len| len == 1)
 }
@@ -60,7 +60,7 @@ fn decode(
     Ok(TensorData::from_parts(values, shape, csr))
 }
 
-/// Decodes elements of a protobuf dtype, widened to the public dtypes: int32 to int64, bfloat16 to float32.
+/// Decodes the elements of a tensor. Element types without a public [`crate::DType`] are widened: int32 to int64, bfloat16 to float32.
 pub(super) fn values(dtype: i32, data: &[u8]) -> Result<TensorValues, DecodeError> {
     Ok(match DType::try_from(dtype) {
         Ok(DType::Float32) => TensorValues::F32(elements(data)?),
@@ -91,7 +91,7 @@ pub(super) fn values(dtype: i32, data: &[u8]) -> Result<TensorValues, DecodeErro
     })
 }
 
-/// Returns the size in bytes of one element of a protobuf dtype.
+/// Returns the size in bytes of one element of a dtype, given by its number in protobuf.
 pub(super) fn element_size(dtype: i32) -> usize {
     match DType::try_from(dtype) {
         Ok(DType::Int64) => 8,
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_shape_is_1d_in_requests_and_scalar_in_responses() {
+    fn empty_shape_is_scalar_in_responses_only() {
         let tensor = || m::Tensor {
             encoding: Some(Encoding::Dense(pack(&[6i64]))),
             dtype: DType::Int64 as i32,
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn int32_and_bfloat16_are_widened() {
+    fn int32_and_bfloat16_elements_are_widened() {
         let half = [1.5f32, -2.0]
             .iter()
             .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())

@@ -1,4 +1,4 @@
-//! Pass requests and results in protobuf.
+//! Requests and results of forward and forward-backward passes in protobuf.
 
 use std::collections::BTreeMap;
 
@@ -127,12 +127,9 @@ pub(crate) fn decode_request(body: Bytes) -> Result<PassRequest, DecodeError> {
         };
         config.insert(name, value);
     }
-    let name = message
-        .loss_fn
-        .parse()
-        .unwrap_or(LossFn::Other(message.loss_fn));
-    let seq_id =
-        u64::try_from(message.seq_id).map_err(|_| DecodeError::new("a negative seq_id"))?;
+    let name = LossFn::from_name(message.loss_fn);
+    let negative = || DecodeError::new("cannot decode the request: negative seq_id");
+    let seq_id = u64::try_from(message.seq_id).map_err(|_| negative())?;
     Ok(PassRequest {
         model_id: message.model_id,
         seq_id,
@@ -322,14 +319,14 @@ fn decode_record(
     Ok(())
 }
 
-/// The maximum number of outputs without fields in a result; more than any request has data.
+/// The maximum number of outputs without fields in a result. Requests have fewer data than this.
 const MAX_EMPTY_OUTPUTS: usize = 1 << 16;
-/// The maximum length of a field name. The name and the trailing shape are copied to every datum of a batch, so both are limited.
+/// The maximum length of a field name in bytes. The name and the trailing shape are copied to every datum of a batch, so both are limited.
 const MAX_NAME_LEN: usize = 200;
 /// The maximum number of trailing dimensions of a field.
 const MAX_DIMENSIONS: usize = 32;
 
-/// Splits a batch into one tensor per datum, at its byte offsets.
+/// Splits the field `name` of a batch into one tensor per datum. The byte offsets of the tensors are part of the batch.
 fn split(name: &str, batch: &m::BatchedTensor) -> Result<Vec<TensorData>, DecodeError> {
     if name.len() > MAX_NAME_LEN || batch.trailing_shape.len() > MAX_DIMENSIONS {
         return Err(DecodeError::new(format!(
@@ -408,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn request_round_trips() {
+    fn pass_request_round_trips_through_protobuf() {
         assert_eq!(
             PassRequest::from_protobuf(request().to_protobuf().unwrap()).unwrap(),
             request()
@@ -416,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn request_bytes_match_the_schema() {
+    fn pass_request_bytes_match_the_protobuf_schema() {
         let data = vec![Datum::new(vec![5]).with("target_tokens", vec![6i64])];
         let request = PassRequest {
             model_id: "m".into(),
@@ -467,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn output_round_trips() {
+    fn pass_output_round_trips_through_protobuf() {
         assert_eq!(
             ForwardBackwardOutput::from_protobuf(output().to_protobuf()).unwrap(),
             output()
@@ -475,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn batched_record_is_split_at_its_offsets() {
+    fn batched_tensor_is_split_at_its_offsets() {
         let data: Vec<u8> = [1.0f32, 2.0, 3.0]
             .iter()
             .flat_map(|x| x.to_le_bytes())
@@ -550,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_messages_do_not_panic() {
+    fn truncated_pass_messages_do_not_panic() {
         let (request, output) = (request().to_protobuf().unwrap(), output().to_protobuf());
         for len in 0..request.len() {
             let _ = PassRequest::from_protobuf(request.slice(..len));

@@ -191,12 +191,12 @@ impl Sessions {
     /// If the session is unknown.
     pub(crate) fn info(&self, id: &str) -> Result<SessionInfo, Refusal> {
         let session = self.known(id)?;
-        Ok(SessionInfo {
-            training_run_ids: session.model_ids.clone(),
-            sampler_ids: session.sampler_ids.clone(),
-            user_metadata: Some(session.user_metadata.clone()),
-            display_name: session.display_name.clone(),
-        })
+        let mut info = SessionInfo::default();
+        info.training_run_ids = session.model_ids.clone();
+        info.sampler_ids = session.sampler_ids.clone();
+        info.user_metadata = Some(session.user_metadata.clone());
+        info.display_name = session.display_name.clone();
+        Ok(info)
     }
 
     /// Returns the project of a session.
