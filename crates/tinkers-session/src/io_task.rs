@@ -1,17 +1,15 @@
 //! Runs futures on the I/O runtime, so that they can be awaited on any executor.
 
-use std::future::Future;
-
 use tinkers_core::nesting::NestedMark;
-use tinkers_core::{Error, ErrorKind, Sent, Spawn};
+use tinkers_core::{BoxFuture, Error, ErrorKind, Sent, Spawn};
 use tinkers_futures::catch_unwind;
 use tokio::sync::oneshot;
 
 /// Runs `work` on the I/O runtime, so that its timers and retries do not depend on the caller's executor. Dropping the returned future
-/// cancels `work`.
+/// cancels `work`, which is boxed so that it is no part of the caller's future.
 pub(crate) async fn on_io<T: Send + 'static>(
     spawner: &dyn Spawn,
-    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    work: BoxFuture<'static, Result<T, Error>>,
 ) -> Result<T, Error> {
     let (sender, receiver) = oneshot::channel();
     // If a transport layer makes this call inside another request, that request waits for this call.

@@ -44,14 +44,14 @@ impl Session {
     pub async fn open(parts: SessionParts, options: SessionOptions) -> Result<Arc<Self>, Error> {
         options.check()?;
         let spawner = Arc::clone(&parts.spawner);
-        on_io(&*spawner, async move {
+        let work = Box::pin(async move {
             let mut caller = caller(&parts, &options);
             let negotiated = negotiate(&mut caller, &parts.endpoint, &options)
                 .await
                 .map_err(|error| error.with_operation(OPERATION))?;
             Ok(Arc::new(Self::start(parts, options, caller, negotiated)))
-        })
-        .await
+        });
+        on_io(&*spawner, work).await
     }
 
     fn start(

@@ -69,7 +69,7 @@ impl Session {
 
     /// Makes a call on the I/O runtime, and fails with `Timeout` when the deadline of the call passes.
     pub(crate) async fn call_on_io(&self, caller: Caller, call: Call) -> Result<Accepted, Error> {
-        let work = async move {
+        let work = Box::pin(async move {
             let (deadline, operation) = (call.deadline, call.operation);
             let Some(at) = deadline else {
                 return caller.call(call).await;
@@ -83,7 +83,7 @@ impl Session {
                     None => error,
                 })
             })
-        };
+        });
         on_io(&*self.spawner, work).await
     }
 }

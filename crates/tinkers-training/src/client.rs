@@ -376,10 +376,7 @@ impl TrainingClient {
         });
         self.calls
             .queue_one(operation, RequestKind::LoadWeights, load, |path| {
-                Ok(LoadedWeights {
-                    path: Some(path),
-                    model_id: None,
-                })
+                Ok(LoadedWeights::new(path))
             })
     }
 }

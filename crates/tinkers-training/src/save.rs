@@ -76,7 +76,7 @@ impl SaveState {
         let request = body.validate().map(|()| SaveStateRequest(body));
         let request = request.map_err(Error::from);
         calls.single(operation, RequestKind::SaveWeights, request, |path| {
-            Ok(SavedWeights { path })
+            Ok(SavedWeights::new(path))
         })
     }
 }
@@ -159,10 +159,7 @@ impl SaveForSampler {
         let request = request_for_sampler(body, || calls.session().next_sampling_seq());
         let kind = RequestKind::SaveWeightsForSampler;
         calls.queue_one(operation, kind, request, |path| {
-            Ok(SavedSamplerWeights {
-                path: Some(path),
-                sampling_session_id: None,
-            })
+            Ok(SavedSamplerWeights::named(path))
         })
     }
 }

@@ -286,6 +286,11 @@ impl ServiceClientBuilder {
     /// `Protocol` if it is not a Tinker server; the first request is not retried, so a wrong address fails at once. Otherwise the errors
     /// that the server returns.
     pub async fn connect(self) -> Result<ServiceClient> {
+        // The builder can be awaited directly, too. The future is boxed there, since it is large and would be part of all callers' futures.
+        self.await
+    }
+
+    pub(crate) async fn open(self) -> Result<ServiceClient> {
         let variables = (self.environment)();
         let (base_url, url_variable) = match (&self.base_url, variables.base_url()) {
             (Some(given), _) => (given.as_str(), None),
@@ -368,8 +373,7 @@ impl ServiceClientBuilder {
         let mut options = self.session;
         options.tags = self.tags.unwrap_or(variables.tags);
         options.project_id = options.project_id.or(variables.project_id);
-        // Boxed, since it is large and would be part of the futures of all callers.
-        let session = Box::pin(Session::open(parts, options)).await?;
+        let session = Session::open(parts, options).await?;
         Ok(ServiceClient::from_session(session))
     }
 }

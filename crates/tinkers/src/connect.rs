@@ -43,6 +43,6 @@ impl IntoFuture for ServiceClientBuilder {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.connect())
+        Box::pin(self.open())
     }
 }

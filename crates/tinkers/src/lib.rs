@@ -49,8 +49,8 @@ pub use tinkers_training::{
     CreateLoraTrainingClient, CreateTrainingClientFromState, SaveForSampler, SaveState,
     TrainingClient,
 };
-pub use tinkers_transport::{TokioClock, block_on};
 pub use tinkers_transport::{ClassConnectionLimits, HttpVersions, ProxyConfig};
+pub use tinkers_transport::{TokioClock, block_on};
 pub use tinkers_wire as wire;
 pub use tinkers_wire::{
     AdamParams, Capabilities, Chunk, CsrIndices, DType, Datum, FailureCategory, FinishReason,

@@ -22,7 +22,7 @@ fn byte_offset(document: &DeTable<'_>, rule: Option<usize>, field: Option<&str>)
         return find_key(document, field?).map(|(start, _)| start);
     };
     let (_, rules) = find_key(document, "rule")?;
-    let rule = rules.as_array()?.iter().nth(number.checked_sub(1)?)?;
+    let rule = rules.as_array()?.get(number.checked_sub(1)?)?;
     let found = field.and_then(|field| find_key(rule.get_ref().as_table()?, field));
     Some(found.map_or_else(|| rule.span().start, |(start, _)| start))
 }
