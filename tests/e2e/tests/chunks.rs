@@ -120,7 +120,7 @@ async fn model_can_be_recovered_if_all_sent_chunks_were_rejected() {
     let pass = training.forward_backward(data(4), LossFn::CrossEntropy);
     let error = pass.await.unwrap_err();
     assert_contains(&error, &["2 failed", "accepted []", "[3, 4] are in flight"]);
-    assert_contains(&training.recover().unwrap_err(), &["have not ended"]);
+    assert_contains(&training.recover().unwrap_err(), &["still in flight"]);
     wait_until(&harness, || training.recover().is_ok()).await;
     step(&training).await.unwrap();
     assert_eq!(submissions(&harness).last().unwrap().seq_id, Some(1));
