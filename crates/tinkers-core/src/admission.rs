@@ -92,6 +92,7 @@ pub struct AdmissionRequest {
 
 /// The position at which a request enters the queue of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "admissions handle each position")]
 pub enum Readmission {
     /// The end of the queue.
     New,
@@ -127,6 +128,7 @@ impl Admitted {
 
 /// The outcome of an attempt, as reported to the limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "admissions handle each outcome")]
 pub enum AttemptOutcome {
     /// The server accepted the request. The caller holds the in-flight permit until the result is available.
     Accepted,

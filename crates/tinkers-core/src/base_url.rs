@@ -9,6 +9,7 @@ use crate::error::Error;
 
 /// The scheme of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "HTTP has these schemes")]
 pub enum Scheme {
     /// `http`: plain TCP.
     Http,

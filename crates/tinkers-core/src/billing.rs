@@ -24,6 +24,7 @@ struct Incident {
 
 /// The action after a 402 response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "callers handle each action")]
 pub enum BillingAction {
     /// Wait for this time, then send the request again.
     Pause(Duration),

@@ -12,6 +12,7 @@ use crate::response::HttpResponse;
 
 /// The action for a response, depending on its status and body. [`StatusAction::of`] has an action for every status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "callers handle each action")]
 pub enum StatusAction {
     /// Take the response as a success.
     Take,
@@ -33,6 +34,7 @@ pub enum StatusAction {
 
 /// The kind of a request, as distinguished by the table of actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the retry table covers each kind")]
 pub enum ExchangeKind {
     /// A request that submits work, or asks for the state of the server.
     Submission,
@@ -94,6 +96,7 @@ fn has_api_error(response: &HttpResponse) -> bool {
 
 /// The action for a response to a submission: the action of the table, and the data that a retry needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "callers handle each action")]
 pub enum RetryAction {
     /// Take the response as a success.
     Accept,
@@ -122,6 +125,7 @@ pub enum RetryAction {
 
 /// Whether a server may have applied a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "callers handle each case")]
 pub enum Applied {
     /// The server did not apply the request.
     No,
@@ -330,6 +334,7 @@ pub struct CallPolicy {
 
 /// The action after an attempt that may have been applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "there are two policies")]
 pub enum WhenMaybeApplied {
     /// Send the request again, since the server deduplicates it, or applying it twice is harmless.
     Repeat,

@@ -9,6 +9,10 @@ use crate::error::{Error, Result};
 
 /// The tokenizer of a model.
 #[derive(Debug)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "the engine handles each kind of text"
+)]
 pub enum Text {
     /// A tokenizer whose tokens below 256 are bytes. All other tokens decode to nothing.
     Bytes,

@@ -35,6 +35,7 @@ pub struct PassResult {
 
 /// Whether a pass over the model computes losses only, or gradients too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a pass has these modes")]
 pub enum Mode {
     /// Computes losses only.
     Forward,

@@ -21,6 +21,10 @@
 //! | the tokens of the retry budget | draws and credits | draws | below zero, above the capacity | `loom_budgets`: `draws_and_credits_of_retry_tokens_balance` |
 //! | all words for one request | admission, rollback, end of the attempt | waiters | a charge that remains after a refusal, an admission after a visible refusal, a rollback that serves no waiter | `loom_constraints` |
 //! | counters of lost exchanges | lost exchanges | tests | Relaxed; no decision depends on them | none needed |
+#![expect(
+    clippy::exhaustive_enums,
+    reason = "the dispatcher handles each decision of the limits"
+)]
 
 mod adaptive_limit;
 mod backoff;

@@ -150,6 +150,7 @@ pub enum Work {
 
 /// Whether a save replaces an existing checkpoint at the same path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a boolean with a name")]
 pub enum Overwrite {
     /// An existing checkpoint makes the save fail.
     Refuse,
@@ -159,6 +160,10 @@ pub enum Overwrite {
 
 /// The weights that a sample is drawn from.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "engines handle each kind of weights"
+)]
 pub enum SamplerWeights {
     /// The weights of a base model, by name.
     Base(String),

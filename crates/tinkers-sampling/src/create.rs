@@ -16,6 +16,7 @@ const ORPHAN: &str = "the response to an attempt was lost; the server may keep a
 
 /// The weights from which a sampler samples.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the protocol has these sources")]
 pub enum SamplerSource {
     /// A base model with this name, such as `Qwen/Qwen3-8B`.
     BaseModel(String),

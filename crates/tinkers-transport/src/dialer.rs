@@ -114,7 +114,7 @@ impl<R> Dialer<R> {
     }
 }
 
-impl<R> Dialer<R>
+impl<R: Sync> Dialer<R>
 where
     HttpConnector<R>: Service<Uri, Response = TokioIo<TcpStream>> + Clone + Send + 'static,
     <HttpConnector<R> as Service<Uri>>::Error: std::error::Error + Send + Sync + 'static,

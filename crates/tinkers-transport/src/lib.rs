@@ -1,6 +1,5 @@
 //! The HTTP client of tinkers, on hyper.
 #![doc = include_str!("../README.md")]
-#![warn(clippy::exhaustive_enums)]
 
 mod block_on;
 mod builder;

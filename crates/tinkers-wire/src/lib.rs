@@ -1,6 +1,5 @@
 //! Request and response bodies, ids and paths of the Tinker API, in JSON and protobuf.
 #![doc = include_str!("../README.md")]
-#![warn(clippy::exhaustive_enums)]
 
 mod chunk_json;
 mod config;

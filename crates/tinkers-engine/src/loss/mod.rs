@@ -17,6 +17,7 @@ pub(crate) use report::{Report, metrics};
 ///
 /// In the formulas, `p` is the log-probability of a target, `q` that of the sampler, `A` the advantage, and `r = exp(p - q)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "the engine computes each loss")]
 pub enum LossFunction {
     /// The weighted cross-entropy, `-p · weight`.
     CrossEntropy,
@@ -44,6 +45,10 @@ pub struct Clip {
 
 /// The inputs of a loss besides the log-probabilities of the model.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "the engine reads the inputs of each loss"
+)]
 pub enum LossInputs {
     /// One weight for each target, for `cross_entropy`.
     Weights(Vec<f32>),

@@ -11,6 +11,7 @@ use crate::engine::{EngineError, Outcome};
 
 /// The encoding of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "the protocol has these encodings")]
 pub enum Form {
     /// JSON.
     Json,
