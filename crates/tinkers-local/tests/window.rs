@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Method;
@@ -25,7 +26,7 @@ struct Sampler {
     server: TestServer,
     held: Arc<HeldEngine>,
     id: String,
-    next: std::cell::Cell<u64>,
+    next: AtomicU64,
 }
 
 impl Sampler {
@@ -36,12 +37,12 @@ impl Sampler {
             server,
             held,
             id,
-            next: std::cell::Cell::new(0),
+            next: AtomicU64::new(0),
         }
     }
 
     async fn submit(&self) -> Response {
-        let number = self.next.replace(self.next.get() + 1);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.server.post("asample", sample(&self.id, number)).await
     }
 

@@ -51,6 +51,7 @@ impl Scene {
     }
 
     /// Retries until the server responds, with outage detection if `detect_outages` is set. Returns the time of the response.
+    #[expect(clippy::future_not_send, reason = "the tests run on one thread")]
     async fn ask(self: Rc<Self>, detect_outages: bool) -> Timestamp {
         for failures in 0_u32.. {
             let sent_at = self.clock.now();
