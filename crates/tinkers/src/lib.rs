@@ -37,8 +37,8 @@ pub use tinkers_core::{
     Stalled, Timeouts, Timestamp,
 };
 pub use tinkers_dispatch::{
-    ClassCounts, ClassSettings, ClassSnapshot, GateSnapshot, LimiterEvent, LimiterEvents,
-    LimiterSettings, LimiterSnapshot, Rate,
+    ClassCounts, ClassSettings, ClassSnapshot, GateSnapshot, LimitChange, LimiterEvent,
+    LimiterEvents, LimiterSettings, LimiterSnapshot, Rate,
 };
 pub use tinkers_futures::ApiFuture;
 pub use tinkers_sampling::{
