@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn remaining_time_is_hidden_before_the_first_step() {
+    fn progress_hides_the_remaining_time_before_the_first_step() {
         for columns in [20, 200] {
             let template = bar_template(columns, false);
             assert!(

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_dir_is_created_or_named_in_the_error() {
+    fn missing_data_dir_is_created_and_invalid_data_dir_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let created = data_dir(Some(&dir.path().join("a/b"))).unwrap();
         assert!(created.is_absolute() && created.is_dir());

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn clipping_scales_all_gradients_by_the_global_norm() {
+    fn gradient_clipping_scales_all_gradients_by_the_global_norm() {
         let with = AdamWParams {
             grad_clip_norm: 1.0,
             ..AdamWParams::default()
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn first_step_with_zero_gradients_changes_no_weight() {
+    fn first_adamw_step_with_zero_gradients_changes_no_weight() {
         let mut params = param(&[1.0]);
         let mut adam = AdamW::new(&params);
         let report = adam.step(&mut params, &[vec![0.0]], &AdamWParams::default());

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn chosen_model_name_keeps_the_derived_names_as_aliases() {
+    fn names_derived_from_the_path_are_aliases_of_the_chosen_model_name() {
         let names = Names::of_dir(Path::new("/x/a/b")).unwrap().listed_as("c/d");
         assert_eq!(names.name, "c/d");
         assert_eq!(names.aliases, ["b", "a/b"]);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn each_changed_value_changes_the_fingerprint() {
+    fn changing_any_setting_or_weight_changes_the_fingerprint() {
         let config = testing::config("qwen3");
         let weights = |change: Option<f32>| {
             let mut all = testing::weights(&config);

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directory_lock_is_exclusive_and_released_on_drop() {
+    fn directory_lock_is_exclusive_until_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let first = DirLock::take(&data).unwrap();

@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn learning_rate_warms_up_and_decays() {
+    fn pretraining_learning_rate_warms_up_and_decays() {
         let schedule = Schedule {
             peak: 1.0,
             warmup: 10,

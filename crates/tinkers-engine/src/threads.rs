@@ -210,7 +210,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn parallel_results_are_consumed_in_job_order() {
+    fn results_of_parallel_jobs_are_consumed_in_job_order() {
         let threads = Threads::new(3).unwrap();
         let mut got = Vec::new();
         threads
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn error_of_a_job_is_returned() {
+    fn error_of_a_parallel_job_is_returned() {
         let threads = Threads::new(2).unwrap();
         let job = |i| {
             if i == 3 { Err(Error::Closed) } else { Ok(i) }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn number_of_unconsumed_results_is_bounded() {
+    fn number_of_unconsumed_parallel_results_is_bounded() {
         struct Counted<'a>(&'a AtomicUsize);
         impl Drop for Counted<'_> {
             fn drop(&mut self) {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_in_a_job_or_consumer_is_propagated() {
+    fn panic_in_a_parallel_job_or_result_consumer_is_propagated() {
         let threads = Threads::new(3).unwrap();
         for in_consumer in [false, true] {
             let panics = |at: usize, here: bool| assert!(at != 7 || !here, "on purpose");
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn error_of_the_consumer_is_returned() {
+    fn error_of_the_parallel_result_consumer_is_returned() {
         let threads = Threads::new(2).unwrap();
         let mut consumed = 0;
         let consume = |index, ()| {

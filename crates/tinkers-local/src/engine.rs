@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_job_callback_reports_one_error() {
+    fn dropped_engine_job_callback_reports_one_error() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let done = || {
             let seen = Arc::clone(&seen);

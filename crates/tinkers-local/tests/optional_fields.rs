@@ -168,7 +168,7 @@ async fn unnamed_save_gets_an_unused_name() {
 }
 
 #[tokio::test]
-async fn load_without_optimizer_restores_only_weights() {
+async fn loading_without_optimizer_state_restores_only_weights() {
     let server = test_server();
     let session = server.create_session().await;
     let model = server.create_model_in(&session, 0).await;

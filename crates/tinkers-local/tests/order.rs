@@ -168,7 +168,7 @@ async fn requests_without_a_sequence_number_run_on_arrival() {
 }
 
 #[tokio::test]
-async fn failed_operation_does_not_block_the_next_one() {
+async fn failed_operation_does_not_block_the_next_operation() {
     let (server, held) = held_server();
     let session = server.create_session().await;
     let create = server.call("create_model", create_model(&session, 0)).await;
@@ -224,7 +224,7 @@ async fn request_duplicated_by_a_proxy_is_applied_once() {
 }
 
 #[tokio::test]
-async fn ten_thousand_queued_requests_do_not_grow_the_stack() {
+async fn ten_thousand_queued_requests_do_not_overflow_the_stack() {
     let server = test_server();
     let model = server.create_model().await;
     for seq_id in (2..=10_000).rev() {

@@ -103,7 +103,7 @@ async fn consecutive_refused_sequence_numbers_are_skipped() {
 }
 
 #[tokio::test]
-async fn requests_fail_if_a_lower_number_is_refused_after_them() {
+async fn requests_fail_if_a_lower_sequence_number_is_refused_later() {
     let server = test_server();
     let model = server.create_model().await;
     let mut bad = backward(&model, 1);
@@ -227,7 +227,7 @@ async fn sequence_number_of_unauthenticated_request_is_not_skipped() {
 }
 
 #[tokio::test]
-async fn save_under_an_existing_name_fails_and_uses_up_its_number() {
+async fn save_under_an_existing_name_uses_up_its_sequence_number() {
     let server = test_server();
     let model = server.create_model().await;
     for (route, first) in [("save_weights", 1), ("save_weights_for_sampler", 4)] {
@@ -261,7 +261,7 @@ async fn is_still_pending<F: Future>(poll: &mut Pin<&mut F>) -> bool {
 }
 
 #[tokio::test]
-async fn requests_waiting_for_a_missing_number_time_out() {
+async fn requests_waiting_for_a_missing_sequence_number_time_out() {
     let server = test_server();
     let model = server.create_model().await;
     let bound = server.config().gap_timeout;
@@ -316,7 +316,7 @@ async fn missing_sequence_number_may_arrive_within_the_timeout() {
 }
 
 #[tokio::test]
-async fn sequence_number_of_a_faulted_request_is_not_skipped() {
+async fn sequence_number_of_a_request_with_a_fault_is_not_skipped() {
     let server = test_server();
     let model = server.create_model().await;
     let bound = server.config().gap_timeout;

@@ -52,7 +52,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn bare_loop_sends_the_same_requests_as_the_client() {
+fn plain_hyper_loop_sends_the_same_requests_as_the_client() {
     for http2 in [false, true] {
         let journal = Journal::new();
         let server = serve(journal.clone());

@@ -110,7 +110,7 @@ fn server_of_the_json_strict_dialect_passes_all_conformance_checks() {
 }
 
 #[test]
-fn suite_detects_a_forward_pass_that_adds_gradients() {
+fn negative_control_forward_pass_that_adds_gradients_is_detected() {
     let layer: Layer = |inner| Arc::new(ForwardAsBackward(inner));
     let report = suite(Dialect::json_strict(), layer, &["forward"]);
     assert!(!report.passed(), "{report}");
@@ -123,7 +123,7 @@ fn suite_detects_a_forward_pass_that_adds_gradients() {
 }
 
 #[test]
-fn suite_detects_optimizer_steps_without_effect() {
+fn negative_control_optimizer_step_without_effect_is_detected() {
     let layer: Layer = |inner| Arc::new(ZeroLearningRate(inner));
     let report = suite(Dialect::tinker(), layer, &["train_loss_falls", "order"]);
     assert!(!report.passed(), "{report}");
@@ -132,7 +132,7 @@ fn suite_detects_optimizer_steps_without_effect() {
 }
 
 #[test]
-fn suite_detects_a_duplicate_request_that_is_applied_twice() {
+fn negative_control_duplicate_request_applied_twice_is_detected() {
     let note = |dialect| {
         let report = suite(dialect, |inner| inner, &["idempotent_retry"]);
         assert!(report.passed(), "{report}");

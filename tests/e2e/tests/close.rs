@@ -269,7 +269,7 @@ fn operations<'a>(source: &'a str, types: &[&str]) -> BTreeSet<&'a str> {
 }
 
 #[test]
-fn every_operation_has_a_close_test() {
+fn every_client_operation_is_tested_against_close() {
     let builders = [
         include_str!("../../../crates/tinkers-training/src/create.rs"),
         include_str!("../../../crates/tinkers-training/src/save.rs"),
@@ -357,7 +357,7 @@ async fn operations_after_close_fail_and_send_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_ends_a_creation_between_its_two_requests() {
+async fn close_ends_a_model_creation_between_its_two_requests() {
     let fixture = Fixture::new().await;
     let info_requests = Rule::on(routes::GET_INFO).always();
     let faults = &fixture.harness.faults;

@@ -73,7 +73,7 @@ async fn retry_after_beyond_the_deadline_fails_samples_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_beyond_the_deadline_fails_a_creation_at_once() {
+async fn retry_after_beyond_the_deadline_fails_a_model_creation_at_once() {
     for route in [
         routes::CREATE_MODEL,
         routes::GET_INFO,
@@ -132,7 +132,7 @@ async fn retry_after_beyond_the_deadline_ends_the_wait_of_training_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_within_the_deadline_is_followed() {
+async fn retry_waits_for_a_retry_after_delay_within_the_deadline() {
     let harness = harness_with_operation_deadline().await;
     let training = model(&harness).await;
     let sampler = harness
@@ -148,7 +148,7 @@ async fn retry_after_within_the_deadline_is_followed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_of_a_503_beyond_the_deadline_fails_at_once() {
+async fn retry_after_of_a_503_beyond_the_deadline_fails_a_call_at_once() {
     let harness = harness_with_operation_deadline().await;
     let sampler = harness
         .service
@@ -199,7 +199,7 @@ async fn moving_submission_queue_resets_the_progress_deadline_of_a_save() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_in_a_submission_queue_without_progress_fail_as_stalled() {
+async fn steps_in_a_stopped_submission_queue_fail_as_stalled() {
     let harness = harness_with_progress_deadline().await;
     let training = model(&harness).await;
     let silent = Fault::delay(1000 * SECOND);

@@ -155,7 +155,7 @@ async fn user_metadata_is_sent_with_the_session() {
 }
 
 #[tokio::test]
-async fn layer_transport_sees_requests() {
+async fn layer_transport_wraps_the_transport_of_all_requests() {
     let (server, recorder, _service) = connect_with(|builder| builder).await;
     recorder.last(routes::CLIENT_CONFIG);
     server.stop();

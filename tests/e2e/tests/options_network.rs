@@ -68,7 +68,7 @@ async fn default_header_is_sent_with_every_request() {
 }
 
 #[tokio::test]
-async fn default_headers_that_the_sdk_sets_are_rejected() {
+async fn default_headers_with_names_reserved_for_the_sdk_are_rejected() {
     let (server, service) = connect_with(|builder| builder).await;
     let training = model_of(&service).await;
     let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
@@ -89,7 +89,7 @@ async fn default_headers_that_the_sdk_sets_are_rejected() {
 }
 
 #[tokio::test]
-async fn default_headers_are_sent_and_not_shown() {
+async fn default_headers_are_sent_but_hidden_in_debug_output() {
     let headers = [("x-one", "hush-1"), ("x-two", "hush-2")];
     let builder = ServiceClient::builder().default_headers(headers);
     let shown = format!("{builder:?}");
@@ -106,7 +106,7 @@ async fn default_headers_are_sent_and_not_shown() {
 }
 
 #[tokio::test]
-async fn user_agent_suffix_is_appended() {
+async fn user_agent_suffix_is_appended_to_the_user_agent_header() {
     let (server, _service) = connect_with(|builder| builder.user_agent_suffix("mine/1.2")).await;
     let agents = values(&server.journal.entries(), "user-agent");
     server.stop();
@@ -159,7 +159,7 @@ async fn error_of_a_sample(
 }
 
 #[tokio::test]
-async fn timeouts_end_a_request_of_their_class() {
+async fn timeouts_apply_to_requests_of_their_route_class() {
     let limits = Timeouts::of(RouteClass::Sample).with_first_byte(30 * MILLISECOND);
     let with_option = |builder: ServiceClientBuilder| {
         let builder = builder.timeouts(RouteClass::Sample, limits);
@@ -277,7 +277,7 @@ async fn connect_with_tls(
 }
 
 #[tokio::test]
-async fn http_versions_restrict_the_negotiation() {
+async fn http_versions_restrict_the_protocol_negotiation_of_tls() {
     let authority = Authority::new();
     for (versions, protocol) in [
         (HttpVersions::Negotiate, "h2"),

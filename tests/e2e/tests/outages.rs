@@ -146,7 +146,7 @@ async fn samples_resume_after_an_outage_with_an_empty_retry_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_resume_after_an_outage() {
+async fn optimizer_steps_resume_after_an_outage() {
     let fixture = Fixture::new(LocalConfig::default()).await;
     let mut models = Vec::new();
     for _ in 0..4 {
@@ -162,7 +162,7 @@ async fn steps_resume_after_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn results_arrive_after_an_outage_of_polls() {
+async fn results_arrive_soon_after_an_outage_of_the_poll_routes() {
     for session_polls in [true, false] {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;
@@ -190,7 +190,7 @@ async fn results_arrive_after_an_outage_of_polls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_polls_resume_after_an_outage_without_results() {
+async fn all_polls_resume_after_an_outage_even_if_no_result_is_ready() {
     let mut config = LocalConfig::default();
     config.long_poll = Duration::from_millis(100);
     let fixture = Fixture::with(Duration::from_secs(3600), config, SessionOptions::default()).await;

@@ -119,7 +119,7 @@ async fn missing_folder_is_not_reported_as_a_name_conflict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_calls_succeed_after_a_rejected_save_or_forward_pass() {
+async fn rejected_save_or_forward_pass_lets_later_calls_succeed() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let rejection = Fault::status(StatusCode::FORBIDDEN, "no");
@@ -139,7 +139,7 @@ async fn later_calls_succeed_after_a_rejected_save_or_forward_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_calls_fail_after_a_rejected_step_load_or_backward_pass() {
+async fn rejected_step_load_or_backward_pass_makes_later_calls_fail() {
     for verb in ["optim_step", "load_state", "forward_backward"] {
         let harness = Harness::start().await;
         let training = model(&harness).await;
@@ -171,7 +171,7 @@ async fn later_calls_fail_after_a_rejected_step_load_or_backward_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_calls_fail_after_a_save_with_an_unknown_outcome() {
+async fn save_with_an_unknown_outcome_makes_later_calls_fail() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let final_500 = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, "broken").with_header(
@@ -195,7 +195,7 @@ fn accept_second_save(harness: &Harness) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_that_conflicts_with_the_first_attempt_of_a_save_succeeds() {
+async fn retried_save_with_the_name_of_its_own_first_attempt_succeeds() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     // The reply is lost, the list does not show the save yet, and the retry ends as a failed
@@ -217,7 +217,7 @@ async fn retry_that_conflicts_with_the_first_attempt_of_a_save_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_that_conflicts_with_an_older_save_fails() {
+async fn retried_save_with_the_name_of_an_older_save_fails() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     training.save_state("step-1").await.unwrap();

@@ -57,7 +57,7 @@ fn inject_into_shared_polls(harness: &Harness, fault: Fault) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_402_to_a_poll_delays_the_next_and_counts_as_progress() {
+async fn status_402_delays_the_next_poll_and_counts_as_progress() {
     let (harness, sampler) = start().await;
     let began = harness.server.time().now();
     let unpaid = Rule::on(routes::RETRIEVE_FUTURES).times(200);
@@ -70,7 +70,7 @@ async fn status_402_to_a_poll_delays_the_next_and_counts_as_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sample_whose_polls_all_fail_ends_as_stalled_with_its_phase() {
+async fn sample_fails_as_stalled_in_the_poll_phase_if_all_polls_fail() {
     let (harness, sampler) = start().await;
     inject_into_shared_polls(&harness, Fault::cut_before());
     let all = Rule::on(routes::RETRIEVE_FUTURE).always();
@@ -102,7 +102,7 @@ async fn sample_missing_in_shared_polls_is_polled_individually() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn abandoned_samples_are_acknowledged_and_cancelled() {
+async fn samples_without_a_caller_are_acknowledged_and_cancelled() {
     let (harness, sampler) = start().await;
     let dropped = send(&sampler);
     let cancelled = send(&sampler);
@@ -150,7 +150,7 @@ async fn final_acknowledgement_is_sent_once_and_times_out_after_5_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn accepted_calls_finish_after_close() {
+async fn accepted_calls_finish_after_the_client_is_closed() {
     for session_polls in [true, false] {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;
@@ -178,7 +178,7 @@ async fn accepted_calls_finish_after_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_cancelled_by_close_fail_with_closed() {
+async fn calls_that_closing_the_client_cancels_fail_with_closed() {
     let (harness, sampler) = start().await;
     let training = model(&harness).await;
     let second = Rule::on(routes::ASAMPLE).nth(2);
@@ -301,7 +301,7 @@ async fn duration_with_early_completions(client: ClientModel) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_and_lost_completions_are_delivered_promptly() {
+async fn results_arrive_promptly_if_completions_are_early_or_lost() {
     let took = duration_with_early_completions(ClientModel::Correct).await;
     assert!(took < PROGRESS_DEADLINE / 4, "{took:?}");
     // Negative controls: with either fault, samples wait until they poll individually.
@@ -315,7 +315,7 @@ async fn early_and_lost_completions_are_delivered_promptly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn polls_are_limited_to_4000_and_admitted_in_order() {
+async fn at_most_4000_polls_run_at_once_and_further_polls_start_in_order() {
     use tinkers_core::{AdmissionRequest, Cost, Readmission, RouteClass};
     let harness = Harness::with(setup()).await;
     let transport: Arc<dyn Transport> = Arc::new(InProcess::new(harness.server.clone()));

@@ -146,7 +146,7 @@ async fn http_errors_of_shared_polls_are_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shared_polls_resume_after_a_pause_and_acknowledge_results() {
+async fn shared_polls_resume_after_a_capacity_pause_and_acknowledge_results() {
     let (harness, sampler) = start().await;
     inject_always(
         &harness,
@@ -193,7 +193,7 @@ async fn samples_poll_individually_after_many_transport_failures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn samples_fail_with_not_found_if_the_server_forgot_their_requests() {
+async fn samples_with_request_ids_unknown_to_the_server_fail_as_not_found() {
     let (harness, sampler) = start().await;
     let not_found = || Fault::status(StatusCode::NOT_FOUND, "no such request");
     inject_always(&harness, routes::RETRIEVE_FUTURES, not_found());

@@ -105,7 +105,7 @@ async fn thousand_samples_share_one_poll_and_get_one_result_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn samples_are_polled_individually_without_shared_polls() {
+async fn samples_are_polled_individually_if_shared_polls_are_disabled() {
     let mut config = LocalConfig::default();
     config.session_polls = false;
     let (harness, sampler) = start(config).await;
@@ -115,7 +115,7 @@ async fn samples_are_polled_individually_without_shared_polls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_and_duplicate_polls_do_not_lose_or_double_results() {
+async fn lost_or_repeated_polls_neither_lose_nor_repeat_results() {
     let (harness, sampler) = start(LocalConfig::default()).await;
     let faults = &harness.faults;
     faults.add(

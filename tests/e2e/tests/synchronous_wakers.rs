@@ -93,7 +93,7 @@ impl Wake for RecoveringWaker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_works_inside_the_wake_up_of_a_failed_call() {
+async fn waker_of_a_failed_call_may_call_recover() {
     for route in [routes::OPTIM_STEP, routes::SAVE_WEIGHTS] {
         let harness = Harness::start().await;
         let service = synchronous_client(&harness).await;

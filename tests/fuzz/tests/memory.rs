@@ -66,7 +66,7 @@ fn parses_json(target: &Target) -> bool {
 
 // This file has only one test, because the allocator counts the memory of the whole process.
 #[test]
-fn memory_use_is_bounded_by_the_input_length() {
+fn memory_use_of_fuzz_targets_is_bounded_by_the_input_length() {
     for target in TARGETS {
         // The seeds include declared lengths of gigabytes, decompression bombs, deep nesting, and
         // numbers with 100,000 digits.

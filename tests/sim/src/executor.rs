@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_advances_when_idle_and_seed_determines_task_order() {
+    fn clock_advances_when_no_task_is_ready_and_seed_sets_task_order() {
         let order = |seed| {
             let (executor, clock) = executor(seed);
             let completed = Arc::new(Mutex::new(Vec::new()));
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn aborted_task_counts_until_its_future_is_dropped() {
+    fn aborted_task_is_counted_until_its_future_is_dropped() {
         for seed in 0..50 {
             let (executor, clock) = executor(seed);
             executor.delay_client_tasks(Duration::from_secs(1));

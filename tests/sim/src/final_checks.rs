@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_find_reordered_and_repeated_operations() {
+    fn final_checks_find_reordered_and_repeated_operations() {
         let first = ModelOp::ForwardBackward(1, 0);
         let second = ModelOp::ForwardBackward(1, 1);
         let step = ModelOp::OptimStep(2);

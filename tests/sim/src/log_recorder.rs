@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logged_client_errors_without_a_counter_are_found() {
+    fn log_summary_lists_client_errors_that_have_no_counter() {
         let recorder = LogRecorder::default();
         tracing::subscriber::with_default(recorder.clone(), || {
             tracing::debug!(target: "tinkers_session::refresh", recovered_error = "refresh", "as it was");

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn server_options_match_the_case() {
+    fn server_options_match_the_benchmark_case() {
         let case = Case {
             shape: Shape::Walk,
             latency_ms: 200,

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_measurement_is_an_error() {
+    fn missing_benchmark_measurement_is_an_error() {
         let report = serde_json::json!({
             "cpu_us_per_request": 1.0, "requests_per_second": 2.0, "connections": 3,
             "latency_ms": { "p50": 4.0, "p99": 5.0 },

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_rejections_miss_the_target() {
+    fn benchmark_case_with_too_many_rejections_misses_its_target() {
         let mut counts = counts();
         counts["refused"] = 51.into();
         let outcome = Outcome::new(fixed(), &counts, Some(vec![10.0])).unwrap();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_server_count_is_an_error() {
+    fn missing_counter_of_the_benchmark_server_is_an_error() {
         for name in ["accepted", "refused", "levels", "events", "last_end_ms"] {
             let mut counts = counts();
             counts.as_object_mut().unwrap().remove(name);

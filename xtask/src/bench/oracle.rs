@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn ideal_client_fills_a_raised_limit_and_waits_for_a_lowered_one() {
+    fn ideal_client_fills_a_raised_limit_and_obeys_a_lowered_limit() {
         // One sample starts at 0 and three start at 50. The first completes at 100, when the fifth
         // starts.
         let growing = levels(&[(0.0, 1), (50.0, 4)]);

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn quantile_is_one_of_the_numbers() {
+    fn quantile_is_one_of_the_measured_values() {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.0));

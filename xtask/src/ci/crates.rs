@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_crates_are_counted_once() {
+    fn repeated_crates_in_cargo_tree_are_counted_once() {
         let tree = "tinkers v0.1.0 (dir)\nbase64 v0.22.1\nbase64 v0.23.1\nbase64 v0.22.1 (*)\n\n";
         assert_eq!(count(tree), 3);
     }

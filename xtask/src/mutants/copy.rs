@@ -84,7 +84,7 @@ mod tests {
     use crate::environment;
 
     #[test]
-    fn refresh_restores_mutated_files_and_deletes_unknown_ones() {
+    fn refresh_of_the_copy_restores_mutated_and_deletes_unknown_files() {
         let copy = std::env::temp_dir().join(format!("tinkers-copy-{}", std::process::id()));
         let root = environment::root();
         std::fs::create_dir_all(copy.join("crates")).unwrap();

@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_are_expanded_in_every_argument() {
+    fn placeholders_in_client_command_arguments_are_expanded() {
         let options = Options {
             server: Server::Local,
             keep: false,

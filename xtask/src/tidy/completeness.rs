@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_need_no_example_and_test_packages_need_nothing() {
+    fn programs_need_no_example_and_test_packages_no_readme() {
         let program = Package {
             has_library: false,
             examples: Vec::new(),

@@ -105,7 +105,7 @@ mod tests {
     const ROOT: (&str, &str) = ("lib.rs", "mod a;\nmod b;\nmod c;\npub use a::A;\n");
 
     #[test]
-    fn imports_in_one_direction_are_no_cycle() {
+    fn imports_in_one_direction_are_no_import_cycle() {
         let b = "use crate::A; pub struct B; fn f() { crate::c::g() }";
         let files = [
             ROOT,
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn cycle_of_three_files_is_found_in_every_form_of_use() {
+    fn import_cycle_of_three_files_is_found_in_every_form_of_use() {
         for (in_a, in_b) in [
             ("use crate::b::B;", "use crate::c::{self, C as D};"),
             (
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn parent_and_child_may_use_each_other_but_siblings_may_not() {
+    fn parent_and_child_modules_may_use_each_other_but_siblings_may_not() {
         let parent = "mod x; mod y; use x::X; pub struct P; use y::Y;";
         let x = "use super::P; pub struct X;";
         let files = |y| {

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn file_length_is_limited_without_counting_tests() {
+    fn source_file_length_is_limited_without_counting_tests() {
         let body = "//! A module.\n".to_owned() + &"fn f() {}\n".repeat(499);
         assert_eq!(found(&body), Vec::<String>::new());
         assert!(found(&format!("{body}fn f() {{}}\n"))[0].contains("501 lines"));

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn exempted_dependency_that_is_used_is_a_violation() {
+    fn needless_exemption_of_a_used_dependency_is_a_violation() {
         let listed = [("matrixmultiply", Kind::Normal)];
         assert_eq!(found("tinkers-engine", &listed, &[]), [""; 0]);
         let files = [(

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrency_is_at_most_the_number_of_requests() {
+    fn bench_concurrency_is_at_most_the_number_of_requests() {
         let concurrency = |line: &str| {
             let line = format!("sample --base-url http://h --requests 7 {line}");
             match parse_load(&line).unwrap() {

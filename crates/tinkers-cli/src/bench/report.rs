@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_reported_in_milliseconds() {
+    fn bench_latencies_are_reported_in_milliseconds() {
         let mut micros = Histogram::new(3).unwrap();
         for value in 1..=1000 {
             micros.record(value * 1000).unwrap();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_load_has_cpu_time_but_no_latency() {
+    fn report_of_a_failed_bench_load_has_cpu_time_but_no_latency() {
         let report = Report {
             load: "sample",
             server: "http://h".to_owned(),

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn epoch_visits_each_sequence_once_in_seeded_order() {
+    fn training_epoch_visits_each_sequence_once_in_seeded_order() {
         let tokens: Vec<u32> = (0..1001).collect();
         let starts = |seed| {
             let mut batches = Batches::new(&tokens, 10, 99, seed).unwrap();

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_are_the_first_words_of_paragraphs() {
+    fn quickstart_prompts_are_the_first_words_of_paragraphs() {
         let text = "one two three four five six\n\nseven\n\n\n\neight nine\n\nten\n\n";
         assert_eq!(
             prompts(text),

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn identical_text_blocks_are_in_the_same_part() {
+    fn identical_text_blocks_are_all_training_or_all_held_out() {
         let once: String = (0..64).map(|i| format!("block number {i}\n\n")).collect();
         let again = once.replace("block number", "block\n  number");
         let single = split(&once);

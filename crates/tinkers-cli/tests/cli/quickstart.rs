@@ -111,7 +111,7 @@ fn zero_learning_rate_leaves_loss_and_samples_unchanged() {
 }
 
 #[test]
-fn output_without_a_terminal_is_plain_lines() {
+fn quickstart_output_without_a_terminal_is_plain_lines() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let outcome = small(home.path(), &["--data-dir", data.to_str().unwrap()]);

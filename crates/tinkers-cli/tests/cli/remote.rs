@@ -59,7 +59,7 @@ fn quickstart_over_http_never_logs_the_api_key() {
 }
 
 #[test]
-fn rejected_api_key_is_reported_with_the_status() {
+fn error_for_a_rejected_api_key_contains_the_http_status() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path());
     let wrong = [

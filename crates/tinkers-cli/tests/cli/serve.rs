@@ -52,7 +52,7 @@ fn server_listens_on_the_printed_url_and_ends_on_a_signal() {
 
 #[cfg(unix)]
 #[test]
-fn dialect_option_imitates_another_server() {
+fn serve_imitates_the_server_named_by_the_dialect_option() {
     let home = tempfile::tempdir().unwrap();
     let (server, url) = scripted(home.path(), &["--dialect", "skyrl"]);
     let sessions = fetch(&url, "/api/v1/sessions");

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn only_temporary_files_of_saves_are_removed() {
+    fn cleanup_removes_only_temporary_files_of_saves() {
         let dir = tempfile::tempdir().unwrap();
         let own = temporary_path(&dir.path().join("a.safetensors"));
         let foreign = [".a.tmp", "a.safetensors.tmp", ".notes", "b.safetensors"];

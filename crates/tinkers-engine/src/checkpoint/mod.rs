@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_files_are_removed_and_truncated_files_refused() {
+    fn opening_a_store_removes_temporary_and_refuses_truncated_files() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.save(&key("a"), &saved(1, "one")).unwrap();

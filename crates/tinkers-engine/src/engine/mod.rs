@@ -419,7 +419,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advice_is_given_for_a_build_without_optimization() {
+    fn engine_advises_against_a_build_without_optimization() {
         assert!(advice_on_build("0").unwrap().contains("opt-level = 3"));
         assert_eq!(advice_on_build("3"), None);
     }
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn panicking_job_fails_and_its_thread_continues() {
+    fn panicking_engine_job_fails_and_its_thread_runs_the_next_job() {
         let dir = tempfile::tempdir().unwrap();
         let engine = ModelEngine::builtin(dir.path()).unwrap();
         let (jobs, queue) = mpsc::channel();

@@ -100,7 +100,7 @@ mod tests {
     use crate::loss::Clip;
 
     #[test]
-    fn metric_means_are_over_sequences_and_sums_over_targets() {
+    fn loss_metrics_are_means_over_sequences_or_sums_over_targets() {
         let loss = LossFunction::Ppo(Clip {
             low: 0.8,
             high: 1.2,

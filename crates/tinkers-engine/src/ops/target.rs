@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn target_probabilities_of_a_row_sum_to_one() {
+    fn probabilities_of_all_target_tokens_in_a_row_sum_to_one() {
         let row = Matrix::new(vec![0.5f32, -3.0, 12.0, 11.0, 0.0], 1, 5);
         let targets = vec![0, 1, 2, 3, 4].into();
         let all = log_probs(&Tape::default(), &Node::constant(row), targets, 5);

@@ -272,7 +272,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn samples_do_not_depend_on_the_batch_size() {
+    fn sampled_tokens_do_not_depend_on_the_batch_size() {
         let base = testing::model("qwen3");
         let lora = testing::lora(base.config());
         let each = KvCache::bytes_of(base.config(), 3 + 20);

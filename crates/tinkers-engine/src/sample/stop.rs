@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn stop_token_ends_a_sample_only_as_the_last_token() {
+    fn stop_token_ends_a_sample_only_if_it_is_the_last_token() {
         let stop = StopConditions::tokens(vec![256, 7]);
         assert!(stop.ends(&[], &[1, 2, 256], &Text::Bytes).unwrap());
         assert!(!stop.ends(&[], &[256, 1], &Text::Bytes).unwrap());

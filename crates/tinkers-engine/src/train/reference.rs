@@ -149,7 +149,7 @@ impl Reference {
 }
 
 #[test]
-fn passes_agree_with_automatic_differentiation() {
+fn training_passes_agree_with_automatic_differentiation() {
     for family in ["llama", "qwen2", "qwen3"] {
         let base = testing::model(family);
         let lora = testing::lora(base.config());

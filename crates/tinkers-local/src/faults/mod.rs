@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn times_limits_the_number_of_faults_of_a_rule() {
+    fn times_field_limits_the_number_of_faults_of_a_rule() {
         let faults = Faults::new();
         faults.add(Rule::on("/a").nth(2), Fault::empty_400());
         faults.add(Rule::on("/a").times(3), Fault::gone());
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn same_requests_get_the_same_faults() {
+    fn same_sequence_of_requests_gets_the_same_faults() {
         let run = |seed| {
             let faults = Faults::new();
             faults.add(

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fault_selection_follows_the_seed_and_the_probability() {
+    fn fault_selection_depends_on_the_seed_and_the_probability() {
         let numbers = SplitMix::new(11);
         let rule = Rule::any().always().with_probability(0.25, 11);
         let hits = (1..=4000)

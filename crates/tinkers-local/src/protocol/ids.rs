@@ -67,7 +67,7 @@ mod tests {
     use tinkers_core::SplitMix;
 
     #[test]
-    fn request_ids_of_another_process_or_form_are_unknown() {
+    fn request_ids_of_another_process_or_format_are_unknown() {
         let mut ids = RequestIds::new(Arc::new(SplitMix::new(1)));
         let id = ids.next();
         let name = ids.name(id);

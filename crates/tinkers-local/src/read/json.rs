@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_field_is_a_422_and_malformed_json_a_400() {
+    fn invalid_field_gets_a_422_and_malformed_json_a_400() {
         let (status, text) =
             refused::<OptimStep>(r#"{"model_id": "m", "adam_params": {"learning_rate": null}}"#);
         assert_eq!(status, 422);

@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn only_final_error_statuses_give_up_the_seq_id() {
+    fn only_final_error_statuses_mark_the_seq_id_as_refused() {
         for (status, gives_up) in [
             (400, true),
             (404, true),

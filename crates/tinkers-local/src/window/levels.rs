@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn list_of_in_flight_limits_repeats() {
+    fn in_flight_limit_restarts_at_the_end_of_its_list() {
         let levels = Levels::steps(vec![20, 50, 10], SECOND).unwrap();
         assert_eq!(first_levels(&levels, 5), [20, 50, 10, 20, 50]);
     }

@@ -69,7 +69,7 @@ async fn tuft_config_has_no_extensions_and_loads_need_a_model() {
 }
 
 #[tokio::test]
-async fn tuft_creations_are_201_and_passes_must_be_protobuf() {
+async fn tuft_creations_return_201_and_passes_must_be_protobuf() {
     let server = dialect_server(Dialect::tuft());
     let session = create_session(&server).await;
     let body = json!({ "session_id": session, "sampling_session_seq_id": 0, "base_model": BASE });
@@ -109,7 +109,7 @@ async fn tuft_creations_are_201_and_passes_must_be_protobuf() {
 }
 
 #[tokio::test]
-async fn tuft_polls_time_out_with_try_again_and_failures_are_422() {
+async fn tuft_polls_time_out_with_try_again_and_failures_return_422() {
     let (server, held) = held_server_with(config(Dialect::tuft()));
     let session = create_session(&server).await;
     let create = post(&server, "create_model", create_model(&session, 0))

@@ -132,7 +132,7 @@ async fn invalid_json_is_400_and_unknown_routes_are_404_or_405() {
 }
 
 #[tokio::test]
-async fn listings_of_unknown_ids_are_404() {
+async fn requests_for_unknown_ids_in_listings_return_404() {
     let server = test_server();
     let model = server.create_model().await;
     for (path, status, expected) in [

@@ -49,7 +49,7 @@ fn other(value: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn required_fields_must_be_present_with_the_right_type() {
+async fn required_request_fields_must_be_present_with_the_right_type() {
     let server = CheckedServer::new();
     let mut tried = 0;
     for route in Route::ALL {
@@ -95,7 +95,7 @@ async fn required_fields_must_be_present_with_the_right_type() {
 }
 
 #[tokio::test]
-async fn nested_fields_must_have_the_right_type() {
+async fn nested_request_fields_must_have_the_right_type() {
     let server = CheckedServer::new();
     for (route, pointer, value) in [
         (Route::CreateModel, "/lora_config/rank", json!("8")),

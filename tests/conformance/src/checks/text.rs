@@ -145,7 +145,7 @@ mod tests {
     use super::distance;
 
     #[test]
-    fn distance_is_infinite_for_nan_and_for_unequal_lengths() {
+    fn distance_of_vectors_with_nan_or_unequal_lengths_is_infinite() {
         assert_eq!(distance(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
         for other in [&[1.0, f32::NAN][..], &[1.0], &[1.0, f32::INFINITY]] {
             assert_eq!(distance(&[1.0, 2.0], other), f32::INFINITY, "{other:?}");

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn each_outcome_limits_how_often_the_call_may_be_applied() {
+    fn call_outcome_determines_how_often_the_call_may_be_applied() {
         for (outcome, allowed) in [
             (CallOutcome::Pending, [true, true, false]),
             (CallOutcome::Succeeded, [false, true, false]),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_were_never_made_or_ended_twice_are_found() {
+    fn call_log_reports_calls_never_made_and_calls_that_ended_twice() {
         let mut call_log = CallLog::default();
         call_log.called(1);
         call_log.ended(1, CallOutcome::Succeeded);

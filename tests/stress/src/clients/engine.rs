@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_applied_twice_or_out_of_order_are_detected() {
+    fn engine_counts_calls_that_are_applied_twice_or_out_of_order() {
         let engine = OrderedEngine::new(Arc::default(), None);
         let pass = |call| Work::Pass {
             model: "m".to_owned(),

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_find_lost_doubled_and_pending_calls_and_leaks() {
+    fn verdict_reports_lost_repeated_and_pending_calls_and_leaks() {
         let server = |applied: &[(u64, u64)], out_of_order: u64| json!({ "applied": applied, "out_of_order": out_of_order });
         let nothing = ProcessResources::default();
         let two = [(1, 1), (2, 1)];

@@ -59,7 +59,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn alarms_are_popped_in_order_and_not_before_their_time() {
+    fn timer_queue_returns_alarms_in_order_and_not_before_they_are_due() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut agenda = Agenda::default();
         let poll = |number| Alarm::Poll(ExchangeId(number));

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledged_and_excess_completions_use_no_memory() {
+    fn acknowledged_and_excess_sample_completions_use_no_memory() {
         let (mut all, mut agenda) = (CompletionLog::default(), Agenda::default());
         let target = ("s".to_owned(), 0);
         let other = ("s".to_owned(), 1);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn completions_stay_until_they_are_acknowledged() {
+    fn sample_completions_are_stored_until_they_are_acknowledged() {
         let mut all = CompletionLog::default();
         let target = ("s".to_owned(), 0);
         for operation in 1..=3 {

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn capacity_pause_postpones_only_operations() {
+    fn capacity_pause_postpones_operations_but_not_cleanup_jobs() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut jobs = Jobs::default();
         jobs.pause(at(5));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn postponed_job_is_started_before_it_is_cancelled() {
+    fn cancelling_a_postponed_engine_job_starts_it_first() {
         let mut jobs = Jobs::default();
         jobs.pause(Timestamp::ORIGIN);
         let id = jobs.next_id();

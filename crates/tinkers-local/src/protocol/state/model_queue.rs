@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_fail_if_a_lower_seq_id_is_refused_after_them() {
+    fn operations_fail_if_a_lower_seq_id_is_refused_later() {
         let mut queue = ModelQueue::default();
         for number in [2, 3] {
             admit(&mut queue, number);
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn later_operations_do_not_wait_for_one_that_ended_at_once() {
+    fn operation_that_ends_on_arrival_does_not_block_later_operations() {
         let mut queue = ModelQueue::default();
         queue.admit_ended(2, digest("x"), OperationId(2));
         assert_eq!(

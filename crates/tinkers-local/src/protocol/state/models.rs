@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn unload_runs_ready_operations_and_drops_waiting_ones() {
+    fn model_unload_runs_ready_operations_and_removes_waiting_ones() {
         let mut models = models(2);
         let queue = models.queue_mut("m").unwrap();
         queue.admit(9, digest(), OperationId(9));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_model_creation_empties_the_queue() {
+    fn failed_model_creation_empties_the_queue_of_the_model() {
         let mut models = models(3);
         models.queue_mut("m").unwrap().start();
         models.operation_ended("m");
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_keeps_models_with_running_operations_as_orphans() {
+    fn server_restart_keeps_models_with_running_operations_as_orphans() {
         for unloads in [false, true] {
             let mut models = models(1);
             models.queue_mut("m").unwrap().start();

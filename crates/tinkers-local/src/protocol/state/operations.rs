@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn cancelled_operation_fails_with_the_reason() {
+    fn cancelled_operation_fails_with_the_reason_for_the_cancellation() {
         let mut operations = operations();
         let id = operations.add(Goal::Compute, origin(), work());
         assert_eq!(operations.cancel(id, "too early"), None);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn fetch_never_postpones_the_expiry_of_a_result() {
+    fn fetching_a_result_never_postpones_its_expiry() {
         let mut operations = operations();
         let id = operations.add_failed(origin(), EngineError::user(""));
         operations.end(id, Err(EngineError::user("")), at(100));
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_keeps_running_operations_without_request_ids() {
+    fn server_restart_keeps_running_operations_but_not_request_ids() {
         let mut operations = Operations::new(Arc::new(tinkers_core::SplitMix::new(1)));
         let running = operations.add(Goal::Compute, origin(), work());
         operations.start(running, JobId(1));

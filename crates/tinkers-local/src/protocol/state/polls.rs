@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn released_polls_leave_no_waiter_and_no_alarm() {
+    fn removing_a_held_poll_removes_its_waiter_and_its_alarm() {
         let (mut polls, mut agenda) = (Polls::default(), Agenda::default());
         let poll = |operation| Poll {
             operation: OperationId(operation),

@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn fetched_results_are_dropped_first_and_the_last_is_kept() {
+    fn fetched_results_are_dropped_first_and_the_newest_result_never() {
         let mut retained = RetainedResults::default();
         for id in 1..=5 {
             retained.add(OperationId(id), 1000);

@@ -178,7 +178,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn ended_sampler_is_known_but_refuses_requests() {
+    fn ended_sampler_refuses_requests_with_a_reason() {
         let mut samplers = Samplers::default();
         samplers.insert_snapshot("s".to_owned(), "model", snapshot("s"));
         samplers.add_sample("s", 1, Digest::of("test", b""), OperationId(1));
@@ -193,7 +193,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_weights_in_memory_are_dropped_with_their_sampler() {
+    fn ending_a_sampler_drops_weights_only_if_they_are_in_memory() {
         let mut samplers = Samplers::default();
         let weights = SamplerWeights::Base("base".to_owned());
         let sampler = Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights);
