@@ -14,7 +14,7 @@ use tinkers_transport::TokioClock;
 /// The headers whose values differ between otherwise equal requests.
 const VARIABLE_HEADERS: [&str; 1] = ["x-idempotency-key"];
 
-/// The API key of the server.
+/// The API key that the server requires.
 const KEY: &str = "tml-hush-hush";
 
 fn serve(journal: Journal) -> BlockingServer {

@@ -49,8 +49,8 @@ async fn suite(dialect: Dialect) -> Report {
     run(&context, &*time, Profile::Full, &[], limits, |_| ()).await
 }
 
-/// Returns the properties of the server that the client detected: body format, document of the
-/// routes, and deduplication.
+/// Returns the properties of the server that the client detected: the body format, whether there is
+/// an OpenAPI document, and whether the server deduplicates requests.
 fn detected(report: &Report) -> (BodyFormat, Document, Deduplication) {
     let profile = report.profile.as_ref().expect("a session");
     (profile.body_format, profile.document, profile.deduplicates)

@@ -19,7 +19,7 @@ use tinkers_local::{Dialect, Fault, InProcess, JournalEntry, LocalConfig, PassBo
 use tinkers_session::SessionOptions;
 
 /// A transport that replaces the response to the first `forward_backward` request with a 500
-/// without a reason. The server has applied the request.
+/// response without a reason. The server has applied the request by then.
 #[derive(Debug)]
 struct FailingAfterPass {
     inner: InProcess,
@@ -42,7 +42,7 @@ impl Transport for FailingAfterPass {
     }
 }
 
-/// Returns the 500 response that a web framework sends after a panic in a request handler.
+/// Injects the 500 response that a web framework sends after a panic in a request handler.
 fn bare_500() -> Fault {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     Fault::answer(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")

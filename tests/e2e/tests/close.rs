@@ -22,14 +22,15 @@ use tinkers_local::{Fault, Hint, InProcess, Rule};
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// What a pending call waits for.
+/// What a pending call waits for when the client is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitState {
-    /// The gate of its route class, which a `retry-after` hint has closed.
+    /// An opening of the rate limiter gate of the call's route class. A `retry-after` hint has
+    /// closed the gate.
     Gate,
-    /// The backoff delay before a retry.
+    /// The end of the backoff delay before a retry.
     Backoff,
-    /// A connection to the server.
+    /// A new connection to the server.
     Dial,
     /// The response of the server.
     Response,
@@ -38,7 +39,8 @@ enum WaitState {
 impl WaitState {
     const ALL: [Self; 4] = [Self::Gate, Self::Backoff, Self::Dial, Self::Response];
 
-    /// Returns the value of `Error::sent` for a call that is closed while it waits.
+    /// Returns the expected value of `Error::sent` for a call that waits in this state when the
+    /// client is closed.
     fn sent(self) -> Sent {
         match self {
             Self::Gate | Self::Dial => Sent::NotSent,
@@ -47,8 +49,8 @@ impl WaitState {
     }
 }
 
-/// A transport that delays requests, so that calls wait for the chosen thing. It also records the
-/// paths of the requests that it sends.
+/// A transport that delays requests, so that calls stay in the chosen [`WaitState`]. It also
+/// records the paths of the requests that it sends.
 #[derive(Debug)]
 struct DelayingTransport {
     inner: InProcess,
@@ -145,8 +147,8 @@ impl Fixture {
         self.harness.close().await;
     }
 
-    /// Returns the paths of the requests that were sent since the last `delay` or `close`. Polls,
-    /// heartbeats and the request that ends the session are left out.
+    /// Returns the paths of the requests that were sent since the last `delay` or `close`. Omits
+    /// polls, heartbeats and the request that ends the session.
     fn submitted(&self) -> Vec<String> {
         let mut paths = self.transport.sent_paths.lock().unwrap().clone();
         paths.retain(|path| {
@@ -183,7 +185,7 @@ async fn joined(task: tokio::task::JoinHandle<Result<(), Error>>) -> Result<(), 
 /// The name of an operation, and a function that begins the operation.
 type Operation = (&'static str, fn(&Fixture) -> Outcome);
 
-/// The operations that wait in the submission queue of a model.
+/// The operations that pass through the submission queue of a model.
 const QUEUED: [Operation; 8] = [
     ("forward", |s| {
         boxed(s.training.forward([datum(1)], LossFn::CrossEntropy))

@@ -32,7 +32,7 @@ async fn harness_with_progress_deadline() -> Harness {
     .await
 }
 
-/// Makes the server answer the next request of a route with a 429 and a `retry-after` hint of
+/// Makes the server answer the next request to a route with a 429 whose `retry-after` hint is
 /// `seconds`.
 fn refuse_for(harness: &Harness, route: &str, seconds: u64) {
     inject(harness, route, Fault::rate_limited(Hint::Seconds(seconds)));
@@ -165,8 +165,8 @@ async fn retry_after_of_a_503_beyond_the_deadline_fails_a_call_at_once() {
     assert!(error.retry_at().is_some());
 }
 
-/// Creates a model with twelve queued steps. Each step takes ten seconds to submit, like a large
-/// upload, so all steps together take twice the progress deadline.
+/// Creates a model with twelve queued optimizer steps. Each submission of a step takes ten seconds,
+/// like a large upload. All submissions together take twice the progress deadline.
 async fn model_with_long_queue() -> (Harness, TrainingClient, Vec<ApiFuture<OptimStepResult>>) {
     let harness = harness_with_progress_deadline().await;
     let training = model(&harness).await;

@@ -9,7 +9,7 @@ use tinkers_e2e::training::{datum, harness_with, inject, model, step};
 use tinkers_e2e::{Harness, SCRIPTED};
 use tinkers_local::{Dialect, Expiry, Fault, Rule};
 
-/// Starts a server that deletes a result when the result is fetched. Later polls for the result are
+/// Starts a server that deletes a result after its first delivery. Later polls for the result are
 /// answered with 404.
 async fn harness_with_expiring_results() -> Harness {
     harness_with(|config| {
@@ -19,7 +19,7 @@ async fn harness_with_expiring_results() -> Harness {
     .await
 }
 
-/// Loses the response to the next poll.
+/// Drops the response to the next poll.
 fn lose_next_poll(harness: &Harness) {
     inject(harness, routes::RETRIEVE_FUTURE, Fault::cut_after());
 }

@@ -52,8 +52,8 @@ const CLASSES: [Class; 4] = [
     },
 ];
 
-/// Sends two requests that receive no response. Waits until one of them is in flight and the limit
-/// under test makes the other one wait.
+/// Sends two requests that receive no response. Waits until one of them is in flight and the other
+/// one waits because of the limit under test.
 async fn assert_one_of_two_waits(class: &Class, set: fn(&mut ClassSettings)) -> JoinHandle<()> {
     let server = SocketServer::start(LocalConfig::default());
     let mut limits = LimiterSettings::default();
@@ -234,7 +234,7 @@ async fn harness_with_limits(change: impl FnOnce(&mut LimiterSettings)) -> Harne
     Harness::with(options).await
 }
 
-/// Returns the times at which samples arrived at the server, in seconds.
+/// Returns the times at which sample submissions arrived at the server, in seconds.
 fn arrivals(harness: &Harness) -> Vec<u64> {
     let entries = harness.journal.of(routes::ASAMPLE);
     let times = entries

@@ -13,7 +13,7 @@ use crate::log_capture::Log;
 
 const ORPHAN: &str = "may keep an unused";
 
-/// Returns the captured log lines about orphans.
+/// Returns the captured log lines about orphaned models.
 fn orphan_lines(log: &Log) -> Vec<String> {
     log.lines_with(ORPHAN)
 }

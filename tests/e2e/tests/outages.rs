@@ -18,9 +18,9 @@ use tinkers_e2e::{Harness, SCRIPTED, Setup};
 use tinkers_local::{InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// The duration of an outage. It is long enough for backoff delays of half a minute.
+/// The duration of an outage. During this time, backoff delays grow to half a minute.
 const OUTAGE: Duration = Duration::from_secs(20);
-/// The time limit for all requests to finish after the outage. It includes the random spread of the
+/// The time limit after the outage for all requests to finish. It includes the random spread of the
 /// resumed requests.
 const RECOVERY: Duration = Duration::from_millis(3_100);
 
@@ -31,14 +31,15 @@ struct FailingTransport {
     outage: Mutex<Option<Outage>>,
     /// The times at which requests failed.
     failures: Mutex<Vec<Timestamp>>,
-    /// The bodies of the polls that did not fail. A body identifies the operation that is polled.
+    /// The bodies of the polls that did not fail. The body of a poll identifies the operation whose
+    /// result is polled.
     polls: Mutex<BTreeSet<Bytes>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Outage {
     class: RouteClass,
-    /// The value of the `retry-after` header in seconds, if the header is sent.
+    /// The value of the `retry-after` header in seconds. `None` to send no such header.
     hint: Option<u16>,
 }
 
@@ -72,7 +73,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// Starts a server on which each job takes one second, and a client with default options.
+    /// Starts a client with default options, and a server on which each job takes one second.
     async fn new(config: LocalConfig) -> Self {
         Self::with(Duration::from_secs(1), config, SessionOptions::default()).await
     }

@@ -12,17 +12,17 @@ use tinkers_e2e::Harness;
 use tinkers_e2e::training::{datum, harness_without_deduplication, inject, model, numbers, step};
 use tinkers_local::{Fault, Rule};
 
-/// A time limit that only a hanging call reaches.
+/// A time limit that only a hanging call exceeds.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The ways in which servers reject a save whose name is taken.
+/// The ways in which servers reject a save under a checkpoint name that already exists.
 #[derive(Debug, Clone, Copy)]
 enum NameConflict {
     /// The submission is answered with 409.
     Conflict,
     /// The submission is answered with 422.
     Invalid,
-    /// The submission is accepted, and the operation fails.
+    /// The submission is accepted, and the operation fails later.
     Failed,
 }
 
@@ -186,7 +186,8 @@ async fn save_with_an_unknown_outcome_makes_later_calls_fail() {
     assert!(training.recover().is_err());
 }
 
-/// Makes the server accept the second save from now on, with the request id 77.
+/// Makes the server accept the second save from now on. The response contains the request id 77,
+/// which no operation has.
 fn accept_second_save(harness: &Harness) {
     let second = Rule::on(routes::SAVE_WEIGHTS).nth(2);
     let acceptance = json!({"request_id": "77", "future_id": "77"});

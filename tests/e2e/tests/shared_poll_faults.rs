@@ -17,7 +17,8 @@ use tinkers_local::{Fault, InProcess, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
 
 const LATENCY: Duration = Duration::from_secs(20);
-/// The progress deadline. When half of it has passed, a sample polls individually.
+/// The progress deadline. After half of this time without a result, a sample is polled
+/// individually.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 fn setup() -> Setup {
@@ -39,7 +40,7 @@ async fn sampler_of(harness: &Harness) -> SamplingClient {
         .unwrap()
 }
 
-/// Starts a server with jobs of 20 s, and creates a sampling client.
+/// Starts a server whose jobs take 20 s, and creates a sampling client.
 async fn start() -> (Harness, SamplingClient) {
     let harness = Harness::with(setup()).await;
     let sampler = sampler_of(&harness).await;
@@ -200,8 +201,8 @@ async fn calls_that_closing_the_client_cancels_fail_with_closed() {
     }
 }
 
-/// A transport that delivers completions before the responses to their submissions, and loses the
-/// first response with completions.
+/// A transport that delivers sample completions before the responses to the submissions of the
+/// samples. It also drops the first poll response that contains completions.
 #[derive(Debug)]
 struct ReorderingTransport {
     inner: InProcess,
@@ -218,13 +219,14 @@ struct State {
     known_ids: BTreeSet<String>,
 }
 
-/// The behaviour of the client under test: correct, or with a fault that the transport simulates.
+/// The client under test: either correct, or with a bug that the transport simulates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ClientModel {
     Correct,
-    /// The client advances its cursor even if the response to the poll is lost.
+    /// The client advances its poll cursor even if the poll response is lost.
     EarlyCursor,
-    /// The client discards a completion that arrives before the response to the submission.
+    /// The client discards the completion of a sample that arrives before the response to the
+    /// submission of the sample.
     DiscardsEarlyCompletions,
 }
 
@@ -282,8 +284,8 @@ impl Transport for ReorderingTransport {
     }
 }
 
-/// Returns the time that three samples take when completions arrive early and the first completions
-/// are lost.
+/// Returns the time that three samples take when their completions arrive early and the first
+/// completions are lost.
 async fn duration_with_early_completions(client: ClientModel) -> Duration {
     let (harness, _) = Harness::through(setup(), |inner| ReorderingTransport {
         inner,

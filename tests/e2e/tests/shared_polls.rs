@@ -11,7 +11,7 @@ use tinkers_local::{Fault, LocalConfig, Rule};
 
 const LATENCY: Duration = Duration::from_secs(20);
 
-/// Starts a server with jobs of 20 s, and creates a sampling client.
+/// Starts a server whose jobs take 20 s, and creates a sampling client.
 async fn start(config: LocalConfig) -> (Harness, SamplingClient) {
     let harness = Harness::with(Setup {
         config,
@@ -36,8 +36,8 @@ fn send(sampler: &SamplingClient, i: u32) -> ApiFuture<SampleResponse> {
     sampler.sample(vec![i % 200]).max_tokens(1).send()
 }
 
-/// Sends one sample every 7 ms and checks that each call receives its own result. Returns the
-/// request ids.
+/// Sends one sample every 7 ms and checks that each call receives the result of its own sample.
+/// Returns the request ids.
 async fn sample_many(harness: &Harness, sampler: &SamplingClient, count: u32) -> Vec<String> {
     let time = harness.server.time();
     let mut samples = Vec::new();

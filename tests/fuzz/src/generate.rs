@@ -98,7 +98,7 @@ fn header(mutator: &Mutator, headers: &mut Vec<u8>) {
     headers.extend_from_slice(b"\r\n");
 }
 
-/// Adds a `content-length` header. Its value is correct in most cases.
+/// Adds a `content-length` header. The declared length is correct in most cases.
 fn add_content_length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     let value = match mutator.below(16) {
         0 => "0".to_owned(),
@@ -113,8 +113,8 @@ fn add_content_length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     headers.extend(format!("content-length: {value}\r\n").into_bytes());
 }
 
-/// Bodies of poll responses, which no route expects. They are made only once because they are
-/// large.
+/// Bodies of poll responses. No route expects them in a request. They are created only once because
+/// they are large.
 static OTHER_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(seeds::polls);
 
 fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
@@ -137,7 +137,7 @@ fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
     body
 }
 
-/// Replaces the value after a random colon of a JSON body by a value from [`VALUES`].
+/// Replaces one value of a JSON body, the one after a random colon, by a value from [`VALUES`].
 fn replace_json_value(mutator: &Mutator, body: &mut Vec<u8>) {
     let colons = body.iter().enumerate().filter(|(_, byte)| **byte == b':');
     let colons: Vec<usize> = colons.map(|(at, _)| at + 1).collect();

@@ -2,7 +2,7 @@
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// Byte sequences that have a meaning in one of the parsed formats.
+/// Byte sequences that have a special meaning in one of the parsed formats.
 const TOKENS: [&[u8]; 36] = [
     b"{",
     b"}",

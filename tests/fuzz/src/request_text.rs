@@ -9,8 +9,8 @@ use tinkers_local::Request;
 /// The maximum number of requests that are parsed from one input.
 const MAX_REQUESTS: usize = 8;
 
-/// Parses the consecutive requests of an input. The length of a body is given by its
-/// `content-length`; without this header, the body is the rest of the input.
+/// Parses the consecutive requests of an input. The `content-length` header of a request gives the
+/// length of its body. Without this header, the body is the rest of the input.
 pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Request> {
     let mut all = Vec::new();
     while !bytes.is_empty() && all.len() < MAX_REQUESTS {

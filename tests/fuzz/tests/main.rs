@@ -115,7 +115,7 @@ proptest! {
     }
 }
 
-/// A faulty parser that allocates as much memory as a length field declares.
+/// A negative control: a parser that allocates as much memory as a length field declares.
 fn trusts_lengths(bytes: &[u8]) {
     if let [length, rest @ ..] = bytes
         && *length > 0

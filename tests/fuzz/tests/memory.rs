@@ -32,8 +32,8 @@ fn trusts_lengths(input: &[u8]) {
     }
 }
 
-/// The memory limit for a body with a single huge value, as a multiple of the length of the body.
-/// It covers a buffer that grows by doubling, and the parsed value.
+/// The memory limit for a body that contains a single huge value, as a multiple of the body length.
+/// The limit covers a buffer that grows by doubling, and the parsed value.
 const LIMIT_FACTOR: usize = 6;
 /// The length of a huge value in bytes.
 const HUGE: usize = 8 << 20;

@@ -8,7 +8,7 @@ use crate::verdict::{CheckError, ensure};
 /// The lowest token id in the texts. Lower ids are special tokens in many vocabularies.
 const FIRST: u32 = 3;
 
-/// Returns `length` tokens that follow a learnable rule. The rule depends on `number`.
+/// Returns `length` tokens that follow a rule which a model can learn. `number` selects the rule.
 pub(crate) fn tokens(settings: &Settings, number: u32, length: u32) -> Vec<u32> {
     let span = settings.vocabulary.saturating_sub(FIRST).max(1);
     let token = |at: u32| FIRST + (number * 17 + at * (number % 5 + 2)) % span;
@@ -53,7 +53,7 @@ pub(crate) fn logprobs(
     outputs.iter().enumerate().map(of).collect()
 }
 
-/// Returns the mean loss per token.
+/// Returns the mean loss per token, computed from the log-probabilities of the target tokens.
 pub(crate) fn loss(logprobs: &[Vec<f32>]) -> f64 {
     let all = logprobs.iter().flatten();
     let count = all.clone().count().max(1);
