@@ -19,7 +19,8 @@ pub struct LimiterSubject {
     admission: LimiterAdmission,
 }
 
-/// The bytes of each request. They are counted, but the limit on bytes is never the tightest one.
+/// The size of each request in bytes. The limiter counts the bytes, but the limit on bytes is never
+/// reached first.
 const BYTES: u64 = 100;
 
 impl LimiterSubject {
@@ -110,7 +111,7 @@ impl Subject for LimiterSubject {
     }
 }
 
-/// Returns the resources that a route class holds.
+/// Returns the resources that the limiter holds for a route class.
 pub fn held(class: &ClassSnapshot) -> HeldResources {
     HeldResources {
         slots: class.slots.into(),
@@ -125,7 +126,7 @@ pub fn held(class: &ClassSnapshot) -> HeldResources {
 #[derive(Debug)]
 pub struct Admission(Admitted);
 
-/// What an attempt leaves for its retry: the in-flight permit or the position in the queue.
+/// What an attempt leaves for its retry: an in-flight permit or a position in the queue.
 #[derive(Debug, Default)]
 pub struct RetryState {
     in_flight_permit: Option<InFlightPermit>,
