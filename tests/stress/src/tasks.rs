@@ -32,7 +32,8 @@ pub struct Tasks {
     aborts: Aborts,
 }
 
-/// The pending aborts, by the progress of the run at which they are due. Clones share the list.
+/// The pending aborts of tasks, by the progress of the run at which they are due. Clones share the
+/// list.
 #[derive(Debug, Clone, Default)]
 pub struct Aborts(Arc<Mutex<Due>>);
 

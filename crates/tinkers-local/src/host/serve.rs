@@ -14,7 +14,7 @@ use super::connection::connection;
 
 /// How long a shutdown waits for open connections.
 const GRACE: Duration = Duration::from_secs(5);
-/// The pause after a failed `accept`, for example when no file descriptors are left.
+/// The pause after a failed `accept`. A failure can mean that no file descriptors are left.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// An error at the start of a server.
@@ -45,7 +45,8 @@ pub enum ServeError {
     Lost,
 }
 
-/// Listens on `address` and serves from tasks on the current tokio runtime. Port 0 selects a free port.
+/// Listens on `address` and serves from tasks on the current tokio runtime. If the port is 0, the operating system selects a free
+/// port.
 ///
 /// # Errors
 /// If the address is not a loopback one and the server has no key, or cannot be bound.

@@ -26,7 +26,7 @@ enum Detail {
     Fields(Vec<Finding>),
 }
 
-/// The description of an invalid field in an error response.
+/// The description of one invalid field in an error response.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Finding {
@@ -47,7 +47,7 @@ enum Step {
     Index(u64),
 }
 
-/// Returns the error statuses of a route for well-formed requests.
+/// Returns the error statuses with which a route may respond to a well-formed request.
 pub(super) fn refusals(route: Route) -> &'static [u16] {
     match route {
         Route::Health
