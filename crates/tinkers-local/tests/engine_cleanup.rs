@@ -50,7 +50,7 @@ impl CheckingEngine {
         self.seen.lock().expect("no test panics with the lock")
     }
 
-    /// Runs one of the held jobs. Returns `false` if no job is held.
+    /// Runs one of the held jobs. Returns `false` if the engine holds no job.
     fn run_one(&self, which: usize) -> bool {
         let (job, done) = {
             let mut seen = self.seen();
@@ -114,7 +114,7 @@ impl Engine for CheckingEngine {
     }
 }
 
-/// The client's newest session, the model in that session, and the last sequence number of the model.
+/// The newest session of the client, the model in that session, and the last sequence number that the model used.
 #[derive(Default)]
 struct Client {
     session: String,

@@ -13,7 +13,7 @@ use support::{
 };
 use tinkers_local::{Fault, LocalConfig, Rule, Script};
 
-/// Returns invalid requests with the sequence number `number`, each as (route, body, expected status).
+/// Returns invalid requests with the sequence number `number`. Each consists of a route, a request body and the expected status.
 fn refused_requests(model: &str, number: u64) -> Vec<(&'static str, Value, u16)> {
     let pass = |pointer: &str, value: Value| {
         let mut body = backward(model, number);
@@ -251,7 +251,7 @@ async fn save_under_an_existing_name_uses_up_its_sequence_number() {
     assert_eq!(server.engine.counts().saves, 2);
 }
 
-/// Returns whether a poll is still pending after all tasks of the runtime have run.
+/// Lets all other tasks of the runtime run, and then returns whether a poll is still pending.
 async fn is_still_pending<F: Future>(poll: &mut Pin<&mut F>) -> bool {
     tokio::select! {
         biased;

@@ -26,7 +26,7 @@ fn body(sampler: &str, client: u64, cursor: i64, retrieved: &[&str]) -> Value {
     })
 }
 
-/// Polls with a timeout of zero, which gets the current completions.
+/// Polls with a timeout of zero and returns the current completions.
 async fn poll_now(server: &TestServer, mut body: Value) -> (Vec<(String, String)>, i64) {
     body["timeout"] = 0.into();
     poll_session(server, body).await
@@ -36,7 +36,7 @@ async fn poll_session(server: &TestServer, body: Value) -> (Vec<(String, String)
     completions(&server.call("retrieve_futures", body).await)
 }
 
-/// Returns the completions of a response as (state, request id), and the cursor of the response.
+/// Returns the completions in a response as pairs of state and request id, and the cursor of the response.
 fn completions(response: &Value) -> (Vec<(String, String)>, i64) {
     let all = response["completions"]
         .as_array()

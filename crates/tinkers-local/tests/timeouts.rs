@@ -18,13 +18,13 @@ use tinkers_wire::LoraConfig;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A server on which the creation of a model was submitted and does not run, because the engine holds the job.
+/// A server with a submitted model creation. The creation does not run, because the engine holds its job.
 struct PendingCreation {
     server: TestServer,
     held: Arc<HeldEngine>,
     /// The id of the model.
     model: String,
-    /// The request id under which the result of the creation is polled for.
+    /// The request id under which a client polls for the result of the creation.
     request: String,
 }
 

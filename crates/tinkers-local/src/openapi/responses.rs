@@ -26,7 +26,7 @@ enum Detail {
     Fields(Vec<Finding>),
 }
 
-/// The description of one invalid field in an error response.
+/// The description of an invalid field in an error response.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct Finding {
