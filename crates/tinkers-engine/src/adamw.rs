@@ -32,7 +32,7 @@ impl Default for AdamWParams {
     }
 }
 
-/// The state of the AdamW optimizer: the step count and both moments of each parameter.
+/// The state of the AdamW optimizer: the number of steps taken and both moments of each parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
     pub(crate) steps: u64,
@@ -40,7 +40,7 @@ pub struct AdamW {
     pub(crate) second: Vec<Vec<f32>>,
 }
 
-/// The norms of an optimizer step.
+/// The norms that an optimizer step computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
     /// The global norm of the gradients before clipping.
@@ -150,7 +150,7 @@ mod tests {
         }]
     }
 
-    /// Computes AdamW steps on one weight, with the formulas of the paper.
+    /// Computes AdamW steps on a single weight with the formulas of the paper, as a reference.
     fn reference(mut w: f64, grads: &[f64], with: &AdamWParams) -> f64 {
         let (mut m, mut v) = (0.0, 0.0);
         for (t, g) in grads.iter().enumerate() {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The tokenizer of a model.
 #[derive(Debug)]
 pub enum Text {
-    /// A tokenizer whose tokens below 256 are bytes. All other tokens decode to nothing.
+    /// A tokenizer whose token ids below 256 are bytes. All other token ids decode to nothing.
     Bytes,
     /// A tokenizer from a file `tokenizer.json`.
     Tokenizer(Box<Tokenizer>),
@@ -27,7 +27,7 @@ impl Text {
         Ok(Self::Tokenizer(Box::new(tokenizer)))
     }
 
-    /// Decodes `tokens`, including special tokens, because a stop text may be a special token.
+    /// Decodes `tokens`, including special tokens. They are included because a stop text may be a special token.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl Text {
         }
     }
 
-    /// Returns all tokens by id; empty for [`Self::Bytes`].
+    /// Returns all tokens by id. Empty for [`Self::Bytes`].
     pub(crate) fn vocabulary(&self) -> BTreeMap<u32, String> {
         match self {
             Self::Bytes => BTreeMap::new(),

@@ -1,7 +1,7 @@
 //! Parses the options of the benchmarks.
 
-/// The parsed options. An option that is not set is `None`, and each benchmark has its own default
-/// for it.
+/// The parsed benchmark options. An option that is not set is `None`. Each benchmark has its own
+/// defaults.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) quick: bool,

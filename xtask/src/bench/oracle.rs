@@ -11,8 +11,8 @@ pub(crate) struct Level {
     pub(crate) window: u64,
 }
 
-/// Returns the time in milliseconds at which the last sample completes if the client always uses
-/// the whole in-flight limit.
+/// Returns the time in milliseconds at which the last sample completes with an ideal client. An
+/// ideal client always uses the whole in-flight limit.
 ///
 /// When the limit increases, new samples start at once. When it decreases, samples that are already
 /// in flight still complete. The last entry of `levels` applies to the end.

@@ -5,10 +5,11 @@ use std::path::Path;
 use super::step::Step;
 use crate::metadata::Package;
 
-/// The examples that are not run, because they take too long or need an external server.
+/// The examples that the checks do not run, because the examples take too long or need an external
+/// server.
 const SKIPPED_EXAMPLES: &[&str] = &["pretrain", "train"];
 
-/// The arguments for clippy: lints in addition to those of the root manifest, and warnings as
+/// The additional arguments for clippy: lints that the root manifest does not list, and warnings as
 /// errors.
 const CLIPPY: &str = "-- -D warnings -D clippy::iter_over_hash_type";
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Makes `copy` equal to the files of `root` that git tracks or does not ignore.
+/// Makes the directory `copy` equal to the files of `root` that git tracks or does not ignore.
 ///
 /// Files whose contents are already equal are not written, so that cargo does not rebuild them. A
 /// file that an interrupted run left mutated is restored.
@@ -31,8 +31,8 @@ pub(super) fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
     clean(root, copy, copy, &kept)
 }
 
-/// Deletes the files below `directory` that are not in `kept`, and those whose original no longer
-/// exists.
+/// Deletes the files below `directory` that are not in `kept`, and copied files whose original no
+/// longer exists.
 fn clean(
     root: &Path,
     copy: &Path,

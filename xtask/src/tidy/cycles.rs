@@ -33,7 +33,7 @@ pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation>
 }
 
 /// Finds the groups of files that all use each other, directly or indirectly. Returns a shortest
-/// cycle of each group. The first file of a cycle is repeated at the end.
+/// cycle of each group. The last file of a returned cycle is the same as the first.
 fn cycles<'a>(uses: &Uses<'a>) -> Vec<Vec<&'a str>> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
@@ -86,7 +86,7 @@ fn shortest_cycle<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
 mod tests {
     use super::*;
 
-    /// Returns the import cycles of a crate that consists of the given files.
+    /// Returns the import cycles of a crate that consists of these files.
     fn found(files: &[(&str, &str)]) -> Vec<String> {
         let files: Vec<File> = files
             .iter()

@@ -6,7 +6,7 @@ use super::files::File;
 use super::lexer::code_only;
 use crate::metadata::{Kind, Package};
 
-/// Dependencies whose names no source needs to contain, by package.
+/// Dependencies whose names need not occur in the sources, by package.
 const UNNAMED: &[(&str, &str)] = &[
     // It is listed for its feature avx512, which the matrix products of ndarray use.
     ("tinkers-engine", "matrixmultiply"),

@@ -98,7 +98,7 @@ pub(crate) struct SampleArgs {
 }
 
 impl SampleArgs {
-    /// Returns the maximum number of concurrent requests.
+    /// Returns the maximum number of concurrent requests that the client may send.
     pub(crate) fn effective_concurrency(&self) -> u32 {
         match self.concurrency {
             0 => self.requests.get(),

@@ -2,8 +2,8 @@
 
 use tinkers::prelude::Datum;
 
-/// An endless iterator of training batches. Each epoch visits all sequences of the text once, in a new random order and at a new
-/// offset. The same seed gives the same batches.
+/// An endless iterator of training batches. Each training epoch visits all sequences of the text once, in a new random order and
+/// from a new offset on. The same seed gives the same batches.
 #[derive(Debug)]
 pub(crate) struct Batches<'a> {
     tokens: &'a [u32],
@@ -47,7 +47,7 @@ impl Iterator for Batches<'_> {
     }
 }
 
-/// Returns at most `count` sequences, evenly spaced over the text. Returns none if the text is shorter than one sequence.
+/// Returns at most `count` sequences, evenly spaced over the text. Returns no sequence if the text is too short for one.
 pub(crate) fn evenly_spaced(tokens: &[u32], length: usize, count: usize) -> Vec<Datum> {
     let available = tokens.len().saturating_sub(1) / length;
     let count = count.min(available);

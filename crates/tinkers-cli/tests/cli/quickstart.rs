@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::program::{Outcome, Program, run};
 
-/// Options for a run that is fast, yet long enough for the loss to decrease.
+/// The options of a quickstart run that is short, but long enough for the loss to decrease.
 const SMALL: [&str; 7] = [
     "quickstart",
     "--steps",
@@ -17,7 +17,7 @@ const SMALL: [&str; 7] = [
     "64",
 ];
 
-/// Parses the JSON object that is the only line on stdout.
+/// Parses the only line on stdout as a JSON object.
 pub(crate) fn object(outcome: &Outcome) -> Value {
     assert_eq!(outcome.stdout.lines().count(), 1, "{outcome:#?}");
     let value: Value = serde_json::from_str(&outcome.stdout).unwrap();

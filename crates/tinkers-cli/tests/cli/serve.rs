@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::bench::serve as scripted;
 use crate::program::{Program, run};
 
-/// Sends a GET request and returns the complete response, with the status line.
+/// Sends a GET request and returns the complete response, including the status line.
 pub(crate) fn fetch(url: &str, path: &str) -> String {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();

@@ -28,7 +28,7 @@ pub enum LossFunction {
     Cispo(Clip),
     /// The DRO loss, `-(p · A - beta / 2 · (p - q)²)`.
     Dro {
-        /// The weight of the quadratic penalty on the distance from the sampler.
+        /// The weight of the quadratic penalty on the difference from the log-probabilities of the sampler.
         beta: f32,
     },
 }
@@ -42,12 +42,12 @@ pub struct Clip {
     pub high: f32,
 }
 
-/// The inputs of a loss besides the log-probabilities of the model.
+/// The inputs of a loss function besides the log-probabilities of the model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LossInputs {
-    /// One weight for each target, for `cross_entropy`.
+    /// One weight for each target token, for `cross_entropy`.
     Weights(Vec<f32>),
-    /// The sampler's log-probability and the advantage of each target, for the policy losses.
+    /// The log-probability of the sampler and the advantage for each target token, for the policy losses.
     Policy {
         /// The log-probabilities of the sampler.
         sampler: Vec<f32>,
@@ -56,7 +56,7 @@ pub enum LossInputs {
     },
 }
 
-/// The losses of the targets of a sequence and their derivatives with respect to the log-probabilities.
+/// The losses of the target tokens of a sequence, and the derivatives of these losses with respect to the log-probabilities.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Evaluated {
     pub(crate) losses: Vec<f32>,
@@ -64,7 +64,7 @@ pub(crate) struct Evaluated {
 }
 
 impl LossFunction {
-    /// Parses a loss by name with its options. Options that are not set take the documented defaults.
+    /// Parses a loss function from its name and its options. Options that are not set get the documented defaults.
     ///
     /// # Errors
     /// Returns [`Error::Input`] with `loss_fn`, or with the option that is unknown, not finite or inconsistent.
@@ -122,13 +122,13 @@ impl LossFunction {
         }
     }
 
-    /// Returns whether the loss is a policy loss, which compares the model with the sampler.
+    /// Returns whether the loss is a policy loss. Policy losses compare the model with the sampler.
     #[must_use]
     pub fn is_policy(&self) -> bool {
         !matches!(self, Self::CrossEntropy)
     }
 
-    /// Returns the clipping interval, for losses that clip the ratio.
+    /// Returns the clipping interval, or `None` if the loss does not clip the probability ratio.
     pub(crate) fn clip(&self) -> Option<Clip> {
         match self {
             Self::Ppo(clip) | Self::Cispo(clip) => Some(*clip),
@@ -137,7 +137,7 @@ impl LossFunction {
     }
 }
 
-/// The options of a loss that have not been read yet.
+/// The options of a loss function that have not been read yet.
 struct Options {
     given: BTreeMap<String, f64>,
     /// The values of options that are not given.

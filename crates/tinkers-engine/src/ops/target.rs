@@ -6,7 +6,7 @@ use super::math;
 use super::matrix::Matrix;
 use super::tape::{Node, Tape};
 
-/// Computes the log-probabilities `[rows, per_row]` of `targets` under `logits` `[rows, vocabulary]`.
+/// Computes the log-probabilities `[rows, per_row]` of the target tokens `targets` under `logits` `[rows, vocabulary]`.
 ///
 /// The log-probabilities of the other tokens are not stored: for large vocabularies, that matrix would dominate memory.
 pub(crate) fn log_probs(tape: &Tape, logits: &Node, targets: Arc<[u32]>, per_row: usize) -> Node {
