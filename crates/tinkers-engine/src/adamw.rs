@@ -75,7 +75,7 @@ impl AdamW {
         moments.flatten().all(|moment| moment.is_finite())
     }
 
-    /// Updates `params` with `grads`, which has one vector for each parameter.
+    /// Updates `params` with the gradients `grads`. `grads` has one vector for each parameter.
     ///
     /// Moments are stored in `f32`, but each element is computed in `f64`. So the result does not depend on how the compiler orders
     /// single-precision arithmetic.

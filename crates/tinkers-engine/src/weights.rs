@@ -38,7 +38,8 @@ impl Weights {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Model`] if there is no such file or one is not a safetensors file, and [`Error::Io`] if one cannot be read.
+    /// Returns [`Error::Model`] if there is no such file or a file is not a safetensors file, and [`Error::Io`] if a file cannot be
+    /// read.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let files = shards(dir)?;
         if files.is_empty() {

@@ -226,7 +226,7 @@ fn sampler_is_not_affected_by_later_training() {
 }
 
 #[test]
-fn invalid_sample_jobs_are_refused_and_cancelled_jobs_end() {
+fn invalid_sample_jobs_are_refused_and_cancelled_sample_jobs_end() {
     let (trainable, _) = trained();
     let refused = |change: &dyn Fn(&mut SampleJob)| {
         let mut job = job(PROMPT);

@@ -38,7 +38,7 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Starts `job` and returns at once. The engine calls `done` exactly once, from any thread. If the engine fails, panics or
     /// shuts down, it calls `done` with an error (see [`JobCallback`]).
     ///
-    /// The protocol starts the jobs of one model one after the other; samples are started as they arrive.
+    /// The server starts the jobs of a model one after another. It starts samples as they arrive.
     fn start(&self, job: Job, done: JobCallback);
 
     /// Cancels a job when no client needs the result any more. An engine that stops the job calls the `done` callback of the job

@@ -101,7 +101,7 @@ async fn checkpoint_expired_during_a_failed_save_is_deleted() {
 }
 
 #[tokio::test]
-async fn running_save_outlives_its_session() {
+async fn running_save_completes_after_its_session_has_ended() {
     let (server, held) = held_server_with(LocalConfig::default());
     let model = saved(&server, &held).await;
     let write = server.submit("save_weights", save(&model, 2, None)).await;

@@ -133,7 +133,7 @@ async fn protobuf_pass_may_be_compressed_or_forward_only() {
 }
 
 #[tokio::test]
-async fn large_result_is_announced_if_the_poll_allows_it() {
+async fn large_result_is_announced_if_the_poll_accepts_announcements() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
     config.large_result = 10_000;
     script.padding_bytes = 10_000;

@@ -174,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_model_and_copy_of_weights_is_released(actions in prop::collection::vec(0u8..20, 0..40)) {
+    fn server_releases_every_model_and_every_copy_of_weights(actions in prop::collection::vec(0u8..20, 0..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             let engine = Arc::new(CheckingEngine::default());

@@ -239,7 +239,7 @@ async fn training_runs_are_listed_by_project() {
 }
 
 #[tokio::test]
-async fn prompt_may_fill_the_context_for_one_sampled_token() {
+async fn one_token_can_be_sampled_after_a_prompt_that_fills_the_context() {
     let server = test_server();
     let session = server.create_session().await;
     let sampler = json!({ "session_id": session, "base_model": BASE });

@@ -60,7 +60,7 @@ async fn assert_step_runs(server: &TestServer, model: &str, number: u64) {
 }
 
 #[tokio::test]
-async fn refused_sequence_number_is_skipped_by_a_later_request() {
+async fn later_requests_do_not_wait_for_a_refused_sequence_number() {
     let server = test_server();
     let model = server.create_model().await;
     let mut number = 1;

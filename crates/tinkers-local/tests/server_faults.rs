@@ -18,7 +18,7 @@ use tinkers_wire::routes;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn capacity_pause_delays_jobs_and_is_reported_to_polls() {
+async fn capacity_pause_delays_engine_jobs_and_is_reported_to_polls() {
     let (server, held) = held_server();
     let (_, model) = held_model(&server, &held).await;
     let running = server.submit("optim_step", step(&model, 1)).await;

@@ -12,7 +12,7 @@ use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, Transp
 
 use crate::bare::Load;
 
-/// A recorded request whose body has one variable part, such as the sequence number.
+/// A recorded request. One part of its body is variable, such as the sequence number.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
     pub(crate) method: Method,

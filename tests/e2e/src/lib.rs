@@ -131,7 +131,7 @@ impl From<SessionOptions> for Setup {
 }
 
 /// A server in this process and a client with an open session. Both use the clock of the current
-/// runtime, which may be paused.
+/// runtime. This clock may be paused.
 #[derive(Debug)]
 pub struct Harness {
     /// The rules of the server for injected faults.

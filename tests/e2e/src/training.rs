@@ -118,7 +118,7 @@ pub async fn sleep(harness: &Harness, seconds: u64) {
     harness.server.time().sleep(duration).await;
 }
 
-/// Waits until `condition` holds, for at most one hour of the server's clock.
+/// Waits until `condition` returns `true`, for at most one hour on the clock of the server.
 ///
 /// # Panics
 /// When the condition does not hold after an hour.

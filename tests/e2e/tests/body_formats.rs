@@ -153,7 +153,7 @@ async fn http_500_with_a_reason_causes_no_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn accepted_body_format_is_kept_after_a_500_without_a_reason() {
+async fn accepted_body_format_stays_in_use_after_a_500_without_a_reason() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     pass(&training).await.unwrap();

@@ -257,7 +257,7 @@ fn awaitable_types(source: &str) -> impl Iterator<Item = &str> {
     implementations.filter_map(|text| text.split_whitespace().next())
 }
 
-/// Returns the names of the public functions in a source file that return one of `types`.
+/// Returns the names of the public functions in a source file whose return type is in `types`.
 fn operations<'a>(source: &'a str, types: &[&str]) -> BTreeSet<&'a str> {
     let declarations = source.split("pub fn ").skip(1);
     declarations
@@ -342,7 +342,7 @@ async fn close_ends_calls_in_the_submission_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn operations_after_close_fail_and_send_nothing() {
+async fn calls_on_a_closed_client_fail_and_send_no_request() {
     let fixture = Fixture::new().await;
     fixture.close().await;
     for (name, call) in QUEUED.iter().chain(&UNQUEUED) {

@@ -52,8 +52,8 @@ const CLASSES: [Class; 4] = [
     },
 ];
 
-/// Sends two requests that receive no response. Waits until one of them is in flight and the other
-/// one waits because of the limit under test.
+/// Sends two requests that receive no response. Waits until one request is in flight and the other
+/// request waits because of the limit under test.
 async fn assert_one_of_two_waits(class: &Class, set: fn(&mut ClassSettings)) -> JoinHandle<()> {
     let server = SocketServer::start(LocalConfig::default());
     let mut limits = LimiterSettings::default();

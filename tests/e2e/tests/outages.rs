@@ -216,7 +216,7 @@ async fn all_polls_resume_after_an_outage_even_if_no_result_is_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_of_a_503_is_followed_during_an_outage() {
+async fn retry_after_delay_of_a_503_is_respected_during_an_outage() {
     for (class, session_polls) in [
         (RouteClass::Sample, true),
         (RouteClass::Poll, true),

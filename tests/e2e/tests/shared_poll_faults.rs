@@ -136,7 +136,7 @@ async fn samples_without_a_caller_are_acknowledged_and_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn final_acknowledgement_is_sent_once_and_times_out_after_5_s() {
+async fn final_sample_acknowledgement_is_sent_once_and_times_out_after_5_s() {
     let (harness, sampler) = start().await;
     send(&sampler).await.unwrap();
     let count_before = count(&harness, routes::RETRIEVE_FUTURES);

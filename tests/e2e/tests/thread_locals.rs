@@ -100,7 +100,7 @@ impl Drop for UsesClockOnDrop {
 }
 
 #[test]
-fn clock_works_in_destructors_of_thread_locals() {
+fn clock_can_be_used_in_destructors_of_thread_locals() {
     let server = SocketServer::start(LocalConfig::default());
     let builder = server.client_builder();
     drop_by_thread_local(move || {

@@ -137,7 +137,7 @@ fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
     body
 }
 
-/// Replaces one value of a JSON body, the one after a random colon, by a value from [`VALUES`].
+/// Replaces the value after a random colon of a JSON body by a value from [`VALUES`].
 fn replace_json_value(mutator: &Mutator, body: &mut Vec<u8>) {
     let colons = body.iter().enumerate().filter(|(_, byte)| **byte == b':');
     let colons: Vec<usize> = colons.map(|(at, _)| at + 1).collect();

@@ -7,8 +7,8 @@ use crate::fixtures::client_request;
 use crate::seeds::polls;
 use crate::server::HOSTS;
 
-/// Returns whole requests: one for each route as a client sends it, requests with unexpected
-/// bodies, and requests with decompression bombs.
+/// Returns whole requests: for each route a request as the client sends it, requests with
+/// unexpected bodies, and requests with decompression bombs.
 pub(crate) fn requests() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for (i, route) in Route::ALL.iter().enumerate() {

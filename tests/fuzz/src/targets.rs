@@ -23,7 +23,7 @@ use tinkers_wire::{
 use crate::mutate::Mutator;
 use crate::{connection, corpus, generate, request_seeds, seeds, server, stops};
 
-/// A fuzz target, which runs one parser.
+/// A fuzz target. It runs one parser on generated inputs.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     /// The name of the target on the command line and in the corpus.

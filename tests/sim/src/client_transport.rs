@@ -255,7 +255,7 @@ impl ClientTransport {
         }
     }
 
-    /// Simulates the transport layers of the user, which run before a request is sent.
+    /// Simulates the transport layers of the user. They run before a request is sent.
     async fn run_layer(&self, class: RouteClass, fault: Option<Fault>) {
         match fault {
             // `resume_unwind` bypasses the panic hook, which would print the panic.
@@ -334,7 +334,7 @@ impl ClientTransport {
     }
 
     /// Receives the head and then the body of a 429 response. Records the `retry-after` delay in
-    /// the head and the one in the body.
+    /// the head and the `retry-after` delay in the body.
     async fn receive_refusal(
         &self,
         class: RouteClass,

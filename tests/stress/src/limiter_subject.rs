@@ -11,8 +11,8 @@ use tinkers_dispatch::{ClassSettings, ClassSnapshot, Limiter, LimiterAdmission, 
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// A limiter under test: the limiter of tinkers, with one admission handle for all clients of a
-/// run.
+/// The limiter of tinkers as the limiter under test. All clients of a run share one admission
+/// handle.
 #[derive(Debug)]
 pub struct LimiterSubject {
     limiter: Arc<Limiter>,

@@ -156,7 +156,7 @@ impl Storm {
     }
 }
 
-/// A task of a client, which makes requests one after another.
+/// A task of a client. The task makes requests one after another.
 struct StormTask<S: Subject> {
     subject: Arc<S>,
     counters: Arc<Counters>,
@@ -219,8 +219,8 @@ impl<S: Subject> StormTask<S> {
         permit
     }
 
-    /// Returns the current in-flight limit of the server, which is between 1 and twice the average.
-    /// The limit changes every 64 attempts.
+    /// Returns the current in-flight limit of the server. It is between 1 and twice the average
+    /// limit. It changes every 64 attempts.
     fn window(&self) -> u64 {
         let attempts = self.counters.attempts.load(Ordering::SeqCst);
         let chance = SplitMix::new(self.seed ^ (attempts / 64));

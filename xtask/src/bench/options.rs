@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn benchmark_options_are_parsed_and_invalid_ones_are_named() {
+    fn benchmark_options_are_parsed_and_invalid_options_are_named() {
         let options = parse("--quick --requests 7 --latency 0 --only walk").unwrap();
         assert!(options.quick && !options.http2);
         assert_eq!((options.requests, options.latency_ms), (Some(7), Some(0)));

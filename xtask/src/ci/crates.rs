@@ -61,7 +61,7 @@ pub(crate) fn check() -> Result<(), String> {
     }
 }
 
-/// Returns the output of `cargo tree`, which has one crate per line.
+/// Returns the output of `cargo tree`. The output has one crate per line.
 fn tree(selection: &[&str]) -> Result<String, String> {
     let output = environment::cargo(&["tree", "--locked", "--target", TARGET])
         .args(["--edges", "normal,build", "--prefix", "none"])

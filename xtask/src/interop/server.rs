@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_url_is_parsed_from_its_line() {
+    fn server_url_is_parsed_from_a_line_of_output() {
         let parse = |line| parse_url(line).unwrap_or_default();
         assert_eq!(
             parse("listening on http://127.0.0.1:41234"),

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_removed_and_line_numbers_are_kept() {
+    fn removing_comments_does_not_change_line_numbers() {
         assert_eq!(code_words("a // b\nc /* d /* e */ f */ g"), "a c g");
         assert_eq!(code_only("/* a\nb */\nc").lines().count(), 3);
     }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_and_names_ending_in_r_are_kept_as_code() {
+    fn lifetimes_and_names_ending_in_r_count_as_code() {
         assert_eq!(
             code_words("fn f<'a>(x: &'a str) -> Cow<'a, str>"),
             "fn f<'a>(x: &'a str) -> Cow<'a, str>"

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_one_sequence_gives_no_batches() {
+    fn text_as_short_as_one_sequence_gives_no_batches() {
         let tokens = [0; 20];
         assert!(Batches::new(&tokens, 10, 1, 0).is_none());
         assert!(Batches::new(&tokens, 9, 1, 0).is_some());

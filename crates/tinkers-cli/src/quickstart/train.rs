@@ -20,7 +20,7 @@ pub(crate) struct StepResult {
 
 /// Trains for `steps` steps and calls `on_step` after each step.
 ///
-/// The next step is submitted before the previous one is awaited, so that the server is never idle.
+/// The next training step is submitted before the result of the previous step is awaited, so that the server is never idle.
 pub(crate) async fn train(
     client: &TrainingClient,
     mut batches: impl Iterator<Item = Vec<Datum>>,
@@ -43,7 +43,7 @@ pub(crate) async fn train(
 }
 
 /// Returns the mean loss of `data` in nats per token. No gradients are computed. The data are divided into forward passes of
-/// `batch` data, which are submitted concurrently.
+/// `batch` data. These passes are submitted concurrently.
 pub(crate) async fn held_out_loss(
     client: &TrainingClient,
     data: &[Datum],

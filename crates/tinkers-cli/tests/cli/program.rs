@@ -37,7 +37,7 @@ const CLEARED_VARIABLES: [&str; 21] = [
     "no_proxy",
 ];
 
-/// A running program, whose output is read line by line. Dropping this value kills the process.
+/// A running program. Its output is read line by line. Dropping this value kills the process.
 pub(crate) struct Program {
     child: Arc<Mutex<Child>>,
     lines: Receiver<Line>,

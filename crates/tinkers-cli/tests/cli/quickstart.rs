@@ -212,7 +212,7 @@ fn quickstart_runs_beside_serve_and_leaves_no_files() {
 
 #[cfg(unix)]
 #[test]
-fn error_names_the_data_directory_in_use_and_its_process() {
+fn error_names_the_locked_data_directory_and_the_locking_process() {
     let home = tempfile::tempdir().unwrap();
     let mut server = Program::start(home.path(), &["serve", "--port", "0"]);
     server.line("listening on ");

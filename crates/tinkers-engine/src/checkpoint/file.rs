@@ -140,8 +140,8 @@ pub(super) fn file_name(name: &str) -> Option<String> {
 /// Encodes a name as a path component that is valid on every file system. Different names have different encodings. Returns `None`
 /// if `name` is empty.
 ///
-/// Letters, digits, `-`, `_` and inner dots are kept. All other bytes are percent-encoded, as are the first letter of a device name
-/// and a trailing dot. An encoding that is too long is truncated and ends in a hash of the name.
+/// Letters, digits, `-`, `_` and inner dots are not changed. All other bytes are percent-encoded, as are the first letter of a
+/// device name and a trailing dot. If an encoding is too long, it is truncated and ends in a hash of the name.
 pub(super) fn encode_name(name: &str) -> Option<String> {
     if name.is_empty() {
         return None;

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn cross_entropy_multiplies_each_target_by_its_weight() {
+    fn cross_entropy_multiplies_each_target_token_loss_by_its_weight() {
         let got = LossFunction::CrossEntropy
             .evaluate(&[-1.0, -2.0], &LossInputs::Weights(vec![0.5, 0.0]));
         assert_eq!(got.losses, [0.5, 0.0]);

@@ -63,8 +63,9 @@ impl Report {
 /// Computes the metrics of a forward or backward pass. Means are taken over sequences, as clients assume when they merge the
 /// metrics of the parts of a batch.
 ///
-/// The metrics are `loss:sum` and `weights:sum`, which is the number of targets for policy losses. Policy losses also have
-/// `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if the loss clips the ratio, `clip_fraction:mean`.
+/// The metrics are `loss:sum` and `weights:sum`. For policy losses, `weights:sum` is the number of target tokens. Policy losses
+/// also have `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if the loss clips the ratio,
+/// `clip_fraction:mean`.
 #[expect(
     clippy::cast_precision_loss,
     reason = "batches are far below 2^53 sequences"

@@ -11,7 +11,7 @@ pub struct StopConditions {
 }
 
 impl StopConditions {
-    /// Returns an empty set, with which samples end only at their maximum length.
+    /// Returns an empty set. With it, samples end only at their maximum length.
     #[must_use]
     pub fn never() -> Self {
         Self::default()

@@ -129,8 +129,8 @@ pub enum OpenApi {
 pub enum UnknownFields {
     /// Unknown fields are ignored.
     Dropped,
-    /// Unknown fields are refused with a 422 response, which contains one `extra_forbidden` error for each unknown field. The known
-    /// fields, at any depth, are those of the official Python SDK 0.25. Objects with arbitrary keys are not checked.
+    /// Unknown fields are refused with a 422 response. The response contains one `extra_forbidden` error for each unknown field.
+    /// The known fields, at any depth, are those of the official Python SDK 0.25. Objects with arbitrary keys are not checked.
     RefusedAsOfSdk025,
 }
 
@@ -138,9 +138,9 @@ pub enum UnknownFields {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyNeed {
-    /// A key is required if one is configured.
+    /// Requests must contain an API key if an API key is configured.
     AsConfigured,
-    /// A key is always required. If none is configured, any key is accepted.
+    /// Requests must always contain an API key. If no API key is configured, any API key is accepted.
     Always,
 }
 
@@ -214,7 +214,7 @@ pub enum Expiry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
-    /// In the order of their `seq_id`, which starts at 1 and has no gaps.
+    /// In the order of their `seq_id`. The first `seq_id` is 1, and there are no gaps.
     BySeqId,
     /// In the order in which their requests arrive. One operation runs at a time.
     OnArrival,

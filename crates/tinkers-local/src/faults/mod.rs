@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_rule_is_active_for_its_time_on_the_server_clock() {
+    fn fault_rule_is_active_for_its_period_on_the_server_clock() {
         let clock = ManualClock::new();
         clock.advance(SECOND * 100);
         let faults = Faults::new();

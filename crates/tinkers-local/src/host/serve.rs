@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The address is not a loopback one and the server has no API key.
+    /// The address is not a loopback address, and the server has no API key.
     #[error(
         "{0} is reachable from other machines; set an API key, or bind a loopback address such as 127.0.0.1"
     )]
@@ -49,7 +49,7 @@ pub enum ServeError {
 /// port.
 ///
 /// # Errors
-/// If the address is not a loopback one and the server has no key, or cannot be bound.
+/// If the address cannot be bound, or if it is not a loopback address and the server has no API key.
 pub async fn serve(server: LocalServer, address: SocketAddr) -> Result<Serving, ServeError> {
     if !address.ip().is_loopback() && server.config().api_key.is_none() {
         return Err(ServeError::Exposed(address));

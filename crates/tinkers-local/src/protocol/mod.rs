@@ -130,7 +130,7 @@ impl Protocol {
         read(config, request)
     }
 
-    /// Applies a request to the protocol state. This transition or a later one has the response as an effect.
+    /// Applies a request to the protocol state. The response is an effect of this transition or of a later transition.
     pub fn apply(&mut self, at: Stamp, exchange: ExchangeId, command: Command) -> Vec<Effect> {
         let numbered = command.numbered();
         match self.dispatch(at, exchange, command) {

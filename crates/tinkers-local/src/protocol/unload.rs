@@ -12,7 +12,7 @@ use crate::read::{Digest, Refusal};
 
 impl Protocol {
     /// Handles `POST /unload_model`. Queued requests run before the unload. Requests that wait for a missing sequence number fail.
-    /// A repeated unload request gets the request id of the first one.
+    /// A repeated unload request gets the request id of the first unload request.
     pub(super) fn unload_model(
         &mut self,
         at: Stamp,

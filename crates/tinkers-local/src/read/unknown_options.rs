@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn error_names_the_unknown_option_and_the_known_ones() {
+    fn error_names_the_unknown_option_and_the_known_options() {
         let datum = json!({ "model_input": { "chunks": [] }, "loss_fn_inputs": { "weights": { "data": [], "grad": true } } });
         for (route, body, expected) in [
             (

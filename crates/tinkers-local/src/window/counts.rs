@@ -40,8 +40,8 @@ pub struct WindowLevel {
     pub most: u32,
 }
 
-/// A congestion event: a series of refusals, each of which arrived before the `retry-after` hints of the earlier ones had expired.
-/// If refusals carry no hint, an event is a series of refusals that are at most 100 ms apart.
+/// A congestion event: a series of refusals. Each of them arrived before the `retry-after` hints of the earlier refusals had
+/// expired. If refusals carry no hint, an event is a series of refusals that are at most 100 ms apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Congestion {

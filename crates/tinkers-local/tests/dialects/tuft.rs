@@ -30,7 +30,7 @@ async fn create_session(server: &TestServer) -> String {
 }
 
 #[tokio::test]
-async fn tuft_accepts_any_api_key_unless_one_is_configured() {
+async fn tuft_accepts_any_api_key_unless_an_api_key_is_configured() {
     let server = dialect_server(Dialect::tuft());
     let none = server.get("training_runs").await;
     assert_eq!(
@@ -51,7 +51,7 @@ async fn tuft_accepts_any_api_key_unless_one_is_configured() {
 }
 
 #[tokio::test]
-async fn tuft_config_has_no_extensions_and_loads_need_a_model() {
+async fn tuft_config_has_no_extensions_and_loading_requires_a_model() {
     let server = dialect_server(Dialect::tuft());
     let flags = post(&server, "client/config", json!({ "sdk_version": "0.25.0" })).await;
     let flags = flags.ok();

@@ -60,7 +60,8 @@ pub(crate) fn loss(logprobs: &[Vec<f32>]) -> f64 {
     -all.map(|value| f64::from(*value)).sum::<f64>() / count as f64
 }
 
-/// Runs `steps` training steps on `data`. Returns the loss before each step and after the last one.
+/// Runs `steps` training steps on `data`. Returns the loss before each step and after the last
+/// step.
 pub(crate) async fn train(
     client: &TrainingClient,
     data: &[Datum],

@@ -194,7 +194,7 @@ impl LoadContext {
 }
 
 /// Records the end of a sample. The sampled tokens show whether the result belongs to this call or
-/// to another one.
+/// to another call.
 fn record_sample(counts: &Counts, call: &Call, reply: Result<SampleResponse, Error>) {
     let last = token(call.number);
     let ended = reply.as_ref().map(|reply| {

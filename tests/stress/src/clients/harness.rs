@@ -190,7 +190,7 @@ impl Loads<'_> {
         (measurements, cycles)
     }
 
-    /// Runs one load, and measures it until all of its calls have ended.
+    /// Runs the load once, and takes measurements until all of its calls have ended.
     fn run_load(&self, until: Duration, measurements: &mut Vec<Measurement>, bar: &ProgressBar) {
         let watch = self.watch;
         let ended = Arc::new(AtomicBool::new(false));

@@ -12,7 +12,7 @@ const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
 /// The interval at which [`churn`] creates clients.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Runs `clients` clients. Each has one training task and `tasks` sampling tasks.
+/// Runs `clients` clients. Each client has one training task and `tasks` sampling tasks.
 pub(crate) async fn steady(
     context: LoadContext,
     monitored: MonitoredClient,

@@ -20,8 +20,8 @@ pub struct Profile {
     pub window: Option<u32>,
     /// The duration of each job on the server, in milliseconds.
     pub latency_ms: u64,
-    /// Whether the server supports shared polls, with which a client polls for all of its samples
-    /// at once.
+    /// Whether the server supports shared polls. With a shared poll, a client polls for all of its
+    /// samples at once.
     pub session_polls: bool,
 }
 

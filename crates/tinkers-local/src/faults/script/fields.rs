@@ -153,7 +153,7 @@ impl<'a> Fields<'a> {
         Err(self.error(name, format!("{expected}{meant}")))
     }
 
-    /// Returns an error for a field value that is not one of the `known` words.
+    /// Returns an error for a field value that is not in the list `known`.
     pub(super) fn unknown<'w>(
         &self,
         name: &str,

@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_seq_id_can_be_used_until_a_later_one_is_accepted() {
+    fn refused_seq_id_can_be_used_until_a_higher_seq_id_is_accepted() {
         let mut queue = ModelQueue::default();
         queue.refuse(1);
         queue.refuse(2);

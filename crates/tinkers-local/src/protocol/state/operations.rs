@@ -34,7 +34,7 @@ pub(crate) enum Goal {
 pub(crate) enum Origin {
     /// A model, and the `seq_id` of the operation. A `seq_id` of 0 stands for none.
     Model(String, u64),
-    /// A sampler, and the `seq_id` of the operation, if it has one.
+    /// A sampler, and the `seq_id` of the operation. `None` for an operation without a `seq_id`.
     Sampler(String, Option<u64>),
     /// Neither a model nor a sampler: the operation is a sample from a base model or a checkpoint.
     Free,
