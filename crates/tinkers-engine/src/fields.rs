@@ -86,7 +86,7 @@ impl Fields {
         Ok(ids.unwrap_or_default())
     }
 
-    /// Reads a token. It is a string, or an object whose field `content` is the string.
+    /// Reads a token. Its JSON form is either a string, or an object whose field `content` is the string.
     pub(crate) fn token(&self, name: &str) -> Result<Option<String>> {
         self.read(name, "a token string", |value| {
             let text = value.get("content").unwrap_or(value);

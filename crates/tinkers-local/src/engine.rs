@@ -52,7 +52,7 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
-/// A unit of work for the engine.
+/// A job for the engine, with its number.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// The number of the job.

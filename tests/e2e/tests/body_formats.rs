@@ -122,7 +122,7 @@ async fn json_fallback_of_a_forward_pass_uses_the_forward_route() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_500_without_a_reason_to_protobuf_switches_to_json() {
+async fn protobuf_body_answered_with_a_bare_500_is_sent_again_as_json() {
     for harness in [
         Harness::start().await,
         harness_without_deduplication().await,
@@ -142,7 +142,7 @@ async fn http_500_without_a_reason_to_protobuf_switches_to_json() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_500_with_a_reason_causes_no_fallback() {
+async fn http_500_with_a_reason_causes_no_body_format_fallback() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     let failed = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, "out of memory");
@@ -283,7 +283,7 @@ async fn wrong_body_format_in_the_openapi_document_causes_one_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_500_without_a_reason_to_json_causes_no_fallback() {
+async fn json_body_answered_with_a_bare_500_causes_no_fallback() {
     let harness = harness_with_document(PassBodies::Json).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());
@@ -293,7 +293,7 @@ async fn http_500_without_a_reason_to_json_causes_no_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_500_to_a_documented_body_format_causes_no_fallback() {
+async fn documented_body_format_answered_with_500_causes_no_fallback() {
     // This server accepts both formats and applies a repeated sequence number again. A fallback
     // would add the gradients twice.
     let mut config = LocalConfig::default();

@@ -32,7 +32,7 @@ enum WaitState {
     Backoff,
     /// A new connection to the server.
     Dial,
-    /// The response of the server.
+    /// The response of the server to a request.
     Response,
 }
 

@@ -60,7 +60,7 @@ async fn request_delivered_twice_is_applied_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_forward_backward_without_deduplication_is_not_retried() {
+async fn non_deduplicated_forward_backward_with_a_lost_reply_is_not_retried() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness
@@ -83,7 +83,7 @@ async fn lost_forward_backward_without_deduplication_is_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unsent_forward_backward_without_deduplication_is_retried() {
+async fn non_deduplicated_forward_backward_is_retried_if_it_was_not_sent() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness
@@ -360,7 +360,7 @@ async fn submission_with_a_truncated_response_is_retried_if_deduplicated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_calls_fail_after_a_truncated_response_without_deduplication() {
+async fn truncated_response_without_deduplication_makes_later_calls_fail() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::OPTIM_STEP, Fault::truncate());

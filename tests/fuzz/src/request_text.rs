@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consecutive_requests_are_parsed_separately() {
+    fn consecutive_requests_in_a_fuzz_input_are_parsed_separately() {
         let bytes = b"POST /a?b HTTP/1.1\r\nX-A: 1\r\nno header\r\ncontent-length: 2\r\n\r\nabBREW /c d HTTP/1.1\r\ncontent-length: 9\r\n\r\nxyz";
         let all = parse(bytes);
         assert_eq!(all.len(), 2);

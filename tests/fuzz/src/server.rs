@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn fixture_ids_refer_to_existing_objects() {
+    fn fuzz_fixture_ids_refer_to_existing_objects() {
         let test_server = run(async {
             let test_server = TestServer::new("tinker");
             test_server.create_fixtures().await;
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn long_poll_is_answered_after_its_timeout() {
+    fn fuzz_server_answers_a_long_poll_after_its_timeout() {
         run(async {
             let test_server = TestServer::new("tinker");
             test_server.create_fixtures().await;

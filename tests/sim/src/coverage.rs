@@ -27,7 +27,7 @@ impl Coverage {
         *self.faults.entry((fault, op)).or_default() += 1;
     }
 
-    /// Counts how the program used the handle of a call.
+    /// Counts a use of a call handle by the program.
     pub fn record_handle_use(&mut self, handle_use: HandleUse, kind: CallKind) {
         let cell = (handle_use.name(), kind.name());
         *self.handle_uses.entry(cell).or_default() += 1;
@@ -45,7 +45,7 @@ impl Coverage {
         *self.failures.entry(failure).or_default() += 1;
     }
 
-    /// Adds the clients' counts of recovered errors.
+    /// Adds the recovered errors that the clients have counted.
     pub fn record_recovered_errors(&mut self, counts: &RecoveredErrorCounts) {
         for (kind, count) in counts.iter() {
             *self.recovered_errors.entry(kind.name()).or_default() += count;
@@ -68,7 +68,7 @@ impl Coverage {
         self.faults.values().sum()
     }
 
-    /// Adds the counts of another run.
+    /// Adds the counts of another run to these counts.
     pub fn add(&mut self, other: &Self) {
         add(&mut self.faults, &other.faults);
         add(&mut self.handle_uses, &other.handle_uses);
@@ -93,8 +93,8 @@ impl Coverage {
         faults.chain(handle_uses).collect()
     }
 
-    /// Formats the counts as tables. A dot marks a combination of fault and operation that is
-    /// impossible.
+    /// Formats the counts of faults, handle uses and errors as tables. A dot marks a combination of
+    /// fault and operation that is impossible.
     pub fn table(&self) -> String {
         let mut faults = table(Op::ALL.map(Op::name));
         for fault in Fault::ALL {

@@ -146,12 +146,12 @@ impl FaultInjector {
         self.lock().record_held(op);
     }
 
-    /// Counts how the program used the handle of a call.
+    /// Counts a use of a call handle by the program.
     pub fn record_handle_use(&self, handle_use: HandleUse, kind: CallKind) {
         self.lock().record_handle_use(handle_use, kind);
     }
 
-    /// Returns the counts of this run so far.
+    /// Returns the counts of injected faults, handle uses and errors in this run so far.
     pub fn coverage(&self) -> Coverage {
         self.lock().clone()
     }

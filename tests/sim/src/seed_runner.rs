@@ -16,9 +16,9 @@ use crate::trace::KeptLines;
 pub struct SeedResults {
     /// The number of seeds that have run.
     pub seeds: u64,
-    /// The totals of all runs.
+    /// The numbers of calls and requests in all runs.
     pub totals: Totals,
-    /// The coverage of all runs.
+    /// The faults, handle uses and errors that occurred in all runs.
     pub coverage: Coverage,
     /// The failing run with the smallest seed, if any run failed.
     pub failure: Option<SeedFailure>,

@@ -45,11 +45,11 @@ pub struct RunReport {
     pub violations: Vec<Violation>,
     /// The counts of injected faults, handle uses and errors.
     pub coverage: Coverage,
-    /// The totals of calls and requests.
+    /// The numbers of calls and requests in this run.
     pub totals: Totals,
 }
 
-/// Totals of one or more runs.
+/// The numbers of calls, requests and compared models in one or more runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// The number of calls that the programs made.
@@ -70,7 +70,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Adds the totals of other runs.
+    /// Adds the numbers of other runs to these numbers.
     pub fn add(&mut self, other: &Self) {
         self.calls += other.calls;
         self.succeeded += other.succeeded;

@@ -12,7 +12,7 @@ pub struct Log {
     started: Mutex<Vec<(u64, usize)>>,
     inside: AtomicU64,
     peak: AtomicU64,
-    /// The number of waiters that were admitted at once and then dropped, as planned.
+    /// The number of waiters that were admitted at their first poll and then dropped, as planned.
     pub cancelled: AtomicU64,
     /// The number of waiters that received a permit at their first poll.
     pub at_once: AtomicU64,

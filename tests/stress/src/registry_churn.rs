@@ -113,7 +113,7 @@ struct Key {
 }
 
 impl Churn {
-    /// Runs all threads to their end, and then checks the counts.
+    /// Runs all threads to their end, and then checks the counted admissions and permits.
     pub fn run(self) -> Observations {
         let (registry, totals) = (Registry::new(), Arc::<Totals>::default());
         let keys: Vec<Key> = (0..self.keys).map(|_| Key::default()).collect();

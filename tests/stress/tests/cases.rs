@@ -109,7 +109,7 @@ fn limiter_passes_all_checks_on_the_deterministic_executor() {
 }
 
 #[test]
-fn seed_determines_the_plan_and_the_order_of_admissions() {
+fn stress_seed_determines_the_plan_and_the_admission_order() {
     let shape = Shape {
         clients: 3,
         per_client: 50,

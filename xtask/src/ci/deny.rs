@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advisory_fails_the_check_but_an_unreachable_database_does_not() {
+    fn security_advisory_fails_ci_but_an_unreachable_database_does_not() {
         assert_eq!(advisories_result(true, "advisories ok"), Ok(()));
         assert_eq!(
             advisories_result(false, "failed to fetch advisory database https://x"),

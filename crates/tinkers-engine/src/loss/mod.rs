@@ -140,7 +140,7 @@ impl LossFunction {
 /// The options of a loss function that have not been read yet.
 struct Options {
     given: BTreeMap<String, f64>,
-    /// The values of options that are not given.
+    /// The default values of the options that are not set.
     defaults: &'static [(&'static str, f64)],
 }
 

@@ -41,7 +41,7 @@ pub struct Dialect {
     pub open_api: OpenApi,
     /// The treatment of unknown fields in JSON request bodies.
     pub unknown_fields: UnknownFields,
-    /// Routes that the server lacks. Requests for them get a 404.
+    /// The routes that the server does not have. Requests for these routes get a 404.
     pub absent: BTreeSet<Route>,
     /// Whether requests must contain an API key.
     pub key: KeyNeed,

@@ -23,7 +23,7 @@ pub struct RuleCount {
     pub rule: RuleId,
     /// The number of requests that matched the rule while the rule was active.
     pub matched: u64,
-    /// The number of requests to which the rule applied its fault.
+    /// The number of requests into which the rule injected its fault.
     pub struck: u64,
 }
 

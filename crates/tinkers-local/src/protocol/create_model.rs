@@ -60,7 +60,7 @@ impl Protocol {
         self.add_model(at, new, digest, Goal::CreateModel, work)
     }
 
-    /// Adds a model. The first operation in the queue of the model creates it.
+    /// Adds a model. The first operation in the queue of the model creates the model.
     pub(super) fn add_model(
         &mut self,
         at: Stamp,

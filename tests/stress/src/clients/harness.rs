@@ -45,14 +45,14 @@ pub struct Options {
     pub control: Option<Control>,
 }
 
-/// The verdict on a run, with its figures as text and as JSON.
+/// The verdict on a run, and the measured values as text and as JSON.
 #[derive(Debug)]
 pub struct Outcome {
     /// The verdict.
     pub verdict: Verdict,
-    /// A table of the figures for people.
+    /// A table of the measured values, to be printed.
     pub text: String,
-    /// The same figures as JSON for programs.
+    /// The measured values as JSON, for programs.
     pub json: Value,
 }
 

@@ -148,7 +148,7 @@ impl fmt::Display for Scenario {
 }
 
 impl Observations {
-    /// Returns the counts by name.
+    /// Returns the numbers of counted requests and calls, by name.
     pub fn figures(&self) -> Vec<(&'static str, u64)> {
         vec![
             ("calls", self.calls),

@@ -55,7 +55,7 @@ impl Checkpoints {
         self.saving.contains_key(path)
     }
 
-    /// Returns whether a path is in use by a checkpoint or a running save.
+    /// Returns whether there is a checkpoint or a running save at a path.
     pub(crate) fn is_in_use(&self, path: &TinkerPath) -> bool {
         self.records.contains_key(path) || self.is_saving(path)
     }
@@ -200,7 +200,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn running_save_postpones_expiry_and_prevents_deletion() {
+    fn running_save_prevents_expiry_and_deletion_of_the_checkpoint() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let path = record("a", None).path;
         all.insert(&mut agenda, at(0), record("a", Some(10.0)));

@@ -20,7 +20,7 @@ pub(crate) enum Role {
     /// Deletes a checkpoint, either because a client asked for the deletion in this exchange, or because the checkpoint has
     /// expired.
     Delete(Option<ExchangeId>, Box<CheckpointRecord>),
-    /// Does work that no client waits for.
+    /// Does work for which no client waits.
     Cleanup,
 }
 

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn retired_model_is_unloaded_after_its_running_operation() {
+    fn retired_model_is_unloaded_when_its_running_operation_ends() {
         let mut models = models(3);
         let queue = models.queue_mut("m").unwrap();
         assert_eq!(queue.start(), Some(OperationId(1)));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn retired_model_without_a_running_operation_is_unloaded_at_once() {
+    fn retired_model_is_unloaded_at_once_if_no_operation_is_running() {
         let mut models = models(1);
         assert_eq!(models.retire("m", "reason").unwrap().running, None);
         assert!(!models.operation_ended("m"));

@@ -79,7 +79,7 @@ mod tests {
     use std::time::SystemTime;
 
     #[test]
-    fn number_and_bytes_of_running_samples_are_limited() {
+    fn number_and_total_body_size_of_running_samples_are_limited() {
         let at = Stamp {
             now: Timestamp::ORIGIN,
             wall: SystemTime::UNIX_EPOCH,
