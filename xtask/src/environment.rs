@@ -39,7 +39,7 @@ pub(crate) fn variables<'a>(names: &[&'a str]) -> Vec<(&'a str, String)> {
         .collect()
 }
 
-/// Returns whether this run is in CI. In CI, a check that cannot run is a failure.
+/// Returns whether this run is in CI. In CI, a check that cannot run counts as failed.
 pub(crate) fn is_ci() -> bool {
     variable("CI").is_some_and(|value| !value.is_empty() && value != "false")
 }

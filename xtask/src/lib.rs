@@ -25,12 +25,12 @@ struct Command {
     run: Run,
 }
 
-/// What a command runs.
+/// What a command of `cargo xtask` runs.
 enum Run {
     /// The command calls a function of this package.
     Task(fn(&[String]) -> Result<(), String>),
-    /// The command runs the program of the package with this name, in release mode, and exits with
-    /// the exit code of the program.
+    /// The command runs the program of the package with this name in release mode, and exits with
+    /// the exit code of this program.
     Program(&'static str),
 }
 

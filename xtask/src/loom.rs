@@ -8,14 +8,14 @@ use crate::environment::{self, Stopwatch};
 use crate::metadata::{self, Package};
 use crate::out;
 
-/// The default of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all faults. Without a
-/// bound, models with three threads take hours.
+/// The default of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all bugs. Without a bound,
+/// models with three threads take hours.
 const MAX_PREEMPTIONS: &str = "3";
 
 /// The name of the module inside a library for models that need private items.
 pub(crate) const IN_LIBRARY: &str = "loom_models";
 
-/// The crate to which the models belong, and the targets that contain them.
+/// The loom models of one crate: the crate, and the targets that contain the models.
 #[derive(Debug, PartialEq, Eq)]
 struct Models {
     package: String,
@@ -112,7 +112,7 @@ fn target(file: &str) -> Option<String> {
     (name == "loom" || name.starts_with("loom_")).then(|| name.to_owned())
 }
 
-/// Selects the models of the crates in `names`, or all models if `names` is empty.
+/// Selects the loom models of the crates in `names`, or all models if `names` is empty.
 fn choose(all: Vec<Models>, names: &[String]) -> Result<Vec<Models>, String> {
     for name in names {
         if !all.iter().any(|models| models.package == *name) {

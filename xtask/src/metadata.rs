@@ -37,7 +37,8 @@ pub(crate) struct Package {
 pub(crate) struct Dependency {
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// Whether the dependency is given by a path. Only dependencies inside the workspace are.
+    /// Whether the manifest gives a path for the dependency. This is only the case for dependencies
+    /// inside the workspace.
     pub(crate) is_path: bool,
     /// The version requirement. It is `*` if the manifest gives no version.
     pub(crate) requirement: String,

@@ -38,7 +38,7 @@ const WITH_CLIENTS: [&str; 3] = ["tinkers-session", "tinkers-sampling", "tinkers
 const VERSION: &str = "27.1.0";
 
 /// The test targets that are slow to build or to run, with their crates. They run only on mutants
-/// that survive all other tests.
+/// that all other tests have missed.
 const SLOW: [(&str, &str); 6] = [
     ("tinkers-dispatch", "threads"),
     ("tinkers-futures", "outcomes"),
@@ -48,22 +48,23 @@ const SLOW: [(&str, &str); 6] = [
     ("tinkers-registry", "stress"),
 ];
 
-/// The test targets that never run on mutants, with their crates. They take minutes in a debug
-/// build.
+/// The test targets that never run on mutants, with their crates. In a debug build, these targets
+/// take minutes.
 const SKIPPED: [(&str, &str); 1] = [("tinkers-limits", "goodput")];
 
-/// The timeout of the quick tests of a mutant. A mutant that times out counts as caught.
+/// The time limit of the quick tests of a mutant, in seconds. A mutant that exceeds it counts as
+/// caught.
 const TEST_SECONDS: &str = "30";
-/// The timeout of slow tests and of loom models.
+/// The time limit of slow tests and of loom models, in seconds.
 const SLOW_SECONDS: &str = "600";
-/// The value of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all faults, and each further
+/// The value of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all bugs, and each further
 /// preemption multiplies the run time.
 const MAX_PREEMPTIONS: &str = "2";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
     packages: Vec<String>,
-    /// The part of the mutants to run, in the form `k/n` that cargo-mutants expects.
+    /// The part of the mutants to test, in the form `k/n` that cargo-mutants expects.
     shard: Option<String>,
     changed: bool,
 }
@@ -95,7 +96,7 @@ impl Options {
     }
 }
 
-/// The results for the mutants of one crate.
+/// The results of mutation testing for one crate.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Score {
     caught_by_tests: usize,
@@ -105,8 +106,8 @@ struct Score {
 }
 
 impl Score {
-    /// Runs a cargo-mutants command on the surviving mutants only. Removes the mutants that it
-    /// catches from the survivors, and returns their number.
+    /// Runs a cargo-mutants command on the surviving mutants only. Removes the mutants that the
+    /// command catches from the survivors, and returns the number of removed mutants.
     fn retain_survivors(&mut self, mut command: Command, output: &Path) -> Result<usize, String> {
         for survivor in &self.survivors {
             command.args(["--re", &exact_pattern(survivor)]);
@@ -166,8 +167,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Err(format!("below {TARGET_PERCENT} %: {}", low.join(", ")))
 }
 
-/// Runs the mutants of a crate against its quick tests. Runs the survivors against its slow tests,
-/// and the mutants that survive these against its loom models.
+/// Runs the quick tests of a crate on its mutants, then the slow tests on the mutants that survive,
+/// and then the loom models on the mutants that still survive.
 fn measure(
     package: &str,
     options: &Options,
@@ -224,7 +225,7 @@ fn measure(
     Ok(score)
 }
 
-/// The test targets of a crate, as options of cargo-mutants.
+/// The test targets to run on the mutants of a crate, as options of cargo-mutants.
 #[derive(Debug, Default)]
 struct Targets {
     quick: Vec<String>,
@@ -267,8 +268,8 @@ impl Targets {
     }
 }
 
-/// Returns the command that runs cargo-mutants on the copy of the repository. Later runs reuse the
-/// copy and its target directory.
+/// Returns the command that runs cargo-mutants on the copy of the repository. Later runs use the
+/// same copy and the same target directory.
 fn mutants_command(package: &str, directory: &Path, output: &Path) -> Result<Command, String> {
     std::fs::create_dir_all(output)
         .map_err(|cause| format!("cannot create {}: {cause}", output.display()))?;
@@ -312,7 +313,7 @@ impl MutantsOutput {
         }
     }
 
-    /// Returns the names of the mutants in one of the lists that cargo-mutants writes.
+    /// Returns the names of the mutants in one of the list files that cargo-mutants writes.
     fn lines(&self, list: &str) -> Result<Vec<String>, String> {
         let path = self.0.join(format!("{list}.txt"));
         let text = std::fs::read_to_string(&path)
@@ -335,8 +336,8 @@ fn exact_pattern(name: &str) -> String {
     pattern
 }
 
-/// Writes the changes since a commit to a file. The commit is `MUTANTS_BASE`, or the previous
-/// commit by default.
+/// Writes the changes since a base commit to a file. The base commit is `MUTANTS_BASE`, or the
+/// previous commit by default.
 fn write_diff(directory: &Path) -> Result<PathBuf, String> {
     let base = environment::variable("MUTANTS_BASE").unwrap_or_else(|| "HEAD~1".to_owned());
     let output = std::process::Command::new("git")

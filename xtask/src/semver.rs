@@ -7,8 +7,9 @@ use crate::{environment, out, tools};
 /// The version of cargo-semver-checks to install if there is none.
 const VERSION: &str = "0.51.0";
 
-/// Fails if a crate breaks its API without the version number that this requires. The baseline is the newest tag `v…` before the current
-/// commit; without one there is nothing to compare.
+/// Fails if a crate breaks its API without the increase of the version number that semantic
+/// versioning requires. The baseline is the newest tag `v…` before the current commit. Without such
+/// a tag, there is nothing to compare.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     crate::no_arguments(arguments)?;
     let Some(tag) = last_release()? else {

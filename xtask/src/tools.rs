@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::environment;
 
-/// Returns the path of the program `name`, and installs `version` of the package of that name if the program is missing.
+/// Returns the path of the program `name`. If the program is missing, installs `version` of the
+/// package with the same name.
 pub(crate) fn installed(name: &str, version: &str) -> Result<PathBuf, String> {
     let tools = environment::root().join("target/tools");
     let program = tools

@@ -12,8 +12,8 @@ pub(crate) struct Venv {
     directory: PathBuf,
 }
 
-/// Finds a Python interpreter that can create virtual environments and has at least the given
-/// version.
+/// Finds a Python interpreter that can create virtual environments. Its version must be at least
+/// the given version.
 pub(crate) fn python(major: u32, minor: u32) -> Option<String> {
     let later = (minor..=minor + 4)
         .rev()
@@ -31,7 +31,8 @@ pub(crate) fn python(major: u32, minor: u32) -> Option<String> {
 
 impl Venv {
     /// Creates a virtual environment in `directory`, and installs `packages` with pip. Does nothing
-    /// if the environment exists and has the same packages. `description` is shown to the user.
+    /// if the environment already exists with the same packages. `description` is shown to the
+    /// user.
     pub(crate) fn prepare(
         python: &str,
         directory: PathBuf,
@@ -86,7 +87,7 @@ impl Venv {
         python.parent().unwrap_or(&python).to_path_buf()
     }
 
-    /// Returns the Python version, followed by the installed packages in alphabetical order, in the
+    /// Returns the Python version, and then the installed packages in alphabetical order in the
     /// form `NAME==VERSION`.
     pub(crate) fn installed(&self) -> Result<Vec<String>, String> {
         let version = stdout_of(Command::new(self.python()).arg("--version"))?;
@@ -107,7 +108,7 @@ impl Venv {
     }
 }
 
-/// Waits until it can lock a file. The lock is released when the returned file is dropped.
+/// Waits until this process can lock a file. Dropping the returned file releases the lock.
 fn lock(path: &Path) -> Result<File, String> {
     let open = || {
         std::fs::create_dir_all(path.parent().unwrap_or(path))?;
@@ -117,8 +118,8 @@ fn lock(path: &Path) -> Result<File, String> {
     open().map_err(|cause| format!("cannot lock {}: {cause}", path.display()))
 }
 
-/// Returns the total size of the files in a directory, in bytes. Links are not followed, and
-/// unreadable files are ignored.
+/// Returns the total size of the files in a directory, in bytes. Does not follow links, and ignores
+/// unreadable files.
 fn directory_size(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
-/// Runs `work` on a new thread and returns its result.
+/// Runs the closure `work` on a new thread and returns its result.
 ///
 /// Dropping the future does not cancel `work`: the thread continues, and its result is dropped.
 ///

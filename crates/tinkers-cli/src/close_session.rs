@@ -8,12 +8,13 @@ use tokio::runtime::Handle;
 
 use crate::signals::{Interrupted, Signals};
 
-/// The timeout for closing after an interrupt. A session that is not closed ends when it expires.
+/// The time limit for closing the session after an interrupt. The server ends a session that was not closed when the session
+/// expires.
 const INTERRUPTED_TIMEOUT: Duration = Duration::from_millis(300);
-/// The timeout for closing in all other cases.
+/// The time limit for closing the session in all other cases.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Closes the session and tells the server the outcome of the command. Gives up after a timeout or on another signal.
+/// Closes the session and sends the outcome of the command to the server. Stops waiting after a timeout or at another signal.
 pub(crate) async fn close_session<T: Sync>(
     service: &ServiceClient,
     outcome: &anyhow::Result<T>,

@@ -25,35 +25,35 @@ use crate::paths;
 pub(crate) enum Backend {
     /// A model on the CPU.
     Model {
-        /// The model directory in the Hugging Face layout, and the name of the model; `None` for the built-in model.
+        /// The model directory in the Hugging Face layout, and the name of the model. `None` for the built-in model.
         model: Option<(PathBuf, Option<String>)>,
         /// The directory in which checkpoints are stored.
         data_dir: PathBuf,
-        /// The seed of samples and adapters whose requests have no seed.
+        /// The seed of samples and adapters whose requests contain no seed.
         seed: u64,
     },
     /// An engine that returns fixed results.
     Scripted {
-        /// The duration of each operation.
+        /// The duration of each operation of the engine.
         latency: Duration,
-        /// The results to return.
+        /// The script from which the engine derives its results.
         script: Script,
     },
 }
 
-/// Fault injection, and a record of the exchanges, for tests of clients.
+/// The fault script and the journal of a server, for tests of clients.
 #[derive(Debug, Default)]
 pub(crate) struct TestHooks {
     pub(crate) faults: Faults,
     pub(crate) journal: Option<JournalFile>,
 }
 
-/// How long a shutdown waits for exchanges in progress.
+/// How long a shutdown waits for running exchanges.
 const EXCHANGE_GRACE: Duration = Duration::from_millis(700);
-/// How long a shutdown then waits for saves in progress.
+/// How long a shutdown then waits for running saves.
 const SAVE_GRACE: Duration = Duration::from_secs(30);
 
-/// A running server with its own thread.
+/// A running embedded server with its own thread.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     server: BlockingServer,
@@ -65,8 +65,8 @@ impl Embedded {
         self.server.url()
     }
 
-    /// Shuts the server down: stops accepting connections, waits briefly for exchanges in progress, and completes saves and
-    /// deletions in progress. If the future is dropped, the shutdown continues on a background thread.
+    /// Shuts the server down: stops accepting connections, waits briefly for running exchanges, and completes running saves and
+    /// checkpoint deletions. If the future is dropped, the shutdown continues on a background thread.
     ///
     /// # Errors
     ///
@@ -156,7 +156,7 @@ fn load(model: Option<(PathBuf, Option<String>)>, data_dir: &Path) -> Result<Mod
     })
 }
 
-/// An engine, or the options from which it is created inside the runtime.
+/// An engine, or the options from which an engine is created inside the runtime.
 enum EngineSource {
     Loaded(Arc<ModelEngine>),
     Scripted { latency: Duration, script: Script },

@@ -4,8 +4,8 @@ use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 
 use crate::output::one_line;
 
-/// Formats rows that consist of a label and a text. Labels are indented by `indent` columns, and texts are wrapped to fit `width`
-/// columns.
+/// Formats rows, each with a label and a text. Labels are indented by `indent` columns. Texts are wrapped so that the rows fit into
+/// `width` columns.
 pub(crate) fn labelled(rows: &[(&str, String)], indent: u16, width: usize) -> String {
     let mut table = Table::new();
     table
@@ -27,7 +27,8 @@ pub(crate) fn labelled(rows: &[(&str, String)], indent: u16, width: usize) -> St
     table.trim_fmt()
 }
 
-/// Indents a word that must not be wrapped. The indentation is four columns, or fewer if the word would not fit `width` otherwise.
+/// Indents a word that must not be wrapped. The indentation is four columns, or fewer columns if the word would otherwise exceed
+/// `width`.
 pub(crate) fn indent_word(word: &str, width: usize) -> String {
     let word = one_line(word);
     let indent = width.saturating_sub(word.chars().count()).min(4);

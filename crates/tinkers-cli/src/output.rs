@@ -11,17 +11,17 @@ use console::{StyledObject, Term};
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 use tinkers_local::InvalidScript;
 
-/// The width in columns if the output is not a terminal.
+/// The width of human-readable output in columns if the stream is not a terminal.
 const DEFAULT_WIDTH: usize = 100;
 
-/// The range of widths in which text is laid out, in columns.
+/// The minimum width in which text is laid out, in columns. The maximum is [`MAX_WIDTH`].
 const MIN_WIDTH: usize = 24;
 const MAX_WIDTH: usize = 120;
 
 /// The minimum width in columns at which a progress bar is shown beside its numbers.
 const MIN_BAR_WIDTH: usize = 64;
 
-/// The progress bars on stderr. They are suspended while the log is written.
+/// The progress bars on stderr. They are hidden while a log line is written.
 static PROGRESS_BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// The stream for human-readable output.
@@ -57,7 +57,7 @@ impl Screen {
         self.line(format_args!("\n{}", self.style(text).bold()))
     }
 
-    /// Wraps text so that it can be styled. Styles are omitted if the stream is not a terminal or NO_COLOR is set.
+    /// Wraps text so that a style can be applied to it. The style has no effect if the stream is not a terminal or NO_COLOR is set.
     pub(crate) fn style<D>(&self, text: D) -> StyledObject<D> {
         match self.stream {
             TextStream::Stdout => console::style(text),
@@ -144,7 +144,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is valid")
 }
 
-/// A guard that shows a spinner until it is dropped.
+/// A guard that shows a spinner until the guard is dropped.
 #[derive(Debug)]
 pub(crate) struct Busy(
     #[expect(dead_code, reason = "dropping it clears the line")] Option<ProgressBar>,
@@ -188,14 +188,14 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Prints a line on stdout and flushes it, which matters if stdout is a pipe.
+/// Prints a line on stdout and flushes stdout. Without the flush, a pipe would not receive the line at once.
 pub(crate) fn print_line(text: impl Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")?;
     stdout.flush()
 }
 
-/// A writer to stderr that suspends the progress bars.
+/// A writer to stderr that hides the progress bars while it writes.
 struct LogWriter;
 
 impl Write for LogWriter {
@@ -226,7 +226,7 @@ pub(crate) fn print_interrupted() {
     let _ = writeln!(stderr, "interrupted");
 }
 
-/// Returns the messages of an error and its causes. Leaves out causes whose text is part of an earlier message.
+/// Returns the messages of an error and of its causes. Leaves out a cause whose text is already part of an earlier message.
 fn error_chain(error: &anyhow::Error) -> Vec<String> {
     let mut messages: Vec<String> = Vec::new();
     for cause in error.chain() {
@@ -260,7 +260,7 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(printable.collect())
 }
 
-/// Returns whether the error is a broken pipe, for example because `| head` has ended.
+/// Returns whether the error is a broken pipe. The reader of the pipe, for example `| head`, may have ended.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn remaining_time_is_hidden_before_the_first_step() {
+    fn progress_hides_the_remaining_time_before_the_first_step() {
         for columns in [20, 200] {
             let template = bar_template(columns, false);
             assert!(

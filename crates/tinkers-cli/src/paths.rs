@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use etcetera::base_strategy::{BaseStrategy, choose_native_strategy};
 
-/// Returns the directory of checkpoints, and creates it if necessary. The directory is `given`, or else `tinkers` in the platform's
-/// data directory (`$XDG_DATA_HOME` or `~/.local/share` on Linux, `~/Library/Application Support` on macOS, `%APPDATA%` on Windows).
+/// Returns the directory in which checkpoints are stored. Creates the directory if it is missing. The directory is `given`; if it
+/// is `None`, the directory is `tinkers` in the platform's data directory (`$XDG_DATA_HOME` or `~/.local/share` on Linux,
+/// `~/Library/Application Support` on macOS, `%APPDATA%` on Windows).
 pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf> {
     let dir = match given {
         Some(dir) => dir.to_path_buf(),
@@ -26,7 +27,7 @@ pub(crate) fn unusable_message(dir: &Path) -> String {
     )
 }
 
-/// Returns the help of an option that sets the directory: `description` with the default.
+/// Returns the help text of an option that sets the data directory: `description`, followed by the default.
 pub(crate) fn data_dir_help(description: &str) -> String {
     match default_data_dir() {
         Some(dir) => format!("{description} [default: {}]", dir.display()),
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_dir_is_created_or_named_in_the_error() {
+    fn missing_data_dir_is_created_and_invalid_data_dir_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let created = data_dir(Some(&dir.path().join("a/b"))).unwrap();
         assert!(created.is_absolute() && created.is_dir());

@@ -7,7 +7,7 @@ use tinkers::prelude::ServiceClient;
 use crate::address::without_password;
 use crate::args::ConnectionArgs;
 
-/// Opens a session on a remote server. `builder` contains further options.
+/// Opens a session on a remote server. `builder` contains further client options.
 pub(crate) async fn connect(
     builder: ServiceClientBuilder,
     server: &ConnectionArgs,

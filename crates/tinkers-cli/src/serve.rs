@@ -14,8 +14,7 @@ use crate::output;
 use crate::paths;
 use crate::signals::{Interrupted, Signals};
 
-/// Serves until a signal arrives, then shuts down after the saves in progress have completed. A second signal ends the shutdown at
-/// once.
+/// Serves until a signal arrives. Then completes the running saves and shuts down. A second signal ends the shutdown at once.
 pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     if args.print_openapi {
         return print_openapi(&config(args)?);
@@ -75,7 +74,7 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     Ok(())
 }
 
-/// Returns a random seed. It comes from the hashers of the standard library, which the operating system seeds.
+/// Returns a random seed. It comes from the hashers of the standard library. The operating system seeds these hashers.
 fn random_seed() -> u64 {
     RandomState::new().hash_one("seed")
 }
@@ -103,7 +102,7 @@ fn print_openapi(config: &LocalConfig) -> Result<()> {
     output::print_line(text).context("cannot write to stdout")
 }
 
-/// Reads the fault script and creates the journal file, if they are given.
+/// Reads the fault script and creates the journal file, if the options name them.
 fn test_hooks(args: &ServeArgs) -> Result<TestHooks> {
     let faults = match &args.faults {
         None => Faults::new(),

@@ -7,7 +7,7 @@ use std::io;
 #[error("interrupted")]
 pub(crate) struct Interrupted;
 
-/// The signal handlers. Once they exist, the signals no longer terminate the process by default.
+/// The signal handlers. As long as they exist, the signals do not terminate the process by default.
 pub(crate) struct Signals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
@@ -18,7 +18,8 @@ pub(crate) struct Signals {
     hangup: Option<tokio::signal::unix::Signal>,
 }
 
-/// The number of SIGXFSZ, which is raised when a file would exceed the file size limit of the process (`ulimit -f`).
+/// The number of SIGXFSZ. The operating system raises this signal when a file would exceed the file size limit of the process
+/// (`ulimit -f`).
 #[cfg(unix)]
 const FILE_TOO_LARGE: std::ffi::c_int = 25;
 
@@ -57,8 +58,8 @@ impl Signals {
     }
 }
 
-/// Returns whether to handle SIGHUP. A handler would override `nohup`, so there must be none if the signal is ignored. There is none
-/// either on systems without `/proc`, where this cannot be determined.
+/// Returns whether to handle SIGHUP. A handler would override `nohup`, so no handler must be installed if SIGHUP is ignored. On
+/// systems without `/proc`, this cannot be determined, so no handler is installed either.
 #[cfg(unix)]
 fn handles_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -94,7 +95,7 @@ impl Signals {
     }
 }
 
-/// Runs `work` until it completes or a signal arrives.
+/// Runs the future `work` until it completes or a signal arrives.
 ///
 /// # Errors
 ///

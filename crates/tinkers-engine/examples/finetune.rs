@@ -18,7 +18,7 @@ use tinkers_engine::{
 const TEXT: &str = include_str!("../../tinkers-cli/data/newton-opticks.txt");
 const PROMPT: &str = "The Rays of Light which";
 
-/// The size in bytes of the text blocks. Each block is used either for training or for the held-out loss.
+/// The size in bytes of the text blocks. Each block belongs either to the training text or to the held-out text.
 const BLOCK: usize = 2048;
 
 struct Options {

@@ -23,7 +23,7 @@ struct Options {
     out: Option<PathBuf>,
 }
 
-/// The number of tokens in a training sequence. Samples much longer than this are poor, so it limits the useful context.
+/// The number of tokens in a training sequence. The model writes poor text beyond this length, so it limits the useful context.
 const LENGTH: usize = 512;
 /// The number of sequences in a step.
 const BATCH: usize = 8;

@@ -32,7 +32,7 @@ impl Default for AdamWParams {
     }
 }
 
-/// The state of the AdamW optimizer: the step count and both moments of each parameter.
+/// The state of the AdamW optimizer: the number of steps taken and both moments of each parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
     pub(crate) steps: u64,
@@ -40,7 +40,7 @@ pub struct AdamW {
     pub(crate) second: Vec<Vec<f32>>,
 }
 
-/// The norms of an optimizer step.
+/// The norms that an optimizer step computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
     /// The global norm of the gradients before clipping.
@@ -75,7 +75,7 @@ impl AdamW {
         moments.flatten().all(|moment| moment.is_finite())
     }
 
-    /// Updates `params` with `grads`, which has one vector for each parameter.
+    /// Updates `params` with the gradients `grads`. `grads` has one vector for each parameter.
     ///
     /// Moments are stored in `f32`, but each element is computed in `f64`. So the result does not depend on how the compiler orders
     /// single-precision arithmetic.
@@ -150,7 +150,7 @@ mod tests {
         }]
     }
 
-    /// Computes AdamW steps on one weight, with the formulas of the paper.
+    /// Computes AdamW steps on a single weight with the formulas of the paper, as a reference.
     fn reference(mut w: f64, grads: &[f64], with: &AdamWParams) -> f64 {
         let (mut m, mut v) = (0.0, 0.0);
         for (t, g) in grads.iter().enumerate() {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn clipping_scales_all_gradients_by_the_global_norm() {
+    fn gradient_clipping_scales_all_gradients_by_the_global_norm() {
         let with = AdamWParams {
             grad_clip_norm: 1.0,
             ..AdamWParams::default()
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn first_step_with_zero_gradients_changes_no_weight() {
+    fn first_adamw_step_with_zero_gradients_changes_no_weight() {
         let mut params = param(&[1.0]);
         let mut adam = AdamW::new(&params);
         let report = adam.step(&mut params, &[vec![0.0]], &AdamWParams::default());

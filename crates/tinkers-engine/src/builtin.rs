@@ -21,7 +21,7 @@ const WEIGHTS: &[u8] = include_bytes!("../assets/tiny/model.safetensors");
 /// Loads the built-in model.
 ///
 /// # Errors
-/// Returns [`crate::Error::Model`] if the embedded weights do not match the config, which a test rules out.
+/// Returns [`crate::Error::Model`] if the embedded weights do not match the config. A test ensures that they match.
 pub fn model() -> Result<Model> {
     Model::new(config(), weights()?)
 }

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::weights::Weights;
 
-/// The file name in error messages.
+/// The name of the config file in error messages.
 const FILE: &str = "config.json";
 
 /// The config of a decoder-only model, with the field names of a Hugging Face `config.json`.
@@ -22,9 +22,9 @@ pub struct ModelConfig {
     pub num_hidden_layers: usize,
     /// The number of query heads.
     pub num_attention_heads: usize,
-    /// The number of key and value heads; `None` for as many as query heads.
+    /// The number of key and value heads. `None` stands for the number of query heads.
     pub num_key_value_heads: Option<usize>,
-    /// The width of a head; `None` for `hidden_size / num_attention_heads`.
+    /// The width of a head. `None` stands for `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
     /// The epsilon of the RMS normalisation.
     pub rms_norm_eps: f32,
@@ -43,7 +43,7 @@ pub struct ModelConfig {
 pub struct RopeParameters {
     /// The base of the frequencies.
     pub rope_theta: f64,
-    /// The scaling of low frequencies; `None` for rotary embeddings of type `default`.
+    /// The scaling of low frequencies. `None` for rotary embeddings of type `default`.
     pub scaling: Option<Llama3Scaling>,
 }
 
@@ -118,7 +118,7 @@ impl ModelConfig {
             .unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
-    /// Returns whether the model applies RMS normalisation to query and key heads, as Qwen 3 does.
+    /// Returns whether the model applies RMS normalisation to query and key heads, as Qwen 3 models do.
     #[must_use]
     pub fn normalises_heads(&self) -> bool {
         self.model_type == "qwen3"
@@ -138,7 +138,7 @@ impl ModelConfig {
             .collect()
     }
 
-    /// Derives the head widths that `config.json` omits from the shapes of the weights.
+    /// Derives the head widths that `config.json` omits. They follow from the shapes of the weights.
     pub(crate) fn infer_widths(&mut self, weights: &Weights) -> Result<()> {
         let rows = |name: &str| weights.rows(&format!("model.layers.0.self_attn.{name}.weight"));
         let divide = |rows: Option<usize>, by: usize| {
@@ -181,7 +181,7 @@ impl ModelConfig {
     }
 }
 
-/// Refuses settings that would change the computation but are not supported by this engine.
+/// Refuses settings that this engine does not support although they would change the computation.
 fn refuse_unsupported(fields: &Fields) -> Result<()> {
     let activation = fields.string("hidden_act")?;
     if activation
@@ -274,8 +274,8 @@ impl RopeParameters {
 }
 
 impl Llama3Scaling {
-    /// Returns the scaled frequency. Frequencies of long wavelengths are divided, those of short ones are unchanged, and those in
-    /// between are interpolated.
+    /// Returns the scaled frequency. Frequencies with long wavelengths are divided, frequencies with short wavelengths are
+    /// unchanged, and frequencies in between are interpolated.
     fn scaled(&self, frequency: f64) -> f64 {
         let context = self.original_max_position_embeddings;
         let (low, high) = (self.low_freq_factor, self.high_freq_factor);

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The caller's input is invalid, so nothing was computed.
+    /// The input of the caller is invalid, so nothing was computed.
     #[error("{field}: {expected}")]
     Input {
         /// The path of the invalid field, such as `data[3].loss_fn_inputs.weights`.
         field: String,
-        /// The found and the expected value.
+        /// The found value and the expected value.
         expected: String,
     },
     /// The model directory or its weights are invalid.
@@ -22,7 +22,7 @@ pub enum Error {
     Checkpoint {
         /// The path of the checkpoint file.
         path: PathBuf,
-        /// The defect of the file.
+        /// The reason why the file is not a valid checkpoint.
         reason: String,
     },
     /// A file operation failed.
@@ -36,7 +36,7 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The data directory is locked by another engine, in this process or another one.
+    /// The data directory is locked by another engine, in this process or in another process.
     #[error(
         "the data directory {} is in use by {}; give each server its own",
         dir.display(),

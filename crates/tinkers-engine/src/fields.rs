@@ -6,16 +6,17 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// The fields of a JSON file, or of an object in the file. A field that is `null` counts as missing.
+/// The fields of a JSON file, or of an object in the file. A field whose value is `null` counts as missing.
 #[derive(Debug)]
 pub(crate) struct Fields {
-    /// The prefix of error messages: the file name and, for a nested object, its path, such as `config.json: rope_scaling.`.
+    /// The prefix of error messages, such as `config.json: rope_scaling.`. It consists of the file name and, for a nested object,
+    /// the path of the object.
     prefix: String,
     map: Map<String, Value>,
 }
 
 impl Fields {
-    /// Parses `json`, which is the content of the file `name`.
+    /// Parses `json`, the content of the file `name`.
     pub(crate) fn parse(name: &str, json: &[u8]) -> Result<Self> {
         let value = serde_json::from_slice(json)
             .map_err(|e| Error::Model(format!("{name} is not JSON: {e}")))?;
@@ -26,7 +27,7 @@ impl Fields {
         Ok(Self { prefix, map })
     }
 
-    /// Reads a JSON file; returns `None` if it does not exist.
+    /// Reads a JSON file. Returns `None` if the file does not exist.
     pub(crate) fn open(dir: &Path, name: &str) -> Result<Option<Self>> {
         let path = dir.join(name);
         match std::fs::read(&path) {
@@ -57,7 +58,7 @@ impl Fields {
         self.read(name, "a number", Value::as_f64)
     }
 
-    /// Reads a non-negative integer. Also accepts forms such as `8.0`, which some tools write.
+    /// Reads a non-negative integer. Also accepts integers such as `8.0`, because some tools write them.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<usize>> {
         self.read(name, "a non-negative integer", |value| {
             let id = integer(value)?;
@@ -85,7 +86,7 @@ impl Fields {
         Ok(ids.unwrap_or_default())
     }
 
-    /// Reads a token, which is a string or an object whose field `content` is the string.
+    /// Reads a token. Its JSON form is either a string, or an object whose field `content` is the string.
     pub(crate) fn token(&self, name: &str) -> Result<Option<String>> {
         self.read(name, "a token string", |value| {
             let text = value.get("content").unwrap_or(value);

@@ -10,7 +10,7 @@ use crate::config::ModelConfig;
 use crate::text::Text;
 use crate::weights::Weights;
 
-/// Names of directories that commonly contain models, and so are not the name of an organisation on a model hub.
+/// Names of directories that commonly contain models. Therefore they are not taken for the name of an organisation on a model hub.
 const CONTAINERS: [&str; 16] = [
     "base_models",
     "cache",
@@ -35,7 +35,7 @@ const CONTAINERS: [&str; 16] = [
 pub(crate) struct Names {
     /// The name under which the server lists the model.
     pub(crate) name: String,
-    /// Other names that requests may use.
+    /// Other names that requests may use for the model.
     pub(crate) aliases: Vec<String>,
 }
 
@@ -48,8 +48,7 @@ impl Names {
         }
     }
 
-    /// Derives the names of the model in `dir` from the path as it is given, without following links. Returns `None` for the root
-    /// directory.
+    /// Derives the names of the model in `dir` from the given path, without following links. Returns `None` for the root directory.
     ///
     /// In the cache of the Hugging Face hub, the names come from the component `models--org--model`. Elsewhere, the name is
     /// `org/model`, the last two components, if `org` can be an organisation on a hub; the last component alone is then an alias. An
@@ -78,7 +77,7 @@ impl Names {
         })
     }
 
-    /// Sets the name under which the model is listed. The previous names become aliases.
+    /// Sets the name under which the server lists the model. The previous names become aliases.
     pub(crate) fn listed_as(self, name: &str) -> Self {
         let mut aliases = self.aliases;
         aliases.push(self.name);
@@ -90,7 +89,7 @@ impl Names {
     }
 }
 
-/// Returns the components of the absolute path, with `.` and `..` resolved without reading the file system.
+/// Returns the components of the absolute path. Resolves `.` and `..` without reading the file system.
 fn parts(dir: &Path) -> Vec<String> {
     let full = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     let mut parts = Vec::new();
@@ -111,8 +110,8 @@ fn is_organisation(part: &str) -> bool {
         && !CONTAINERS.contains(&part.to_ascii_lowercase().as_str())
 }
 
-/// Computes the fingerprint of a base model. It is a SHA-256, in hexadecimal, of the settings that affect the results, the
-/// vocabulary, and the name, shape and values of each weight, widened to 32 bits.
+/// Computes the fingerprint of a base model: a SHA-256 in hexadecimal. The hash covers the settings that affect the results, the
+/// vocabulary, and the name, the shape and the values of each weight, widened to 32 bits.
 ///
 /// The fingerprint does not depend on the directory, on how weights are divided into files, on whether they are stored in 16 or 32
 /// bits, or on the formatting of the JSON files. Runs on the current thread pool.
@@ -155,7 +154,7 @@ pub(crate) fn fingerprint(config: &ModelConfig, text: &Text, weights: &Weights) 
     format!("{:x}", hash.finalize())
 }
 
-/// The number of values that are hashed in one call.
+/// The number of weight values that are hashed in one call.
 const BLOCK: usize = 16 << 10;
 
 #[cfg(test)]
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn chosen_model_name_keeps_the_derived_names_as_aliases() {
+    fn names_derived_from_the_path_are_aliases_of_the_chosen_model_name() {
         let names = Names::of_dir(Path::new("/x/a/b")).unwrap().listed_as("c/d");
         assert_eq!(names.name, "c/d");
         assert_eq!(names.aliases, ["b", "a/b"]);
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn each_changed_value_changes_the_fingerprint() {
+    fn changing_any_setting_or_weight_changes_the_fingerprint() {
         let config = testing::config("qwen3");
         let weights = |change: Option<f32>| {
             let mut all = testing::weights(&config);

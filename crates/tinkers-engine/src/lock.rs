@@ -10,14 +10,14 @@ use std::time::Duration;
 use crate::checkpoint::make_durable_dir;
 use crate::error::{Error, Result};
 
-/// How long to wait while another engine of this process is being dropped and has not released the directory yet.
+/// How long to wait for the directory lock of another engine of this process that is being dropped.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The directories that are locked by engines of this process.
 static HELD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 static RELEASED: Condvar = Condvar::new();
 
-/// An exclusive lock of a directory. Dropping it, or the end of the process, releases the lock.
+/// An exclusive lock of a directory. The lock is released when this value is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct DirLock {
     dir: PathBuf,
@@ -25,7 +25,7 @@ pub(crate) struct DirLock {
 }
 
 impl DirLock {
-    /// Locks the directory, and creates it if it is missing.
+    /// Locks the directory. Creates the directory if it is missing.
     ///
     /// # Errors
     ///
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directory_lock_is_exclusive_and_released_on_drop() {
+    fn directory_lock_is_exclusive_until_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let first = DirLock::take(&data).unwrap();

@@ -9,7 +9,7 @@ use crate::ops::matrix::Matrix;
 use crate::ops::tape::{Node, Tape};
 use crate::rng::Rng;
 
-/// The LoRA alpha. The output of every adapter is scaled by `ALPHA / rank`, so that learning rates carry over between ranks.
+/// The LoRA alpha. The output of every adapter is scaled by `ALPHA / rank`, so that a learning rate suits adapters of all ranks.
 pub const ALPHA: f32 = 32.0;
 
 /// The highest rank of an adapter.
@@ -43,7 +43,7 @@ pub(crate) enum TargetModule {
     Unembed,
 }
 
-/// The trainable parameters of a LoRA adapter: an A and a B matrix for each target module.
+/// The trainable parameters of a LoRA adapter: one A matrix and one B matrix for each target module.
 #[derive(Clone, Debug)]
 pub struct Lora {
     config: AdapterConfig,
@@ -69,7 +69,7 @@ pub(crate) struct LayerAdapters {
     pub(crate) down: Option<LowRank>,
 }
 
-/// The adapters of a model as nodes of a computation.
+/// The adapters of a model, as nodes of the computation graph.
 #[derive(Clone, Debug)]
 pub(crate) struct Adapters {
     pub(crate) layers: Vec<LayerAdapters>,
@@ -98,7 +98,8 @@ impl AdapterConfig {
         Ok(())
     }
 
-    /// Returns the adapted layers in a fixed order, each with its block index and its output and input widths.
+    /// Returns the adapted layers in a fixed order. Each entry has the block index, the output width and the input width of the
+    /// layer.
     fn target_modules(
         &self,
         model: &ModelConfig,
@@ -128,7 +129,7 @@ impl AdapterConfig {
 }
 
 impl Param {
-    /// Returns the name of the matrix in a checkpoint, which is that of the PEFT library.
+    /// Returns the name of the matrix in a checkpoint. It is the name that the PEFT library uses.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -170,7 +171,7 @@ impl TargetModule {
 }
 
 impl Lora {
-    /// Creates an adapter with random A matrices and zero B matrices, which leaves the output of the base model unchanged.
+    /// Creates an adapter with random A matrices and zero B matrices. A new adapter does not change the output of the base model.
     ///
     /// The values of A are uniform in `±1 / sqrt(inputs)`. Each matrix has its own stream of random numbers, so a seed gives the
     /// same values on every machine.
@@ -209,7 +210,7 @@ impl Lora {
         Self { config, params }
     }
 
-    /// Checks that the names and shapes of all matrices match those that `model` needs.
+    /// Checks that the names and shapes of all matrices are those that `model` requires.
     ///
     /// # Errors
     /// Returns [`Error::Model`] with the first mismatch.
@@ -248,18 +249,18 @@ impl Lora {
         &self.params
     }
 
-    /// Returns the matrices, whose values may be changed in place. Shapes and names must stay the same.
+    /// Returns the matrices, so that their values can be changed in place. The caller must not change shapes and names.
     pub(crate) fn params_mut(&mut self) -> &mut [Param] {
         &mut self.params
     }
 
-    /// Builds the adapters as constants, which get no gradients.
+    /// Builds the adapters as constants. Constants get no gradients.
     pub(crate) fn frozen(&self, model: &ModelConfig) -> Adapters {
         self.assemble(model, |param| Node::constant(param.value.clone()))
             .0
     }
 
-    /// Builds the adapters as leaves of `tape`, which get gradients. Also returns the leaf nodes in the order of [`Self::params`].
+    /// Builds the adapters as leaves of `tape`. Leaves get gradients. Also returns the leaf nodes in the order of [`Self::params`].
     pub(crate) fn trainable(&self, model: &ModelConfig, tape: &Tape) -> (Adapters, Vec<Node>) {
         self.assemble(model, |param| tape.leaf(param.value.clone()))
     }
@@ -290,7 +291,7 @@ impl Lora {
 }
 
 impl Adapters {
-    /// Returns a set without any adapters, with which the base model runs unchanged.
+    /// Returns a set without any adapters. The base model then runs unchanged.
     pub(crate) fn none(model: &ModelConfig) -> Self {
         Self {
             layers: vec![LayerAdapters::default(); model.num_hidden_layers],

@@ -11,11 +11,11 @@ use crate::ops::tape::{Node, Tape};
 use crate::ops::target::log_probs;
 use crate::threads::Threads;
 
-/// The maximum number of positions in a microbatch, including padding. It is large enough for efficient matrix products and small
-/// enough for the cache of a core.
+/// The maximum number of positions in a microbatch, including padding. The number is large enough for efficient matrix products and
+/// small enough for the cache of a core.
 const MAX_POSITIONS: usize = 1024;
 
-/// The maximum number of logits in a microbatch, which is 256 MB. With a large vocabulary, a microbatch gets fewer positions.
+/// The maximum number of logits in a microbatch. They occupy 256 MB. If the vocabulary is large, a microbatch gets fewer positions.
 const MAX_LOGITS: usize = 1 << 26;
 
 /// A sequence with its target tokens.
@@ -23,33 +23,35 @@ const MAX_LOGITS: usize = 1 << 26;
 pub(crate) struct Sequence {
     /// The input tokens; at least one.
     pub(crate) tokens: Vec<u32>,
-    /// The target tokens, `per_row` for each position.
+    /// The target tokens. There are `per_row` of them for each position.
     pub(crate) targets: Vec<u32>,
-    /// The number of targets per position.
+    /// The number of target tokens per position.
     pub(crate) per_row: usize,
 }
 
 /// The output of a forward or backward pass for one sequence. `R` is the report of the loss function.
 #[derive(Debug)]
 pub(crate) struct Output<R> {
-    /// The log-probability of every target.
+    /// The log-probability of every target token.
     pub(crate) log_probs: Vec<f32>,
     /// The report that the loss function returned.
     pub(crate) report: R,
 }
 
-/// A loss function. It maps the index of a sequence and its log-probabilities to derivatives and a report.
+/// A loss function. Its arguments are the index of a sequence and the log-probabilities of the sequence. It returns their
+/// derivatives and a report.
 pub(crate) type Loss<'a, R> = dyn Fn(usize, &[f32]) -> (Vec<f32>, R) + Sync + 'a;
 
-/// The model on the tape of one microbatch.
+/// The model, built on the tape of one microbatch.
 pub(crate) struct Setup {
     pub(crate) model: Arc<Model>,
     pub(crate) adapters: Adapters,
-    /// The trainable parameters in the order of the gradients. Empty for a forward pass, which computes no gradients.
+    /// The trainable parameters in the order of the gradients. Empty for a forward pass, because a forward pass computes no
+    /// gradients.
     pub(crate) leaves: Vec<Node>,
 }
 
-/// Runs a forward or backward pass over `sequences`. Adds the gradients to `grads`, which has one vector for each leaf.
+/// Runs a forward or backward pass over `sequences`. Adds the gradients to `grads`. `grads` has one vector for each leaf.
 ///
 /// `setup` builds the model on the tape of each microbatch.
 pub(crate) fn run<R: Send>(
@@ -80,7 +82,8 @@ pub(crate) fn run<R: Send>(
     Ok(outputs.into_iter().flatten().collect())
 }
 
-/// Groups sequences of similar length into microbatches, given as lists of indices. The result depends only on the lengths.
+/// Groups sequences of similar length into microbatches, given as lists of sequence indices. The result depends only on the
+/// sequence lengths.
 fn pack(sequences: &[Sequence], vocabulary: usize) -> Vec<Vec<usize>> {
     let limit = MAX_POSITIONS.min(MAX_LOGITS / vocabulary).max(1);
     let mut order: Vec<usize> = (0..sequences.len()).collect();
@@ -141,7 +144,7 @@ fn microbatch<R>(
     Ok((outputs, grads))
 }
 
-/// Computes the log-probabilities of the targets of `batch`, of shape `[positions, per_row]`, without padding positions.
+/// Computes the log-probabilities of the target tokens of `batch`, of shape `[positions, per_row]`, without padding positions.
 fn forward(tape: &Tape, setup: &Setup, sequences: &[Sequence], batch: &[usize]) -> Node {
     let longest = sequences[batch[0]].tokens.len();
     let per_row = sequences[batch[0]].per_row;

@@ -20,7 +20,7 @@ use crate::rng::Rng;
 use crate::threads::Threads;
 use crate::weights::Weights;
 
-/// A base model in pretraining. All of its parameters are trained.
+/// A base model during pretraining. All of its parameters are trained.
 #[derive(Debug)]
 pub struct Pretrainer {
     config: ModelConfig,
@@ -32,7 +32,7 @@ pub struct Pretrainer {
 }
 
 impl Pretrainer {
-    /// Creates a model with random weights that depend only on `seed`.
+    /// Creates a model with random weights. The weights depend only on `seed`.
     ///
     /// # Errors
     ///
@@ -243,8 +243,8 @@ impl Corpus {
         self.held_out.iter().map(Vec::len).sum()
     }
 
-    /// Returns `count` training sequences for one step, each with `len` tokens to predict. The sequences depend only on the seed of
-    /// the corpus and on `step`.
+    /// Returns `count` training sequences for one step. Each sequence has `len` tokens to predict. The sequences depend only on the
+    /// seed of the corpus and on `step`.
     #[must_use]
     pub fn batch(&self, step: usize, count: usize, len: usize) -> Vec<&[u32]> {
         let mut rng = Rng::stream(self.seed ^ 0x7465_7874, step as u64);
@@ -256,7 +256,7 @@ impl Corpus {
             .collect()
     }
 
-    /// Returns the first `count` held-out sequences, each with at most `len` tokens to predict.
+    /// Returns the first `count` held-out sequences. Each sequence has at most `len` tokens to predict.
     #[must_use]
     pub fn held_out(&self, len: usize, count: usize) -> Vec<&[u32]> {
         let pieces = self.held_out.iter().flat_map(|d| d.chunks(len + 1));
@@ -318,7 +318,7 @@ pub(crate) fn weight_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     names
 }
 
-/// Converts texts to sequences for next-token prediction, and counts the targets. Texts of fewer than two tokens are skipped.
+/// Converts texts to sequences for next-token prediction, and counts the target tokens. Skips texts of fewer than two tokens.
 fn sequences(texts: &[&[u32]]) -> (Vec<Sequence>, usize) {
     let sequences: Vec<Sequence> = texts
         .iter()
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn learning_rate_warms_up_and_decays() {
+    fn pretraining_learning_rate_warms_up_and_decays() {
         let schedule = Schedule {
             peak: 1.0,
             warmup: 10,

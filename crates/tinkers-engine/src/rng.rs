@@ -13,7 +13,7 @@ impl Rng {
         Self { state: seed }
     }
 
-    /// Creates the generator of one `stream` of a seed. Streams with different numbers are statistically independent.
+    /// Creates the generator of the stream number `stream` of a seed. Streams with different numbers are statistically independent.
     #[must_use]
     pub(crate) fn stream(seed: u64, stream: u64) -> Self {
         Self::new(mix(seed ^ mix(stream.wrapping_add(0x9e37_79b9_7f4a_7c15))))
@@ -25,13 +25,13 @@ impl Rng {
         mix(self.state)
     }
 
-    /// Returns a uniform number in `[0, 1)` with 24 random bits, which an `f32` holds exactly.
+    /// Returns a uniform number in `[0, 1)` with 24 random bits. An `f32` holds such a number exactly.
     #[expect(clippy::cast_precision_loss, reason = "24 bits fit an f32 exactly")]
     pub(crate) fn unit(&mut self) -> f32 {
         (self.next_u64() >> 40) as f32 / (1u32 << 24) as f32
     }
 
-    /// Returns a uniform number in `[0, 1)` with 53 random bits, which an `f64` holds exactly.
+    /// Returns a uniform number in `[0, 1)` with 53 random bits. An `f64` holds such a number exactly.
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64 exactly")]
     pub(crate) fn unit_f64(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64

@@ -12,7 +12,7 @@ use crate::pretrain::weight_shapes;
 use crate::rng::Rng;
 use crate::weights::Weights;
 
-/// Returns the config of a small model of this family. It has two layers, and its dimensions differ from each other.
+/// Returns the config of a small model of this family. The model has two layers. Its dimensions are all different.
 pub(crate) fn config(family: &str) -> ModelConfig {
     let json = format!(
         r#"{{"model_type": "{family}", "vocab_size": 23, "hidden_size": 12, "intermediate_size": 20,

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
     reason = "the engine handles each kind of text"
 )]
 pub enum Text {
-    /// A tokenizer whose tokens below 256 are bytes. All other tokens decode to nothing.
+    /// A tokenizer whose token ids below 256 are bytes. All other token ids decode to nothing.
     Bytes,
     /// A tokenizer from a file `tokenizer.json`.
     Tokenizer(Box<Tokenizer>),
@@ -31,7 +31,7 @@ impl Text {
         Ok(Self::Tokenizer(Box::new(tokenizer)))
     }
 
-    /// Decodes `tokens`, including special tokens, because a stop text may be a special token.
+    /// Decodes `tokens`, including special tokens. They are included because a stop text may be a special token.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl Text {
         }
     }
 
-    /// Returns all tokens by id; empty for [`Self::Bytes`].
+    /// Returns all tokens by id. Empty for [`Self::Bytes`].
     pub(crate) fn vocabulary(&self) -> BTreeMap<u32, String> {
         match self {
             Self::Bytes => BTreeMap::new(),

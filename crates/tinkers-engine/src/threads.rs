@@ -7,8 +7,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
-/// The thread pools of an engine: one pool with a single thread for each microbatch that runs, and one pool of all threads for other
-/// work.
+/// The thread pools of an engine: one single-threaded pool for each microbatch that runs at the same time, and one pool of all
+/// threads for other work.
 ///
 /// A microbatch fits into the cache of a core and is computed by a single thread. This avoids synchronisation between matrix
 /// products, and makes the result independent of the number of cores.
@@ -41,7 +41,7 @@ impl Threads {
         })
     }
 
-    /// Runs `job` on the pool of all threads. Its matrix products are divided over these threads.
+    /// Runs `job` on the pool of all threads. The matrix products of `job` are divided among these threads.
     pub(crate) fn run<R: Send>(&self, job: impl FnOnce() -> R + Send) -> R {
         self.all.install(job)
     }
@@ -83,10 +83,10 @@ impl Threads {
 /// The maximum number of unconsumed results per thread, including the result that is being computed.
 const RESULTS_PER_THREAD: usize = 2;
 
-/// A queue of jobs for several threads. The results are consumed in the order of the jobs.
+/// A queue of jobs for several threads. The results of the jobs are consumed in job order.
 struct OrderedPipeline<R, T> {
     count: usize,
-    /// The maximum number of jobs that have started and whose results are not consumed.
+    /// The maximum number of jobs that have started but whose results have not been consumed.
     max_ahead: usize,
     state: Mutex<PipelineState<R, T>>,
     progressed: Condvar,
@@ -95,11 +95,11 @@ struct OrderedPipeline<R, T> {
 struct PipelineState<R, T> {
     /// The index of the next job to start.
     next: usize,
-    /// The index of the next result to consume.
+    /// The index of the job whose result is consumed next.
     next_due: usize,
     finished: BTreeMap<usize, Result<R>>,
     consume: T,
-    /// Whether the work was stopped by an error or a panic.
+    /// Whether an error or a panic has stopped the work.
     stopped: bool,
     failure: Option<Error>,
 }
@@ -135,8 +135,8 @@ impl<R: Send, T: FnMut(usize, R) -> Result<()> + Send> OrderedPipeline<R, T> {
         unwinding.armed = false;
     }
 
-    /// Waits until another job may start, and returns its index; `None` if there are no more jobs. The wait always ends, because the
-    /// job whose result is consumed next has started already.
+    /// Waits until another job may start, and returns the index of this job. Returns `None` if there are no more jobs. The wait
+    /// always ends, because the job whose result is consumed next has already started.
     fn next_job(&self) -> Option<usize> {
         let state = lock(&self.state);
         let state = self.progressed.wait_while(state, |state| {
@@ -184,7 +184,7 @@ impl<R, T: FnMut(usize, R) -> Result<()>> PipelineState<R, T> {
     }
 }
 
-/// Stops the other threads when a job panics. They would wait forever for the result of that job.
+/// A guard that stops the other threads when a job panics. Without it, they would wait forever for the result of this job.
 struct StopOnUnwind<'a, R, T> {
     pipeline: &'a OrderedPipeline<R, T>,
     armed: bool,
@@ -210,7 +210,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn parallel_results_are_consumed_in_job_order() {
+    fn results_of_parallel_jobs_are_consumed_in_job_order() {
         let threads = Threads::new(3).unwrap();
         let mut got = Vec::new();
         threads
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn error_of_a_job_is_returned() {
+    fn error_of_a_parallel_job_is_returned() {
         let threads = Threads::new(2).unwrap();
         let job = |i| {
             if i == 3 { Err(Error::Closed) } else { Ok(i) }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn number_of_unconsumed_results_is_bounded() {
+    fn number_of_unconsumed_parallel_results_is_bounded() {
         struct Counted<'a>(&'a AtomicUsize);
         impl Drop for Counted<'_> {
             fn drop(&mut self) {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_in_a_job_or_consumer_is_propagated() {
+    fn panic_in_a_parallel_job_or_result_consumer_is_propagated() {
         let threads = Threads::new(3).unwrap();
         for in_consumer in [false, true] {
             let panics = |at: usize, here: bool| assert!(at != 7 || !here, "on purpose");
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn error_of_the_consumer_is_returned() {
+    fn error_of_the_parallel_result_consumer_is_returned() {
         let threads = Threads::new(2).unwrap();
         let mut consumed = 0;
         let consume = |index, ()| {

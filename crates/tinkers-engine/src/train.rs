@@ -11,35 +11,36 @@ use crate::model::Model;
 use crate::pass::{self, Sequence, Setup};
 use crate::threads::Threads;
 
-/// A training example: one sequence with its targets.
+/// A training example: one sequence of input tokens with its target tokens.
 #[derive(Clone, Debug)]
 pub struct Example {
     /// The input tokens; at least one.
     pub tokens: Vec<u32>,
-    /// The target tokens: `targets.len() / tokens.len()` for each position. `None` marks a missing target.
+    /// The target tokens. There are `targets.len() / tokens.len()` of them for each position. `None` stands for a missing target
+    /// token.
     pub targets: Vec<Option<u32>>,
-    /// The inputs of the loss, one value for each target.
+    /// The inputs of the loss function, with one value for each target token.
     pub loss_inputs: LossInputs,
 }
 
 /// The outputs of a forward or backward pass.
 #[derive(Clone, Debug)]
 pub struct PassResult {
-    /// The log-probability of every target, for each example; zero for missing targets.
+    /// The log-probability of every target token, for each example. Zero for missing target tokens.
     pub log_probs: Vec<Vec<f32>>,
-    /// The loss of every target, for each example.
+    /// The loss of every target token, for each example.
     pub losses: Vec<Vec<f32>>,
     /// The metrics. Their keys have the form `name:reduction`.
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// Whether a pass over the model computes losses only, or gradients too.
+/// Whether a pass over the model computes only losses, or also gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a pass has these modes")]
 pub enum Mode {
-    /// Computes losses only.
+    /// Computes only losses.
     Forward,
-    /// Computes losses and gradients, and adds the gradients to those of earlier passes.
+    /// Computes losses and gradients, and adds the gradients to the gradients of earlier passes.
     ForwardBackward,
 }
 
@@ -63,8 +64,8 @@ impl TrainableModel {
         Ok(Self::from_parts(base, lora, optimizer))
     }
 
-    /// Creates a model from the adapter and the optimizer state of a checkpoint. The model has no accumulated gradients, since
-    /// checkpoints do not contain any.
+    /// Creates a model from the adapter and the optimizer state of a checkpoint. The model has no accumulated gradients, because a
+    /// checkpoint does not contain gradients.
     #[must_use]
     pub fn from_parts(base: Arc<Model>, lora: Lora, optimizer: AdamW) -> Self {
         Self {
@@ -93,8 +94,8 @@ impl TrainableModel {
         &self.base
     }
 
-    /// Runs a forward or a forward-backward pass. The loss is a sum over positions. So the accumulated gradients of several passes
-    /// equal those of one pass over all their examples.
+    /// Runs a forward pass or a forward-backward pass. The loss is a sum over positions. Therefore the accumulated gradients of
+    /// several passes equal the gradients of one pass over all their examples.
     ///
     /// # Errors
     ///
@@ -162,8 +163,8 @@ impl TrainableModel {
         })
     }
 
-    /// Takes an optimizer step with the accumulated gradients and clears them. Without accumulated gradients, the step uses zeros:
-    /// it is counted, and the moments decay.
+    /// Takes an optimizer step with the accumulated gradients, and then clears them. Without accumulated gradients, the step uses
+    /// zero gradients: the step is counted, and the moments decay.
     ///
     /// # Errors
     ///
@@ -191,7 +192,8 @@ impl TrainableModel {
         ))
     }
 
-    /// Adds `grads` to the accumulated gradients. Refuses values that are not finite, since they would spoil all later steps.
+    /// Adds `grads` to the accumulated gradients. Refuses gradients that are not finite, since they would make the weights of all
+    /// later steps useless.
     fn accumulate(&mut self, mut grads: Vec<Vec<f32>>) -> Result<()> {
         for (sum, held) in grads.iter_mut().zip(self.grads.iter().flatten()) {
             sum.iter_mut().zip(held).for_each(|(sum, g)| *sum += g);
@@ -207,7 +209,7 @@ impl TrainableModel {
     }
 }
 
-/// Sets the values of missing targets to zero.
+/// Sets the values of missing target tokens to zero.
 fn zero_missing(values: &mut [f32], targets: &[Option<u32>]) {
     for (value, _) in values.iter_mut().zip(targets).filter(|(_, t)| t.is_none()) {
         *value = 0.0;

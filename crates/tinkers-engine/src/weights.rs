@@ -16,7 +16,7 @@ use crate::ops::tape::Node;
 #[derive(Debug, Default)]
 pub struct Weights {
     nodes: BTreeMap<String, Node>,
-    /// The tensors that were not read, because their type cannot be converted to `f32`.
+    /// The tensors that were not read, because their data type cannot be converted to `f32`.
     unread: BTreeMap<String, Dtype>,
 }
 
@@ -33,12 +33,13 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Reads the weights of a model directory: the files listed in `model.safetensors.index.json`; else `model.safetensors`; else
-    /// all `*.safetensors` files in the order of their names.
+    /// Reads the weights of a model directory. Reads the files that are listed in `model.safetensors.index.json`. Without this
+    /// file, reads `model.safetensors`. Without either, reads all `*.safetensors` files in the order of their names.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Model`] if there is no such file or one is not a safetensors file, and [`Error::Io`] if one cannot be read.
+    /// Returns [`Error::Model`] if there is no such file or a file is not a safetensors file, and [`Error::Io`] if a file cannot be
+    /// read.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let files = shards(dir)?;
         if files.is_empty() {
@@ -80,13 +81,13 @@ impl Weights {
         all.map(|(name, node)| (name.as_str(), node.value()))
     }
 
-    /// Removes and returns the weight `name`, which must have shape `[rows, cols]`.
+    /// Removes and returns the weight `name`. The weight must have shape `[rows, cols]`.
     pub(crate) fn take(&mut self, name: &str, rows: usize, cols: usize) -> Result<Node> {
         self.take_if_present(name, rows, cols)?
             .ok_or_else(|| Error::Model(format!("the weight {name} is missing")))
     }
 
-    /// Removes and returns the weight `name`, if present, which must have shape `[rows, cols]`.
+    /// Removes and returns the weight `name`, if it is present. The weight must have shape `[rows, cols]`.
     pub(crate) fn take_if_present(
         &mut self,
         name: &str,
@@ -134,7 +135,7 @@ impl Weights {
     }
 }
 
-/// Converts the elements of a tensor to `f32`. Returns `None` unless the type is a floating-point number of 16 bits or more.
+/// Converts the elements of a tensor to `f32`. Returns `None` unless the data type is a floating-point type of at least 16 bits.
 fn to_f32(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
     let data = tensor.data();
     Some(match tensor.dtype() {

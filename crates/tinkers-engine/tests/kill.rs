@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use tinkers_engine::checkpoint::{CheckpointContents, Key, Store};
 use tinkers_engine::{AdamW, AdapterConfig, Lora, builtin};
 
-/// The number of child processes that are started and killed. In most rounds, the kill interrupts a save.
+/// The number of child processes that the test starts and kills. In most rounds, the kill interrupts a save.
 const ROUNDS: usize = 20;
 
 fn main() -> ExitCode {
@@ -107,7 +107,7 @@ fn unfinished(dir: &Path) -> Result<bool, Box<dyn Error>> {
     Ok(false)
 }
 
-/// Checks that every reported checkpoint exists and that every file is complete.
+/// Checks that every checkpoint that the child process reported exists, and that every checkpoint file is complete.
 fn check_files(dir: &Path, reported: u64) -> Result<(), Box<dyn Error>> {
     let store = Store::open(dir)?;
     let files = std::fs::read_dir(dir.join("run/weights"))?.count();

@@ -11,7 +11,7 @@ use tinkers_wire::{ModelInput, SampleRequest, SampleResponse, SamplingParams, St
 
 const WORDS: [&str; 8] = ["the", "light", "of", "rays", "and", "red", "END", "blue"];
 
-/// Writes a model with one layer and a vocabulary of eight words. The weights are in two files, most of them as 16-bit numbers.
+/// Writes a model with one layer and a vocabulary of eight words. The weights are in two files. Most weights are 16-bit numbers.
 fn write(dir: &Path, config: &str) {
     let mut shards: [BTreeMap<String, Tensor>; 2] = Default::default();
     let mut put = |name: &str, shape: &[usize], dtype: DType| {

@@ -12,7 +12,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 static WARNINGS: AtomicUsize = AtomicUsize::new(0);
 
-/// A subscriber that counts warnings.
+/// A log subscriber that counts warnings.
 struct Count;
 
 impl Subscriber for Count {

@@ -23,7 +23,7 @@ fn batch(step: usize) -> Vec<Example> {
         .collect()
 }
 
-/// Runs the training steps `from..to` and returns the bits of their losses.
+/// Runs the training steps `from..to` and returns the bit patterns of their losses.
 fn train(trainable: &mut TrainableModel, from: usize, to: usize) -> Vec<u64> {
     let threads = Threads::new(2).unwrap();
     let with = AdamWParams {

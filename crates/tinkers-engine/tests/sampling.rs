@@ -143,7 +143,7 @@ fn prompt_log_probs_agree_with_a_forward_pass() {
 }
 
 #[test]
-fn seed_determines_tokens_but_samples_of_a_request_differ() {
+fn sampling_seed_sets_tokens_but_samples_of_one_request_differ() {
     let (trainable, _) = trained();
     let first = run(&trainable, &job(PROMPT)).samples;
     assert_eq!(first, run(&trainable, &job(PROMPT)).samples);
@@ -171,7 +171,7 @@ fn temperature_zero_selects_the_most_likely_token() {
 }
 
 #[test]
-fn stop_condition_ends_one_sample_and_not_the_others() {
+fn stop_condition_of_one_sample_does_not_end_other_samples() {
     let (trainable, _) = trained();
     let mut job = job(PROMPT);
     job.samples = 8;
@@ -226,7 +226,7 @@ fn sampler_is_not_affected_by_later_training() {
 }
 
 #[test]
-fn invalid_sample_jobs_are_refused_and_cancelled_jobs_end() {
+fn invalid_sample_jobs_are_refused_and_cancelled_sample_jobs_end() {
     let (trainable, _) = trained();
     let refused = |change: &dyn Fn(&mut SampleJob)| {
         let mut job = job(PROMPT);

@@ -10,51 +10,52 @@ use crate::window::Window;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LocalConfig {
-    /// The API key that requests must send. If `None`, any key is accepted and none is required.
+    /// The API key that requests must send. If `None`, requests may send any API key or none.
     pub api_key: Option<ApiKey>,
     /// The time without a heartbeat after which a session ends.
     pub session_expiry: Duration,
     /// How long a poll for a result is held open before the server responds with "try again".
     pub long_poll: Duration,
-    /// How long a result is kept after the end of its operation if it is not fetched.
+    /// How long the server stores a result after the end of its operation if no client fetches the result.
     pub keep_results: Duration,
-    /// How long a result is kept after it was first fetched.
+    /// How long the server stores a result after it was first fetched.
     pub keep_fetched: Duration,
-    /// The maximum total size of the kept results, in bytes. Above the limit, fetched results are dropped first, then the oldest
-    /// ones.
+    /// The maximum total size of the stored results, in bytes. Above the limit, fetched results are dropped first, then the oldest
+    /// results.
     pub max_result_bytes: usize,
-    /// The size in bytes above which the server announces a result before it sends the result, to clients that ask for
-    /// announcements.
+    /// The size in bytes from which a result counts as large. If a poll asks for announcements, the server announces a large result
+    /// before it sends the result.
     pub large_result: usize,
     /// The maximum size of a request body after decompression, in bytes.
     pub max_body: usize,
-    /// The maximum number of data per request as announced to clients. It is not enforced.
+    /// The maximum number of data per request that the server announces to clients. The server does not enforce it.
     pub chunk_len: usize,
-    /// Whether the server tells clients that it deduplicates requests by `seq_id`. The server deduplicates in any case; a client
-    /// that was not told must be more careful after a lost response.
+    /// Whether the server announces to clients that it deduplicates requests by `seq_id`. The server deduplicates in any case.
+    /// Without the announcement, a client must be more careful after a lost response.
     pub announces_deduplication: bool,
-    /// Whether the server asks clients to poll for all samples of a sampling session at once, with `retrieve_futures`. The route is
-    /// served in any case.
+    /// Whether the server asks clients to poll for all samples of a sampling session at once, with `retrieve_futures`. The server
+    /// has this route in any case.
     pub session_polls: bool,
     /// The maximum number of samples per request.
     pub max_samples: u32,
-    /// The maximum for each of three counts: the queued requests of a model, the running samples of the server, and the completed
-    /// samples that a client has not acknowledged.
+    /// The maximum for each of three numbers: the queued requests of a model, the running samples of the server, and the completed
+    /// samples that one client has not acknowledged.
     pub max_queued: usize,
-    /// The maximum total size of request bodies in bytes: of the queued requests of a model, and of the running samples of the
-    /// server.
+    /// The maximum total size of request bodies in bytes. The limit applies separately to the queued requests of each model and to
+    /// all running samples of the server.
     pub max_queued_bytes: usize,
-    /// How long accepted requests of a model wait for a missing earlier `seq_id`. After this time, the waiting requests fail with an
-    /// error that names the missing number, and the number can no longer be used. Requests do not wait for the number of a request
-    /// that was refused with a 4xx status before they were accepted.
+    /// How long accepted requests of a model wait for a missing lower `seq_id`. After this time, the waiting requests fail with an
+    /// error that names the missing `seq_id`, and this `seq_id` can no longer be used. A request does not wait for the `seq_id` of
+    /// another request that was refused with a 4xx status before the first request was accepted.
     pub gap_timeout: Duration,
-    /// How long a sample keeps running after the connection of its last poll was cut. A new poll keeps the sample alive.
+    /// How long a sample keeps running after its client disconnected from the last poll for the sample. A new poll within this time
+    /// keeps the sample running.
     pub disconnect_timeout: Duration,
-    /// The maximum number of copies of weights in memory per model, which sampler saves without a name create. Beyond this number, the
-    /// least recently used copy is dropped.
+    /// The maximum number of copies of weights that the server holds in memory for each model. A sampler save without a name
+    /// creates such a copy. Beyond this number, the least recently used copy is dropped.
     pub max_snapshots: usize,
-    /// A limit on the samples in flight, for load tests. The server answers submissions beyond the limit with 429, and reports its
-    /// counters at `GET /scripted/counts`.
+    /// A limit on the samples in flight, for load tests. The server refuses submissions beyond the limit with 429, and reports its
+    /// statistics at `GET /scripted/counts`.
     pub window: Option<Window>,
     /// The differences from the official service: which requests the server accepts, and how it responds.
     pub dialect: Dialect,
@@ -94,7 +95,7 @@ impl LocalConfig {
         self
     }
 
-    /// Returns whether the server accepts a request with the key `given`.
+    /// Returns whether the server accepts a request with the API key `given`.
     pub(crate) fn accepts_key(&self, given: &[u8]) -> bool {
         let key = self.api_key.as_ref();
         key.is_none_or(|key| key.matches(given))
@@ -106,7 +107,8 @@ impl LocalConfig {
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// Returns whether `given` is this key. The comparison takes the same time wherever the first difference is.
+    /// Returns whether `given` is this API key. The duration of the comparison does not depend on the position of the first
+    /// difference.
     pub(crate) fn matches(&self, given: &[u8]) -> bool {
         let key = self.0.as_bytes();
         let differing = (0..given.len()).fold(0u8, |bits, i| {

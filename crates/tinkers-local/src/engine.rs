@@ -10,12 +10,14 @@ use tinkers_wire::{
     OptimStepResult, PassMode, SampleRequest, SampleResponse, TinkerPath,
 };
 
-/// Runs jobs on models. An engine handles tensors; HTTP, sessions, sequence numbers and timeouts are left to the protocol.
+/// An engine: runs jobs on models. The engine handles only tensors. The server handles HTTP, sessions, sequence numbers and
+/// timeouts.
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Returns the base models that the engine offers.
     fn models(&self) -> Vec<BaseModel>;
 
-    /// Returns the supported losses; requests with other losses are refused. The default is the five losses that every server has.
+    /// Returns the supported losses. The server refuses requests with other losses. By default, the five losses that every server
+    /// has.
     fn losses(&self) -> Vec<LossFn> {
         vec![
             LossFn::CrossEntropy,
@@ -33,23 +35,24 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// If the checkpoint storage cannot be read.
     fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, EngineError>;
 
-    /// Starts `job` and returns at once. `done` is called exactly once, from any thread; an engine that fails, panics or
-    /// shuts down calls it with an error (see [`JobCallback`]).
+    /// Starts `job` and returns at once. The engine calls `done` exactly once, from any thread. If the engine fails, panics or
+    /// shuts down, it calls `done` with an error (see [`JobCallback`]).
     ///
-    /// The protocol starts the jobs of one model one after the other; samples are started as they arrive.
+    /// The server starts the jobs of a model one after another. It starts samples as they arrive.
     fn start(&self, job: Job, done: JobCallback);
 
-    /// Cancels a job whose result is no longer needed. An engine that stops the job calls the job's `done` with an error.
+    /// Cancels a job when no client needs the result any more. An engine that stops the job calls the `done` callback of the job
+    /// with an error.
     fn cancel(&self, job: JobId) {
         let _ = job;
     }
 }
 
-/// The number of a job, unique within one server process.
+/// The number of an engine job, unique within one server process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
-/// A unit of work for the engine.
+/// A job for the engine, with its number.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// The number of the job.
@@ -62,7 +65,7 @@ pub struct Job {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Work {
-    /// Creates an adapter on a base model. The outcome is [`Outcome::Done`].
+    /// Creates an adapter on a base model. The outcome of the job is [`Outcome::Done`].
     CreateModel {
         /// The id of the new model.
         model: String,
@@ -71,7 +74,7 @@ pub enum Work {
         /// The configuration of the adapter.
         lora: LoraConfig,
     },
-    /// Creates an adapter from a training checkpoint. The outcome is [`Outcome::Done`].
+    /// Creates an adapter from a training checkpoint. The outcome of the job is [`Outcome::Done`].
     CreateFromCheckpoint {
         /// The id of the new model.
         model: String,
@@ -98,7 +101,7 @@ pub enum Work {
     Pass {
         /// The id of the model.
         model: String,
-        /// Whether the backward pass runs too, which accumulates gradients.
+        /// Whether the job also runs the backward pass and accumulates gradients.
         mode: PassMode,
         /// The training examples; at least one.
         data: Vec<Datum>,
@@ -119,17 +122,18 @@ pub enum Work {
         model: String,
         /// The metadata to store with the weights. Its path determines the kind of checkpoint.
         record: CheckpointRecord,
-        /// Whether an existing checkpoint at the same path is replaced.
+        /// Whether the save replaces an existing checkpoint at the same path.
         overwrite: Overwrite,
     },
-    /// Keeps a copy of the current weights of a model in memory, for sampling. The outcome is [`Outcome::Done`].
+    /// Copies the current weights of a model into memory, for sampling. The outcome is [`Outcome::Done`].
     Snapshot {
         /// The id of the model.
         model: String,
         /// The id of the sampler.
         sampler: String,
     },
-    /// Drops the weights that a [`Work::Snapshot`] keeps in memory. The outcome is [`Outcome::Done`], even if there are none.
+    /// Drops the weights that a [`Work::Snapshot`] has stored in memory. The outcome is [`Outcome::Done`], even if there are no
+    /// such weights.
     DropSnapshot {
         /// The id of the sampler.
         sampler: String,
@@ -148,13 +152,14 @@ pub enum Work {
     },
 }
 
-/// Whether a save replaces an existing checkpoint at the same path.
+/// Whether a save may replace an existing checkpoint at the same path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a boolean with a name")]
 pub enum Overwrite {
-    /// An existing checkpoint makes the save fail.
+    /// The save fails if the checkpoint exists.
     Refuse,
-    /// An existing checkpoint is replaced atomically: a reader sees the old or the new checkpoint, never a mixture.
+    /// The save replaces an existing checkpoint atomically: a concurrent reader gets either the old or the new checkpoint, never a
+    /// mixture.
     Replace,
 }
 
@@ -169,11 +174,11 @@ pub enum SamplerWeights {
     Base(String),
     /// A checkpoint of training or sampler weights.
     Checkpoint(TinkerPath),
-    /// Weights kept in memory by [`Work::Snapshot`], by the id of their sampler.
+    /// Weights that a [`Work::Snapshot`] has copied into memory, by the id of the sampler.
     Snapshot(String),
 }
 
-/// The outcome of a successful job.
+/// The outcome of a successful engine job.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[expect(
@@ -196,13 +201,13 @@ pub enum Outcome {
     Sampled(SampleResponse),
 }
 
-/// The error of a failed job.
+/// The error of a failed engine job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct EngineError {
     /// Whether the caller or the server caused the failure.
     pub category: FailureCategory,
-    /// The reason, lower-case and without a full stop. If the caller caused the failure, the reason names the invalid field.
+    /// The reason, in lower case and without a full stop. If the caller caused the failure, the reason names the invalid field.
     pub message: String,
 }
 
@@ -224,8 +229,8 @@ impl EngineError {
     }
 }
 
-/// A callback for the outcome of a job, called exactly once. If the callback is dropped uncalled, for instance by a panic, it
-/// reports an error, so that every job ends.
+/// A callback for the outcome of an engine job. It is called exactly once. If the callback is dropped without a call, for instance
+/// by a panic, it reports an error, so that every job ends.
 pub struct JobCallback(Option<Callback>);
 
 type Callback = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
@@ -263,11 +268,11 @@ impl fmt::Debug for JobCallback {
 /// A base model that an engine offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseModel {
-    /// The name under which the model is listed.
+    /// The name under which the server lists the model.
     pub name: String,
-    /// Other names that requests may use for the model.
+    /// Other names under which requests may refer to the model.
     pub aliases: Vec<String>,
-    /// A hash of the weights, which distinguishes models of the same name; `None` if the engine has no weights.
+    /// A hash of the weights. It distinguishes models of the same name. `None` if the engine has no weights.
     pub fingerprint: Option<String>,
     /// The name of the architecture.
     pub arch: String,
@@ -282,16 +287,16 @@ pub struct BaseModel {
 }
 
 impl BaseModel {
-    /// Returns whether `name` is the name or an alias of this model. A suffix `:peft:N`, which selects a context length on the
-    /// hosted service, is ignored.
+    /// Returns whether `name` is the name or an alias of this model. Ignores a suffix `:peft:N`, with which the hosted service
+    /// selects a context length.
     pub fn is_called(&self, name: &str) -> bool {
         let is_name =
             |name: &str| self.name == name || self.aliases.iter().any(|alias| alias == name);
         is_name(name) || without_variant(name).is_some_and(is_name)
     }
 
-    /// Returns the reason why a checkpoint does not belong to this model. Returns `None` if it does, or if the checkpoint or the
-    /// model has no fingerprint.
+    /// Returns the reason why a checkpoint does not belong to this model. Returns `None` if the checkpoint belongs to the model, or
+    /// if the checkpoint or the model has no fingerprint.
     pub fn mismatch(&self, record: &CheckpointRecord) -> Option<String> {
         let (expected, found) = (
             self.fingerprint.as_ref()?,
@@ -313,21 +318,21 @@ impl BaseModel {
     }
 }
 
-/// Returns the part of a name before a suffix `:peft:N`; `None` without such a suffix.
+/// Returns the part of a model name before the suffix `:peft:N`, or `None` if the name has no such suffix.
 fn without_variant(name: &str) -> Option<&str> {
     let (base, length) = name.rsplit_once(":peft:")?;
     let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then_some(base)
 }
 
-/// The metadata of a checkpoint, stored with its weights.
+/// The metadata of a checkpoint. It is stored with the weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
     /// The path of the checkpoint. The run id in the path is the id of the model.
     pub path: TinkerPath,
     /// The name of the base model.
     pub base_model: String,
-    /// The fingerprint of the base model. Checkpoints of versions before fingerprints have none.
+    /// The fingerprint of the base model. `None` in checkpoints that were saved before fingerprints existed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_fingerprint: Option<String>,
     /// The configuration of the adapter.
@@ -337,7 +342,7 @@ pub struct CheckpointRecord {
     /// The time of expiry, in seconds since the Unix epoch.
     #[serde(default)]
     pub expires_at: Option<f64>,
-    /// The size on disk in bytes; set by the engine.
+    /// The size on disk in bytes. The engine sets it.
     #[serde(default)]
     pub size_bytes: u64,
     /// The metadata that the caller attached to the checkpoint.
@@ -349,7 +354,7 @@ pub struct CheckpointRecord {
 }
 
 impl CheckpointRecord {
-    /// Converts a date to seconds since the Unix epoch, as stored in a record.
+    /// Converts a date to seconds since the Unix epoch.
     pub fn seconds(date: SystemTime) -> f64 {
         date.duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or(Duration::ZERO)
@@ -426,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_job_callback_reports_one_error() {
+    fn dropped_engine_job_callback_reports_one_error() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let done = || {
             let seen = Arc::clone(&seen);

@@ -48,7 +48,7 @@ pub struct Response {
     pub body: Bytes,
 }
 
-/// A response that may not be encoded yet. A result is encoded only after the lock of the protocol is released.
+/// A response whose body may not be encoded yet. A result is encoded only after the lock of the protocol has been released.
 #[derive(Debug, Clone)]
 pub struct LazyResponse {
     status: StatusCode,
@@ -62,7 +62,7 @@ enum Content {
     Result(Arc<Payload>, Form, Option<Announcement>),
 }
 
-/// A notice that a result is available and exceeds a size limit. The server sends it instead of the result.
+/// A notice that a result is available but exceeds a size limit. The server sends the notice instead of the result.
 #[derive(Debug, Clone)]
 pub(crate) struct Announcement {
     pub(crate) request_id: String,
@@ -111,7 +111,8 @@ impl LazyResponse {
         Self::of(status, None, Content::Bytes(Bytes::new()))
     }
 
-    /// Creates a 200 response with a result in the encoding `form`, or with the announcement if the result is too large.
+    /// Creates a 200 response with a result in the encoding `form`. If the result is too large, the response contains the
+    /// announcement instead.
     pub(crate) fn result(
         payload: Arc<Payload>,
         form: Form,

@@ -45,7 +45,7 @@ type EntryCallback = dyn Fn(&JournalEntry) + Send + Sync;
 
 #[derive(Debug, Default)]
 struct Recorded {
-    /// The number of requests so far.
+    /// The number of requests that have arrived so far.
     arrived: usize,
     entries: Vec<JournalEntry>,
 }
@@ -66,20 +66,20 @@ pub struct JournalEntry {
     pub class: RouteClass,
     /// The headers of the request, without the API key.
     pub headers: HeaderMap,
-    /// The sequence number in the body: `seq_id`, `model_seq_id` or `sampling_session_seq_id`.
+    /// The sequence number in the request body: `seq_id`, `model_seq_id` or `sampling_session_seq_id`.
     pub seq_id: Option<u64>,
-    /// The length of the body as sent, in bytes.
+    /// The length of the request body as sent, in bytes.
     pub body_bytes: usize,
-    /// A hash of the decoded body. Retries of the same request have the same hash.
+    /// A hash of the decoded request body. Retries of the same request have the same hash.
     pub digest: u64,
-    /// Whether a fault was applied to the request.
+    /// Whether a fault was injected into the request.
     pub faulted: bool,
-    /// The rule that applied its fault to the request.
+    /// The fault rule that injected its fault into the request.
     pub struck_by: Option<RuleId>,
-    /// The end of the exchange on the clock of the server: the time of the response, the cut or the disconnect. `None` while the
-    /// exchange runs.
+    /// The time at which the exchange ended, on the clock of the server. An exchange ends with the response, the cut of the
+    /// connection or the disconnect of the client. `None` while the exchange runs.
     pub ended_at: Option<Timestamp>,
-    /// The status of the response; `None` before the response, and if the connection was cut.
+    /// The status of the response. `None` before the response, and if the connection was cut.
     pub status: Option<u16>,
 }
 
@@ -89,8 +89,9 @@ impl Journal {
         Self::default()
     }
 
-    /// Creates a journal that passes each entry to `callback` when its exchange ends, and keeps no entries. Exchanges do not end in
-    /// order of arrival. The callback runs on the threads of the server, possibly concurrently, and must not block.
+    /// Creates a journal that passes each entry to `callback` when the exchange of the entry ends, and stores no entries. Exchanges
+    /// may end in another order than they arrived. The callback runs on the threads of the server, possibly concurrently, and must
+    /// not block.
     pub fn read_by(callback: impl Fn(&JournalEntry) + Send + Sync + 'static) -> Self {
         Self {
             recorded: Arc::default(),
@@ -98,12 +99,12 @@ impl Journal {
         }
     }
 
-    /// Returns all entries in order of arrival. A journal with a callback has none.
+    /// Returns all entries in order of arrival. A journal that passes its entries to a callback stores none.
     pub fn entries(&self) -> Vec<JournalEntry> {
         self.lock().entries.clone()
     }
 
-    /// Returns the entries of one route, given its path, in order of arrival.
+    /// Returns the entries of the route with this path, in order of arrival.
     pub fn of(&self, route: &str) -> Vec<JournalEntry> {
         self.lock()
             .entries
@@ -165,8 +166,8 @@ impl Journal {
 }
 
 impl JournalEntry {
-    /// Returns the entry as one line of JSON, without a line feed. Times are in seconds since `start`, the digest is 16 hexadecimal
-    /// digits, and absent values are `null`. Headers, query and body are left out.
+    /// Returns the entry as one line of JSON, without a line feed. Times are in seconds since `start`, the digest has 16
+    /// hexadecimal digits, and absent values are `null`. The headers, the query and the body are left out.
     ///
     /// ```json
     /// {"number": 7, "at_s": 1.5, "took_s": 0.002, "method": "POST", "route": "/api/v1/asample", "class": "sample", "seq_id": 3,
@@ -202,14 +203,14 @@ impl fmt::Debug for Journal {
     }
 }
 
-/// The journal entry of an exchange that has not ended. Dropping it records the end.
+/// The journal entry of an exchange that has not ended. Dropping this value records the end of the exchange.
 pub(crate) struct Arrival {
     entry: OpenEntry,
     time: Arc<dyn Clock>,
 }
 
 enum OpenEntry {
-    /// An entry that stays in the journal, by its index.
+    /// An entry that is stored in the journal, by its index.
     Kept(Journal, usize),
     /// An entry that will be passed to the callback.
     Passed(Box<JournalEntry>, Arc<EntryCallback>),

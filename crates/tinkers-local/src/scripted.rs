@@ -21,11 +21,12 @@ use crate::engine::{
 pub struct Script {
     /// The base models.
     pub models: Vec<BaseModel>,
-    /// The length in tokens of a sample whose request sets no maximum.
+    /// The number of tokens of a sample whose request sets no maximum.
     pub sample_tokens: u32,
-    /// The length in tokens at which a sample ends with a stop token if its maximum is higher; `None` to ignore.
+    /// The maximum number of tokens of a sample. A sample that would be longer ends at this length with a stop token. `None` for no
+    /// maximum.
     pub longest_sample: Option<u32>,
-    /// The size in bytes of an additional output for each datum of a forward or backward pass. It makes results large.
+    /// The size in bytes of an additional output for each datum of a forward or backward pass, to make results large.
     pub padding_bytes: usize,
     /// The checkpoints that exist at the start.
     pub checkpoints: Vec<CheckpointRecord>,
@@ -53,14 +54,14 @@ impl Default for Script {
     }
 }
 
-/// An engine with fixed results: the loss of a model decreases with each optimizer step, and sampled tokens count up from the last
-/// token of the prompt. Without a latency, each job ends within the call that starts it.
+/// An engine with fixed results. The loss of a model decreases with each optimizer step, and sampled tokens count up from the last
+/// token of the prompt. Without a latency, each job ends within the call that starts the job.
 #[derive(Debug, Default)]
 pub struct ScriptedEngine {
     script: Script,
     latency: Option<Latency>,
     counts: Counters,
-    /// For each model, the number of its optimizer steps, which determines the loss.
+    /// For each model, the number of its optimizer steps. The loss depends on this number.
     steps: Mutex<BTreeMap<String, u64>>,
     /// The jobs whose latency has not passed. They are aborted when the engine is dropped.
     waiting: Arc<Mutex<BTreeMap<JobId, Task>>>,
@@ -73,7 +74,7 @@ struct Latency {
     spawn: Arc<dyn Spawn>,
 }
 
-/// The number of started jobs of each kind.
+/// The number of started jobs, by the kind of the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the names are the kinds of work")]

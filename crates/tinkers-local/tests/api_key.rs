@@ -48,7 +48,7 @@ async fn only_the_configured_api_key_is_accepted() {
 }
 
 #[tokio::test]
-async fn any_api_key_is_accepted_if_none_is_configured() {
+async fn any_api_key_is_accepted_if_no_api_key_is_configured() {
     let server = test_server();
     for headers in [
         &[][..],

@@ -10,7 +10,8 @@ use tinkers_wire::LoraConfig;
 const FINGERPRINT: &str = "0123456789abcdef";
 const OTHER_FINGERPRINT: &str = "fedcba9876543210";
 
-/// Starts a server whose base model has an alias and a fingerprint. `checkpoints` are given as (name, base model, fingerprint).
+/// Starts a server whose base model has an alias and a fingerprint. Each of `checkpoints` consists of a checkpoint name, a base
+/// model and a fingerprint.
 fn server_with_checkpoints(checkpoints: &[(&str, &str, Option<&str>)]) -> TestServer {
     let mut script = Script::default();
     script.models[0].aliases = vec!["scripted".to_owned()];
@@ -39,7 +40,7 @@ fn create(session: &str, number: u64, base: &str) -> Value {
     json!({ "session_id": session, "model_seq_id": number, "base_model": base, "lora_config": { "rank": 4 } })
 }
 
-/// Returns a sample request without a sampling session. Its body field `field` names the weights.
+/// Returns a sample request without a sampling session. The field `field` of its request body names the weights.
 fn sessionless_sample(field: &str, name: &str) -> Value {
     let mut body = sample("", 0);
     body.as_object_mut().unwrap().remove("sampling_session_id");

@@ -10,7 +10,8 @@ use support::{
     HeldEngine, TestServer, backward, held_model, held_server, is_pending, run_until_idle, sample,
 };
 
-/// Creates a sampling session and submits one sample, whose job the engine holds. Returns the ids of the session and of the request.
+/// Creates a sampling session and submits one sample. The engine holds the job of the sample. Returns the ids of the session and of
+/// the request.
 async fn held_sample(server: &TestServer, held: &HeldEngine) -> (String, String) {
     let sampler = server.create_sampler().await;
     let id = server.submit("asample", sample(&sampler, 0)).await;

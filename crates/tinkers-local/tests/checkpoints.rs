@@ -24,7 +24,7 @@ fn save(model: &str, seq_id: u64, ttl: Option<u64>) -> Value {
     json!({ "model_id": model, "seq_id": seq_id, "path": "a", "overwrite": true, "ttl_seconds": ttl })
 }
 
-/// Creates a model and its checkpoint `a`, which expires after an hour. Returns the id of the model.
+/// Creates a model and a checkpoint `a` of it. The checkpoint expires after an hour. Returns the id of the model.
 async fn saved(server: &TestServer, held: &HeldEngine) -> String {
     let (_, model) = held_model(server, held).await;
     let first = server
@@ -101,7 +101,7 @@ async fn checkpoint_expired_during_a_failed_save_is_deleted() {
 }
 
 #[tokio::test]
-async fn running_save_outlives_its_session() {
+async fn running_save_completes_after_its_session_has_ended() {
     let (server, held) = held_server_with(LocalConfig::default());
     let model = saved(&server, &held).await;
     let write = server.submit("save_weights", save(&model, 2, None)).await;

@@ -133,7 +133,7 @@ async fn protobuf_pass_may_be_compressed_or_forward_only() {
 }
 
 #[tokio::test]
-async fn large_result_is_announced_if_the_poll_allows_it() {
+async fn large_result_is_announced_if_the_poll_accepts_announcements() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
     config.large_result = 10_000;
     script.padding_bytes = 10_000;
@@ -154,7 +154,7 @@ async fn large_result_is_announced_if_the_poll_allows_it() {
 }
 
 #[tokio::test]
-async fn memory_limit_drops_fetched_results_first() {
+async fn result_memory_limit_drops_fetched_results_first() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
     // Three stored results fit in this limit, four do not.
     config.max_result_bytes = 350_000;
@@ -188,7 +188,7 @@ async fn memory_limit_drops_fetched_results_first() {
 }
 
 #[tokio::test]
-async fn announcement_of_a_result_does_not_count_as_its_fetch() {
+async fn announcing_a_large_result_does_not_count_as_fetching_it() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
     config.large_result = 10_000;
     script.padding_bytes = 10_000;

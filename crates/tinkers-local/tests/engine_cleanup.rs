@@ -50,7 +50,7 @@ impl CheckingEngine {
         self.seen.lock().expect("no test panics with the lock")
     }
 
-    /// Runs one of the held jobs. Returns `false` if no job is held.
+    /// Runs one of the held jobs. Returns `false` if the engine holds no job.
     fn run_one(&self, which: usize) -> bool {
         let (job, done) = {
             let mut seen = self.seen();
@@ -114,7 +114,7 @@ impl Engine for CheckingEngine {
     }
 }
 
-/// The client's newest session, the model in that session, and the last sequence number of the model.
+/// The newest session of the client, the model in that session, and the last sequence number that the model used.
 #[derive(Default)]
 struct Client {
     session: String,
@@ -174,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_model_and_copy_of_weights_is_released(actions in prop::collection::vec(0u8..20, 0..40)) {
+    fn server_releases_every_model_and_every_copy_of_weights(actions in prop::collection::vec(0u8..20, 0..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             let engine = Arc::new(CheckingEngine::default());

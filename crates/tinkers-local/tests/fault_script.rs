@@ -164,7 +164,7 @@ async fn immediate_faults_return_the_scripted_response() {
 }
 
 #[tokio::test]
-async fn cut_faults_fail_the_request_and_delays_postpone_it() {
+async fn cut_faults_fail_requests_and_delay_faults_postpone_them() {
     for fault in ["refuse", "cut_before", "cut_after", "cut_body", "restart"] {
         let (_, client) =
             server_with_script(&format!("[[rule]]\non = '/api/v1/*'\nfault = '{fault}'\n"));

@@ -26,7 +26,7 @@ async fn send(server: &TestServer, model: &str) -> Result<Response, TransportErr
 }
 
 #[tokio::test]
-async fn cut_faults_decide_whether_the_request_is_applied() {
+async fn request_with_a_cut_fault_is_applied_only_if_cut_after_processing() {
     let server = test_server();
     let model = server.create_model().await;
     for (fault, kind, sent, applied) in [
@@ -86,7 +86,7 @@ async fn cut_faults_decide_whether_the_request_is_applied() {
 }
 
 #[tokio::test]
-async fn scripted_responses_replace_those_of_the_server() {
+async fn response_of_a_fault_replaces_the_response_of_the_server() {
     let server = test_server();
     let model = server.create_model().await;
     for (fault, status, body) in [
@@ -127,7 +127,7 @@ async fn scripted_responses_replace_those_of_the_server() {
 }
 
 #[tokio::test]
-async fn all_retry_after_forms_give_the_same_delay() {
+async fn client_reads_the_same_delay_from_every_retry_after_form() {
     let server = test_server();
     let model = server.create_model().await;
     let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
@@ -177,7 +177,7 @@ async fn delay_faults_use_the_clock_of_the_server() {
 }
 
 #[tokio::test]
-async fn duplicated_poll_still_returns_the_result() {
+async fn poll_with_a_duplicate_fault_still_returns_the_result() {
     let server = test_server();
     let model = server.create_model().await;
     let id = server.submit("optim_step", step(&model, 1)).await;
@@ -188,7 +188,7 @@ async fn duplicated_poll_still_returns_the_result() {
 }
 
 #[tokio::test]
-async fn applied_faults_are_counted_and_journaled() {
+async fn injected_faults_are_counted_and_recorded_in_the_journal() {
     let server = test_server();
     let model = server.create_model().await;
     let never = Rule::class(RouteClass::Sample).always();

@@ -113,7 +113,7 @@ async fn least_recently_used_weights_in_memory_are_dropped() {
 }
 
 #[tokio::test]
-async fn unload_drops_the_models_weights_in_memory_once() {
+async fn unloading_a_model_drops_its_weights_in_memory_once() {
     let mut config = LocalConfig::default();
     config.session_expiry *= 2;
     let server = test_server_with(config, Script::default());

@@ -168,7 +168,7 @@ async fn unnamed_save_gets_an_unused_name() {
 }
 
 #[tokio::test]
-async fn load_without_optimizer_restores_only_weights() {
+async fn loading_without_optimizer_state_restores_only_weights() {
     let server = test_server();
     let session = server.create_session().await;
     let model = server.create_model_in(&session, 0).await;
@@ -239,7 +239,7 @@ async fn training_runs_are_listed_by_project() {
 }
 
 #[tokio::test]
-async fn prompt_may_fill_the_context_for_one_sampled_token() {
+async fn one_token_can_be_sampled_after_a_prompt_that_fills_the_context() {
     let server = test_server();
     let session = server.create_session().await;
     let sampler = json!({ "session_id": session, "base_model": BASE });

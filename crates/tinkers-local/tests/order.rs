@@ -67,7 +67,7 @@ async fn poll_response_names_the_missing_sequence_number() {
 }
 
 #[tokio::test]
-async fn repeated_request_is_applied_once_and_gets_the_same_id() {
+async fn repeated_request_is_applied_once_and_gets_the_same_request_id() {
     let server = test_server();
     let model = server.create_model().await;
     let first = server.call("forward_backward", backward(&model, 1)).await;
@@ -106,7 +106,7 @@ async fn repeated_request_is_applied_once_and_gets_the_same_id() {
 }
 
 #[tokio::test]
-async fn sequence_number_of_another_request_is_a_conflict() {
+async fn reusing_the_sequence_number_of_another_request_is_a_conflict() {
     let server = test_server();
     let model = server.create_model().await;
     server.call("forward_backward", backward(&model, 1)).await;
@@ -126,7 +126,7 @@ async fn sequence_number_of_another_request_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn sequence_number_of_an_expired_result_is_a_conflict() {
+async fn reusing_the_sequence_number_of_an_expired_result_is_a_conflict() {
     let mut config = tinkers_local::LocalConfig::default();
     config.keep_results = std::time::Duration::from_secs(10);
     let server = support::test_server_with(config, tinkers_local::Script::default());
@@ -153,7 +153,7 @@ async fn refused_request_does_not_use_up_its_sequence_number() {
 }
 
 #[tokio::test]
-async fn requests_without_a_sequence_number_run_on_arrival() {
+async fn operations_without_a_sequence_number_run_on_arrival() {
     let server = test_server();
     let model = server.create_model().await;
     server.submit("optim_step", step(&model, 2)).await;
@@ -168,7 +168,7 @@ async fn requests_without_a_sequence_number_run_on_arrival() {
 }
 
 #[tokio::test]
-async fn failed_operation_does_not_block_the_next_one() {
+async fn failed_operation_does_not_block_the_next_operation() {
     let (server, held) = held_server();
     let session = server.create_session().await;
     let create = server.call("create_model", create_model(&session, 0)).await;
@@ -224,7 +224,7 @@ async fn request_duplicated_by_a_proxy_is_applied_once() {
 }
 
 #[tokio::test]
-async fn ten_thousand_queued_requests_do_not_grow_the_stack() {
+async fn ten_thousand_queued_requests_do_not_overflow_the_stack() {
     let server = test_server();
     let model = server.create_model().await;
     for seq_id in (2..=10_000).rev() {

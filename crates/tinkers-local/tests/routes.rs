@@ -307,7 +307,7 @@ async fn every_kind_of_sampler_can_be_sampled() {
 }
 
 #[tokio::test]
-async fn unload_fails_requests_that_wait_for_a_missing_number() {
+async fn unload_fails_requests_that_wait_for_a_missing_sequence_number() {
     let server = test_server();
     let model = server.create_model().await;
     let early = server.submit("optim_step", step(&model, 2)).await;

@@ -13,7 +13,7 @@ use support::{
 };
 use tinkers_local::{Fault, LocalConfig, Rule, Script};
 
-/// Returns invalid requests with the sequence number `number`, each as (route, body, expected status).
+/// Returns invalid requests with the sequence number `number`. Each consists of a route, a request body and the expected status.
 fn refused_requests(model: &str, number: u64) -> Vec<(&'static str, Value, u16)> {
     let pass = |pointer: &str, value: Value| {
         let mut body = backward(model, number);
@@ -60,7 +60,7 @@ async fn assert_step_runs(server: &TestServer, model: &str, number: u64) {
 }
 
 #[tokio::test]
-async fn refused_sequence_number_is_skipped_by_a_later_request() {
+async fn later_requests_do_not_wait_for_a_refused_sequence_number() {
     let server = test_server();
     let model = server.create_model().await;
     let mut number = 1;
@@ -103,7 +103,7 @@ async fn consecutive_refused_sequence_numbers_are_skipped() {
 }
 
 #[tokio::test]
-async fn requests_fail_if_a_lower_number_is_refused_after_them() {
+async fn requests_fail_if_a_lower_sequence_number_is_refused_later() {
     let server = test_server();
     let model = server.create_model().await;
     let mut bad = backward(&model, 1);
@@ -227,7 +227,7 @@ async fn sequence_number_of_unauthenticated_request_is_not_skipped() {
 }
 
 #[tokio::test]
-async fn save_under_an_existing_name_fails_and_uses_up_its_number() {
+async fn save_under_an_existing_name_uses_up_its_sequence_number() {
     let server = test_server();
     let model = server.create_model().await;
     for (route, first) in [("save_weights", 1), ("save_weights_for_sampler", 4)] {
@@ -251,7 +251,7 @@ async fn save_under_an_existing_name_fails_and_uses_up_its_number() {
     assert_eq!(server.engine.counts().saves, 2);
 }
 
-/// Returns whether a poll is still pending after all tasks of the runtime have run.
+/// Lets all other tasks of the runtime run, and then returns whether a poll is still pending.
 async fn is_still_pending<F: Future>(poll: &mut Pin<&mut F>) -> bool {
     tokio::select! {
         biased;
@@ -261,7 +261,7 @@ async fn is_still_pending<F: Future>(poll: &mut Pin<&mut F>) -> bool {
 }
 
 #[tokio::test]
-async fn requests_waiting_for_a_missing_number_time_out() {
+async fn requests_waiting_for_a_missing_sequence_number_time_out() {
     let server = test_server();
     let model = server.create_model().await;
     let bound = server.config().gap_timeout;
@@ -316,7 +316,7 @@ async fn missing_sequence_number_may_arrive_within_the_timeout() {
 }
 
 #[tokio::test]
-async fn sequence_number_of_a_faulted_request_is_not_skipped() {
+async fn sequence_number_of_a_request_with_a_fault_is_not_skipped() {
     let server = test_server();
     let model = server.create_model().await;
     let bound = server.config().gap_timeout;

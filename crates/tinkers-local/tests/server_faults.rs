@@ -18,7 +18,7 @@ use tinkers_wire::routes;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn capacity_pause_delays_jobs_and_is_reported_to_polls() {
+async fn capacity_pause_delays_engine_jobs_and_is_reported_to_polls() {
     let (server, held) = held_server();
     let (_, model) = held_model(&server, &held).await;
     let running = server.submit("optim_step", step(&model, 1)).await;
@@ -60,7 +60,7 @@ async fn capacity_pause_delays_jobs_and_is_reported_to_polls() {
 }
 
 #[tokio::test]
-async fn requests_delayed_by_a_pause_end_with_their_session() {
+async fn requests_delayed_by_a_capacity_pause_fail_with_their_session() {
     let (server, held) = held_server();
     let (session, model) = held_model(&server, &held).await;
     server.local().pause_capacity(SECOND * 20);
@@ -76,7 +76,7 @@ async fn requests_delayed_by_a_pause_end_with_their_session() {
 }
 
 #[tokio::test]
-async fn expire_sessions_applies_before_the_matching_request() {
+async fn expire_sessions_fault_applies_before_the_matching_request() {
     let server = test_server();
     let model = server.create_model().await;
     let other = server.create_session().await;
@@ -102,7 +102,7 @@ async fn transport_error(server: &TestServer, path: &str) -> (TransportErrorKind
 }
 
 #[tokio::test]
-async fn restart_keeps_only_checkpoints() {
+async fn server_restart_keeps_only_checkpoints() {
     let (server, held) = held_server();
     let (session, model) = held_model(&server, &held).await;
     let save = json!({ "model_id": model, "path": "kept", "seq_id": 1 });
@@ -164,7 +164,7 @@ async fn restart_keeps_only_checkpoints() {
 }
 
 #[tokio::test]
-async fn running_save_survives_a_restart() {
+async fn running_save_survives_a_server_restart() {
     let (server, held) = held_server();
     let (_, model) = held_model(&server, &held).await;
     let save = |name: &str, seq_id| json!({ "model_id": model, "path": name, "seq_id": seq_id });

@@ -26,7 +26,7 @@ fn body(sampler: &str, client: u64, cursor: i64, retrieved: &[&str]) -> Value {
     })
 }
 
-/// Polls with a timeout of zero, which gets the current completions.
+/// Polls with a timeout of zero and returns the current completions.
 async fn poll_now(server: &TestServer, mut body: Value) -> (Vec<(String, String)>, i64) {
     body["timeout"] = 0.into();
     poll_session(server, body).await
@@ -36,7 +36,7 @@ async fn poll_session(server: &TestServer, body: Value) -> (Vec<(String, String)
     completions(&server.call("retrieve_futures", body).await)
 }
 
-/// Returns the completions of a response as (state, request id), and the cursor of the response.
+/// Returns the completions in a response as pairs of state and request id, and the cursor of the response.
 fn completions(response: &Value) -> (Vec<(String, String)>, i64) {
     let all = response["completions"]
         .as_array()
@@ -85,7 +85,7 @@ async fn held_session_poll_reports_completions_in_order() {
 }
 
 #[tokio::test]
-async fn completion_reports_the_size_of_the_result() {
+async fn sample_completion_reports_the_size_of_the_result() {
     let server = test_server_with(LocalConfig::default(), Script::default());
     let sampler = server.create_sampler().await;
     let id = submit(&server, &sampler, 0).await;
@@ -101,7 +101,7 @@ async fn completion_reports_the_size_of_the_result() {
 }
 
 #[tokio::test]
-async fn completions_are_repeated_until_their_cursor_is_acknowledged() {
+async fn sample_completions_are_repeated_until_they_are_acknowledged() {
     let (server, held, sampler, ids) = three_samples().await;
     held.run_next();
     held.run_next();
@@ -118,7 +118,7 @@ async fn completions_are_repeated_until_their_cursor_is_acknowledged() {
 }
 
 #[tokio::test]
-async fn session_poll_ends_at_its_own_or_the_server_timeout() {
+async fn session_poll_ends_at_the_client_or_the_server_timeout() {
     let (server, _held, sampler, _) = three_samples().await;
     assert_eq!(poll_now(&server, body(&sampler, 0, 0, &[])).await.0, []);
     let limit = server.config().long_poll;
@@ -139,7 +139,7 @@ async fn session_poll_ends_at_its_own_or_the_server_timeout() {
 }
 
 #[tokio::test]
-async fn each_client_gets_only_its_own_completions() {
+async fn each_client_gets_only_the_completions_of_its_own_samples() {
     let (server, held) = held_server();
     let sampler = server.create_sampler().await;
     let first = submit(&server, &sampler, 999_999_999).await;
@@ -158,7 +158,7 @@ async fn each_client_gets_only_its_own_completions() {
 }
 
 #[tokio::test]
-async fn acknowledgement_frees_results_and_cancels_samples() {
+async fn acknowledging_samples_drops_results_and_cancels_unfinished_ones() {
     let (server, held, sampler, ids) = three_samples().await;
     held.run_next();
     let both = body(&sampler, 0, 0, &[ids[0].as_str(), ids[2].as_str()]);
@@ -181,7 +181,7 @@ async fn acknowledgement_frees_results_and_cancels_samples() {
 }
 
 #[tokio::test]
-async fn only_the_newest_unacknowledged_completions_are_stored() {
+async fn number_of_stored_unacknowledged_completions_is_limited() {
     let mut config = LocalConfig::default();
     config.max_queued = 5;
     let (server, held) = held_server_with(config);

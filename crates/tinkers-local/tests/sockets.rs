@@ -113,7 +113,7 @@ async fn http_1_and_http_2_share_a_port() {
 }
 
 #[tokio::test]
-async fn long_body_is_413_and_cut_after_closes_the_connection() {
+async fn oversized_body_gets_413_and_cut_after_closes_the_connection() {
     let mut config = LocalConfig::default();
     config.max_body = 100_000;
     let server = test_server_with(config, Script::default());
@@ -169,7 +169,7 @@ async fn sequence_number_of_an_oversized_body_is_skipped() {
 }
 
 #[tokio::test]
-async fn cut_body_sends_half_of_the_response() {
+async fn cut_body_fault_sends_half_of_the_response() {
     let server = test_server();
     let serving = listen(&server).await;
     let session = Rule::on("/api/v1/create_session");
@@ -218,7 +218,7 @@ async fn cut_body_sends_half_of_the_response() {
 }
 
 #[tokio::test]
-async fn faults_apply_over_sockets() {
+async fn injected_faults_apply_over_sockets() {
     let server = test_server();
     let serving = listen(&server).await;
     let model = server.create_model().await;

@@ -18,13 +18,13 @@ use tinkers_wire::LoraConfig;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A server on which the creation of a model was submitted and does not run, because the engine holds the job.
+/// A server with a submitted model creation. The creation does not run, because the engine holds its job.
 struct PendingCreation {
     server: TestServer,
     held: Arc<HeldEngine>,
     /// The id of the model.
     model: String,
-    /// The request id under which the result of the creation is polled for.
+    /// The request id under which a client polls for the result of the creation.
     request: String,
 }
 
@@ -90,7 +90,7 @@ async fn poll_reports_the_queue_position() {
 }
 
 #[tokio::test]
-async fn dropped_poll_keeps_the_result_for_the_next_one() {
+async fn result_of_a_disconnected_poll_is_delivered_to_the_next_poll() {
     let PendingCreation {
         server,
         held,
@@ -113,7 +113,7 @@ async fn dropped_poll_keeps_the_result_for_the_next_one() {
 }
 
 #[tokio::test]
-async fn client_timeout_ends_a_poll() {
+async fn timeout_of_the_client_ends_a_held_poll() {
     let PendingCreation {
         server,
         request: id,

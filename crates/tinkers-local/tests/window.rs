@@ -98,7 +98,7 @@ async fn in_flight_limit_counts_a_repeated_submission_once() {
 }
 
 #[tokio::test]
-async fn each_retry_after_form_has_its_header_or_field() {
+async fn refusal_carries_the_retry_hint_in_the_configured_header_or_field() {
     for (form, header, body) in [
         (
             HintForm::Milliseconds,
@@ -135,7 +135,7 @@ async fn each_retry_after_form_has_its_header_or_field() {
 }
 
 #[tokio::test]
-async fn changes_of_the_limit_are_timed_from_the_first_submission() {
+async fn in_flight_limit_changes_are_timed_from_the_first_submission() {
     let sampler = Sampler::new(Window::steps([1, 3, 2], 1000 * MS).unwrap()).await;
     let clock = &sampler.server.clock;
     // The values of the limit are timed from the first submission.
@@ -174,7 +174,7 @@ async fn changes_of_the_limit_are_timed_from_the_first_submission() {
 }
 
 #[tokio::test]
-async fn recovery_is_measured_to_first_grant_and_to_90_percent() {
+async fn congestion_recovery_is_timed_to_first_grant_and_90_percent() {
     let window = Window::fixed(10).with_hint(200 * MS, HintForm::Milliseconds);
     let sampler = Sampler::new(window).await;
     let clock = &sampler.server.clock;
@@ -202,7 +202,7 @@ async fn recovery_is_measured_to_first_grant_and_to_90_percent() {
 }
 
 #[tokio::test]
-async fn recovery_at_the_limit_starts_when_a_sample_ends() {
+async fn congestion_recovery_at_the_limit_is_timed_from_a_sample_end() {
     let window = Window::fixed(1).with_hint(200 * MS, HintForm::Milliseconds);
     let sampler = Sampler::new(window).await;
     let clock = &sampler.server.clock;
@@ -226,7 +226,7 @@ async fn recovery_at_the_limit_starts_when_a_sample_ends() {
 }
 
 #[tokio::test]
-async fn refusals_close_in_time_without_a_hint_are_one_event() {
+async fn refusals_without_a_hint_within_100_ms_are_one_congestion_event() {
     let window = Window::fixed(0).with_hint(200 * MS, HintForm::None);
     let sampler = Sampler::new(window).await;
     for pause in [0, 99, 99, 100] {

@@ -12,7 +12,7 @@ use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, Transp
 
 use crate::bare::Load;
 
-/// A recorded request whose body has one variable part, such as the sequence number.
+/// A recorded request. One part of its body is variable, such as the sequence number.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
     pub(crate) method: Method,
@@ -32,7 +32,7 @@ impl Template {
         body.into()
     }
 
-    /// Creates a template from `request`. The value `part`, which follows `key` in the body,
+    /// Creates a template from `request`. In the body of the request, the value `part` after `key`
     /// becomes the variable part.
     fn new(request: HttpRequest, load: &Load, key: &str, part: &str) -> Result<Self> {
         let text = std::str::from_utf8(&request.body).context("the request body is not UTF-8")?;
@@ -66,7 +66,7 @@ pub(crate) struct Recorded {
     pub(crate) submit: Template,
     /// The request to `retrieve_future`. Its variable part is the `request_id`.
     pub(crate) poll: Template,
-    /// The first `seq_id` that the recorded session has not used.
+    /// The first `seq_id` that no request of the recorded session has used.
     pub(crate) next_seq: u64,
     pub(crate) service: ServiceClient,
 }
@@ -119,7 +119,7 @@ pub(crate) async fn record(load: &Load) -> Result<Recorded> {
     })
 }
 
-/// Extracts the request id from the response to a submission.
+/// Extracts the request id from the response to a sample submission.
 pub(crate) fn request_id(submission: &[u8]) -> Result<String> {
     let submission: serde_json::Value = serde_json::from_slice(submission)?;
     let id = submission["request_id"].as_str();

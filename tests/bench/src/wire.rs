@@ -41,7 +41,7 @@ impl Address {
 
 /// The sending half of an HTTP connection.
 pub(crate) enum Sender {
-    /// The sender of an HTTP/1.1 connection, which carries one request at a time.
+    /// The sender of an HTTP/1.1 connection. The connection carries one request at a time.
     Http1(http1::SendRequest<Full<Bytes>>),
     /// The sender of an HTTP/2 connection. Clones send on the same connection.
     Http2(http2::SendRequest<Full<Bytes>>),

@@ -14,7 +14,7 @@ use tinkers_transport::TokioClock;
 /// The headers whose values differ between otherwise equal requests.
 const VARIABLE_HEADERS: [&str; 1] = ["x-idempotency-key"];
 
-/// The API key of the server.
+/// The API key that the server requires.
 const KEY: &str = "tml-hush-hush";
 
 fn serve(journal: Journal) -> BlockingServer {
@@ -52,7 +52,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn bare_loop_sends_the_same_requests_as_the_client() {
+fn plain_hyper_loop_sends_the_same_requests_as_the_client() {
     for http2 in [false, true] {
         let journal = Journal::new();
         let server = serve(journal.clone());

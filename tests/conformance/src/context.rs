@@ -22,7 +22,7 @@ pub type Service = ServiceClient;
 /// Whether the server runs a real model or a mock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelKind {
-    /// A real model, which learns from training calls.
+    /// A real model. Training calls change its outputs.
     Real,
     /// A mock model. Results are not compared, and checks that need a real model are reported as
     /// not offered.
@@ -38,7 +38,8 @@ pub struct Settings {
     pub model: String,
     /// The LoRA rank.
     pub rank: u32,
-    /// The exclusive upper bound of the token ids that the checks use. The lowest one is 3.
+    /// The exclusive upper bound of the token ids that the checks use. The lowest used token id is
+    /// 3.
     pub vocabulary: u32,
 }
 
@@ -120,8 +121,8 @@ impl Context {
         self.models().push(model.clone());
     }
 
-    /// Unloads the models of the last check, and lets the shared model accept calls again if one of
-    /// its calls was refused.
+    /// Unloads the models that the last check created. If a call of the shared model was refused,
+    /// lets the shared model accept calls again.
     pub async fn unload_models(&self) {
         if let Some(trained) = self.trained.get() {
             // If the shared model cannot accept calls again, the next check that uses it reports

@@ -30,7 +30,7 @@ pub struct Exchange {
     pub received: String,
 }
 
-/// A fault that the recorder applies to the next request of a path.
+/// A fault that the recorder injects into the next request of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Intervention {
     /// Send the request and drop the response.
@@ -62,8 +62,8 @@ impl Recorder {
         })
     }
 
-    /// Removes and returns the recorded exchanges, oldest first. Also removes all faults that have
-    /// not been applied yet.
+    /// Removes and returns the recorded exchanges, oldest first. Also removes all injected faults
+    /// that have not been applied yet.
     pub fn take(&self) -> Vec<Exchange> {
         let mut state = self.lock();
         state.interventions.clear();
@@ -91,7 +91,7 @@ impl Recorder {
         self.lock().duplicate_responses.pop()
     }
 
-    /// Returns the number of responses that were dropped.
+    /// Returns the number of responses that the recorder has dropped.
     pub fn lost_replies(&self) -> usize {
         self.lock().lost
     }

@@ -21,9 +21,9 @@ pub struct Row {
     /// The verdict of the check.
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// The time that the check took.
+    /// The duration of the check.
     pub took: Duration,
-    /// The last requests and responses, if the check failed.
+    /// The last requests and responses before the end of the check. Empty unless the check failed.
     pub exchanges: Vec<Exchange>,
 }
 

@@ -14,7 +14,7 @@ pub enum Verdict {
     Passed(String),
     /// The server does not offer the feature, and its response says so. The text is the reason.
     NotOffered(String),
-    /// The server does not behave as expected. The text is the reason.
+    /// The server does not behave as expected. The text says how the behaviour differs.
     Failed(String),
 }
 
@@ -43,7 +43,7 @@ pub type CheckResult = Result<String, CheckError>;
 pub enum CheckError {
     /// The server does not offer the feature.
     NotOffered(String),
-    /// The server does not behave as expected.
+    /// The server does not behave as expected. The text says how the behaviour differs.
     Failed(String),
 }
 
@@ -68,8 +68,8 @@ impl CheckError {
         Self::Failed(chain(error))
     }
 
-    /// Converts the error of a call with an optional setting. If the server refused the call, the
-    /// result is [`Self::NotOffered`]; otherwise it is [`Self::Failed`].
+    /// Converts the error of a call that used an optional setting. If the server refused the call,
+    /// the result is [`Self::NotOffered`]; otherwise it is [`Self::Failed`].
     pub fn from_optional_setting(error: &Error) -> Self {
         let refused = matches!(error.status(), Some(400 | 404 | 405 | 409 | 422 | 501));
         if error.sent() == Sent::Answered && (refused || error.kind() == ErrorKind::OperationFailed)

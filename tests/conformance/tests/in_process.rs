@@ -49,15 +49,15 @@ async fn suite(dialect: Dialect) -> Report {
     run(&context, &*time, Profile::Full, &[], limits, |_| ()).await
 }
 
-/// Returns the properties of the server that the client detected: body format, document of the
-/// routes, and deduplication.
+/// Returns the properties of the server that the client detected: the body format, whether there is
+/// an OpenAPI document, and whether the server deduplicates requests.
 fn detected(report: &Report) -> (BodyFormat, Document, Deduplication) {
     let profile = report.profile.as_ref().expect("a session");
     (profile.body_format, profile.document, profile.deduplicates)
 }
 
 #[tokio::test(start_paused = true)]
-async fn suite_passes_on_the_tinker_dialect() {
+async fn in_process_server_of_the_tinker_dialect_passes_all_checks() {
     let report = suite(Dialect::tinker()).await;
     assert!(report.passed(), "{report}");
     let expected = (
@@ -69,7 +69,7 @@ async fn suite_passes_on_the_tinker_dialect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn suite_passes_on_the_json_strict_dialect() {
+async fn in_process_server_of_the_json_strict_dialect_passes_all_checks() {
     let report = suite(Dialect::json_strict()).await;
     assert!(report.passed(), "{report}");
     let (bodies, document, _) = detected(&report);
@@ -77,7 +77,7 @@ async fn suite_passes_on_the_json_strict_dialect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn suite_passes_on_the_skyrl_dialect() {
+async fn in_process_server_of_the_skyrl_dialect_passes_all_checks() {
     let report = suite(Dialect::skyrl()).await;
     assert!(report.passed(), "{report}");
     let expected = (BodyFormat::Json, Document::Read, Deduplication::Unknown);
@@ -85,7 +85,7 @@ async fn suite_passes_on_the_skyrl_dialect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn suite_passes_on_the_skyrl_main_dialect() {
+async fn in_process_server_of_the_skyrl_main_dialect_passes_all_checks() {
     let report = suite(Dialect::skyrl_main()).await;
     assert!(report.passed(), "{report}");
     let expected = (
@@ -97,7 +97,7 @@ async fn suite_passes_on_the_skyrl_main_dialect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn suite_passes_on_the_tuft_dialect() {
+async fn in_process_server_of_the_tuft_dialect_passes_all_checks() {
     let report = suite(Dialect::tuft()).await;
     assert!(report.passed(), "{report}");
     let expected = (BodyFormat::Protobuf, Document::Read, Deduplication::Unknown);

@@ -12,8 +12,9 @@ use tinkers_conformance::{Connect, Context, Limits, Profile, Recorder, Report, S
 use tinkers_engine::ModelEngine;
 use tinkers_local::{BlockingServer, Dialect, LocalConfig, LocalServer, TokioSpawn};
 
-/// Runs the suite against a server that imitates `dialect`, through the transport that `layer`
-/// returns. If `only` is not empty, runs only the named checks.
+/// Runs the conformance suite against a server that imitates `dialect`. Sends the requests through
+/// the transport that `layer` returns. If `only` is not empty, runs only the checks named in
+/// `only`.
 fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
     let directory = tempfile::tempdir().expect("a directory for checkpoints");
     let engine = ModelEngine::builtin(directory.path()).expect("the built-in model");
@@ -50,7 +51,7 @@ fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
 
 type Layer = fn(Arc<dyn Transport>) -> Arc<dyn Transport>;
 
-/// A faulty transport that turns forward passes into forward-backward passes.
+/// A negative control: a transport that turns forward passes into forward-backward passes.
 #[derive(Debug)]
 struct ForwardAsBackward(Arc<dyn Transport>);
 
@@ -70,7 +71,7 @@ impl Transport for ForwardAsBackward {
     }
 }
 
-/// A faulty transport that sets the learning rate of steps to zero.
+/// A negative control: a transport that sets the learning rate of optimizer steps to zero.
 #[derive(Debug)]
 struct ZeroLearningRate(Arc<dyn Transport>);
 
@@ -110,7 +111,7 @@ fn server_of_the_json_strict_dialect_passes_all_conformance_checks() {
 }
 
 #[test]
-fn suite_detects_a_forward_pass_that_adds_gradients() {
+fn negative_control_forward_pass_that_adds_gradients_is_detected() {
     let layer: Layer = |inner| Arc::new(ForwardAsBackward(inner));
     let report = suite(Dialect::json_strict(), layer, &["forward"]);
     assert!(!report.passed(), "{report}");
@@ -123,7 +124,7 @@ fn suite_detects_a_forward_pass_that_adds_gradients() {
 }
 
 #[test]
-fn suite_detects_optimizer_steps_without_effect() {
+fn negative_control_optimizer_step_without_effect_is_detected() {
     let layer: Layer = |inner| Arc::new(ZeroLearningRate(inner));
     let report = suite(Dialect::tinker(), layer, &["train_loss_falls", "order"]);
     assert!(!report.passed(), "{report}");
@@ -132,7 +133,7 @@ fn suite_detects_optimizer_steps_without_effect() {
 }
 
 #[test]
-fn suite_detects_a_duplicate_request_that_is_applied_twice() {
+fn negative_control_duplicate_request_applied_twice_is_detected() {
     let note = |dialect| {
         let report = suite(dialect, |inner| inner, &["idempotent_retry"]);
         assert!(report.passed(), "{report}");

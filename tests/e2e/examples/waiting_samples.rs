@@ -20,7 +20,8 @@ use tinkers_session::SessionOptions;
 /// submissions, so that no sample waits in the queue.
 const WAVE: usize = 200;
 
-/// A transport that accepts samples, or leaves them without a response. It never finishes a sample.
+/// A transport that accepts sample submissions, or leaves them without a response. No sample ever
+/// finishes.
 #[derive(Debug)]
 struct Stub {
     config: &'static str,
@@ -94,7 +95,7 @@ async fn measure(scenario: &Scenario) -> Option<u64> {
     Some(resident_bytes()?.saturating_sub(before) / (scenario.waves * WAVE) as u64)
 }
 
-/// Submits [`WAVE`] more samples.
+/// Submits [`WAVE`] further samples.
 async fn send_wave(
     sampler: &SamplingClient,
     stub: &Stub,

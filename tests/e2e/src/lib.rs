@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 /// The base model of the scripted engine, which returns predictable results.
 pub const SCRIPTED: &str = "tinkers/scripted";
 
-/// The timeout of operations on loopback sockets. It makes a hanging test fail.
+/// The time limit of operations on loopback sockets. A test that hangs fails after this time.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts a server with a scripted engine on the runtime of `handle`.
@@ -45,11 +45,11 @@ fn start_server(
 /// A server that listens on a loopback port. It runs in real time on its own thread.
 #[derive(Debug)]
 pub struct SocketServer {
-    /// The fault rules of the server.
+    /// The rules of the server for injected faults.
     pub faults: Faults,
     /// The requests that the server received.
     pub journal: Journal,
-    /// The engine of the server, which counts its jobs.
+    /// The scripted engine of the server. It counts its jobs.
     pub engine: Arc<ScriptedEngine>,
     /// The base URL of the server.
     pub url: String,
@@ -106,9 +106,9 @@ pub struct Setup {
     pub config: LocalConfig,
     /// The options of the client.
     pub options: SessionOptions,
-    /// The duration of each job of the engine.
+    /// The duration of each job of the scripted engine.
     pub latency: Duration,
-    /// The fault rules of the server. They apply from the first request on.
+    /// The rules of the server for injected faults. They apply from the first request on.
     pub faults: Faults,
 }
 
@@ -131,14 +131,14 @@ impl From<SessionOptions> for Setup {
 }
 
 /// A server in this process and a client with an open session. Both use the clock of the current
-/// runtime, which may be paused.
+/// runtime. This clock may be paused.
 #[derive(Debug)]
 pub struct Harness {
-    /// The fault rules of the server.
+    /// The rules of the server for injected faults.
     pub faults: Faults,
     /// The requests that the server received.
     pub journal: Journal,
-    /// The engine of the server, which counts its jobs.
+    /// The scripted engine of the server. It counts its jobs.
     pub engine: Arc<ScriptedEngine>,
     /// The server in this process.
     pub server: LocalServer,
@@ -158,7 +158,7 @@ impl Harness {
     }
 
     /// Starts a server and a client. The client sends its requests through the transport that
-    /// `layer` returns; the transport is also returned.
+    /// `layer` returns. This transport is also returned to the caller.
     pub async fn through<T: Transport + 'static>(
         setup: impl Into<Setup>,
         layer: impl FnOnce(InProcess) -> T,
@@ -206,8 +206,8 @@ impl Harness {
     }
 }
 
-/// Opens a session over a transport on the current runtime. The session does not share its limits
-/// with other sessions.
+/// Opens a session over a transport on the current runtime. The session has its own limiter, which
+/// no other session shares.
 ///
 /// # Errors
 /// When the server rejects the session.
@@ -219,8 +219,8 @@ pub async fn open(
     open_with_spawner(transport, options, spawner).await
 }
 
-/// Opens a session like [`open`], but runs its tasks on `spawner`. Only heartbeats stay on the
-/// current runtime.
+/// Opens a session like [`open`], but runs the tasks of the session on `spawner`. Only the
+/// heartbeats stay on the current runtime.
 ///
 /// # Errors
 /// When the server rejects the session.

@@ -37,7 +37,7 @@ pub async fn model(harness: &Harness) -> TrainingClient {
     model_of(&harness.service).await
 }
 
-/// Creates a model with the given client.
+/// Creates a model with the client `service`.
 ///
 /// # Panics
 /// When the server rejects the model.
@@ -71,8 +71,8 @@ pub async fn harness_without_deduplication() -> Harness {
     harness_with(|config| config.announces_deduplication = false).await
 }
 
-/// Returns the training requests that the server received, in the order of arrival. These are the
-/// requests with a sequence number of a model.
+/// Returns the submissions of training operations that the server received, in the order of
+/// arrival. These are the requests with a `seq_id` of a model.
 pub fn submissions(harness: &Harness) -> Vec<JournalEntry> {
     let of_model = [
         routes::FORWARD,
@@ -87,7 +87,7 @@ pub fn submissions(harness: &Harness) -> Vec<JournalEntry> {
     entries
 }
 
-/// Returns the sequence numbers of the requests in [`submissions`].
+/// Returns the `seq_id` of each request in [`submissions`].
 pub fn numbers(harness: &Harness) -> Vec<u64> {
     submissions(harness)
         .iter()
@@ -95,19 +95,19 @@ pub fn numbers(harness: &Harness) -> Vec<u64> {
         .collect()
 }
 
-/// Injects a fault into the next request of a route.
+/// Injects a fault into the next request to a route.
 pub fn inject(harness: &Harness, route: &str, fault: Fault) {
     harness.faults.add(Rule::on(route), fault);
 }
 
-/// Injects a fault into the `nth` request to `forward_backward` from now on, where 1 is the next
-/// one.
+/// Injects a fault into the `nth` request to `forward_backward` from now on. The next request is
+/// number 1.
 pub fn inject_into_pass(harness: &Harness, nth: u64, fault: Fault) {
     let rule = Rule::on(routes::FORWARD_BACKWARD).nth(nth);
     harness.faults.add(rule, fault);
 }
 
-/// Returns the number of requests that the server received on a route.
+/// Returns the number of requests to a route that the server received.
 pub fn count(harness: &Harness, route: &str) -> usize {
     harness.journal.of(route).len()
 }
@@ -118,7 +118,7 @@ pub async fn sleep(harness: &Harness, seconds: u64) {
     harness.server.time().sleep(duration).await;
 }
 
-/// Waits until `condition` holds, for at most one hour of the server's clock.
+/// Waits until `condition` returns `true`, for at most one hour on the clock of the server.
 ///
 /// # Panics
 /// When the condition does not hold after an hour.

@@ -19,7 +19,7 @@ use tinkers_local::{Dialect, Fault, InProcess, JournalEntry, LocalConfig, PassBo
 use tinkers_session::SessionOptions;
 
 /// A transport that replaces the response to the first `forward_backward` request with a 500
-/// without a reason. The server has applied the request.
+/// response without a reason. The server has applied the request by then.
 #[derive(Debug)]
 struct FailingAfterPass {
     inner: InProcess,
@@ -42,7 +42,7 @@ impl Transport for FailingAfterPass {
     }
 }
 
-/// Returns the 500 response that a web framework sends after a panic in a request handler.
+/// Injects the 500 response that a web framework sends after a panic in a request handler.
 fn bare_500() -> Fault {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     Fault::answer(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
@@ -122,7 +122,7 @@ async fn json_fallback_of_a_forward_pass_uses_the_forward_route() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_500_without_a_reason_to_protobuf_switches_to_json() {
+async fn protobuf_body_answered_with_a_bare_500_is_sent_again_as_json() {
     for harness in [
         Harness::start().await,
         harness_without_deduplication().await,
@@ -142,7 +142,7 @@ async fn http_500_without_a_reason_to_protobuf_switches_to_json() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_500_with_a_reason_causes_no_fallback() {
+async fn http_500_with_a_reason_causes_no_body_format_fallback() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     let failed = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, "out of memory");
@@ -153,7 +153,7 @@ async fn http_500_with_a_reason_causes_no_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn accepted_body_format_is_kept_after_a_500_without_a_reason() {
+async fn accepted_body_format_stays_in_use_after_a_500_without_a_reason() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     pass(&training).await.unwrap();
@@ -163,7 +163,7 @@ async fn accepted_body_format_is_kept_after_a_500_without_a_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn json_fallback_rejected_after_a_500_keeps_protobuf() {
+async fn protobuf_is_sent_again_if_json_is_rejected_after_a_500() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());
@@ -189,7 +189,7 @@ async fn json_fallback_rejected_after_a_500_keeps_protobuf() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn body_that_may_have_been_applied_is_not_sent_in_another_format() {
+async fn request_that_may_have_been_applied_is_not_sent_in_another_format() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, Fault::cut_after());
@@ -217,7 +217,7 @@ async fn first_rejection_is_reported_if_both_body_formats_are_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sparse_data_are_not_sent_again_in_json() {
+async fn sparse_tensors_are_not_sent_again_in_json() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let refusal = Fault::status(StatusCode::UNPROCESSABLE_ENTITY, "no sparse tensors");
@@ -230,7 +230,7 @@ async fn sparse_data_are_not_sent_again_in_json() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn format_chosen_by_the_caller_has_no_fallback() {
+async fn body_format_chosen_by_the_caller_has_no_fallback() {
     for (bodies, expected) in [
         (BodyFormat::Json, vec!["json"]),
         (BodyFormat::Protobuf, vec!["protobuf"]),
@@ -269,7 +269,7 @@ async fn openapi_document_selects_the_first_body_format() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wrong_body_format_in_the_openapi_document_costs_one_attempt() {
+async fn wrong_body_format_in_the_openapi_document_causes_one_fallback() {
     let harness = harness_with_document(PassBodies::Json).await;
     let training = model(&harness).await;
     let refusal = Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "protobuf please");
@@ -283,7 +283,7 @@ async fn wrong_body_format_in_the_openapi_document_costs_one_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_500_without_a_reason_to_json_causes_no_fallback() {
+async fn json_body_answered_with_a_bare_500_causes_no_fallback() {
     let harness = harness_with_document(PassBodies::Json).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());
@@ -293,7 +293,7 @@ async fn http_500_without_a_reason_to_json_causes_no_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_500_to_a_documented_body_format_causes_no_fallback() {
+async fn documented_body_format_answered_with_500_causes_no_fallback() {
     // This server accepts both formats and applies a repeated sequence number again. A fallback
     // would add the gradients twice.
     let mut config = LocalConfig::default();
@@ -313,7 +313,7 @@ async fn http_500_to_a_documented_body_format_causes_no_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejected_fallback_after_a_500_prevents_recovery_of_the_model() {
+async fn body_format_rejected_after_a_500_prevents_model_recovery() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());
@@ -325,7 +325,7 @@ async fn rejected_fallback_after_a_500_prevents_recovery_of_the_model() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn json_forward_pass_does_not_confirm_the_body_format() {
+async fn json_forward_pass_does_not_confirm_json_for_backward_passes() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());
@@ -340,7 +340,7 @@ async fn json_forward_pass_does_not_confirm_the_body_format() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sparse_data_are_unsupported_on_json_servers() {
+async fn sparse_tensors_are_unsupported_on_json_servers() {
     let harness = harness_with_document(PassBodies::Json).await;
     let training = model(&harness).await;
     let error = training

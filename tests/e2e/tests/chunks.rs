@@ -13,8 +13,8 @@ use tinkers_e2e::training::{
 use tinkers_e2e::{Harness, Setup};
 use tinkers_local::{Fault, Hint, Rule};
 
-/// Starts a server that accepts chunks of one datum. The flags set whether the server announces
-/// parallel chunks and deduplication.
+/// Starts a server that announces a maximum of one datum per chunk. `parallel` and `deduplicates`
+/// set whether the server also announces parallel chunks and deduplication.
 async fn harness_with_chunks(parallel: bool, deduplicates: bool) -> Harness {
     let config = json!({
         "fwdbwd_max_chunk_len": 1,
@@ -39,7 +39,7 @@ fn assert_contains(error: &Error, parts: &[&str]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_chunk_is_sent_last_and_results_keep_their_order() {
+async fn first_chunk_is_sent_last_but_results_are_in_input_order() {
     let harness = harness_with(|config| config.chunk_len = 2).await;
     let training = model(&harness).await;
     let data: Vec<Datum> = (2..9)
@@ -128,7 +128,7 @@ async fn model_can_be_recovered_if_all_sent_chunks_were_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn model_recovery_depends_on_every_failed_chunk() {
+async fn one_lost_reply_among_rejected_chunks_prevents_model_recovery() {
     let harness = harness_with_chunks(true, false).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, rejection());
@@ -165,7 +165,7 @@ async fn lost_reply_to_the_first_chunk_prevents_recovery_of_the_model() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn error_of_a_split_forward_pass_says_that_no_gradients_were_added() {
+async fn failed_split_forward_pass_reports_that_no_gradients_were_added() {
     let harness = harness_with_chunks(true, true).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 2, rejection());
@@ -213,7 +213,7 @@ async fn sequential_chunks_stop_at_the_first_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_sequential_chunk_allows_recovery_if_rejected_not_if_lost() {
+async fn recover_succeeds_after_a_rejected_first_chunk_but_not_a_lost_one() {
     let harness = harness_with_chunks(false, false).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, rejection());
@@ -236,7 +236,7 @@ async fn first_sequential_chunk_allows_recovery_if_rejected_not_if_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_result_of_a_chunk_fails_the_call_at_once() {
+async fn failed_operation_of_one_chunk_fails_the_call_at_once() {
     let harness = harness_with_chunks(true, true).await;
     let training = model(&harness).await;
     let failed = json!({"error": "bad", "category": "user"});

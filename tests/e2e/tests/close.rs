@@ -22,23 +22,25 @@ use tinkers_local::{Fault, Hint, InProcess, Rule};
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// What a pending call waits for.
+/// What a pending call waits for when the client is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitState {
-    /// The gate of its route class, which a `retry-after` hint has closed.
+    /// An opening of the rate limiter gate of the call's route class. A `retry-after` hint has
+    /// closed the gate.
     Gate,
-    /// The backoff delay before a retry.
+    /// The end of the backoff delay before a retry.
     Backoff,
-    /// A connection to the server.
+    /// A new connection to the server.
     Dial,
-    /// The response of the server.
+    /// The response of the server to a request.
     Response,
 }
 
 impl WaitState {
     const ALL: [Self; 4] = [Self::Gate, Self::Backoff, Self::Dial, Self::Response];
 
-    /// Returns the value of `Error::sent` for a call that is closed while it waits.
+    /// Returns the expected value of `Error::sent` for a call that waits in this state when the
+    /// client is closed.
     fn sent(self) -> Sent {
         match self {
             Self::Gate | Self::Dial => Sent::NotSent,
@@ -47,8 +49,8 @@ impl WaitState {
     }
 }
 
-/// A transport that delays requests, so that calls wait for the chosen thing. It also records the
-/// paths of the requests that it sends.
+/// A transport that delays requests, so that calls stay in the chosen [`WaitState`]. It also
+/// records the paths of the requests that it sends.
 #[derive(Debug)]
 struct DelayingTransport {
     inner: InProcess,
@@ -145,8 +147,8 @@ impl Fixture {
         self.harness.close().await;
     }
 
-    /// Returns the paths of the requests that were sent since the last `delay` or `close`. Polls,
-    /// heartbeats and the request that ends the session are left out.
+    /// Returns the paths of the requests that were sent since the last `delay` or `close`. Omits
+    /// polls, heartbeats and the request that ends the session.
     fn submitted(&self) -> Vec<String> {
         let mut paths = self.transport.sent_paths.lock().unwrap().clone();
         paths.retain(|path| {
@@ -183,7 +185,7 @@ async fn joined(task: tokio::task::JoinHandle<Result<(), Error>>) -> Result<(), 
 /// The name of an operation, and a function that begins the operation.
 type Operation = (&'static str, fn(&Fixture) -> Outcome);
 
-/// The operations that wait in the submission queue of a model.
+/// The operations that pass through the submission queue of a model.
 const QUEUED: [Operation; 8] = [
     ("forward", |s| {
         boxed(s.training.forward([datum(1)], LossFn::CrossEntropy))
@@ -255,7 +257,7 @@ fn awaitable_types(source: &str) -> impl Iterator<Item = &str> {
     implementations.filter_map(|text| text.split_whitespace().next())
 }
 
-/// Returns the names of the public functions in a source file that return one of `types`.
+/// Returns the names of the public functions in a source file whose return type is in `types`.
 fn operations<'a>(source: &'a str, types: &[&str]) -> BTreeSet<&'a str> {
     let declarations = source.split("pub fn ").skip(1);
     declarations
@@ -269,7 +271,7 @@ fn operations<'a>(source: &'a str, types: &[&str]) -> BTreeSet<&'a str> {
 }
 
 #[test]
-fn every_operation_has_a_close_test() {
+fn every_client_operation_is_tested_against_close() {
     let builders = [
         include_str!("../../../crates/tinkers-training/src/create.rs"),
         include_str!("../../../crates/tinkers-training/src/save.rs"),
@@ -340,7 +342,7 @@ async fn close_ends_calls_in_the_submission_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn operations_after_close_fail_and_send_nothing() {
+async fn calls_on_a_closed_client_fail_and_send_no_request() {
     let fixture = Fixture::new().await;
     fixture.close().await;
     for (name, call) in QUEUED.iter().chain(&UNQUEUED) {
@@ -357,7 +359,7 @@ async fn operations_after_close_fail_and_send_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_ends_a_creation_between_its_two_requests() {
+async fn close_ends_a_model_creation_between_its_two_requests() {
     let fixture = Fixture::new().await;
     let info_requests = Rule::on(routes::GET_INFO).always();
     let faults = &fixture.harness.faults;

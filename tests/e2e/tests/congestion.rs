@@ -18,7 +18,7 @@ const SAMPLES: u32 = 1000;
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
-async fn thousand_samples_under_an_in_flight_limit_of_20_see_few_429s() {
+async fn thousand_samples_under_an_in_flight_limit_of_20_get_few_429s() {
     for (hint, form) in [
         (Duration::from_millis(200), HintForm::Milliseconds),
         (Duration::from_secs(1), HintForm::Seconds),
@@ -104,7 +104,7 @@ async fn moving_admission_queue_resets_the_progress_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sample_in_a_queue_without_progress_fails_as_stalled_and_not_sent() {
+async fn sample_in_a_stopped_admission_queue_fails_as_stalled_and_unsent() {
     let mut limits = LimiterSettings::default();
     limits.sample.max_in_flight = Some(1);
     let options = SessionOptions {

@@ -32,7 +32,7 @@ async fn harness_with_progress_deadline() -> Harness {
     .await
 }
 
-/// Makes the server answer the next request of a route with a 429 and a `retry-after` hint of
+/// Makes the server answer the next request to a route with a 429 whose `retry-after` hint is
 /// `seconds`.
 fn refuse_for(harness: &Harness, route: &str, seconds: u64) {
     inject(harness, route, Fault::rate_limited(Hint::Seconds(seconds)));
@@ -73,7 +73,7 @@ async fn retry_after_beyond_the_deadline_fails_samples_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_beyond_the_deadline_fails_a_creation_at_once() {
+async fn retry_after_beyond_the_deadline_fails_a_model_creation_at_once() {
     for route in [
         routes::CREATE_MODEL,
         routes::GET_INFO,
@@ -132,7 +132,7 @@ async fn retry_after_beyond_the_deadline_ends_the_wait_of_training_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_within_the_deadline_is_followed() {
+async fn retry_waits_for_a_retry_after_delay_within_the_deadline() {
     let harness = harness_with_operation_deadline().await;
     let training = model(&harness).await;
     let sampler = harness
@@ -148,7 +148,7 @@ async fn retry_after_within_the_deadline_is_followed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_of_a_503_beyond_the_deadline_fails_at_once() {
+async fn retry_after_of_a_503_beyond_the_deadline_fails_a_call_at_once() {
     let harness = harness_with_operation_deadline().await;
     let sampler = harness
         .service
@@ -165,8 +165,8 @@ async fn retry_after_of_a_503_beyond_the_deadline_fails_at_once() {
     assert!(error.retry_at().is_some());
 }
 
-/// Creates a model with twelve queued steps. Each step takes ten seconds to submit, like a large
-/// upload, so all steps together take twice the progress deadline.
+/// Creates a model with twelve queued optimizer steps. Each submission of a step takes ten seconds,
+/// like a large upload. All submissions together take twice the progress deadline.
 async fn model_with_long_queue() -> (Harness, TrainingClient, Vec<ApiFuture<OptimStepResult>>) {
     let harness = harness_with_progress_deadline().await;
     let training = model(&harness).await;
@@ -199,7 +199,7 @@ async fn moving_submission_queue_resets_the_progress_deadline_of_a_save() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_in_a_submission_queue_without_progress_fail_as_stalled() {
+async fn steps_in_a_stopped_submission_queue_fail_as_stalled() {
     let harness = harness_with_progress_deadline().await;
     let training = model(&harness).await;
     let silent = Fault::delay(1000 * SECOND);

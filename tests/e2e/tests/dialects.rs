@@ -9,7 +9,7 @@ use tinkers_e2e::training::{datum, harness_with, inject, model, step};
 use tinkers_e2e::{Harness, SCRIPTED};
 use tinkers_local::{Dialect, Expiry, Fault, Rule};
 
-/// Starts a server that deletes a result when the result is fetched. Later polls for the result are
+/// Starts a server that deletes a result after its first delivery. Later polls for the result are
 /// answered with 404.
 async fn harness_with_expiring_results() -> Harness {
     harness_with(|config| {
@@ -19,7 +19,7 @@ async fn harness_with_expiring_results() -> Harness {
     .await
 }
 
-/// Loses the response to the next poll.
+/// Drops the response to the next poll.
 fn lose_next_poll(harness: &Harness) {
     inject(harness, routes::RETRIEVE_FUTURE, Fault::cut_after());
 }
@@ -74,7 +74,7 @@ async fn poll_that_exceeds_its_timeout_is_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_operation_is_reported_for_each_status_of_a_poll() {
+async fn poll_with_400_422_or_500_reports_a_failed_operation() {
     for status in [400, 422, 500] {
         let harness = harness_with(|config| config.dialect = Dialect::skyrl_main()).await;
         let training = model(&harness).await;
@@ -94,7 +94,7 @@ async fn failed_operation_is_reported_for_each_status_of_a_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_500_to_a_poll_is_retried_in_the_default_dialect() {
+async fn poll_answered_with_500_is_retried_in_the_default_dialect() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let status = http::StatusCode::INTERNAL_SERVER_ERROR;
@@ -125,7 +125,7 @@ async fn resume(harness: &Harness, path: &str) -> Result<TrainingClient, Error> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn resuming_creates_a_model_and_loads_the_checkpoint() {
+async fn resuming_a_model_creates_it_and_then_loads_the_checkpoint() {
     let (harness, path) = harness_with_checkpoint(Dialect::skyrl()).await;
     let resumed = resume(&harness, &path).await.unwrap();
     assert_eq!(resumed.info().base_model(), Some(SCRIPTED));
@@ -172,7 +172,7 @@ async fn resuming_from_a_checkpoint_without_a_rank_is_unsupported() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_load_on_a_tinker_server_creates_no_model() {
+async fn failed_checkpoint_load_on_a_tinker_server_creates_no_model() {
     let (harness, path) = harness_with_checkpoint(Dialect::tinker()).await;
     let failure = Fault::status(
         http::StatusCode::BAD_REQUEST,

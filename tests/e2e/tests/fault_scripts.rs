@@ -93,7 +93,7 @@ async fn call_of_an_expired_session_fails_with_session_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn capacity_pause_delays_a_step_and_is_shown_in_its_progress() {
+async fn progress_of_an_optimizer_step_reports_a_capacity_pause() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let pause = Duration::from_secs(600);
@@ -113,7 +113,7 @@ async fn capacity_pause_delays_a_step_and_is_shown_in_its_progress() {
 }
 
 #[tokio::test]
-async fn faulty_responses_do_not_lose_or_double_training_calls() {
+async fn training_calls_are_applied_once_despite_injected_faults() {
     let server = SocketServer::start(LocalConfig::default());
     let faults: &Faults = &server.faults;
     for route in [routes::FORWARD_BACKWARD, routes::OPTIM_STEP] {

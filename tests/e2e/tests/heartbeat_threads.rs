@@ -12,7 +12,8 @@ use tinkers_local::LocalConfig;
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// The maximum number of checks for the expected thread count. The checks are 5 ms apart.
+/// The maximum number of times that the test compares the thread count with the expected one. The
+/// comparisons are 5 ms apart.
 const CHECKS: u32 = 2000;
 
 #[tokio::test]

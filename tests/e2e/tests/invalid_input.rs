@@ -26,7 +26,7 @@ async fn error_of<T>(call: impl Future<Output = Result<T, Error>>) -> Error {
 }
 
 #[tokio::test]
-async fn invalid_arguments_name_the_field_and_send_nothing() {
+async fn calls_with_invalid_arguments_name_the_field_and_send_no_request() {
     let server = SocketServer::start(LocalConfig::default());
     let service = server.client().await.unwrap();
     let training = model_of(&service).await;

@@ -60,7 +60,7 @@ async fn request_delivered_twice_is_applied_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_forward_backward_without_deduplication_is_not_retried() {
+async fn non_deduplicated_forward_backward_with_a_lost_reply_is_not_retried() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness
@@ -83,7 +83,7 @@ async fn lost_forward_backward_without_deduplication_is_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unsent_forward_backward_without_deduplication_is_retried() {
+async fn non_deduplicated_forward_backward_is_retried_if_it_was_not_sent() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness
@@ -97,7 +97,7 @@ async fn unsent_forward_backward_without_deduplication_is_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_is_searched_on_the_server_before_a_retry() {
+async fn save_with_a_lost_reply_is_searched_on_the_server_before_a_retry() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness
@@ -120,7 +120,7 @@ async fn lost_save_is_searched_on_the_server_before_a_retry() {
     assert_eq!(harness.engine.counts().saves, 2);
 }
 
-/// Returns the response of a SkyRL server to a save whose name is taken.
+/// Returns the response of a SkyRL server to a save under a checkpoint name that already exists.
 fn name_conflict() -> Fault {
     Fault::status(StatusCode::CONFLICT, "Checkpoint 'x' already exists")
 }
@@ -205,7 +205,7 @@ async fn idempotent_calls_are_retried_without_deduplication() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_is_not_confused_with_an_older_checkpoint_of_its_name() {
+async fn lost_save_is_not_confused_with_an_older_checkpoint_of_that_name() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     training.save_state("latest").await.unwrap();
@@ -264,7 +264,7 @@ async fn lost_save_is_found_in_a_checkpoint_list_with_bare_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_has_an_unknown_outcome_if_checkpoints_cannot_be_listed() {
+async fn lost_save_has_an_unknown_outcome_if_listing_checkpoints_fails() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_after());
@@ -285,7 +285,7 @@ async fn lost_save_has_an_unknown_outcome_if_checkpoints_cannot_be_listed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn search_and_retry_of_a_save_keep_its_sdk_method_header() {
+async fn requests_that_recover_a_save_send_the_sdk_method_header_of_save() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_before());
@@ -304,7 +304,7 @@ async fn search_and_retry_of_a_save_keep_its_sdk_method_header() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn name_conflict_on_the_retry_of_a_save_means_that_it_was_saved() {
+async fn name_conflict_on_the_retry_of_a_save_counts_as_success() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     // SkyRL rejects a name that exists even if the request sets `overwrite`.
@@ -327,7 +327,7 @@ async fn name_conflict_on_the_retry_of_a_save_means_that_it_was_saved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn truncated_response_to_a_submission_is_retried_with_deduplication() {
+async fn submission_with_a_truncated_response_is_retried_if_deduplicated() {
     let harness = Harness::start().await;
     for route in [
         routes::CREATE_MODEL,
@@ -360,7 +360,7 @@ async fn truncated_response_to_a_submission_is_retried_with_deduplication() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_calls_fail_after_a_truncated_response_without_deduplication() {
+async fn truncated_response_without_deduplication_makes_later_calls_fail() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::OPTIM_STEP, Fault::truncate());

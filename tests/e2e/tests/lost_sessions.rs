@@ -10,7 +10,7 @@ use tinkers_e2e::training::{datum, inject, model, step};
 use tinkers_e2e::{Harness, SCRIPTED, Setup};
 use tinkers_local::{Fault, Rule};
 
-/// Restarts the server. The server forgets its sessions.
+/// Restarts the server. The restarted server does not know the old sessions.
 async fn restart(harness: &Harness) {
     inject(harness, routes::CAPABILITIES, Fault::restart());
     let _response = harness.service.capabilities().await;
@@ -56,7 +56,7 @@ async fn every_call_after_a_server_restart_fails_with_session_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn results_lost_in_a_server_restart_fail_with_session_lost() {
+async fn calls_with_results_lost_in_a_restart_fail_with_session_lost() {
     let harness = Harness::with(Setup {
         latency: Duration::from_secs(2),
         ..Setup::default()
@@ -91,7 +91,7 @@ async fn expired_session_is_detected_at_the_heartbeat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_result_in_a_live_session_fails_with_result_lost() {
+async fn call_with_a_lost_result_in_a_live_session_fails_with_result_lost() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     inject(&harness, routes::RETRIEVE_FUTURE, Fault::gone());
@@ -101,7 +101,7 @@ async fn lost_result_in_a_live_session_fails_with_result_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missing_checkpoint_fails_with_not_found() {
+async fn loading_a_missing_checkpoint_fails_with_not_found() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let missing = format!("tinker://{}/weights/none", training.model_id());

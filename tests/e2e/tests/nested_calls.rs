@@ -16,7 +16,7 @@ use tinkers_local::{Fault, Hint, InProcess, Rule};
 type NestedCall = Box<dyn FnOnce() -> BoxFuture<'static, Result<(), Error>> + Send>;
 type Outcomes = Arc<Mutex<Vec<Result<(), Error>>>>;
 
-/// The nested calls to make, by route, and their outcomes.
+/// The planned nested calls by route, and the outcomes of the calls that were made.
 #[derive(Clone, Default)]
 struct NestedCalls {
     planned: Arc<Mutex<Vec<(&'static str, NestedCall)>>>,
@@ -24,7 +24,7 @@ struct NestedCalls {
 }
 
 impl NestedCalls {
-    /// Plans a call that the transport makes before it sends the next request of `route`.
+    /// Plans a nested call. The transport makes it before it sends the next request to `route`.
     fn plan<T, F>(&self, route: &'static str, call: impl FnOnce() -> F + Send + 'static)
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -54,7 +54,7 @@ impl NestedCalls {
     }
 }
 
-/// A transport that makes the planned nested calls.
+/// A transport that makes the planned calls before it sends a request.
 #[derive(Debug)]
 struct NestingTransport {
     inner: InProcess,

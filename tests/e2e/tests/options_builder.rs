@@ -24,7 +24,7 @@ use crate::recorder::Recorder;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Makes the client that `builder` describes send its requests through a recorder.
+/// Adds a recorder to the transport of the client that `builder` describes.
 fn record(recorder: &Recorder, builder: ServiceClientBuilder) -> ServiceClientBuilder {
     let recorder = recorder.clone();
     builder.layer_transport(move |inner| Arc::new(recorder.wrap(inner)))
@@ -35,8 +35,8 @@ fn session_body(recorder: &Recorder) -> Value {
     recorder.last_json(routes::CREATE_SESSION)
 }
 
-/// Starts a server, and connects a client that sends its requests through a recorder. The option
-/// under test is set by `option`.
+/// Starts a server, and connects a client whose requests are recorded. `option` sets the builder
+/// option under test.
 async fn connect_with(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> (SocketServer, Recorder, ServiceClient) {
@@ -155,7 +155,7 @@ async fn user_metadata_is_sent_with_the_session() {
 }
 
 #[tokio::test]
-async fn layer_transport_sees_requests() {
+async fn layer_transport_wraps_the_transport_of_all_requests() {
     let (server, recorder, _service) = connect_with(|builder| builder).await;
     recorder.last(routes::CLIENT_CONFIG);
     server.stop();
@@ -177,7 +177,8 @@ async fn body_format_sets_the_content_type_of_training_requests() {
     }
 }
 
-/// Sends a sample to a server that never responds, with the given options, and returns the error.
+/// Sends a sample to a server that never responds. The client has the given options. Returns the
+/// error of the sample.
 async fn error_without_response(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> (SocketServer, Error) {

@@ -13,7 +13,7 @@ use tinkers_e2e::{Harness, SCRIPTED, Setup};
 
 use crate::recorder::Recorder;
 
-/// Starts a server, and a client that sends its requests through a recorder.
+/// Starts a server and a client whose requests are recorded.
 async fn start() -> (Harness, Recorder) {
     let recorder = Recorder::default();
     let layer = |inner| recorder.wrap(Arc::new(inner));
@@ -38,8 +38,8 @@ fn names<T>(table: &[(&str, T)]) -> BTreeSet<String> {
     table.iter().map(|(name, _)| (*name).to_owned()).collect()
 }
 
-/// An option of a sample: a function that sets the option, the JSON pointer of the field in the
-/// request body, and the expected value of the field.
+/// An option of a sample request: a function that sets the option, the JSON pointer of the
+/// resulting field in the request body, and the expected value of the field.
 type SampleOption = (fn(Sample) -> Sample, &'static str, fn() -> Value);
 
 const SAMPLE: [(&str, SampleOption); 15] = [
@@ -209,8 +209,8 @@ async fn each_option_of_a_save_is_sent_in_the_request() {
     assert_eq!(body["user_metadata"]["run"], "7");
 }
 
-/// An option of a new model: a function that sets the option, the JSON pointer of the field in the
-/// request body, and the expected value of the field.
+/// An option of a new model: a function that sets the option, the JSON pointer of the resulting
+/// field in the request body, and the expected value of the field.
 type ModelOption = (
     fn(CreateLoraTrainingClient) -> CreateLoraTrainingClient,
     &'static str,

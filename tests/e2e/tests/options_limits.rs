@@ -52,8 +52,8 @@ const CLASSES: [Class; 4] = [
     },
 ];
 
-/// Sends two requests that receive no response. Waits until one of them is in flight and the limit
-/// under test makes the other one wait.
+/// Sends two requests that receive no response. Waits until one request is in flight and the other
+/// request waits because of the limit under test.
 async fn assert_one_of_two_waits(class: &Class, set: fn(&mut ClassSettings)) -> JoinHandle<()> {
     let server = SocketServer::start(LocalConfig::default());
     let mut limits = LimiterSettings::default();
@@ -118,13 +118,13 @@ async fn assert_one_of_two_waits_in(
 }
 
 #[tokio::test]
-async fn limits_of_slots_apply_in_each_route_class() {
+async fn limits_on_concurrent_requests_apply_in_each_route_class() {
     let one: fn(&mut ClassSettings) = |settings| settings.slots = 1;
     assert_one_of_two_waits_in((0..CLASSES.len()).map(|class| (class, one))).await;
 }
 
 #[tokio::test]
-async fn limits_of_slots_may_exceed_the_default() {
+async fn limits_on_concurrent_requests_may_exceed_the_default() {
     let mut limits = LimiterSettings::default();
     limits.rest.slots *= 3;
     let server = SocketServer::start(LocalConfig::default());
@@ -139,7 +139,7 @@ async fn limits_of_slots_may_exceed_the_default() {
 }
 
 #[tokio::test]
-async fn limits_of_rates_apply_in_each_route_class() {
+async fn limits_on_the_request_rate_apply_in_each_route_class() {
     const fn hourly(burst: u32) -> Option<Rate> {
         Some(Rate {
             interval: HOUR,
@@ -154,7 +154,7 @@ async fn limits_of_rates_apply_in_each_route_class() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_of_the_rate_delay_polls() {
+async fn limits_on_the_request_rate_also_delay_polls() {
     let mut limits = LimiterSettings::default();
     limits.poll.rate = Some(Rate {
         interval: 10 * SECOND,
@@ -182,7 +182,7 @@ async fn limits_of_the_rate_delay_polls() {
 }
 
 #[tokio::test]
-async fn limits_of_bytes_and_flights_apply_or_are_rejected_as_unsupported() {
+async fn limits_on_bytes_and_samples_in_flight_apply_or_are_rejected() {
     let bytes: fn(&mut ClassSettings) = |settings| settings.bytes = Some(1);
     let max_in_flight: fn(&mut ClassSettings) = |settings| settings.max_in_flight = Some(1);
     assert_one_of_two_waits_in([(0, bytes), (1, bytes), (0, max_in_flight)]).await;
@@ -234,7 +234,7 @@ async fn harness_with_limits(change: impl FnOnce(&mut LimiterSettings)) -> Harne
     Harness::with(options).await
 }
 
-/// Returns the times at which samples arrived at the server, in seconds.
+/// Returns the times at which sample submissions arrived at the server, in seconds.
 fn arrivals(harness: &Harness) -> Vec<u64> {
     let entries = harness.journal.of(routes::ASAMPLE);
     let times = entries
@@ -244,7 +244,7 @@ fn arrivals(harness: &Harness) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_of_max_hint_cap_the_retry_after_delay() {
+async fn limits_with_max_hint_shorten_the_retry_after_delay() {
     // The first maximum is above the default and the second one is below it.
     for (max_hint, pause) in [(2 * HOUR, HOUR), (5 * SECOND, 5 * SECOND)] {
         let harness = harness_with_limits(|limits| limits.max_hint = max_hint).await;
@@ -262,7 +262,7 @@ async fn limits_of_max_hint_cap_the_retry_after_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_of_the_rate_delay_samples() {
+async fn limits_on_the_request_rate_also_delay_samples() {
     let harness = harness_with_limits(|limits| {
         limits.sample.rate = Some(Rate {
             interval: SECOND,

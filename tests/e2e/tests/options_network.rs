@@ -22,7 +22,7 @@ use crate::tls_front::{Authority, TlsFront};
 const HOUR: Duration = Duration::from_secs(3600);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Starts a server, and connects a client with an option.
+/// Starts a server, and connects a client. `option` sets the builder option under test.
 async fn connect_with(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> (SocketServer, ServiceClient) {
@@ -32,7 +32,8 @@ async fn connect_with(
     (server, service)
 }
 
-/// Returns the field of the error with which a client fails to connect, before anything is sent.
+/// Returns the field named in the error of a client that fails to connect before it has sent
+/// anything.
 async fn rejected_field(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> Option<String> {
@@ -45,7 +46,8 @@ async fn rejected_field(
     error.field().map(str::to_owned)
 }
 
-/// Returns the values of a request header, one for each request.
+/// Returns the values of one header in all requests. `None` stands for a request without the
+/// header.
 fn values(entries: &[JournalEntry], name: &str) -> BTreeSet<Option<String>> {
     let value = |entry: &JournalEntry| {
         let value = entry.headers.get(name)?;
@@ -68,7 +70,7 @@ async fn default_header_is_sent_with_every_request() {
 }
 
 #[tokio::test]
-async fn default_headers_that_the_sdk_sets_are_rejected() {
+async fn default_headers_with_names_reserved_for_the_sdk_are_rejected() {
     let (server, service) = connect_with(|builder| builder).await;
     let training = model_of(&service).await;
     let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
@@ -89,7 +91,7 @@ async fn default_headers_that_the_sdk_sets_are_rejected() {
 }
 
 #[tokio::test]
-async fn default_headers_are_sent_and_not_shown() {
+async fn default_headers_are_sent_but_hidden_in_debug_output() {
     let headers = [("x-one", "hush-1"), ("x-two", "hush-2")];
     let builder = ServiceClient::builder().default_headers(headers);
     let shown = format!("{builder:?}");
@@ -106,7 +108,7 @@ async fn default_headers_are_sent_and_not_shown() {
 }
 
 #[tokio::test]
-async fn user_agent_suffix_is_appended() {
+async fn user_agent_suffix_is_appended_to_the_user_agent_header() {
     let (server, _service) = connect_with(|builder| builder.user_agent_suffix("mine/1.2")).await;
     let agents = values(&server.journal.entries(), "user-agent");
     server.stop();
@@ -144,7 +146,7 @@ async fn connect_timeout_limits_the_handshake() {
     assert_eq!(field.as_deref(), Some("timeouts.sample.connect"));
 }
 
-/// Returns the error of a sample to which the server does not respond.
+/// Returns the error of a sample submission to which the server does not respond.
 async fn error_of_a_sample(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
     fault: Fault,
@@ -159,7 +161,7 @@ async fn error_of_a_sample(
 }
 
 #[tokio::test]
-async fn timeouts_end_a_request_of_their_class() {
+async fn timeouts_apply_to_requests_of_their_route_class() {
     let limits = Timeouts::of(RouteClass::Sample).with_first_byte(30 * MILLISECOND);
     let with_option = |builder: ServiceClientBuilder| {
         let builder = builder.timeouts(RouteClass::Sample, limits);
@@ -265,7 +267,7 @@ async fn connection_limits_restrict_concurrent_requests() {
     );
 }
 
-/// Starts a server behind TLS, and connects a client with an option.
+/// Starts a server behind TLS, and connects a client. `option` sets the builder option under test.
 async fn connect_with_tls(
     front: &TlsFront,
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
@@ -277,7 +279,7 @@ async fn connect_with_tls(
 }
 
 #[tokio::test]
-async fn http_versions_restrict_the_negotiation() {
+async fn http_versions_restrict_the_protocol_negotiation_of_tls() {
     let authority = Authority::new();
     for (versions, protocol) in [
         (HttpVersions::Negotiate, "h2"),
@@ -359,7 +361,8 @@ async fn proxy_receives_the_requests() {
 /// The environment variable with the URL of the server, in the child process of a test.
 const SERVER_URL: &str = "TINKERS_TEST_SERVER_URL";
 
-/// Connects to the server of the parent process, whose authority is in `SSL_CERT_FILE`, with and without trust in that file.
+/// Connects to the server of the parent process, with and without trust in the certificates of
+/// `SSL_CERT_FILE`. This file contains the certificate authority of the server.
 #[expect(clippy::print_stdout, reason = "the parent process reads the output")]
 fn print_whether_connected(url: &str) {
     let stranger = Authority::new();

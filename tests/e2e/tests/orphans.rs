@@ -13,13 +13,13 @@ use crate::log_capture::Log;
 
 const ORPHAN: &str = "may keep an unused";
 
-/// Returns the captured log lines about orphans.
+/// Returns the captured log lines about orphaned models.
 fn orphan_lines(log: &Log) -> Vec<String> {
     log.lines_with(ORPHAN)
 }
 
 #[tokio::test(start_paused = true)]
-async fn creation_whose_reply_is_lost_logs_a_possible_orphan() {
+async fn model_creation_with_a_lost_reply_logs_a_possible_orphan() {
     let harness = harness_without_deduplication().await;
     let (log, _logging) = Log::start();
     inject(&harness, routes::CREATE_MODEL, Fault::cut_after());
@@ -62,7 +62,7 @@ async fn creation_whose_reply_is_lost_logs_a_possible_orphan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn creation_on_a_deduplicating_server_logs_no_orphan() {
+async fn model_creation_on_a_deduplicating_server_logs_no_orphan() {
     let harness = Harness::start().await;
     let (log, _logging) = Log::start();
     inject(&harness, routes::CREATE_MODEL, Fault::cut_after());
@@ -82,7 +82,7 @@ async fn creation_on_a_deduplicating_server_logs_no_orphan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_creation_after_a_lost_reply_reports_a_possible_orphan() {
+async fn model_creation_that_fails_after_a_lost_reply_reports_an_orphan() {
     let harness = harness_without_deduplication().await;
     let rejection = || Fault::status(StatusCode::FORBIDDEN, "key revoked");
     for route in [routes::CREATE_MODEL, routes::CREATE_SAMPLING_SESSION] {

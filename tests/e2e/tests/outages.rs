@@ -18,9 +18,9 @@ use tinkers_e2e::{Harness, SCRIPTED, Setup};
 use tinkers_local::{InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// The duration of an outage. It is long enough for backoff delays of half a minute.
+/// The duration of an outage. During this time, backoff delays grow to half a minute.
 const OUTAGE: Duration = Duration::from_secs(20);
-/// The time limit for all requests to finish after the outage. It includes the random spread of the
+/// The time limit after the outage for all requests to finish. It includes the random spread of the
 /// resumed requests.
 const RECOVERY: Duration = Duration::from_millis(3_100);
 
@@ -31,14 +31,15 @@ struct FailingTransport {
     outage: Mutex<Option<Outage>>,
     /// The times at which requests failed.
     failures: Mutex<Vec<Timestamp>>,
-    /// The bodies of the polls that did not fail. A body identifies the operation that is polled.
+    /// The bodies of the polls that did not fail. The body of a poll identifies the operation whose
+    /// result is polled.
     polls: Mutex<BTreeSet<Bytes>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Outage {
     class: RouteClass,
-    /// The value of the `retry-after` header in seconds, if the header is sent.
+    /// The value of the `retry-after` header in seconds. `None` to send no such header.
     hint: Option<u16>,
 }
 
@@ -72,7 +73,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// Starts a server on which each job takes one second, and a client with default options.
+    /// Starts a client with default options, and a server on which each job takes one second.
     async fn new(config: LocalConfig) -> Self {
         Self::with(Duration::from_secs(1), config, SessionOptions::default()).await
     }
@@ -146,7 +147,7 @@ async fn samples_resume_after_an_outage_with_an_empty_retry_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_resume_after_an_outage() {
+async fn optimizer_steps_resume_after_an_outage() {
     let fixture = Fixture::new(LocalConfig::default()).await;
     let mut models = Vec::new();
     for _ in 0..4 {
@@ -162,7 +163,7 @@ async fn steps_resume_after_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn results_arrive_after_an_outage_of_polls() {
+async fn results_arrive_soon_after_an_outage_of_the_poll_routes() {
     for session_polls in [true, false] {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;
@@ -190,7 +191,7 @@ async fn results_arrive_after_an_outage_of_polls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_polls_resume_after_an_outage_without_results() {
+async fn all_polls_resume_after_an_outage_even_if_no_result_is_ready() {
     let mut config = LocalConfig::default();
     config.long_poll = Duration::from_millis(100);
     let fixture = Fixture::with(Duration::from_secs(3600), config, SessionOptions::default()).await;
@@ -215,7 +216,7 @@ async fn all_polls_resume_after_an_outage_without_results() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_of_a_503_is_followed_during_an_outage() {
+async fn retry_after_delay_of_a_503_is_respected_during_an_outage() {
     for (class, session_polls) in [
         (RouteClass::Sample, true),
         (RouteClass::Poll, true),

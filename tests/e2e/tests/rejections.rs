@@ -12,17 +12,17 @@ use tinkers_e2e::Harness;
 use tinkers_e2e::training::{datum, harness_without_deduplication, inject, model, numbers, step};
 use tinkers_local::{Fault, Rule};
 
-/// A time limit that only a hanging call reaches.
+/// A time limit that only a hanging call exceeds.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The ways in which servers reject a save whose name is taken.
+/// The ways in which servers reject a save under a checkpoint name that already exists.
 #[derive(Debug, Clone, Copy)]
 enum NameConflict {
     /// The submission is answered with 409.
     Conflict,
     /// The submission is answered with 422.
     Invalid,
-    /// The submission is accepted, and the operation fails.
+    /// The submission is accepted, and the operation fails later.
     Failed,
 }
 
@@ -119,7 +119,7 @@ async fn missing_folder_is_not_reported_as_a_name_conflict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_calls_succeed_after_a_rejected_save_or_forward_pass() {
+async fn rejected_save_or_forward_pass_lets_later_calls_succeed() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let rejection = Fault::status(StatusCode::FORBIDDEN, "no");
@@ -139,7 +139,7 @@ async fn later_calls_succeed_after_a_rejected_save_or_forward_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_calls_fail_after_a_rejected_step_load_or_backward_pass() {
+async fn rejected_step_load_or_backward_pass_makes_later_calls_fail() {
     for verb in ["optim_step", "load_state", "forward_backward"] {
         let harness = Harness::start().await;
         let training = model(&harness).await;
@@ -171,7 +171,7 @@ async fn later_calls_fail_after_a_rejected_step_load_or_backward_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_calls_fail_after_a_save_with_an_unknown_outcome() {
+async fn save_with_an_unknown_outcome_makes_later_calls_fail() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let final_500 = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, "broken").with_header(
@@ -186,7 +186,8 @@ async fn later_calls_fail_after_a_save_with_an_unknown_outcome() {
     assert!(training.recover().is_err());
 }
 
-/// Makes the server accept the second save from now on, with the request id 77.
+/// Makes the server accept the second save from now on. The response contains the request id 77,
+/// which no operation has.
 fn accept_second_save(harness: &Harness) {
     let second = Rule::on(routes::SAVE_WEIGHTS).nth(2);
     let acceptance = json!({"request_id": "77", "future_id": "77"});
@@ -195,7 +196,7 @@ fn accept_second_save(harness: &Harness) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_that_conflicts_with_the_first_attempt_of_a_save_succeeds() {
+async fn retried_save_with_the_name_of_its_own_first_attempt_succeeds() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     // The reply is lost, the list does not show the save yet, and the retry ends as a failed
@@ -217,7 +218,7 @@ async fn retry_that_conflicts_with_the_first_attempt_of_a_save_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_that_conflicts_with_an_older_save_fails() {
+async fn retried_save_with_the_name_of_an_older_save_fails() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     training.save_state("step-1").await.unwrap();

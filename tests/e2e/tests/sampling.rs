@@ -96,7 +96,7 @@ async fn sample_stream_yields_an_error_item_for_a_failed_prompt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sample_retry_keeps_its_number_and_resubmission_gets_a_new_one() {
+async fn retried_sample_keeps_its_seq_id_and_resubmission_gets_a_new_one() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     harness
@@ -138,7 +138,7 @@ async fn dropped_sample_stream_sends_no_more_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sample_whose_result_is_always_lost_is_submitted_eleven_times() {
+async fn sample_with_a_permanently_lost_result_is_submitted_eleven_times() {
     let harness = Harness::start().await;
     let sampler = harness
         .service

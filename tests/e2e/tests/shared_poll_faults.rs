@@ -17,7 +17,8 @@ use tinkers_local::{Fault, InProcess, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
 
 const LATENCY: Duration = Duration::from_secs(20);
-/// The progress deadline. When half of it has passed, a sample polls individually.
+/// The progress deadline. After half of this time without a result, a sample is polled
+/// individually.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 fn setup() -> Setup {
@@ -39,7 +40,7 @@ async fn sampler_of(harness: &Harness) -> SamplingClient {
         .unwrap()
 }
 
-/// Starts a server with jobs of 20 s, and creates a sampling client.
+/// Starts a server whose jobs take 20 s, and creates a sampling client.
 async fn start() -> (Harness, SamplingClient) {
     let harness = Harness::with(setup()).await;
     let sampler = sampler_of(&harness).await;
@@ -57,7 +58,7 @@ fn inject_into_shared_polls(harness: &Harness, fault: Fault) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn status_402_to_a_poll_delays_the_next_and_counts_as_progress() {
+async fn status_402_delays_the_next_poll_and_counts_as_progress() {
     let (harness, sampler) = start().await;
     let began = harness.server.time().now();
     let unpaid = Rule::on(routes::RETRIEVE_FUTURES).times(200);
@@ -70,7 +71,7 @@ async fn status_402_to_a_poll_delays_the_next_and_counts_as_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sample_whose_polls_all_fail_ends_as_stalled_with_its_phase() {
+async fn sample_fails_as_stalled_in_the_poll_phase_if_all_polls_fail() {
     let (harness, sampler) = start().await;
     inject_into_shared_polls(&harness, Fault::cut_before());
     let all = Rule::on(routes::RETRIEVE_FUTURE).always();
@@ -102,7 +103,7 @@ async fn sample_missing_in_shared_polls_is_polled_individually() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn abandoned_samples_are_acknowledged_and_cancelled() {
+async fn samples_without_a_caller_are_acknowledged_and_cancelled() {
     let (harness, sampler) = start().await;
     let dropped = send(&sampler);
     let cancelled = send(&sampler);
@@ -135,7 +136,7 @@ async fn abandoned_samples_are_acknowledged_and_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn final_acknowledgement_is_sent_once_and_times_out_after_5_s() {
+async fn final_sample_acknowledgement_is_sent_once_and_times_out_after_5_s() {
     let (harness, sampler) = start().await;
     send(&sampler).await.unwrap();
     let count_before = count(&harness, routes::RETRIEVE_FUTURES);
@@ -150,7 +151,7 @@ async fn final_acknowledgement_is_sent_once_and_times_out_after_5_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn accepted_calls_finish_after_close() {
+async fn accepted_calls_finish_after_the_client_is_closed() {
     for session_polls in [true, false] {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;
@@ -178,7 +179,7 @@ async fn accepted_calls_finish_after_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_cancelled_by_close_fail_with_closed() {
+async fn calls_that_closing_the_client_cancels_fail_with_closed() {
     let (harness, sampler) = start().await;
     let training = model(&harness).await;
     let second = Rule::on(routes::ASAMPLE).nth(2);
@@ -200,8 +201,8 @@ async fn calls_cancelled_by_close_fail_with_closed() {
     }
 }
 
-/// A transport that delivers completions before the responses to their submissions, and loses the
-/// first response with completions.
+/// A transport that delivers sample completions before the responses to the submissions of the
+/// samples. It also drops the first poll response that contains completions.
 #[derive(Debug)]
 struct ReorderingTransport {
     inner: InProcess,
@@ -218,13 +219,14 @@ struct State {
     known_ids: BTreeSet<String>,
 }
 
-/// The behaviour of the client under test: correct, or with a fault that the transport simulates.
+/// The client under test: either correct, or with a bug that the transport simulates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ClientModel {
     Correct,
-    /// The client advances its cursor even if the response to the poll is lost.
+    /// The client advances its poll cursor even if the poll response is lost.
     EarlyCursor,
-    /// The client discards a completion that arrives before the response to the submission.
+    /// The client discards the completion of a sample that arrives before the response to the
+    /// submission of the sample.
     DiscardsEarlyCompletions,
 }
 
@@ -282,8 +284,8 @@ impl Transport for ReorderingTransport {
     }
 }
 
-/// Returns the time that three samples take when completions arrive early and the first completions
-/// are lost.
+/// Returns the time that three samples take when their completions arrive early and the first
+/// completions are lost.
 async fn duration_with_early_completions(client: ClientModel) -> Duration {
     let (harness, _) = Harness::through(setup(), |inner| ReorderingTransport {
         inner,
@@ -301,7 +303,7 @@ async fn duration_with_early_completions(client: ClientModel) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_and_lost_completions_are_delivered_promptly() {
+async fn results_arrive_promptly_if_completions_are_early_or_lost() {
     let took = duration_with_early_completions(ClientModel::Correct).await;
     assert!(took < PROGRESS_DEADLINE / 4, "{took:?}");
     // Negative controls: with either fault, samples wait until they poll individually.
@@ -315,7 +317,7 @@ async fn early_and_lost_completions_are_delivered_promptly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn polls_are_limited_to_4000_and_admitted_in_order() {
+async fn at_most_4000_polls_run_at_once_and_further_polls_start_in_order() {
     use tinkers_core::{AdmissionRequest, Cost, Readmission, RouteClass};
     let harness = Harness::with(setup()).await;
     let transport: Arc<dyn Transport> = Arc::new(InProcess::new(harness.server.clone()));

@@ -48,8 +48,8 @@ fn setup() -> Setup {
     }
 }
 
-/// Starts a client and creates a sampling client. The first `times` shared polls fail with an error
-/// of the given kind.
+/// Starts a client and creates a sampling client. The first `times` shared polls fail with a
+/// transport error of the given kind.
 async fn start_with_failures(kind: TransportErrorKind, times: usize) -> (Harness, SamplingClient) {
     let (harness, _) = Harness::through(setup(), |inner| FailingTransport {
         inner,
@@ -61,7 +61,7 @@ async fn start_with_failures(kind: TransportErrorKind, times: usize) -> (Harness
     (harness, sampler)
 }
 
-/// Starts a server with jobs of 20 s, and creates a sampling client.
+/// Starts a server whose jobs take 20 s, and creates a sampling client.
 async fn start() -> (Harness, SamplingClient) {
     let harness = Harness::with(setup()).await;
     let sampler = sampler_of(&harness).await;
@@ -76,7 +76,7 @@ async fn sampler_of(harness: &Harness) -> SamplingClient {
         .unwrap()
 }
 
-/// Injects a fault into all requests of a route.
+/// Injects a fault into all requests to a route.
 fn inject_always(harness: &Harness, route: &'static str, fault: Fault) {
     harness.faults.add(Rule::on(route).always(), fault);
 }
@@ -95,7 +95,7 @@ async fn assert_samples_succeed(harness: &Harness, sampler: &SamplingClient, n: 
     assert_eq!(sampled, u64::from(n), "each is sampled once");
 }
 
-/// The kinds of transport errors whose cause may be transient or final.
+/// The kinds of transport errors that may be transient or permanent.
 const AMBIGUOUS: [TransportErrorKind; 4] = [
     TransportErrorKind::Decode,
     TransportErrorKind::Tls,
@@ -146,7 +146,7 @@ async fn http_errors_of_shared_polls_are_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shared_polls_resume_after_a_pause_and_acknowledge_results() {
+async fn shared_polls_resume_after_a_capacity_pause_and_acknowledge_results() {
     let (harness, sampler) = start().await;
     inject_always(
         &harness,
@@ -193,7 +193,7 @@ async fn samples_poll_individually_after_many_transport_failures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn samples_fail_with_not_found_if_the_server_forgot_their_requests() {
+async fn samples_with_request_ids_unknown_to_the_server_fail_as_not_found() {
     let (harness, sampler) = start().await;
     let not_found = || Fault::status(StatusCode::NOT_FOUND, "no such request");
     inject_always(&harness, routes::RETRIEVE_FUTURES, not_found());

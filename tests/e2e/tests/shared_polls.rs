@@ -11,7 +11,7 @@ use tinkers_local::{Fault, LocalConfig, Rule};
 
 const LATENCY: Duration = Duration::from_secs(20);
 
-/// Starts a server with jobs of 20 s, and creates a sampling client.
+/// Starts a server whose jobs take 20 s, and creates a sampling client.
 async fn start(config: LocalConfig) -> (Harness, SamplingClient) {
     let harness = Harness::with(Setup {
         config,
@@ -36,8 +36,8 @@ fn send(sampler: &SamplingClient, i: u32) -> ApiFuture<SampleResponse> {
     sampler.sample(vec![i % 200]).max_tokens(1).send()
 }
 
-/// Sends one sample every 7 ms and checks that each call receives its own result. Returns the
-/// request ids.
+/// Sends one sample every 7 ms and checks that each call receives the result of its own sample.
+/// Returns the request ids.
 async fn sample_many(harness: &Harness, sampler: &SamplingClient, count: u32) -> Vec<String> {
     let time = harness.server.time();
     let mut samples = Vec::new();
@@ -105,7 +105,7 @@ async fn thousand_samples_share_one_poll_and_get_one_result_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn samples_are_polled_individually_without_shared_polls() {
+async fn samples_are_polled_individually_if_shared_polls_are_disabled() {
     let mut config = LocalConfig::default();
     config.session_polls = false;
     let (harness, sampler) = start(config).await;
@@ -115,7 +115,7 @@ async fn samples_are_polled_individually_without_shared_polls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_and_duplicate_polls_do_not_lose_or_double_results() {
+async fn lost_or_repeated_polls_neither_lose_nor_repeat_results() {
     let (harness, sampler) = start(LocalConfig::default()).await;
     let faults = &harness.faults;
     faults.add(

@@ -17,7 +17,7 @@ use tinkers_e2e::{Harness, open_with_spawner};
 use tinkers_local::{Fault, Hint, InProcess, Rule};
 use tinkers_session::SessionOptions;
 
-/// A spawner that polls a task inside the wake-up of the task, before `wake` returns.
+/// A spawner whose wakers poll their task at once, before `wake` returns.
 #[derive(Debug)]
 struct SynchronousSpawner;
 
@@ -73,7 +73,7 @@ async fn synchronous_client(harness: &Harness) -> ServiceClient {
     ServiceClient::from_session(session.unwrap())
 }
 
-/// A waker that calls `recover` on the training client and begins a step.
+/// A waker that calls `recover` on the training client and begins an optimizer step.
 struct RecoveringWaker {
     training: TrainingClient,
     step: Mutex<Option<ApiFuture<OptimStepResult>>>,
@@ -93,7 +93,7 @@ impl Wake for RecoveringWaker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_works_inside_the_wake_up_of_a_failed_call() {
+async fn waker_of_a_failed_call_may_call_recover() {
     for route in [routes::OPTIM_STEP, routes::SAVE_WEIGHTS] {
         let harness = Harness::start().await;
         let service = synchronous_client(&harness).await;

@@ -15,7 +15,8 @@ thread_local! {
     static VALUES: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Stores the values that `make` returns in a thread-local of a new thread, and ends the thread.
+/// Stores the values that `make` returns in a thread-local of a new thread. Then ends the thread,
+/// which drops the values.
 fn drop_by_thread_local(make: impl FnOnce() -> Vec<Box<dyn Any>> + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -86,7 +87,7 @@ fn clients_and_calls_can_be_dropped_by_a_thread_local() {
     server.stop();
 }
 
-/// A value whose destructor reads a clock and waits on it.
+/// A value whose destructor reads a clock and waits for a time on this clock.
 struct UsesClockOnDrop(Arc<dyn Clock>);
 
 impl Drop for UsesClockOnDrop {
@@ -99,7 +100,7 @@ impl Drop for UsesClockOnDrop {
 }
 
 #[test]
-fn clock_works_in_destructors_of_thread_locals() {
+fn clock_can_be_used_in_destructors_of_thread_locals() {
     let server = SocketServer::start(LocalConfig::default());
     let builder = server.client_builder();
     drop_by_thread_local(move || {

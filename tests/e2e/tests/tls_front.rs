@@ -43,8 +43,8 @@ pub(crate) struct TlsFront {
 }
 
 impl TlsFront {
-    /// Starts a TLS server with a certificate of `authority` in front of the server at `url`. With `clients`, it requires a client
-    /// certificate of that authority.
+    /// Starts a TLS server with a certificate of `authority` in front of the server at `url`. If
+    /// `clients` is given, the TLS server requires a client certificate of that authority.
     pub(crate) async fn start(
         url: &str,
         authority: &Authority,
@@ -79,7 +79,7 @@ impl TlsFront {
         }
     }
 
-    /// Returns the protocols that were negotiated.
+    /// Returns the application protocols that clients and the server have negotiated.
     pub(crate) fn protocols(&self) -> BTreeSet<String> {
         self.protocols.lock().unwrap().clone()
     }

@@ -97,7 +97,7 @@ async fn recover_after_a_rejection_leaves_no_gap_in_the_sequence_numbers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_submission_is_sent_before_the_retry_after_time() {
+async fn submission_is_not_retried_before_the_retry_after_time() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let refusal = Fault::rate_limited(Hint::Milliseconds(2500));

@@ -9,7 +9,8 @@ use crate::server::{LONGEST_POLL, TestServer, mentions_fixture_ids, run, run_rea
 
 /// The buffer size of the connection in each direction, in bytes.
 const PIPE: usize = 16 << 10;
-/// The number of time steps after which the target reports a hanging connection.
+/// The maximum number of time steps. After this number, the fuzz target reports a hanging
+/// connection.
 const MAX_TIME_STEPS: usize = 50;
 
 pub(crate) fn run_connection(bytes: &[u8]) {
@@ -17,7 +18,7 @@ pub(crate) fn run_connection(bytes: &[u8]) {
 }
 
 /// Sends `bytes` over a new connection. Returns the bytes that the server sent, and the number of
-/// requests that it answered.
+/// requests to which it responded.
 pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
     run(async {
         let test_server = TestServer::new("tinker");

@@ -3,16 +3,16 @@
 
 use tinkers_local::Route;
 
-/// The id of the session. The server draws ids from a random source that only returns zeros, so
-/// they are the same in each run.
+/// The session id. The server derives ids from a random source that only returns zeros, so the ids
+/// are the same in each run.
 pub(crate) const SESSION: &str = "session-0000000000000001";
 pub(crate) const SAMPLER: &str = "session-0000000000000001:sample:0";
 pub(crate) const FUTURE: &str = "req-00000000-1";
-/// The request id of the sample. It is the third request whose result is fetched with a poll.
+/// The request id of the sample. The sample is the third operation that gets a request id.
 pub(crate) const SAMPLE: &str = "req-00000000-3";
 
-/// Returns the paths and bodies of the requests that create the fixtures, in order. The first of
-/// them whose result is polled gets the request id [`FUTURE`].
+/// Returns the paths and bodies of the requests that create the fixtures, in order. The first
+/// request that gets a request id gets [`FUTURE`].
 pub(crate) fn setup_requests() -> Vec<(String, String)> {
     let model = format!("{SESSION}:train:0");
     let base = r#""base_model":"tinkers/scripted""#;

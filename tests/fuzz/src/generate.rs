@@ -98,7 +98,7 @@ fn header(mutator: &Mutator, headers: &mut Vec<u8>) {
     headers.extend_from_slice(b"\r\n");
 }
 
-/// Adds a `content-length` header. Its value is correct in most cases.
+/// Adds a `content-length` header. The declared length is correct in most cases.
 fn add_content_length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     let value = match mutator.below(16) {
         0 => "0".to_owned(),
@@ -113,8 +113,8 @@ fn add_content_length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     headers.extend(format!("content-length: {value}\r\n").into_bytes());
 }
 
-/// Bodies of poll responses, which no route expects. They are made only once because they are
-/// large.
+/// Bodies of poll responses. No route expects them in a request. They are created only once because
+/// they are large.
 static OTHER_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(seeds::polls);
 
 fn body(mutator: &Mutator, route: Route) -> Vec<u8> {

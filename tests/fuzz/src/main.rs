@@ -77,8 +77,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a target with each of `inputs`, and then with generated inputs until `length` has passed.
-/// Returns `true` if no input failed.
+/// Runs a fuzz target with each of `inputs`, and then with generated inputs until `length` has
+/// passed. Returns `true` if no input failed.
 fn fuzz(target: Target, inputs: &[Vec<u8>], seed: u64, length: Duration) -> bool {
     let (count, failing) = (AtomicU64::new(0), Mutex::new(None));
     let end = Instant::now() + length;

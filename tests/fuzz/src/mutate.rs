@@ -2,7 +2,7 @@
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// Byte sequences that have a meaning in one of the parsed formats.
+/// Byte sequences that have a special meaning in one of the parsed formats.
 const TOKENS: [&[u8]; 36] = [
     b"{",
     b"}",
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mutations_are_deterministic_for_a_seed() {
+    fn fuzz_input_mutations_depend_only_on_the_seed() {
         let seeds = [b"abc".to_vec(), b"".to_vec()];
         let inputs = |seed| {
             let mutator = Mutator::new(seed);

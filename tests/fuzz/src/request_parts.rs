@@ -2,7 +2,7 @@
 
 use crate::fixtures::{FUTURE, SAMPLER, SESSION};
 
-/// Valid and invalid ids for parameters of paths.
+/// Valid and invalid ids for path parameters.
 pub(crate) const IDS: [&str; 26] = [
     SESSION,
     "session-0000000000000001:train:0",
@@ -75,7 +75,7 @@ pub(crate) const METHODS: [&str; 12] = [
     "P",
 ];
 
-/// Names of headers that the server reads, each with valid and invalid values.
+/// Names of headers that the server reads, each with valid and invalid header values.
 pub(crate) const HEADERS: [(&str, &[&str]); 14] = [
     (
         "content-type",

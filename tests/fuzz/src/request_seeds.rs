@@ -7,8 +7,8 @@ use crate::fixtures::client_request;
 use crate::seeds::polls;
 use crate::server::HOSTS;
 
-/// Returns whole requests: one for each route as a client sends it, requests with unexpected
-/// bodies, and requests with decompression bombs.
+/// Returns whole requests: for each route a request as the client sends it, requests with
+/// unexpected bodies, and requests with decompression bombs.
 pub(crate) fn requests() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for (i, route) in Route::ALL.iter().enumerate() {
@@ -49,8 +49,9 @@ pub(crate) fn connections() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns four HTTP/2 connections with prior knowledge. Three send one request: without a body,
-/// with a body, and with an incomplete body. The fourth sends invalid frames.
+/// Returns four HTTP/2 connections with prior knowledge. Three connections each send one request:
+/// without a body, with a body, and with an incomplete body. The fourth connection sends invalid
+/// frames.
 pub(crate) fn http_2() -> [Vec<u8>; 4] {
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         let length = (payload.len() as u32).to_be_bytes();

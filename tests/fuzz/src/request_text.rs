@@ -9,8 +9,8 @@ use tinkers_local::Request;
 /// The maximum number of requests that are parsed from one input.
 const MAX_REQUESTS: usize = 8;
 
-/// Parses the consecutive requests of an input. The length of a body is given by its
-/// `content-length`; without this header, the body is the rest of the input.
+/// Parses the consecutive requests of an input. The `content-length` header of a request gives the
+/// length of its body. Without this header, the body is the rest of the input.
 pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Request> {
     let mut all = Vec::new();
     while !bytes.is_empty() && all.len() < MAX_REQUESTS {
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consecutive_requests_are_parsed_separately() {
+    fn consecutive_requests_in_a_fuzz_input_are_parsed_separately() {
         let bytes = b"POST /a?b HTTP/1.1\r\nX-A: 1\r\nno header\r\ncontent-length: 2\r\n\r\nabBREW /c d HTTP/1.1\r\ncontent-length: 9\r\n\r\nxyz";
         let all = parse(bytes);
         assert_eq!(all.len(), 2);

@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn encoded_results_can_be_decoded() {
+    fn encoded_fuzz_seed_results_can_be_decoded() {
         let [output, samples] = &results()[..] else {
             panic!("cannot encode a result");
         };

@@ -23,7 +23,7 @@ use crate::{fixtures, request_text};
 
 /// The maximum size of a request body after decompression, in bytes.
 const MAX_BODY: usize = 1 << 20;
-/// A duration that is longer than any server holds a long poll.
+/// A duration that is longer than the maximum time for which the server holds a long poll.
 pub(crate) const LONGEST_POLL: Duration = Duration::from_secs(400);
 /// The API key that the server requires from the host `keyed`.
 pub(crate) const KEY: &str = "tml-fuzz";
@@ -34,7 +34,7 @@ thread_local! {
         .expect("a runtime without drivers");
 }
 
-/// Runs the future `work` on the runtime of this thread, and then the tasks that remain when the
+/// Runs the future `work` on the runtime of this thread. Then runs the tasks that remain after the
 /// server has been dropped.
 pub(crate) fn run<F: Future>(work: F) -> F::Output {
     RUNTIME.with(|runtime| {
@@ -155,7 +155,7 @@ pub(crate) async fn run_ready_tasks() {
     }
 }
 
-/// Returns whether an input contains the id of a fixture.
+/// Returns whether an input contains the id of at least one fixture.
 pub(crate) fn mentions_fixture_ids(bytes: &[u8]) -> bool {
     let names = |id: &str| memmem::find(bytes, id.as_bytes()).is_some();
     names(fixtures::SESSION) || names(fixtures::SAMPLE)
@@ -211,7 +211,7 @@ fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
     })
 }
 
-/// Returns whether the server imitates an implementation that answers this request with a 500.
+/// Returns whether the server imitates an implementation that responds to this request with a 500.
 fn crashes(test_server: &TestServer, request: &Request) -> bool {
     test_server.server.config().dialect.other_bodies == OtherBodies::Crash
         && request.route() == "/api/v1/forward_backward"
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn fixture_ids_refer_to_existing_objects() {
+    fn fuzz_fixture_ids_refer_to_existing_objects() {
         let test_server = run(async {
             let test_server = TestServer::new("tinker");
             test_server.create_fixtures().await;
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn long_poll_is_answered_after_its_timeout() {
+    fn fuzz_server_answers_a_long_poll_after_its_timeout() {
         run(async {
             let test_server = TestServer::new("tinker");
             test_server.create_fixtures().await;

@@ -7,8 +7,8 @@ use tinkers_wire::Stop;
 /// The maximum number of tokens in a sample.
 const MAX_TOKENS: usize = 200;
 
-/// Runs one input, which consists of stop sequences as JSON, a zero byte, and one byte per sampled
-/// token. Bytes from 0xf0 on become tokens without text.
+/// Runs one input. It consists of stop sequences as JSON, a zero byte, and one byte for each
+/// sampled token. Bytes from 0xf0 on become tokens without text.
 pub(crate) fn run_sample(bytes: &[u8]) {
     let at = bytes
         .iter()

@@ -23,16 +23,16 @@ use tinkers_wire::{
 use crate::mutate::Mutator;
 use crate::{connection, corpus, generate, request_seeds, seeds, server, stops};
 
-/// A fuzz target, which runs one parser.
+/// A fuzz target. It runs one parser on generated inputs.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     /// The name of the target on the command line and in the corpus.
     pub name: &'static str,
-    /// Runs the parser on an input, and panics if a property does not hold.
+    /// Runs the parser on an input. Panics if the parser violates a property that is checked.
     pub run: fn(&[u8]),
-    /// Returns the seeds of the target that are made in code.
+    /// Returns the seed inputs of the target that are created in code.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Generates an input, in most targets by a mutation of the seeds.
+    /// Generates an input. Most targets mutate a seed input.
     pub generate: fn(&Mutator, &[Vec<u8>]) -> Vec<u8>,
 }
 
@@ -136,7 +136,8 @@ impl Target {
         TARGETS.into_iter().find(|target| target.name == name)
     }
 
-    /// Returns all seeds of the target: first the corpus files, then the seeds made in code.
+    /// Returns all seed inputs of the target: first the corpus files, then the inputs that are
+    /// created in code.
     ///
     /// # Errors
     /// Returns an error if the corpus files cannot be read.

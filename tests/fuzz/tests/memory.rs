@@ -32,8 +32,8 @@ fn trusts_lengths(input: &[u8]) {
     }
 }
 
-/// The memory limit for a body with a single huge value, as a multiple of the length of the body.
-/// It covers a buffer that grows by doubling, and the parsed value.
+/// The memory limit for a body that contains a single huge value, as a multiple of the body length.
+/// The limit covers a buffer that grows by doubling, and the parsed value.
 const LIMIT_FACTOR: usize = 6;
 /// The length of a huge value in bytes.
 const HUGE: usize = 8 << 20;
@@ -66,7 +66,7 @@ fn parses_json(target: &Target) -> bool {
 
 // This file has only one test, because the allocator counts the memory of the whole process.
 #[test]
-fn memory_use_is_bounded_by_the_input_length() {
+fn memory_use_of_fuzz_targets_is_bounded_by_the_input_length() {
     for target in TARGETS {
         // The seeds include declared lengths of gigabytes, decompression bombs, deep nesting, and
         // numbers with 100,000 digits.

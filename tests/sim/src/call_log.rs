@@ -15,7 +15,7 @@ pub type CallId = u32;
 #[derive(Debug, Clone, Default)]
 pub struct CallLog(Arc<Mutex<Vec<CallRecord>>>);
 
-/// A call of a simulated program, and its outcome.
+/// A call that a simulated program made, and the outcome of the call.
 #[derive(Debug, Clone)]
 pub struct CallRecord {
     /// The index of the client on which the call was made.
@@ -24,20 +24,20 @@ pub struct CallRecord {
     pub kind: CallKind,
     /// The id of the model on which the method was called, if any.
     pub model: Option<String>,
-    /// The call that saved the checkpoint which this call loads, if any.
+    /// The call that saved the checkpoint, if this call loads one.
     pub loaded_save: Option<CallId>,
     /// The time at which the call was made.
     pub called_at: Timestamp,
-    /// The latest time at which the call may complete. `None` if the call has no deadline.
+    /// The latest time at which the call may complete. `None` for a call without a deadline.
     pub deadline: Option<Timestamp>,
     /// The time at which the call completed, and its outcome. `None` while the call is pending.
     pub outcome: Option<(Timestamp, CallOutcome)>,
-    /// The number of times that the call completed.
+    /// The number of times that the call completed. More than 1 is a violation.
     pub completions: u32,
     /// Whether the program has stopped waiting for the call.
     pub is_abandoned: bool,
-    /// Whether the program awaited the call's handle late. The exact time of completion is then
-    /// unknown.
+    /// Whether the program awaited the handle of the call only after a pause. The exact time of
+    /// completion is then unknown.
     pub is_awaited_late: bool,
 }
 
@@ -47,7 +47,7 @@ pub enum CallOutcome {
     /// The call succeeded and returned its own result.
     Ok,
     /// The call succeeded but returned the result of another call. The text describes the
-    /// difference.
+    /// difference between the expected and the returned result.
     WrongResult(String),
     /// The call failed with an error.
     Failed {

@@ -25,7 +25,8 @@ use crate::request_history::RequestHistory;
 use crate::responses::{is_paused_for_capacity, maybe_sent, text_field};
 use crate::shared_polls::SharedPoll;
 
-/// The longest time for which a slow transport layer delays a request, and again its response.
+/// The longest time for which a slow transport layer delays a request. Its response may be delayed
+/// by the same time again.
 const MAX_LAYER_DELAY: Duration = Duration::from_secs(60);
 /// The longest delay between the head and the body of a 429 response with a slow body.
 const MAX_BODY_DELAY: Duration = Duration::from_secs(30);
@@ -39,15 +40,15 @@ pub struct ClientTransport {
     pub network: Arc<Network>,
     /// The index of the client.
     pub client: usize,
-    /// Whether only heartbeats are sent over this transport.
+    /// Whether this transport sends only heartbeats.
     pub is_heartbeat: bool,
     /// Whether the program has closed the session.
     pub is_closed: Arc<AtomicBool>,
-    /// The session, on which a transport layer makes nested requests. It is empty until the session
+    /// The session through which a transport layer makes nested requests. Empty until the session
     /// has been created.
     pub session: Arc<OnceLock<Weak<dyn SessionContext>>>,
-    /// The nesting mark of code that runs outside of any request. Nested requests are marked
-    /// relative to it.
+    /// The state of the nested-request flag outside of any request. The flags of nested requests
+    /// are derived from it.
     pub outermost: NestedMark,
 }
 
@@ -57,7 +58,8 @@ impl Transport for ClientTransport {
     }
 }
 
-/// A guard for a poll for one result. Dropping it records that the poll is no longer in flight.
+/// A guard for a poll for a single result. Dropping the guard records that the poll is no longer in
+/// flight.
 struct PollGuard<'a> {
     monitor: &'a Monitor,
     request_id: String,
@@ -69,13 +71,13 @@ impl Drop for PollGuard<'_> {
     }
 }
 
-/// A guard for a heartbeat in flight. Dropping it records the outcome, even if the client cancels
-/// the heartbeat.
+/// A guard for a heartbeat in flight. Dropping the guard records the outcome, even if the client
+/// cancels the heartbeat.
 struct HeartbeatGuard<'a> {
     network: &'a Network,
     session: String,
-    /// The outcome to record. `None` while no fault has affected the heartbeat: a heartbeat that is
-    /// cancelled in this state does not count as an attempt.
+    /// The outcome to record. `None` while no injected fault has affected the heartbeat. A
+    /// heartbeat that is cancelled while this is `None` does not count as an attempt.
     outcome: Option<HeartbeatOutcome>,
 }
 
@@ -88,7 +90,7 @@ impl Drop for HeartbeatGuard<'_> {
     }
 }
 
-/// An attempt to send a request, with its planned fault.
+/// An attempt to send a request, with the fault that is injected into it, if any.
 struct Attempt {
     op: Op,
     class: RouteClass,
@@ -100,7 +102,7 @@ struct Attempt {
     model: Option<String>,
     /// The sample to which the request belongs, if it submits or polls a sample.
     sample: Option<CallId>,
-    /// Whether all earlier requests of the sample have succeeded without a fault.
+    /// Whether all earlier requests of the sample have succeeded without an injected fault.
     was_undisturbed: bool,
 }
 
@@ -207,7 +209,8 @@ impl ClientTransport {
         response
     }
 
-    /// Draws the fault of a request. Returns a description of the attempt to send it.
+    /// Draws the fault to inject into a request. Returns a description of the attempt to send the
+    /// request.
     fn start(&self, request: &HttpRequest) -> Attempt {
         let network = &*self.network;
         let (op, class) = (Op::of_request(request), request.class);
@@ -252,7 +255,7 @@ impl ClientTransport {
         }
     }
 
-    /// Simulates the transport layers of the user, which run before a request is sent.
+    /// Simulates the transport layers of the user. They run before a request is sent.
     async fn run_layer(&self, class: RouteClass, fault: Option<Fault>) {
         match fault {
             // `resume_unwind` bypasses the panic hook, which would print the panic.
@@ -330,7 +333,8 @@ impl ClientTransport {
         }
     }
 
-    /// Receives the head and then the body of a 429 response. Records the retry delay of each.
+    /// Receives the head and then the body of a 429 response. Records the `retry-after` delay in
+    /// the head and the `retry-after` delay in the body.
     async fn receive_refusal(
         &self,
         class: RouteClass,

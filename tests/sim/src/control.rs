@@ -26,20 +26,21 @@ use crate::op::Op;
 use crate::session_override::SessionOverride;
 
 named_enum! {
-    /// A bug to build into the client library or the engine. The checks must find it (a negative
-    /// control).
+    /// A negative control: a bug that is built into the client library or the engine. The checks of
+    /// the simulation must find it.
     pub enum Control {
         /// A training call is submitted when its future is first polled, instead of when the method
         /// is called.
         LazySubmission = "lazy-submission",
         /// The client ignores `retry-after` hints.
         IgnoredHints = "ignored-hints",
-        /// A success ends a backoff that began after the successful request was sent.
+        /// A response that reports success ends the backoff of its route class, even if the backoff
+        /// began after the request was sent.
         SuccessClearsBackoff = "success-clears-backoff",
-        /// A shorter backoff replaces a longer one that is still active.
+        /// A new, shorter backoff replaces a longer backoff that is still active.
         LastWriterWins = "last-writer-wins",
-        /// The backoff deadline is read once, before other waits, and may be out of date when it is
-        /// used.
+        /// The client reads the end of the backoff once, before other waits. The value may be out
+        /// of date when the client uses it.
         StaleBackoff = "stale-backoff",
         /// An attempt that is aborted does not release its permit.
         LeakOnAbort = "leak-on-abort",
@@ -52,16 +53,16 @@ named_enum! {
         BlockedHeartbeat = "blocked-heartbeat",
         /// The API key is logged.
         KeyInLog = "key-in-log",
-        /// Recovered errors are logged but not counted.
+        /// Recovered errors are logged, but the counters of recovered errors do not change.
         UncountedError = "uncounted-error",
-        /// After a request has waited for a connection, the client does not check again whether the
-        /// rate limiter still allows it.
+        /// After a request has waited for a connection, the client sends the request without
+        /// checking again whether the rate limiter still allows it.
         UncheckedSend = "unchecked-send",
-        /// When a permit is collected late, the client does not check again whether the rate
-        /// limiter still allows the request.
+        /// When a call collects its permit late, the client sends the request without checking
+        /// again whether the rate limiter still allows it.
         UncheckedLatePermit = "unchecked-late-permit",
         /// A 429 response stops further requests only when its body has arrived, instead of when
-        /// its head has.
+        /// its head has arrived.
         RefusalAfterBody = "refusal-after-body",
         /// Calls that wait do not notice that their session was closed.
         IgnoredClose = "ignored-close",
@@ -72,25 +73,24 @@ named_enum! {
         IgnoredDeadline = "ignored-deadline",
         /// The progress deadline is not reset when the admission queue advances.
         IgnoredQueueProgress = "ignored-queue-progress",
-        /// After a pause, all polls are sent at once instead of gradually.
+        /// After a pause, all waiting polls are sent at once instead of gradually.
         PollBurstAfterPause = "poll-burst-after-pause",
-        /// An unexpected response to a shared poll ends the poll task, and all calls that wait for
-        /// it fail.
+        /// An unexpected response to a shared poll ends the poll task. All calls that wait for this
+        /// task fail.
         SharedPollEnds = "shared-poll-ends",
-        /// Shared polls without a new result follow each other without a pause.
+        /// Shared polls that return no new result follow each other without a pause.
         UnpacedPolls = "unpaced-polls",
         /// The shared poll acknowledges the same results again and again.
         EndlessAcks = "endless-acks",
         /// A failed acknowledgement is retried without a pause.
         SpinningAcks = "spinning-acks",
-        /// Retries that hold an in-flight permit are admitted before the requests of all other
-        /// clients.
+        /// Retries that hold an in-flight permit are admitted before all requests of other clients.
         UnfairRetries = "unfair-retries",
         /// The progress deadline is not reset when the submission queue of the model advances.
         IgnoredModelQueueProgress = "ignored-model-queue-progress",
-        /// A nested request waits for a permit that its outer request holds.
+        /// A nested request waits for the permit that its outer request holds.
         NestedDeadlock = "nested-deadlock",
-        /// When a log subscriber panics, a wake-up of a waiting task is lost.
+        /// When a log subscriber panics, the wake-up of a waiting task is lost.
         LostWakeUps = "lost-wake-ups",
         /// Log subscribers run while the limiter is locked.
         SubscribersUnderLock = "subscribers-under-lock",
@@ -101,7 +101,7 @@ named_enum! {
     }
 }
 
-/// The period with which [`Control::LostTask`] loses tasks: one of every seven.
+/// The interval at which [`Control::LostTask`] loses tasks: one of every seven.
 const LOST_TASK_PERIOD: u64 = 7;
 
 impl Control {
@@ -114,8 +114,8 @@ impl Control {
         }
     }
 
-    /// Returns a session with this bug. If the bug is not in the session, returns the session
-    /// unchanged. Tasks that are spawned on `spawner` are never polled late.
+    /// Returns a session with this bug. If the bug concerns another part of the simulation, returns
+    /// the session unchanged. Tasks that are spawned on `spawner` are never polled late.
     pub fn inject(
         self,
         session: Arc<dyn SessionContext>,
@@ -216,7 +216,7 @@ impl Spawn for IdleSpawner {
     }
 }
 
-/// An admission whose permits are leaked when they are dropped.
+/// An admission that leaks each permit when the permit is dropped.
 #[derive(Debug)]
 struct LeakyAdmission(Arc<dyn Admission>);
 

@@ -10,8 +10,8 @@ use crate::fault::Fault;
 use crate::op::Op;
 use crate::plan::{CallKind, HandleUse};
 
-/// Counts of what happened in one or more runs: faults by operation, uses of call handles, and
-/// errors.
+/// Counts of the events in one or more runs: injected faults by operation, uses of call handles,
+/// and errors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
     faults: BTreeMap<(Fault, Op), u64>,
@@ -22,19 +22,19 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Counts a fault of an operation.
+    /// Counts an injected fault in a request of an operation.
     pub fn record_fault(&mut self, fault: Fault, op: Op) {
         *self.faults.entry((fault, op)).or_default() += 1;
     }
 
-    /// Counts how the program used the handle of a call.
+    /// Counts a use of a call handle by the program.
     pub fn record_handle_use(&mut self, handle_use: HandleUse, kind: CallKind) {
         let cell = (handle_use.name(), kind.name());
         *self.handle_uses.entry(cell).or_default() += 1;
     }
 
-    /// Counts a request that waited for a connection, and was then not sent because its gate had
-    /// closed.
+    /// Counts a request that waited for a connection and was then not sent, because the gate of its
+    /// route class had closed meanwhile.
     pub fn record_held(&mut self, op: Op) {
         *self.held.entry(op).or_default() += 1;
     }
@@ -45,15 +45,15 @@ impl Coverage {
         *self.failures.entry(failure).or_default() += 1;
     }
 
-    /// Adds the counts of recovered errors of the clients.
+    /// Adds the recovered errors that the clients have counted.
     pub fn record_recovered_errors(&mut self, counts: &RecoveredErrorCounts) {
         for (kind, count) in counts.iter() {
             *self.recovered_errors.entry(kind.name()).or_default() += count;
         }
     }
 
-    /// Returns the number of requests that waited for a connection, and were then not sent because
-    /// their gate had closed.
+    /// Returns the number of requests that waited for a connection and were then not sent, because
+    /// the gate of their route class had closed meanwhile.
     pub fn held(&self) -> u64 {
         self.held.values().sum()
     }
@@ -63,12 +63,12 @@ impl Coverage {
         self.recovered_errors.get(kind.name()).copied().unwrap_or(0)
     }
 
-    /// Returns the number of faults.
+    /// Returns the number of injected faults.
     pub fn total_faults(&self) -> u64 {
         self.faults.values().sum()
     }
 
-    /// Adds the counts of another run.
+    /// Adds the counts of another run to these counts.
     pub fn add(&mut self, other: &Self) {
         add(&mut self.faults, &other.faults);
         add(&mut self.handle_uses, &other.handle_uses);
@@ -78,7 +78,7 @@ impl Coverage {
     }
 
     /// Returns the combinations of fault and operation, and of handle use and call, that are
-    /// possible but did not occur.
+    /// possible but did not occur in any run.
     pub fn missing(&self) -> Vec<String> {
         let faults = Fault::ALL
             .into_iter()
@@ -93,8 +93,8 @@ impl Coverage {
         faults.chain(handle_uses).collect()
     }
 
-    /// Formats the counts as tables. A dot marks a combination of fault and operation that is
-    /// impossible.
+    /// Formats the counts of faults, handle uses and errors as tables. A dot marks a combination of
+    /// fault and operation that is impossible.
     pub fn table(&self) -> String {
         let mut faults = table(Op::ALL.map(Op::name));
         for fault in Fault::ALL {

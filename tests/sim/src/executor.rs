@@ -13,7 +13,7 @@ use tinkers_core::{BoxFuture, Clock, ManualClock, Spawn, Task, Timestamp};
 
 use crate::rng::Rng;
 
-/// The part of the simulation to which a task belongs.
+/// The part of the simulated system to which a task belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     /// The program of a user.
@@ -24,7 +24,7 @@ pub enum Owner {
     Server,
 }
 
-/// The number of polls after which the executor reports a livelock if the clock has not advanced.
+/// The number of polls without an advance of the clock after which the executor reports a livelock.
 const MAX_POLLS: u64 = 2_000_000;
 
 /// A deterministic executor with one thread. Clones share their tasks.
@@ -116,7 +116,7 @@ impl Executor {
         })
     }
 
-    /// Runs tasks until `is_met` returns `true` or the clock reaches `limit`. `is_met` is called
+    /// Runs tasks until `is_met` returns `true` or the clock reaches `limit`. Calls `is_met`
     /// whenever no task is ready.
     pub fn run_until(&self, limit: Timestamp, mut is_met: impl FnMut() -> bool) -> StopReason {
         loop {
@@ -155,20 +155,20 @@ impl Executor {
         lock(&self.shared.tasks).escaped_panics
     }
 
-    /// Drops all tasks. The lock is not held while futures are dropped.
+    /// Drops all tasks. Does not hold the lock while it drops their futures.
     pub fn clear(&self) {
         let tasks = std::mem::take(&mut lock(&self.shared.tasks).by_id);
         drop(tasks);
     }
 
     /// Delays some polls of the client library's tasks by up to `max_delay`, as a busy runtime
-    /// would. A `max_delay` of zero ends the delays.
+    /// would. Zero ends the delays.
     pub fn delay_client_tasks(&self, max_delay: Duration) {
         *lock(&self.shared.max_delay) = max_delay;
     }
 
-    /// Draws whether the poll of a ready task is delayed. If it is, schedules the poll for later
-    /// and returns `true`.
+    /// Decides at random whether the poll of a ready task is delayed. If it is, schedules the poll
+    /// for later and returns `true`.
     fn delay_poll(&self, id: u64) -> bool {
         let max_delay = *lock(&self.shared.max_delay);
         if max_delay.is_zero() || !self.shared.rng.gen_bool(0.1) {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_advances_when_idle_and_seed_determines_task_order() {
+    fn clock_advances_when_no_task_is_ready_and_seed_sets_task_order() {
         let order = |seed| {
             let (executor, clock) = executor(seed);
             let completed = Arc::new(Mutex::new(Vec::new()));
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn aborted_task_counts_until_its_future_is_dropped() {
+    fn aborted_task_is_counted_until_its_future_is_dropped() {
         for seed in 0..50 {
             let (executor, clock) = executor(seed);
             executor.delay_client_tasks(Duration::from_secs(1));

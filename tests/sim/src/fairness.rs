@@ -16,10 +16,12 @@ use crate::invariant::Invariant;
 use crate::monitor::Monitor;
 use crate::session_override::SessionOverride;
 
-/// The maximum lead of one client over another. The lead is the number of samples that are admitted
-/// for the first client while samples of the second could be admitted and wait.
+/// The maximum lead of one client over another. The lead is the number of samples of the first
+/// client that were admitted while a sample of the second client waited and could have been
+/// admitted.
 const MAX_LEAD: u32 = 3;
-/// The maximum number of later samples of a client that may be admitted before an earlier sample.
+/// The maximum number of samples of a client that may be admitted before an earlier sample of the
+/// same client.
 const MAX_OVERTAKES: u32 = 3;
 
 /// A monitor of the samples that wait for admission in a run. Clones share their state.
@@ -37,11 +39,11 @@ struct Shared {
 struct State {
     last_number: u64,
     waiting: BTreeMap<QueueKey, BTreeMap<u64, WaitingSample>>,
-    /// The leads of clients. The key is the client that waits and the client that was admitted
-    /// before it.
+    /// The leads of clients over other clients. The key consists of the client that waits and the
+    /// client whose samples were admitted meanwhile.
     leads: BTreeMap<(ClientId, ClientId), u32>,
-    /// The admissions at the timestamp `at`. They are evaluated together, because permits are
-    /// collected in any order, and a refusal revokes the permits that are not collected yet.
+    /// The admissions at the timestamp `at`. They are evaluated together, because waiters collect
+    /// permits in any order, and because a refusal revokes the permits that are not collected yet.
     admitted: Vec<AdmittedSample>,
     at: Timestamp,
     /// The number of refusals before the timestamp `at`.
@@ -51,17 +53,17 @@ struct State {
 #[derive(Debug)]
 struct WaitingSample {
     since: Timestamp,
-    /// The number of later samples from the same queue that were admitted.
+    /// The number of later samples of the same queue that were admitted before this sample.
     overtakes: u32,
 }
 
 #[derive(Debug)]
 struct AdmittedSample {
     queue: QueueKey,
-    /// The number of the sample in its queue. `None` for a readmission after a refusal, because it
-    /// keeps its earlier position.
+    /// The position number of the sample in its queue. `None` for the retry of a refused sample,
+    /// because the retry keeps its earlier position in the queue.
     number: Option<u64>,
-    /// Whether the in-flight limit allowed another request.
+    /// Whether the in-flight limit allowed one more request.
     has_room: bool,
 }
 
@@ -107,7 +109,8 @@ impl FairnessMonitor {
         })
     }
 
-    /// Records that a sample begins to wait for admission.
+    /// Records that a sample begins to wait for admission. The wait ends when the returned guard is
+    /// dropped.
     fn enqueue(&self, queue: QueueKey, at: Timestamp, samples: &ClassSnapshot) -> WaitGuard {
         let mut state = self.state_at(at, samples);
         state.last_number += 1;
@@ -184,7 +187,7 @@ impl State {
         has_samples(true) || has_samples(false)
     }
 
-    /// Counts, after an admission, the samples and clients that waited before it and still wait.
+    /// Counts the samples and clients that waited before an admission and still wait after it.
     fn count_passed(&mut self, admitted: &AdmittedSample) {
         let AdmittedSample {
             queue, has_room, ..
@@ -218,7 +221,7 @@ impl State {
         }
     }
 
-    /// Describes all violations, and resets the counts that have caused them.
+    /// Describes all violations, and resets the counts from which they were found.
     fn violations(&mut self) -> Vec<String> {
         let (at, mut violations) = (self.at, Vec::new());
         for ((waiter, leader), lead) in &mut self.leads {

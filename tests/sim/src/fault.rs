@@ -50,19 +50,19 @@ named_enum! {
         Empty400 = "400-empty",
         /// The response is a 200 with the page of a proxy. The server may have applied the request.
         Html = "html",
-        /// The body of the response is truncated, but the connection reports no error.
+        /// The body of the response is truncated, but the response looks complete to HTTP.
         Truncated = "truncated",
         /// The response contains unknown fields and values.
         UnknownFields = "unknown-fields",
         /// A transport layer of the user panics.
         LayerPanic = "layer-panic",
-        /// The server pauses all jobs for a while, for lack of capacity.
+        /// The server runs no jobs for a while, because it lacks capacity.
         Capacity = "capacity",
         /// The network between a client and the server is interrupted for a while.
         Partition = "partition",
         /// A proxy answers all requests with 503 for a while.
         Outage = "outage",
-        /// The server stops and loses all running jobs. After the restart, it has only its
+        /// The server stops and loses all running jobs. After the restart, the server has only its
         /// checkpoints.
         Restart = "restart",
         /// The job of the request fails in the engine.
@@ -87,10 +87,11 @@ named_enum! {
         Undecodable = "undecodable",
         /// The response to a poll has a 4xx status and contains the page of a proxy.
         ProxyPage4xx = "4xx",
-        /// All shared polls of a client fail for a while, in one of four ways: TLS, redirect,
+        /// All shared polls of a client fail for a while, in one of four ways: TLS error, redirect,
         /// undecodable body, or proxy page. Polls for single results succeed.
         SharedPollOutage = "shared-poll-outage",
-        /// For a while, the cursor in the responses to shared polls decreases or is invalid.
+        /// For a while, the responses to shared polls contain a cursor that decreases or is
+        /// invalid.
         StaleCursor = "stale-cursor",
         /// For a while, the responses to a client's acknowledgements are errors or cannot be
         /// decoded.
@@ -114,8 +115,8 @@ named_enum! {
 }
 
 impl Fault {
-    /// The kinds of faults that were added after the regression seeds had been found. When these
-    /// kinds are excluded, a regression seed still has its original plan.
+    /// The kinds of faults that were added after the regression seeds had been found. Without these
+    /// kinds, a regression seed still produces its original plan.
     pub const ADDED_LATER: &'static [Self] = Self::ALL.split_at(Self::ALL.len() - 19).1;
 
     /// Returns whether this fault can affect requests of the operation `op`.
@@ -159,8 +160,8 @@ impl Fault {
         }
     }
 
-    /// Returns whether the fault lasts for a planned period, instead of being drawn for each
-    /// request.
+    /// Returns whether the fault lasts for a planned period. All other faults are drawn separately
+    /// for each request.
     pub const fn is_timed(self) -> bool {
         matches!(
             self,
@@ -179,7 +180,7 @@ impl Fault {
         )
     }
 
-    /// Returns whether the fault affects single requests. Other faults affect the server, the
+    /// Returns whether the fault affects single requests. All other faults affect the server, the
     /// executor, the programs or the log subscriber.
     pub const fn is_of_requests(self) -> bool {
         !matches!(
@@ -217,13 +218,13 @@ impl Fault {
     }
 }
 
-/// The probability of each fault that is drawn for single requests.
+/// The probabilities of the faults that are drawn separately for each request.
 #[derive(Debug, Clone, Default)]
 pub struct FaultRates(pub Vec<(Fault, f64)>);
 
 impl FaultRates {
-    /// Selects the fault of a request for the operation `op`. `unit` is a random number in
-    /// `0.0..1.0`.
+    /// Selects the fault to inject into a request of the operation `op`. `unit` is a random number
+    /// in `0.0..1.0`.
     pub fn select(&self, op: Op, unit: f64) -> Option<Fault> {
         self.select_where(unit, |fault| fault.affects(op))
     }
@@ -240,7 +241,7 @@ impl FaultRates {
         selected.map(|(fault, _)| *fault)
     }
 
-    /// Returns the probability of a fault, or `None` if it does not occur.
+    /// Returns the probability of a fault. Returns `None` if the fault does not occur in this run.
     pub fn of(&self, fault: Fault) -> Option<f64> {
         let rate = self.0.iter().find(|(other, _)| *other == fault);
         rate.map(|(_, rate)| *rate)

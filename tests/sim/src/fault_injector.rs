@@ -14,7 +14,7 @@ use crate::rng::Rng;
 /// The probability that a submission fails during [`Fault::ConcurrentBursts`].
 const BURST_FAILURES: f64 = 0.3;
 
-/// A source of the faults of a run. It draws the faults and counts them.
+/// The source of the injected faults of a run. It draws the faults at random and counts them.
 #[derive(Debug)]
 pub struct FaultInjector {
     clock: ManualClock,
@@ -27,7 +27,7 @@ pub struct FaultInjector {
     deduplicates: bool,
     coverage: Mutex<Coverage>,
     /// The operation of the request that completed last. Faults of the log subscriber are counted
-    /// for it.
+    /// under this operation.
     last_op: Mutex<Op>,
 }
 
@@ -63,7 +63,8 @@ impl FaultInjector {
         }
     }
 
-    /// Draws the fault of a request that is about to be sent. Returns `None` if it has no fault.
+    /// Draws the fault to inject into a request that is about to be sent. Returns `None` if the
+    /// request gets no fault.
     pub fn draw(&self, request: RequestInfo) -> Option<Fault> {
         let RequestInfo { op, client, .. } = request;
         let now = self.clock.now().since_origin();
@@ -102,7 +103,7 @@ impl FaultInjector {
         })
     }
 
-    /// Draws a fault of the log subscriber, after each log line.
+    /// Draws the fault of the log subscriber to inject after a log line, if any.
     pub fn draw_for_log_line(&self) -> Option<Fault> {
         if self.is_over() {
             return None;
@@ -134,28 +135,28 @@ impl FaultInjector {
         *self.last_op.lock().unwrap_or_else(PoisonError::into_inner) = op;
     }
 
-    /// Counts a fault of an operation.
+    /// Counts an injected fault in a request of an operation.
     pub fn record(&self, fault: Fault, op: Op) {
         self.lock().record_fault(fault, op);
     }
 
-    /// Counts a request that waited for a connection, and was then not sent because its gate had
-    /// closed.
+    /// Counts a request that waited for a connection and was then not sent, because the gate of its
+    /// route class had closed meanwhile.
     pub fn record_held(&self, op: Op) {
         self.lock().record_held(op);
     }
 
-    /// Counts how the program used the handle of a call.
+    /// Counts a use of a call handle by the program.
     pub fn record_handle_use(&self, handle_use: HandleUse, kind: CallKind) {
         self.lock().record_handle_use(handle_use, kind);
     }
 
-    /// Returns the counts of this run so far.
+    /// Returns the counts of injected faults, handle uses and errors in this run so far.
     pub fn coverage(&self) -> Coverage {
         self.lock().clone()
     }
 
-    /// Returns whether the period with faults has ended.
+    /// Returns whether the part of the run in which faults are injected has ended.
     fn is_over(&self) -> bool {
         self.clock.now().since_origin() >= self.faults_end
     }

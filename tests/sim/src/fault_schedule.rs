@@ -8,8 +8,8 @@ use crate::rng::Rng;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Draws the probabilities of the faults of single requests. Each run has only a subset of the
-/// faults, so that no fault hides another one in every run.
+/// Draws the probabilities of the faults of single requests. Each run has only a subset of these
+/// faults, so that no fault hides another fault in every run.
 pub(crate) fn rates(rng: &Rng) -> FaultRates {
     let mut rates = FaultRates::default();
     for fault in Fault::ALL {
@@ -111,7 +111,8 @@ pub(crate) fn client_faults(rng: &Rng, faults_end: Duration, clients: usize) -> 
     faults
 }
 
-/// Draws a start time in the first `permille` thousandths of the period with faults.
+/// Draws a start time in the first `permille` thousandths of the part of the run in which faults
+/// are injected.
 fn start(rng: &Rng, faults_end: Duration, permille: u64) -> Duration {
     faults_end.mul_f64(rng.below(permille) as f64 / 1000.0)
 }

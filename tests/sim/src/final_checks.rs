@@ -50,8 +50,8 @@ pub fn log_lines(log: &LogSummary, monitor: &Monitor) -> Vec<Violation> {
     violations
 }
 
-/// Checks that each recovered error was both logged and counted exactly once, and that no other log
-/// line reports an error.
+/// Checks that each recovered error was both logged and counted exactly once, and that every other
+/// log line that reports an error is on the list of uncounted messages.
 pub fn error_counters(log: &LogSummary, counts: &RecoveredErrorCounts) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (kind, counted) in counts.iter() {
@@ -70,7 +70,8 @@ pub fn error_counters(log: &LogSummary, counts: &RecoveredErrorCounts) -> Vec<Vi
     violations
 }
 
-/// Checks that each call completed exactly once, before its deadline, and with its own result.
+/// Checks that each call completed exactly once, before its deadline, and with the result of its
+/// own request.
 fn check_completion(calls: &[(CallId, CallRecord)], violations: &mut Vec<Violation>) {
     for (call, record) in calls {
         if record.completions > 1 {
@@ -154,8 +155,8 @@ fn check_outcomes(
     }
 }
 
-/// Checks that each model has applied the requested operations in the order of the calls, and each
-/// operation at most once.
+/// Checks that each model has applied the requested operations in the order of the calls, and no
+/// operation more than once.
 fn check_order(
     calls: &[(CallId, CallRecord)],
     models: &BTreeMap<String, ModelRecord>,
@@ -204,8 +205,8 @@ fn check_weights(models: &BTreeMap<String, ModelRecord>, violations: &mut Vec<Vi
     }
 }
 
-/// Checks the tensors of each model: weights, optimizer state and gradients. They must be equal,
-/// bit by bit, to those after a replay of the applied calls without faults.
+/// Checks the tensors of each model: weights, optimizer state and accumulated gradients. They must
+/// be bitwise equal to the tensors after a replay of the applied calls without injected faults.
 fn check_tensors(real: &RealEngine, violations: &mut Vec<Violation>) {
     for rejected in real.rejected() {
         let text = format!("the engine rejected {rejected}");
@@ -229,8 +230,8 @@ fn check_tensors(real: &RealEngine, violations: &mut Vec<Violation>) {
     }
 }
 
-/// Returns the weights after the operations of a model. Returns `None` if the model loads a
-/// checkpoint that is not in `saved` yet.
+/// Returns the weights after all operations of a model. Returns `None` if the model loads a
+/// checkpoint that is not yet in `saved`.
 fn replay(model: &ModelRecord, saved: &mut BTreeMap<CallId, u64>) -> Option<Weights> {
     let mut weights = Weights::INITIAL;
     let mut saved_here = saved.clone();
@@ -290,8 +291,8 @@ mod tests {
         BTreeMap::from([("m".to_owned(), model)])
     }
 
-    /// Checks a model that applied `ops` after the program had called a pass with two data and an
-    /// optimizer step. Returns the violated invariants.
+    /// Returns the invariants that are violated if a model applied `ops` after the program had
+    /// called a pass with two data and an optimizer step.
     fn violated(ops: Vec<ModelOp>) -> Vec<Invariant> {
         let calls = [
             (1, call(CallKind::ForwardBackward(2))),
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_find_reordered_and_repeated_operations() {
+    fn final_checks_find_reordered_and_repeated_operations() {
         let first = ModelOp::ForwardBackward(1, 0);
         let second = ModelOp::ForwardBackward(1, 1);
         let step = ModelOp::OptimStep(2);

@@ -28,7 +28,7 @@ use crate::rng::Rng;
 pub struct Harness {
     /// The plan of the run.
     pub plan: Plan,
-    /// The bug that is built into the client, if any.
+    /// The negative control whose bug is built into the client or the engine, if any.
     pub control: Option<Control>,
     /// The log of the calls that the programs have made.
     pub calls: CallLog,
@@ -43,12 +43,12 @@ pub struct Harness {
     /// The spawner for tasks of the server, the network and the harness.
     pub server_spawner: Arc<dyn Spawn>,
     pub(crate) endpoints: Endpoints,
-    /// The endpoint of the server. It is kept until the end of the run, so that the limits that the
-    /// client has learned outlive a lost session.
+    /// The endpoint of the server. The harness holds it until the end of the run, so that the
+    /// limits that the client has learned outlive a lost session.
     pub(crate) endpoint: Mutex<Option<Endpoint>>,
     pub(crate) rng: Rng,
     pub(crate) session_count: AtomicU64,
-    /// For each session id, whether the program has closed the session.
+    /// For each session id, a flag that is set when the program has closed the session.
     pub(crate) closed_flags: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
     /// The counts of recovered errors of all clients.
     pub(crate) recovered_errors: Arc<RecoveredErrors>,
@@ -131,7 +131,7 @@ impl Harness {
     }
 
     /// Returns the session that the clients of a program use. It contains the bug of the negative
-    /// control, if any, and a monitor of its admissions.
+    /// control, if any, and reports its admissions to the fairness monitor.
     pub fn session_context(&self, service: &ServiceClient) -> Arc<dyn SessionContext> {
         let session = service.context();
         let session = match self.control {
@@ -157,7 +157,7 @@ impl Harness {
         self.network.monitor.session_released(session);
     }
 
-    /// Records that a session has expired on the server, because it received no heartbeats.
+    /// Records that a session has expired on the server, because the server received no heartbeats.
     pub(crate) fn session_expired(&self, session: &str) {
         let now = self.clock().now();
         self.network.trace.push(format_args!("{session} expired"));

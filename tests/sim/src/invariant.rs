@@ -9,27 +9,27 @@ pub enum Invariant {
     Outcome,
     /// The server applies the requests of a model at most once, in the order of the calls.
     Order,
-    /// The weights of a model result from its applied calls alone.
+    /// The weights of a model depend only on the applied calls of this model.
     Weights,
     /// A server without deduplication receives no forward-backward pass or optimizer step twice.
     AtMostOnce,
     /// After a 429, no request is sent before the `retry-after` delay has passed.
     RetryAfter,
-    /// The time at which a rate limiter gate opens never moves to an earlier time.
+    /// The time at which a rate limiter gate will open never moves to an earlier time.
     Backoff,
-    /// The rate of polls for a result is bounded.
+    /// The rate of polls for a single result is bounded.
     PollRate,
-    /// A session does not expire as long as its client exists and the network works.
+    /// A session does not expire while its client exists and the network works.
     SessionLiveness,
-    /// At the end of a run, the client has no tasks, permits, reserved bytes or registry entries
-    /// left.
+    /// At the end of a run, the client has released all tasks, permits, reserved bytes and registry
+    /// entries.
     NoLeaks,
     /// A panic is reported to the affected calls, and all other calls continue.
     PanicIsolation,
     /// The API key is not in any log line, error or `Debug` output.
     KeySecrecy,
-    /// The number of log lines about a request grows only with the logarithm of the number of its
-    /// polls.
+    /// The number of log lines about a request grows at most with the logarithm of the number of
+    /// polls for its result.
     LogVolume,
     /// Each recovered error is counted exactly once.
     ErrorCounters,
@@ -39,9 +39,10 @@ pub enum Invariant {
     ClosedSession,
     /// A call that gets no connection is retried until the time limit for retries has passed.
     RetryWindow,
-    /// A call fails at once if its gate will only open after the deadline of the call.
+    /// A call fails at once if the gate of its route class opens only after the deadline of the
+    /// call.
     AdmissionDeadline,
-    /// A call does not fail as stalled while its queue advances.
+    /// A call does not fail as stalled while the queue in which it waits advances.
     QueueProgress,
     /// After a pause, the rate of polls increases gradually.
     GradualPolls,
@@ -52,7 +53,8 @@ pub enum Invariant {
     FailureIsolation,
     /// Clients are admitted in turn, and the requests of a client in FIFO order.
     Fairness,
-    /// A request that a transport layer makes is sent at once or fails at once.
+    /// A request that a transport layer makes while it sends another request is either sent at once
+    /// or fails at once.
     NestedRequests,
     /// A log subscriber may read the state of the client, because no lock is held while the
     /// subscriber runs.

@@ -13,7 +13,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 /// The API key of all clients. The simulator searches the log and the errors for it.
 pub const CANARY_KEY: &str = "tml-canary-d41d8cd98f00b204";
 
-/// A recorder of the log lines of a run. Clones share the records.
+/// A recorder of the log lines of a run. Clones share the recorded lines.
 #[derive(Clone, Default)]
 pub struct LogRecorder {
     summary: Arc<Mutex<LogSummary>>,
@@ -27,8 +27,8 @@ type OnSessionExpired = Box<dyn Fn(&str) + Send + Sync>;
 /// A callback that runs after each log line of a client.
 type OnClientLine = Box<dyn Fn() + Send + Sync>;
 
-/// The beginnings of client log messages that need no counter: they report no error, or an error
-/// that is reported or counted elsewhere.
+/// The beginnings of client log messages for which no counter has to change. They report no error,
+/// or an error that is reported or counted elsewhere.
 const UNCOUNTED_MESSAGES: [&str; 15] = [
     // The limiter counts these.
     "rate limited",
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logged_client_errors_without_a_counter_are_found() {
+    fn log_summary_lists_client_errors_that_have_no_counter() {
         let recorder = LogRecorder::default();
         tracing::subscriber::with_default(recorder.clone(), || {
             tracing::debug!(target: "tinkers_session::refresh", recovered_error = "refresh", "as it was");

@@ -66,7 +66,7 @@ fn names() -> String {
     )
 }
 
-/// The value of `--case`: which faults are injected.
+/// The value of `--case`: the faults to inject.
 #[derive(Debug, Clone, Copy)]
 enum Case {
     None,

@@ -11,12 +11,12 @@ use crate::invariant::{Invariant, Violation};
 use crate::trace::Trace;
 
 /// The maximum number of polls for one result within a minute. The worst case is a server that
-/// alternately holds a poll for a second and responds at once. The number includes an allowance for
-/// jitter; the pauses between polls are defined in tinkers-futures.
+/// alternately holds a poll for a second and responds at once. The limit includes an allowance for
+/// jitter. tinkers-futures defines the pauses between polls.
 const MAX_POLLS_PER_MINUTE: usize = 130;
 const MINUTE: Duration = Duration::from_secs(60);
 /// The maximum number of consecutive failed polls for one result within a minute. The first pauses
-/// double from 0.5 s. During an outage, one pending retry is released each second at first, and
+/// double from 0.5 s. During an outage, one pending retry is woken early each second at first, and
 /// later after each twentieth of the duration of the outage.
 const MAX_FAILED_POLLS_PER_MINUTE: usize = 50;
 /// The maximum number of polls in flight.
@@ -41,7 +41,7 @@ struct Shared {
 struct State {
     violations: Vec<Violation>,
     classes: [ClassState; 5],
-    /// The polls since the last time that a poll was refused. `None` if no poll has been refused.
+    /// The polls since the last refused poll. `None` if no poll has been refused.
     polls_after_pause: Option<PollsAfterPause>,
     result_polls: BTreeMap<String, ResultPolls>,
     concurrent_polls: usize,
@@ -55,16 +55,16 @@ struct SessionHistory {
     heartbeats: Vec<(Timestamp, HeartbeatOutcome)>,
 }
 
-/// The backoff of a route class, as the monitor and the limiter see it.
+/// The backoff of a route class, as the monitor computes it and as the limiter reports it.
 #[derive(Debug, Default, Clone, Copy)]
 struct ClassState {
-    /// The end of the backoff according to the refusals that the client has received.
+    /// The end of the backoff that follows from the refusals that the client has received.
     closed_until: Timestamp,
     /// The end of the backoff according to the last snapshot of the limiter.
     reported: Option<Timestamp>,
 }
 
-/// The polls since a refusal, and the limit for their number: it increases gradually.
+/// The polls since a refusal. The maximum number of outstanding polls increases gradually.
 #[derive(Debug, Default)]
 struct PollsAfterPause {
     /// The time of the first poll after the refusal.
@@ -74,7 +74,7 @@ struct PollsAfterPause {
     sent: u64,
     completed: u64,
     /// The number of polls that were sent before the refusal and have completed after it. Each of
-    /// them allows one more outstanding poll.
+    /// these completions allows one more outstanding poll.
     freed_slots: u64,
 }
 
@@ -102,7 +102,7 @@ impl PollsAfterPause {
 #[derive(Debug, Default)]
 struct ResultPolls {
     sent: TimesOfLastMinute,
-    /// The polls that have failed since the last success.
+    /// The polls for this result that have failed since the last successful poll.
     failed: TimesOfLastMinute,
     total: u64,
 }
@@ -112,7 +112,7 @@ struct ResultPolls {
 struct TimesOfLastMinute(VecDeque<Timestamp>);
 
 impl TimesOfLastMinute {
-    /// Adds an event and returns the number of events within the minute before it.
+    /// Adds an event and returns the number of events within the last minute, including this event.
     fn add(&mut self, at: Timestamp) -> usize {
         self.0.push_back(at);
         while self
@@ -143,7 +143,7 @@ impl Monitor {
         monitor
     }
 
-    /// Sets the limiter whose gates are checked. Only the first call has an effect.
+    /// Sets the limiter whose gates the monitor checks. Only the first call has an effect.
     pub fn set_limiter(&self, limiter: &Arc<Limiter>) {
         let _ = self.0.limiter.set(Arc::clone(limiter));
     }
@@ -159,7 +159,7 @@ impl Monitor {
         violations.iter().any(|found| found.invariant == invariant)
     }
 
-    /// Records that a request is sent, and checks that the route class is not closed.
+    /// Records that a request is sent, and checks that the gate of the route class is not closed.
     pub fn request_sent(&self, class: RouteClass, at: Timestamp, request: &str) {
         self.check_gates(at);
         let mut state = self.lock();
@@ -182,7 +182,7 @@ impl Monitor {
     }
 
     /// Records that the head or the body of a 429 response has arrived. Returns the time until
-    /// which the route class is closed.
+    /// which the gate of the route class must stay closed.
     pub fn rate_limited(
         &self,
         class: RouteClass,
@@ -204,8 +204,8 @@ impl Monitor {
         closed_until
     }
 
-    /// Records that a poll has completed or failed. The poll may be shared or for one result;
-    /// `sent_at` is the time at which it was sent.
+    /// Records that a poll has completed or failed. The poll may be a shared poll or a poll for a
+    /// single result. `sent_at` is the time at which the poll was sent.
     pub fn poll_completed(&self, sent_at: Timestamp) {
         if let Some(polls) = &mut self.lock().polls_after_pause {
             match polls.first.is_some_and(|first| first <= sent_at) {
@@ -250,8 +250,8 @@ impl Monitor {
         }
     }
 
-    /// Records that a poll for one result is no longer in flight, because it has completed or was
-    /// cancelled.
+    /// Records that a poll for a single result is no longer in flight, because the poll has
+    /// completed or was cancelled.
     pub fn result_poll_ended(&self) {
         self.lock().concurrent_polls -= 1;
     }
@@ -285,7 +285,7 @@ impl Monitor {
     }
 
     /// Records that a session has expired on the server, because the server received no heartbeat
-    /// for `expiry`. Checks that faults were the reason.
+    /// for `expiry`. Checks that injected faults were the reason.
     pub fn session_expired(&self, session: &str, at: Timestamp, expiry: Duration) {
         let mut state = self.lock();
         let Some(history) = state.sessions.remove(session) else {

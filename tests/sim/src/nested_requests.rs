@@ -16,7 +16,7 @@ use crate::client_transport::ClientTransport;
 use crate::control::Control;
 use crate::invariant::Invariant;
 
-/// The header that contains the number of a nested request.
+/// The request header that contains the number of a nested request.
 const NESTED: HeaderName = HeaderName::from_static("x-nested");
 /// The time within which a nested request must be sent or fail. It includes an allowance for a busy
 /// runtime.
@@ -36,7 +36,7 @@ struct State {
 }
 
 impl NestedRequests {
-    /// Returns whether a request is nested. If so, records that the request is sent.
+    /// Returns whether a request is nested. If the request is nested, records that it is sent.
     pub(crate) fn request_sent(&self, request: &HttpRequest) -> bool {
         let Some(number) = request.headers.get(NESTED) else {
             return false;
@@ -61,8 +61,7 @@ impl NestedRequests {
     }
 }
 
-/// A guard for a nested request. When it is dropped, it checks that the request did not wait too
-/// long.
+/// A guard for a nested request. Dropping the guard checks that the request did not wait too long.
 struct NestedRequest<'a> {
     transport: &'a ClientTransport,
     number: u64,

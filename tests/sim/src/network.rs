@@ -27,7 +27,7 @@ use crate::rng::Rng;
 use crate::shared_polls::SharedPollMonitor;
 use crate::trace::{Fnv1a, Trace};
 
-/// The time that the server takes to accept each call during [`Fault::LongQueue`].
+/// The time that the server takes to accept each training call during [`Fault::LongQueue`].
 const LONG_QUEUE_DELAY: Duration = Duration::from_secs(30);
 
 pub(crate) type Response = Result<HttpResponse, TransportError>;
@@ -39,7 +39,7 @@ pub struct Network {
     pub clock: ManualClock,
     /// The random numbers for delays and for details of faults.
     pub rng: Rng,
-    /// The source and the counter of the faults.
+    /// The injector, which draws and counts the faults.
     pub injector: Arc<FaultInjector>,
     /// The trace of the run.
     pub trace: Trace,
@@ -53,8 +53,8 @@ pub struct Network {
     pub fairness: FairnessMonitor,
     /// The requests that transport layers have made.
     pub nested_requests: NestedRequests,
-    /// The fault that affects shared polls while [`Fault::SharedPollOutage`] is active. It is drawn
-    /// once for each run.
+    /// The fault to inject into shared polls while [`Fault::SharedPollOutage`] is active. It is
+    /// drawn once for each run.
     pub shared_poll_fault: Fault,
     /// The state of the negative controls that replace the limiter.
     pub faulty_limiter: Arc<FaultyLimiter>,
@@ -66,7 +66,7 @@ pub struct Network {
     pub spawner: Arc<dyn Spawn>,
     /// Whether the server announces that it applies a repeated submission only once.
     pub deduplicates: bool,
-    /// The bug that is built into the client, if any.
+    /// The negative control whose bug is built into the client or the engine, if any.
     pub control: Option<Control>,
     /// The number of requests that clients have sent so far.
     pub request_count: AtomicU64,
@@ -173,14 +173,14 @@ impl Network {
         self.server.send(request).await
     }
 
-    /// Delivers a request to the server with a probability of 50 %. The response is lost.
+    /// Delivers a request to the server with a probability of 50 %, and drops the response.
     async fn maybe_deliver(&self, op: Op, request: HttpRequest) {
         if self.rng.gen_bool(0.5) {
             let _ = self.deliver(op, request).await;
         }
     }
 
-    /// Delivers a request to the server after a delay, as a duplicate. The response is lost.
+    /// Delivers a request to the server after a delay, as a duplicate, and drops the response.
     fn deliver_later(&self, request: HttpRequest) {
         let clock: &dyn Clock = &self.clock;
         let delay = self.rng.duration(Duration::ZERO, Duration::from_secs(30));

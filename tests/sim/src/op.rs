@@ -33,7 +33,8 @@ named_enum! {
 
 impl Op {
     /// Returns the operation of a request. A protobuf forward pass is sent to the route of
-    /// forward-backward passes, so the body must be decoded to tell them apart.
+    /// forward-backward passes. Therefore the body must be decoded to tell the two operations
+    /// apart.
     pub fn of_request(request: &HttpRequest) -> Self {
         let op = Self::of_path(&request.path);
         if op == Self::ForwardBackward
@@ -72,7 +73,7 @@ impl Op {
     }
 
     /// Returns whether the response contains a request id with which the client polls for the
-    /// result.
+    /// result of the operation.
     pub const fn is_submission(self) -> bool {
         matches!(
             self,
@@ -87,7 +88,7 @@ impl Op {
         )
     }
 
-    /// Returns whether a repetition of the operation changes the model again.
+    /// Returns whether applying the operation twice changes the model more than applying it once.
     pub const fn is_cumulative(self) -> bool {
         matches!(self, Self::ForwardBackward | Self::OptimStep)
     }

@@ -6,9 +6,11 @@ use tinkers_local::EngineError;
 
 use crate::call_log::CallId;
 
-/// The radix in which the tokens of a datum encode the number of the call.
+/// The radix in which the tokens of a datum encode the number of the call to which the datum
+/// belongs.
 const DATUM_RADIX: u32 = 200;
-/// The radix in which the tokens of a prompt encode the number of the call.
+/// The radix in which the tokens of a prompt encode the number of the call to which the prompt
+/// belongs.
 const PROMPT_RADIX: u32 = 250;
 /// The first token of all prompts.
 const PROMPT_START: u32 = 7;
@@ -24,7 +26,7 @@ pub(crate) fn datum(call: CallId, index: u32) -> Option<Datum> {
     Datum::next_token(&tokens, vec![1.0; 3]).ok()
 }
 
-/// Returns the call that a datum belongs to, and the index of the datum.
+/// Returns the call to which a datum belongs, and the index of the datum in this call.
 ///
 /// # Errors
 /// Returns an error if the datum was not created by [`datum`].
@@ -71,8 +73,8 @@ pub(crate) fn checkpoint_name(is_state: bool, call: CallId) -> String {
     format!("{}-{call}", if is_state { "state" } else { "export" })
 }
 
-/// Returns whether a checkpoint path is that of a training state, and the call that saved the
-/// checkpoint.
+/// Returns the call that saved the checkpoint at this path, and whether the checkpoint is a
+/// training state.
 pub(crate) fn call_of_checkpoint(path: &str) -> Option<(bool, CallId)> {
     let (kind, call) = path.rsplit('/').next()?.split_once('-')?;
     Some((kind == "state", call.parse().ok()?))

@@ -23,7 +23,7 @@ pub struct PlanOptions {
     pub steps: usize,
     /// The faults that do not occur.
     pub without: Vec<Fault>,
-    /// The only fault that occurs, with a high probability. `None` if all faults may occur.
+    /// The only kind of fault that occurs, with a high probability. `None` if all kinds may occur.
     pub only: Option<Fault>,
 }
 
@@ -44,9 +44,11 @@ impl Default for PlanOptions {
 named_enum! {
     /// The kind of engine that the server uses.
     pub enum EngineKind {
-        /// The scripted engine, which returns fixed results. Hashes simulate the weights of models.
+        /// The scripted engine, which returns fixed results. Hashes stand for the weights of
+        /// models.
         Scripted = "scripted",
-        /// The built-in model. Hashes simulate the weights, too.
+        /// The built-in model, with real tensors. Hashes stand for the weights of models in
+        /// addition.
         Real = "real",
     }
 }
@@ -68,7 +70,7 @@ pub struct Plan {
     pub engine: EngineKind,
     /// The seed of the run.
     pub seed: u64,
-    /// The time at which faults end, since the beginning of the run.
+    /// The time since the beginning of the run at which the injection of faults ends.
     pub faults_end: Duration,
     /// The configuration of the server.
     pub server: ServerPlan,
@@ -76,7 +78,7 @@ pub struct Plan {
     pub clients: Vec<ClientPlan>,
     /// The tasks of the programs.
     pub tasks: Vec<TaskPlan>,
-    /// The probabilities of the faults that are drawn for single requests.
+    /// The probabilities of the faults that are drawn separately for each request.
     pub rates: FaultRates,
     /// The faults that last for a period of time.
     pub timed_faults: Vec<TimedFault>,
@@ -89,8 +91,8 @@ pub struct ServerPlan {
     pub deduplicates: bool,
     /// Whether the server supports shared polls.
     pub shared_polls: bool,
-    /// The maximum number of samples in flight. The server answers further samples with 429. `None`
-    /// if there is no limit.
+    /// The maximum number of samples in flight. The server refuses further samples with 429. `None`
+    /// for no limit.
     pub window: Option<u32>,
     /// The maximum duration of a job of the engine.
     pub latency: Duration,
@@ -106,7 +108,7 @@ pub struct ClientPlan {
     pub json: bool,
     /// The time without progress after which an operation fails as stalled.
     pub progress_deadline: Duration,
-    /// The maximum duration of an operation, if it is limited.
+    /// The maximum duration of an operation. `None` for no limit.
     pub operation_deadline: Option<Duration>,
 }
 
@@ -124,8 +126,8 @@ pub struct TaskPlan {
 pub struct Step {
     /// The pause before the calls of the step.
     pub pause: Duration,
-    /// The calls of the step, which are made concurrently, with the way in which each handle is
-    /// used.
+    /// The calls of the step, each with the way in which the program uses its handle. The calls are
+    /// made concurrently.
     pub calls: Vec<(CallKind, HandleUse)>,
 }
 
@@ -151,9 +153,11 @@ pub enum CallKind {
     Sample(u8),
     /// `capabilities`.
     Capabilities,
-    /// The creation of a training client. A program makes this call when it has no training client.
+    /// The creation of a training client. A program makes this call automatically if it has no
+    /// training client.
     CreateModel,
-    /// The creation of a sampling client. A program makes this call when it has no sampling client.
+    /// The creation of a sampling client. A program makes this call automatically if it has no
+    /// sampling client.
     CreateSampler,
 }
 
@@ -232,7 +236,7 @@ pub const BURST: u8 = 250;
 const CONCURRENT_BURST: u8 = 50;
 /// The number of calls that a client submits in a [`Fault::LongQueue`].
 const LONG_QUEUE: usize = 24;
-/// A progress deadline that is shorter than the time that calls wait in many queues.
+/// A progress deadline that is shorter than the waiting time of calls in many queues.
 const SHORT_PROGRESS_DEADLINE: Duration = Duration::from_secs(180);
 
 impl Plan {
@@ -267,8 +271,9 @@ impl Plan {
         plan
     }
 
-    /// Returns the longest time between the deadline of a call and its completion. On a busy
-    /// runtime, several tasks take part in the completion, and each of them may be polled late.
+    /// Returns the longest accepted time between the deadline of a call and its completion. On a
+    /// busy runtime, several tasks take part in the completion, and each of these tasks may be
+    /// polled late.
     pub fn max_completion_delay(&self) -> Duration {
         match self.has_timed(Fault::BusyRuntime) {
             true => 4 * MAX_POLL_DELAY,
@@ -309,7 +314,8 @@ impl Plan {
         }
     }
 
-    /// Adds a task for each [`Fault::Burst`], and a probability that its requests are refused.
+    /// Adds a task for each [`Fault::Burst`], and a probability that the requests of the task are
+    /// refused.
     fn add_bursts(&mut self) {
         let bursts = self.timed(Fault::Burst);
         if !bursts.is_empty() && !self.rates.0.is_empty() {
@@ -319,8 +325,8 @@ impl Plan {
         self.tasks.extend(bursts.iter().map(task));
     }
 
-    /// Adds a task of each client for each [`Fault::ConcurrentBursts`], and a probability that
-    /// their requests are refused.
+    /// Adds a task of each client for each [`Fault::ConcurrentBursts`], and a probability that the
+    /// requests of these tasks are refused.
     fn add_concurrent_bursts(&mut self) {
         for timed in self.timed(Fault::ConcurrentBursts) {
             let task = |client| burst(&timed, client, CONCURRENT_BURST);
@@ -331,8 +337,8 @@ impl Plan {
         }
     }
 
-    /// Adds a task for each [`Fault::LongQueue`]. Its calls wait longer than the progress deadline
-    /// of their client.
+    /// Adds a task for each [`Fault::LongQueue`]. The calls of the task wait longer than the
+    /// progress deadline of their client.
     fn add_long_queues(&mut self) {
         for timed in self.timed(Fault::LongQueue) {
             let client = timed.client.unwrap_or(0);

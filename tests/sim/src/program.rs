@@ -29,7 +29,7 @@ const MAX_ATTEMPTS: u32 = 40;
 /// The pause between attempts to connect a client.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// A client of the program, which several tasks share. The first step of a task connects it.
+/// A client of the program. Several tasks share it. The first step of a task connects the client.
 pub struct Client {
     harness: Arc<Harness>,
     index: usize,
@@ -45,7 +45,7 @@ struct State {
     has_given_up: bool,
 }
 
-/// A saved training state, and the call that saved it.
+/// A saved training state and the call that saved it.
 #[derive(Clone)]
 struct SavedState {
     call: CallId,
@@ -110,7 +110,7 @@ impl Client {
         None
     }
 
-    /// Resets the state of the client, and keeps only the last saved training state. Returns the
+    /// Resets the state of the client, except for the last saved training state. Returns the
     /// previous state.
     fn release_session(&self, state: &mut State) -> State {
         let empty = State {
@@ -125,7 +125,8 @@ impl Client {
         previous
     }
 
-    /// Creates the session and those clients that do not exist yet.
+    /// Creates the session if it does not exist yet, and likewise the training client and the
+    /// sampling client.
     async fn connect(&self, state: &mut State) -> Result<ConnectedClients, Error> {
         let base_model = self.harness.plan.engine.base_model();
         let service = match &state.service {
@@ -393,8 +394,8 @@ impl Client {
             && self.harness.calls.is_on_model(call)
     }
 
-    /// Ends the client at the end of the program. Half of the clients close their session, and the
-    /// other half drop it.
+    /// Ends the client at the end of the program. Half of the clients close their session
+    /// explicitly. The other half only drop it.
     pub async fn shut_down(&self) {
         let state = self.release_session(&mut *self.state.lock().await);
         self.harness.check_for_key(&format!(
@@ -434,7 +435,7 @@ impl Client {
         }
     }
 
-    /// Releases those clients that are unusable after `error`.
+    /// Drops those clients that cannot be used any more after `error`.
     async fn recover(&self, error: &Error) {
         let mut state = self.state.lock().await;
         match error.kind() {

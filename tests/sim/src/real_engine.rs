@@ -21,9 +21,9 @@ use crate::payload;
 use crate::recording_engine;
 use crate::trace::Fnv1a;
 
-/// The first id of the jobs that this module adds. It is larger than all ids that a server assigns.
+/// The first id of the jobs that this module creates. All ids that a server assigns are smaller.
 const FIRST_ADDED_JOB: u64 = 1 << 60;
-/// The index under which an optimizer step is recorded among the data of passes.
+/// The index under which an optimizer step is recorded. Data of passes have smaller indices.
 const STEP_INDEX: u32 = u32::MAX;
 
 /// The built-in model. It computes on its own threads, but the thread of the simulation blocks
@@ -39,8 +39,8 @@ pub struct RealEngine {
 
 #[derive(Default)]
 struct State {
-    /// The applied jobs, in order. Jobs keep their ids, because the engine derives random seeds
-    /// from the ids.
+    /// The applied jobs, in order. The jobs are stored with their original ids, because the engine
+    /// derives random seeds from the ids.
     applied: Vec<Job>,
     /// The ids of the models that have not been unloaded.
     loaded: BTreeSet<String>,
@@ -143,9 +143,9 @@ impl RealEngine {
         Ok(self.lock().final_states.clone())
     }
 
-    /// Replays the applied jobs in order on a new engine, each once, and returns the final states
-    /// of the models. Uses the data that the calls have passed, and not the data that the server
-    /// has received.
+    /// Replays the applied jobs in order on a new engine, each job once, and returns the final
+    /// states of the models. Uses the data that the program passed to its calls, and not the data
+    /// that the server has received.
     ///
     /// # Errors
     /// Returns an error if a job cannot be replayed.
@@ -221,16 +221,16 @@ impl RealEngine {
     }
 }
 
-/// Returns the tensor data of a safetensors file without its header. The header is left out because
-/// its entries have no fixed order.
+/// Returns the tensor data of a safetensors file without the file header. The entries of this
+/// header have no fixed order.
 fn tensor_data(file: &[u8]) -> &[u8] {
     let header = file.first_chunk().map_or(0, |len| u64::from_le_bytes(*len));
     file.get(8 + header as usize..).unwrap_or_default()
 }
 
-/// Returns the work that a call has requested, without those parts that are already in `replayed`.
-/// Returns `None` if no work is left, or if the work is a forward pass, which does not change the
-/// model.
+/// Returns the work that a call has requested, without the parts of it that are already in
+/// `replayed`. Returns `None` if no work is left, or if the work is a forward pass. A forward pass
+/// does not change the model.
 fn without_repetitions(
     work: Work,
     replayed: &mut BTreeSet<(CallId, u32)>,

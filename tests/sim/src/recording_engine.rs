@@ -79,7 +79,7 @@ impl Weights {
 /// A record of the operations that were applied to a model, and its simulated weights.
 #[derive(Debug, Clone)]
 pub struct ModelRecord {
-    /// The call that saved the checkpoint from which the model was created, if any.
+    /// The call that saved the checkpoint, if the model was created from a checkpoint.
     pub loaded_from: Option<CallId>,
     /// The applied operations, in order.
     pub ops: Vec<ModelOp>,
@@ -91,14 +91,15 @@ pub struct ModelRecord {
 pub struct RecordingEngine {
     parts: RecordingEngineParts,
     state: Mutex<State>,
-    /// The jobs whose results are held back until their simulated duration has passed.
+    /// The jobs that have been computed, but whose results are held back until their simulated
+    /// duration has passed.
     delayed: Arc<Mutex<BTreeMap<JobId, Task>>>,
 }
 
 #[derive(Default)]
 struct State {
     models: BTreeMap<String, ModelRecord>,
-    /// The simulated weights that each call has saved.
+    /// The simulated weights in the checkpoint that each call has saved.
     saved: BTreeMap<CallId, u64>,
     checkpoints: Vec<CheckpointRecord>,
 }
@@ -125,7 +126,7 @@ pub struct RecordingEngineParts {
     pub spawner: Arc<dyn Spawn>,
     /// The random numbers for the durations of jobs.
     pub rng: Rng,
-    /// The source of faults, which decides which jobs fail.
+    /// The fault injector, which decides which jobs fail.
     pub injector: Arc<FaultInjector>,
     /// The trace of the run.
     pub trace: Trace,
@@ -264,7 +265,8 @@ impl State {
     }
 }
 
-/// Returns the operation that requested this work. Returns `None` if no client requested it.
+/// Returns the operation that requested this work. Returns `None` for work that no client has
+/// requested.
 pub fn op_of(work: &Work) -> Option<Op> {
     Some(match work {
         Work::Pass {

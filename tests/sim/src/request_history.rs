@@ -16,8 +16,8 @@ use crate::payload;
 use crate::plan::{CallKind, Plan};
 use crate::responses;
 
-/// The time for which a call must be retried at least. The client retries for five minutes; the
-/// last pause of up to half a minute and a margin are subtracted.
+/// The minimum time for which a failing call must be retried. The client retries for five minutes.
+/// The last pause of up to half a minute and a margin are subtracted from this time.
 const MIN_RETRY_TIME: Duration = Duration::from_secs(240);
 /// The longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
@@ -33,14 +33,15 @@ struct State {
     samples: BTreeMap<CallId, SampleAttempts>,
     /// The samples, by the request ids that the server has assigned to them.
     sample_by_request_id: BTreeMap<String, CallId>,
-    /// The samples of which at least one request was affected by a fault or did not succeed.
+    /// The samples with at least one request that was affected by an injected fault or did not
+    /// succeed.
     disturbed: BTreeSet<CallId>,
     /// The times at which the server has responded to a submission of a sample.
     sample_responses: Vec<Timestamp>,
     /// For each model, the times at which the server accepted a submission.
     accepted: BTreeMap<String, Vec<Timestamp>>,
-    /// The times at which a refusal stopped the samples, each with the time until which they were
-    /// stopped.
+    /// For each refusal that stopped the submission of samples, the time of the refusal and the
+    /// time until which submissions were stopped.
     closures: Vec<(Timestamp, Timestamp)>,
 }
 
@@ -70,7 +71,7 @@ impl RequestHistory {
         self.lock().sample_by_request_id.get(request_id).copied()
     }
 
-    /// Records that a request of a sample begins. The sample counts as disturbed until
+    /// Records that a request of a sample begins. The sample counts as disturbed by a fault until
     /// [`Self::request_succeeded`] is called. Returns whether the sample was undisturbed before.
     pub fn request_started(&self, call: CallId) -> bool {
         self.lock().disturbed.insert(call)
@@ -124,7 +125,8 @@ impl RequestHistory {
         self.lock().accepted.entry(model).or_default().push(at);
     }
 
-    /// Records that a refusal at the time `at` stops samples until the time `until`.
+    /// Records that a refusal at the time `at` stops the submission of samples until the time
+    /// `until`.
     pub fn samples_closed(&self, at: Timestamp, until: Timestamp) {
         self.lock().closures.push((at, until));
     }
@@ -168,8 +170,8 @@ impl RequestHistory {
 }
 
 impl State {
-    /// Checks a failed sample whose own requests have all succeeded. Its failure must have a reason
-    /// that concerns only this sample.
+    /// Checks a failed sample whose own requests have all succeeded. The reason for its failure
+    /// must concern only this sample.
     fn check_isolation(
         &self,
         call: CallId,
@@ -196,8 +198,8 @@ impl State {
         })
     }
 
-    /// Checks a failed sample that got no connection. The client must have retried it until the
-    /// time limit for retries or the deadline of the call.
+    /// Checks a failed sample that got no connection. The client must have retried the submission
+    /// until the time limit for retries or the deadline of the call.
     fn check_retry_window(
         &self,
         call: CallId,
@@ -219,8 +221,8 @@ impl State {
         })
     }
 
-    /// Checks that a sample did not wait for its deadline while its gate was closed until a later
-    /// time.
+    /// Checks that a sample did not wait for its deadline in vain. If the gate of samples was
+    /// closed until a time after the deadline, the sample must have failed at once.
     fn check_deadline(
         &self,
         call: CallId,
@@ -241,8 +243,8 @@ impl State {
         Some(Violation::new(Invariant::AdmissionDeadline, text))
     }
 
-    /// Checks a call that failed as stalled in a queue. The queue must not have advanced within the
-    /// progress deadline.
+    /// Checks a call that failed as stalled in a queue. The queue must not have advanced for the
+    /// duration of the progress deadline.
     fn check_queue(
         &self,
         call: CallId,

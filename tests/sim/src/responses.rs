@@ -104,7 +104,8 @@ pub(crate) fn text_field(body: &[u8], field: &str) -> String {
     body[field].as_str().unwrap_or_default().to_owned()
 }
 
-/// Returns whether the response to a poll reports that the queue is paused for lack of capacity.
+/// Returns whether the response to a poll reports that the server has paused the queue for lack of
+/// capacity.
 pub(crate) fn is_paused_for_capacity(response: &HttpResponse) -> bool {
     response.body.len() < 1024
         && response

@@ -6,7 +6,7 @@ use crate::call_log::CallId;
 use crate::payload;
 use crate::real_engine::RealEngine;
 
-/// The part of a result that the program uses in later calls.
+/// The part of a result that the program stores for later calls.
 pub(crate) enum KeptResult {
     Nothing,
     /// The path of a saved training state.
@@ -30,7 +30,8 @@ pub(crate) fn check_save(call: CallId, path: &str) -> Result<KeptResult, String>
     }
 }
 
-/// Checks that a sample has returned the tokens for its own prompt, which ends with `last_token`.
+/// Checks that a sample has returned the tokens for its own prompt. The prompt ends with
+/// `last_token`.
 pub(crate) fn check_sample(
     response: &SampleResponse,
     last_token: u32,

@@ -20,8 +20,8 @@ impl Rng {
         }
     }
 
-    /// Returns a generator with an independent stream of numbers. The stream depends only on the
-    /// seed and on `label`, and not on the numbers that were drawn before.
+    /// Returns a generator with an independent stream of random numbers. The stream depends only on
+    /// the seed and on `label`, and not on the numbers that were drawn before.
     pub fn fork(&self, label: u64) -> Self {
         let mixed = SplitMix::new(self.seed ^ label.wrapping_mul(0xd6e8_feb8_6659_fd93));
         Self::new(mixed.bits())

@@ -11,20 +11,20 @@ use crate::plan::{Plan, PlanOptions};
 use crate::simulation::{self, RunReport, Totals};
 use crate::trace::KeptLines;
 
-/// The results of many seeds.
+/// The combined results of the runs of many seeds.
 #[derive(Debug, Default)]
 pub struct SeedResults {
     /// The number of seeds that have run.
     pub seeds: u64,
-    /// The totals of all runs.
+    /// The numbers of calls and requests in all runs.
     pub totals: Totals,
-    /// The coverage of all runs.
+    /// The faults, handle uses and errors that occurred in all runs.
     pub coverage: Coverage,
     /// The failing run with the smallest seed, if any run failed.
     pub failure: Option<SeedFailure>,
 }
 
-/// A run that has violated an invariant.
+/// A seed whose run has violated an invariant.
 #[derive(Debug)]
 pub struct SeedFailure {
     /// The seed.
@@ -33,7 +33,7 @@ pub struct SeedFailure {
     pub report: RunReport,
 }
 
-/// Runs the seeds from 0 to `seeds`. After a violation, starts no further runs.
+/// Runs the seeds from 0 to `seeds`. Starts no further runs after a violation.
 pub fn run(seeds: u64, options: &PlanOptions, control: Option<Control>) -> SeedResults {
     let next_seed = AtomicU64::new(0);
     let results = Mutex::new(SeedResults::default());

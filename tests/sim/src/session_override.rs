@@ -10,15 +10,15 @@ use tinkers_core::{
     Spawn,
 };
 
-/// A session with a different caller, spawner or server profile.
+/// A session that replaces the caller, the spawner or the server profile of another session.
 #[derive(Debug)]
 pub(crate) struct SessionOverride {
     pub(crate) session: Arc<dyn SessionContext>,
     pub(crate) caller: Caller,
-    /// The spawner to use. `None` to use the spawner of the replaced session.
+    /// The spawner to use. `None` for the spawner of the replaced session.
     pub(crate) spawner: Option<Box<dyn Spawn>>,
-    /// Whether the server profile always states that the server deduplicates, so that the client
-    /// always retries.
+    /// Whether the server profile always states that the server deduplicates requests. The client
+    /// then retries every request.
     pub(crate) always_retries: bool,
 }
 

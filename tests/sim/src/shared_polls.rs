@@ -17,11 +17,11 @@ use crate::network::{Network, Response};
 use crate::op::{self, Op};
 use crate::responses::{self, with_stale_cursor};
 
-/// The maximum number of shared polls of a client within a second if no result arrives. The pauses
-/// between such polls double from 20 ms on.
+/// The maximum number of shared polls of a client within a second in which no result arrives. The
+/// pauses between such polls start at 20 ms and double.
 const MAX_POLLS_PER_SECOND: usize = 14;
-/// The number of additional shared polls within a second that each new result allows, because a
-/// result resets the pauses.
+/// The number of additional shared polls within a second that each new result allows. A new result
+/// resets the pauses between polls.
 const POLLS_PER_RESULT: usize = 4;
 const SECOND: Duration = Duration::from_secs(1);
 /// The maximum number of consecutive successful acknowledgements that contain no new request id.
@@ -34,7 +34,8 @@ pub struct SharedPollMonitor {
     clients: Mutex<BTreeMap<Target, PollHistory>>,
 }
 
-/// The target of a shared poll: a sampling session, and the number of its client.
+/// The client for which a shared poll asks: the id of its sampling session, and the number of the
+/// client in the session.
 type Target = (String, u64);
 
 #[derive(Debug, Default)]
@@ -54,7 +55,7 @@ struct PollHistory {
 pub struct SharedPoll {
     target: Target,
     acknowledged: Vec<String>,
-    /// The cursor that the request contains.
+    /// The cursor in the request body.
     pub cursor: i64,
     /// Whether the poll only acknowledges results. Such a poll has a timeout of zero.
     pub is_acknowledgement: bool,
@@ -136,8 +137,8 @@ impl SharedPollMonitor {
         });
     }
 
-    /// Updates the history of the client that sent a poll. Reports the violation that `update`
-    /// returns, but only one for each client.
+    /// Updates the poll history of the client that sent a poll. Reports the violation that `update`
+    /// returns. Reports at most one violation for each client.
     fn check(&self, poll: &SharedPoll, update: impl FnOnce(&mut PollHistory) -> Option<String>) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let history = clients.entry(poll.target.clone()).or_default();
@@ -155,7 +156,8 @@ impl SharedPollMonitor {
 const SPINS: u32 = 100;
 
 impl Network {
-    /// Transports a shared poll and its response. Applies the bug of the negative control, if any.
+    /// Transports a shared poll to the server and its response back to the client. Applies the bug
+    /// of the negative control, if any.
     pub(crate) async fn transport_shared_poll(
         &self,
         poll: &SharedPoll,
@@ -205,7 +207,7 @@ impl Network {
     }
 }
 
-/// Returns whether a response to a shared poll is one that a server never sends.
+/// Returns whether no real server sends this response to a shared poll.
 fn is_unexpected(response: &Response) -> bool {
     match response {
         Ok(response) if response.status.is_success() => Completions::read(&response.body).is_err(),
@@ -220,7 +222,8 @@ fn is_unexpected(response: &Response) -> bool {
     }
 }
 
-/// Replaces the completions in a response by one completion of an unknown request.
+/// Replaces the completions in a response by a single completion of a request id that the client
+/// does not know.
 fn set_unknown_completion(response: &mut HttpResponse, now: Timestamp) {
     responses::edit_body(response, |body| {
         let cursor = body.get("cursor").and_then(Value::as_i64).unwrap_or(0);

@@ -39,17 +39,17 @@ use crate::trace::{KeptLines, Trace};
 pub struct RunReport {
     /// The hash of all lines of the trace.
     pub hash: u64,
-    /// The lines of the trace that were kept.
+    /// The lines of the trace that were selected by [`KeptLines`].
     pub lines: Vec<String>,
     /// The violations of invariants.
     pub violations: Vec<Violation>,
-    /// The counts of faults, handle uses and errors.
+    /// The counts of injected faults, handle uses and errors.
     pub coverage: Coverage,
-    /// The totals of calls and requests.
+    /// The numbers of calls and requests in this run.
     pub totals: Totals,
 }
 
-/// Totals of one or more runs.
+/// The numbers of calls, requests and compared models in one or more runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// The number of calls that the programs made.
@@ -62,14 +62,15 @@ pub struct Totals {
     pub abandoned: u64,
     /// The number of requests that the clients sent.
     pub requests: u64,
-    /// The number of models whose tensors were compared with those of a run without faults.
+    /// The number of models whose tensors were compared with the tensors of a run without injected
+    /// faults.
     pub models: u64,
     /// The virtual time that has passed.
     pub time: Duration,
 }
 
 impl Totals {
-    /// Adds the totals of other runs.
+    /// Adds the numbers of other runs to these numbers.
     pub fn add(&mut self, other: &Self) {
         self.calls += other.calls;
         self.succeeded += other.succeeded;
@@ -81,15 +82,15 @@ impl Totals {
     }
 }
 
-/// The time within which all programs must end after the faults have ended. It is twice as long as
-/// the longest wait for billing or for a progress deadline.
+/// The maximum time from the end of the injected faults to the end of all programs. It is twice as
+/// long as the longest wait for 402 responses to end or for a progress deadline.
 const TIME_AFTER_FAULTS: Duration = Duration::from_secs(4 * 3600);
 /// The longest time for which a poll of a client's task is delayed on a busy runtime.
 pub const MAX_POLL_DELAY: Duration = Duration::from_secs(2);
 /// The time within which the clients must shut down.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(900);
 
-/// Runs a plan. If there is a `control`, its bug is built into the client or the engine.
+/// Runs a plan. If `control` is given, builds its bug into the client or the engine.
 pub fn run(plan: &Plan, control: Option<Control>, kept: KeptLines) -> RunReport {
     let recorder = LogRecorder::default();
     tracing::subscriber::with_default(recorder.clone(), || {
@@ -296,8 +297,8 @@ impl Simulation {
         }
     }
 
-    /// Runs until all tasks of the programs have ended. Reports a violation if they have not ended
-    /// at the time `end`.
+    /// Runs until all tasks of the programs have ended. Reports a violation if a task is still
+    /// running at the time `end`.
     fn run_programs(&self, end: Timestamp) {
         let reason = self
             .executor

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tinkers_core::{Clock, ManualClock};
 
-/// The number of lines that are kept with [`KeptLines::Last`].
+/// The number of lines at the end of the trace that are stored with [`KeptLines::Last`].
 const LAST_LINES: usize = 60;
-/// The number of lines that are kept after the first violation.
+/// The number of lines that are stored after the first violation.
 const LINES_AFTER_VIOLATION: usize = 3;
 
 /// The trace of a run. Clones share their lines.
@@ -23,8 +23,8 @@ struct State {
     hash: u64,
     lines: VecDeque<String>,
     kept: KeptLines,
-    /// The number of lines that will still be kept. It is set by the first violation, because the
-    /// lines before the violation are more useful than the last lines of the run.
+    /// The number of further lines that will be stored. It is set by the first violation, because
+    /// the lines before the violation are more useful than the last lines of the run.
     remaining: Option<usize>,
 }
 
@@ -65,7 +65,8 @@ impl Trace {
         state.lines.push_back(line);
     }
 
-    /// Records that a violation has occurred, so that the lines before it are kept.
+    /// Records that a violation has occurred, so that the lines before the violation are not
+    /// discarded.
     pub fn mark_violation(&self) {
         self.lock().remaining.get_or_insert(LINES_AFTER_VIOLATION);
     }
@@ -75,7 +76,7 @@ impl Trace {
         self.lock().hash
     }
 
-    /// Returns the kept lines.
+    /// Returns the stored lines.
     pub fn lines(&self) -> Vec<String> {
         self.lock().lines.iter().cloned().collect()
     }
@@ -85,12 +86,12 @@ impl Trace {
     }
 }
 
-/// Selects the lines that a trace keeps.
+/// Selects the lines that a trace stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeptLines {
-    /// All lines are kept.
+    /// Stores all lines.
     All,
-    /// Only the last lines are kept, or the lines around the first violation.
+    /// Stores only the last lines, or the lines around the first violation.
     Last,
 }
 

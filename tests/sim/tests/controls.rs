@@ -5,7 +5,7 @@ use tinkers_sim::invariant::Invariant;
 use tinkers_sim::plan::PlanOptions;
 use tinkers_sim::seed_runner::{self, SeedFailure};
 
-/// The negative controls for which the violated invariant is checked.
+/// The negative controls for which the test also checks which invariant is violated.
 const INVARIANTS: [(Control, Invariant); 9] = [
     (Control::SharedPollEnds, Invariant::FailureIsolation),
     (Control::UnpacedPolls, Invariant::SharedPollRate),
@@ -28,7 +28,7 @@ fn find(control: Control) -> SeedFailure {
 }
 
 #[test]
-fn bug_of_each_negative_control_is_found() {
+fn negative_control_bugs_are_found_within_the_given_seeds() {
     let is_other = |control: &Control| INVARIANTS.iter().all(|(known, _)| known != control);
     for control in Control::ALL.into_iter().filter(is_other) {
         find(control);
@@ -36,7 +36,7 @@ fn bug_of_each_negative_control_is_found() {
 }
 
 #[test]
-fn negative_controls_violate_the_expected_invariants() {
+fn negative_control_bugs_violate_the_expected_invariants() {
     for (control, expected) in INVARIANTS {
         let violations = find(control).report.violations;
         let is_expected = violations.iter().any(|found| found.invariant == expected);

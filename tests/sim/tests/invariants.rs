@@ -5,7 +5,7 @@ use tinkers_sim::plan::PlanOptions;
 use tinkers_sim::seed_runner;
 
 #[test]
-fn invariants_hold_over_many_seeds() {
+fn simulated_clients_violate_no_invariant_in_many_seeds() {
     let results = seed_runner::run(150, &PlanOptions::default(), None);
     let failure = results.failure.as_ref();
     let violations = failure.map(|failure| (failure.seed, &failure.report.violations));

@@ -14,7 +14,7 @@ fn run(seeds: u64, control: Option<Control>) -> SeedResults {
 }
 
 #[test]
-fn tensors_after_a_run_with_faults_equal_those_without_faults() {
+fn tensors_after_injected_faults_equal_those_without_faults() {
     let results = run(4, None);
     let failure = results.failure.as_ref();
     let violations = failure.map(|failure| (failure.seed, &failure.report.violations));
@@ -28,7 +28,7 @@ fn tensors_after_a_run_with_faults_equal_those_without_faults() {
 }
 
 #[test]
-fn steps_and_gradients_applied_twice_are_found_in_the_tensors() {
+fn negative_control_step_or_gradient_applied_twice_is_detected() {
     for control in [Control::StepTwice, Control::GradientTwice] {
         let failure = run(20, Some(control)).failure;
         let failure = failure.unwrap_or_else(|| panic!("{} is not found", control.name()));

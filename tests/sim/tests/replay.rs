@@ -27,14 +27,14 @@ fn replay(seed: u64, engine: EngineKind, processes: usize) -> RunReport {
 }
 
 #[test]
-fn seed_gives_the_same_trace_in_other_processes() {
+fn simulation_seed_gives_the_same_trace_in_other_processes() {
     for seed in [1, 2, 3] {
         replay(seed, EngineKind::Scripted, 2);
     }
 }
 
 #[test]
-fn seed_gives_the_same_weights_in_another_process() {
+fn simulation_seed_gives_the_same_weights_in_another_process() {
     let report = replay(1, EngineKind::Real, 1);
     assert!(report.totals.models > 0, "inconclusive");
 }

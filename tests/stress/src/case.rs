@@ -13,7 +13,7 @@ use crate::storm::{self, Storm};
 use crate::tasks::Tasks;
 use crate::waiters;
 
-/// A stress case, which runs in rounds.
+/// A stress case. It runs in rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// The name of the case on the command line.
@@ -33,18 +33,19 @@ pub enum Size {
     Full,
 }
 
-/// The result of one round of a case.
+/// The result of one round of a stress case.
 #[derive(Debug, Default)]
 pub struct Round {
     /// The violations that the checks have found.
     pub violations: Vec<Violation>,
-    /// The number of times that tasks contended. A round without contention is inconclusive.
+    /// The number of times that tasks contended for the limiter. A round without contention is
+    /// inconclusive.
     pub contended: u64,
-    /// The number of failed compare-exchanges and colliding look-ups.
+    /// The number of failed compare-exchanges and of colliding look-ups in the registry.
     pub lost: u64,
-    /// The counts to print, by name.
+    /// The numbers to print, by name.
     pub figures: Vec<(&'static str, u64)>,
-    /// The counts to print for each part of the case, by the name of the part.
+    /// The numbers to print for each part of the case, by the name of the part.
     pub groups: Vec<(String, Vec<(&'static str, u64)>)>,
 }
 

@@ -9,14 +9,14 @@ use crate::plan::{Fate, Plan, StartWhen};
 use crate::subject::{Counts, HeldResources};
 use crate::tasks::Finished;
 
-/// What was observed in a run of waiters.
+/// What was observed while the waiters of a plan ran.
 #[derive(Debug)]
 pub struct Observations {
     /// The plan of the run.
     pub plan: Plan,
     /// The events that the waiters recorded.
     pub log: Arc<Log>,
-    /// The number of tasks by the way in which they ended.
+    /// The number of tasks for each way in which a task can end.
     pub finished: Finished,
     /// The resources that the limiter still held after the run.
     pub held: HeldResources,
@@ -24,10 +24,11 @@ pub struct Observations {
     pub free: u64,
     /// The number of permits that should be available after the run.
     pub limit: u64,
-    /// The counts of the limiter under test itself, if it has any.
+    /// The statistics that the limiter under test kept (grants, waits, refusals), or `None` if it
+    /// keeps none.
     pub counts: Option<Counts>,
-    /// The number of permits that were taken before the run, to hold the waiters back until enough
-    /// of them were queued.
+    /// The number of permits that were taken before the run. They held the waiters back until
+    /// enough waiters were queued.
     pub initial_permits: u64,
 }
 
@@ -43,7 +44,7 @@ pub struct Violation {
 /// A property that the limiter under test must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
-    /// At the end, no permit is held and the whole limit is available.
+    /// At the end, no permit is held, and as many permits as the limit are available.
     Conservation,
     /// At most `limit` permits are held at the same time.
     Limit,
@@ -51,15 +52,16 @@ pub enum Invariant {
     Order,
     /// There are at most 1.1 wake-ups for each admission after a wait.
     WakeUps,
-    /// Clients that have waiters are admitted in turn.
+    /// Clients with waiters are admitted in turn.
     Fairness,
     /// Every task ends.
     Progress,
-    /// The counts of the tasks agree with the counts of the limiter under test.
+    /// The numbers that the tasks counted agree with the statistics of the limiter under test.
     Counts,
     /// No request is sent before the retry delay of a refusal has passed.
     RetryHint,
-    /// Each key has at most one value at a time, and no registry entry outlives its users.
+    /// Each key has at most one limiter at a time, and no registry entry outlives the users of its
+    /// limiter.
     Registry,
 }
 
@@ -96,7 +98,7 @@ pub fn waiters(observed: &Observations) -> Vec<Violation> {
     violations
 }
 
-/// Returns a violation if a task did not end.
+/// Returns a violation if at least one task did not end.
 pub(crate) fn stuck(finished: Finished) -> Option<Violation> {
     let stuck = finished.stuck;
     (stuck > 0).then(|| {
@@ -107,7 +109,7 @@ pub(crate) fn stuck(finished: Finished) -> Option<Violation> {
     })
 }
 
-/// Returns a violation if a permit is still held, or if less than the whole limit is available.
+/// Returns a violation if a permit is still held, or if fewer permits than the limit are available.
 pub(crate) fn conservation(held: HeldResources, free: u64, limit: u64) -> Option<Violation> {
     (held != HeldResources::default() || free != limit).then(|| {
         let what =
@@ -116,8 +118,8 @@ pub(crate) fn conservation(held: HeldResources, free: u64, limit: u64) -> Option
     })
 }
 
-/// Checks that each waiter that had to start has started once, and that each start has exactly one
-/// end.
+/// Checks that each waiter that had to start its work has started once, and that each start has
+/// exactly one end.
 fn counts(observed: &Observations, started: &[(u64, usize)]) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut must = |holds: bool, what: String| {
@@ -187,9 +189,9 @@ fn counts(observed: &Observations, started: &[(u64, usize)]) -> Vec<Violation> {
     violations
 }
 
-/// Checks the order of admissions within each client. When a waiter starts, all earlier waiters of
-/// its client that were not dropped have started or hold a permit. Therefore fewer of them than the
-/// limit have not started yet.
+/// Checks the order of admissions within each client. When a waiter starts its work, all earlier
+/// waiters of the same client that were not dropped have either started or hold a permit. Therefore
+/// the number of earlier waiters that have not started is below the limit.
 fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     let mut behind: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
     for waiter in plan.all().filter(|waiter| waiter.surely_starts()) {
@@ -214,8 +216,8 @@ fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     })
 }
 
-/// Checks that clients with waiters are admitted in turn. Up to `limit` admissions may not have
-/// started yet, so clients may be that far apart.
+/// Checks that clients with waiters are admitted in turn. Up to `limit` admitted waiters may not
+/// have started yet, so the numbers of started waiters of two clients may differ by `limit`.
 fn turns(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     let all_served = plan.all().all(|waiter| waiter.fate == Fate::Served);
     if !all_served || plan.shape.start_when != StartWhen::AllQueued {
@@ -265,7 +267,7 @@ fn wake_ups(observed: &Observations) -> Vec<Violation> {
     violations
 }
 
-/// Returns the number of permits that were granted after a wait.
+/// Returns the number of permits that were granted to waiters in the queue.
 pub fn grants_after_wait(observed: &Observations, counts: Counts) -> u64 {
     let at_once = Log::read(&observed.log.at_once) + observed.initial_permits;
     (counts.grants + counts.unused).saturating_sub(at_once)

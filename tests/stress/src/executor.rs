@@ -21,7 +21,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// Creates a task. It is aborted when the progress of the run reaches `abort_at`.
+    /// Creates a task. The task is aborted when the progress of the run reaches `abort_at`.
     pub fn new(work: BoxFuture<'static, ()>, abort_at: Option<usize>) -> Self {
         Self {
             work,
@@ -43,10 +43,10 @@ impl Wake for Woken {
     }
 }
 
-/// The maximum number of steps of a run. No run of this package needs more.
+/// The maximum number of steps of a run. All runs of this package need fewer.
 const MOST_STEPS: u64 = 1_000_000;
 
-/// Runs the tasks until all of them have ended or the run is stuck.
+/// Runs the tasks until all of them have ended or none can make progress.
 pub fn run(
     mut tasks: Vec<Task>,
     clock: &ManualClock,

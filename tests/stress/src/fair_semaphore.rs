@@ -11,20 +11,20 @@ use tinkers_core::{BoxFuture, ManualClock};
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// A type that selects a defect at compile time.
+/// A type that selects a bug of the semaphore at compile time, for negative controls.
 pub trait SelectDefect: Send + Sync + Copy + Default + std::fmt::Debug + 'static {
-    /// The selected defect.
+    /// The selected bug.
     const DEFECT: Defect;
 }
 
-/// A defect of the semaphore.
+/// A bug of the semaphore, for negative controls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
-    /// The semaphore has no defect.
+    /// The semaphore has no bug.
     None,
     /// A dropped permit is released twice. Saturating arithmetic hides the underflow.
     DoubleRelease,
-    /// A waiter that is admitted, but dropped before its next poll, leaks its permit.
+    /// A waiter that is admitted, but dropped before it is polled again, leaks its permit.
     LostGrant,
     /// A permit that is dropped is leaked.
     LeakOnDrop,
@@ -36,7 +36,7 @@ pub enum Defect {
     WakeAll,
 }
 
-/// Defines a type for each defect, so that tests can be generic over the limiter under test.
+/// Defines a type for each bug, so that tests can be generic over the limiter under test.
 macro_rules! defects {
     ($($(#[$doc:meta])* $name:ident = $defect:ident,)*) => {$(
         $(#[$doc])*

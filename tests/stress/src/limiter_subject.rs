@@ -11,15 +11,16 @@ use tinkers_dispatch::{ClassSettings, ClassSnapshot, Limiter, LimiterAdmission, 
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// A limiter under test: the limiter of tinkers, with one admission handle for all clients of a
-/// run.
+/// The limiter of tinkers as the limiter under test. All clients of a run share one admission
+/// handle.
 #[derive(Debug)]
 pub struct LimiterSubject {
     limiter: Arc<Limiter>,
     admission: LimiterAdmission,
 }
 
-/// The bytes of each request. They are counted, but the limit on bytes is never the tightest one.
+/// The size of each request in bytes. The limiter counts the bytes, but the limit on bytes is never
+/// reached first.
 const BYTES: u64 = 100;
 
 impl LimiterSubject {
@@ -110,7 +111,7 @@ impl Subject for LimiterSubject {
     }
 }
 
-/// Returns the resources that a route class holds.
+/// Returns the resources that the limiter holds for a route class.
 pub fn held(class: &ClassSnapshot) -> HeldResources {
     HeldResources {
         slots: class.slots.into(),
@@ -125,7 +126,7 @@ pub fn held(class: &ClassSnapshot) -> HeldResources {
 #[derive(Debug)]
 pub struct Admission(Admitted);
 
-/// What an attempt leaves for its retry: the in-flight permit or the position in the queue.
+/// What an attempt leaves for its retry: an in-flight permit or a position in the queue.
 #[derive(Debug, Default)]
 pub struct RetryState {
     in_flight_permit: Option<InFlightPermit>,

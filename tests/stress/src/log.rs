@@ -6,23 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::plan::Waiter;
 use crate::subject::{Permit, PermitOutcome};
 
-/// Counts of the events of a run. Recording an event does not influence the limiter under test.
+/// Counters of the events of a run. Recording an event does not influence the limiter under test.
 #[derive(Debug, Default)]
 pub struct Log {
     started: Mutex<Vec<(u64, usize)>>,
     inside: AtomicU64,
     peak: AtomicU64,
-    /// The number of waiters that were admitted at once and then dropped, as planned.
+    /// The number of waiters that were admitted at their first poll and then dropped, as planned.
     pub cancelled: AtomicU64,
-    /// The number of waiters that were admitted at their first poll.
+    /// The number of waiters that received a permit at their first poll.
     pub at_once: AtomicU64,
-    /// The number of waiters that were admitted after a wait.
+    /// The number of waiters that received a permit after they had waited in the queue.
     pub after_wait: AtomicU64,
-    /// The number of polls after a wake-up.
+    /// The number of polls of waiters after a wake-up.
     pub woken: AtomicU64,
-    /// The number of permits that were released at the end of the work.
+    /// The number of permits that were released because their work had ended.
     pub settled: AtomicU64,
-    /// The number of permits that were dropped during the work.
+    /// The number of permits that were dropped before their work had ended.
     pub dropped: AtomicU64,
 }
 
@@ -39,8 +39,8 @@ impl Log {
         }
     }
 
-    /// Returns the waiters in the order in which they started to work, each as its client and its
-    /// index.
+    /// Returns the waiters in the order in which they started to work. Each waiter is a pair of its
+    /// client and its index.
     pub fn started(&self) -> Vec<(u64, usize)> {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.clone()
@@ -57,18 +57,19 @@ impl Log {
         self.peak.load(Ordering::SeqCst)
     }
 
-    /// Increments `count`.
+    /// Increments the counter `count`.
     pub fn increment(count: &AtomicU64) {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the value of `count`.
+    /// Returns the value of the counter `count`.
     pub fn read(count: &AtomicU64) -> u64 {
         count.load(Ordering::Relaxed)
     }
 }
 
-/// The work of an admitted waiter. If it is dropped before [`Self::finish`], it counts as aborted.
+/// The work of an admitted waiter. If this value is dropped before [`Self::finish`], the work
+/// counts as aborted.
 #[derive(Debug)]
 pub struct Job<P: Permit> {
     permit: Option<P>,

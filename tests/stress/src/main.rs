@@ -52,7 +52,7 @@ struct Options {
 /// The exit status of a run without contention, or of a run whose faults never occurred.
 const INCONCLUSIVE: u8 = 2;
 
-/// The results of the rounds of a case.
+/// The combined results of the rounds of a case.
 struct Run {
     rounds: u64,
     /// The seed of the last round.
@@ -151,7 +151,7 @@ fn run_clients(options: &Options, profile: &Profile, seed: u64) -> ExitCode {
     }
 }
 
-/// Runs rounds with consecutive seeds, until the time is over or a round does not pass.
+/// Runs rounds of a case with consecutive seeds, until the time is over or a round does not pass.
 fn repeat(case: &Case, seed: u64, time: Duration) -> Run {
     let watch = Stopwatch::start();
     let (mut rounds, mut lost) = (0, 0);
@@ -200,7 +200,8 @@ fn as_text(case: &Case, run: &Run) -> String {
     text
 }
 
-/// Returns the number of wake-ups per granted permit, or `None` if the case does not count them.
+/// Returns the number of wake-ups of waiters per granted permit, or `None` if the case does not
+/// count them.
 fn wakes_per_grant(round: &Round) -> Option<f64> {
     let figure = |name: &str| {
         let (_, value) = round.figures.iter().find(|(other, _)| *other == name)?;

@@ -3,7 +3,7 @@
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// The size of a run, and how its waiters end, in percent.
+/// The size of a run, and the percentages of waiters by the way in which they end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// The number of clients. Each client has its own queue.
@@ -49,8 +49,8 @@ pub struct Waiter {
 pub enum Fate {
     /// The waiter is admitted and works to the end.
     Served,
-    /// The waiter is aborted when the given number of waiters have started. It may be waiting or
-    /// working at that time.
+    /// The waiter is aborted when the given number of waiters have started. At that time, the
+    /// waiter may still be queued or already be working.
     Aborted(usize),
     /// The waiter is dropped after one poll.
     Forgotten,
@@ -114,7 +114,7 @@ impl Plan {
 }
 
 impl Waiter {
-    /// Returns whether the waiter starts to work in every interleaving.
+    /// Returns whether the waiter starts to work in every possible interleaving.
     pub fn surely_starts(&self) -> bool {
         matches!(self.fate, Fate::Served | Fate::Panics)
     }

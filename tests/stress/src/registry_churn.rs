@@ -16,7 +16,7 @@ use crate::check::{Invariant, Violation};
 use crate::limiter_subject::{held, limiter, sample_request};
 use crate::subject::HeldResources;
 
-/// The size of a run, and its seed.
+/// The size of a registry test, and its seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Churn {
     /// The number of threads.
@@ -37,11 +37,11 @@ const LIMIT: u32 = 3;
 pub struct Observations {
     /// The violations that were found.
     pub violations: Vec<Violation>,
-    /// The number of limiters that were built.
+    /// The number of limiters that the registry built.
     pub built: u64,
     /// The number of admissions that the threads counted.
     pub granted: u64,
-    /// The number of attempts that were dropped after one poll.
+    /// The number of attempts that were dropped after one poll of their admission.
     pub cancelled: u64,
     /// The number of attempts that waited, as counted by the limiters.
     pub waits: u64,
@@ -51,7 +51,7 @@ pub struct Observations {
     pub collisions: u64,
 }
 
-/// The sums of the counts of all keys and threads.
+/// The sums of the counted events over all keys and threads.
 #[derive(Debug, Default)]
 struct Totals {
     built: AtomicU64,
@@ -66,7 +66,7 @@ struct Totals {
     cancelled: AtomicU64,
 }
 
-/// The value that the registry stores for a key: a limiter and its id.
+/// The value that the registry stores for a key: a limiter, and the id of this value.
 struct Shared {
     id: u64,
     limiter: Arc<Limiter>,
@@ -104,16 +104,16 @@ impl Drop for Shared {
     }
 }
 
-/// A key: the threads that hold its value, and its admitted requests.
+/// A key of the registry, with the number of threads that hold its value and the admitted requests.
 #[derive(Debug, Default)]
 struct Key {
-    /// The id of the value, and the number of threads that hold it.
+    /// The id of the registry's value for this key, and the number of threads that hold the value.
     held: Mutex<(u64, u64)>,
     inside: AtomicU64,
 }
 
 impl Churn {
-    /// Runs all threads to their end, and then checks the counts.
+    /// Runs all threads to their end, and then checks the counted admissions and permits.
     pub fn run(self) -> Observations {
         let (registry, totals) = (Registry::new(), Arc::<Totals>::default());
         let keys: Vec<Key> = (0..self.keys).map(|_| Key::default()).collect();
@@ -255,7 +255,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Blocks the thread until `future` is ready. Works without a runtime.
+/// Blocks the thread until `future` is ready. Needs no runtime.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut future = pin!(future);

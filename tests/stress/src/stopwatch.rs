@@ -22,7 +22,7 @@ impl Stopwatch {
     }
 }
 
-/// Parks the thread for up to 50 µs between two polls of a condition.
+/// Parks the thread for up to 50 µs. Called between two checks of a condition.
 pub fn short_sleep() {
     std::thread::park_timeout(Duration::from_micros(50));
 }

@@ -38,30 +38,31 @@ const CEILING: u32 = 200;
 #[derive(Debug)]
 pub struct Observations {
     storm: Storm,
-    /// The counts of the clients and the server.
+    /// The counters of the clients and the server.
     pub counters: Arc<Counters>,
     finished: Finished,
     held: HeldResources,
     free: u64,
     limit: u64,
-    /// The counts of the limiter under test itself, if it has any.
+    /// The statistics that the limiter under test kept (grants, waits, refusals), or `None` if it
+    /// keeps none.
     pub counts: Option<Counts>,
 }
 
-/// The counts of the clients and the server.
+/// The counters of the clients and the server.
 #[derive(Debug, Default)]
 pub struct Counters {
     inside: AtomicU64,
     /// The latest end of all retry delays, in nanoseconds since the origin of the clock.
     closed_until: AtomicU64,
-    /// The number of attempts that were admitted too early: before the end of a retry delay that
-    /// was known when they were queued.
+    /// The number of attempts that were admitted before the end of a retry delay that had been
+    /// known when the attempts were queued.
     admitted_too_early: AtomicU64,
     /// The number of attempts that were admitted.
     pub attempts: AtomicU64,
-    /// The number of attempts that the server refused.
+    /// The number of attempts that the server refused with 429.
     pub refused: AtomicU64,
-    /// The number of attempts without a response, because they were dropped or timed out.
+    /// The number of attempts that got no response, because they were dropped or timed out.
     pub lost: AtomicU64,
     served: Mutex<BTreeSet<(u64, u64)>>,
 }
@@ -155,7 +156,7 @@ impl Storm {
     }
 }
 
-/// A task of a client, which makes requests one after another.
+/// A task of a client. The task makes requests one after another.
 struct StormTask<S: Subject> {
     subject: Arc<S>,
     counters: Arc<Counters>,
@@ -202,8 +203,8 @@ impl<S: Subject> StormTask<S> {
         }
     }
 
-    /// Waits for a permit, and counts the attempt. Also counts whether it was admitted before the
-    /// end of a retry delay.
+    /// Waits for a permit, and counts the attempt. Also counts whether the attempt was admitted
+    /// before the end of a retry delay.
     async fn admitted(&self, retry_state: RetryStateOf<S>) -> S::Permit {
         // Only delays that the limiter already knows are checked, because the clock is read after
         // the limiter has decided.
@@ -218,8 +219,8 @@ impl<S: Subject> StormTask<S> {
         permit
     }
 
-    /// Returns the current in-flight limit of the server, which is between 1 and twice the average.
-    /// The limit changes every 64 attempts.
+    /// Returns the current in-flight limit of the server. It is between 1 and twice the average
+    /// limit. It changes every 64 attempts.
     fn window(&self) -> u64 {
         let attempts = self.counters.attempts.load(Ordering::SeqCst);
         let chance = SplitMix::new(self.seed ^ (attempts / 64));
@@ -242,7 +243,8 @@ fn nanos(at: Duration) -> u64 {
     u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A request that counts towards the in-flight limit of the server.
+/// A request that the server is serving. The request counts towards the in-flight limit of the
+/// server until this value is dropped.
 struct ServedRequest<'a>(&'a AtomicU64);
 
 impl Drop for ServedRequest<'_> {

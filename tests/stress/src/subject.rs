@@ -13,7 +13,8 @@ pub trait Subject: Send + Sync + 'static {
     /// Creates a limiter with `limit` permits that reads the time from `clock`.
     fn new(limit: u32, clock: ManualClock) -> Arc<Self>;
 
-    /// Waits for a permit. `retry_state` is what the previous attempt of the same request has left.
+    /// Waits for a permit. `retry_state` is what the previous attempt of the same request left for
+    /// its retry.
     fn acquire(
         self: &Arc<Self>,
         client: u64,
@@ -26,14 +27,15 @@ pub trait Subject: Send + Sync + 'static {
     /// Returns the number of permits that the limiter currently allows.
     fn limit(&self) -> u64;
 
-    /// Returns the counts of the limiter, or `None` if it does not count.
+    /// Returns the statistics of the limiter, or `None` if the limiter keeps none.
     fn counts(&self) -> Option<Counts>;
 }
 
 /// The state that an attempt with the limiter `S` leaves for its retry.
 pub type RetryStateOf<S> = <<S as Subject>::Permit as Permit>::RetryState;
 
-/// A permit of a limiter under test. Dropping it releases it as the permit of an aborted attempt.
+/// A permit of a limiter under test. Dropping a permit releases it as if its attempt had been
+/// aborted.
 pub trait Permit: Send + 'static {
     /// The state that an attempt leaves for its retry.
     type RetryState: Default + Send + 'static;
@@ -45,9 +47,10 @@ pub trait Permit: Send + 'static {
 /// The outcome of an attempt to send a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PermitOutcome {
-    /// The server accepted the request. The retry state is dropped when the result arrives.
+    /// The server accepted the request. The retry state is dropped when the result of the operation
+    /// arrives.
     Accepted,
-    /// The server refused the request with the given retry delay.
+    /// The server refused the request and asked for the given retry delay.
     Refused(Duration),
     /// No response arrived.
     Unknown,
@@ -56,7 +59,7 @@ pub enum PermitOutcome {
 /// The resources that a limiter holds. All of them are zero when the limiter is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HeldResources {
-    /// The number of slots that are held by requests being sent.
+    /// The number of send slots that are held by requests being sent.
     pub slots: u64,
     /// The number of bytes that are held by requests being sent.
     pub bytes: u64,
@@ -68,7 +71,7 @@ pub struct HeldResources {
     pub uncollected: u64,
 }
 
-/// The counts of a limiter.
+/// The statistics of a limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// The number of permits that were granted.
@@ -77,16 +80,16 @@ pub struct Counts {
     pub waits: u64,
     /// The number of wake-ups of waiters.
     pub wakes: u64,
-    /// The number of wake-ups of the one waiter that monitors uncollected permits.
+    /// The number of wake-ups of the one waiter that checks for uncollected permits.
     pub watches: u64,
-    /// The number of permits that were returned unused, because the waiter was dropped or did not
-    /// collect its permit in time.
+    /// The number of permits that were returned without use, because the waiter was dropped or did
+    /// not collect its permit in time.
     pub unused: u64,
     /// The number of requests that the server refused.
     pub refusals: u64,
     /// The number of congestion events. Several refusals may belong to one event.
     pub events: u64,
-    /// The number of first requests after a pause.
+    /// The number of requests that were sent first after a pause, as probes.
     pub probes: u64,
     /// The number of failed compare-exchanges.
     pub lost: u64,

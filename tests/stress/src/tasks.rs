@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::stopwatch::{Stopwatch, short_sleep};
 
-/// The number of tasks by the way in which they ended.
+/// The number of tasks for each way in which a task can end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Finished {
     /// The number of tasks that finished their work.
@@ -19,7 +19,8 @@ pub struct Finished {
     pub aborted: u64,
     /// The number of tasks that panicked.
     pub panicked: u64,
-    /// The number of tasks that were given up because they made no progress for some time.
+    /// The number of tasks that the run no longer waited for, because no task made progress for
+    /// some time.
     pub stuck: u64,
 }
 
@@ -31,7 +32,8 @@ pub struct Tasks {
     aborts: Aborts,
 }
 
-/// The pending aborts, by the progress of the run at which they are due. Clones share the list.
+/// The pending aborts of tasks, by the progress of the run at which they are due. Clones share the
+/// list.
 #[derive(Debug, Clone, Default)]
 pub struct Aborts(Arc<Mutex<Due>>);
 
@@ -71,8 +73,8 @@ impl Aborts {
 }
 
 impl Tasks {
-    /// The number of worker threads. On a machine with fewer cores, the operating system preempts
-    /// the threads at any point.
+    /// The number of worker threads. On a machine with fewer cores, the operating system may
+    /// preempt the threads at any point.
     const THREADS: usize = 4;
     /// The time without progress after which the remaining tasks count as stuck.
     const STUCK_AFTER: Duration = Duration::from_secs(30);
@@ -89,12 +91,13 @@ impl Tasks {
         }
     }
 
-    /// Returns a handle to the pending aborts. It must be notified of the progress of the run.
+    /// Returns a handle to the pending aborts. The caller must notify it of the progress of the
+    /// run.
     pub fn aborts(&self) -> Aborts {
         self.aborts.clone()
     }
 
-    /// Spawns `work`. It is aborted when the progress of the run reaches `abort_at`.
+    /// Spawns `work`. The task is aborted when the progress of the run reaches `abort_at`.
     pub fn spawn(&self, work: BoxFuture<'static, ()>, abort_at: Option<usize>) {
         let join = self.runtime.spawn(work);
         let handle = join.abort_handle();

@@ -115,7 +115,7 @@ fn abort_at(waiter: &Waiter) -> Option<usize> {
 struct Fixture<S> {
     subject: Arc<S>,
     log: Arc<Log>,
-    /// The clock on which work takes time. `None` if work takes no time.
+    /// The manual clock on which work takes time. `None` if work takes no time.
     clock: Option<ManualClock>,
     aborts: Aborts,
 }

@@ -44,7 +44,7 @@ fn aborts_drops_and_panics_release_all_permits() {
 }
 
 #[test]
-fn clients_are_admitted_in_turn() {
+fn clients_with_waiters_are_admitted_in_turn() {
     check_passes("clients");
 }
 
@@ -54,7 +54,7 @@ fn no_request_is_sent_before_the_retry_delay_has_passed() {
 }
 
 #[test]
-fn requests_sent_before_the_end_of_a_retry_delay_are_counted() {
+fn negative_control_request_sent_during_a_retry_delay_is_detected() {
     for is_http2 in [false, true] {
         let scenario = Scenario {
             is_http2,
@@ -109,7 +109,7 @@ fn limiter_passes_all_checks_on_the_deterministic_executor() {
 }
 
 #[test]
-fn seed_determines_the_plan_and_the_order_of_admissions() {
+fn stress_seed_determines_the_plan_and_the_admission_order() {
     let shape = Shape {
         clients: 3,
         per_client: 50,

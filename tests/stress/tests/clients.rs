@@ -38,17 +38,17 @@ fn check_passes(profile: &str) {
 }
 
 #[test]
-fn call_counts_are_exact_under_disconnects() {
+fn calls_are_applied_exactly_once_despite_disconnects() {
     check_passes("disconnects");
 }
 
 #[test]
-fn call_counts_are_exact_under_rate_limits() {
+fn calls_are_applied_exactly_once_under_rate_limits() {
     check_passes("rate-limited");
 }
 
 #[test]
-fn call_counts_are_exact_while_clients_come_and_go() {
+fn calls_are_applied_exactly_once_while_clients_come_and_go() {
     check_passes("churn");
 }
 
@@ -60,7 +60,7 @@ fn stress_run_that_never_reaches_the_server_limit_is_inconclusive() {
 }
 
 #[test]
-fn each_negative_control_of_the_engine_is_detected() {
+fn negative_control_bugs_of_the_engine_are_detected() {
     for control in Control::ALL {
         let options = ["--control", control.name(), "--patience", "1"];
         let (status, outcome) = stress("clean", &options);

@@ -67,18 +67,18 @@ fn correct_semaphore_passes_all_checks_on_threads() {
 }
 
 #[test]
-fn semaphore_without_a_queue_violates_order_and_wake_ups() {
+fn negative_control_semaphore_without_a_queue_violates_fifo_order() {
     finds::<PollingSemaphore>(NO_ABORTS, &[Invariant::Order, Invariant::WakeUps]);
 }
 
 #[test]
-fn semaphore_that_releases_twice_exceeds_the_limit() {
+fn negative_control_permit_released_twice_exceeds_the_limit() {
     assert_eq!(found::<FairSemaphore<DoubleRelease>>(NO_ABORTS), []);
     finds::<FairSemaphore<DoubleRelease>>(WITH_ABORTS, &[Invariant::Limit]);
 }
 
 #[test]
-fn permit_lost_between_admission_and_poll_is_detected() {
+fn negative_control_permit_lost_before_its_first_poll_is_detected() {
     assert_eq!(found::<FairSemaphore<LostGrant>>(NO_ABORTS), []);
     let shape = Shape {
         limit: 1,
@@ -88,7 +88,7 @@ fn permit_lost_between_admission_and_poll_is_detected() {
 }
 
 #[test]
-fn permit_leaked_by_an_abort_is_detected() {
+fn negative_control_permit_leaked_by_an_abort_is_detected() {
     assert_eq!(found::<FairSemaphore<LeakOnDrop>>(NO_ABORTS), []);
     finds::<FairSemaphore<LeakOnDrop>>(
         WITH_ABORTS,
@@ -97,7 +97,7 @@ fn permit_leaked_by_an_abort_is_detected() {
 }
 
 #[test]
-fn queue_shared_by_all_clients_violates_fairness() {
+fn negative_control_queue_shared_by_all_clients_violates_fairness() {
     assert_eq!(
         found::<FairSemaphore<SharedQueue>>(NO_ABORTS),
         [Invariant::Fairness]
@@ -105,12 +105,12 @@ fn queue_shared_by_all_clients_violates_fairness() {
 }
 
 #[test]
-fn lifo_queue_violates_order() {
+fn negative_control_lifo_queue_violates_fifo_order() {
     assert_eq!(found::<FairSemaphore<Lifo>>(NO_ABORTS), [Invariant::Order]);
 }
 
 #[test]
-fn semaphore_that_wakes_all_waiters_is_detected() {
+fn negative_control_semaphore_that_wakes_all_waiters_is_detected() {
     assert_eq!(
         found::<FairSemaphore<WakeAll>>(NO_ABORTS),
         [Invariant::WakeUps]
@@ -118,7 +118,7 @@ fn semaphore_that_wakes_all_waiters_is_detected() {
 }
 
 #[test]
-fn limiter_that_ignores_retry_delays_is_detected() {
+fn negative_control_limiter_that_ignores_retry_delays_is_detected() {
     let storm = Storm {
         clients: 3,
         tasks: 5,

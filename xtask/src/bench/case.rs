@@ -7,24 +7,24 @@ pub(crate) struct Case {
     pub(crate) shape: Shape,
     pub(crate) latency_ms: u64,
     pub(crate) hint: Hint,
-    /// The number of client processes. They have the same API key and divide the samples among
-    /// themselves.
+    /// The number of client processes. They use the same API key. The samples are divided among
+    /// them.
     pub(crate) processes: u64,
 }
 
-/// How the server's limit of samples in flight changes over time.
+/// How the server's limit on samples in flight changes over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     Fixed(u64),
     /// The limit cycles through 20, 50 and 10. Each value lasts for ten times the latency of a
     /// sample.
     Steps,
-    /// The limit is a random walk between 5 and 80, with a step after every five times the latency
+    /// The limit is a random walk between 5 and 80. It changes after every five times the latency
     /// of a sample.
     Walk,
 }
 
-/// The retry delay of a 429, and the form in which the 429 contains it.
+/// The retry delay of a 429 response, and where the response contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     Milliseconds(u64),
@@ -40,8 +40,8 @@ const SHAPES: [Shape; 4] = [
     Shape::Walk,
 ];
 
-/// The retry delays 0.2 s and 1 s in each form. The form with whole seconds has only one entry,
-/// because it rounds 0.2 s up to 1 s.
+/// The retry delays 0.2 s and 1 s, each in every encoding. The encoding in whole seconds occurs
+/// only once, because it rounds 0.2 s up to 1 s.
 const HINTS: [Hint; 6] = [
     Hint::Milliseconds(200),
     Hint::Milliseconds(1000),
@@ -51,12 +51,12 @@ const HINTS: [Hint; 6] = [
     Hint::None,
 ];
 
-/// The approximate time that an ideal client takes for the samples of a case, as a multiple of the
-/// latency of a sample.
+/// The approximate duration of a case with an ideal client, as a multiple of the latency of a
+/// sample.
 const ORACLE_LATENCIES: u64 = 50;
 
 impl Case {
-    /// Returns all cases, or a subset if `quick` is true. Cases with short latencies come first.
+    /// Returns all cases, or a subset if `quick` is true. Cases with a short latency come first.
     pub(crate) fn all(quick: bool) -> Vec<Self> {
         let latencies: &[u64] = if quick { &[200] } else { &[200, 1000] };
         let hints: &[Hint] = if quick {
@@ -100,7 +100,7 @@ impl Case {
         format!("{shape}/{}ms/{hint}{pair}", self.latency_ms)
     }
 
-    /// Returns the number of samples of the case: 50 times the mean limit of samples in flight.
+    /// Returns the number of samples of the case: 50 times the mean limit on samples in flight.
     pub(crate) fn samples(&self) -> u64 {
         match self.shape {
             Shape::Fixed(window) => ORACLE_LATENCIES * window,
@@ -109,12 +109,13 @@ impl Case {
         }
     }
 
-    /// Returns the approximate time that an ideal client takes, in milliseconds.
+    /// Returns the approximate duration of the case with an ideal client, in milliseconds.
     pub(crate) fn oracle_estimate_ms(&self) -> u64 {
         ORACLE_LATENCIES * self.latency_ms
     }
 
-    /// Returns the goodput that the client must reach, relative to an ideal client.
+    /// Returns the goodput that the client must reach, as a fraction of the goodput of an ideal
+    /// client.
     pub(crate) fn target(&self) -> f64 {
         match self.shape {
             Shape::Walk => 0.90,
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn server_options_match_the_case() {
+    fn server_options_match_the_benchmark_case() {
         let case = Case {
             shape: Shape::Walk,
             latency_ms: 200,

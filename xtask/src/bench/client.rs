@@ -10,10 +10,12 @@ use super::program::{Run, ScriptedServer, build, number, words};
 use super::table::{Table, median};
 use crate::out;
 
-/// The maximum CPU time per sample of the client, relative to the plain hyper loop.
+/// The maximum CPU time per sample of the client, as a multiple of the CPU time of the plain hyper
+/// loop.
 const TARGET_RATIO: f64 = 1.5;
 
-/// An API key of realistic length. The cost of hashing and sending the key depends on its length.
+/// An API key of realistic length. Hashing and sending an API key takes time that depends on its
+/// length.
 const KEY: &str = "tml-bench-0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// The parameters of the load, which are the same for both programs.
@@ -26,7 +28,7 @@ struct Load {
     http2: bool,
 }
 
-/// The measurements of one program in all rounds.
+/// The measurements of one of the two programs in all rounds.
 #[derive(Debug, Default)]
 struct Measurements {
     cpu_us: Vec<f64>,
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_measurement_is_an_error() {
+    fn missing_benchmark_measurement_is_an_error() {
         let report = serde_json::json!({
             "cpu_us_per_request": 1.0, "requests_per_second": 2.0, "connections": 3,
             "latency_ms": { "p50": 4.0, "p99": 5.0 },

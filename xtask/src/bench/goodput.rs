@@ -15,15 +15,16 @@ use super::program::{Run, RunOutcome, ScriptedServer, build, number, words};
 use super::table::{Table, median, quantile};
 use crate::out;
 
-/// The timeout of a case, as a multiple of the time that an ideal client takes.
+/// The timeout of a case, as a multiple of the duration with an ideal client.
 const TIMEOUT_FACTOR: u64 = 4;
 
-/// The maximum number of rejections per accepted sample.
+/// The maximum number of rejected requests per accepted sample.
 const MAX_REJECTED: f64 = 0.05;
 
-/// The number of cases with a long latency that run at the same time. They use little CPU.
+/// The number of cases with a long latency that run at the same time. Such cases use little CPU
+/// time.
 const CONCURRENT_LONG_CASES: usize = 4;
-/// The sample latency from which a case counts as long, in milliseconds.
+/// The sample latency in milliseconds from which a case counts as a case with a long latency.
 const LONG_MS: u64 = 1000;
 
 pub(crate) fn run(options: Options) -> Result<(), String> {
@@ -151,8 +152,8 @@ fn measure(release: &Path, case: Case) -> Result<Outcome, String> {
 }
 
 impl Outcome {
-    /// Creates the outcome of a case from the server's counts and the time of each client in
-    /// seconds. `seconds` is `None` if a client timed out.
+    /// Creates the outcome of a case. `counts` are the statistics of the server. `seconds` is the
+    /// duration of each client in seconds, or `None` if a client timed out.
     fn new(case: Case, counts: &Value, seconds: Option<Vec<f64>>) -> Result<Self, String> {
         let levels = list(counts, "levels")?
             .iter()
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_rejections_miss_the_target() {
+    fn benchmark_case_with_too_many_rejections_misses_its_target() {
         let mut counts = counts();
         counts["refused"] = 51.into();
         let outcome = Outcome::new(fixed(), &counts, Some(vec![10.0])).unwrap();
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_server_count_is_an_error() {
+    fn missing_counter_of_the_benchmark_server_is_an_error() {
         for name in ["accepted", "refused", "levels", "events", "last_end_ms"] {
             let mut counts = counts();
             counts.as_object_mut().unwrap().remove(name);

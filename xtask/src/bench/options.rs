@@ -1,7 +1,7 @@
 //! Parses the options of the benchmarks.
 
-/// The parsed options. An option that is not set is `None`, and each benchmark has its own default
-/// for it.
+/// The parsed benchmark options. An option that is not set is `None`. Each benchmark has its own
+/// defaults.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) quick: bool,
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn benchmark_options_are_parsed_and_invalid_ones_are_named() {
+    fn benchmark_options_are_parsed_and_invalid_options_are_named() {
         let options = parse("--quick --requests 7 --latency 0 --only walk").unwrap();
         assert!(options.quick && !options.http2);
         assert_eq!((options.requests, options.latency_ms), (Some(7), Some(0)));

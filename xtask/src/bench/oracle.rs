@@ -11,8 +11,8 @@ pub(crate) struct Level {
     pub(crate) window: u64,
 }
 
-/// Returns the time in milliseconds at which the last sample completes if the client always uses
-/// the whole in-flight limit.
+/// Returns the time in milliseconds at which the last sample completes with an ideal client. An
+/// ideal client always uses the whole in-flight limit.
 ///
 /// When the limit increases, new samples start at once. When it decreases, samples that are already
 /// in flight still complete. The last entry of `levels` applies to the end.
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn ideal_client_fills_a_raised_limit_and_waits_for_a_lowered_one() {
+    fn ideal_client_fills_a_raised_limit_and_obeys_a_lowered_limit() {
         // One sample starts at 0 and three start at 50. The first completes at 100, when the fifth
         // starts.
         let growing = levels(&[(0.0, 1), (50.0, 4)]);

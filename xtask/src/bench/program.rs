@@ -68,7 +68,7 @@ impl ScriptedServer {
         format!("http://{}", self.address)
     }
 
-    /// Returns the counters of the server as JSON.
+    /// Returns the statistics of the server as JSON.
     pub(crate) fn counts(&self) -> Result<Value, String> {
         let fetch = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(&self.address)?;
@@ -96,7 +96,7 @@ impl Drop for ScriptedServer {
     }
 }
 
-/// A run of a program that prints one JSON object at its end.
+/// A running program that prints one JSON object at its end.
 #[derive(Debug)]
 pub(crate) struct Run {
     name: &'static str,
@@ -137,8 +137,8 @@ impl Run {
         self.parse(&stdout)
     }
 
-    /// Waits for the program to end, and returns the JSON object that it printed. Kills the process
-    /// after a timeout.
+    /// Waits for the program to end, and returns the JSON object that it printed. After a timeout,
+    /// kills the process.
     pub(crate) fn output_within(mut self, timeout_ms: u64) -> Result<RunOutcome, String> {
         match self.stdout.recv_timeout(Duration::from_millis(timeout_ms)) {
             Ok(stdout) => self.parse(&stdout).map(RunOutcome::Finished),
@@ -147,7 +147,7 @@ impl Run {
         }
     }
 
-    /// Waits for a process that has closed its stdout, and parses its output.
+    /// Waits for a process that has closed its stdout, and parses the output of the process.
     fn parse(&mut self, stdout: &str) -> Result<Value, String> {
         let name = self.name;
         let status = self
@@ -186,14 +186,14 @@ fn read_all(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
     receive
 }
 
-/// The outcome of a run that has a timeout.
+/// The outcome of a program run with a timeout.
 #[derive(Debug)]
 pub(crate) enum RunOutcome {
     Finished(Value),
     TimedOut,
 }
 
-/// Returns the number at a JSON pointer. Returns an error if there is no number.
+/// Returns the number at a JSON pointer. Returns an error if there is no number at this pointer.
 pub(crate) fn number(value: &Value, pointer: &str) -> Result<f64, String> {
     let number = value.pointer(pointer).and_then(Value::as_f64);
     number.ok_or_else(|| format!("missing number {pointer} in {value}"))

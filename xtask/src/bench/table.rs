@@ -39,14 +39,14 @@ fn line(cells: &[String], widths: &[usize]) -> String {
     format!("| {} |", padded.collect::<Vec<_>>().join(" | "))
 }
 
-/// Returns the median. For an even count, returns the lower one of the two middle numbers. Returns
-/// `None` if there are no numbers.
+/// Returns the median. For an even number of values, returns the lower one of the two middle
+/// values. Returns `None` if there are no values.
 pub(crate) fn median(numbers: &[f64]) -> Option<f64> {
     quantile(numbers, 0.5)
 }
 
-/// Returns the smallest of the numbers that is at least as large as the fraction `quantile` of
-/// them. Returns `None` if there are no numbers.
+/// Returns the quantile `quantile` of the numbers: the smallest number such that at least this
+/// fraction of all numbers is not larger. Returns `None` if there are no numbers.
 pub(crate) fn quantile(numbers: &[f64], quantile: f64) -> Option<f64> {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn quantile_is_one_of_the_numbers() {
+    fn quantile_is_one_of_the_measured_values() {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.0));

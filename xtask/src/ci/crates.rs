@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{environment, out};
 
-/// A dependency tree, and the maximum number of crates in it, including the crates of the
+/// A dependency tree, and the maximum number of crates in the tree, including the crates of the
 /// workspace.
 ///
 /// Raise a maximum only if the commit message gives the reason: each crate costs every user build
@@ -33,8 +33,8 @@ const BUDGETS: [Budget; 3] = [
     },
 ];
 
-/// The target triple for which crates are counted. It is fixed, so that the counts are the same on
-/// every machine.
+/// The target triple for which crates are counted. It is fixed, so that the numbers of crates are
+/// the same on every machine.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Prints the number of crates in each tree.
@@ -61,7 +61,7 @@ pub(crate) fn check() -> Result<(), String> {
     }
 }
 
-/// Returns the output of `cargo tree`, which has one crate per line.
+/// Returns the output of `cargo tree`. The output has one crate per line.
 fn tree(selection: &[&str]) -> Result<String, String> {
     let output = environment::cargo(&["tree", "--locked", "--target", TARGET])
         .args(["--edges", "normal,build", "--prefix", "none"])
@@ -76,7 +76,7 @@ fn tree(selection: &[&str]) -> Result<String, String> {
 }
 
 /// Counts the crates in the output of `cargo tree`. Different versions of a crate count separately.
-/// A line that repeats a crate, which ends in ` (*)`, does not count.
+/// Lines that end in ` (*)` repeat a crate and do not count.
 fn count(tree: &str) -> usize {
     let crates: BTreeSet<&str> = tree
         .lines()
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_crates_are_counted_once() {
+    fn repeated_crates_in_cargo_tree_are_counted_once() {
         let tree = "tinkers v0.1.0 (dir)\nbase64 v0.22.1\nbase64 v0.23.1\nbase64 v0.22.1 (*)\n\n";
         assert_eq!(count(tree), 3);
     }

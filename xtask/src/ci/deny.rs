@@ -7,8 +7,8 @@ use crate::{environment, out};
 /// The error message of cargo-deny if the advisory database cannot be reached.
 const UNREACHABLE: &str = "failed to fetch advisory database";
 
-/// Runs cargo-deny. If it is not installed, reports which checks are skipped; [`super::supply`]
-/// makes all of them except the advisories without cargo-deny.
+/// Runs cargo-deny. If cargo-deny is not installed, reports which of its checks are skipped.
+/// [`super::supply`] makes all of these checks except the advisory check.
 pub(crate) fn check() -> Result<(), String> {
     let is_installed = call(&["deny", "--version"])?.status.success();
     if !is_installed {
@@ -25,7 +25,7 @@ pub(crate) fn check() -> Result<(), String> {
     advisories_result(advisories.status.success(), &text(&advisories))
 }
 
-/// Decides on the result of the advisory check. Fails if there are advisories, but not if the
+/// Decides whether the advisory check has passed. It fails if there are advisories, but not if the
 /// database cannot be reached.
 fn advisories_result(is_success: bool, text: &str) -> Result<(), String> {
     if is_success {
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advisory_fails_the_check_but_an_unreachable_database_does_not() {
+    fn security_advisory_fails_ci_but_an_unreachable_database_does_not() {
         assert_eq!(advisories_result(true, "advisories ok"), Ok(()));
         assert_eq!(
             advisories_result(false, "failed to fetch advisory database https://x"),

@@ -5,10 +5,11 @@ use std::path::Path;
 use super::step::Step;
 use crate::metadata::Package;
 
-/// The examples that are not run, because they take too long or need an external server.
+/// The examples that the checks do not run, because the examples take too long or need an external
+/// server.
 const SKIPPED_EXAMPLES: &[&str] = &["pretrain", "train"];
 
-/// The arguments for clippy: lints in addition to those of the root manifest, and warnings as
+/// The additional arguments for clippy: lints that the root manifest does not list, and warnings as
 /// errors.
 const CLIPPY: &str = "-- -D warnings -D clippy::iter_over_hash_type";
 
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn each_feature_is_checked_separately() {
+    fn ci_checks_each_cargo_feature_separately() {
         let commands = commands();
         for command in [
             "cargo check --package tinkers --no-default-features",
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn examples_run_after_they_are_built() {
+    fn ci_runs_examples_after_building_them() {
         let commands = commands();
         let position = |text: &str| commands.iter().position(|command| command.contains(text));
         let built = position("cargo build --workspace --examples").unwrap();
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn workspace_tests_run_once() {
+    fn ci_runs_the_workspace_tests_once() {
         assert_eq!(
             commands()
                 .iter()
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn clippy_and_rustdoc_warnings_are_errors() {
+    fn clippy_and_rustdoc_warnings_fail_ci() {
         let steps = steps(&[], Path::new("target"));
         let clippy: Vec<_> = steps
             .iter()

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::{environment, out};
 
-/// A command that is one step of the checks.
+/// A step of the checks. It runs one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) name: String,
@@ -71,7 +71,7 @@ impl Step {
         Err(format!("`{}` failed: {status}\n{output}", self.shown()))
     }
 
-    /// Returns the command as a user would type it.
+    /// Returns the command line as a user would type it.
     pub(crate) fn shown(&self) -> String {
         match &self.program {
             None => format!("cargo {}", self.arguments.join(" ")),
@@ -80,7 +80,7 @@ impl Step {
     }
 }
 
-/// Runs `work`, and prints a line with the outcome and the time that it took.
+/// Runs the closure `work`, and prints a line with its outcome and its duration.
 pub(crate) fn timed(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let watch = environment::Stopwatch::start();
     let result = work();

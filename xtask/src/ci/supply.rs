@@ -15,13 +15,13 @@ const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 struct Rules {
     /// The licences that are allowed for all packages.
     allowed: Vec<String>,
-    /// Packages, each with a further licence that is allowed for this package only.
+    /// Package names, each with a further licence that is allowed only for this package.
     exceptions: Vec<(String, String)>,
     /// The names of packages that must not be in the lock file.
     banned: Vec<String>,
 }
 
-/// Checks all external packages in the lock file against the rules.
+/// Checks all external packages in the lock file against the rules of `deny.toml`.
 pub(crate) fn check() -> Result<(), String> {
     let path = environment::root().join("deny.toml");
     let text = std::fs::read_to_string(&path)

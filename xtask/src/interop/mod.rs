@@ -10,7 +10,8 @@ pub(crate) use server::Server;
 use crate::venv::{self, Venv};
 use crate::{environment, metadata, no_arguments, out};
 
-/// The releases of the SDK to test: the latest, and the last one that sends and receives JSON only.
+/// The releases of the SDK to test: the latest release, and the last release that sends and
+/// receives only JSON.
 const RELEASES: &[&str] = &["0.38.0", "0.24.1"];
 
 /// The name of the built-in model of `tinkers serve`.
@@ -86,7 +87,7 @@ fn run_script(program: &Path, home: &Path, release: &str, venv: &Venv) -> Result
 }
 
 /// Returns a command that runs a Python script against the server at `url`. The script uses the SDK
-/// in `venv`.
+/// that is installed in `venv`.
 pub(crate) fn sdk(venv: &Venv, script: &str, url: &str, key: &str) -> Command {
     let mut command = Command::new(venv.python());
     command

@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// The text that precedes the URL in the output of the server. The server prints it when it accepts
-/// requests.
+/// The text that precedes the URL in the output of the server. The server prints this text when it
+/// is ready to accept requests.
 const LISTENING: &str = "listening on ";
 
 /// The time limit for the start of the server, which includes loading the model.
@@ -28,8 +28,8 @@ pub(crate) fn log(home: &Path, release: &str) -> PathBuf {
 }
 
 impl Server {
-    /// Starts `program` with an empty data directory, and waits until it prints its URL. The port 0
-    /// makes it select a free port.
+    /// Starts `program` with an empty data directory and with port 0, so that the operating system
+    /// selects a free port. Waits until the program prints its URL.
     pub(crate) fn start(
         program: &Path,
         home: &Path,
@@ -94,8 +94,8 @@ impl Drop for Server {
     }
 }
 
-/// Returns the first URL that the server prints. Reads stdout to its end on a separate thread, so
-/// that a full pipe never blocks the server.
+/// Returns the first URL that the server prints. Another thread reads stdout to its end, so that a
+/// full pipe never blocks the server.
 fn wait_for_url(stdout: impl Read + Send + 'static) -> Option<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_url_is_parsed_from_its_line() {
+    fn server_url_is_parsed_from_a_line_of_output() {
         let parse = |line| parse_url(line).unwrap_or_default();
         assert_eq!(
             parse("listening on http://127.0.0.1:41234"),

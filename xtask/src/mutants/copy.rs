@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Makes `copy` equal to the files of `root` that git tracks or does not ignore.
+/// Makes the directory `copy` equal to the files of `root` that git tracks or does not ignore.
 ///
 /// Files whose contents are already equal are not written, so that cargo does not rebuild them. A
 /// file that an interrupted run left mutated is restored.
@@ -31,8 +31,8 @@ pub(super) fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
     clean(root, copy, copy, &kept)
 }
 
-/// Deletes the files below `directory` that are not in `kept`, and those whose original no longer
-/// exists.
+/// Deletes the files below `directory` that are not in `kept`, and copied files whose original no
+/// longer exists.
 fn clean(
     root: &Path,
     copy: &Path,
@@ -84,7 +84,7 @@ mod tests {
     use crate::environment;
 
     #[test]
-    fn refresh_restores_mutated_files_and_deletes_unknown_ones() {
+    fn refresh_of_the_copy_restores_mutated_and_deletes_unknown_files() {
         let copy = std::env::temp_dir().join(format!("tinkers-copy-{}", std::process::id()));
         let root = environment::root();
         std::fs::create_dir_all(copy.join("crates")).unwrap();

@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
 /// A function that returns the command of a client for a running server.
 type Client = Box<dyn FnOnce(&Address) -> Command>;
 
-/// Installs what the client needs, and returns the client.
+/// Installs the packages that the client needs, and returns the client.
 fn client(options: &Options, python: &str, target: &Path) -> Result<Client, String> {
     Ok(match &options.client {
         ClientKind::Suite => {
@@ -160,8 +160,8 @@ fn with_other(
     ))
 }
 
-/// Installs a server in a virtual environment if it is not installed yet, and prints the installed
-/// packages.
+/// Installs a server in a virtual environment, unless the server is already installed. Prints the
+/// installed packages.
 fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
     let file = peer.requirements();
     let text = std::fs::read_to_string(&file)
@@ -199,8 +199,8 @@ fn clear(directory: &Path) -> Result<(), String> {
         .map_err(|cause| format!("cannot clear {}: {cause}", directory.display()))
 }
 
-/// Returns a free port. If another process takes the port before the server starts, the server
-/// fails.
+/// Returns a free port. If another process takes the port before the server does, the start of the
+/// server fails.
 fn free_port() -> Result<u16, String> {
     let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
     address
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_are_expanded_in_every_argument() {
+    fn placeholders_in_client_command_arguments_are_expanded() {
         let options = Options {
             server: Server::Local,
             keep: false,

@@ -6,9 +6,10 @@ use super::peer::Peer;
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) server: Server,
-    /// Whether the server keeps running after the client has ended, until stdin ends.
+    /// Whether the server keeps running after the client has ended. In this case, it runs until
+    /// stdin ends.
     pub(crate) keep: bool,
-    /// The port of the server. `None` for a free port.
+    /// The port of the server. `None` to use a free port.
     pub(crate) port: Option<u16>,
     pub(crate) client: ClientKind,
 }
@@ -16,7 +17,7 @@ pub(crate) struct Options {
 /// The server against which the client runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Server {
-    /// Another implementation of the Tinker API, which is installed first.
+    /// Another implementation of the Tinker API. It is installed first.
     Other(Peer),
     /// The embedded server, as `tinkers serve`.
     Local,
@@ -29,7 +30,7 @@ pub(crate) enum ClientKind {
     Suite,
     /// The test script with the given release of the official Python SDK.
     Sdk(String),
-    /// A command of the user, which may contain the placeholders `{url}`, `{key}` and `{model}`.
+    /// A command of the user. It may contain the placeholders `{url}`, `{key}` and `{model}`.
     Command(Vec<String>),
 }
 

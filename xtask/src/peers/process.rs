@@ -9,7 +9,7 @@ use super::peer::{self, Peer, StartCommand};
 use crate::environment;
 use crate::venv::Venv;
 
-/// The number of lines that are shown from the end of a log.
+/// The number of lines from the end of a log that are shown.
 const TAIL_LINES: usize = 40;
 
 /// A running server. Dropping it ends the server and all of its child processes.

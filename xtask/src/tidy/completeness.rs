@@ -11,7 +11,7 @@ const INCLUDES_README: &str = "#![doc = include_str!(\"../README.md\")]";
 /// The document that describes each crate of the workspace.
 pub(crate) const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
 
-/// Finds published crates without a README, an example or a description. A program does not need an
+/// Finds published crates without a README, an example or a description. Programs do not need an
 /// example.
 pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_need_no_example_and_test_packages_need_nothing() {
+    fn programs_need_no_example_and_test_packages_no_readme() {
         let program = Package {
             has_library: false,
             examples: Vec::new(),

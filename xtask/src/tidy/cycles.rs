@@ -33,7 +33,7 @@ pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation>
 }
 
 /// Finds the groups of files that all use each other, directly or indirectly. Returns a shortest
-/// cycle of each group. The first file of a cycle is repeated at the end.
+/// cycle of each group. The last file of a returned cycle is the same as the first.
 fn cycles<'a>(uses: &Uses<'a>) -> Vec<Vec<&'a str>> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
@@ -86,7 +86,7 @@ fn shortest_cycle<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
 mod tests {
     use super::*;
 
-    /// Returns the import cycles of a crate that consists of the given files.
+    /// Returns the import cycles of a crate that consists of these files.
     fn found(files: &[(&str, &str)]) -> Vec<String> {
         let files: Vec<File> = files
             .iter()
@@ -105,7 +105,7 @@ mod tests {
     const ROOT: (&str, &str) = ("lib.rs", "mod a;\nmod b;\nmod c;\npub use a::A;\n");
 
     #[test]
-    fn imports_in_one_direction_are_no_cycle() {
+    fn imports_in_one_direction_are_no_import_cycle() {
         let b = "use crate::A; pub struct B; fn f() { crate::c::g() }";
         let files = [
             ROOT,
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn cycle_of_three_files_is_found_in_every_form_of_use() {
+    fn import_cycle_of_three_files_is_found_in_every_form_of_use() {
         for (in_a, in_b) in [
             ("use crate::b::B;", "use crate::c::{self, C as D};"),
             (
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn parent_and_child_may_use_each_other_but_siblings_may_not() {
+    fn parent_and_child_modules_may_use_each_other_but_siblings_may_not() {
         let parent = "mod x; mod y; use x::X; pub struct P; use y::Y;";
         let x = "use super::P; pub struct X;";
         let files = |y| {

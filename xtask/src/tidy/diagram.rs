@@ -16,7 +16,7 @@ const FENCE: &str = "```text crate-graph";
 /// For each crate, its tier and its allowed dependencies.
 type Graph = BTreeMap<String, (u8, BTreeSet<String>)>;
 
-/// Finds the differences between the diagram and the crate table.
+/// Finds the differences between the diagram in the architecture document and the crate table.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     let violation = |what: String| Violation::new(ARCHITECTURE, what);
     let Some(file) = files.iter().find(|file| file.path == ARCHITECTURE) else {

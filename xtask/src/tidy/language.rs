@@ -7,8 +7,8 @@ use super::Violation;
 use super::files::File;
 use super::lexer::{code_only, function_name};
 
-/// The words and phrases to avoid in Rust sources and documents. They are concatenated from parts,
-/// so that this file does not violate the rule.
+/// The words and phrases that Rust sources and documents must not contain. They are concatenated
+/// from parts, so that this file does not violate the rule.
 const AVOIDED: &[&str] = &[
     concat!("who", "ever"),
     concat!("no", "body"),
@@ -56,7 +56,7 @@ fn avoided_words(file: &File) -> Vec<Violation> {
     found
 }
 
-/// Returns whether `word` occurs in `line` and is not part of a longer word.
+/// Returns whether `word` occurs in `line` as a whole word.
 fn contains_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let (before, after) = (&line[..at], &line[at + word.len()..]);

@@ -35,8 +35,8 @@ pub(crate) fn function_name(line: &str) -> Option<&str> {
     is_word.then_some(&rest[..end])
 }
 
-/// Returns the end of the comment or literal that starts at the offset `at`. Returns `None` if none
-/// starts there.
+/// Returns the end of the comment or literal that starts at the offset `at`, or `None` if no
+/// comment or literal starts there.
 fn literal_end(source: &str, at: usize) -> Option<usize> {
     let bytes = source.as_bytes();
     let rest = &bytes[at..];
@@ -63,7 +63,7 @@ fn literal_end(source: &str, at: usize) -> Option<usize> {
     None
 }
 
-/// Returns whether the `r` at the offset `at` is part of the prefix `br` or `cr`.
+/// Returns whether the `r` at the offset `at` belongs to the literal prefix `br` or `cr`.
 fn is_raw_prefix(bytes: &[u8], at: usize) -> bool {
     matches!(bytes[at - 1], b'b' | b'c') && (at < 2 || !is_name(bytes[at - 2]))
 }
@@ -100,7 +100,8 @@ fn quoted(rest: &[u8], quote: u8) -> usize {
     rest.len()
 }
 
-/// Returns the end of the character literal at the offset `at`. Returns `None` if it is a lifetime.
+/// Returns the end of the character literal that starts at the offset `at`, or `None` if a lifetime
+/// starts there.
 fn character(source: &str, at: usize) -> Option<usize> {
     let mut following = source[at + 1..].chars();
     let first = following.next()?;
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_removed_and_line_numbers_are_kept() {
+    fn removing_comments_does_not_change_line_numbers() {
         assert_eq!(code_words("a // b\nc /* d /* e */ f */ g"), "a c g");
         assert_eq!(code_only("/* a\nb */\nc").lines().count(), 3);
     }
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_and_names_ending_in_r_are_kept_as_code() {
+    fn lifetimes_and_names_ending_in_r_count_as_code() {
         assert_eq!(
             code_words("fn f<'a>(x: &'a str) -> Cow<'a, str>"),
             "fn f<'a>(x: &'a str) -> Cow<'a, str>"

@@ -26,9 +26,9 @@ use crate::{environment, metadata, no_arguments, out};
 /// A violation of a rule, with the place where it was found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Violation {
-    /// The file or the crate, with the line number if there is one.
+    /// The file or the crate with the violation, and the line number if there is one.
     pub(crate) place: String,
-    /// A description of the problem, and how to fix it.
+    /// A description of the violation, and how to fix it.
     pub(crate) what: String,
 }
 

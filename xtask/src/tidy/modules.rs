@@ -14,10 +14,10 @@ use super::paths::{Import, Module, Path, Reader};
 #[derive(Debug, Default)]
 pub(super) struct Modules(BTreeMap<Path, Module>);
 
-/// What a path in the code refers to.
+/// The module or item to which a path in the code refers.
 enum Target {
     Module(Path),
-    /// An item. The path is that of the module that defines the item.
+    /// An item. The path is the path of the module that defines the item.
     Item(Path),
 }
 
@@ -58,8 +58,8 @@ impl Modules {
         modules
     }
 
-    /// Returns, for each file, the files whose items it uses. Re-exports do not count as uses, and
-    /// neither do uses between a module and its parent.
+    /// Returns, for each file, the files whose items it uses. Re-exports do not count as uses. Uses
+    /// between a module and its parent do not count either.
     pub(super) fn uses(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut uses: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (path, module) in &self.0 {

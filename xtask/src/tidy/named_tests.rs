@@ -12,7 +12,7 @@ use super::lexer::function_name;
 
 const DOCUMENT: &str = "docs/concurrency.md";
 
-/// Finds test names in the document that are not functions in the workspace.
+/// Finds test names in the concurrency document for which the workspace has no function.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     let Some(document) = files.iter().find(|file| file.path == DOCUMENT) else {
         return vec![Violation::new(DOCUMENT, "is missing")];

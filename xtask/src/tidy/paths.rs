@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The path of a module, from the root of its crate.
 pub(super) type Path = Vec<String>;
 
-/// A module, which is either a whole file or an inline module in a file.
+/// A module: either a whole file or an inline module in a file.
 #[derive(Debug, Default)]
 pub(super) struct Module {
-    /// The path of the file that contains the module. The reader leaves it empty, because it does
-    /// not know the path.
+    /// The path of the file that contains the module. [`Reader`] leaves it empty, because the
+    /// reader does not know the path.
     pub(super) file: String,
     /// The names of the items that the module defines.
     pub(super) items: BTreeSet<String>,
@@ -29,14 +29,14 @@ pub(super) struct Import {
     pub(super) is_public: bool,
 }
 
-/// A parser of the code of one file, from which comments and literals have been removed.
+/// A parser of the code of one file. Comments and literals have been removed from the code.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     tokens: Vec<&'a str>,
     at: usize,
-    /// The modules in the file: the module of the file itself, and its inline modules.
+    /// The modules in the file: the module that the file itself is, and its inline modules.
     pub(super) modules: BTreeMap<Path, Module>,
-    /// The paths of modules that are separate files and only compiled for tests.
+    /// The paths of modules that are separate files and are only compiled for tests.
     pub(super) tests: Vec<Path>,
 }
 
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
         index.map_or("", |index| self.tokens[index])
     }
 
-    /// Returns whether the last token is not the beginning of a path: it is in the middle of a
+    /// Returns whether the last token is not the beginning of a path. It may be in the middle of a
     /// path, or in a visibility such as `pub(in path)`.
     fn is_inside(&self) -> bool {
         self.before(1) == "::" || (self.before(1) == "in" && self.before(2) == "(")
@@ -132,8 +132,8 @@ impl<'a> Reader<'a> {
         self.before(back) == "pub"
     }
 
-    /// Reads an attribute, after its `#`. Returns whether the attribute restricts the next item to
-    /// tests.
+    /// Reads an attribute after its `#`. Returns whether the attribute restricts the next item to
+    /// test builds.
     fn attribute(&mut self) -> bool {
         if self.peek(0) == "!" {
             self.at += 1;
@@ -159,8 +159,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips the next item, which is only compiled for tests. If it is a module in a separate file,
-    /// records its path.
+    /// Skips the next item. This item is only compiled for tests. If the item is a module in a
+    /// separate file, records its path.
     fn skip_item(&mut self, path: &Path) {
         let mut is_use = false;
         while self.at < self.tokens.len() {
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
         path
     }
 
-    /// Reads one tree of a `use` declaration. `prefix` is the path in front of the tree.
+    /// Reads one tree of a `use` declaration. `prefix` is the path before the tree.
     fn tree(&mut self, prefix: Path, imports: &mut Vec<Import>) {
         let mut import = Import {
             path: prefix,

@@ -7,7 +7,7 @@ use super::lexer::code_only;
 /// The maximum number of lines of a file, without its tests.
 const MAX_LINES: usize = 500;
 
-/// Patterns of forbidden code, each with the text that says what to write instead.
+/// Patterns of forbidden code, each with an explanation of what to write instead.
 const FORBIDDEN: &[(&str, &str)] = &[
     ("#[ignore", "fix or delete the test"),
     ("#[should_panic", "assert on the error instead"),
@@ -17,7 +17,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("#![allow(", "write #![expect(.., reason = \"..\")]"),
 ];
 
-/// Finds the violations of these rules in a Rust file.
+/// Finds violations of the source rules in a Rust file.
 pub(crate) fn violations(file: &File) -> Vec<Violation> {
     let code = code_only(&file.text);
     let mut found = Vec::new();
@@ -78,12 +78,12 @@ fn forbidden(file: &File, code: &str) -> Vec<Violation> {
     found
 }
 
-/// Returns whether a word starts at the offset `at`, so that `at` is not inside a longer word.
+/// Returns whether a word starts at the offset `at`. This is not the case inside a word.
 fn is_word_start(line: &str, at: usize) -> bool {
     !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
 }
 
-/// Finds uses of `select!` without `biased`. They poll their branches in random order.
+/// Finds uses of `select!` without `biased`. Such a `select!` polls its branches in random order.
 fn unbiased_selects(file: &File, code: &str) -> Vec<Violation> {
     let is_call = |(at, _): &(usize, &str)| is_word_start(code, *at);
     let calls = code.match_indices("select!").filter(is_call);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn file_length_is_limited_without_counting_tests() {
+    fn source_file_length_is_limited_without_counting_tests() {
         let body = "//! A module.\n".to_owned() + &"fn f() {}\n".repeat(499);
         assert_eq!(found(&body), Vec::<String>::new());
         assert!(found(&format!("{body}fn f() {{}}\n"))[0].contains("501 lines"));

@@ -7,14 +7,14 @@
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) tier: u8,
-    /// The crates of the workspace on which the crate may have normal and build dependencies.
+    /// The crates of the workspace that the crate may use as normal and build dependencies.
     pub(crate) inside: &'static [&'static str],
 }
 
 /// The name of the facade. No other library may depend on it, not even as a dev-dependency.
 pub(crate) const FACADE: &str = "tinkers";
 
-/// The crates of the table that do not have to exist yet.
+/// The crates of the table that may still be missing in the workspace.
 pub(crate) const PLANNED: &[&str] = &["tinkers-rest"];
 
 /// The rows of the crate table, from the highest tier to the lowest.

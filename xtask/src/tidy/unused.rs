@@ -6,7 +6,7 @@ use super::files::File;
 use super::lexer::code_only;
 use crate::metadata::{Kind, Package};
 
-/// Dependencies whose names no source needs to contain, by package.
+/// Dependencies whose names need not occur in the sources, by package.
 const UNNAMED: &[(&str, &str)] = &[
     // It is listed for its feature avx512, which the matrix products of ndarray use.
     ("tinkers-engine", "matrixmultiply"),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn exempted_dependency_that_is_used_is_a_violation() {
+    fn needless_exemption_of_a_used_dependency_is_a_violation() {
         let listed = [("matrixmultiply", Kind::Normal)];
         assert_eq!(found("tinkers-engine", &listed, &[]), [""; 0]);
         let files = [(

@@ -98,7 +98,7 @@ pub(crate) struct SampleArgs {
 }
 
 impl SampleArgs {
-    /// Returns the maximum number of concurrent requests.
+    /// Returns the maximum number of concurrent requests that the client may send.
     pub(crate) fn effective_concurrency(&self) -> u32 {
         match self.concurrency {
             0 => self.requests.get(),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrency_is_at_most_the_number_of_requests() {
+    fn bench_concurrency_is_at_most_the_number_of_requests() {
         let concurrency = |line: &str| {
             let line = format!("sample --base-url http://h --requests 7 {line}");
             match parse_load(&line).unwrap() {

@@ -17,7 +17,8 @@ pub(crate) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// Sets the URL from the environment if the option was not given. The client itself reads the API key from the environment.
+    /// Sets the URL from the environment if the option was not given. The API key needs no such step, because the client itself
+    /// reads it from the environment.
     pub(super) fn complete(&mut self, environment: &Environment) -> Result<(), &'static str> {
         if self.base_url.is_none() {
             self.base_url = environment.base_url().map(str::to_owned);

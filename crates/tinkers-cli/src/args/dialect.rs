@@ -8,7 +8,7 @@ use tinkers_local::{Dialect, Expiry, LocalConfig};
 
 use super::numbers::seconds;
 
-/// The options that make the server imitate another one.
+/// The options that make the embedded server imitate another server.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Tests")]
 pub(crate) struct DialectArgs {

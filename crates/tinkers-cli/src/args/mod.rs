@@ -136,10 +136,10 @@ pub(crate) struct QuickstartArgs {
     pub(crate) json: bool,
 }
 
-/// The server that `quickstart` uses.
+/// The server that the `quickstart` command uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The embedded server with this data directory, or with a temporary directory if `None`.
+    /// The embedded server. It stores checkpoints in this directory, or in a temporary directory if the value is `None`.
     Embedded(Option<PathBuf>),
     /// An existing server.
     Remote {
@@ -151,7 +151,8 @@ pub(crate) enum Target {
 }
 
 impl QuickstartArgs {
-    /// Returns the server to use. An empty `--base-url` selects the embedded server, even if the environment variable is set.
+    /// Returns the server to use. An empty `--base-url` selects the embedded server, even if the environment variable contains a
+    /// URL.
     pub(crate) fn target(&self) -> Target {
         match self.base_url.as_deref().filter(|url| !url.is_empty()) {
             Some(url) => Target::Remote {
@@ -328,7 +329,7 @@ impl ServeArgs {
     }
 }
 
-/// The engine that computes the results of `serve`.
+/// The engine with which `serve` computes results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EngineName {
     // Plain comments, since doc comments on values would switch --help to its long form.

@@ -16,7 +16,7 @@ pub(super) fn integer<T: FromStr + Bounded>(text: &str) -> Result<T, String> {
         .map_err(|_| format!("expected an integer from 0 to {}", T::MAX))
 }
 
-/// An unsigned integer type with a largest value for error messages.
+/// An unsigned integer type. Error messages name its largest value.
 pub(super) trait Bounded {
     const MAX: u64;
 }
@@ -37,7 +37,7 @@ impl Bounded for usize {
     const MAX: u64 = Self::MAX as u64;
 }
 
-/// Parses a learning rate: a finite number, 0 or more.
+/// Parses a learning rate: a finite number of at least 0.
 pub(super) fn learning_rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok();
     rate.filter(|rate: &f64| rate.is_finite() && *rate >= 0.0)

@@ -112,12 +112,12 @@ impl ScriptedArgs {
         }
     }
 
-    /// Returns the duration of each operation.
+    /// Returns the duration of each operation of the scripted engine.
     pub(crate) fn latency(&self) -> Duration {
         Duration::from_millis(self.latency.unwrap_or(0))
     }
 
-    /// Returns the results of the scripted engine.
+    /// Returns the script of the scripted engine, from which it derives its results.
     pub(crate) fn script(&self) -> Script {
         let mut script = Script::default();
         script.padding_bytes = self.scripted_bytes.unwrap_or(0);
@@ -128,7 +128,7 @@ impl ScriptedArgs {
         script
     }
 
-    /// Returns the limit on the samples in flight. Without a limit option, the limit is infinite, so that samples are still counted.
+    /// Returns the limit on the samples in flight. Without a limit option, no sample is refused, but the samples are still counted.
     pub(crate) fn window(&self) -> Result<Window, InvalidWindow> {
         let every = self.window_every.unwrap_or_default();
         let window = match (self.window, self.window_walk) {

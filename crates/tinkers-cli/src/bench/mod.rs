@@ -21,7 +21,7 @@ use crate::output::{self, Screen, TextStream};
 use crate::remote;
 use crate::signals::{Signals, interruptible};
 
-/// Runs the load and prints the report.
+/// Runs the bench load and prints the report.
 ///
 /// # Errors
 ///
@@ -66,14 +66,14 @@ async fn connect(server: &ServerArgs, exchanges: Arc<ExchangeCounters>) -> Resul
     remote::connect(builder, &server.connection).await
 }
 
-/// The connection and the counters that both kinds of load share.
+/// The connection to the server and the counters, which both kinds of load share.
 struct Bench {
     service: ServiceClient,
     /// The URL of the server without credentials.
     address: String,
     exchanges: Arc<ExchangeCounters>,
     screen: Screen,
-    /// The number of open files before connecting.
+    /// The number of open files of this process before it connected to the server.
     open_files_before: Option<usize>,
 }
 
@@ -98,7 +98,7 @@ impl Bench {
     }
 }
 
-/// Returns `length` token ids between 1 and 100, which every vocabulary contains. `start` selects the first one.
+/// Returns `length` token ids between 1 and 100. Every vocabulary contains these ids. `start` selects the first one.
 fn tokens(length: u32, start: u32) -> Vec<u32> {
     (0..length).map(|i| (start + i) % 100 + 1).collect()
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::layout::labelled;
 use crate::output::{Screen, count};
 
-/// The report of a load.
+/// The report of a bench load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     /// The kind of load, `sample` or `train`.
@@ -16,11 +16,12 @@ pub(crate) struct Report {
     /// The URL of the server.
     pub(crate) server: String,
     pub(crate) model: String,
-    /// The number of API requests: samples, or passes and optimizer steps.
+    /// The number of API requests. For a sampling load, these are the samples; for a training load, the passes and optimizer steps.
     pub(crate) requests: u64,
     /// The number of API requests that failed.
     pub(crate) failed: u64,
-    /// The time from the first request to the last result, without the creation of the session and the sampler or model.
+    /// The time from the first request to the last result. It does not include the creation of the session and of the sampler or
+    /// model.
     pub(crate) seconds: f64,
     /// The number of successful API requests per second.
     pub(crate) requests_per_second: f64,
@@ -29,9 +30,9 @@ pub(crate) struct Report {
     /// The user and system CPU time of this process.
     pub(crate) cpu_seconds: Option<f64>,
     pub(crate) cpu_us_per_request: Option<f64>,
-    /// The latency of successful samples or training rounds; `None` if all failed.
+    /// The latency of successful samples or training rounds. `None` if all of them failed.
     pub(crate) latency_ms: Option<Latency>,
-    /// The number of HTTP requests, including polls and retries, without heartbeats.
+    /// The number of HTTP requests. It includes polls and retries, but not heartbeats.
     pub(crate) exchanges: u64,
     /// The number of 429 responses.
     pub(crate) rejections: u64,
@@ -56,7 +57,7 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// Summarises a histogram of microseconds; `None` if the histogram is empty.
+    /// Summarises a histogram of latencies in microseconds. Returns `None` if the histogram is empty.
     pub(crate) fn from_micros(micros: &Histogram<u64>) -> Option<Self> {
         if micros.is_empty() {
             return None;
@@ -79,7 +80,7 @@ impl Report {
         screen.line(labelled(&self.rows(), 2, screen.width()))
     }
 
-    /// Returns the error of the first failed request, if any failed.
+    /// Returns the error of the first failed request, or `None` if no request failed.
     pub(crate) fn failure(self) -> Option<anyhow::Error> {
         let (failed, requests) = (self.failed, self.requests);
         let failure = self.failure?;
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_reported_in_milliseconds() {
+    fn bench_latencies_are_reported_in_milliseconds() {
         let mut micros = Histogram::new(3).unwrap();
         for value in 1..=1000 {
             micros.record(value * 1000).unwrap();
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_load_has_cpu_time_but_no_latency() {
+    fn report_of_a_failed_bench_load_has_cpu_time_but_no_latency() {
         let report = Report {
             load: "sample",
             server: "http://h".to_owned(),

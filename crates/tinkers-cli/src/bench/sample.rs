@@ -15,7 +15,7 @@ use crate::args::SampleArgs;
 use crate::layout::labelled;
 use crate::stopwatch::Stopwatch;
 
-/// The number of different prompts. A single prompt would be answered from the server's prefix cache.
+/// The number of different prompts. If all requests had the same prompt, the server could use its prefix cache.
 const DISTINCT_PROMPTS: u32 = 97;
 
 /// Runs the sampling load and returns its report.
@@ -46,7 +46,7 @@ pub(crate) async fn run(bench: &Bench, args: &SampleArgs, model: String) -> Resu
     Ok(measurement.report(bench, "sample", model, requests.into(), connections))
 }
 
-/// Sends all requests. The number of workers is the number of concurrent requests.
+/// Sends all requests. One worker sends one request at a time, so there are as many workers as concurrent requests.
 async fn sample_all(sampler: SamplingClient, args: &SampleArgs, stats: &LoadStats) -> Result<()> {
     let next = Arc::new(AtomicU32::new(0));
     let mut workers = JoinSet::new();

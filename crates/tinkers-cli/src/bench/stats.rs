@@ -12,16 +12,16 @@ use super::process;
 use super::report::{Latency, Report};
 use crate::stopwatch::Stopwatch;
 
-/// The number of significant digits of recorded latencies.
+/// The number of significant digits with which latencies are recorded.
 const DIGITS: u8 = 3;
 /// The maximum latency that can be recorded: one day, in microseconds.
 const MAX_LATENCY: u64 = 24 * 3600 * 1_000_000;
 
-/// The first interval between counts of the open connections. The interval grows up to the maximum.
+/// The first interval between two counts of the open connections. The interval grows up to a maximum.
 const MIN_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The statistics of the requests of a load. Clones share them.
+/// The statistics of the requests of a bench load. Clones share the statistics.
 #[derive(Clone)]
 pub(crate) struct LoadStats(Arc<Mutex<Inner>>);
 
@@ -33,7 +33,7 @@ struct Inner {
     failure: Option<tinkers::Error>,
 }
 
-/// The state of the process and the counters at the start of a load.
+/// The CPU time, the memory and the counters at the start of a bench load.
 pub(crate) struct Measurement {
     stats: LoadStats,
     watch: Stopwatch,
@@ -43,7 +43,7 @@ pub(crate) struct Measurement {
 }
 
 impl LoadStats {
-    /// Starts the measurement of a load.
+    /// Starts the measurement of a bench load.
     pub(crate) fn start(bench: &Bench) -> Result<(Self, Measurement)> {
         let stats = Self(Arc::new(Mutex::new(Inner {
             latencies: Histogram::new_with_bounds(1, MAX_LATENCY, DIGITS)
@@ -62,7 +62,7 @@ impl LoadStats {
         Ok((stats, measurement))
     }
 
-    /// Records a finished request or training round: its duration, and its number of tokens or its error.
+    /// Records a finished request or training round, with its duration. `outcome` is its number of tokens, or its error.
     pub(crate) fn record(&self, seconds: f64, outcome: tinkers::Result<u64>) {
         let mut inner = self.lock();
         match outcome {
@@ -83,7 +83,7 @@ impl LoadStats {
 }
 
 impl Measurement {
-    /// Waits for `load`, and returns its result with the maximum number of connections that were open at once.
+    /// Waits for the future `load`. Returns its result, and the maximum number of connections that were open at the same time.
     pub(crate) async fn watch<T>(
         &self,
         bench: &Bench,
@@ -108,7 +108,7 @@ impl Measurement {
         }
     }
 
-    /// Returns the report of a load of `requests` API requests.
+    /// Returns the report of a bench load that made `requests` API requests.
     pub(crate) fn report(
         self,
         bench: &Bench,

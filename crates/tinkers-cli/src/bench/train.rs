@@ -13,10 +13,10 @@ use crate::args::TrainArgs;
 use crate::layout::labelled;
 use crate::stopwatch::Stopwatch;
 
-/// The number of rounds in flight. With two rounds, the server always has a next round to work on.
+/// The number of training rounds in flight. With two rounds, the server can begin the next round at once.
 const ROUNDS_IN_FLIGHT: usize = 2;
 
-/// The learning rate. It is so small that the model stays close to its base.
+/// The learning rate. It is so small that the trained model hardly differs from the base model.
 const LEARNING_RATE: f64 = 1e-6;
 
 /// Runs the training load and returns its report.
@@ -47,8 +47,8 @@ pub(crate) async fn run(bench: &Bench, args: &TrainArgs, model: String) -> Resul
     Ok(measurement.report(bench, "train", model, submitted, connections))
 }
 
-/// Runs all training rounds and returns the number of requests. Stops at the first failure, since the client cannot be used after
-/// it.
+/// Runs all training rounds and returns the number of API requests. Stops at the first failure, because the training client accepts
+/// no calls after a failure.
 async fn train_all(
     client: &TrainingClient,
     batch: &[Datum],
@@ -87,7 +87,7 @@ impl Round {
         }
     }
 
-    /// Waits for the results of the pass and of the optimizer step, and records them. Returns whether both succeeded.
+    /// Waits for the results of the pass and of the optimizer step of this round, and records them. Returns whether both succeeded.
     async fn finish(self, stats: &LoadStats, tokens: u64) -> bool {
         let (pass, step) = (self.pass.await, self.step.await);
         let seconds = self.watch.seconds();

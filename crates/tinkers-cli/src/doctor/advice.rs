@@ -2,12 +2,13 @@
 
 use super::findings::Findings;
 
-/// The difference of the clocks above which advice is given, in seconds. The dates of servers have a resolution of one second.
+/// The difference between the clock of the server and the local clock above which advice is given, in seconds. The dates in
+/// responses have a resolution of one second.
 const MAX_CLOCK_SKEW: f64 = 5.0;
 /// The round trip time above which advice is given, in milliseconds.
 const HIGH_LATENCY_MS: f64 = 100.0;
 
-/// Returns the advice on the findings: one text for each problem.
+/// Returns the advice that follows from the findings: one text for each problem.
 pub(super) fn advice(found: &Findings) -> Vec<String> {
     let mut advice = Vec::new();
     let mut add = |text: String| advice.push(text);

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 
-/// The last `Date` header that the server sent.
+/// The last `Date` header that the server sent, as a reading of the server's clock.
 #[derive(Debug, Default)]
 pub(crate) struct ServerClock {
     last: Mutex<Option<SystemTime>>,
@@ -17,8 +17,8 @@ impl ServerClock {
         Arc::new(DateRecorder { inner, clock: self })
     }
 
-    /// Returns how far the server's clock is ahead of the local date `local`, in seconds. The resolution is 1 s. Returns `None` if
-    /// the server sends no dates.
+    /// Returns how far the clock of the server is ahead of the local date `local`, in seconds, with a resolution of one second.
+    /// Returns `None` if the server sends no dates.
     pub(crate) fn ahead_of(&self, local: SystemTime) -> Option<f64> {
         let remote = (*self.last.lock().unwrap_or_else(PoisonError::into_inner))?;
         Some(match remote.duration_since(local) {

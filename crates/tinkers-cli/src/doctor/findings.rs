@@ -18,25 +18,26 @@ pub(crate) struct Findings {
     pub(crate) software: Option<String>,
     /// The encoding of the bodies of forward and backward passes: `protobuf` or `json`.
     pub(crate) pass_bodies: &'static str,
-    /// Whether the server has accepted a forward-backward pass in this encoding.
+    /// Whether the server has accepted the body of a forward-backward pass in this encoding.
     pub(crate) pass_bodies_confirmed: bool,
-    /// The operations that the server applies once if they are repeated: `everything`, `passes and steps`, or `unknown`.
+    /// Which operations the server applies only once if a client repeats their requests: `everything`, `passes and steps`, or
+    /// `unknown`.
     pub(crate) repeats_applied_once: &'static str,
-    /// Whether the server rejects unknown fields; `None` if unknown.
+    /// Whether the server rejects requests with unknown fields. `None` if this is unknown.
     pub(crate) is_strict: Option<bool>,
-    /// The state of the server's OpenAPI document: `read`, `absent`, or `not asked`.
+    /// What was found out about the OpenAPI document of the server: `read`, `absent`, or `not asked`.
     pub(crate) openapi_document: &'static str,
-    /// The routes of the API that the OpenAPI document does not list.
+    /// The routes of the API that are missing in the OpenAPI document of the server.
     pub(crate) unlisted_routes: Vec<&'static str>,
     /// The names of the base models that the server offers.
     pub(crate) models: Vec<String>,
     /// The error of the request for the base models, if it failed.
     pub(crate) models_error: Option<String>,
-    /// The error of the forward-backward pass that tests the server, if it failed.
+    /// The error of the test pass (a forward-backward pass), if it failed.
     pub(crate) pass_error: Option<String>,
-    /// The median round trip time in milliseconds.
+    /// The median round trip time to the server in milliseconds.
     pub(crate) latency_ms: f64,
-    /// How far the server's clock is ahead of the local clock; `None` if unknown.
+    /// How far the clock of the server is ahead of the local clock, in seconds. `None` if this is unknown.
     pub(crate) clock_ahead_seconds: Option<f64>,
     pub(crate) limits: Limits,
     /// Advice for the user, one text for each problem.
@@ -46,22 +47,22 @@ pub(crate) struct Findings {
 /// The limits that the server sends in its client configuration, or their defaults.
 #[derive(Debug, Serialize)]
 pub(crate) struct Limits {
-    /// The maximum number of data in one request. Larger forward-backward passes are split.
+    /// The maximum number of data in one request. Larger forward-backward passes are split into several requests.
     pub(crate) chunk_data: usize,
-    /// The maximum estimated size of one request. Larger forward-backward passes are split.
+    /// The maximum estimated size of one request in bytes. Larger forward-backward passes are split into several requests.
     pub(crate) chunk_bytes: u64,
     /// Whether the client sends the requests of a split forward-backward pass concurrently.
     pub(crate) parallel_chunks: bool,
     /// Whether the client compresses forward-backward requests with zstd.
     pub(crate) zstd: bool,
-    /// The maximum number of samples in flight; `None` if one poll covers all samples, so there is no limit.
+    /// The maximum number of samples in flight. `None` if one poll covers all samples; then the number is not limited.
     pub(crate) samples_in_flight: Option<u32>,
-    /// The time until a session without heartbeats expires; `None` if the server does not tell.
+    /// The time after which a session without heartbeats expires, in seconds. `None` if the server does not state it.
     pub(crate) session_expiry_seconds: Option<u64>,
 }
 
 impl Findings {
-    /// Creates the findings, still without advice.
+    /// Creates the findings. Their advice is still empty.
     pub(crate) fn new(
         server: String,
         profile: &ServerProfile,

@@ -22,15 +22,15 @@ use crate::signals::{Signals, interruptible};
 
 /// The maximum number of round trips that are measured.
 const MAX_ROUND_TRIPS: usize = 7;
-/// The total time after which no further round trip is measured.
+/// The time limit of the measurement. After it, no further round trip is measured.
 const MAX_MEASURING_TIME: Duration = Duration::from_secs(2);
 
-/// The timeout of each step.
+/// The time limit of each step of the examination.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The timeout of the forward-backward pass that tests the server, including the creation of its adapter.
+/// The time limit of the test pass (a forward-backward pass), including the creation of its adapter.
 const PASS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Examines the server and prints the findings.
+/// Examines a server and prints the findings.
 ///
 /// # Errors
 ///
@@ -99,7 +99,7 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
     Ok(findings)
 }
 
-/// Runs steps, each with a timeout, and shows the current step.
+/// Runs the steps of the examination, each with a time limit, and shows the current step.
 struct Steps {
     address: String,
     screen: Screen,
@@ -115,7 +115,7 @@ impl Steps {
         }
     }
 
-    /// Runs one step.
+    /// Runs one step of the examination.
     ///
     /// # Errors
     ///
@@ -140,7 +140,8 @@ impl Steps {
     }
 }
 
-/// Measures the median round trip time on an open connection, and how far the server's clock is ahead of the local one, in seconds.
+/// Measures the median round trip time on an open connection. Also returns how far the clock of the server is ahead of the local
+/// clock, in seconds.
 async fn measure(
     service: &ServiceClient,
     time: &dyn Clock,
@@ -161,8 +162,8 @@ async fn measure(
     Ok((median, clock.ahead_of(time.wall())))
 }
 
-/// Runs a forward-backward pass on a new adapter. A forward pass would not show which bodies the server accepts, since its JSON form
-/// has a route of its own.
+/// Runs a forward-backward pass on a new adapter. A forward pass would not show which request bodies the server accepts, because a
+/// forward pass in JSON is sent to another route.
 async fn test_pass(service: &ServiceClient, model: &str) -> Result<(), Error> {
     let client = service.create_lora_training_client(model).rank(1).await?;
     let data = Datum::next_token(&[1, 2, 3], vec![1.0; 2])?;

@@ -2,8 +2,8 @@
 
 use tinkers::prelude::Datum;
 
-/// An endless iterator of training batches. Each epoch visits all sequences of the text once, in a new random order and at a new
-/// offset. The same seed gives the same batches.
+/// An endless iterator of training batches. Each training epoch visits all sequences of the text once, in a new random order and
+/// from a new offset on. The same seed gives the same batches.
 #[derive(Debug)]
 pub(crate) struct Batches<'a> {
     tokens: &'a [u32],
@@ -47,7 +47,7 @@ impl Iterator for Batches<'_> {
     }
 }
 
-/// Returns at most `count` sequences, evenly spaced over the text. Returns none if the text is shorter than one sequence.
+/// Returns at most `count` sequences, evenly spaced over the text. Returns no sequence if the text is too short for one.
 pub(crate) fn evenly_spaced(tokens: &[u32], length: usize, count: usize) -> Vec<Datum> {
     let available = tokens.len().saturating_sub(1) / length;
     let count = count.min(available);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn epoch_visits_each_sequence_once_in_seeded_order() {
+    fn training_epoch_visits_each_sequence_once_in_seeded_order() {
         let tokens: Vec<u32> = (0..1001).collect();
         let starts = |seed| {
             let mut batches = Batches::new(&tokens, 10, 99, seed).unwrap();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_one_sequence_gives_no_batches() {
+    fn text_as_short_as_one_sequence_gives_no_batches() {
         let tokens = [0; 20];
         assert!(Batches::new(&tokens, 10, 1, 0).is_none());
         assert!(Batches::new(&tokens, 9, 1, 0).is_some());

@@ -8,10 +8,10 @@ use super::text::{self, OPTICKS};
 use super::tokenizer::Tokenizer;
 use crate::args::QuickstartArgs;
 
-/// The maximum number of sequences on which held-out loss is measured.
+/// The maximum number of sequences on which the held-out loss is measured.
 const MAX_HELD_OUT_SEQUENCES: usize = 32;
 
-/// The prompts that are used with the built-in text.
+/// The prompts for the built-in text.
 const PROMPTS: [&str; 3] = [
     "The Rays of Light which",
     "Exper. 5. I took a Prism, and",
@@ -27,9 +27,9 @@ pub(crate) struct Dataset {
     pub(crate) name: String,
     /// The tokenizer of the model.
     pub(crate) tokenizer: Tokenizer,
-    /// The tokens to train on.
+    /// The tokens of the training text.
     pub(crate) training: Vec<u32>,
-    /// The held-out tokens.
+    /// The tokens of the held-out text.
     pub(crate) held_out: Vec<u32>,
     /// The held-out sequences on which the loss is measured.
     pub(crate) held_out_sequences: Vec<Datum>,
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_are_the_first_words_of_paragraphs() {
+    fn quickstart_prompts_are_the_first_words_of_paragraphs() {
         let text = "one two three four five six\n\nseven\n\n\n\neight nine\n\nten\n\n";
         assert_eq!(
             prompts(text),

@@ -25,10 +25,10 @@ use crate::output::{self, Screen, TextStream, count};
 use crate::signals::{Interrupted, Signals, interruptible};
 use crate::stopwatch::Stopwatch;
 
-/// The name of the saved checkpoints.
+/// The name under which the checkpoints are saved.
 const CHECKPOINT: &str = "quickstart";
 
-/// Runs the command until it completes or a signal arrives.
+/// Runs the quickstart command until it completes or a signal arrives.
 pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<()> {
     let watch = Stopwatch::start();
     let screen = Screen::new(if args.json {
@@ -66,7 +66,7 @@ pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<
     Ok(report.show(&screen)?)
 }
 
-/// Shuts the server down. Returns early if another signal arrives.
+/// Shuts the server down. Returns before the end of the shutdown if another signal arrives.
 async fn shutdown(server: Server, signals: &mut Signals) -> Result<()> {
     tokio::select! {
         biased;

@@ -8,7 +8,7 @@ const HEIGHT: u32 = 10;
 /// The number of columns reserved for the labels of the y-axis.
 const LABEL_WIDTH: usize = 12;
 
-/// Plots the loss over the steps in at most `width` columns. Returns `None` if there are fewer than two values, or if the values
+/// Plots the loss over the steps in at most `width` columns. Returns `None` if there are fewer than two losses, or if the losses
 /// hardly differ.
 pub(crate) fn curve(loss: &[f64], width: usize) -> Option<String> {
     let smallest = loss.iter().copied().fold(f64::INFINITY, f64::min);

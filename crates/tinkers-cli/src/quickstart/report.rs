@@ -9,13 +9,13 @@ use super::sample::Sample;
 use crate::layout::{indent_word, labelled, normalise_whitespace};
 use crate::output::{Screen, count};
 
-/// The report of a run. Losses are in nats per token.
+/// The report of a quickstart run. Losses are in nats per token.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) model: String,
     pub(crate) held_out_loss_before: f64,
     pub(crate) held_out_loss_after: f64,
-    /// The duration of the whole run.
+    /// The duration of the whole run in seconds.
     pub(crate) seconds: f64,
     /// The number of tokens per second during training.
     pub(crate) tokens_per_second: f64,
@@ -29,7 +29,7 @@ pub(crate) struct Report {
     pub(crate) checkpoint: String,
     /// The path of the sampler checkpoint.
     pub(crate) sampler_checkpoint: String,
-    /// The directory of the checkpoints; `None` if the directory was temporary or the server is remote.
+    /// The directory in which the checkpoints remain. `None` if the directory was temporary or the server is remote.
     pub(crate) data_dir: Option<String>,
     /// Whether the checkpoints were removed at the end.
     #[serde(skip)]

@@ -11,7 +11,7 @@ use super::dataset::Dataset;
 /// The sampling temperature. It is low enough for coherent text, and high enough to avoid repetition.
 const TEMPERATURE: f64 = 0.7;
 
-/// A sampled text. In JSON, it is only the text.
+/// A sampled text. Its JSON form is only the text.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Sample {
@@ -21,7 +21,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Creates a sample. `is_truncated` tells whether the sample ended at the token limit.
+    /// Creates a sample. `is_truncated` is true if the sample ended at the token limit.
     pub(crate) fn new(text: String, is_truncated: bool) -> Self {
         Self { text, is_truncated }
     }

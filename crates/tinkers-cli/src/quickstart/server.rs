@@ -14,17 +14,17 @@ use crate::blocking::run_blocking;
 use crate::embedded::{self, Backend, Embedded, TestHooks};
 use crate::paths;
 
-/// The API key for the embedded server, which accepts any key. The key of the environment must not be sent to it.
+/// The API key for the embedded server. This server accepts any API key. The API key of the environment must not be sent to it.
 const EMBEDDED_KEY: &str = "tml-embedded";
 
-/// The server of a run.
+/// The server of a quickstart run.
 #[derive(Debug)]
 pub(crate) enum Server {
     /// The embedded server, in this process.
     Embedded {
         /// The running server.
         server: Embedded,
-        /// The directory of its checkpoints.
+        /// The directory in which the server stores checkpoints.
         data_dir: DataDir,
     },
     /// An existing server.
@@ -41,7 +41,7 @@ pub(crate) enum Server {
 pub(crate) enum DataDir {
     /// A directory chosen by the user.
     Permanent(PathBuf),
-    /// A temporary directory, removed when this value is dropped.
+    /// A temporary directory. It is removed when this value is dropped.
     Temporary(TempDir),
 }
 
@@ -70,7 +70,7 @@ impl DataDir {
 }
 
 impl Server {
-    /// Starts the embedded server if it is the target. A remote server needs no start.
+    /// Starts the embedded server if it is the target. Does nothing for a remote server.
     pub(crate) async fn open(target: Target) -> Result<Self> {
         match target {
             Target::Remote { base_url, api_key } => Ok(Self::Remote { base_url, api_key }),
@@ -125,7 +125,7 @@ impl Server {
         }
     }
 
-    /// Returns the directory in which the checkpoints remain after the run, if known.
+    /// Returns the directory in which the checkpoints remain after the run. Returns `None` if there is none or it is unknown.
     pub(crate) fn data_dir(&self) -> Option<String> {
         match self {
             Self::Embedded {

@@ -2,32 +2,33 @@
 
 use sha2::{Digest, Sha256};
 
-/// Newton's Opticks, fourth edition (1730), which is in the public domain.
+/// Newton's Opticks, fourth edition (1730). The text is in the public domain.
 pub(crate) const OPTICKS: &str = include_str!("../../data/newton-opticks.txt");
 
-/// The maximum size of a text block in bytes. Longer paragraphs are divided, so that a text without blank lines can be split too.
+/// The maximum size of a text block in bytes. Longer paragraphs are divided into blocks, so that a text without blank lines can be
+/// split too.
 const MAX_BLOCK_LEN: usize = 2048;
 
-/// One of this many blocks, on average, is held out.
+/// The ratio of all blocks to held-out blocks: on average, one of this many blocks is held out.
 const HELD_OUT_ONE_IN: u64 = 8;
 
-/// A text split into two parts.
+/// A text that is split into a training part and a held-out part.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Split {
-    /// The part to train on.
+    /// The part on which the model is trained.
     pub(crate) training: String,
     /// The part on which the held-out loss is measured.
     pub(crate) held_out: String,
 }
 
-/// The part to which a block belongs.
+/// The part of the text to which a block belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Training,
     HeldOut,
 }
 
-/// Splits a text into two parts by the hashes of its blocks. Equal blocks are always in the same part.
+/// Splits a text into a training part and a held-out part, by the hashes of its blocks. Equal blocks are always in the same part.
 pub(crate) fn split(text: &str) -> Split {
     let mut split = Split::default();
     for block in blocks(text) {
@@ -72,8 +73,8 @@ fn next_paragraph(text: &str) -> (&str, &str) {
     (text, "")
 }
 
-/// Returns the position at which to divide a paragraph that is longer than a block: after the last white space within the maximum
-/// size, if there is any.
+/// Returns the position at which to divide a paragraph that is longer than a block. This is the position of the last white space
+/// within the maximum block size. Without white space, it is the maximum block size.
 fn split_point(paragraph: &str) -> usize {
     let mut max = MAX_BLOCK_LEN.min(paragraph.len());
     while !paragraph.is_char_boundary(max) {
@@ -85,7 +86,7 @@ fn split_point(paragraph: &str) -> usize {
     }
 }
 
-/// Returns the part to which a block belongs. Only the words are hashed, so line breaks do not matter.
+/// Returns the part to which a block belongs. Only the words of the block are hashed, so different line breaks give the same part.
 fn part(block: &str) -> Part {
     let mut hash = Sha256::new();
     for word in block.split_whitespace() {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn identical_text_blocks_are_in_the_same_part() {
+    fn identical_text_blocks_are_all_training_or_all_held_out() {
         let once: String = (0..64).map(|i| format!("block number {i}\n\n")).collect();
         let again = once.replace("block number", "block\n  number");
         let single = split(&once);

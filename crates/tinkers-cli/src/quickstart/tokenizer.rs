@@ -6,14 +6,14 @@ use anyhow::{Context, Result, anyhow};
 
 /// The tokenizer of a model.
 pub(crate) enum Tokenizer {
-    /// The tokenizer of the built-in model. Each token is a byte, and ids from 256 have no text.
+    /// The tokenizer of the built-in model. Each token is a byte. Token ids from 256 on have no text.
     Bytes,
     /// The tokenizer of a file `tokenizer.json`.
     File(Box<tokenizers::Tokenizer>),
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, or returns the tokenizer of the built-in model if no file is given.
+    /// Reads a `tokenizer.json`. If no file is given, returns the tokenizer of the built-in model.
     pub(crate) fn open(file: Option<&Path>) -> Result<Self> {
         let Some(file) = file else {
             return Ok(Self::Bytes);
@@ -25,7 +25,7 @@ impl Tokenizer {
         Ok(Self::File(Box::new(tokenizer)))
     }
 
-    /// Returns the number of tokens to sample, for a few lines of text.
+    /// Returns the number of tokens per sample. It is enough for a few lines of text.
     pub(crate) fn sample_length(&self) -> u32 {
         match self {
             Self::Bytes => 160,

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use tinkers::ForwardBackwardOutput;
 use tinkers::prelude::{AdamParams, ApiFuture, Datum, LossFn, TrainingClient};
 
-/// The learning rate of the last step, as a fraction of the first.
+/// The learning rate of the last step, as a fraction of the learning rate of the first step.
 const FINAL_RATE: f64 = 0.1;
 
 /// The result of a training step.
@@ -18,9 +18,9 @@ pub(crate) struct StepResult {
     pub(crate) tokens: usize,
 }
 
-/// Trains for `steps` steps and calls `on_step` after each.
+/// Trains for `steps` steps and calls `on_step` after each step.
 ///
-/// The next step is submitted before the previous one is awaited, so that the server is never idle.
+/// The next training step is submitted before the result of the previous step is awaited, so that the server is never idle.
 pub(crate) async fn train(
     client: &TrainingClient,
     mut batches: impl Iterator<Item = Vec<Datum>>,
@@ -42,8 +42,8 @@ pub(crate) async fn train(
     Ok(())
 }
 
-/// Returns the mean loss of `data` in nats per token, without computing gradients. The data are submitted concurrently, in forward
-/// passes of `batch` data.
+/// Returns the mean loss of `data` in nats per token. No gradients are computed. The data are divided into forward passes of
+/// `batch` data. These passes are submitted concurrently.
 pub(crate) async fn held_out_loss(
     client: &TrainingClient,
     data: &[Datum],
@@ -92,7 +92,7 @@ impl Step {
     }
 }
 
-/// Returns the learning rate of step `number`. It decreases linearly.
+/// Returns the learning rate of the step with this number. The learning rate decreases linearly.
 fn rate(first: f64, number: u32, steps: u32) -> f64 {
     let progress = f64::from(number - 1) / f64::from((steps - 1).max(1));
     first * (1.0 - (1.0 - FINAL_RATE) * progress)
@@ -104,8 +104,8 @@ fn tokens(data: &[Datum]) -> usize {
         .sum()
 }
 
-/// Returns the sum of the loss over all targets. It is read from the metric or, if the server sends none, computed from the
-/// log-probabilities, since all weights are 1.
+/// Returns the sum of the loss over all target tokens. The sum is read from the metric. If the server sends no such metric, the sum
+/// is computed from the log-probabilities, since all weights are 1.
 fn loss_sum(output: &ForwardBackwardOutput) -> Result<f64> {
     if let Some(sum) = output.loss_sum() {
         return Ok(sum);

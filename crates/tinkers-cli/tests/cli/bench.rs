@@ -32,7 +32,7 @@ fn sample(home: &std::path::Path, url: &str, more: &[&str]) -> Outcome {
 }
 
 #[test]
-fn sample_report_matches_the_counters_of_the_server() {
+fn bench_sample_report_matches_the_counters_of_the_server() {
     let home = tempfile::tempdir().unwrap();
     let window = ["--window", "3", "--hint-ms", "20", "--latency", "5"];
     let (_server, url) = serve(home.path(), &window);
@@ -88,7 +88,7 @@ fn sample_report_matches_the_counters_of_the_server() {
 }
 
 #[test]
-fn concurrency_limits_the_samples_in_flight() {
+fn bench_concurrency_option_limits_the_samples_in_flight() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &["--latency", "5", "--sample-tokens", "4"]);
     let load = ["--requests", "20", "--concurrency", "2"];
@@ -115,7 +115,7 @@ fn concurrency_limits_the_samples_in_flight() {
 }
 
 #[test]
-fn training_report_counts_passes_and_optimizer_steps() {
+fn bench_training_report_counts_passes_and_optimizer_steps() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
     let load = ["bench", "train", "--base-url", &url, "--rounds", "3"];
@@ -132,7 +132,7 @@ fn training_report_counts_passes_and_optimizer_steps() {
 }
 
 #[test]
-fn failed_requests_are_counted_and_fail_the_command() {
+fn failed_bench_requests_are_counted_and_fail_the_command() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
     // The prompt exceeds the context length of the model.

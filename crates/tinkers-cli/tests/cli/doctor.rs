@@ -94,7 +94,7 @@ fn doctor_text_has_findings_and_advice_but_no_api_key() {
 }
 
 #[test]
-fn failed_test_pass_is_reported_after_the_findings() {
+fn doctor_reports_a_failed_test_pass_after_the_findings() {
     let outcome = examine("tinker", &["--json", "--model", "nope"]);
     assert_eq!(outcome.code, Some(1), "{outcome:#?}");
     let findings = object(&outcome);

@@ -7,7 +7,7 @@ use crate::program::{Program, run};
 
 const KEY: &str = "tml-secret";
 
-/// A listener that detects whether the program connects.
+/// A listener that records whether the program under test connects to it.
 struct Listener {
     socket: TcpListener,
     url: String,
@@ -20,7 +20,7 @@ impl Listener {
         Self { socket, url }
     }
 
-    /// Asserts that no connection was made. Must be called after the program has ended.
+    /// Asserts that the program made no connection. Must be called after the program has ended.
     #[track_caller]
     fn assert_no_connection(&self) {
         self.socket.set_nonblocking(true).unwrap();

@@ -32,7 +32,7 @@ fn body(response: &str) -> Value {
 
 #[cfg(unix)]
 #[test]
-fn served_faults_are_injected_counted_and_journaled() {
+fn serve_injects_scripted_faults_and_writes_them_to_the_journal() {
     let home = tempfile::tempdir().unwrap();
     let script = home.path().join("faults.toml");
     let journal = home.path().join("journal.jsonl");
@@ -108,7 +108,7 @@ fn served_faults_are_injected_counted_and_journaled() {
 
 #[cfg(unix)]
 #[test]
-fn journal_on_a_full_disk_ends_with_a_complete_line() {
+fn journal_file_on_a_full_disk_ends_with_a_complete_line() {
     let home = tempfile::tempdir().unwrap();
     let journal = home.path().join("journal.jsonl");
     let path = journal.to_str().unwrap();

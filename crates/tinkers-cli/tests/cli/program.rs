@@ -9,10 +9,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// The time limit of a run. Only a program that hangs reaches it.
+/// The time limit of a program run. Only a program that hangs reaches it.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// The environment variables to clear, so that the test does not depend on them.
+/// The environment variables that the tests clear, so that they do not depend on the environment.
 const CLEARED_VARIABLES: [&str; 21] = [
     "CLOUDFLARE_ACCESS_CLIENT_ID",
     "CLOUDFLARE_ACCESS_CLIENT_SECRET",
@@ -37,16 +37,16 @@ const CLEARED_VARIABLES: [&str; 21] = [
     "no_proxy",
 ];
 
-/// A running program, whose output is read line by line. Dropping this value kills the process.
+/// A running program. Its output is read line by line. Dropping this value kills the process.
 pub(crate) struct Program {
     child: Arc<Mutex<Child>>,
     lines: Receiver<Line>,
-    /// The number of output streams that are still open.
+    /// The number of output streams (stdout and stderr) that are still open.
     open_streams: usize,
     stdout: String,
     stderr: String,
     is_overdue: Arc<AtomicBool>,
-    /// Ends the watchdog thread when it is dropped.
+    /// A channel to the watchdog thread. The thread ends when this value is dropped.
     _watchdog: Sender<()>,
 }
 
@@ -71,14 +71,14 @@ impl Program {
         Self::start_with(home, arguments, &[])
     }
 
-    /// Starts the program as [`Program::start`] does, with environment variables.
+    /// Starts the program like [`Program::start`], with additional environment variables.
     pub(crate) fn start_with(home: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = with_clean_environment(Command::new(env!("CARGO_BIN_EXE_tinkers")), home);
         command.args(arguments).envs(variables.iter().copied());
         Self::spawn(command)
     }
 
-    /// Starts the program as [`Program::start`] does, with a file size limit.
+    /// Starts the program like [`Program::start`], with a file size limit.
     #[cfg(unix)]
     pub(crate) fn start_with_file_size_limit(
         home: &Path,
@@ -92,7 +92,7 @@ impl Program {
         Self::spawn(command)
     }
 
-    /// Starts the program as [`Program::start`] does, with SIGHUP ignored.
+    /// Starts the program like [`Program::start`], with SIGHUP ignored.
     #[cfg(unix)]
     pub(crate) fn start_under_nohup(home: &Path, arguments: &[&str]) -> Self {
         let mut command = with_clean_environment(Command::new("bash"), home);
@@ -126,7 +126,7 @@ impl Program {
         }
     }
 
-    /// Waits for a line on stdout that starts with `start`, and returns the rest of the line.
+    /// Waits for a line on stdout that starts with `start`, and returns the text after `start`.
     pub(crate) fn line(&mut self, start: &str) -> String {
         while let Some(line) = self.next() {
             if let Line::Stdout(line) = line
@@ -152,7 +152,7 @@ impl Program {
         assert!(sent.unwrap().success(), "kill -s {name} {id}");
     }
 
-    /// Waits until the program ends, which it must do soon after an interrupt. The limit is long enough for a busy machine and
+    /// Waits until the program ends. It must end soon after an interrupt. The time limit is long enough for a busy machine and
     /// shorter than every request timeout.
     #[cfg(unix)]
     pub(crate) fn finish_promptly(mut self) -> Outcome {
@@ -225,7 +225,7 @@ impl fmt::Display for Program {
 }
 
 impl Outcome {
-    /// Returns the output on both streams.
+    /// Returns the output on stdout and stderr together.
     pub(crate) fn all(&self) -> String {
         format!("{}{}", self.stdout, self.stderr)
     }

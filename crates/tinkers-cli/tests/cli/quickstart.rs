@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::program::{Outcome, Program, run};
 
-/// Options for a run that is fast, yet long enough for the loss to decrease.
+/// The options of a quickstart run that is short, but long enough for the loss to decrease.
 const SMALL: [&str; 7] = [
     "quickstart",
     "--steps",
@@ -17,7 +17,7 @@ const SMALL: [&str; 7] = [
     "64",
 ];
 
-/// Parses the JSON object that is the only line on stdout.
+/// Parses the only line on stdout as a JSON object.
 pub(crate) fn object(outcome: &Outcome) -> Value {
     assert_eq!(outcome.stdout.lines().count(), 1, "{outcome:#?}");
     let value: Value = serde_json::from_str(&outcome.stdout).unwrap();
@@ -111,7 +111,7 @@ fn zero_learning_rate_leaves_loss_and_samples_unchanged() {
 }
 
 #[test]
-fn output_without_a_terminal_is_plain_lines() {
+fn quickstart_output_without_a_terminal_is_plain_lines() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let outcome = small(home.path(), &["--data-dir", data.to_str().unwrap()]);
@@ -212,7 +212,7 @@ fn quickstart_runs_beside_serve_and_leaves_no_files() {
 
 #[cfg(unix)]
 #[test]
-fn error_names_the_data_directory_in_use_and_its_process() {
+fn error_names_the_locked_data_directory_and_the_locking_process() {
     let home = tempfile::tempdir().unwrap();
     let mut server = Program::start(home.path(), &["serve", "--port", "0"]);
     server.line("listening on ");

@@ -5,12 +5,12 @@ use crate::quickstart::object;
 
 const KEY: &str = "tml-secret";
 
-/// A tokenizer with a small vocabulary.
+/// A `tokenizer.json` with a small vocabulary.
 const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
     "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
     "model":{"type":"WordLevel","vocab":{"light":0,"colour":1,"the":2,"?":3},"unk_token":"?"}}"#;
 
-/// Starts a server that requires [`KEY`] and logs at trace level. Returns the running program and its URL.
+/// Starts a server that requires the API key [`KEY`] and logs at trace level. Returns the running program and its URL.
 fn serve(home: &std::path::Path) -> (Program, String) {
     let mut server = Program::start_with(
         home,
@@ -59,7 +59,7 @@ fn quickstart_over_http_never_logs_the_api_key() {
 }
 
 #[test]
-fn rejected_api_key_is_reported_with_the_status() {
+fn error_for_a_rejected_api_key_contains_the_http_status() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path());
     let wrong = [

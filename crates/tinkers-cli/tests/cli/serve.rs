@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::bench::serve as scripted;
 use crate::program::{Program, run};
 
-/// Sends a GET request and returns the complete response, with the status line.
+/// Sends a GET request and returns the complete response, including the status line.
 pub(crate) fn fetch(url: &str, path: &str) -> String {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
@@ -52,7 +52,7 @@ fn server_listens_on_the_printed_url_and_ends_on_a_signal() {
 
 #[cfg(unix)]
 #[test]
-fn dialect_option_imitates_another_server() {
+fn serve_imitates_the_server_named_by_the_dialect_option() {
     let home = tempfile::tempdir().unwrap();
     let (server, url) = scripted(home.path(), &["--dialect", "skyrl"]);
     let sessions = fetch(&url, "/api/v1/sessions");

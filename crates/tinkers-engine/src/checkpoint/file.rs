@@ -8,14 +8,15 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// The suffix of complete checkpoint files. The suffix of temporary files follows it.
+/// The suffix of complete checkpoint files. Temporary files have a further suffix after it.
 const FINISHED: &str = ".safetensors";
 const UNFINISHED: &str = ".safetensors.tmp";
 
-/// The maximum length of an encoded name in bytes. It leaves room for suffixes below the limit of common file systems, 255 bytes.
+/// The maximum length of an encoded checkpoint name in bytes. With further suffixes, the file name stays below 255 bytes, the limit
+/// of common file systems.
 const MAX_ENCODED_LEN: usize = 200;
 
-/// The device names of Windows, which are invalid file names there, with or without an extension.
+/// The device names of Windows. There, they are invalid file names, with or without an extension.
 const DEVICES: [&str; 22] = [
     "con", "prn", "aux", "nul", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8",
     "com9", "lpt1", "lpt2", "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9",
@@ -24,8 +25,8 @@ const DEVICES: [&str; 22] = [
 /// Replaces the file `path` with `bytes`, atomically and durably: writes a temporary file in the same directory, syncs it, renames
 /// it to `path`, and syncs the directory.
 ///
-/// On an error, an existing file at `path` is unchanged. The temporary file is removed, and so are directories below `root` that are
-/// empty then.
+/// On an error, an existing file at `path` is unchanged, and the temporary file is removed. Directories below `root` that are then
+/// empty are removed too.
 pub(super) fn replace(root: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().unwrap_or(root);
     // The temporary name need not be unique, since one process writes one checkpoint at a time.
@@ -57,7 +58,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(Error::io("cannot write", path))
 }
 
-/// Removes a file. If this fails, the file is removed when a store is next opened in the directory.
+/// Removes a file. If this fails, the next store that is opened in the directory removes the file.
 fn discard(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -67,7 +68,7 @@ fn discard(path: &Path) {
     }
 }
 
-/// Removes `dir` and its ancestors below `root` that are empty.
+/// Removes `dir` and those of its ancestors below `root` that are empty.
 fn remove_empty(root: &Path, dir: &Path) {
     let between = dir
         .ancestors()
@@ -86,7 +87,8 @@ fn temporary_path(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}{UNFINISHED}"))
 }
 
-/// Removes the temporary files of interrupted saves from `dir`, which are the regular files whose name [`replace`] could have used.
+/// Removes the temporary files of interrupted saves from `dir`. These are the regular files whose names [`replace`] could have
+/// used.
 pub(super) fn remove_unfinished(dir: &Path) -> Result<()> {
     for path in entries(dir)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -99,7 +101,7 @@ pub(super) fn remove_unfinished(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads the header of a safetensors file without the tensors.
+/// Reads the header of a safetensors file, without the tensors.
 pub(super) fn header(path: &Path) -> Result<Vec<u8>, String> {
     let mut file = File::open(path).map_err(|e| e.to_string())?;
     let mut size = [0u8; 8];
@@ -116,7 +118,7 @@ pub(super) fn header(path: &Path) -> Result<Vec<u8>, String> {
     Ok(header)
 }
 
-/// Returns the sorted entries of a directory; none if `dir` is not a directory.
+/// Returns the sorted entries of a directory. Returns no entries if `dir` is not a directory.
 pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.is_dir() {
         return Ok(Vec::new());
@@ -130,7 +132,7 @@ pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Returns the file name of a checkpoint; `None` if `name` is empty.
+/// Returns the file name of a checkpoint, or `None` if `name` is empty.
 pub(super) fn file_name(name: &str) -> Option<String> {
     encode_name(name).map(|encoded| format!("{encoded}{FINISHED}"))
 }
@@ -138,8 +140,8 @@ pub(super) fn file_name(name: &str) -> Option<String> {
 /// Encodes a name as a path component that is valid on every file system. Different names have different encodings. Returns `None`
 /// if `name` is empty.
 ///
-/// Letters, digits, `-`, `_` and inner dots are kept. All other bytes are percent-encoded, as are the first letter of a device name
-/// and a trailing dot. An encoding that is too long is truncated and ends in a hash of the name.
+/// Letters, digits, `-`, `_` and inner dots are not changed. All other bytes are percent-encoded, as are the first letter of a
+/// device name and a trailing dot. If an encoding is too long, it is truncated and ends in a hash of the name.
 pub(super) fn encode_name(name: &str) -> Option<String> {
     if name.is_empty() {
         return None;
@@ -167,7 +169,8 @@ pub(super) fn encode_name(name: &str) -> Option<String> {
     Some(part)
 }
 
-/// Returns an existing file whose name differs from `path` only in case, if the file system ignores case.
+/// Returns an existing file whose name differs from the file name of `path` only in case. Returns `None` on a file system that
+/// distinguishes case.
 pub(super) fn case_conflict(path: &Path) -> Result<Option<PathBuf>> {
     if !path.exists() {
         return Ok(None);
@@ -184,7 +187,7 @@ fn differing_in_case(path: &Path, all: Vec<PathBuf>) -> Option<PathBuf> {
     all.into_iter().find(is_same)
 }
 
-/// Creates a directory and its missing ancestors so that they survive a power failure.
+/// Creates a directory and its missing ancestors durably: they survive a power failure.
 pub(crate) fn make_durable_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -197,7 +200,7 @@ pub(crate) fn make_durable_dir(dir: &Path) -> Result<()> {
     sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
-/// Syncs a directory, so that created, renamed and removed entries survive a power failure.
+/// Syncs a directory, so that the creation, renaming and removal of its entries survive a power failure.
 #[cfg(unix)]
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir)
@@ -272,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn only_temporary_files_of_saves_are_removed() {
+    fn cleanup_removes_only_temporary_files_of_saves() {
         let dir = tempfile::tempdir().unwrap();
         let own = temporary_path(&dir.path().join("a.safetensors"));
         let foreign = [".a.tmp", "a.safetensors.tmp", ".notes", "b.safetensors"];

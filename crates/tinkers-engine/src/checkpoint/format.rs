@@ -15,7 +15,7 @@ use crate::ops::matrix::Matrix;
 /// The version of the file layout. Files with another version are rejected.
 const LAYOUT: &str = "tinkers-checkpoint-1";
 
-/// The metadata of the file; safetensors allows only strings.
+/// The metadata in the header of a checkpoint file. The safetensors format allows only strings.
 #[derive(Debug, Deserialize, Serialize)]
 struct Metadata {
     format: String,
@@ -120,7 +120,7 @@ pub(super) fn decode(file: &[u8]) -> Result<CheckpointContents, String> {
     })
 }
 
-/// Returns the caller's record from the header of a file.
+/// Returns the record of the caller from the header of a checkpoint file.
 pub(super) fn record(header: &[u8]) -> Result<String, String> {
     Ok(metadata(header)?.record)
 }

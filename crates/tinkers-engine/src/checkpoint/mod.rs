@@ -39,7 +39,7 @@ pub struct CheckpointContents {
     pub lora: Lora,
     /// The state of the optimizer; `None` in sampler checkpoints.
     pub optimizer: Option<AdamW>,
-    /// A text that the caller stores with the checkpoint. The store does not interpret it.
+    /// A text that the caller stores with the checkpoint. The store does not interpret this text.
     pub record: String,
 }
 
@@ -64,9 +64,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Io`] if the file cannot be written. Then no partial file remains, and an existing checkpoint is unchanged.
-    /// Returns [`Error::Input`] if the name differs from that of another checkpoint only in case, on a file system that ignores
-    /// case.
+    /// Returns [`Error::Io`] if the file cannot be written. In this case, no partial file remains, and an existing checkpoint is
+    /// unchanged. Returns [`Error::Input`] if, on a file system that ignores case, the name differs from the name of another
+    /// checkpoint only in case.
     pub fn save(&self, key: &Key, saved: &CheckpointContents) -> Result<u64> {
         let path = self.path(key)?;
         if let Some(other) = file::case_conflict(&path)? {
@@ -122,8 +122,8 @@ impl Store {
         }
     }
 
-    /// Returns the records of all checkpoints in the order of their paths, each with the size of its file. Files that cannot be read
-    /// are skipped with a warning.
+    /// Returns the record and the file size of each checkpoint, in the order of the paths. Files that cannot be read are skipped
+    /// with a warning.
     ///
     /// # Errors
     ///
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_files_are_removed_and_truncated_files_refused() {
+    fn opening_a_store_removes_temporary_and_refuses_truncated_files() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.save(&key("a"), &saved(1, "one")).unwrap();

@@ -18,7 +18,7 @@ impl Shared {
         Err(Error::input("base_model", expected))
     }
 
-    /// Reads a checkpoint and checks that it belongs to the base model.
+    /// Reads a checkpoint and checks that the checkpoint belongs to the base model.
     ///
     /// A checkpoint without a fingerprint, written by an older version, is accepted with a warning if its shapes match.
     pub(super) fn read(&self, path: &TinkerPath) -> Result<CheckpointContents> {

@@ -16,7 +16,7 @@ pub(super) fn key(path: &TinkerPath) -> Key {
     }
 }
 
-/// Converts a LoRA config. Module groups that are not mentioned are trained. If the config has no seed, `seed` is used.
+/// Converts a LoRA config. Module groups that the config does not mention are trained. `seed` is used if the config has no seed.
 pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> AdapterConfig {
     AdapterConfig {
         rank: config.rank as usize,
@@ -27,7 +27,7 @@ pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> AdapterConfi
     }
 }
 
-/// Converts optimizer parameters. Parameters that are not set have the defaults of the API.
+/// Converts optimizer parameters. Parameters that are not set get the defaults of the API.
 pub(super) fn adamw(params: &AdamParams) -> AdamWParams {
     let default = AdamWParams::default();
     AdamWParams {
@@ -46,7 +46,7 @@ pub(super) struct Dense<T> {
     pub(super) values: Vec<T>,
 }
 
-/// Converts a float tensor to dense form; missing values of a sparse tensor are zero.
+/// Converts a float tensor to dense form. Elements that a sparse tensor does not list become zero.
 pub(super) fn dense_f32(field: &str, tensor: &TensorData) -> Result<Dense<f32>> {
     let values = tensor
         .as_f32()
@@ -54,7 +54,7 @@ pub(super) fn dense_f32(field: &str, tensor: &TensorData) -> Result<Dense<f32>> 
     densify(field, tensor, values, 0.0)
 }
 
-/// Converts an integer tensor to dense form; missing values of a sparse tensor are `fill_value`.
+/// Converts an integer tensor to dense form. Elements that a sparse tensor does not list become `fill_value`.
 pub(super) fn dense_i64(field: &str, tensor: &TensorData, fill_value: i64) -> Result<Dense<i64>> {
     let values = tensor
         .as_i64()

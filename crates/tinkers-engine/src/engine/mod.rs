@@ -34,13 +34,13 @@ use crate::threads::Threads;
 use sampling::SamplerCache;
 use writes::{PendingWrite, PendingWrites};
 
-/// The number of sampling threads. There are two, so that a short sample does not wait for a long one.
+/// The number of threads that draw samples. There are two, so that a short sample does not wait for a long one.
 const SAMPLING_THREADS: usize = 2;
 
-/// How long dropping an engine waits for pending saves and deletions.
+/// How long the destructor of an engine waits for pending saves and checkpoint deletions.
 const DROP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An engine that serves one base model: it trains LoRA adapters and draws samples.
+/// An engine that serves one base model. It trains LoRA adapters and draws samples.
 ///
 /// One thread runs the training jobs of all models in the order of submission, two threads run samples, and one thread deletes
 /// checkpoints. Training and sampling have separate thread pools, so they share the cores and do not wait for each other. A job that
@@ -53,7 +53,7 @@ pub struct ModelEngine {
     storage: mpsc::Sender<QueuedJob>,
 }
 
-/// A job with its completion callback and cancellation flag.
+/// An engine job with its completion callback and its cancellation flag.
 struct QueuedJob {
     write: Option<PendingWrite>,
     job: Job,
@@ -70,21 +70,21 @@ struct Shared {
     end_tokens: Vec<u32>,
     store: Store,
     samplers: SamplerCache,
-    /// The checkpoints without a fingerprint for which a warning was logged already.
+    /// The checkpoints without a fingerprint for which the engine has already logged a warning.
     warned_checkpoints: Mutex<BTreeSet<TinkerPath>>,
     running: Mutex<BTreeMap<JobId, Arc<AtomicBool>>>,
     closing: AtomicBool,
     writes: PendingWrites,
-    /// The lock of the data directory. It is held until the last write has finished, so that no other engine opens the directory
-    /// before.
+    /// The lock of the data directory. The engine releases it only when the last write has finished, so that no other engine opens
+    /// the directory before.
     lock: Mutex<Option<DirLock>>,
-    /// The base of the seeds for requests that have no seed.
+    /// The base seed. Seeds for requests that have no seed are derived from it.
     seed: AtomicU64,
 }
 
 impl Shared {
-    /// Returns the seed of a job whose request has none. Different jobs have different seeds, and so do engines with different base
-    /// seeds.
+    /// Returns the seed of a job whose request has no seed. Different jobs have different seeds. The seeds also depend on the base
+    /// seed of the engine.
     fn seed_of(&self, job: JobId) -> u64 {
         let base = self.seed.load(Ordering::Relaxed);
         // Spreads the seeds over the whole range, so that they differ from the small seeds that users choose.
@@ -96,7 +96,7 @@ impl Shared {
 }
 
 impl ModelEngine {
-    /// Sets the base seed for requests that have no seed, which concerns samples and the initial values of adapters.
+    /// Sets the base seed for requests that have no seed. It affects samples and the initial values of adapters.
     ///
     /// The default is 0. With the same base seed, the same jobs in the same order have the same outcomes in every process.
     #[must_use]
@@ -142,8 +142,8 @@ impl ModelEngine {
         Self::start(names, ModelFiles::read(dir)?, data_dir)
     }
 
-    /// Starts an engine as [`Self::from_model_dir`] does, and lists the model as `name`. The names derived from the path remain
-    /// valid as aliases.
+    /// Starts an engine like [`Self::from_model_dir`], and lists the model as `name`. The names that are derived from the path are
+    /// aliases.
     ///
     /// # Errors
     ///
@@ -222,7 +222,7 @@ impl ModelEngine {
         })
     }
 
-    /// Closes the engine and waits for pending saves and deletions.
+    /// Closes the engine and waits for pending saves and checkpoint deletions.
     ///
     /// New jobs, pending jobs and running samples fail with [`Error::Closed`]. Saves and deletions that were submitted before are
     /// finished; a save first waits for the running pass. Returns whether they finished within `timeout`. If not, they continue in
@@ -315,13 +315,13 @@ impl fmt::Debug for ModelEngine {
 
 type JobResult = Result<Outcome, EngineError>;
 
-/// Starts a thread that runs the jobs of its own queue.
 /// Returns advice for a build of this crate with the optimisation level `level` of Cargo, if the engine is slow in such a build.
 fn advice_on_build(level: &str) -> Option<&'static str> {
     let advice = "the embedded engine is built without optimization and is some 40 times slower; add `[profile.dev.package.\"*\"]` with `opt-level = 3` to the Cargo.toml of the workspace, or build with --release";
     (level == "0").then_some(advice)
 }
 
+/// Starts a thread that runs the jobs of a queue. No other thread runs jobs of this queue.
 fn spawn(
     name: &str,
     shared: &Arc<Shared>,
@@ -331,7 +331,7 @@ fn spawn(
     spawn_shared(name, shared, &Arc::new(Mutex::new(jobs)), run)
 }
 
-/// Starts a thread that runs jobs of a queue shared with other threads.
+/// Starts a thread that runs the jobs of a queue. Other threads may run jobs of the same queue.
 fn spawn_shared(
     name: &str,
     shared: &Arc<Shared>,
@@ -356,7 +356,7 @@ fn spawn_shared(
     Ok(())
 }
 
-/// Runs one job and reports its outcome, even if the job panics.
+/// Runs one engine job and reports its outcome, even if the job panics.
 fn finish(
     shared: &Shared,
     queued: QueuedJob,
@@ -419,7 +419,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advice_is_given_for_a_build_without_optimization() {
+    fn engine_advises_against_a_build_without_optimization() {
         assert!(advice_on_build("0").unwrap().contains("opt-level = 3"));
         assert_eq!(advice_on_build("3"), None);
     }
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn panicking_job_fails_and_its_thread_continues() {
+    fn panicking_engine_job_fails_and_its_thread_runs_the_next_job() {
         let dir = tempfile::tempdir().unwrap();
         let engine = ModelEngine::builtin(dir.path()).unwrap();
         let (jobs, queue) = mpsc::channel();

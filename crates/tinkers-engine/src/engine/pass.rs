@@ -137,7 +137,7 @@ fn check_shape(field: &str, have: &Dense<f32>, want: &Dense<i64>) -> Result<()> 
     ))
 }
 
-/// Converts target ids to tokens. The id -1, which pads sparse rows, becomes `None`: there is no target.
+/// Converts target ids to target tokens. The id -1 pads sparse rows. This id becomes `None`, a missing target token.
 fn target_ids(field: &str, values: &[i64]) -> Result<Vec<Option<u32>>> {
     let id = |&value: &i64| match value {
         -1 => Ok(None),

@@ -18,7 +18,7 @@ use crate::sample::{
 };
 use crate::threads::Threads;
 
-/// The number of checkpoint samplers that are cached in memory.
+/// The maximum number of checkpoint samplers that are cached in memory.
 const CACHED_CHECKPOINTS: usize = 8;
 
 /// The samplers for weights in memory, by name, and an LRU cache of samplers for checkpoints.
@@ -37,8 +37,8 @@ impl SamplerCache {
         lock(&self.snapshots).remove(name);
     }
 
-    /// Runs `change`, which may replace or delete the checkpoint at `path`, while no other thread reads the checkpoint. Also removes
-    /// the checkpoint's sampler from the cache.
+    /// Runs `change` while no other thread reads the checkpoint at `path`. `change` may replace or delete this checkpoint. Also
+    /// removes the sampler for the checkpoint from the cache.
     pub(super) fn invalidate_during<R>(&self, path: &TinkerPath, change: impl FnOnce() -> R) -> R {
         let mut cached = lock(&self.checkpoints);
         cached.retain(|(other, _)| other != path);
@@ -159,8 +159,8 @@ fn parse(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJ
     })
 }
 
-/// Returns the tokens whose log-probabilities are requested, for each prompt position but the first. The padding id -1 becomes token
-/// 0; [`target_tensor`] drops the value of that token.
+/// Returns, for each prompt position but the first, the tokens whose log-probabilities are requested. The padding id -1 becomes
+/// token 0; [`target_tensor`] drops the log-probability of this token.
 fn targets(shared: &Shared, request: &SampleRequest) -> Result<Vec<Vec<u32>>> {
     let Some(tensor) = &request.target_prompt_logprobs else {
         return Ok(Vec::new());
@@ -234,7 +234,7 @@ fn sequence(sample: GeneratedSample, top_k: bool) -> SampledSequence {
     sequence
 }
 
-/// Builds the tensor of target log-probabilities in the shape and layout of the request, with zero for padding.
+/// Builds the tensor of requested log-probabilities in the shape and layout of the request. Padding elements are zero.
 fn target_tensor(requested: &TensorData, scores: Vec<Vec<f32>>) -> Result<TensorData> {
     let ids = requested.as_i64().unwrap_or_default();
     let scores = scores.into_iter().flatten().zip(ids);

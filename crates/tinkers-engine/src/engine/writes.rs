@@ -10,12 +10,13 @@ thread_local! {
     static IS_ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Marks this thread as one that runs jobs. A marked thread never waits for writes, because it might be the one that has to do them.
+/// Marks this thread as a thread that runs jobs. A marked thread never waits for writes, because the write may be one of its own
+/// jobs.
 pub(super) fn mark_engine_thread() {
     IS_ENGINE_THREAD.set(true);
 }
 
-/// A counter of the submitted saves and deletions that have not finished.
+/// The number of submitted saves and checkpoint deletions that have not finished.
 #[derive(Debug, Default)]
 pub(super) struct PendingWrites(Arc<Inner>);
 
@@ -25,12 +26,12 @@ struct Inner {
     finished: Condvar,
 }
 
-/// A guard that counts as one pending write until it is dropped.
+/// A guard for a pending write. The write counts as pending until the guard is dropped.
 #[derive(Debug)]
 pub(super) struct PendingWrite(Arc<Inner>);
 
 impl PendingWrites {
-    /// Counts `work` as pending if it is a save or a deletion.
+    /// Counts `work` as a pending write if it is a save or a checkpoint deletion.
     pub(super) fn begin(&self, work: &Work) -> Option<PendingWrite> {
         if !matches!(work, Work::Save { .. } | Work::DeleteCheckpoint { .. }) {
             return None;
@@ -39,7 +40,7 @@ impl PendingWrites {
         Some(PendingWrite(Arc::clone(&self.0)))
     }
 
-    /// Waits until no write is pending. Returns `false` if writes are still pending after `timeout`.
+    /// Waits until no write is pending. Returns `false` if a write is still pending after `timeout`.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
         let timeout = if IS_ENGINE_THREAD.get() {
             Duration::ZERO

@@ -29,7 +29,7 @@ pub enum LossFunction {
     Cispo(Clip),
     /// The DRO loss, `-(p · A - beta / 2 · (p - q)²)`.
     Dro {
-        /// The weight of the quadratic penalty on the distance from the sampler.
+        /// The weight of the quadratic penalty on the difference from the log-probabilities of the sampler.
         beta: f32,
     },
 }
@@ -43,16 +43,16 @@ pub struct Clip {
     pub high: f32,
 }
 
-/// The inputs of a loss besides the log-probabilities of the model.
+/// The inputs of a loss function besides the log-probabilities of the model.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(
     clippy::exhaustive_enums,
     reason = "the engine reads the inputs of each loss"
 )]
 pub enum LossInputs {
-    /// One weight for each target, for `cross_entropy`.
+    /// One weight for each target token, for `cross_entropy`.
     Weights(Vec<f32>),
-    /// The sampler's log-probability and the advantage of each target, for the policy losses.
+    /// The log-probability of the sampler and the advantage for each target token, for the policy losses.
     Policy {
         /// The log-probabilities of the sampler.
         sampler: Vec<f32>,
@@ -61,7 +61,7 @@ pub enum LossInputs {
     },
 }
 
-/// The losses of the targets of a sequence and their derivatives with respect to the log-probabilities.
+/// The losses of the target tokens of a sequence, and the derivatives of these losses with respect to the log-probabilities.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Evaluated {
     pub(crate) losses: Vec<f32>,
@@ -69,7 +69,7 @@ pub(crate) struct Evaluated {
 }
 
 impl LossFunction {
-    /// Parses a loss by name with its options. Options that are not set take the documented defaults.
+    /// Parses a loss function from its name and its options. Options that are not set get the documented defaults.
     ///
     /// # Errors
     /// Returns [`Error::Input`] with `loss_fn`, or with the option that is unknown, not finite or inconsistent.
@@ -127,13 +127,13 @@ impl LossFunction {
         }
     }
 
-    /// Returns whether the loss is a policy loss, which compares the model with the sampler.
+    /// Returns whether the loss is a policy loss. Policy losses compare the model with the sampler.
     #[must_use]
     pub fn is_policy(&self) -> bool {
         !matches!(self, Self::CrossEntropy)
     }
 
-    /// Returns the clipping interval, for losses that clip the ratio.
+    /// Returns the clipping interval, or `None` if the loss does not clip the probability ratio.
     pub(crate) fn clip(&self) -> Option<Clip> {
         match self {
             Self::Ppo(clip) | Self::Cispo(clip) => Some(*clip),
@@ -142,10 +142,10 @@ impl LossFunction {
     }
 }
 
-/// The options of a loss that have not been read yet.
+/// The options of a loss function that have not been read yet.
 struct Options {
     given: BTreeMap<String, f64>,
-    /// The values of options that are not given.
+    /// The default values of the options that are not set.
     defaults: &'static [(&'static str, f64)],
 }
 
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn cross_entropy_multiplies_each_target_by_its_weight() {
+    fn cross_entropy_multiplies_each_target_token_loss_by_its_weight() {
         let got = LossFunction::CrossEntropy
             .evaluate(&[-1.0, -2.0], &LossInputs::Weights(vec![0.5, 0.0]));
         assert_eq!(got.losses, [0.5, 0.0]);

@@ -2,13 +2,13 @@
 
 use super::{Clip, LossFunction};
 
-/// The maximum of the absolute log-ratio, which prevents overflow. A ratio of e^20 means that learner and sampler do not belong
+/// The maximum absolute value of the log-ratio. It prevents overflow. A ratio of e^20 means that learner and sampler do not belong
 /// together.
 const MAX_LOG_RATIO: f32 = 20.0;
 
-/// Returns the loss of one target and its derivative with respect to `p`.
+/// Returns the loss of one target token and the derivative of this loss with respect to `p`.
 ///
-/// `p` and `q` are the log-probabilities of the target under the learner and the sampler.
+/// `p` and `q` are the log-probabilities of the target token under the learner and under the sampler.
 pub(super) fn evaluate(loss: &LossFunction, p: f32, q: f32, advantage: f32) -> (f32, f32) {
     match loss {
         LossFunction::CrossEntropy => (-p, -1.0),

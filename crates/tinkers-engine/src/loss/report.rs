@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::policy::ratio;
 use super::{Evaluated, LossFunction, LossInputs};
 
-/// The contribution of one sequence to the metrics.
+/// The contribution of one sequence to the metrics of a pass.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) losses: Vec<f32>,
@@ -24,7 +24,7 @@ struct Policy {
 }
 
 impl Report {
-    /// Computes the contribution of a sequence with log-probabilities `p`.
+    /// Computes the contribution of one sequence to the metrics. `p` contains the log-probabilities of the sequence.
     #[expect(
         clippy::cast_precision_loss,
         reason = "sequences are far below 2^53 tokens"
@@ -60,11 +60,12 @@ impl Report {
     }
 }
 
-/// Computes the metrics of a forward or backward pass. Means are over sequences, as clients assume when they merge the parts of a
-/// batch.
+/// Computes the metrics of a forward or backward pass. Means are taken over sequences, as clients assume when they merge the
+/// metrics of the parts of a batch.
 ///
-/// The metrics are `loss:sum` and `weights:sum`, which is the number of targets for policy losses. Policy losses also have
-/// `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if the loss clips the ratio, `clip_fraction:mean`.
+/// The metrics are `loss:sum` and `weights:sum`. For policy losses, `weights:sum` is the number of target tokens. Policy losses
+/// also have `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if the loss clips the ratio,
+/// `clip_fraction:mean`.
 #[expect(
     clippy::cast_precision_loss,
     reason = "batches are far below 2^53 sequences"
@@ -100,7 +101,7 @@ mod tests {
     use crate::loss::Clip;
 
     #[test]
-    fn metric_means_are_over_sequences_and_sums_over_targets() {
+    fn loss_metrics_are_means_over_sequences_or_sums_over_targets() {
         let loss = LossFunction::Ppo(Clip {
             low: 0.8,
             high: 1.2,

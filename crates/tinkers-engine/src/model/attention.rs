@@ -13,12 +13,12 @@ use crate::ops::rope::{Angles, Positions, rotate};
 use crate::ops::tape::{Node, Tape};
 use crate::weights::Weights;
 
-/// The keys and values to which the queries of a call attend.
+/// Selects the keys and values to which the queries of a call attend.
 #[derive(Debug)]
 pub(super) enum Attend<'a> {
-    /// The keys and values of the same call, which contains complete sequences.
+    /// The keys and values of the same call. The call contains complete sequences.
     Whole,
-    /// The keys and values of the cache and of the same call, which continues the cached sequences. Records no gradients.
+    /// The keys and values of the cache and of the same call. The call continues the cached sequences. Records no gradients.
     Cached(LayerCache<'a>),
 }
 

@@ -7,10 +7,10 @@ use crate::ops::attention::Geometry;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
 
-/// The minimum number of multiplications per thread. With fewer, another thread costs more time than it saves.
+/// The minimum number of multiplications per thread. Below this number, a further thread costs more time than it saves.
 const MIN_PARALLEL_WORK: usize = 1 << 20;
 
-/// The keys and values of several sequences of equal length.
+/// The attention keys and values of several sequences of equal length.
 #[derive(Debug)]
 pub(crate) struct KvCache {
     layers: Vec<Layer>,
@@ -20,7 +20,7 @@ pub(crate) struct KvCache {
     shape: Geometry,
 }
 
-/// The keys and values of one layer: `capacity` rows for each sequence, each row with the values of all heads.
+/// The keys and values of one layer: `capacity` rows for each sequence. A row contains the values of all heads.
 #[derive(Debug)]
 struct Layer {
     k: Vec<f32>,
@@ -51,7 +51,7 @@ impl KvCache {
         }
     }
 
-    /// Returns the memory in bytes for one sequence of `capacity` tokens.
+    /// Returns the memory in bytes that a cache for one sequence of `capacity` tokens occupies.
     pub(crate) fn bytes_of(config: &ModelConfig, capacity: usize) -> usize {
         let row = config.kv_heads() * config.head_width();
         let floats = 2 * config.num_hidden_layers * row;
@@ -68,7 +68,7 @@ impl KvCache {
         floats.sum::<usize>() * size_of::<f32>()
     }
 
-    /// Copies the chosen sequences into a new cache of `capacity` tokens each.
+    /// Copies the sequences with the indices `chosen` into a new cache with a capacity of `capacity` tokens per sequence.
     pub(crate) fn select(&self, chosen: &[usize], capacity: usize) -> Self {
         let row = self.row();
         let copy = |from: &[f32]| {
@@ -102,12 +102,12 @@ impl KvCache {
         self.len
     }
 
-    /// Adds `new` positions to the length, after every layer has stored them.
+    /// Increases the length by `new` positions, after every layer has stored their keys and values.
     pub(super) fn advance(&mut self, new: usize) {
         self.len += new;
     }
 
-    /// Returns layer `index` of the cache, for a call with `new` positions per sequence.
+    /// Returns the layer `index` of the cache, for a call that adds `new` positions to each sequence.
     pub(super) fn layer(&mut self, index: usize, new: usize) -> LayerCache<'_> {
         LayerCache {
             capacity: self.capacity,

@@ -15,7 +15,7 @@ pub(super) struct Linear {
 
 impl Linear {
     /// Creates a layer from the weights `{name}.weight` of shape `[outputs, inputs]` and, if present, `{name}.bias`. Removes both
-    /// from `weights`.
+    /// weights from `weights`.
     pub(super) fn new(
         weights: &mut Weights,
         name: &str,
@@ -28,7 +28,7 @@ impl Linear {
         })
     }
 
-    /// Creates a layer that uses the weight of the embedding.
+    /// Creates a layer whose weight is the weight of the embedding.
     pub(super) fn tied(embedding: &Node) -> Self {
         Self {
             weight: embedding.clone(),

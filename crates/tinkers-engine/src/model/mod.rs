@@ -50,7 +50,7 @@ impl Model {
         Arc::new(Angles::new(&config.frequencies(), positions))
     }
 
-    /// Builds the model as [`Self::new`] does, with a table of rotary angles that was computed before.
+    /// Builds the model like [`Self::new`], with a table of rotary angles that was computed before.
     pub(crate) fn with_angles(
         config: ModelConfig,
         mut weights: Weights,
@@ -83,8 +83,8 @@ impl Model {
         &self.config
     }
 
-    /// Computes the hidden states after the final norm, of shape `[tokens, hidden_size]`. `tokens` is a concatenation of sequences
-    /// of `len` tokens each.
+    /// Computes the hidden states after the final norm, of shape `[tokens, hidden_size]`. `tokens` is a concatenation of sequences.
+    /// Each sequence has `len` tokens.
     pub(crate) fn hidden(
         &self,
         tape: &Tape,

@@ -19,7 +19,7 @@ pub(crate) fn add(tape: &Tape, left: &Node, right: &Node) -> Node {
     })
 }
 
-/// Adds `bias`, a single row, to every row of `x`. The bias gets no gradient.
+/// Adds `bias`, a single row, to every row of `x`. `bias` gets no gradient.
 pub(crate) fn add_bias(tape: &Tape, x: &Node, bias: &Matrix) -> Node {
     let value = x.value();
     let mut sum = value.data().to_vec();

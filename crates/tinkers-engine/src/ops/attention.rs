@@ -10,10 +10,10 @@ use super::math;
 use super::matrix::{Matrix, MatrixView, multiply, product};
 use super::tape::{Node, Tape};
 
-/// The number of queries in a block. The scores of one block and 512 keys occupy 128 KB.
+/// The number of queries that are computed as one block. The scores of one block and 512 keys occupy 128 KB.
 const BLOCK: usize = 64;
 
-/// The minimum number of query-key pairs at which heads are computed on several threads.
+/// The minimum number of query-key pairs from which the heads are computed on several threads.
 const MIN_PARALLEL_WORK: usize = 1 << 14;
 
 /// The dimensions of an attention call.
@@ -21,11 +21,11 @@ const MIN_PARALLEL_WORK: usize = 1 << 14;
 pub(crate) struct Geometry {
     /// The number of query positions per sequence.
     pub(crate) queries: usize,
-    /// The number of cached key positions before the first query.
+    /// The number of cached key positions before the first query position.
     pub(crate) past: usize,
     /// The number of query heads.
     pub(crate) heads: usize,
-    /// The number of key and value heads; each is shared by `heads / kv_heads` query heads.
+    /// The number of key heads, which is also the number of value heads. Each of them is shared by `heads / kv_heads` query heads.
     pub(crate) kv_heads: usize,
     /// The width of a head.
     pub(crate) width: usize,
@@ -121,7 +121,7 @@ impl Geometry {
         1.0 / (self.width as f32).sqrt()
     }
 
-    /// Computes attention for one sequence. Rows of `k` and `v` after the last query are not read.
+    /// Computes attention for one sequence. Does not read rows of `k` and `v` after the last query.
     pub(crate) fn attend(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         if self.queries == 1 {
             return self.attend_one(q, k, v, out);
@@ -155,7 +155,7 @@ impl Geometry {
         out
     }
 
-    /// Computes the attention of a single query with simple loops, which are faster than matrix products for one query.
+    /// Computes the attention of a single query with simple loops. For one query, they are faster than matrix products.
     fn attend_one(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         let (width, row, keys) = (self.width, self.kv_heads * self.width, self.past + 1);
         let mut scores = vec![0f32; keys];
@@ -178,7 +178,7 @@ impl Geometry {
         }
     }
 
-    /// Returns rows `from..to` of the queries of one head.
+    /// Returns the rows `from..to` of the queries of one head.
     fn query_rows<'a>(&self, q: &'a [f32], head: usize, from: usize, to: usize) -> MatrixView<'a> {
         let row = self.heads * self.width;
         let data = &q[from * row + head * self.width..];
@@ -191,8 +191,8 @@ impl Geometry {
         MatrixView::strided(&k[head * self.width..], len, self.width, row)
     }
 
-    /// Returns the attention probabilities of the queries in `rows`. The first of these queries is at position `from`, and the keys
-    /// are all keys up to the last of these queries.
+    /// Returns the attention probabilities of the queries in `rows`. The first of these queries is at position `from`. The keys are
+    /// all keys up to the position of the last of these queries.
     fn probabilities(
         &self,
         rows: MatrixView<'_>,
@@ -245,7 +245,7 @@ impl Backward<'_> {
         (dq, dk, dv)
     }
 
-    /// Computes the gradients of one block of queries of one head: returns dQ, adds to dK and dV.
+    /// Computes the gradients of one block of queries of one head. Returns dQ, and adds to dK and dV.
     ///
     /// With P the probabilities and D the row sums of grad ∘ out:
     /// dV = Pᵀ·grad, dS = P ∘ (grad·Vᵀ - D), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
@@ -283,7 +283,7 @@ impl Backward<'_> {
     }
 }
 
-/// Copies the rows of one head into rows that contain all `heads` heads.
+/// Copies the rows of one head into their columns of rows that contain all `heads` heads.
 fn scatter(from: &[f32], to: &mut [f32], heads: usize, head: usize, width: usize) {
     for (from, to) in from
         .chunks_exact(width)
@@ -318,7 +318,7 @@ mod tests {
         }
     }
 
-    /// Computes the attention of one query position with simple loops in double precision.
+    /// Computes the attention of one query position with simple loops in double precision, as a reference.
     fn naive_attention(q: &[f32], k: &[f32], v: &[f32], at: usize) -> Vec<f32> {
         let mut out = Vec::new();
         for head in 0..4 {

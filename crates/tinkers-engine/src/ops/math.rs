@@ -35,7 +35,8 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Computes the sum of `values` in eight lanes. This vectorises, and the order of additions depends only on the length.
+/// Computes the sum of `values` in eight lanes. This form can be vectorised, and the order of the additions depends only on the
+/// length.
 #[inline]
 pub(crate) fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];

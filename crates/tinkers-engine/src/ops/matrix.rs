@@ -8,11 +8,11 @@ use rayon::prelude::*;
 
 use super::math;
 
-/// The number of multiplications below which a product is computed on the calling thread.
+/// The number of multiplications below which the calling thread computes a product alone.
 const MIN_PARALLEL_WORK: usize = 1 << 21;
 
-/// The number of rows up to which a blocked product is slower than inner products, because packing its right operand costs more than
-/// the product.
+/// The number of rows up to which a blocked product is slower than inner products. With so few rows, packing the right operand
+/// takes longer than the product.
 const FEW_ROWS: usize = 2;
 
 /// A row-major matrix. Clones share the data.
@@ -50,12 +50,12 @@ impl Matrix {
         &self.data
     }
 
-    /// Returns the data for changes in place. If a clone shares the data, copies it first.
+    /// Returns the data so that it can be changed in place. If a clone shares the data, copies the data first.
     pub(crate) fn data_mut(&mut self) -> &mut [f32] {
         Arc::make_mut(&mut self.data).as_mut_slice()
     }
 
-    /// Returns the same data with another number of rows and columns.
+    /// Returns a matrix with the same data and another number of rows and columns.
     pub(crate) fn reshaped(&self, rows: usize, cols: usize) -> Self {
         assert_eq!(self.data.len(), rows * cols, "the number of elements stays");
         Self {
@@ -87,7 +87,7 @@ impl<'a> MatrixView<'a> {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// Creates a view of `rows` rows with `cols` values each. In `data`, the starts of the rows are `row_step` apart.
+    /// Creates a view of `rows` rows with `cols` values each. The starts of consecutive rows are `row_step` values apart in `data`.
     pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_step: usize) -> Self {
         Self {
             data,
@@ -178,7 +178,7 @@ fn multiply_here(
     general_mat_mul(alpha, &left.array(), &right.array(), beta, &mut out);
 }
 
-/// Computes a product of few rows as inner products. The right operand must be transposed, so that its columns are contiguous.
+/// Computes a product with few rows as inner products. The right operand must be transposed, so that its columns are contiguous.
 fn multiply_few(
     alpha: f32,
     left: MatrixView<'_>,

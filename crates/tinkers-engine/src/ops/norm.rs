@@ -4,7 +4,7 @@ use super::math;
 use super::matrix::Matrix;
 use super::tape::{Grads, Node, Tape};
 
-/// Computes `x / sqrt(mean(x²) + eps) * weight` for each row of `x`; `weight` is a single row of the same width.
+/// Computes `x / sqrt(mean(x²) + eps) * weight` for each row of `x`. `weight` is a single row of the same width.
 pub(crate) fn rms_norm(tape: &Tape, x: &Node, weight: &Node, eps: f32) -> Node {
     let (input, w) = (x.value(), weight.value().data());
     let mut out = vec![0f32; input.data().len()];

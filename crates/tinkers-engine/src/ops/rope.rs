@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::matrix::Matrix;
 use super::tape::{Node, Tape};
 
-/// A table of rotary sines and cosines for every position.
+/// A table of the rotary sines and cosines for every position.
 #[derive(Debug)]
 pub(crate) struct Angles {
     half: usize,
@@ -13,7 +13,7 @@ pub(crate) struct Angles {
     sin: Vec<f32>,
 }
 
-/// The positions of a matrix's rows: `start..start + len`, repeated for each sequence.
+/// The positions of the rows of a matrix: `start..start + len`, repeated for each sequence.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Positions {
     pub(crate) start: usize,
@@ -21,7 +21,8 @@ pub(crate) struct Positions {
 }
 
 impl Angles {
-    /// Computes the table for `positions` positions. The angle of a pair of values is its position times its frequency.
+    /// Computes the table for `positions` positions. The rotary angle of a pair of values is the position times the frequency of
+    /// the pair.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -41,7 +42,7 @@ impl Angles {
         Self { half, cos, sin }
     }
 
-    /// Rotates all heads of `from` by the angles of their rows. With a `direction` of -1, rotates them back.
+    /// Rotates all heads of `from` by the angles of their rows. If `direction` is -1, rotates them back.
     fn rotate(&self, from: &[f32], cols: usize, at: Positions, direction: f32) -> Vec<f32> {
         let (half, width) = (self.half, 2 * self.half);
         let mut out = vec![0f32; from.len()];

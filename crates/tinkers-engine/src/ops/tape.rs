@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::matrix::Matrix;
 
-/// A value in a computation. A value that requires a gradient has an index in the tape.
+/// A value in a computation. If the value requires a gradient, it has an index in the tape.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     value: Matrix,
@@ -37,14 +37,14 @@ impl Node {
 
 type Backward = Box<dyn FnOnce(Vec<f32>, &mut Grads)>;
 
-/// The recorded operations of one computation in order, each with its backward function. A tape is used by one thread.
+/// The recorded operations of one computation in order, each with its backward function. Only one thread uses a tape.
 #[derive(Default)]
 pub(crate) struct Tape {
     steps: RefCell<Vec<Option<Backward>>>,
 }
 
 impl Tape {
-    /// Creates a leaf: an input that requires a gradient.
+    /// Creates a leaf. A leaf is an input that requires a gradient.
     pub(crate) fn leaf(&self, value: Matrix) -> Node {
         let mut steps = self.steps.borrow_mut();
         steps.push(None);
@@ -55,7 +55,7 @@ impl Tape {
     }
 
     /// Records the result of an operation on `inputs`. `backward` computes the gradients of the inputs from the gradient of the
-    /// result. It is dropped if no input requires a gradient.
+    /// result. If no input requires a gradient, `backward` is dropped.
     pub(crate) fn record(
         &self,
         value: Matrix,
@@ -99,7 +99,7 @@ pub(crate) struct Grads {
 }
 
 impl Grads {
-    /// Adds `grad` to the gradient of `node`, if it requires one.
+    /// Adds `grad` to the gradient of `node`, if `node` requires a gradient.
     pub(crate) fn add(&mut self, node: &Node, grad: Vec<f32>) {
         let Some(id) = node.id else {
             return;
@@ -111,7 +111,7 @@ impl Grads {
         }
     }
 
-    /// Removes and returns the gradient of a leaf; `None` if the result does not depend on the leaf.
+    /// Removes and returns the gradient of a leaf, or returns `None` if the result does not depend on the leaf.
     pub(crate) fn take(&mut self, leaf: &Node) -> Option<Vec<f32>> {
         leaf.id.and_then(|id| self.slots[id].take())
     }

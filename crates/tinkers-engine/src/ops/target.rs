@@ -6,7 +6,7 @@ use super::math;
 use super::matrix::Matrix;
 use super::tape::{Node, Tape};
 
-/// Computes the log-probabilities `[rows, per_row]` of `targets` under `logits` `[rows, vocabulary]`.
+/// Computes the log-probabilities `[rows, per_row]` of the target tokens `targets` under `logits` `[rows, vocabulary]`.
 ///
 /// The log-probabilities of the other tokens are not stored: for large vocabularies, that matrix would dominate memory.
 pub(crate) fn log_probs(tape: &Tape, logits: &Node, targets: Arc<[u32]>, per_row: usize) -> Node {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn target_probabilities_of_a_row_sum_to_one() {
+    fn probabilities_of_all_target_tokens_in_a_row_sum_to_one() {
         let row = Matrix::new(vec![0.5f32, -3.0, 12.0, 11.0, 0.0], 1, 5);
         let targets = vec![0, 1, 2, 3, 4].into();
         let all = log_probs(&Tape::default(), &Node::constant(row), targets, 5);

@@ -7,11 +7,11 @@ use crate::rng::Rng;
 /// The parameters of token sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingOptions {
-    /// The divisor of the logits. With 0, the most likely token is selected.
+    /// The number by which the logits are divided. With 0, the most likely token is selected.
     pub temperature: f32,
-    /// The number of most likely tokens to sample from; `None` for all tokens.
+    /// The number of most likely tokens from which to sample. `None` to sample from all tokens.
     pub top_k: Option<usize>,
-    /// The cumulative probability of the most likely tokens to sample from; 1 for all tokens.
+    /// The cumulative probability of the most likely tokens from which to sample. 1 to sample from all tokens.
     pub top_p: f32,
 }
 
@@ -26,7 +26,7 @@ impl Default for SamplingOptions {
 }
 
 impl SamplingOptions {
-    /// Samples a token. Equal logits are ordered by token id, so that the result for a seed is fixed.
+    /// Samples a token. Tokens with equal logits are ordered by token id, so that a seed always gives the same result.
     pub(crate) fn sample(&self, logits: &[f32], rng: &mut Rng) -> u32 {
         if self.temperature <= 0.0 || self.top_k == Some(1) {
             return best(logits);
@@ -51,7 +51,8 @@ impl SamplingOptions {
     }
 }
 
-/// Returns the `count` most likely tokens with their log-probabilities. `total` is the log of the sum of exponentials of `logits`.
+/// Returns the `count` most likely tokens with their log-probabilities. `total` is the logarithm of the sum of the exponentials of
+/// `logits`.
 pub(super) fn most_likely(logits: &[f32], count: usize, total: f32) -> TopK {
     let mut order: Vec<u32> = (0..logits.len()).map(id).collect();
     let count = count.min(order.len());

@@ -24,17 +24,17 @@ pub use stop::stop_ends;
 /// The `(token, log-probability)` pairs of one position, most likely first.
 pub type TopK = Vec<(u32, f32)>;
 
-/// The maximum size of the KV cache of a batch of samples. A single sample may exceed it.
+/// The maximum size in bytes of the KV cache of a batch of samples. The cache of a single sample may be larger.
 const MAX_CACHE_BYTES: usize = 1 << 30;
 
-/// A request for samples.
+/// A job that draws one or more samples for a prompt.
 #[derive(Clone, Debug)]
 pub struct SampleJob {
     /// The prompt tokens; at least one.
     pub prompt: Vec<u32>,
     /// The number of samples.
     pub samples: usize,
-    /// The maximum number of tokens per sample; `None` for the rest of the context.
+    /// The maximum number of tokens per sample. `None` to use the rest of the context.
     pub max_tokens: Option<usize>,
     /// The parameters of token sampling.
     pub sampling: SamplingOptions,
@@ -42,7 +42,7 @@ pub struct SampleJob {
     pub seed: u64,
     /// The stop tokens and stop texts.
     pub stop: StopConditions,
-    /// Which log-probabilities of the prompt to return.
+    /// Selects which log-probabilities of the prompt to return.
     pub prompt_options: PromptScoreOptions,
     /// The number of most likely tokens to return for each sampled position.
     pub top_k_log_probs: usize,
@@ -51,11 +51,11 @@ pub struct SampleJob {
 /// A sampled sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GeneratedSample {
-    /// The sampled tokens, including the token that completed a stop condition.
+    /// The sampled tokens, including the token that met a stop condition.
     pub tokens: Vec<u32>,
-    /// The log-probabilities of the tokens at temperature 1.
+    /// The log-probabilities of the sampled tokens at temperature 1.
     pub log_probs: Vec<f32>,
-    /// The most likely tokens at each position, if requested.
+    /// The most likely tokens at each sampled position, if requested.
     pub top_k: Vec<TopK>,
     /// Whether a stop condition ended the sample; `false` if the sample reached its maximum length.
     pub stopped: bool,
@@ -79,7 +79,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Creates a sampler with a copy of the current weights of `lora`. Later training does not affect it.
+    /// Creates a sampler with a copy of the current weights of `lora`. Later training does not affect the sampler.
     #[must_use]
     pub fn new(base: Arc<Model>, lora: Option<&Lora>, text: Arc<Text>) -> Self {
         let adapters = match lora {
@@ -93,7 +93,7 @@ impl Sampler {
         }
     }
 
-    /// Runs a job on the threads of the current pool.
+    /// Runs a sample job on the threads of the current pool.
     ///
     /// Samples are decoded in batches whose KV cache fits in 1 GB.
     ///
@@ -198,7 +198,7 @@ impl Sampler {
         Ok(())
     }
 
-    /// Checks a job against the model and returns the maximum number of tokens per sample.
+    /// Checks a sample job against the model and returns the maximum number of tokens per sample.
     fn check(&self, job: &SampleJob) -> Result<usize> {
         let config = self.base.config();
         let (context, len) = (config.max_position_embeddings, job.prompt.len());
@@ -272,7 +272,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn samples_do_not_depend_on_the_batch_size() {
+    fn sampled_tokens_do_not_depend_on_the_batch_size() {
         let base = testing::model("qwen3");
         let lora = testing::lora(base.config());
         let each = KvCache::bytes_of(base.config(), 3 + 20);

@@ -12,29 +12,30 @@ use crate::ops::matrix::Matrix;
 use crate::ops::tape::{Node, Tape};
 use crate::ops::target::log_sum_exp;
 
-/// The number of positions per prefill call. It is large enough for efficient matrix products and small enough to bound the logits.
+/// The number of prompt positions per prefill call. The number is large enough for efficient matrix products and small enough to
+/// bound the memory of the logits.
 const CHUNK: usize = 256;
 
-/// The log-probabilities of the prompt to return.
+/// Selects the log-probabilities of the prompt to return.
 #[derive(Clone, Debug, Default)]
 pub struct PromptScoreOptions {
-    /// Whether to return the log-probability of each token.
+    /// Whether to return the log-probability of each prompt token.
     pub log_probs: bool,
-    /// The number of most likely tokens to return for each position.
+    /// The number of most likely tokens to return for each prompt position.
     pub top_k: usize,
-    /// The tokens whose log-probabilities are requested: entry `i` is for position `i + 1`. Empty, or one entry for each position
-    /// but the first.
+    /// The tokens whose log-probabilities are requested. Entry `i` is for prompt position `i + 1`. The list is empty, or has one
+    /// entry for each prompt position but the first.
     pub targets: Vec<Vec<u32>>,
 }
 
 /// The log-probabilities of the prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptScores {
-    /// The log-probability of each token; `None` for the first token. Empty if not requested.
+    /// The log-probability of each prompt token. The entry of the first token is `None`. Empty if not requested.
     pub log_probs: Vec<Option<f32>>,
-    /// The most likely tokens at each position, with an empty list for the first position. Empty if not requested.
+    /// The most likely tokens at each prompt position. The list for the first position is empty. Empty if not requested.
     pub top_k: Vec<TopK>,
-    /// The log-probabilities of the requested tokens of each position but the first.
+    /// The log-probabilities of the requested tokens at each prompt position but the first.
     pub targets: Vec<Vec<f32>>,
 }
 
@@ -44,7 +45,8 @@ impl PromptScoreOptions {
     }
 }
 
-/// Prefills `cache` with the prompt of `job`. Returns the prompt's scores and the logits of the next token.
+/// Prefills `cache` with the prompt of `job`. Returns the requested log-probabilities of the prompt and the logits of the next
+/// token.
 pub(super) fn prefill(
     model: &Model,
     adapters: &Adapters,

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::text::Text;
 
-/// The tokens and texts that end a sample. The token that completes a stop token or stop text is part of the sample.
+/// The tokens and texts that end a sample. The token that completes a stop token or a stop text is part of the sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopConditions {
     tokens: Vec<u32>,
@@ -11,7 +11,7 @@ pub struct StopConditions {
 }
 
 impl StopConditions {
-    /// Returns an empty set, with which samples end only at their maximum length.
+    /// Returns an empty set. With it, samples end only at their maximum length.
     #[must_use]
     pub fn never() -> Self {
         Self::default()
@@ -26,7 +26,7 @@ impl StopConditions {
         }
     }
 
-    /// Adds stop texts. A sample ends when its text contains any of them. Empty texts are ignored.
+    /// Adds stop texts. A sample ends when its text contains one of them. Empty stop texts are ignored.
     #[must_use]
     pub fn or_texts(mut self, texts: impl IntoIterator<Item = String>) -> Self {
         let texts = texts.into_iter().map(String::into_bytes);
@@ -34,7 +34,8 @@ impl StopConditions {
         self
     }
 
-    /// Returns whether the last of `tokens` ends the sample. `context` is the end of the prompt, which is decoded but not searched.
+    /// Returns whether the last token of `tokens` ends the sample. `context` is the end of the prompt. It is decoded, but not
+    /// searched for stop texts.
     pub(crate) fn ends(&self, context: &[u32], tokens: &[u32], text: &Text) -> Result<bool> {
         let Some(last) = tokens.last() else {
             return Ok(false);
@@ -51,11 +52,11 @@ impl StopConditions {
 }
 
 /// The number of tokens that are decoded before the searched tokens. A decoder may drop the space of the first token or replace an
-/// incomplete first character; these extra tokens keep such changes away from the searched text.
+/// incomplete first character. Because of these extra tokens, such changes do not affect the searched text.
 pub(crate) const LEAD_TOKENS: usize = 8;
 
-/// The text that decoders write for invalid UTF-8, such as the rest of a character that was cut. Some decoders write it for every
-/// byte up to the next token that is not a byte.
+/// The text that decoders write for invalid UTF-8, such as the rest of a truncated character. Some decoders write this text for
+/// every byte up to the next token that is not a byte.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
 /// Removes leading tokens that begin in the middle of a character.
@@ -68,7 +69,7 @@ fn whole_characters<'a>(mut tokens: &'a [u32], text: &Text) -> Result<&'a [u32]>
     Ok(tokens)
 }
 
-/// The decoded end of a sample.
+/// The decoded text of the last tokens of a sample.
 struct DecodedTail {
     text: Vec<u8>,
     /// The length of `text` without the last token.
@@ -76,8 +77,8 @@ struct DecodedTail {
 }
 
 impl DecodedTail {
-    /// Decodes the end of `tokens`. The decoded text is long enough for any stop text of up to `longest` bytes that ends in the last
-    /// token.
+    /// Decodes the last tokens of `tokens`. The decoded text is long enough for any stop text of up to `longest` bytes that ends in
+    /// the last token.
     fn new(context: &[u32], tokens: &[u32], longest: usize, text: &Text) -> Result<Self> {
         // Most tokens decode to at least one byte.
         let (mut window, mut tries) = (longest + 2 * LEAD_TOKENS, 0);
@@ -113,7 +114,7 @@ impl DecodedTail {
         }
     }
 
-    /// Returns whether the text contains `stop` with its end in the last token.
+    /// Returns whether the text contains `stop` so that the end of `stop` is in the last token.
     fn completes(&self, stop: &[u8]) -> bool {
         let from = (self.before_last + 1).saturating_sub(stop.len());
         let searched = self.text.get(from..).unwrap_or_default();
@@ -130,7 +131,7 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     same
 }
 
-/// Returns whether the last of `tokens` ends the sample. Fuzz targets call this function.
+/// Returns whether the last token of `tokens` ends the sample. Fuzz targets call this function.
 ///
 /// # Errors
 ///
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn stop_token_ends_a_sample_only_as_the_last_token() {
+    fn stop_token_ends_a_sample_only_if_it_is_the_last_token() {
         let stop = StopConditions::tokens(vec![256, 7]);
         assert!(stop.ends(&[], &[1, 2, 256], &Text::Bytes).unwrap());
         assert!(!stop.ends(&[], &[256, 1], &Text::Bytes).unwrap());
@@ -206,7 +207,7 @@ mod tests {
         Text::Tokenizer(Box::new(json.parse().unwrap()))
     }
 
-    /// Returns the number of tokens after which `stop` ends a sample of `tokens`; `context` is the prompt.
+    /// Returns the number of tokens after which `stop` ends a sample of `tokens`. `context` is the prompt.
     fn stopped_length(stop: &str, context: &[u32], tokens: &[u32], text: &Text) -> Option<usize> {
         let stop = StopConditions::never().or_texts([stop.to_owned()]);
         (1..=tokens.len()).find(|&n| stop.ends(context, &tokens[..n], text).unwrap())

@@ -11,7 +11,7 @@ use crate::config::ModelConfig;
 use crate::lora::ALPHA;
 use crate::testing;
 
-/// A reference model built from operations of the tensor library. The adapters are its variables.
+/// A reference model that is built from operations of the tensor library. The adapters of the model are variables of the library.
 struct Reference {
     config: ModelConfig,
     weights: BTreeMap<String, Tensor>,
@@ -122,7 +122,7 @@ impl Reference {
         part(&(opened * part(x, "up")?)?, "down")
     }
 
-    /// Computes the log-probability of the target of each token.
+    /// Computes the log-probability of the target token at each position.
     fn log_probs(&self, tokens: &[u32], targets: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(tokens, &Device::Cpu)?;
         let mut x = self.weights["model.embed_tokens.weight"].index_select(&ids, 0)?;
@@ -149,7 +149,7 @@ impl Reference {
 }
 
 #[test]
-fn passes_agree_with_automatic_differentiation() {
+fn training_passes_agree_with_automatic_differentiation() {
     for family in ["llama", "qwen2", "qwen3"] {
         let base = testing::model(family);
         let lora = testing::lora(base.config());

@@ -143,7 +143,7 @@ fn gradients_accumulate_over_passes() {
 }
 
 #[test]
-fn forward_pass_adds_no_gradients_and_a_step_clears_them() {
+fn forward_pass_adds_no_gradients_and_optimizer_step_clears_them() {
     let mut trainable = trainable("llama");
     pass(
         &mut trainable,
@@ -168,7 +168,7 @@ fn forward_pass_adds_no_gradients_and_a_step_clears_them() {
 }
 
 #[test]
-fn steps_lower_the_loss_unless_the_learning_rate_is_zero() {
+fn optimizer_steps_lower_the_loss_unless_learning_rate_is_zero() {
     for (rate, falls) in [(1e-2, true), (0.0, false)] {
         let mut trainable = trainable("qwen3");
         let with = AdamWParams {
@@ -194,7 +194,7 @@ fn steps_lower_the_loss_unless_the_learning_rate_is_zero() {
 }
 
 #[test]
-fn missing_target_contributes_no_loss_and_no_gradient() {
+fn missing_target_token_contributes_no_loss_and_no_gradient() {
     let mut with_missing = example(&[3, 1, 4, 1, 5]);
     with_missing.targets[1] = None;
     let mut without_weight = example(&[3, 1, 4, 1, 5]);
@@ -218,7 +218,7 @@ fn missing_target_contributes_no_loss_and_no_gradient() {
 }
 
 #[test]
-fn each_of_several_targets_per_position_has_its_own_weight() {
+fn several_target_tokens_at_one_position_have_separate_weights() {
     let mut trainable = trainable("qwen3");
     let both = Example {
         tokens: vec![3, 1],
@@ -336,7 +336,7 @@ fn non_finite_gradients_are_refused_and_not_accumulated() {
 }
 
 #[test]
-fn step_to_non_finite_weights_leaves_the_model_unchanged() {
+fn optimizer_step_to_non_finite_weights_leaves_model_unchanged() {
     // In the first case, the learning rate makes the weights infinite; in the second, the gradient makes the second moments
     // infinite.
     for (scale, rate) in [(1.0, 1e39), (1e25, 1e-3)] {

@@ -12,7 +12,7 @@ use tinkers_wire::{CheckpointKind, LoraConfig, SampleRequest};
 
 use crate::{TestEngine, path, refused, sample};
 
-/// Starts a save of the model `m` without waiting for it. Returns the path of the checkpoint file.
+/// Starts a save of the model `m`, and does not wait for the end of the save. Returns the path of the checkpoint file.
 fn begin_save(test: &TestEngine, dir: &Path, rank: u32) -> std::path::PathBuf {
     let record = CheckpointRecord {
         path: path("m", CheckpointKind::Training, "n"),
@@ -34,7 +34,7 @@ fn begin_save(test: &TestEngine, dir: &Path, rank: u32) -> std::path::PathBuf {
     dir.join("checkpoints/m/weights/n.safetensors")
 }
 
-/// Creates a model with a large adapter, whose save takes long.
+/// Creates a model with a large adapter. A save of this model takes long.
 fn create_large(test: &TestEngine) {
     let work = Work::CreateModel {
         model: "m".into(),

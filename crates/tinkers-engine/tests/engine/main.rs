@@ -162,7 +162,7 @@ fn request(max_tokens: u32) -> SampleRequest {
 }
 
 #[test]
-fn training_saving_and_sampling_work_together() {
+fn engine_trains_saves_and_samples() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     test.create("s:train:0");
@@ -223,7 +223,7 @@ fn training_saving_and_sampling_work_together() {
 }
 
 #[test]
-fn models_of_one_base_train_independently() {
+fn models_with_the_same_base_model_train_independently() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     test.create("a");
@@ -368,7 +368,7 @@ fn error_names_the_invalid_input_field() {
 }
 
 #[test]
-fn sample_request_options_take_effect() {
+fn each_option_of_a_sample_request_takes_effect() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     let base = || SamplerWeights::Base(builtin::NAME.into());

@@ -39,7 +39,7 @@ fn sample_requests_without_a_seed_use_the_engine_seed() {
 }
 
 #[test]
-fn cancelled_samples_let_the_next_sample_run() {
+fn samples_run_after_earlier_samples_were_cancelled() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     let base = || SamplerWeights::Base(builtin::NAME.into());
@@ -62,7 +62,7 @@ fn cancelled_samples_let_the_next_sample_run() {
 }
 
 #[test]
-fn cancelled_sample_and_jobs_of_a_dropped_engine_fail() {
+fn cancelled_samples_fail_and_so_do_jobs_of_a_dropped_engine() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     test.create("m");
@@ -83,7 +83,7 @@ fn cancelled_sample_and_jobs_of_a_dropped_engine_fail() {
 }
 
 #[test]
-fn sample_does_not_wait_for_a_long_pass() {
+fn sample_does_not_wait_for_a_running_training_pass() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
     test.create("m");

@@ -12,7 +12,7 @@ use crate::protocol::Form;
 use crate::read::{Refusal, Route, is_protobuf};
 
 impl Dialect {
-    /// Checks that the route accepts a body of this content type.
+    /// Checks that the route accepts a request body of this content type.
     pub(crate) fn check_content_type(
         &self,
         route: Route,
@@ -37,7 +37,8 @@ impl Dialect {
         })
     }
 
-    /// Checks the JSON fields that some dialects restrict. Malformed JSON passes this check; the decoder of the body reports it.
+    /// Checks the JSON fields that some dialects restrict. Ignores malformed JSON, because the decoder of the request body reports
+    /// it.
     pub(crate) fn check_body(
         &self,
         route: Route,

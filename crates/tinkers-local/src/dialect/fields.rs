@@ -15,14 +15,14 @@ pub(crate) enum Shape {
     Open(&'static [(&'static str, Self)]),
     /// A list of items of this shape.
     Each(&'static Self),
-    /// An object with any keys, whose values have this shape.
+    /// An object with arbitrary keys. All values have this shape.
     Values(&'static Self),
 }
 
 use Shape::{Any, Each, Fields, Open, Values};
 
 const INPUT: Shape = Fields(&[("chunks", Each(&CHUNK))]);
-/// The known fields of an input chunk: one list for all kinds of chunks.
+/// The known fields of an input chunk. One list covers all kinds of chunks.
 const CHUNK: Shape = Fields(&[
     ("type", Any),
     ("tokens", Any),
@@ -84,8 +84,8 @@ const MODEL: Shape = Fields(&[("model_id", Any), ("type", Any)]);
 
 impl Shape {
     /// Returns the fields that this server supports in the request body of `route`. Unknown fields are allowed at the top level,
-    /// since newer clients may send some. In nested objects, which hold options, they are refused: ignoring an option would silently
-    /// change the computation.
+    /// since newer clients may send some. They are refused in nested objects. Nested objects contain options, and ignoring an
+    /// option would silently change the computation.
     pub(crate) fn supported(route: Route) -> Self {
         match route {
             Route::CreateModel => Open(&[("lora_config", LORA)]),
@@ -198,7 +198,7 @@ impl Shape {
     }
 }
 
-/// Returns one error for each unknown field of `body`, in the format of the FastAPI framework.
+/// Returns one error for each unknown field of the request body `body`, in the format of the FastAPI framework.
 pub(super) fn unknown_fields(route: Route, body: &Value) -> Vec<Value> {
     let mut found = Vec::new();
     let mut path = vec![Value::from("body")];
@@ -206,7 +206,7 @@ pub(super) fn unknown_fields(route: Route, body: &Value) -> Vec<Value> {
     found
 }
 
-/// The maximum number of unknown fields in one response. It keeps the response to a large invalid body small.
+/// The maximum number of unknown fields that one response lists. It keeps the response to a large invalid request body small.
 const MAX_REPORTED: usize = 100;
 
 fn walk(shape: &Shape, value: &Value, path: &mut Vec<Value>, found: &mut Vec<Value>) {

@@ -29,9 +29,9 @@ use crate::read::Route;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialect {
-    /// The encodings in which the server accepts the body of `forward_backward`.
+    /// The encodings in which the server accepts the request body of `forward_backward`.
     pub pass_bodies: PassBodies,
-    /// The response to a body in another encoding.
+    /// The response to a request body in another encoding.
     pub other_bodies: OtherBodies,
     /// The encoding of the results of forward and backward passes, and of samples.
     pub results: ResultForm,
@@ -39,15 +39,15 @@ pub struct Dialect {
     pub title: (&'static str, &'static str),
     /// Whether the server has an OpenAPI document at `/openapi.json`.
     pub open_api: OpenApi,
-    /// The treatment of unknown fields in JSON bodies.
+    /// The treatment of unknown fields in JSON request bodies.
     pub unknown_fields: UnknownFields,
-    /// Routes that the server lacks. Requests for them get a 404.
+    /// The routes that the server does not have. Requests for these routes get a 404.
     pub absent: BTreeSet<Route>,
-    /// Whether requests must send an API key.
+    /// Whether requests must contain an API key.
     pub key: KeyNeed,
-    /// The feature flags in the response to `client/config`.
+    /// The feature flags that the response to `client/config` contains.
     pub flags: Flags,
-    /// The status of the response to a request that creates a session or sampler.
+    /// The status of the response to a request that creates a session or a sampler.
     pub created: StatusCode,
     /// Whether the response to an accepted sample contains the ids of its sequences.
     pub sequence_ids: SequenceIds,
@@ -63,7 +63,7 @@ pub struct Dialect {
     pub expiry: Expiry,
     /// The order in which the operations of a model run.
     pub order: Order,
-    /// Which requests are applied only once when a client repeats them.
+    /// Which requests are applied only once if a client sends them again.
     pub repeats: Repeats,
     /// When a checkpoint can be loaded into a model.
     pub loads: Loads,
@@ -77,7 +77,7 @@ pub struct Dialect {
     pub sampler_paths: SamplerPaths,
 }
 
-/// The encodings in which a server accepts the body of `forward_backward`.
+/// The encodings in which a server accepts the request body of `forward_backward`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PassBodies {
@@ -89,7 +89,7 @@ pub enum PassBodies {
     Protobuf,
 }
 
-/// The response to a body in an encoding that the server does not accept.
+/// The response to a request body in an encoding that the server does not accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OtherBodies {
@@ -103,11 +103,11 @@ pub enum OtherBodies {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResultForm {
-    /// The encoding that the `Accept` header of the poll names, or else JSON.
+    /// The encoding that the `Accept` header of the poll names. JSON if the header names none.
     AsAsked,
-    /// JSON, whatever the poll accepts.
+    /// JSON, regardless of the `Accept` header.
     Json,
-    /// Protobuf, whatever the poll accepts.
+    /// Protobuf, regardless of the `Accept` header.
     Protobuf,
 }
 
@@ -123,28 +123,28 @@ pub enum OpenApi {
     Absent,
 }
 
-/// The treatment of unknown fields in JSON bodies.
+/// The treatment of unknown fields in JSON request bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownFields {
     /// Unknown fields are ignored.
     Dropped,
-    /// Unknown fields are refused with 422 and one `extra_forbidden` error each. The known fields, at any depth, are those of the
-    /// official Python SDK 0.25. Objects with arbitrary keys are not checked.
+    /// Unknown fields are refused with a 422 response. The response contains one `extra_forbidden` error for each unknown field.
+    /// The known fields, at any depth, are those of the official Python SDK 0.25. Objects with arbitrary keys are not checked.
     RefusedAsOfSdk025,
 }
 
-/// Whether requests must send an API key.
+/// Whether requests must contain an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyNeed {
-    /// A key is required if one is configured.
+    /// Requests must contain an API key if an API key is configured.
     AsConfigured,
-    /// A key is always required. If none is configured, any key is accepted.
+    /// Requests must always contain an API key. If no API key is configured, any API key is accepted.
     Always,
 }
 
-/// The feature flags in the response to `client/config`.
+/// The feature flags that the response to `client/config` contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flags {
@@ -152,7 +152,7 @@ pub enum Flags {
     All,
     /// The flags that the Python SDK 0.25 knows, without the name and the guarantees of this server.
     OfSdk025,
-    /// The flag `pjwt_auth_enabled` only.
+    /// Only the flag `pjwt_auth_enabled`.
     JwtAlone,
 }
 
@@ -205,7 +205,8 @@ pub enum Expiry {
     AsConfigured,
     /// A result expires when it is first delivered. Later polls get a 404.
     OnceFetched,
-    /// A result expires this long after the end of its operation, or earlier if `LocalConfig` says so. Later polls get a 404.
+    /// A result expires this long after the end of its operation, or earlier if [`LocalConfig`](crate::LocalConfig) says so. Later
+    /// polls get a 404.
     After(Duration),
 }
 
@@ -213,17 +214,17 @@ pub enum Expiry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
-    /// In the order of their `seq_id`, which starts at 1 and has no gaps.
+    /// In the order of their `seq_id`. The first `seq_id` is 1, and there are no gaps.
     BySeqId,
     /// In the order in which their requests arrive. One operation runs at a time.
     OnArrival,
 }
 
-/// Which requests are applied only once when a client repeats them under the same sequence number.
+/// Which requests are applied only once if a client sends them again under the same sequence number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repeats {
-    /// All requests that have a sequence number.
+    /// All requests with a sequence number.
     AllOnce,
     /// Forward and backward passes, and optimizer steps. Repeated saves, loads and samples are applied again.
     ComputeOnce,
@@ -237,9 +238,9 @@ pub enum Repeats {
 pub enum Loads {
     /// At any time, into an existing or a new model.
     Anytime,
-    /// At any time, into an existing model. A request without a model gets a 422.
+    /// At any time, into an existing model. A request that names no model gets a 422.
     IntoModels,
-    /// Into an existing model as its first request. A later request gets a 400, one without a model a 422.
+    /// Only as the first request of an existing model. A later request gets a 400. A request that names no model gets a 422.
     FirstOfModel,
 }
 
@@ -257,9 +258,9 @@ pub enum MaxTokens {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopForm {
-    /// A string or a list of strings or tokens.
+    /// A text, a list of texts, or a list of tokens.
     TextOrList,
-    /// A list only. A string gets a 422.
+    /// Only a list. A text gets a 422.
     List,
 }
 
@@ -267,9 +268,9 @@ pub enum StopForm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PromptLogprobs {
-    /// The first token, whose entry is empty.
+    /// The first prompt token. Its entry is empty.
     FromFirst,
-    /// The second token, so the list is one entry shorter than the prompt.
+    /// The second prompt token. The list is one entry shorter than the prompt.
     FromSecond,
 }
 

@@ -4,7 +4,7 @@ use super::{Dialect, PromptLogprobs, Words};
 use crate::engine::Outcome;
 
 impl Dialect {
-    /// Returns the outcome with the fields and names of the dialect.
+    /// Returns the outcome of a job with the field and metric names of the dialect.
     pub(crate) fn adapt(&self, mut outcome: Outcome) -> Outcome {
         match &mut outcome {
             Outcome::Sampled(sample) if self.prompt_logprobs == PromptLogprobs::FromSecond => {

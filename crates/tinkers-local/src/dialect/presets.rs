@@ -63,8 +63,8 @@ impl Dialect {
         }
     }
 
-    /// Returns an artificial strict dialect, which no known server has: only JSON bodies, only protobuf results, only the fields of
-    /// the SDK 0.25, and no OpenAPI document. A client can detect this dialect only by its 415 and 422 responses.
+    /// Returns an artificial strict dialect that no known server has: only JSON request bodies, only protobuf results, only the
+    /// fields of the SDK 0.25, and no OpenAPI document. A client can detect this dialect only by its 415 and 422 responses.
     pub fn json_strict() -> Self {
         Self {
             pass_bodies: PassBodies::Json,
@@ -76,8 +76,8 @@ impl Dialect {
         }
     }
 
-    /// Returns the dialect of SkyRL 0.3.0: only JSON, a 500 response to protobuf bodies, and no sequence numbers, so repeated
-    /// requests are applied again.
+    /// Returns the dialect of SkyRL 0.3.0: only JSON, a 500 response to protobuf request bodies, and no sequence numbers. A
+    /// repeated request is applied again.
     ///
     /// This dialect does not imitate the ids of SkyRL (decimal request ids, models named `model_<hex>`), the second model of a
     /// repeated `create_model`, batches that fail together, the lack of zstd, the checks of names and losses, the values of losses,
@@ -99,9 +99,9 @@ impl Dialect {
         }
     }
 
-    /// Returns the dialect of the main branch of SkyRL of August 2026. Unlike [`Dialect::skyrl`], it accepts and returns protobuf,
-    /// applies a repeated pass or optimizer step only once, can delete checkpoints, loads a checkpoint only as the first request of
-    /// a model, and has an OpenAPI document, without the body of `forward_backward`.
+    /// Returns the dialect of the main branch of SkyRL of August 2026. It differs from [`Dialect::skyrl`] as follows: it accepts
+    /// and returns protobuf, applies a repeated pass or optimizer step only once, can delete checkpoints, loads a checkpoint only
+    /// as the first request of a model, and has an OpenAPI document that omits the request body of `forward_backward`.
     ///
     /// This dialect leaves out the same behaviour as [`Dialect::skyrl`], except that `forward_backward` accepts zstd.
     pub fn skyrl_main() -> Self {
@@ -126,8 +126,8 @@ impl Dialect {
         }
     }
 
-    /// Returns the dialect of TuFT 0.2.2: protobuf for bodies and results, only the fields of the SDK 0.25, 201 for creations, 422
-    /// for failed operations, and a required API key.
+    /// Returns the dialect of TuFT 0.2.2: protobuf for pass bodies and results, only the fields of the SDK 0.25, status 201 for
+    /// creations, status 422 for failed operations, and a required API key.
     ///
     /// This dialect does not imitate the ids of TuFT, 202 for accepted requests, the refusal of repeated requests when they run, the
     /// limits and their 429 responses, the OpenAI-compatible route, and the error texts. Unlike TuFT, it refuses unknown fields of

@@ -10,10 +10,10 @@ use crate::engine::EngineError;
 use crate::http::LazyResponse;
 use crate::read::Refusal;
 
-/// The kind of an accepted request, as far as the response depends on it.
+/// The kind of an accepted request. It distinguishes only requests whose responses differ.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum AcceptedKind<'a> {
-    /// The creation of a model with this base and adapter.
+    /// The creation of a model with this base model and adapter.
     Model(&'a str, &'a LoraConfig),
     /// The unloading of a model.
     Unload,
@@ -21,21 +21,22 @@ pub(crate) enum AcceptedKind<'a> {
     Other,
 }
 
-/// The kind of an operation's result, as far as the fields of the result depend on the dialect.
+/// The kind of an operation's result. It distinguishes only results whose fields depend on the dialect.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ResultKind<'a> {
     /// A model was created, with this base model and adapter.
     Model(&'a str, &'a LoraConfig),
     /// A checkpoint was saved at this path.
     Saved(&'a TinkerPath),
-    /// Weights were kept in memory for the sampler with this id.
+    /// Weights were copied into memory for the sampler with this id.
     Snapshot(&'a str),
     /// A checkpoint was loaded into a model.
     Loaded,
 }
 
 impl Dialect {
-    /// Returns the 404 refusal for an unknown path. The text names the path, or imitates that of a web framework.
+    /// Returns the 404 refusal of a request for an unknown path. The error text either names the path or imitates the text of a web
+    /// framework.
     pub(crate) fn no_route(&self, path: &str) -> Refusal {
         Refusal::not_found(match self.flags {
             Flags::All => format!("no route {path}"),
@@ -51,7 +52,7 @@ impl Dialect {
         })
     }
 
-    /// Returns the refusal of a poll for a result that the server has dropped.
+    /// Returns the refusal of a poll for an expired result.
     pub(crate) fn result_expired(&self, name: &str) -> Refusal {
         let reason = format!("the result of request {name} is no longer kept; submit it again");
         match self.expiry {
@@ -63,7 +64,8 @@ impl Dialect {
         }
     }
 
-    /// Returns the refusal of a request whose sequence number another request used. `refusal` is the one of the official service.
+    /// Returns the refusal of a request whose sequence number was used by another request. `refusal` is the refusal of the official
+    /// service for this case.
     pub(crate) fn number_reused(&self, refusal: Refusal) -> Refusal {
         match self.words {
             Words::Tinker => refusal,
@@ -71,11 +73,11 @@ impl Dialect {
         }
     }
 
-    /// Returns the error of a save operation whose checkpoint name is in use.
+    /// Returns the error of a save operation whose checkpoint name already exists.
     ///
     /// # Errors
     ///
-    /// In the SkyRL dialect, which refuses the request instead of failing the operation.
+    /// In the SkyRL dialect. This dialect refuses the request instead of failing the operation.
     pub(crate) fn name_in_use(&self, path: &TinkerPath) -> Result<EngineError, Refusal> {
         match self.words {
             Words::Tinker => Ok(EngineError::user(format!(
@@ -89,12 +91,12 @@ impl Dialect {
         }
     }
 
-    /// Returns the response to a request that creates a session or sampler.
+    /// Returns the response to a request that creates a session or a sampler.
     pub(crate) fn created<T: Serialize>(&self, body: &T) -> LazyResponse {
         LazyResponse::json(self.created, body)
     }
 
-    /// Returns the response to `client/config`, if the dialect does not send the official flags.
+    /// Returns the response to `client/config` if the dialect sends other flags than the official service.
     pub(crate) fn own_flags(&self) -> Option<LazyResponse> {
         match self.flags {
             Flags::All | Flags::OfSdk025 => None,
@@ -113,7 +115,7 @@ impl Dialect {
         }
     }
 
-    /// Returns the 408 response to a poll whose operation did not end in time.
+    /// Returns the 408 response to a poll that was held for the maximum time.
     pub(crate) fn timed_out() -> LazyResponse {
         Refusal::new(StatusCode::REQUEST_TIMEOUT, "Timeout waiting for result").into_response()
     }
@@ -150,7 +152,7 @@ impl Dialect {
         })
     }
 
-    /// Returns the result of an operation, if it differs from that of the official service.
+    /// Returns the result of an operation if the dialect encodes it differently from the official service.
     pub(crate) fn result(&self, model: &str, kind: ResultKind<'_>) -> Option<Value> {
         if let (ResultKind::Saved(path), Words::Tinker, SamplerPaths::Bare) =
             (kind, self.words, self.sampler_paths)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-/// The number and name of a rule in a fault script.
+/// The number and the name of a rule in a fault script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleId {
@@ -15,7 +15,7 @@ pub struct RuleId {
     pub name: Option<Arc<str>>,
 }
 
-/// The counters of a fault rule.
+/// The counters of matched and of faulted requests of a fault rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleCount {
@@ -23,12 +23,12 @@ pub struct RuleCount {
     pub rule: RuleId,
     /// The number of requests that matched the rule while the rule was active.
     pub matched: u64,
-    /// The number of requests to which the rule applied its fault.
+    /// The number of requests into which the rule injected its fault.
     pub struck: u64,
 }
 
 impl RuleCount {
-    /// Returns the JSON object of the rule in the response to `GET /faults/counts`.
+    /// Returns the JSON object for this rule in the response to `GET /faults/counts`.
     pub(crate) fn json(&self) -> Value {
         json!({
             "rule": self.rule.number,

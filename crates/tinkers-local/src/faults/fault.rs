@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Hint;
 use crate::http::Response;
 
-/// A fault to apply to a request, such as an error status, a delay or a cut connection.
+/// A fault to inject into a request, such as an error status, a delay or a cut connection.
 #[derive(Debug, Clone)]
 pub struct Fault {
     pub(crate) action: Action,
@@ -36,12 +36,12 @@ pub(crate) enum Action {
 #[derive(Debug, Clone)]
 pub(crate) struct FixedResponse {
     response: Response,
-    /// The time between the response and the date in its `Retry-After` header.
+    /// The time from the sending of the response to the date in its `Retry-After` header.
     retry_after_date: Option<Duration>,
 }
 
 impl FixedResponse {
-    /// Returns the response to send at the date `wall`.
+    /// Returns the response as it is sent at the date `wall`.
     pub(crate) fn at(mut self, wall: SystemTime) -> Response {
         let hint = self
             .retry_after_date
@@ -77,7 +77,7 @@ impl Fault {
         Self::answer(status, body.to_string()).with_header(CONTENT_TYPE, json)
     }
 
-    /// Sets a header of the response. Does nothing if the fault is not a response.
+    /// Sets a header of the response. Has no effect if the fault does not replace the response.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if let Action::Respond(fixed) = &mut self.action {
@@ -100,7 +100,7 @@ impl Fault {
         }
     }
 
-    /// Responds with 400 without a body, as some proxies do.
+    /// Responds with 400 and an empty body, as some proxies do.
     pub fn empty_400() -> Self {
         Self::answer(StatusCode::BAD_REQUEST, Bytes::new())
     }
@@ -136,13 +136,13 @@ impl Fault {
         Self::answer(status, page).with_header(CONTENT_TYPE, html)
     }
 
-    /// Responds to a poll for one result with "try again" and an undocumented queue state.
+    /// Responds to a poll for a single result with "try again" and an undocumented queue state.
     pub fn unknown_queue_state() -> Self {
         let body = json!({ "type": "try_again", "queue_state": "paused_by_a_newer_server" });
         Self::json(StatusCode::OK, &body)
     }
 
-    /// Responds with this status, and with `detail` as the reason in the JSON body.
+    /// Responds with this status. The JSON body contains `detail` as the reason.
     pub fn status(status: StatusCode, detail: &str) -> Self {
         Self::json(status, &json!({ "detail": detail }))
     }
@@ -152,12 +152,13 @@ impl Fault {
         Self::of(Action::Delay(delay))
     }
 
-    /// Processes the request at once and delays the response.
+    /// Processes the request at once, but delays the response.
     pub fn delay_answer(delay: Duration) -> Self {
         Self::of(Action::DelayResponse(delay))
     }
 
-    /// Refuses the connection before anything is sent. On a socket, where the request has arrived already, cuts the connection.
+    /// Refuses the connection, so that nothing is sent. On a socket, the request has already arrived; there, the fault cuts the
+    /// connection.
     pub fn refuse() -> Self {
         Self::of(Action::Refuse)
     }
@@ -180,8 +181,8 @@ impl Fault {
         Self::of(Action::CutBody)
     }
 
-    /// Processes the request and truncates the response body to its first half, so that its JSON is incomplete. The length in the
-    /// head matches the truncated body.
+    /// Processes the request, but truncates the response body to its first half. The JSON of the body is then incomplete. The
+    /// length in the response header matches the truncated body.
     pub fn truncate() -> Self {
         Self::of(Action::Truncate)
     }
@@ -191,13 +192,13 @@ impl Fault {
         Self::of(Action::Duplicate)
     }
 
-    /// Starts a capacity pause of `length` (see [`LocalServer::pause_capacity`](crate::LocalServer::pause_capacity)), then processes
-    /// the request.
+    /// Starts a capacity pause of `length`, then processes the request. See
+    /// [`LocalServer::pause_capacity`](crate::LocalServer::pause_capacity).
     pub fn pause_capacity(length: Duration) -> Self {
         Self::of(Action::PauseCapacity(length))
     }
 
-    /// Ends all sessions as if their heartbeats had stopped, then processes the request.
+    /// Ends all sessions, as if the server had received no heartbeats, then processes the request.
     pub fn expire_sessions() -> Self {
         Self::of(Action::ExpireSessions)
     }

@@ -6,11 +6,11 @@ use http::HeaderValue;
 use http::header::{HeaderName, RETRY_AFTER};
 use serde_json::Value;
 
-/// The `retry-after` hint of a 429 response: its form and its value.
+/// The `retry-after` hint of a 429 response: how it is encoded, and its value.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Hint {
-    /// No hint at all.
+    /// The response contains no `retry-after` hint.
     None,
     /// A `retry-after-ms` header with this number of milliseconds.
     Milliseconds(u64),
@@ -22,12 +22,12 @@ pub enum Hint {
     DateAfter(Duration),
     /// A field `retry_after_ms` in the JSON body, with this number of milliseconds.
     Body(u64),
-    /// A `Retry-After` header with this text, which may be invalid.
+    /// A `Retry-After` header with this text. The text may be invalid.
     Text(String),
 }
 
 impl Hint {
-    /// Returns the hint for the date `wall + after`, rounded up to a whole second.
+    /// Returns the `retry-after` hint for the date `wall + after`, rounded up to a whole second.
     pub(crate) fn date_after(after: Duration, wall: SystemTime) -> Self {
         let now = wall
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -37,7 +37,8 @@ impl Hint {
         Self::Date(SystemTime::UNIX_EPOCH + Duration::from_secs(second))
     }
 
-    /// Returns the header of the hint. Returns `None` for a hint without a header, and for a text that is not valid in a header.
+    /// Returns the response header of the `retry-after` hint. Returns `None` if the hint has no header, or if its text is not valid
+    /// in a header.
     pub(crate) fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         let (name, value) = match self {
             // The date is known only when the response is sent; see `FixedResponse::at`.
@@ -50,7 +51,7 @@ impl Hint {
         Some((name, HeaderValue::from_str(&value).ok()?))
     }
 
-    /// Adds the hint to the JSON body of a response, if the hint is a field of the body.
+    /// Adds the `retry-after` hint to the JSON body of a response. Has no effect if the hint is sent in a header.
     pub(crate) fn add_to_body(&self, body: &mut Value) {
         if let Self::Body(ms) = self {
             body["retry_after_ms"] = (*ms).into();

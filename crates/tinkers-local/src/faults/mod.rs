@@ -20,7 +20,7 @@ pub use self::rule::Rule;
 #[cfg(feature = "script")]
 pub use self::script::InvalidScript;
 
-/// A script of fault rules. Clones share the same script; rules can be added at any time.
+/// A fault script: a list of fault rules. Clones share the same script. Rules can be added at any time.
 ///
 /// For each request, the rules are tried in the order in which they were added. The first rule that matches the request and is due
 /// applies its fault, so a request gets at most one fault. Each rule counts all requests that it matches, but only those that its
@@ -57,13 +57,13 @@ pub struct Faults(Arc<Mutex<Script>>);
 #[derive(Debug, Default)]
 struct Script {
     rules: Vec<InstalledRule>,
-    /// The number of rules added so far, including rules that were removed again.
+    /// The number of rules that were added so far, including rules that were removed again.
     added: u64,
     /// The clock of the server, once the script is installed in a server.
     clock: Option<Arc<dyn Clock>>,
 }
 
-/// A rule of a script, with its fault and counters.
+/// A rule of a fault script, with its fault and its counters.
 #[derive(Debug)]
 struct InstalledRule {
     number: u64,
@@ -75,7 +75,7 @@ struct InstalledRule {
     struck: u64,
 }
 
-/// A fault to apply to a request, and the rule that it belongs to.
+/// A fault to inject into a request, and the rule to which the fault belongs.
 #[derive(Debug)]
 pub(crate) struct SelectedFault {
     pub(crate) fault: Fault,
@@ -83,12 +83,12 @@ pub(crate) struct SelectedFault {
 }
 
 impl Faults {
-    /// Creates an empty script.
+    /// Creates an empty fault script.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a rule and the fault that it applies. Rules are numbered from 1 in this order.
+    /// Adds a rule and the fault that the rule injects. Rules are numbered from 1 in the order in which they are added.
     pub fn add(&self, rule: Rule, fault: Fault) {
         let mut script = self.lock();
         script.added += 1;
@@ -103,23 +103,24 @@ impl Faults {
         script.rules.push(rule);
     }
 
-    /// Removes all rules and their counters. The numbers of later rules continue from the last one.
+    /// Removes all rules and their counters. Rules that are added later get the next higher numbers.
     pub fn clear(&self) {
         self.lock().rules.clear();
     }
 
-    /// Returns the counters of all rules in the order of their numbers, including the rules that no longer apply.
+    /// Returns the counters of all rules in the order of the rule numbers, including rules that can no longer inject a fault.
     pub fn counts(&self) -> Vec<RuleCount> {
         self.lock().rules.iter().map(InstalledRule::count).collect()
     }
 
-    /// Returns the body of `GET /faults/counts`.
+    /// Returns the response body of `GET /faults/counts`.
     pub(crate) fn counts_json(&self) -> Value {
         let rules: Vec<Value> = self.counts().iter().map(RuleCount::json).collect();
         json!({ "rules": rules })
     }
 
-    /// Installs the script in a server, which starts the time of the rules. A second installation keeps the clock of the first one.
+    /// Installs the script in a server. The delays of the rules begin at this time. After a second installation, the script still
+    /// uses the clock of the first server.
     pub(crate) fn install(&self, clock: &Arc<dyn Clock>) {
         let mut script = self.lock();
         let now = script.clock.get_or_insert_with(|| Arc::clone(clock)).now();
@@ -128,7 +129,7 @@ impl Faults {
         }
     }
 
-    /// Counts a request that arrives at `now`, and returns the fault to apply to it, if any.
+    /// Counts a request that arrives at `now` in all matching rules, and returns the fault to inject into the request, if any.
     pub(crate) fn select(
         &self,
         route: &str,
@@ -154,7 +155,7 @@ impl Faults {
 }
 
 impl InstalledRule {
-    /// Counts a request if the rule matches it. Returns whether the rule is due to apply its fault to this request.
+    /// Counts a request if the rule matches it. Returns whether the rule is due to inject its fault into this request.
     fn count_request(&mut self, route: &str, class: RouteClass, now: Timestamp) -> bool {
         let since = *self.since.get_or_insert(now);
         if !self.rule.is_active(since, now) || !self.rule.matches(route, class) {
@@ -194,7 +195,7 @@ mod tests {
         Timestamp::ORIGIN.after(SECOND * u32::try_from(seconds).unwrap())
     }
 
-    /// Runs a request through the script and returns the number of the rule that applied its fault.
+    /// Runs a request through the fault script and returns the number of the rule that injected its fault.
     fn applied_rule(faults: &Faults, route: &str, now: Timestamp) -> Option<u64> {
         let selected = faults.select(route, RouteClass::Rest, now);
         selected.map(|selected| selected.rule.number)
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn times_limits_the_number_of_faults_of_a_rule() {
+    fn times_field_limits_the_number_of_faults_of_a_rule() {
         let faults = Faults::new();
         faults.add(Rule::on("/a").nth(2), Fault::empty_400());
         faults.add(Rule::on("/a").times(3), Fault::gone());
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_rule_is_active_for_its_time_on_the_server_clock() {
+    fn fault_rule_is_active_for_its_period_on_the_server_clock() {
         let clock = ManualClock::new();
         clock.advance(SECOND * 100);
         let faults = Faults::new();
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn same_requests_get_the_same_faults() {
+    fn same_sequence_of_requests_gets_the_same_faults() {
         let run = |seed| {
             let faults = Faults::new();
             faults.add(

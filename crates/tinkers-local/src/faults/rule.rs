@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tinkers_core::{Jitter, RouteClass, SplitMix, Timestamp};
 
-/// A rule that selects requests for a fault; by default the first request that matches.
+/// A rule that selects the requests into which a fault is injected. By default, it selects the first request that matches.
 ///
 /// A rule counts the requests that match its path or class while the rule is active. From these counts alone it follows which
 /// matches the rule is due for, so the same requests always get the same faults. The fault is applied if no earlier rule of the
@@ -34,13 +34,14 @@ struct SeededProbability {
 }
 
 impl Rule {
-    /// Creates a rule for a path without its query. A path that ends in `*` matches all paths with that prefix.
+    /// Creates a rule for requests with this path, without the query. A path that ends in `*` matches all paths with the prefix
+    /// before the `*`.
     pub fn on(route: impl Into<String>) -> Self {
         Self::of(Target::Path(route.into()))
     }
 
-    /// Creates a rule for the requests of a route class, as clients classify them. For example, `asample` belongs to the sample
-    /// class, and requests that create a model or are queued for a model belong to the training class.
+    /// Creates a rule for the requests of a route class. The classes are those of the client. For example, `asample` belongs to the
+    /// sample class. Requests that create a model or are queued for a model belong to the training class.
     pub const fn class(class: RouteClass) -> Self {
         Self::of(Target::Class(class))
     }
@@ -62,22 +63,22 @@ impl Rule {
         }
     }
 
-    /// Sets a name for the journal and the counters. It need not be unique.
+    /// Sets the name of the rule in the journal and the counters. The name need not be unique.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         self.name = Some(Arc::from(name));
         self
     }
 
-    /// Applies the fault at the earliest to the `n`th matching request, counted from 1.
+    /// Injects the fault at the earliest into the `n`th matching request, counted from 1.
     #[must_use]
     pub const fn nth(mut self, n: u64) -> Self {
         self.first = if n == 0 { 1 } else { n };
         self
     }
 
-    /// Sets the number of requests that the fault is applied to, by default 1. Requests that get the fault of an earlier rule do not
-    /// count.
+    /// Sets the number of requests into which the fault is injected. The default is 1. Requests that get the fault of an earlier
+    /// rule do not count.
     #[must_use]
     pub const fn times(mut self, times: u64) -> Self {
         self.times = if times == 0 { 1 } else { times };
@@ -90,23 +91,23 @@ impl Rule {
         self.times(u64::MAX)
     }
 
-    /// Applies the fault to each matching request with this probability, clamped to 0 to 1. The decision for the `k`th matching
-    /// request depends on `seed` and `k` only.
+    /// Injects the fault into each matching request with this probability, which is clamped to the range from 0 to 1. The decision
+    /// for the `k`th matching request depends only on `seed` and `k`.
     #[must_use]
     pub const fn with_probability(mut self, probability: f64, seed: u64) -> Self {
         self.probability = Some(SeededProbability { probability, seed });
         self
     }
 
-    /// Activates the rule after `delay`; by default at once. The delay begins when a server is built with the script, or when the
-    /// rule is added to a running server. Time is measured on the clock of the server.
+    /// Activates the rule after `delay`. The default is no delay. The delay begins when a server is built with the script, or when
+    /// the rule is added to a running server. The clock of the server measures the time.
     #[must_use]
     pub const fn after(mut self, delay: Duration) -> Self {
         self.after = delay;
         self
     }
 
-    /// Deactivates the rule when it has been active for `length`; by default never.
+    /// Deactivates the rule when it has been active for `length`. By default, the rule stays active.
     #[must_use]
     pub const fn lasting(mut self, length: Duration) -> Self {
         self.lasting = Some(length);
@@ -134,7 +135,8 @@ impl Rule {
         now >= start && !self.lasting.is_some_and(has_ended)
     }
 
-    /// Returns whether the rule is due at its match number `matched`, after its fault was applied to `struck` requests.
+    /// Returns whether the rule is due for the matching request number `matched`, after its fault was injected into `struck`
+    /// requests.
     pub(super) fn is_due(&self, matched: u64, struck: u64) -> bool {
         matched >= self.first
             && struck < self.times
@@ -145,7 +147,8 @@ impl Rule {
 }
 
 impl SeededProbability {
-    /// Returns whether match number `k` is selected, by the `k`th number of a generator whose state advances by a constant step.
+    /// Returns whether the matching request number `k` is selected. The decision is the `k`th number of a random generator whose
+    /// state advances by a constant step.
     fn selects(self, k: u64) -> bool {
         let state = self.seed.wrapping_add(SplitMix::GAMMA.wrapping_mul(k - 1));
         SplitMix::new(state).unit() < self.probability
@@ -157,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fault_selection_follows_the_seed_and_the_probability() {
+    fn fault_selection_depends_on_the_seed_and_the_probability() {
         let numbers = SplitMix::new(11);
         let rule = Rule::any().always().with_probability(0.25, 11);
         let hits = (1..=4000)

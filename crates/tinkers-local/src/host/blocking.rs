@@ -21,7 +21,7 @@ pub struct BlockingServer {
 
 impl BlockingServer {
     /// Starts a server on `address` with `threads` worker threads, and blocks until the server listens. `build` gets the handle of
-    /// the new runtime; the clock and the tasks of the server must use this runtime. May be called from asynchronous code.
+    /// the new runtime. The clock and the tasks of the server must use this runtime. May be called from asynchronous code.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl BlockingServer {
         self.end();
     }
 
-    /// Blocks until the thread of the server ends. This happens only if the server fails.
+    /// Blocks until the server thread ends. The thread ends only if the server fails.
     pub fn wait(mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -24,7 +24,8 @@ pub struct LocalServerBuilder {
 }
 
 impl LocalServer {
-    /// Returns a builder of a server over `engine`. The server reads the clock `time`, and runs its timer task on `spawn`.
+    /// Returns a builder of a server that runs its jobs on `engine`. The server reads the time from the clock `time`, and runs its
+    /// timer task on `spawn`.
     pub fn builder(
         engine: Arc<dyn Engine>,
         time: Arc<dyn Clock>,
@@ -50,28 +51,28 @@ impl LocalServerBuilder {
         self
     }
 
-    /// Sets the source of random bits for ids. By default, it is seeded with the current time.
+    /// Sets the source of random bits for ids. The default is a generator that is seeded with the current time.
     #[must_use]
     pub fn jitter(mut self, random: Arc<dyn Jitter>) -> Self {
         self.random = Some(random);
         self
     }
 
-    /// Sets the faults to inject.
+    /// Sets the fault script.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = Some(faults);
         self
     }
 
-    /// Sets the journal that records every exchange.
+    /// Sets the journal, which records every exchange.
     #[must_use]
     pub fn journal(mut self, journal: Journal) -> Self {
         self.journal = Some(journal);
         self
     }
 
-    /// Starts the server, ready for exchanges.
+    /// Starts the server. It is then ready for requests.
     ///
     /// # Errors
     /// If the engine cannot read its checkpoints.

@@ -90,8 +90,8 @@ async fn respond(
     Ok(to_hyper(server.deliver(request).await?))
 }
 
-/// Receives the body; returns `None` if the body is longer than `limit`. In this case, up to `discard` further bytes are received,
-/// passed to `scan` and dropped, so that the client can finish sending.
+/// Receives the request body. Returns `None` if the body is longer than `limit`. In this case, receives up to `discard` further
+/// bytes, passes them to `scan` and drops them, so that the client can finish sending.
 async fn collect(
     mut body: Incoming,
     limit: usize,

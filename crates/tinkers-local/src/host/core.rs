@@ -18,13 +18,13 @@ use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
 use crate::read::Command;
 use crate::window::WindowCounts;
 
-/// A Tinker server without sockets. Clones are cheap and share the server, which stops when the last clone is dropped.
+/// A Tinker server without sockets. Clones are cheap and share the server. The server stops when the last clone is dropped.
 ///
 /// Listen on a socket with [`serve`](crate::serve), or send requests through [`InProcess`](crate::InProcess).
 #[derive(Clone)]
 pub struct LocalServer {
     pub(super) shared: Arc<Shared>,
-    /// The timer task, aborted when the last clone is dropped.
+    /// The timer task. It is aborted when the last clone of the server is dropped.
     _timer: Arc<Task>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) journal: Option<Journal>,
     engine: Arc<dyn Engine>,
     core: Mutex<Core>,
-    /// Wakes the timer task when a deadline was added that is earlier than the one it sleeps for.
+    /// Wakes the timer task when a deadline was added that is earlier than the deadline for which the task sleeps.
     earlier_deadline: Notify,
     own: Weak<Self>,
 }
@@ -45,12 +45,12 @@ struct Core {
     protocol: Protocol,
     exchanges: u64,
     waiting: BTreeMap<ExchangeId, oneshot::Sender<LazyResponse>>,
-    /// Effects for the engine that have not been executed, in order.
+    /// The effects that have not been executed yet, in order.
     outbox: VecDeque<Effect>,
-    /// Whether a thread is executing the outbox. Other threads add their effects and leave the execution to it, so an engine that
-    /// calls back within `start` does not grow the stack.
+    /// Whether a thread is executing the outbox. Other threads then only add their effects, so an engine that calls back within
+    /// `start` does not grow the stack.
     is_executing: bool,
-    /// The deadline that the timer task sleeps for.
+    /// The deadline for which the timer task sleeps.
     armed: Option<Timestamp>,
 }
 
@@ -109,21 +109,21 @@ impl LocalServer {
         self.shared.transition(|protocol, _| protocol.drain());
     }
 
-    /// Simulates a lack of capacity for `length`. New requests are accepted but do not start, and polls for single results report
-    /// `paused_capacity`.
+    /// Simulates a lack of capacity for `length`. The server accepts new requests but does not start their operations, and polls
+    /// for single results report `paused_capacity`.
     pub fn pause_capacity(&self, length: Duration) {
         self.shared
             .transition(|protocol, at| protocol.pause_capacity(at, length));
     }
 
-    /// Ends all sessions, as if their heartbeats had stopped.
+    /// Ends all sessions, as if the server had received no heartbeats.
     pub fn expire_sessions(&self) {
         self.shared
             .transition(|protocol, at| protocol.expire_sessions(at));
     }
 
     /// Simulates a restart of the server process: cuts the connections of all running exchanges and deletes all sessions, models,
-    /// samplers and results. Checkpoints are kept, and the port stays open.
+    /// samplers and results. Checkpoints are not deleted, and the port stays open.
     pub fn restart(&self) {
         let mut cut = BTreeMap::new();
         self.shared.step(|core, at| {
@@ -132,7 +132,7 @@ impl LocalServer {
         });
     }
 
-    /// Returns the counters of the in-flight limit; `None` if [`LocalConfig::window`] is not set.
+    /// Returns the statistics of the in-flight limit, or `None` if [`LocalConfig::window`] is not set.
     pub fn window_counts(&self) -> Option<WindowCounts> {
         let now = self.shared.time.now();
         self.shared.lock().protocol.window_counts(now)
@@ -143,7 +143,7 @@ impl LocalServer {
         &self.shared.config
     }
 
-    /// Returns the spawner that runs the timer task. Clients of this server can use it as well.
+    /// Returns the spawner that runs the timer task of the server. Clients of this server can use the same spawner.
     pub fn spawner(&self) -> &Arc<dyn Spawn> {
         &self.shared.spawn
     }
@@ -180,7 +180,7 @@ impl Shared {
         self.step(|core, at| step(&mut core.protocol, at));
     }
 
-    /// Applies a change of the state that has no effects of its own.
+    /// Applies a change of the protocol state that has no effects.
     pub(super) fn change(&self, change: impl FnOnce(&mut Protocol, Stamp)) {
         self.transition(|protocol, at| {
             change(protocol, at);
@@ -224,7 +224,7 @@ impl Shared {
         }
     }
 
-    /// Executes the effects in the outbox. Only one thread does so at a time, so the effects reach the engine in order.
+    /// Executes the effects in the outbox. Only one thread executes them at a time, so the effects reach the engine in order.
     fn execute_outbox(&self) {
         loop {
             let effect = {

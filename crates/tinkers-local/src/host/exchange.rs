@@ -10,7 +10,7 @@ use crate::read::{
     Command, NumberScan, Numbered, class_of, fault_counts, gives_up_number, is_counts,
 };
 
-/// An error for a connection that a fault has cut.
+/// The way in which a fault has cut a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cut {
@@ -29,20 +29,21 @@ pub(super) enum Delivery {
     Half(Response),
 }
 
-/// A response to a request that does not reach the protocol: the parser refused the request or answered it directly.
+/// The response to a request that the parser refused or answered directly, so that the request does not reach the protocol.
 #[derive(Clone)]
 struct ParseRefusal {
     response: LazyResponse,
-    /// The model and sequence number of the request, if the client will not use the number again.
+    /// The model and the sequence number of the request. `None` if the client may use the sequence number again.
     numbered: Option<Numbered>,
 }
 
-/// The maximum scanned length of a body that exceeds the size limit, as a multiple of that limit.
+/// The maximum number of body bytes that are searched for a sequence number if the body exceeds the size limit, as a multiple of
+/// this limit.
 pub(super) const SCAN_LIMIT_FACTOR: usize = 4;
 
 impl LocalServer {
-    /// Handles a request and returns the response. Dropping the future counts as a disconnect of the client; the request may have
-    /// been processed.
+    /// Handles a request and returns the response. Dropping the future counts as a disconnect of the client. The server may have
+    /// processed the request by then.
     ///
     /// # Errors
     ///
@@ -54,7 +55,7 @@ impl LocalServer {
         }
     }
 
-    /// Handles a request as [`Self::exchange`] does, for a connection that can be cut in the middle of a response.
+    /// Handles a request like [`Self::exchange`], for a connection that can be cut in the middle of a response.
     pub(super) async fn deliver(&self, request: Request) -> Result<Delivery, Cut> {
         let read = self.read(&request);
         let selected = self.select_fault(&request);
@@ -102,7 +103,7 @@ impl LocalServer {
         shared.change(|protocol, _| protocol.number_refused(numbered));
     }
 
-    /// Returns the fault to apply to a request. Requests for counters get no fault.
+    /// Returns the fault to inject into a request. Requests for the counters of the server get no fault.
     fn select_fault(&self, request: &Request) -> Option<SelectedFault> {
         let route = request.route();
         if is_counts(route) {

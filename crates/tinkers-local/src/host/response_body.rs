@@ -19,12 +19,12 @@ pub(super) enum ResponseBody {
     Half(Half),
 }
 
-/// The first half of a body that declares its full length.
+/// The first half of a response body. The response header declares the full length.
 pub(super) struct Half {
     length: u64,
     rest: Bytes,
-    /// Whether to yield before the next piece, so that the connection can write the previous one. After an error, it writes nothing
-    /// more.
+    /// Whether to yield before the next piece, so that the connection can first write the previous piece. After an error, the
+    /// connection writes nothing more.
     yields: bool,
 }
 

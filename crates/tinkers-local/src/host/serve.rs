@@ -14,14 +14,14 @@ use super::connection::connection;
 
 /// How long a shutdown waits for open connections.
 const GRACE: Duration = Duration::from_secs(5);
-/// The pause after a failed `accept`, for example when no file descriptors are left.
+/// The pause after a failed `accept`. A failure can mean that no file descriptors are left.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// An error at the start of a server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The address is not a loopback one and the server has no API key.
+    /// The address is not a loopback address, and the server has no API key.
     #[error(
         "{0} is reachable from other machines; set an API key, or bind a loopback address such as 127.0.0.1"
     )]
@@ -45,10 +45,11 @@ pub enum ServeError {
     Lost,
 }
 
-/// Listens on `address` and serves from tasks on the current tokio runtime. Port 0 selects a free port.
+/// Listens on `address` and serves from tasks on the current tokio runtime. If the port is 0, the operating system selects a free
+/// port.
 ///
 /// # Errors
-/// If the address is not a loopback one and the server has no key, or cannot be bound.
+/// If the address cannot be bound, or if it is not a loopback address and the server has no API key.
 pub async fn serve(server: LocalServer, address: SocketAddr) -> Result<Serving, ServeError> {
     if !address.ip().is_loopback() && server.config().api_key.is_none() {
         return Err(ServeError::Exposed(address));

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::dialect::Shape;
 use crate::read::Route;
 
-/// Removes unknown fields from the schemas of request bodies and forbids additional ones.
+/// Removes unknown fields from the schemas of request bodies, and forbids additional fields.
 pub(super) fn prune(schemas: &mut Map<String, Value>, bodies: &[(Route, Value)]) {
     for (route, body) in bodies {
         if let Some(name) = reference(body) {

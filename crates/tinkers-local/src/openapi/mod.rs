@@ -16,10 +16,11 @@ use crate::dialect::{
 };
 use crate::read::{Route, is_id};
 
-/// The path of the document.
+/// The path of the OpenAPI document.
 pub(crate) const PATH: &str = "/openapi.json";
 
-/// The content type of protobuf bodies. They have no schema here, since their messages are those of the public `.proto` file.
+/// The content type of protobuf bodies. The document has no schema for them, since their messages are defined in the public
+/// `.proto` file.
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
@@ -93,7 +94,7 @@ pub fn open_api(config: &LocalConfig) -> Option<Value> {
 /// A builder of the OpenAPI document.
 struct Document<'a> {
     config: &'a LocalConfig,
-    /// The schemas of the types that were referenced so far.
+    /// The schemas of all types that the document refers to so far.
     schemas: SchemaGenerator,
 }
 
@@ -180,7 +181,7 @@ impl Document<'_> {
         json!({ "description": "The requested result.", "content": content })
     }
 
-    /// Returns the error statuses of a route, without those that a fault script can cause.
+    /// Returns the error statuses that a route can return without injected faults.
     fn refusals(&self, route: Route) -> BTreeSet<u16> {
         let mut all: BTreeSet<u16> = responses::refusals(route).iter().copied().collect();
         if self.is_key_needed(route) {

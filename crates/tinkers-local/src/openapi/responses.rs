@@ -47,7 +47,7 @@ enum Step {
     Index(u64),
 }
 
-/// Returns the error statuses of a route for well-formed requests.
+/// Returns the error statuses with which a route may respond to a well-formed request.
 pub(super) fn refusals(route: Route) -> &'static [u16] {
     match route {
         Route::Health

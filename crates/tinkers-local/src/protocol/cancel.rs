@@ -11,7 +11,7 @@ use crate::http::LazyResponse;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// Handles `POST /cancel_future`. The request has no effect on a sample that has ended.
+    /// Handles `POST /cancel_future`. Has no effect on a sample that has ended.
     pub(super) fn cancel_future(&mut self, body: &CancelFuture) -> Result<LazyResponse, Refusal> {
         let name = &body.request_id;
         let dialect = &self.config.dialect;
@@ -29,8 +29,8 @@ impl Protocol {
         Ok(LazyResponse::ok(&serde_json::json!({})))
     }
 
-    /// Schedules a check of the running samples among `operations` after the connection of their poll was cut. By then, the client
-    /// may have polled again.
+    /// Schedules a check of the running samples among `operations` after their client disconnected from a poll. By the time of the
+    /// check, the client may have polled again.
     pub(super) fn poll_disconnected(&mut self, at: Stamp, operations: &[OperationId]) {
         let due = at.now.after(self.config.disconnect_timeout);
         for id in operations {

@@ -11,11 +11,11 @@ use crate::read::Refusal;
 /// The maximum number of most likely tokens that a request may ask for, per position.
 pub(super) const MAX_TOP_K: u32 = 1024;
 
-/// The maximum number of cells in all sparse tensors of one forward or backward request. A small body can describe many cells, and
-/// an engine may expand them.
+/// The maximum number of cells in all sparse tensors of one forward or backward request. A small request body can describe many
+/// cells, and an engine may expand the cells to dense tensors.
 const MAX_SPARSE_CELLS: usize = 1 << 25;
 
-/// Checks the data of a forward or backward pass. `prefix` is the path of the input in the body.
+/// Checks the data of a forward or backward pass. `prefix` is the path of the pass input in the request body.
 pub(super) fn pass(
     base: &BaseModel,
     known: &[LossFn],
@@ -55,7 +55,8 @@ pub(super) fn adam(params: &AdamParams) -> Result<(), InvalidInput> {
     Ok(())
 }
 
-/// Checks a datum, and subtracts the cells of its sparse tensors from `cells`, the number of cells still allowed.
+/// Checks a datum, and subtracts the number of cells of its sparse tensors from `cells`, the number of cells that the request may
+/// still contain.
 fn check_datum(
     base: &BaseModel,
     pass: &PassRequest,
@@ -142,7 +143,7 @@ fn check_tensor(
     Ok(())
 }
 
-/// Checks that a tensor has one value for each target. A tensor with one column may have one dimension or two.
+/// Checks that a tensor has one value for each target token. A tensor with one column may have one dimension or two.
 fn same_shape(
     name: &str,
     tensor: &TensorData,

@@ -14,7 +14,7 @@ use crate::dialect::{Expiry, ResultKind};
 use crate::engine::EngineError;
 
 impl Protocol {
-    /// Ends an operation that has succeeded or failed, and changes the state accordingly.
+    /// Ends an operation that has succeeded or failed, and changes the protocol state accordingly.
     pub(super) fn conclude(
         &mut self,
         at: Stamp,
@@ -102,7 +102,8 @@ impl Protocol {
         })
     }
 
-    /// Encodes a result in the form of the dialect. If the dialect has no form of its own, uses that of the official service.
+    /// Encodes the result of an operation in the format of the dialect. If the dialect defines no format, uses the format of the
+    /// official service.
     fn encode_result<T: Serialize>(
         &self,
         model: &str,
@@ -128,7 +129,7 @@ impl Protocol {
         }
     }
 
-    /// Stores the result of an operation until it expires, and responds to the polls for it.
+    /// Stores the result of an operation until the result expires, and responds to the polls for the result.
     pub(super) fn end(&mut self, at: Stamp, id: OperationId, result: Result<Payload, EngineError>) {
         let keep = match self.config.dialect.expiry {
             Expiry::After(length) => length.min(self.config.keep_results),

@@ -13,7 +13,7 @@ use crate::engine::{BaseModel, CheckpointRecord, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// The properties of a model to be created.
+/// The properties of a model that a request creates.
 pub(super) struct NewModel {
     pub(super) session: String,
     /// The `model_seq_id` of the request.
@@ -60,7 +60,7 @@ impl Protocol {
         self.add_model(at, new, digest, Goal::CreateModel, work)
     }
 
-    /// Adds a model and queues its creation as the first operation of the model.
+    /// Adds a model. The first operation in the queue of the model creates the model.
     pub(super) fn add_model(
         &mut self,
         at: Stamp,

@@ -64,7 +64,7 @@ impl Protocol {
         })
     }
 
-    /// Adds the sampler for weights that the engine has copied into memory, unless the session has ended meanwhile.
+    /// Adds the sampler for weights that the engine has copied into memory. Has no effect if the session has ended meanwhile.
     pub(super) fn add_snapshot(&mut self, model: &str, id: &str, sampler: Sampler) {
         let Ok(session) = self.sessions.live_mut(sampler.session()) else {
             return self.drop_snapshot(id);
@@ -80,7 +80,7 @@ impl Protocol {
         }
     }
 
-    /// Records the use of a sampler. Its weights in memory become the most recently used ones of their model.
+    /// Records the use of a sampler. If its weights are in memory, they become the most recently used weights of their model.
     pub(super) fn touch_sampler(&mut self, id: &str) {
         if let Some(model) = self.samplers.model_of(id) {
             self.models.touch_snapshot(model, id);

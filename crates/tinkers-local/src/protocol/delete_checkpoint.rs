@@ -58,7 +58,7 @@ impl Protocol {
         self.effects.push(start);
     }
 
-    /// Applies the outcome of a deletion to the state, and responds to the client that asked for the deletion.
+    /// Applies the outcome of a checkpoint deletion to the state, and responds to the client that asked for the deletion.
     pub(super) fn checkpoint_deleted(
         &mut self,
         at: Stamp,

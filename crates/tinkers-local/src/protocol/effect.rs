@@ -4,7 +4,7 @@ use super::ids::ExchangeId;
 use crate::engine::{Job, JobId};
 use crate::http::LazyResponse;
 
-/// An action that the host has to execute after a state transition. Effects are executed in order.
+/// An action that the host has to execute after a transition of the protocol state. The host executes the effects in order.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Effect {

@@ -16,8 +16,8 @@ impl Protocol {
         }
     }
 
-    /// Records that a request arrived but got a fault or met a full queue. The client will send the request again, so the timeout
-    /// for its sequence number starts again.
+    /// Records that a request arrived but got an injected fault or met a full queue. The client will send the request again, so the
+    /// timeout for its sequence number restarts.
     pub(crate) fn number_attempted(&mut self, at: Stamp, numbered: &Numbered) {
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             let gaps = queue.attempted(numbered.number, at.now);
@@ -25,7 +25,8 @@ impl Protocol {
         }
     }
 
-    /// Fails the operations that will not run because an earlier number was refused, and starts the timeout for a missing number.
+    /// Fails the operations that will not run because a lower sequence number was refused, and starts the timeout for a missing
+    /// sequence number.
     pub(super) fn update_gap(&mut self, at: Stamp, model: &str) {
         let Some(queue) = self.models.queue_mut(model) else {
             return;
@@ -64,7 +65,8 @@ impl Protocol {
         gap.since.after(self.config.gap_timeout)
     }
 
-    /// Fails the operations whose wait for a missing number has timed out. From then on, the missing number cannot be used.
+    /// Fails the operations whose wait for a missing sequence number has timed out. Afterwards, no request can use the missing
+    /// sequence number.
     pub(super) fn gap_is_due(&mut self, at: Stamp, model: &str) {
         let Some(queue) = self.models.queue_mut(model) else {
             return;

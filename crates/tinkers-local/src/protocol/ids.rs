@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use tinkers_core::Jitter;
 
-/// The number of an exchange, which is one request and its response. Numbers are unique in the life of a server.
+/// The number of an exchange, which consists of one request and its response. Exchange numbers are unique during the life of a
+/// server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeId(pub u64);
 
-/// The number of an operation. Numbers are unique in the life of a server.
+/// The number of an operation. Operation numbers are unique during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct OperationId(pub(crate) u64);
 
-/// Generates and parses the request ids of one server process. Ids from another process, or from before a restart, are unknown.
+/// A generator and parser of the request ids of one server process. Request ids that another process issued, or that were issued
+/// before a restart, are unknown.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     random: Arc<dyn Jitter>,
-    /// A part of every id that differs between processes.
+    /// A part of every request id that differs between processes.
     epoch: String,
     last: u64,
 }
@@ -30,7 +32,7 @@ impl RequestIds {
         }
     }
 
-    /// Makes all ids that were issued so far unknown.
+    /// Makes all request ids that were issued so far unknown.
     pub(crate) fn restart(&mut self) {
         self.epoch = epoch(&*self.random);
     }
@@ -45,7 +47,7 @@ impl RequestIds {
         format!("req-{}-{}", self.epoch, id.0)
     }
 
-    /// Returns the operation with this request id; `None` if this process did not issue the id.
+    /// Returns the operation with this request id, or `None` if this process did not issue the request id.
     pub(crate) fn parse(&self, name: &str) -> Option<OperationId> {
         let number = name
             .strip_prefix("req-")?
@@ -67,7 +69,7 @@ mod tests {
     use tinkers_core::SplitMix;
 
     #[test]
-    fn request_ids_of_another_process_or_form_are_unknown() {
+    fn request_ids_of_another_process_or_format_are_unknown() {
         let mut ids = RequestIds::new(Arc::new(SplitMix::new(1)));
         let id = ids.next();
         let name = ids.name(id);

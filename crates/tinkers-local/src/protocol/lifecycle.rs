@@ -10,8 +10,8 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Returns the response to a repeated request, which was accepted before under the same number. Otherwise checks that the new
-    /// request may be queued.
+    /// Returns the response to a repeated request if a request with the same sequence number and content was accepted before.
+    /// Otherwise checks that the new request may be queued.
     pub(super) fn repeated(
         &mut self,
         at: Stamp,
@@ -52,7 +52,7 @@ impl Protocol {
         self.accepted(operation)
     }
 
-    /// Accepts a request as an operation that has failed already. The request uses up its sequence number.
+    /// Accepts a request whose operation has already failed. The sequence number of the request counts as used.
     pub(super) fn accept_failed(
         &mut self,
         at: Stamp,
@@ -102,7 +102,7 @@ impl Protocol {
         }
     }
 
-    /// Starts a job whose outcome no client waits for.
+    /// Starts an engine job whose outcome no client waits for.
     pub(super) fn clean_up(&mut self, work: Work) {
         self.effects
             .push(self.jobs.start(super::Role::Cleanup, work));
@@ -115,7 +115,7 @@ impl Protocol {
         }
     }
 
-    /// Applies the outcome of an operation's job to the state.
+    /// Applies the outcome of an engine job to the operation for which the job ran.
     pub(super) fn operation_ended(
         &mut self,
         at: Stamp,
@@ -135,7 +135,7 @@ impl Protocol {
         self.leftover_ended(id, origin.as_ref());
     }
 
-    /// Fails operations that will not run, with the same error.
+    /// Fails operations that will not run. All of them get the same error.
     pub(super) fn fail_all(
         &mut self,
         at: Stamp,
@@ -162,7 +162,8 @@ impl Protocol {
         }
     }
 
-    /// Returns the response to an accepted request. It contains the request id under which the client polls for the result.
+    /// Returns the response to an accepted request. The response contains the request id, under which the client polls for the
+    /// result.
     pub(super) fn accepted(&self, id: OperationId) -> LazyResponse {
         let submission = self.submission(id);
         let goal = self.operations.get(id).map(|operation| operation.goal());

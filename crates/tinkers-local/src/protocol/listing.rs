@@ -15,7 +15,7 @@ use crate::http::LazyResponse;
 use crate::read::{Page, Refusal};
 
 impl Page {
-    /// Returns the part of `all` that this page covers.
+    /// Returns the part of `all` that is on this page of the listing.
     pub(super) fn of<T>(self, all: &[T]) -> &[T] {
         let from = usize::try_from(self.offset)
             .unwrap_or(usize::MAX)
@@ -66,8 +66,8 @@ impl Protocol {
         LazyResponse::ok(&config)
     }
 
-    /// Handles `GET /training_runs`: lists the runs of one project or of all projects, the most recently used first. Runs of an
-    /// earlier process belong to no project.
+    /// Handles `GET /training_runs`: lists the runs of one project or of all projects, the most recently used run first. Runs of an
+    /// earlier server process belong to no project.
     pub(super) fn list_runs(&self, page: Page, project: Option<&str>) -> LazyResponse {
         let project_of = |run: &str| {
             let model = self.models.get(run)?;
@@ -92,7 +92,7 @@ impl Protocol {
         }
     }
 
-    /// Handles `GET /training_runs/{id}/checkpoints`: lists all checkpoints of a run, the newest first.
+    /// Handles `GET /training_runs/{id}/checkpoints`: lists all checkpoints of a run, the newest checkpoint first.
     pub(super) fn list_run_checkpoints(&self, id: &str) -> Result<LazyResponse, Refusal> {
         let of_run: Vec<&CheckpointRecord> = self.newest_first(|record| record.path.run_id() == id);
         if of_run.is_empty() && self.models.get(id).is_none() {
@@ -102,7 +102,7 @@ impl Protocol {
         Ok(LazyResponse::ok(&CheckpointList::new(checkpoints, None)))
     }
 
-    /// Handles `GET /checkpoints`: lists one page of all checkpoints, the newest first.
+    /// Handles `GET /checkpoints`: lists one page of all checkpoints, the newest checkpoint first.
     pub(super) fn list_checkpoints(&self, page: Page) -> LazyResponse {
         let all = self.newest_first(|_| true);
         let checkpoints = page.of(&all).iter().map(|record| listed(record)).collect();
@@ -117,7 +117,8 @@ impl Protocol {
         found
     }
 
-    /// Returns the runs of this process and the runs of earlier processes that left checkpoints, each with the time of its last use.
+    /// Returns the runs of this server process, and the runs of earlier processes that left checkpoints. Each run has the time of
+    /// its last use.
     fn runs(&self) -> BTreeMap<&str, (f64, TrainingRun)> {
         let mut saved: BTreeMap<&str, Vec<&CheckpointRecord>> = BTreeMap::new();
         for record in self.checkpoints.iter() {

@@ -133,8 +133,8 @@ impl Protocol {
     }
 }
 
-/// Returns whether two adapter configurations have the same trainable parameters. The seed is ignored, since it concerns only
-/// initial values. Groups of modules that are not mentioned are trained.
+/// Returns whether two adapter configurations have the same trainable parameters. Ignores the seed, because it affects only the
+/// initial values. Module groups that a configuration does not mention are trained.
 fn same_shape(a: &tinkers_wire::LoraConfig, b: &tinkers_wire::LoraConfig) -> bool {
     let parts = |lora: &tinkers_wire::LoraConfig| {
         [lora.train_attn, lora.train_mlp, lora.train_unembed].map(|part| part.unwrap_or(true))

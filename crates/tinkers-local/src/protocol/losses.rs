@@ -2,7 +2,7 @@
 
 use tinkers_wire::{InvalidInput, Loss, LossConfigValue, LossFn};
 
-/// Checks that the engine supports a loss and that its options are valid.
+/// Checks that the engine supports a loss function and that the options of the loss function are valid.
 pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
     if !known.contains(&loss.name) {
         let names: Vec<&str> = known.iter().map(LossFn::name).collect();
@@ -54,7 +54,7 @@ pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
     }
 }
 
-/// Returns whether a number is finite as an `f32`, the type in which engines compute.
+/// Returns whether a number is finite when it is converted to `f32`. Engines compute in `f32`.
 pub(super) fn fits_f32(number: f64) -> bool {
     number.abs() <= f64::from(f32::MAX)
 }

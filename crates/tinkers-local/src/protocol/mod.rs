@@ -61,7 +61,7 @@ use crate::http::{LazyResponse, Request};
 use crate::read::{Command, Refusal, gives_up_number, read};
 use crate::window::WindowCounts;
 
-/// The state of the server, and the transitions between states.
+/// The protocol state of the server, and the transitions between states.
 #[derive(Debug)]
 pub struct Protocol {
     config: Arc<LocalConfig>,
@@ -76,13 +76,14 @@ pub struct Protocol {
     completions: CompletionLog,
     jobs: Jobs,
     agenda: Agenda,
-    /// Whether the server is shutting down, so that polls are no longer held.
+    /// Whether the server is shutting down. Polls are then no longer held.
     is_draining: bool,
     effects: Vec<Effect>,
 }
 
 impl Protocol {
-    /// Creates the state of a new server with the base models, losses and checkpoints of `engine`. `random` generates ids.
+    /// Creates the protocol state of a new server with the base models, losses and checkpoints of `engine`. The server generates
+    /// ids with `random`.
     pub fn new(
         config: Arc<LocalConfig>,
         random: Arc<dyn Jitter>,
@@ -115,9 +116,10 @@ impl Protocol {
         protocol
     }
 
-    /// Parses a request, without using the state.
+    /// Parses a request. Does not depend on the protocol state.
     ///
     /// # Errors
+    /// The response to send if the API key, the route or the request body is invalid.
     ///
     /// The response to send if the key, the route or the body is invalid.
     #[expect(
@@ -128,7 +130,7 @@ impl Protocol {
         read(config, request)
     }
 
-    /// Applies a request to the state. The response is an effect of this transition or of a later one.
+    /// Applies a request to the protocol state. The response is an effect of this transition or of a later transition.
     pub fn apply(&mut self, at: Stamp, exchange: ExchangeId, command: Command) -> Vec<Effect> {
         let numbered = command.numbered();
         match self.dispatch(at, exchange, command) {
@@ -196,7 +198,7 @@ impl Protocol {
         Ok(Some(response))
     }
 
-    /// Applies the outcome of a job to the state.
+    /// Applies the outcome of an engine job to the protocol state.
     pub fn outcome(&mut self, at: Stamp, job: JobId, ended: Ended) -> Vec<Effect> {
         match self.jobs.ended(job) {
             Some(Role::Operation(id)) => self.operation_ended(at, id, ended.0),
@@ -213,7 +215,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Ends an exchange after its client has disconnected.
+    /// Ends an exchange because its client has disconnected.
     pub fn disconnected(&mut self, at: Stamp, exchange: ExchangeId) -> Vec<Effect> {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
             self.poll_disconnected(at, &[poll.operation]);
@@ -238,12 +240,12 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Returns the time of the next alarm, at which the host has to call [`Protocol::tick`].
+    /// Returns the time of the next alarm. At this time, the host has to call [`Protocol::tick`].
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.agenda.next()
     }
 
-    /// Returns the counters of the in-flight limit up to `now`; `None` if [`LocalConfig::window`] is not set.
+    /// Returns the statistics of the in-flight limit up to `now`, or `None` if [`LocalConfig::window`] is not set.
     pub fn window_counts(&mut self, now: Timestamp) -> Option<WindowCounts> {
         self.samples.window_counts(now)
     }

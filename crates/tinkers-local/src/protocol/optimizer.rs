@@ -8,7 +8,7 @@ pub(super) fn adamw() -> OptimizerConfig {
     OptimizerConfig::new("adamw")
 }
 
-/// Checks that a request asks for AdamW or does not name an optimizer.
+/// Checks that a request either asks for AdamW or does not name an optimizer.
 pub(super) fn check_optimizer(config: Option<&OptimizerConfig>) -> Result<(), Refusal> {
     match config {
         Some(config) if config.family != "adamw" => {

@@ -20,7 +20,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// Returns the encoding that an `Accept` header asks for.
+    /// Returns the encoding for which an `Accept` header asks.
     pub(crate) fn wanted(accept: Option<&str>) -> Self {
         match accept {
             Some(accept) if accept.contains("protobuf") => Self::Protobuf,
@@ -29,7 +29,7 @@ impl Form {
     }
 }
 
-/// The result of an operation. Only its shorter encoding is stored.
+/// The result of an operation. Only the shorter of its two encodings is stored.
 #[derive(Debug)]
 pub struct Payload {
     kind: Kind,
@@ -53,7 +53,7 @@ impl Payload {
         }
     }
 
-    /// Returns the encoding of the response to a poll that asks for `wanted`. Some results exist only as JSON.
+    /// Returns the encoding of the response to a poll that asks for the encoding `wanted`. Some results exist only as JSON.
     pub(crate) fn form(&self, wanted: Form) -> Form {
         match self.kind {
             Kind::Json => Form::Json,
@@ -66,12 +66,13 @@ impl Payload {
         self.bytes.len()
     }
 
-    /// Returns the size in the encoding `form` in bytes, if it is known without encoding the result.
+    /// Returns the size of the result in the encoding `form`, in bytes. Returns `None` if the result would have to be encoded to
+    /// find its size.
     pub(crate) fn known_size(&self, form: Form) -> Option<usize> {
         (self.kind == Kind::Json || form == Form::Protobuf).then_some(self.bytes.len())
     }
 
-    /// Returns the body in the encoding `form`. If protobuf is stored, JSON is encoded anew for each call.
+    /// Returns the response body in the encoding `form`. If the result is stored as protobuf, each call encodes it as JSON anew.
     pub fn encode(&self, form: Form) -> Bytes {
         let made = match (self.kind, form) {
             (Kind::Json, _) | (_, Form::Protobuf) => return self.bytes.clone(),
@@ -86,7 +87,8 @@ impl Payload {
     }
 }
 
-/// Returns a failure as the result if the stored encoding cannot be decoded, so that the client's polls end.
+/// Returns a response body that reports a failed operation, for a stored result that cannot be decoded. The polls of the client
+/// then end.
 fn unreadable(error: &DecodeError) -> Bytes {
     tracing::error!(%error, "a result cannot be put into JSON");
     tinkers_wire::to_json(&json!({
@@ -95,11 +97,11 @@ fn unreadable(error: &DecodeError) -> Bytes {
     }))
 }
 
-/// The end of a job, with its encoded result. Created before the protocol is locked, since encoding takes time.
+/// The outcome of an engine job, with the encoded result. It is created before the protocol is locked, since encoding takes time.
 #[derive(Debug)]
 pub struct Ended(pub(crate) Result<Product, EngineError>);
 
-/// The outcome of a job.
+/// The successful outcome of an engine job.
 #[derive(Debug)]
 pub(crate) enum Product {
     Nothing,
@@ -107,12 +109,12 @@ pub(crate) enum Product {
     Sample(Payload),
     Step(Payload),
     Saved(u64),
-    /// An outcome that this version of the server does not know.
+    /// An outcome of a kind that this version of the server does not know.
     Unknown,
 }
 
 impl From<Result<Outcome, EngineError>> for Ended {
-    /// Encodes the outcome of a job.
+    /// Encodes the outcome of an engine job.
     fn from(outcome: Result<Outcome, EngineError>) -> Self {
         Self(outcome.map(|outcome| match outcome {
             Outcome::Done => Product::Nothing,

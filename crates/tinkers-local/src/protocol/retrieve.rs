@@ -15,7 +15,7 @@ use crate::dialect::{Dialect, Expiry, PollEnd};
 use crate::http::{Announcement, LazyResponse};
 use crate::read::Refusal;
 
-/// The maximum ratio of the size of a result in JSON to its size in protobuf.
+/// The maximum ratio of the size of a result in JSON to the size of the same result in protobuf.
 const JSON_GROWTH: usize = 8;
 
 impl Protocol {
@@ -129,7 +129,7 @@ impl Protocol {
         }
     }
 
-    /// Ends a held poll of either kind with a response that describes the current state.
+    /// Ends a held poll, for a single result or for completions, with a response that describes the current state.
     pub(super) fn poll_is_due(&mut self, exchange: ExchangeId) {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
             let response = self.try_again(poll.operation);

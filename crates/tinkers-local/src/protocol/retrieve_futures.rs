@@ -62,8 +62,8 @@ impl Protocol {
         Ok(Duration::try_from_secs_f64(seconds).map_or(longest, |hold| hold.min(longest)))
     }
 
-    /// Returns the operations of the request ids that a client acknowledges. Operations that were deleted are left out, since a
-    /// client may send an acknowledgement twice.
+    /// Returns the operations of the request ids that a client acknowledges. Omits operations that were deleted, because a client
+    /// may send an acknowledgement twice.
     fn retrieved(&self, target: &Target, names: &[String]) -> Result<Vec<OperationId>, Refusal> {
         let mut found = Vec::with_capacity(names.len());
         for (i, name) in names.iter().enumerate() {
@@ -84,7 +84,7 @@ impl Protocol {
         Ok(found)
     }
 
-    /// Deletes a sample that has ended, and cancels a sample that is still running.
+    /// Handles the acknowledgement of a sample: deletes the sample if it has ended, and cancels it if it is still running.
     fn acknowledge(&mut self, id: OperationId) {
         self.completions.remove(id);
         let Some(operation) = self.operations.get(id) else {

@@ -13,7 +13,7 @@ use crate::engine::{BaseModel, SamplerWeights, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// The source of the weights for a sample.
+/// The source of the weights from which a sample is drawn.
 struct Source {
     base: Arc<BaseModel>,
     weights: SamplerWeights,
@@ -98,7 +98,8 @@ impl Protocol {
         }
     }
 
-    /// Returns the response to an accepted sample request, with one id per sample. A repeated request gets the same ids.
+    /// Returns the response to an accepted sample request, with one sequence id per sample. A repeated request gets the same
+    /// sequence ids.
     fn accepted_sample(&self, operation: OperationId, samples: u32) -> LazyResponse {
         let mut submission = self.submission(operation);
         let ids = (0..samples).map(|i| format!("{}-{i}", submission.request_id));
@@ -179,7 +180,7 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
     Ok(())
 }
 
-/// The maximum number of values in one response. It prevents a small request from using up the memory.
+/// The maximum number of values in the result of one sample request. It prevents a small request from using up the memory.
 const MAX_CELLS: u64 = 1 << 26;
 
 fn check_size(base: &BaseModel, body: &SampleRequest) -> Result<(), Refusal> {
@@ -205,7 +206,8 @@ fn check_size(base: &BaseModel, body: &SampleRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Creates a refusal that names the full path of a sampling parameter. The checks of `tinkers-wire` name the parameter only.
+/// Creates a refusal that names the full path of a sampling parameter in the request body. The checks of `tinkers-wire` name only
+/// the parameter.
 fn invalid(error: InvalidInput) -> Refusal {
     let prefix = match error.field() {
         "max_tokens" | "temperature" | "top_p" | "top_k" | "stop" | "seed" => "sampling_params.",

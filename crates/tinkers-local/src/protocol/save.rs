@@ -16,7 +16,7 @@ use crate::engine::{CheckpointRecord, Overwrite, SamplerWeights, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// A save of a checkpoint under a name that the client chose.
+/// A save of a checkpoint under a name that the client has chosen.
 struct Named<'a> {
     model: &'a str,
     number: u64,
@@ -113,7 +113,7 @@ impl Protocol {
         self.save(at, save, digest)
     }
 
-    /// Returns an unused checkpoint name, for a save request that gives no name.
+    /// Returns a checkpoint name that is not in use, for a save request without a name.
     fn free_name(&self, model: &str, kind: CheckpointKind) -> String {
         let is_free = |name: &String| {
             let path = TinkerPath::new(model, kind, name);
@@ -162,7 +162,7 @@ impl Protocol {
         Ok(self.accept(at, save.model, save.number, digest, goal, work))
     }
 
-    /// Copies the current weights into memory for one sampler, as an operation with this seq_id.
+    /// Copies the current weights of a model into memory for one sampler. The copy is an operation with this `seq_id`.
     fn snapshot(
         &mut self,
         at: Stamp,
@@ -189,7 +189,7 @@ impl Protocol {
     }
 }
 
-/// Creates a refusal that names the field `path`. The checks of `tinkers-wire` call it a name.
+/// Creates a refusal that names the field `path` of the request body. The checks of `tinkers-wire` call this field a name.
 fn invalid(error: InvalidInput) -> Refusal {
     match error.field() {
         "name" => Refusal::field("path", format!("expected {}", error.expected())),

@@ -10,8 +10,8 @@ use super::{Effect, Protocol, Stamp};
 use crate::engine::Work;
 
 impl Protocol {
-    /// Pauses the start of work for `length`. New requests are accepted but wait, running operations continue, and polls for single
-    /// results report `paused_capacity`. A longer pause that is already in effect is not shortened.
+    /// Begins a capacity pause of `length`. New requests are accepted but their operations do not start, running operations
+    /// continue, and polls for single results report `paused_capacity`. Has no effect if the current pause ends later.
     pub fn pause_capacity(&mut self, at: Stamp, length: Duration) -> Vec<Effect> {
         let until = at.now.after(length);
         self.jobs.pause(until);
@@ -22,14 +22,14 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Ends all sessions, as if their heartbeats had stopped.
+    /// Ends all sessions, as if the server had received no heartbeats.
     pub fn expire_sessions(&mut self, at: Stamp) -> Vec<Effect> {
         self.end_all_sessions(at, "it went too long without a heartbeat");
         std::mem::take(&mut self.effects)
     }
 
-    /// Simulates a restart: deletes sessions, models, samplers and results, and keeps checkpoints. All jobs are cancelled except
-    /// running saves, which complete. Exchanges get no response; the host has to close their connections.
+    /// Simulates a restart: deletes sessions, models, samplers and results, but not checkpoints. All engine jobs are cancelled
+    /// except running saves, which complete. Exchanges get no response; the host has to close their connections.
     pub fn restart(&mut self, at: Stamp) -> Vec<Effect> {
         self.resume();
         self.end_all_sessions(at, "the server was started again");
@@ -51,7 +51,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Ends a pause if it is over.
+    /// Ends the capacity pause if its time is over.
     pub(super) fn resume_is_due(&mut self, at: Stamp) {
         if self.jobs.is_pause_over(at.now) {
             self.resume();
@@ -62,7 +62,7 @@ impl Protocol {
         self.effects.extend(self.jobs.resume());
     }
 
-    /// Deletes an operation that was running at a restart and has ended now, and unloads its model.
+    /// Deletes an operation that was running when the server restarted and has ended now, and unloads its model.
     pub(super) fn leftover_ended(&mut self, id: OperationId, origin: Option<&Origin>) {
         let operation = self.operations.get(id);
         if !operation.is_some_and(|operation| operation.is_abandoned()) {

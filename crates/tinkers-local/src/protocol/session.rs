@@ -33,7 +33,7 @@ impl Protocol {
         Ok(LazyResponse::ok(&json!({ "type": "session_heartbeat" })))
     }
 
-    /// Handles `POST /sessions/{id}/finish`. The request has no effect on a session that has ended.
+    /// Handles `POST /sessions/{id}/finish`. Has no effect on a session that has ended.
     pub(super) fn finish_session(
         &mut self,
         at: Stamp,
@@ -46,7 +46,7 @@ impl Protocol {
         Ok(LazyResponse::ok(&json!({})))
     }
 
-    /// Handles `GET /sessions`: lists the sessions, the newest first.
+    /// Handles `GET /sessions`: lists the sessions, the newest session first.
     pub(super) fn list_sessions(&self, page: Page) -> LazyResponse {
         let all = self.sessions.newest_first();
         LazyResponse::ok(&json!({ "sessions": page.of(&all) }))
@@ -57,7 +57,7 @@ impl Protocol {
         Ok(LazyResponse::ok(&self.sessions.info(id)?))
     }
 
-    /// Ends a session if its heartbeats have stopped.
+    /// Ends a session if the server has received no heartbeat for too long.
     pub(super) fn session_is_due(&mut self, at: Stamp, id: &str) {
         let Some(due) = self.sessions.expires(id, self.config.session_expiry) else {
             return;
@@ -70,7 +70,8 @@ impl Protocol {
         self.end_session(at, id, "it went too long without a heartbeat");
     }
 
-    /// Ends a session: unloads its models, drops its weights in memory, and fails its requests that have not started.
+    /// Ends a session: unloads its models, drops the weights in memory of its samplers, and fails its requests that have not
+    /// started.
     pub(super) fn end_session(&mut self, at: Stamp, id: &str, how: &'static str) {
         let Some((models, samplers)) = self.sessions.end(id, how) else {
             return;

@@ -49,7 +49,8 @@ pub(crate) fn http_date(date: SystemTime) -> String {
     )
 }
 
-/// Converts a number of days since 1970-01-01 to year, month and day. Years are counted from March, so that leap days come last.
+/// Converts a number of days since 1970-01-01 to year, month and day. Internally, a year begins in March, so that a leap day is the
+/// last day of its year.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);

@@ -11,8 +11,8 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Handles `POST /unload_model`. Queued requests run before the unload, and requests that wait for a missing number fail. A
-    /// repeated unload request gets the id of the first one.
+    /// Handles `POST /unload_model`. Queued requests run before the unload. Requests that wait for a missing sequence number fail.
+    /// A repeated unload request gets the request id of the first unload request.
     pub(super) fn unload_model(
         &mut self,
         at: Stamp,
@@ -42,7 +42,7 @@ impl Protocol {
         self.operations.add(Goal::Unload, origin, unload(id))
     }
 
-    /// Ends the samplers that use weights of the model in memory, after the engine has unloaded the model.
+    /// Ends the samplers that use copies of the model's weights in memory, after the engine has unloaded the model.
     pub(super) fn end_snapshots(&mut self, id: &str) {
         for sampler in self.models.take_snapshots(id) {
             let reason = format!("model {id} was unloaded, and its unnamed weights with it");
@@ -50,14 +50,14 @@ impl Protocol {
         }
     }
 
-    /// Makes a model whose creation failed refuse requests.
+    /// Makes a model refuse requests because the creation of the model failed.
     pub(super) fn creation_failed(&mut self, at: Stamp, id: &str, error: &EngineError) {
         let reason = format!("model {id} could not be created: {}", error.message);
         let not_run = self.models.fail_creation(id, &reason);
         self.fail_all(at, not_run, &retired(&reason));
     }
 
-    /// Ends a model at once: cancels its running operation, fails the queued ones and unloads the model.
+    /// Ends a model at once: cancels its running operation, fails its queued operations and unloads the model.
     pub(super) fn retire_model(&mut self, at: Stamp, id: &str, reason: &str) {
         let Some(left) = self.models.retire(id, reason) else {
             return;

@@ -12,11 +12,11 @@ use crate::http::Request;
 /// window to 8 MB for HTTP.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// Returns the decompressed body of `request`.
+/// Returns the decompressed body of the request `request`.
 ///
 /// # Errors
 ///
-/// If the body exceeds `limit` bytes, is not valid zstd, or has another content coding.
+/// If the request body exceeds `limit` bytes, is not valid zstd, or has another content coding.
 pub(super) fn decompressed(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
     let coding = request.header("content-encoding").unwrap_or("identity");
     let coding = coding.trim().to_ascii_lowercase();
@@ -34,13 +34,13 @@ pub(super) fn decompressed(request: &Request, limit: usize) -> Result<Bytes, Ref
     Ok(body)
 }
 
-/// Returns the 413 refusal of a body of more than `limit` bytes.
+/// Returns the 413 refusal of a request body of more than `limit` bytes.
 pub(crate) fn too_large(limit: usize) -> Refusal {
     let reason = format!("the body is longer than {limit} bytes; send fewer data in one request");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }
 
-/// Returns whether a body of this content type is protobuf.
+/// Returns whether a request body of this content type is protobuf.
 pub(crate) fn is_protobuf(content_type: Option<&str>) -> bool {
     content_type.is_some_and(|content_type| content_type.contains("protobuf"))
 }

@@ -29,7 +29,7 @@ pub enum Command {
     CreateModel(Box<CreateModel>, Digest),
     ModelInfo(ModelRef),
     UnloadModel(ModelRef),
-    /// A forward or backward pass. The second field is the path of the input in the body, for error messages.
+    /// A forward or backward pass. The second field is the path of the pass input in the request body, for error messages.
     Pass(Box<PassRequest>, &'static str, Digest),
     OptimStep(OptimStep, Digest),
     SaveWeights(Box<SaveWeights>, Digest),
@@ -42,7 +42,7 @@ pub enum Command {
     Retrieve(RetrieveFuture, Form),
     RetrieveAll(RetrieveFutures),
     Cancel(CancelFuture),
-    /// A listing of training runs. The second field is the project; `None` for all projects.
+    /// A listing of training runs. The second field is the project, or `None` for all projects.
     TrainingRuns(Page, Option<String>),
     TrainingRun(String),
     RunCheckpoints(String),
@@ -94,7 +94,7 @@ impl Command {
         (number > 0).then_some(Numbered { model, number })
     }
 
-    /// Returns a hash of the decoded body. `None` for routes that do not detect repeated requests.
+    /// Returns a hash of the decoded request body, or `None` for routes that do not detect repeated requests.
     pub fn fingerprint(&self) -> Option<u64> {
         match self {
             Self::Pass(.., digest)

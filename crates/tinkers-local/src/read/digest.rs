@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use serde::Serialize;
 
-/// A digest of a decoded body. It tells a retry from a different request with the same number.
+/// A digest of a decoded request body. It distinguishes a retry from a different request with the same sequence number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Digest {
     length: usize,
@@ -24,12 +24,12 @@ impl Digest {
         }
     }
 
-    /// Computes the digest of a decoded body. It does not depend on the encoding, such as the order of fields.
+    /// Computes the digest of a decoded request body. The digest does not depend on the encoding, such as the order of fields.
     pub(crate) fn of_body<T: Serialize>(kind: &str, body: &T) -> Self {
         Self::of(kind, &tinkers_wire::to_json(body))
     }
 
-    /// Returns the number of bytes from which the digest was computed, about the length of the body.
+    /// Returns the number of bytes from which the digest was computed. It is about the length of the request body.
     pub(crate) fn bytes(self) -> usize {
         self.length
     }

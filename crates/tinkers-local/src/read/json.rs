@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::Refusal;
 
-/// Decodes a JSON body.
+/// Decodes a JSON request body.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     // Tracking the path of the current field is slow, so a body is decoded with it only after a first attempt failed.
     match serde_json::from_slice(body) {
@@ -14,7 +14,7 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     }
 }
 
-/// Returns the reason why `body` is not a valid `T`, with the path of the field.
+/// Returns the reason why the request body `body` is not a valid `T`, with the path of the invalid field.
 pub(super) fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> Refusal {
     if !error.is_data() {
         return Refusal::new(
@@ -32,8 +32,8 @@ pub(super) fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Erro
     Refusal::field(&with_missing(path, &reason), reason)
 }
 
-/// Appends the name of a missing field to `path`. The decoder gives the path of the enclosing object, and names the field only in
-/// `reason`.
+/// Appends the name of a missing field to `path`. The decoder reports the path of the enclosing object, and names the missing field
+/// only in `reason`.
 fn with_missing(path: &str, reason: &str) -> String {
     let missing = reason
         .strip_prefix("missing field `")
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_field_is_a_422_and_malformed_json_a_400() {
+    fn invalid_field_gets_a_422_and_malformed_json_a_400() {
         let (status, text) =
             refused::<OptimStep>(r#"{"model_id": "m", "adam_params": {"learning_rate": null}}"#);
         assert_eq!(status, 422);

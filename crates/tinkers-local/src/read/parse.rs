@@ -21,10 +21,10 @@ const GET: &str = "GET";
 const WINDOW_COUNTS: &str = "/scripted/counts";
 const FAULT_COUNTS: &str = "/faults/counts";
 
-/// The path of the health check, which needs no API key.
+/// The path of the health check. Requests for it need no API key.
 const HEALTH: &str = "/api/v1/healthz";
 
-/// Returns whether a path serves the counters of the in-flight limit or of the fault rules.
+/// Returns whether a path returns the statistics of the in-flight limit or the counters of the fault rules.
 pub(crate) fn is_counts(route: &str) -> bool {
     [WINDOW_COUNTS, FAULT_COUNTS].contains(&route)
 }
@@ -84,7 +84,7 @@ fn check_outside_api(config: &LocalConfig, request: &Request) -> Result<(), Lazy
     Ok(())
 }
 
-/// Returns the response to a request for the counters of the fault rules; `None` for any other request.
+/// Returns the response to a request for the counters of the fault rules, or `None` for any other request.
 pub(crate) fn fault_counts(
     config: &LocalConfig,
     request: &Request,
@@ -110,7 +110,7 @@ fn wrong_method(request: &Request, allowed: &'static str) -> LazyResponse {
     response.with_header(ALLOW, HeaderValue::from_static(allowed))
 }
 
-/// Checks that the request has the right API key, if one is needed. The body is not used.
+/// Checks that the request has the right API key, if one is required. Does not use the request body.
 pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<(), Refusal> {
     let is_needed = config.api_key.is_some() || config.dialect.key == KeyNeed::Always;
     if !is_needed || request.route() == HEALTH {
@@ -147,7 +147,7 @@ fn post(
     Ok(command)
 }
 
-/// Decodes the body of a request into a command.
+/// Decodes a request body into a command.
 fn command(
     dialect: &Dialect,
     request: &Request,
@@ -238,13 +238,13 @@ fn apply_numbering(dialect: &Dialect, mut pass: Command) -> Command {
     pass
 }
 
-/// Returns the id in a path: the second of its segments.
+/// Returns the id in a path. The id is the second segment of the path.
 fn id(segments: &[&str]) -> String {
     segments.get(1).copied().unwrap_or_default().to_owned()
 }
 
-/// Decodes the body of `POST /save_weights_for_sampler`. The digest leaves out `sampling_session_seq_id`, since the official SDK
-/// uses a new one for each retry.
+/// Decodes the request body of `POST /save_weights_for_sampler`. The digest leaves out `sampling_session_seq_id`, since the
+/// official SDK uses a new value for each retry.
 fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
     let mut body: SaveWeightsForSampler = json(body)?;
     if repeats != Repeats::AllOnce {
@@ -256,7 +256,7 @@ fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
     Ok(Command::SaveForSampler(Box::new(body), digest))
 }
 
-/// Parses a request whose route has no body.
+/// Parses a request whose route has no request body.
 fn without_body(request: &Request, route: Route, segments: &[&str]) -> Result<Command, Refusal> {
     let page = |limit| page(request, limit);
     Ok(match route {
@@ -300,7 +300,7 @@ fn parameter(request: &Request, wanted: &str) -> Option<String> {
     Some(unescape(value))
 }
 
-/// Decodes percent-encoding. An invalid sequence is kept as it is; no id contains one.
+/// Decodes percent-encoding. An invalid sequence is not changed; no valid id contains one.
 fn unescape(segment: &str) -> String {
     if !segment.contains('%') {
         return segment.to_owned();

@@ -42,7 +42,7 @@ pub(crate) struct BackwardBody {
     seq_id: Option<u64>,
 }
 
-/// Parses the body of `POST /forward`, which must be JSON.
+/// Parses the request body of `POST /forward`. It must be JSON.
 pub(super) fn forward(content_type: Option<&str>, body: &Bytes) -> Result<Command, Refusal> {
     if is_protobuf(content_type) {
         let reason = "this route takes JSON; send protobuf to forward_backward with forward_only";
@@ -55,7 +55,7 @@ pub(super) fn forward(content_type: Option<&str>, body: &Bytes) -> Result<Comman
     Ok(command(pass, "forward_input."))
 }
 
-/// Parses the body of `POST /forward_backward`: JSON, or protobuf, which may ask for a forward pass only.
+/// Parses the request body of `POST /forward_backward`. It is JSON or protobuf. A protobuf body may ask for only a forward pass.
 pub(super) fn forward_backward(
     content_type: Option<&str>,
     body: &Bytes,

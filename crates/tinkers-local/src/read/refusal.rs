@@ -17,16 +17,16 @@ pub(crate) struct Refusal {
     hints: Vec<Hint>,
 }
 
-/// The form of the body of a refusal.
+/// The format of the response body of a refusal.
 #[derive(Debug, Clone, Copy)]
 enum Form {
-    /// JSON with `detail`.
+    /// A JSON object with the field `detail`.
     Json,
     /// Plain text, as web frameworks send it for unhandled errors.
     Text,
 }
 
-/// The `retry-after` hint of a full queue in seconds. It is an estimate.
+/// The `retry-after` hint of the refusal of a full queue, in seconds. It is an estimate.
 const FULL_QUEUE_RETRY_S: u64 = 1;
 
 impl Refusal {
@@ -75,7 +75,7 @@ impl Refusal {
         }
     }
 
-    /// Creates a 422 refusal of a body field. `path` is the path of the field, such as `data[3].model_input`.
+    /// Creates a 422 refusal of a field of the request body. `path` is the path of the field, such as `data[3].model_input`.
     pub(crate) fn field(path: &str, reason: impl Into<String>) -> Self {
         Self::at("body", path, reason)
     }
@@ -96,7 +96,7 @@ impl Refusal {
         }
     }
 
-    /// Creates a 422 refusal whose `detail` has these entries, in the format of other servers.
+    /// Creates a 422 refusal whose `detail` has these entries, in the format of other servers of the API.
     pub(crate) fn findings(findings: Vec<Value>) -> Self {
         Self {
             detail: Value::Array(findings),
@@ -112,8 +112,8 @@ impl Refusal {
         }
     }
 
-    /// Creates a 422 refusal from a failed check of `tinkers-wire`. `prefix` is the path of the checked value in the body: empty, or
-    /// ending in a dot.
+    /// Creates a 422 refusal from a failed check of `tinkers-wire`. `prefix` is the path of the checked value in the request body.
+    /// It is empty or ends in a dot.
     pub(crate) fn invalid(prefix: &str, error: &InvalidInput) -> Self {
         let path = format!("{prefix}{}", error.field());
         Self::field(&path, format!("expected {}", error.expected()))

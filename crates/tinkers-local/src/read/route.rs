@@ -30,7 +30,7 @@ macro_rules! table {
                 }
             }
 
-            /// Returns the path, in which ids are placeholders in braces.
+            /// Returns the path. Ids are placeholders in braces.
             pub const fn path(self) -> &'static str {
                 match self {
                     $(Self::$route => concat!("/api/v1/", $path),)*

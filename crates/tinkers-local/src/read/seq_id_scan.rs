@@ -18,23 +18,23 @@ pub(crate) struct Numbered {
     pub(crate) number: u64,
 }
 
-/// Returns whether a client stops using the sequence number of a request after this status. Clients retry after 408, 425 and 429,
-/// and possibly with another key after 401 and 403.
+/// Returns whether a client stops using the sequence number of a request after a response with this status. Clients retry after
+/// 408, 425 and 429. After 401 and 403, they may retry with another API key.
 pub(crate) fn gives_up_number(status: StatusCode) -> bool {
     status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 425 | 429)
 }
 
-/// A scanner that finds the model and the sequence number in a request body.
+/// A scanner that finds the model id and the sequence number in a request body.
 #[derive(Debug)]
 pub(crate) enum NumberScan {
     Json(JsonScan),
     Protobuf(ProtobufScan),
-    /// The request has no sequence number, or its body is compressed.
+    /// The request has no sequence number, or the request body is compressed.
     None,
 }
 
 impl NumberScan {
-    /// Creates a scanner for the body of `request`, if the body is not compressed.
+    /// Creates a scanner for the body of `request`. The scanner finds nothing if the body is compressed.
     pub(crate) fn of(request: &Request) -> Self {
         let is_uncompressed = matches!(
             request.header("content-encoding"),
@@ -64,7 +64,7 @@ impl NumberScan {
         }
     }
 
-    /// Scans the next bytes of the body.
+    /// Scans the next bytes of the request body.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         match self {
             Self::Json(scan) => bytes.iter().for_each(|byte| scan.push(*byte)),
@@ -73,7 +73,7 @@ impl NumberScan {
         }
     }
 
-    /// Returns the model and the number; `None` if either is missing or the number is 0.
+    /// Returns the model id and the sequence number. Returns `None` if either is missing or the sequence number is 0.
     pub(crate) fn found(self) -> Option<Numbered> {
         let (model, number) = match self {
             Self::Json(mut scan) => {
@@ -106,10 +106,10 @@ impl NumberScan {
     }
 }
 
-/// The maximum length of a field name or value in bytes. Longer ones are truncated or skipped.
+/// The maximum length in bytes of a field name or value. Longer names and values are truncated or skipped.
 const MAX_TEXT: usize = 512;
 
-/// Scans JSON for the fields `model_id` and `seq_id` of the outermost object.
+/// A scanner that finds the fields `model_id` and `seq_id` of the outermost JSON object.
 #[derive(Debug, Default)]
 pub(crate) struct JsonScan {
     depth: usize,
@@ -117,9 +117,9 @@ pub(crate) struct JsonScan {
     is_escaped: bool,
     /// The current string or scalar of the outermost object.
     text: Vec<u8>,
-    /// The name of the field whose value is scanned now.
+    /// The name of the field whose value is being scanned.
     name: Option<Vec<u8>>,
-    /// Whether the current text is a value and not a name.
+    /// Whether the current text is a field value and not a field name.
     in_value: bool,
     model: Option<String>,
     number: Option<u64>,
@@ -184,7 +184,7 @@ impl JsonScan {
     }
 }
 
-/// Scans protobuf for the fields 1 and 2 of the outermost message.
+/// A scanner that finds the fields 1 and 2 of the outermost protobuf message.
 #[derive(Debug, Default)]
 pub(crate) struct ProtobufScan {
     part: Part,
@@ -200,15 +200,15 @@ pub(crate) struct ProtobufScan {
 enum Part {
     #[default]
     Key,
-    /// A varint that is the value of this field.
+    /// A varint, which is the value of the field with this number.
     Varint(u64),
-    /// The length of the value of this field.
+    /// The length of the value of the field with this number.
     Length(u64),
-    /// The rest of the model id, with this many bytes.
+    /// The rest of the model id. It has this many bytes.
     Model(u64),
-    /// A part of this many bytes that is skipped.
+    /// Bytes that are skipped. There are this many of them.
     Skip(u64),
-    /// The body is not protobuf.
+    /// No further part, because the request body is not protobuf.
     Invalid,
 }
 
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn only_final_error_statuses_give_up_the_seq_id() {
+    fn only_final_error_statuses_mark_the_seq_id_as_refused() {
         for (status, gives_up) in [
             (400, true),
             (404, true),

@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use super::{Refusal, Route};
 use crate::dialect::Shape;
 
-/// Checks that a JSON body has no option that `route` does not support. A field that is null counts as absent.
+/// Checks that a JSON request body has no option that `route` does not support. A field that is `null` counts as absent.
 pub(super) fn check(route: Route, body: &[u8]) -> Result<(), Refusal> {
     let shape = Shape::supported(route);
     if matches!(shape, Shape::Any) {
@@ -37,7 +37,7 @@ pub(super) fn check(route: Route, body: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// The path of the first unknown option, and the names of the known options at this place.
+/// The path of the first unknown option, and the names of the known options of the same object.
 struct UnknownOption {
     path: String,
     known: Vec<&'static str>,
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn error_names_the_unknown_option_and_the_known_ones() {
+    fn error_names_the_unknown_option_and_the_known_options() {
         let datum = json!({ "model_input": { "chunks": [] }, "loss_fn_inputs": { "weights": { "data": [], "grad": true } } });
         for (route, body, expected) in [
             (

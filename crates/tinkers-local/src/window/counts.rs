@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// The counters of a [`Window`](crate::Window). Times are measured from the first submission, on the clock of the server.
+/// The statistics of a [`Window`](crate::Window). Times are measured from the first submission, on the clock of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WindowCounts {
-    /// The number of accepted samples; repeated submissions are not counted again.
+    /// The number of accepted samples. A repeated submission is not counted again.
     pub accepted: u64,
     /// The number of refused samples.
     pub refused: u64,
@@ -34,14 +34,14 @@ pub struct WindowCounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WindowLevel {
-    /// The time from which this value applies.
+    /// The time from which this value of the limit applies.
     pub at: Duration,
     /// The maximum number of samples in flight from that time on.
     pub most: u32,
 }
 
-/// A congestion event: a series of refusals, each of which arrived before the `retry-after` hints of the earlier ones had expired.
-/// If refusals carry no hint, an event is a series of refusals that are at most 100 ms apart.
+/// A congestion event: a series of refusals. Each of them arrived before the `retry-after` hints of the earlier refusals had
+/// expired. If refusals carry no hint, an event is a series of refusals that are at most 100 ms apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Congestion {
@@ -51,21 +51,22 @@ pub struct Congestion {
     pub in_flight: u64,
     /// The number of refusals in the event.
     pub refused: u64,
-    /// The time at which the last `retry-after` hint expired. Without hints, the time of the last refusal.
+    /// The time at which the last `retry-after` hint expired. If the refusals carry no hint, the time of the last refusal.
     pub over: Duration,
-    /// The time until the first accepted sample after the event. It is measured from the expiry of the hint, or from the time at
-    /// which the number in flight fell below the limit, if that was later. `None` if the next submission was refused or never came.
+    /// The time until the first accepted sample after the event. It is measured from the expiry of the last `retry-after` hint, or
+    /// from the later time at which the number of samples in flight fell below the limit. `None` if the next submission was refused
+    /// or none arrived.
     pub first_grant: Option<Duration>,
-    /// The time until 90 % of the limit were in flight, measured from the same start as `first_grant`. `None` if the next refusal
-    /// came first.
+    /// The time until the number of samples in flight reached 90 % of the limit, measured from the same start as `first_grant`.
+    /// `None` if the next refusal came first.
     pub full_flow: Option<Duration>,
 }
 
 impl WindowCounts {
-    /// The maximum number of events, and of values of the limit, that are stored.
+    /// The maximum number of stored congestion events, and of stored values of the limit.
     pub const KEPT: usize = 4096;
 
-    /// Returns the body of `GET /scripted/counts`, with times in milliseconds.
+    /// Returns the response body of `GET /scripted/counts`, with times in milliseconds.
     pub(crate) fn json(&self) -> Value {
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         let event = |event: &Congestion| {

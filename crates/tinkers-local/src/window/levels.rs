@@ -30,9 +30,9 @@ pub enum InvalidWindow {
     /// The lowest limit of a random walk is above the highest.
     #[error("low: expected at most high, {high}, got {low}")]
     Ends {
-        /// The given lowest limit.
+        /// The lowest limit that was given.
         low: u32,
-        /// The given highest limit.
+        /// The highest limit that was given.
         high: u32,
     },
     /// The time between changes of the limit is too short.
@@ -102,7 +102,7 @@ fn check(every: Duration) -> Result<(), InvalidWindow> {
     Ok(())
 }
 
-/// A sequence of limits and the current position in it.
+/// The sequence of values of an in-flight limit, and the current position in the sequence.
 #[derive(Debug)]
 pub(super) enum LevelSequence {
     Fixed(u32),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn list_of_in_flight_limits_repeats() {
+    fn in_flight_limit_restarts_at_the_end_of_its_list() {
         let levels = Levels::steps(vec![20, 50, 10], SECOND).unwrap();
         assert_eq!(first_levels(&levels, 5), [20, 50, 10, 20, 50]);
     }

@@ -13,18 +13,18 @@ use crate::protocol::Stamp;
 /// The maximum time between two refusals of the same congestion event, if refusals carry no `retry-after` hint.
 const MAX_EVENT_GAP: Duration = Duration::from_millis(100);
 
-/// An in-flight limit with its current value and its counters.
+/// An in-flight limit with its current value and its statistics.
 #[derive(Debug)]
 pub(crate) struct WindowLimiter {
     window: Window,
     levels: LevelSequence,
-    /// The time of the first submission, from which the values of the limit are timed.
+    /// The time of the first submission. The changes of the limit are timed from it.
     start: Option<Timestamp>,
     /// The time from which the current value of the limit applies.
     level_start: Timestamp,
     /// The last time at which the number of samples in flight fell below the limit.
     room_since: Timestamp,
-    /// The last congestion event, until a further refusal can no longer extend it and the recovery is measured.
+    /// The last congestion event. `None` once no further refusal can belong to the event and its recovery has been measured.
     open: Option<OpenEvent>,
     counts: WindowCounts,
 }
@@ -33,13 +33,13 @@ pub(crate) struct WindowLimiter {
 #[derive(Debug)]
 struct OpenEvent {
     event: Congestion,
-    /// The time at which the last `retry-after` hint expires.
+    /// The time at which the last `retry-after` hint of the event expires.
     hint_expiry: Timestamp,
-    /// The time before which a further refusal belongs to the event.
+    /// The end of the event. A refusal before this time belongs to the event.
     until: Timestamp,
     /// The time from which the recovery is measured. It is set at the first sample that is accepted after the event.
     recovery_start: Option<Timestamp>,
-    /// The index of the event among all events, even if it is not stored.
+    /// The index of the event in the list of all congestion events. Only the first [`WindowCounts::KEPT`] events are stored.
     index: usize,
 }
 
@@ -83,7 +83,7 @@ impl WindowLimiter {
         }
     }
 
-    /// Returns the counters up to `now`.
+    /// Returns the statistics up to `now`.
     pub(crate) fn counts(&mut self, now: Timestamp) -> WindowCounts {
         if self.start.is_some() {
             self.advance(now);
@@ -157,7 +157,7 @@ impl WindowLimiter {
         });
     }
 
-    /// Writes the current congestion event to the counters, if the event is stored.
+    /// Writes the current congestion event to the statistics, if the event is among the stored events.
     fn record(&mut self) {
         if let Some(open) = &self.open
             && let Some(kept) = self.counts.events.get_mut(open.index)

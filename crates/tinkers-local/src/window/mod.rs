@@ -13,8 +13,8 @@ pub(crate) use self::limiter::WindowLimiter;
 use self::levels::Levels;
 use crate::faults::Hint;
 
-/// A limit on the samples in flight, which are the samples that were accepted and have not ended. Submissions beyond the limit get a
-/// 429.
+/// A limit on the samples in flight. A sample is in flight from its acceptance to its end. The server refuses submissions beyond
+/// the limit with 429.
 ///
 /// Use it to measure how much of a server's capacity a client uses. The value of the limit depends only on the time since the first
 /// submission and, for a random walk, on the seed. So runs can be repeated, and compared with a client that knows all values.
@@ -35,19 +35,19 @@ pub struct Window {
     form: HintForm,
 }
 
-/// The form of the `retry-after` hint in the 429 response.
+/// How the 429 response encodes the `retry-after` hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintForm {
-    /// The header `retry-after-ms`.
+    /// In the header `retry-after-ms`.
     Milliseconds,
-    /// The header `Retry-After` in seconds, rounded up.
+    /// In the header `Retry-After`, in seconds, rounded up.
     Seconds,
-    /// The header `Retry-After` with a date, rounded up to a whole second.
+    /// In the header `Retry-After`, as a date, rounded up to a whole second.
     Date,
-    /// The field `retry_after_ms` in the body.
+    /// In the field `retry_after_ms` of the response body.
     Body,
-    /// No hint.
+    /// The response contains no `retry-after` hint.
     None,
 }
 
@@ -73,7 +73,8 @@ impl Window {
         Self::of(Levels::Fixed(level))
     }
 
-    /// Creates a limit that takes these values in turn, each for the time `every`, and then starts again.
+    /// Creates a limit that takes these values in turn, each for the time `every`. After the last value, it starts again with the
+    /// first value.
     ///
     /// # Errors
     ///
@@ -85,8 +86,8 @@ impl Window {
         Levels::steps(levels.into_iter().collect(), every).map(Self::of)
     }
 
-    /// Creates a limit that is a random walk between `low` and `high`, reflected at both ends. It starts in the middle and changes
-    /// after each `every` by at most a quarter of `high - low`.
+    /// Creates a limit that is a random walk between `low` and `high`, reflected at both ends. The limit starts in the middle.
+    /// After each `every`, it changes by at most a quarter of `high - low`.
     ///
     /// # Errors
     ///
@@ -95,7 +96,7 @@ impl Window {
         Levels::walk(low, high, every, seed).map(Self::of)
     }
 
-    /// Sets the `retry-after` hint and its form. The default is 1 s in `retry-after-ms`.
+    /// Sets the `retry-after` hint and how it is encoded. The default is a hint of 1 s in the header `retry-after-ms`.
     #[must_use]
     pub const fn with_hint(mut self, hint: Duration, form: HintForm) -> Self {
         self.hint = hint;
@@ -103,7 +104,7 @@ impl Window {
         self
     }
 
-    /// Returns the `retry-after` hint of a 429 response that is sent at `wall`, and the delay that it asks for.
+    /// Returns the `retry-after` hint of a 429 response that is sent at `wall`, and the delay for which the hint asks.
     fn hint_at(&self, wall: SystemTime) -> (Hint, Duration) {
         let ms = u64::try_from(self.hint.as_millis()).unwrap_or(u64::MAX);
         match self.form {

@@ -20,7 +20,7 @@ use tinkers_wire::{LossFn, PassMode, PassRequest};
 const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
 const ACCEPT_PROTOBUF: (&str, &str) = ("accept", "application/x-protobuf");
 
-/// Starts a server with this dialect.
+/// Starts a server that imitates this dialect.
 fn dialect_server(dialect: Dialect) -> TestServer {
     test_server_with(config(dialect), Script::default())
 }
@@ -56,7 +56,7 @@ impl TestServer {
         self.send(Method::POST, path, body, headers).await
     }
 
-    /// Polls with a client timeout of ten minutes, which is longer than any dialect holds a poll.
+    /// Polls with a client timeout of ten minutes. No dialect holds a poll for that long.
     async fn long_poll(&self, id: &str) -> Response {
         let path = "/api/v1/retrieve_future";
         let mut request = HttpRequest::new(Method::POST, path, RouteClass::Poll);

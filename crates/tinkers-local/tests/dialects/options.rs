@@ -35,7 +35,7 @@ async fn result_expires_after_its_first_delivery() {
 }
 
 #[tokio::test]
-async fn result_expires_after_its_time_whether_fetched_or_not() {
+async fn unfetched_and_fetched_results_expire_after_the_configured_time() {
     let server = dialect_server(with(
         Dialect::tinker(),
         Expiry::After(Duration::from_secs(5)),
@@ -54,7 +54,7 @@ async fn result_expires_after_its_time_whether_fetched_or_not() {
 }
 
 #[tokio::test]
-async fn restart_drops_sessions_in_every_dialect() {
+async fn server_restart_drops_sessions_in_every_dialect() {
     for dialect in [Dialect::tinker(), Dialect::skyrl(), Dialect::json_strict()] {
         let server = dialect_server(dialect);
         let model = server.create_model().await;

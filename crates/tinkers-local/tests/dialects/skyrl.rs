@@ -237,7 +237,7 @@ async fn skyrl_poll_times_out_after_300_seconds() {
 }
 
 #[tokio::test]
-async fn skyrl_main_runs_requests_on_arrival_and_repeats_only_once() {
+async fn skyrl_main_runs_requests_on_arrival_and_applies_repeats_once() {
     let (server, held) = held_server_with(config(Dialect::skyrl_main()));
     let (_, model) = held_model(&server, &held).await;
     let late = server.submit("optim_step", step(&model, 7)).await;
@@ -293,7 +293,7 @@ async fn skyrl_release_ignores_sequence_numbers() {
 }
 
 #[tokio::test]
-async fn skyrl_parses_protobuf_as_json_where_unsupported() {
+async fn skyrl_parses_a_protobuf_body_as_json_on_routes_without_protobuf() {
     let server = dialect_server(Dialect::skyrl());
     let body = proto_pass("m", 1);
     let response = server

@@ -30,7 +30,7 @@ async fn create_session(server: &TestServer) -> String {
 }
 
 #[tokio::test]
-async fn tuft_accepts_any_api_key_unless_one_is_configured() {
+async fn tuft_accepts_any_api_key_unless_an_api_key_is_configured() {
     let server = dialect_server(Dialect::tuft());
     let none = server.get("training_runs").await;
     assert_eq!(
@@ -51,7 +51,7 @@ async fn tuft_accepts_any_api_key_unless_one_is_configured() {
 }
 
 #[tokio::test]
-async fn tuft_config_has_no_extensions_and_loads_need_a_model() {
+async fn tuft_config_has_no_extensions_and_loading_requires_a_model() {
     let server = dialect_server(Dialect::tuft());
     let flags = post(&server, "client/config", json!({ "sdk_version": "0.25.0" })).await;
     let flags = flags.ok();
@@ -69,7 +69,7 @@ async fn tuft_config_has_no_extensions_and_loads_need_a_model() {
 }
 
 #[tokio::test]
-async fn tuft_creations_are_201_and_passes_must_be_protobuf() {
+async fn tuft_creations_return_201_and_passes_must_be_protobuf() {
     let server = dialect_server(Dialect::tuft());
     let session = create_session(&server).await;
     let body = json!({ "session_id": session, "sampling_session_seq_id": 0, "base_model": BASE });
@@ -109,7 +109,7 @@ async fn tuft_creations_are_201_and_passes_must_be_protobuf() {
 }
 
 #[tokio::test]
-async fn tuft_polls_time_out_with_try_again_and_failures_are_422() {
+async fn tuft_polls_time_out_with_try_again_and_failures_return_422() {
     let (server, held) = held_server_with(config(Dialect::tuft()));
     let session = create_session(&server).await;
     let create = post(&server, "create_model", create_model(&session, 0))

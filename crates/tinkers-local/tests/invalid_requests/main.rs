@@ -19,7 +19,7 @@ use saves::steps_and_saves;
 use support::{TestServer, backward, test_server};
 
 #[tokio::test]
-async fn error_names_the_invalid_field_and_no_job_runs() {
+async fn invalid_request_error_names_the_field_and_no_engine_job_runs() {
     let server = test_server();
     let session = server.create_session().await;
     let model = server.create_model_in(&session, 0).await;
@@ -132,7 +132,7 @@ async fn invalid_json_is_400_and_unknown_routes_are_404_or_405() {
 }
 
 #[tokio::test]
-async fn listings_of_unknown_ids_are_404() {
+async fn requests_for_unknown_ids_in_listings_return_404() {
     let server = test_server();
     let model = server.create_model().await;
     for (path, status, expected) in [
@@ -197,7 +197,7 @@ async fn decompressed_body_size_is_limited() {
 }
 
 #[tokio::test]
-async fn existing_checkpoint_needs_overwrite() {
+async fn saving_over_an_existing_checkpoint_requires_overwrite() {
     let server = test_server();
     let model = server.create_model().await;
     let save = |seq_id: u64, overwrite: bool| json!({ "model_id": model, "seq_id": seq_id, "path": "x", "overwrite": overwrite });

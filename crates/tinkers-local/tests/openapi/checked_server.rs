@@ -34,7 +34,7 @@ impl CheckedServer {
         &self.operation(route)["requestBody"]["content"]["application/json"]["schema"]
     }
 
-    /// Returns the schema that `schema` refers to if it is a `$ref`, or else `schema`.
+    /// Returns the schema to which `schema` refers if `schema` is a `$ref`. Otherwise returns `schema`.
     pub(crate) fn resolved<'a>(&'a self, schema: &'a Value) -> &'a Value {
         let Some(reference) = schema["$ref"].as_str() else {
             return schema;
@@ -50,7 +50,7 @@ impl CheckedServer {
         violations(&self.document, schema, body)
     }
 
-    /// Sends a request and checks its body and the response against the document.
+    /// Sends a request. Checks the request body and the response against the OpenAPI document.
     pub(crate) async fn call(&self, route: Route, ids: &[&str], body: Option<Value>) -> Response {
         if let Some(body) = &body {
             let violations = self.violations(self.body(route), body);
@@ -59,7 +59,7 @@ impl CheckedServer {
         self.send(route, ids, body).await
     }
 
-    /// Sends a request, which may be invalid, and checks the response against the document.
+    /// Sends a request that may be invalid. Checks only the response against the OpenAPI document.
     pub(crate) async fn send(&self, route: Route, ids: &[&str], body: Option<Value>) -> Response {
         let method = Method::from_bytes(route.method().as_bytes()).expect("a method");
         let body = body.map(|body| body.to_string()).unwrap_or_default();

@@ -6,7 +6,7 @@ use tinkers_local::Route;
 use super::checked_server::CheckedServer;
 use super::support::{backward, create_model, sample, step};
 
-/// Returns a body that is valid except for its ids, which are unknown; `None` for a route without a body.
+/// Returns a request body that is valid except for unknown ids, or `None` for a route without a request body.
 fn valid_body(route: Route) -> Option<Value> {
     let path = "tinker://m/weights/a";
     let mut forward = backward("m", 1);
@@ -40,7 +40,7 @@ fn valid_body(route: Route) -> Option<Value> {
     })
 }
 
-/// Returns a value of another JSON type than `value`.
+/// Returns a value of a different JSON type than `value`.
 fn other(value: &Value) -> Value {
     match value {
         Value::String(_) => json!(7),
@@ -49,7 +49,7 @@ fn other(value: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn required_fields_must_be_present_with_the_right_type() {
+async fn required_request_fields_must_be_present_with_the_right_type() {
     let server = CheckedServer::new();
     let mut tried = 0;
     for route in Route::ALL {
@@ -95,7 +95,7 @@ async fn required_fields_must_be_present_with_the_right_type() {
 }
 
 #[tokio::test]
-async fn nested_fields_must_have_the_right_type() {
+async fn nested_request_fields_must_have_the_right_type() {
     let server = CheckedServer::new();
     for (route, pointer, value) in [
         (Route::CreateModel, "/lora_config/rank", json!("8")),

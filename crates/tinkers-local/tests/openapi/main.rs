@@ -122,7 +122,7 @@ fn documented_operations(document: &Value) -> BTreeSet<(String, String)> {
 }
 
 #[tokio::test]
-async fn schema_references_resolve_and_operation_ids_are_unique() {
+async fn openapi_references_resolve_and_operation_ids_are_unique() {
     let document = open_api(&LocalConfig::default()).unwrap();
     let mut references = Vec::new();
     collect(&document, &mut references);

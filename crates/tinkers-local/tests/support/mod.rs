@@ -83,7 +83,7 @@ impl Response {
         self.body
     }
 
-    /// Returns the request id of an accepted request. Panics if the response has none.
+    /// Returns the request id in the response to an accepted request. Panics if the response contains none.
     pub(crate) fn id(self) -> String {
         let body = self.ok();
         body["request_id"]
@@ -164,7 +164,8 @@ impl TestServer {
         self.poll(id).await.ok()
     }
 
-    /// Returns the result of an operation that has ended. Panics if it has not, instead of waiting on the manual clock forever.
+    /// Returns the result of an operation that has ended. Panics if the operation has not ended, instead of waiting forever on the
+    /// manual clock.
     pub(crate) async fn finished_result(&self, id: &str) -> Value {
         tokio::select! {
             biased;
@@ -300,8 +301,8 @@ impl HeldEngine {
     }
 }
 
-/// Returns a description of a job. For a forward or backward pass it contains the first token, for an optimizer step the learning
-/// rate.
+/// Returns a description of a job. The description contains the first token of a forward or backward pass, or the learning rate of
+/// an optimizer step.
 fn describe(work: &Work) -> String {
     match work {
         Work::CreateModel { .. } => "create".to_owned(),
@@ -345,7 +346,7 @@ impl Engine for HeldEngine {
     }
 }
 
-/// Starts a server over a [`HeldEngine`].
+/// Starts a server whose engine is a [`HeldEngine`].
 pub(crate) fn held_server() -> (TestServer, Arc<HeldEngine>) {
     held_server_with(LocalConfig::default())
 }
@@ -378,7 +379,7 @@ pub(crate) async fn checkpoints(server: &TestServer) -> Vec<String> {
         .collect()
 }
 
-/// Runs all other tasks, polls `work` once, and returns whether `work` is pending.
+/// Runs all other tasks, polls the future `work` once, and returns whether the future is pending.
 pub(crate) async fn is_pending<F: Future + Unpin>(work: &mut F) -> bool {
     run_until_idle().await;
     std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *work).poll(cx).is_pending())).await

@@ -33,7 +33,7 @@ async fn before_sending(context: &Context) -> Result<(), CheckError> {
     )
 }
 
-/// Checks that the server refuses a path of weights that do not exist, either when the sampler is
+/// Checks that the server refuses a path to weights that do not exist, either when the sampler is
 /// created or at the first sample.
 async fn no_such_weights(context: &Context) -> Result<Option<String>, CheckError> {
     let service = context.service().await?;
@@ -80,8 +80,8 @@ async fn no_such_loss(context: &Context) -> Result<Option<String>, CheckError> {
     Ok(None)
 }
 
-/// Returns the result for an invalid request that the server accepted: a note for a mock server, an
-/// error for a real one.
+/// Returns the result of a check whose invalid request was accepted: a note if the server runs a
+/// mock model, an error if it runs a real model.
 fn accepted(context: &Context, what: &str) -> Result<Option<String>, CheckError> {
     if context.has_real_model() {
         return Err(CheckError::failed(what));

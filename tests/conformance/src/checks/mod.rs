@@ -21,7 +21,7 @@ use crate::verdict::CheckResult;
 pub enum Profile {
     /// The features that every training loop needs.
     Core,
-    /// The features of [`Profile::Core`] and all others of the API.
+    /// All features of the API, including those of [`Profile::Core`].
     Full,
 }
 

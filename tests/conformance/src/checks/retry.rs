@@ -29,16 +29,15 @@ pub(super) async fn idempotent(context: &Context) -> CheckResult {
     Ok(format!("a duplicate {what}{effect}; {client}"))
 }
 
-/// The number of times that the server applies a request that it receives twice.
+/// How often the server applies a request that arrives twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Applied {
     Once,
     Twice,
 }
 
-/// Sends one `forward_backward` request twice. Determines from both responses and from the
-/// resulting weights how often the server applied the request. Also returns a description for the
-/// report.
+/// Sends one `forward_backward` request twice. Determines how often the server applied the request
+/// from both responses and from the resulting weights. Also returns a description for the report.
 async fn sent_twice(context: &Context) -> Result<(Applied, &'static str), CheckError> {
     let plain = after_two_passes(context, || ()).await?;
     let recorder = &context.recorder;
@@ -97,7 +96,7 @@ async fn after_two_passes(
 }
 
 /// Drops the response to a `forward_backward` request. Checks that the client retries the request
-/// only if the client has found that the server deduplicates such requests.
+/// only if the client has detected that the server deduplicates such requests.
 async fn lost_reply(context: &Context, applied: Applied) -> Result<&'static str, CheckError> {
     let profile = context.service().await?.server_profile();
     let known = profile.deduplicates >= Deduplication::PassesAndSteps;

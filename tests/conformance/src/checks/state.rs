@@ -13,7 +13,7 @@ async fn current_logprobs(client: &TrainingClient, data: &[Datum]) -> Result<Vec
     Ok(text::current_logprobs(client, data).await?.concat())
 }
 
-/// The note of a check that passes on a mock server, where results are not compared.
+/// The note of a check that passes on a mock server. Results of a mock server are not compared.
 const MOCK: &str = "mock model: results were not compared";
 
 pub(super) async fn save_load(context: &Context) -> CheckResult {

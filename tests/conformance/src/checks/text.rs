@@ -8,7 +8,7 @@ use crate::verdict::{CheckError, ensure};
 /// The lowest token id in the texts. Lower ids are special tokens in many vocabularies.
 const FIRST: u32 = 3;
 
-/// Returns `length` tokens that follow a learnable rule. The rule depends on `number`.
+/// Returns `length` tokens that follow a rule which a model can learn. `number` selects the rule.
 pub(crate) fn tokens(settings: &Settings, number: u32, length: u32) -> Vec<u32> {
     let span = settings.vocabulary.saturating_sub(FIRST).max(1);
     let token = |at: u32| FIRST + (number * 17 + at * (number % 5 + 2)) % span;
@@ -53,14 +53,15 @@ pub(crate) fn logprobs(
     outputs.iter().enumerate().map(of).collect()
 }
 
-/// Returns the mean loss per token.
+/// Returns the mean loss per token, computed from the log-probabilities of the target tokens.
 pub(crate) fn loss(logprobs: &[Vec<f32>]) -> f64 {
     let all = logprobs.iter().flatten();
     let count = all.clone().count().max(1);
     -all.map(|value| f64::from(*value)).sum::<f64>() / count as f64
 }
 
-/// Runs `steps` training steps on `data`. Returns the loss before each step and after the last one.
+/// Runs `steps` training steps on `data`. Returns the loss before each step and after the last
+/// step.
 pub(crate) async fn train(
     client: &TrainingClient,
     data: &[Datum],
@@ -145,7 +146,7 @@ mod tests {
     use super::distance;
 
     #[test]
-    fn distance_is_infinite_for_nan_and_for_unequal_lengths() {
+    fn distance_of_vectors_with_nan_or_unequal_lengths_is_infinite() {
         assert_eq!(distance(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
         for other in [&[1.0, f32::NAN][..], &[1.0], &[1.0, f32::INFINITY]] {
             assert_eq!(distance(&[1.0, 2.0], other), f32::INFINITY, "{other:?}");

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::control::Control;
 use crate::control::limiter::{DeadlineAdmission, FaultyLimiter};
 
-/// An admission that has the bug `control`.
+/// An admission with the bug of the negative control `control`.
 pub(crate) struct FaultyAdmission {
     pub(crate) inner: Arc<dyn Admission>,
     pub(crate) control: Control,
@@ -76,8 +76,8 @@ impl Admission for FaultyAdmission {
 }
 
 impl FaultyAdmission {
-    /// Collects the permit in a separate task that is polled in time. The task of the call may then
-    /// receive the permit late.
+    /// Collects the permit in a separate task that is polled in time. The task of the call may
+    /// receive the permit later.
     fn admit_late(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let (sender, receiver) = oneshot::channel();
@@ -111,7 +111,7 @@ impl fmt::Debug for FaultyAdmission {
 
 type MayLeave = Box<dyn Fn(&DepartureCheck) -> bool + Send + Sync>;
 
-/// Replaces the check that a permit makes before its request is sent.
+/// Replaces the check that a permit makes just before its request is sent.
 fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
     let Admitted {
         mut permit,

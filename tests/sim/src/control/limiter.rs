@@ -12,19 +12,20 @@ use crate::control::Control;
 
 /// The pause after a refusal without a `retry-after` hint.
 const DEFAULT_HINT: Duration = Duration::from_secs(1);
-/// With [`Control::StaleBackoff`], the time between reading the backoff deadline and using it.
+/// The time between reading the end of the backoff and using this value, with
+/// [`Control::StaleBackoff`].
 const STALE_FOR: Duration = Duration::from_millis(400);
 
-/// The backoff deadlines of all route classes.
+/// The ends of the backoffs of all route classes.
 #[derive(Debug, Default)]
 pub struct FaultyLimiter {
     closed_until: Mutex<[Timestamp; 5]>,
-    /// The time at which the last request that was sent had asked for admission.
+    /// The time at which the request that was sent last had asked for admission.
     last_requested_at: Mutex<Timestamp>,
 }
 
 impl FaultyLimiter {
-    /// Returns the time at which the last request that was sent had asked for admission. The time
+    /// Returns the time at which the request that was sent last had asked for admission. The time
     /// is only recorded with [`Control::RetryWindowFromCall`].
     pub fn last_requested_at(&self) -> Timestamp {
         let at = self.last_requested_at.lock();
@@ -49,7 +50,7 @@ impl FaultyLimiter {
     }
 }
 
-/// An admission that waits only until the backoff deadline has passed.
+/// An admission that waits only until the backoff has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct DeadlineAdmission {
     pub(crate) limiter: Arc<FaultyLimiter>,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tinkers::{ApiFuture, Error, ErrorKind};
 use tinkers_core::{Clock, Phase, Sent, Stalled};
 
-/// Awaits a call with a progress deadline that ignores the progress of the model's submission
-/// queue.
+/// Awaits a call with a progress deadline. The deadline is not reset when the submission queue of
+/// the model advances.
 pub(crate) async fn await_ignoring_queue<T: Send + 'static>(
     mut handle: ApiFuture<T>,
     clock: &dyn Clock,

@@ -19,7 +19,7 @@ pub struct FaultyQueueState {
     /// The number of samples that hold an in-flight permit and wait for admission.
     waiting_retries: Mutex<u64>,
     no_waiting_retries: Notify,
-    /// The number of wake-ups that will still be lost.
+    /// The number of wake-ups that the queue still has to lose.
     lost_wake_ups: AtomicU64,
     lock: Mutex<()>,
 }
@@ -41,7 +41,7 @@ impl FaultyQueueState {
     }
 }
 
-/// An admission whose queue has the bug `control`.
+/// An admission whose queue has the bug of the negative control `control`.
 #[derive(Debug)]
 pub(crate) struct FaultyQueue {
     pub(crate) inner: Arc<dyn Admission>,
@@ -114,8 +114,8 @@ impl FaultyQueue {
     }
 }
 
-/// A guard for a sample that holds an in-flight permit and waits for admission. The sample is
-/// counted until the guard is dropped.
+/// A guard for a sample that holds an in-flight permit and waits for admission. The sample counts
+/// as waiting until the guard is dropped.
 struct WaitingRetry<'a>(&'a FaultyQueueState);
 
 impl<'a> WaitingRetry<'a> {
@@ -138,7 +138,7 @@ impl Drop for WaitingRetry<'_> {
     }
 }
 
-/// A waker that ignores wake-ups that are to be lost, and forwards all others.
+/// A waker that ignores the wake-ups that the queue has to lose, and forwards all others.
 struct LossyWaker {
     waker: Waker,
     state: Arc<FaultyQueueState>,

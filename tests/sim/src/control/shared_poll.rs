@@ -18,7 +18,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<PollTask>>> = const { RefCell::new(None) };
 }
 
-/// A task of the client library. Its requests show whether it makes shared polls.
+/// A task of the client library. The requests of the task show whether it makes shared polls.
 #[derive(Debug, Default)]
 pub(crate) struct PollTask {
     makes_shared_polls: AtomicBool,
@@ -68,7 +68,7 @@ impl Spawn for PollTaskSpawner {
     }
 }
 
-/// Restores the previous value of [`CURRENT`] when it is dropped.
+/// A guard that restores the previous value of [`CURRENT`] when it is dropped.
 struct RestoreCurrent(Option<Arc<PollTask>>);
 
 impl Drop for RestoreCurrent {
@@ -77,15 +77,15 @@ impl Drop for RestoreCurrent {
     }
 }
 
-/// A clock that skips the pauses between shared polls until a violation has been found.
+/// A clock that skips the pauses between shared polls until the monitor has found a violation.
 #[derive(Debug)]
 pub(crate) struct PauseSkippingClock {
     pub(crate) inner: Arc<dyn Clock>,
     pub(crate) monitor: Monitor,
 }
 
-/// The longest pause between shared polls. Longer sleeps have other reasons, so the clock does not
-/// skip them.
+/// The longest pause between shared polls. The clock does not skip longer sleeps, because they have
+/// other reasons.
 const MAX_PAUSE: Duration = Duration::from_millis(2500);
 
 impl Clock for PauseSkippingClock {

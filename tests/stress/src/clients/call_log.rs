@@ -13,7 +13,7 @@ pub(crate) enum CallOutcome {
     WrongResult,
     /// The call failed before its request was sent.
     NotSent,
-    /// The call failed after its request may have been sent, so the server may have applied it.
+    /// The call failed after its request may have been sent. The server may have applied the call.
     Unknown,
     /// The caller cancelled the call.
     Cancelled,
@@ -23,7 +23,7 @@ pub(crate) enum CallOutcome {
 #[derive(Debug, Default)]
 pub(crate) struct CallLog {
     outcomes: Vec<Option<CallOutcome>>,
-    /// The number of calls that ended more than once.
+    /// The number of calls for which more than one end was recorded.
     ended_again: u64,
 }
 
@@ -44,8 +44,8 @@ impl CallLog {
     }
 
     /// Describes the contradictions between the outcomes of the calls and `applied`, the number of
-    /// times that the server applied each call. A successful call must be applied once, a call that
-    /// was not sent must not be applied, and any other call at most once.
+    /// times that the server applied each call. The server must apply a successful call once. It
+    /// must not apply a call that was not sent. It may apply any other call at most once.
     pub(crate) fn contradictions(&self, applied: &BTreeMap<u64, u64>) -> Vec<String> {
         let mut found = BTreeMap::<&str, Vec<u64>>::new();
         let mut note = |what, number| found.entry(what).or_default().push(number);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn each_outcome_limits_how_often_the_call_may_be_applied() {
+    fn call_outcome_determines_how_often_the_call_may_be_applied() {
         for (outcome, allowed) in [
             (CallOutcome::Pending, [true, true, false]),
             (CallOutcome::Succeeded, [false, true, false]),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_were_never_made_or_ended_twice_are_found() {
+    fn call_log_reports_calls_never_made_and_calls_that_ended_twice() {
         let mut call_log = CallLog::default();
         call_log.called(1);
         call_log.ended(1, CallOutcome::Succeeded);

@@ -21,7 +21,7 @@ const KEY: &str = "tml-stress-0123456789abcdef";
 /// The delay before a failed setup call is retried.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// The parameters that all clients of a load share. Its methods make calls and count them.
+/// The parameters that all clients of a load share. The methods make calls and count them.
 #[derive(Clone)]
 pub(crate) struct LoadContext {
     pub(crate) url: String,
@@ -56,8 +56,8 @@ impl LoadContext {
         created
     }
 
-    /// Connects a client. Retries until the client is connected or the load is over; returns `None`
-    /// in the second case.
+    /// Connects a client. Retries until the client is connected or the load is over. Returns `None`
+    /// if the load is over.
     pub(crate) async fn connected(&self, heartbeat: Duration) -> Option<ServiceClient> {
         self.retry_until_created(|| self.connect(heartbeat)).await
     }
@@ -89,7 +89,8 @@ impl LoadContext {
         }
     }
 
-    /// Starts a sample at once. The returned future waits for its result and records it.
+    /// Starts a sample at once. The returned future waits for the result of the sample and records
+    /// it.
     pub(crate) fn sample(
         &self,
         sampler: &SamplingClient,
@@ -131,8 +132,8 @@ impl LoadContext {
         }
     }
 
-    /// Starts a `forward_backward` call at once. The returned future waits for its result and
-    /// records it.
+    /// Starts a `forward_backward` call at once. The returned future waits for the result of the
+    /// call and records it.
     pub(crate) fn pass(
         &self,
         training: &TrainingClient,
@@ -154,8 +155,8 @@ impl LoadContext {
         }
     }
 
-    /// Starts an `optim_step` call at once. The returned future waits for its result and records
-    /// it.
+    /// Starts an `optim_step` call at once. The returned future waits for the result of the call
+    /// and records it.
     pub(crate) fn step(
         &self,
         training: &TrainingClient,
@@ -192,7 +193,8 @@ impl LoadContext {
     }
 }
 
-/// Records the end of a sample. The sampled tokens show whether the result belongs to this call.
+/// Records the end of a sample. The sampled tokens show whether the result belongs to this call or
+/// to another call.
 fn record_sample(counts: &Counts, call: &Call, reply: Result<SampleResponse, Error>) {
     let last = token(call.number);
     let ended = reply.as_ref().map(|reply| {

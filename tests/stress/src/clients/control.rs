@@ -1,12 +1,12 @@
 //! Negative controls: faults of the server's engine from which no client can recover. The checks
 //! must detect them.
 
-/// A negative control: a fault of the engine that affects one in ten jobs of a kind.
+/// A negative control: a bug of the engine that affects one in ten jobs of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
-    /// The engine applies a step twice.
+    /// The engine applies an optimizer step twice.
     DoubledStep,
-    /// The engine reports that a step is done, but does not apply it.
+    /// The engine reports that an optimizer step is done, but does not apply the step.
     SkippedStep,
     /// A sample returns the tokens for the prompt of another call.
     SwappedSample,

@@ -38,15 +38,14 @@ impl Operation {
     }
 }
 
-/// The numbers of calls of one kind, by outcome.
+/// The numbers of calls of one kind, by the outcome of the call.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OutcomeCounts {
     pub(crate) called: u64,
     pub(crate) ok: u64,
     /// Calls that failed before their request was sent.
     pub(crate) not_sent: u64,
-    /// Calls that failed after their request may have been sent, so the server may have applied
-    /// them.
+    /// Calls that failed after their request may have been sent. The server may have applied them.
     pub(crate) other: u64,
     /// Calls that succeeded with the result of another call.
     pub(crate) wrong: u64,
@@ -83,8 +82,8 @@ pub(crate) struct Times {
     pub(crate) completion: Histogram<u64>,
 }
 
-/// The largest latency that is recorded: one hour, in microseconds. Larger latencies are recorded
-/// as this value.
+/// The largest latency that can be recorded: one hour, in microseconds. Larger latencies are
+/// recorded as one hour.
 const MAX_LATENCY: u64 = 3600 * 1_000_000;
 
 impl Default for Times {
@@ -98,7 +97,7 @@ impl Default for Times {
     }
 }
 
-/// The counts of a run. Clones share their state.
+/// The numbers of calls and the latencies of a run. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts(Arc<Inner>);
 
@@ -115,15 +114,15 @@ struct State {
     ended: BTreeMap<Operation, OutcomeCounts>,
     failures: BTreeMap<String, u64>,
     times: Times,
-    /// Stopwatches of the samples whose first request has not been sent yet, by call number.
+    /// For each sample whose first request has not been sent yet, a stopwatch, by call number.
     queued: BTreeMap<u64, Stopwatch>,
 }
 
 /// A call that has not ended.
 pub(crate) struct Call {
     operation: Operation,
-    /// The number of the call, which is unique in the run. Setup calls have the number 0, because
-    /// the server does not see their number.
+    /// The number of the call. It is unique in the run. Setup calls have the number 0, because
+    /// their requests do not contain a call number.
     pub(crate) number: u64,
     watch: Stopwatch,
 }
@@ -155,8 +154,8 @@ impl Counts {
         }
     }
 
-    /// Records the end of a call. `result` is `Ok(true)` if the call returned its own result, and
-    /// `Ok(false)` if it returned another one.
+    /// Records the end of a call. `result` is `Ok(true)` if the call returned the result of its own
+    /// request, and `Ok(false)` if it returned the result of another call.
     pub(crate) fn ended(&self, call: &Call, result: Result<bool, &Error>) {
         let outcome = match result {
             Ok(true) => CallOutcome::Succeeded,
@@ -275,7 +274,7 @@ impl Transport for Layer {
     }
 }
 
-/// Returns the prompt of a sample. The last token identifies the number of the call.
+/// Returns the prompt of a sample. The last token of the prompt identifies the call.
 pub(crate) fn prompt(number: u64) -> Vec<u32> {
     vec![1, 2, 3, token(number)]
 }

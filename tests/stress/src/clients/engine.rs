@@ -21,7 +21,7 @@ use super::control::Control;
 pub(crate) struct OrderedEngine {
     inner: Arc<ScriptedEngine>,
     control: Option<Control>,
-    /// The number of jobs so far that the negative control could affect.
+    /// The number of jobs so far of the kind that the negative control affects.
     affected: AtomicU64,
     record: Mutex<Record>,
 }
@@ -30,14 +30,14 @@ pub(crate) struct OrderedEngine {
 struct Record {
     /// The number of times that each call was applied.
     applied: BTreeMap<u64, u64>,
-    /// The number of the last call that was applied to each model.
+    /// For each model, the number of the call that was applied last.
     last: BTreeMap<String, u64>,
     out_of_order: u64,
     /// The callbacks of samples that never complete.
     lost: Vec<JobCallback>,
 }
 
-/// The maximum number of calls that can be told apart by their tokens.
+/// The maximum number of calls that their tokens can distinguish.
 pub(crate) const MAX_CALLS: u32 = 1 << 24;
 
 /// Returns a script for the engine. Its models have a vocabulary of [`MAX_CALLS`] tokens.
@@ -59,13 +59,14 @@ impl OrderedEngine {
         }
     }
 
-    /// Returns the number of calls that were applied twice, or after a later call of their model.
+    /// Returns the number of calls that were applied twice, or applied after a later call of the
+    /// same model.
     pub(crate) fn out_of_order(&self) -> u64 {
         self.lock().out_of_order
     }
 
     /// Returns the numbers of the applied calls in increasing order, each with the number of times
-    /// that it was applied.
+    /// that the call was applied.
     pub(crate) fn applied(&self) -> Vec<(u64, u64)> {
         let record = self.lock();
         record
@@ -199,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_applied_twice_or_out_of_order_are_detected() {
+    fn engine_counts_calls_that_are_applied_twice_or_out_of_order() {
         let engine = OrderedEngine::new(Arc::default(), None);
         let pass = |call| Work::Pass {
             model: "m".to_owned(),

@@ -35,29 +35,29 @@ pub struct Options {
     pub tasks: usize,
     /// The seed of the fault script.
     pub seed: u64,
-    /// The path of the report. `None` if no report is written.
+    /// The path of the report. `None` to write no report.
     pub report: Option<PathBuf>,
     /// The path of the server program. `None` for the current executable.
     pub server: Option<PathBuf>,
-    /// The time that pending calls may take to end after the load.
+    /// The time after the load within which pending calls must end.
     pub patience: Duration,
-    /// The negative control: a fault of the engine that the checks must detect.
+    /// The negative control: a bug of the engine that the checks must detect.
     pub control: Option<Control>,
 }
 
-/// The verdict on a run, with its figures as text and as JSON.
+/// The verdict on a run, and the measured values as text and as JSON.
 #[derive(Debug)]
 pub struct Outcome {
     /// The verdict.
     pub verdict: Verdict,
-    /// A table of the figures for people.
+    /// A table of the measured values, to be printed.
     pub text: String,
-    /// The same figures as JSON for programs.
+    /// The measured values as JSON, for programs.
     pub json: Value,
 }
 
-/// The time that connections and tasks may take to end after the calls have ended, if
-/// `Options::patience` is not shorter.
+/// The time within which connections and tasks must end after all calls have ended, unless
+/// `Options::patience` is shorter.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
 /// Runs a profile.
@@ -166,8 +166,8 @@ struct Loads<'a> {
 }
 
 impl Loads<'_> {
-    /// Runs all cycles of the load. Returns the measurements, and the resident memory at the end of
-    /// each cycle.
+    /// Runs all cycles of the load. Returns the measurements, and the resident memory of the
+    /// process at the end of each cycle.
     fn run(&self) -> (Vec<Measurement>, Vec<u64>) {
         let bar = bar(self.options.length);
         let mut measurements = Vec::new();
@@ -190,7 +190,7 @@ impl Loads<'_> {
         (measurements, cycles)
     }
 
-    /// Runs one load, and measures it until all of its calls have ended.
+    /// Runs the load once, and takes measurements until all of its calls have ended.
     fn run_load(&self, until: Duration, measurements: &mut Vec<Measurement>, bar: &ProgressBar) {
         let watch = self.watch;
         let ended = Arc::new(AtomicBool::new(false));
@@ -262,8 +262,8 @@ fn process_resources(runtime: &Handle) -> ProcessResources {
     }
 }
 
-/// Waits until the resources of the process are down to `wanted` or the time is over. Returns the
-/// resources.
+/// Waits until the process uses at most the resources `wanted`, or the time is over. Returns the
+/// resources that the process uses then.
 fn wait_for_cleanup(
     runtime: &Handle,
     wanted: ProcessResources,
@@ -283,7 +283,8 @@ fn wait_for_cleanup(
     }
 }
 
-/// Waits until the limiter holds no resources or the time is over. Returns what the limiter holds.
+/// Waits until the limiter holds no resources, or the time is over. Returns the resources that the
+/// limiter holds then.
 fn wait_for_limiter(service: &tinkers::ServiceClient, patience: Duration) -> [u64; 5] {
     let watch = Stopwatch::start();
     loop {

@@ -19,7 +19,7 @@ pub(crate) struct Part<'a> {
     pub(crate) times: &'a Histogram<u64>,
 }
 
-/// Returns the HTML of all histograms that are not empty. The histograms have the same time axis.
+/// Returns the HTML of all histograms that are not empty. All histograms have the same time axis.
 pub(crate) fn html(parts: &[Part<'_>]) -> String {
     let filled = || parts.iter().filter(|part| !part.times.is_empty());
     let (low, high) = filled().fold((f64::MAX, 0.0_f64), |(low, high), part| {
@@ -93,8 +93,8 @@ impl Part<'_> {
         bars
     }
 
-    /// Draws a line at each quantile. The values of the quantiles are in the caption, where they
-    /// cannot overlap.
+    /// Draws a line at each quantile. The caption contains the values of the quantiles, because
+    /// labels at the lines could overlap.
     fn draw_marks(&self, svg: &mut String, place: impl Fn(f64) -> f64) {
         for (i, (_, quantile)) in QUANTILES.iter().enumerate() {
             let x = place(ms(self.times.value_at_quantile(*quantile)));

@@ -12,7 +12,7 @@ const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
 /// The interval at which [`churn`] creates clients.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Runs `clients` clients. Each has one training task and `tasks` sampling tasks.
+/// Runs `clients` clients. Each client has one training task and `tasks` sampling tasks.
 pub(crate) async fn steady(
     context: LoadContext,
     monitored: MonitoredClient,
@@ -38,8 +38,8 @@ pub(crate) async fn steady(
     while all.join_next().await.is_some() {}
 }
 
-/// Creates clients at a fixed rate. Each client samples once and closes. Every second client closes
-/// while its sample is in flight.
+/// Creates clients at a fixed rate. Each client requests one sample and closes. Every second client
+/// closes while its sample is in flight.
 pub(crate) async fn churn(context: LoadContext, monitored: MonitoredClient) {
     let mut all = JoinSet::new();
     // One client is never closed, so that the limiter can be monitored.
@@ -73,7 +73,7 @@ pub(crate) async fn churn(context: LoadContext, monitored: MonitoredClient) {
     while all.join_next().await.is_some() {}
 }
 
-/// Runs four waves of samples and training passes over 32 sessions.
+/// Runs four waves of samples and training passes, divided among 32 sessions.
 pub(crate) async fn waves(context: LoadContext, monitored: MonitoredClient) {
     let mut all = Vec::new();
     for _ in 0..32 {

@@ -80,8 +80,8 @@ impl Measurement {
     }
 }
 
-/// Returns what the limiter holds, summed over all route classes: waiters, uncollected permits,
-/// slots, bytes and in-flight requests.
+/// Returns the resources that the limiter holds, summed over all route classes: queued waiters,
+/// uncollected permits, send slots, bytes and in-flight permits.
 pub(crate) fn held(limits: &LimiterSnapshot) -> [u64; 5] {
     let mut held = [0; 5];
     for class in [limits.sample, limits.train, limits.poll, limits.rest] {

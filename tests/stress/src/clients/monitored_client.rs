@@ -7,10 +7,10 @@ use tinkers::{LimiterEvent, LimiterEvents, ServiceClient};
 
 use crate::stopwatch::Stopwatch;
 
-/// The maximum number of backoffs that are recorded.
+/// The maximum number of backoffs that one run records.
 const MAX_PAUSES: usize = 20_000;
 
-/// A slot for the client whose limiter is monitored. Clones share the slot.
+/// A shared slot for the client whose limiter is monitored. Clones share the slot.
 #[derive(Debug, Clone)]
 pub(crate) struct MonitoredClient {
     watch: Stopwatch,
@@ -24,7 +24,7 @@ struct State {
 }
 
 impl MonitoredClient {
-    /// Creates an empty slot. Recorded times are relative to the start of `watch`.
+    /// Creates an empty slot. Times are recorded relative to the start of the stopwatch `watch`.
     pub(crate) fn new(watch: Stopwatch) -> Self {
         Self {
             watch,
@@ -51,7 +51,8 @@ impl MonitoredClient {
         drop(service);
     }
 
-    /// Returns the backoffs of samples and training requests as pairs of start and end, in seconds.
+    /// Returns the backoffs of samples and of training requests. Each backoff is a pair of its
+    /// start and its end, in seconds.
     pub(crate) fn pauses(&self) -> Vec<(f64, f64)> {
         self.lock().pauses.clone()
     }

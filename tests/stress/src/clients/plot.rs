@@ -14,7 +14,7 @@ pub(crate) const BOTTOM: f64 = 38.0;
 pub(crate) struct Line {
     pub(crate) name: &'static str,
     pub(crate) points: Vec<(f64, f64)>,
-    /// Whether the line shows an upper bound. Upper bounds are drawn dashed.
+    /// Whether the line is an upper bound. Upper bounds are drawn dashed.
     pub(crate) is_bound: bool,
 }
 
@@ -27,7 +27,7 @@ impl Line {
     }
 }
 
-/// Intervals that are marked on the time axis.
+/// Time intervals that are marked on the time axis.
 #[derive(Debug, Clone)]
 pub(crate) struct Bands {
     pub(crate) name: &'static str,

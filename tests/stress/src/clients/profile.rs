@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tinkers_local::{HintForm, Window};
 
-/// A profile: the load of the clients and the faults of the server.
+/// A profile: the load of the clients and the injected faults of the server.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
     /// The name of the profile on the command line.
@@ -14,18 +14,18 @@ pub struct Profile {
     /// The load of the clients.
     pub shape: Shape,
     /// The rules of the fault script. Before the run, `AFTER` and `FOR` are replaced by the start
-    /// and the duration of the faults.
+    /// and the duration of the injected faults.
     pub rules: &'static str,
     /// The in-flight limit for samples on the server. `None` if there is no limit.
     pub window: Option<u32>,
     /// The duration of each job on the server, in milliseconds.
     pub latency_ms: u64,
-    /// Whether the server supports shared polls, with which a client polls for all of its samples
-    /// at once.
+    /// Whether the server supports shared polls. With a shared poll, a client polls for all of its
+    /// samples at once.
     pub session_polls: bool,
 }
 
-/// The load of the clients: how many there are and what they do.
+/// The load of the clients: the number of clients and the calls that they make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// Each client trains and samples until the run is over.
@@ -40,11 +40,11 @@ pub enum Shape {
     LargeUpdate,
     /// One client has the given number of samples in flight at once.
     ManySamples(u32),
-    /// A thousand samples are in flight, and the client polls for each of them individually.
+    /// A thousand samples are in flight. The client polls for each of them individually.
     Polls,
 }
 
-/// The rules of a fault script in which about one in ten requests has a fault.
+/// The rules of a fault script that injects a fault into about one in ten requests.
 const FLAKY: &str = r#"
 [[rule]]
 name = "lost requests"
@@ -246,8 +246,8 @@ impl Profile {
         PROFILES.into_iter().find(|profile| profile.name == name)
     }
 
-    /// Returns the start and the duration of the faults in a run of `length`. Returns `None` if the
-    /// profile has no faults.
+    /// Returns the start and the duration of the injected faults in a run of `length`. Returns
+    /// `None` if the profile injects no faults.
     pub fn fault_period(&self, length: Duration) -> Option<(Duration, Duration)> {
         (!self.rules.is_empty()).then(|| (length.mul_f64(0.25), length.mul_f64(0.45)))
     }
@@ -262,7 +262,7 @@ impl Profile {
         Some(format!("seed = {}\n{rules}", seed & (i64::MAX as u64)))
     }
 
-    /// Returns the maximum number of samples per second under an in-flight limit of `window`.
+    /// Returns the maximum number of samples per second that an in-flight limit of `window` allows.
     pub(crate) fn allowed(&self, window: u32) -> f64 {
         f64::from(window) * 1000.0 / self.latency_ms as f64
     }

@@ -5,27 +5,28 @@ use std::time::Duration;
 use super::profile::Profile;
 use super::verdict::Observations;
 
-/// The time after the end of the faults within which the throughput must recover, in seconds.
+/// The time within which the throughput must recover after the last injected fault, in seconds.
 const RECOVERY_SECONDS: f64 = 2.0;
-/// The fraction of the earlier throughput that counts as recovered. It is low, because the machine
-/// may have other load.
+/// The fraction of the throughput before the faults that counts as recovered. It is low, because
+/// the machine may have other load.
 const RECOVERED_FRACTION: f64 = 0.5;
 
-/// The throughput before and after the faults.
+/// The throughput before and after the injected faults.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recovery {
-    /// The number of successful calls per second before the faults.
+    /// The number of successful calls per second before the injected faults.
     pub(crate) clean: f64,
-    /// The number of successful calls per second, beginning [`RECOVERY_SECONDS`] after the faults and ending at
-    /// the end of the run.
+    /// The number of successful calls per second from [`RECOVERY_SECONDS`] after the injected
+    /// faults to the end of the run.
     pub(crate) after: f64,
-    /// The time in seconds from the end of the faults until the throughput over one second had
-    /// recovered. `None` if it never did.
+    /// The time in seconds from the end of the injected faults until the throughput over one second
+    /// had recovered. `None` if the throughput never recovered.
     pub(crate) took: Option<f64>,
 }
 
 impl Recovery {
-    /// Measures the recovery in a run. Returns `None` if the run had no faults or was too short.
+    /// Measures the recovery in a run. Returns `None` if no faults were injected or the run was too
+    /// short.
     pub(crate) fn of(observed: &Observations<'_>) -> Option<Self> {
         let (from, lasts) = observed.profile.fault_period(observed.length)?;
         let (from, to) = (from.as_secs_f64(), (from + lasts).as_secs_f64());
@@ -76,7 +77,7 @@ impl Recovery {
 }
 
 /// Returns the minimum length of a run in which the recovery can be measured. Returns `None` for
-/// profiles without faults.
+/// profiles that inject no faults.
 pub(crate) fn shortest(profile: &Profile) -> Option<Duration> {
     let (from, lasts) = profile.fault_period(Duration::from_secs(1))?;
     let (from, lasts) = (from.as_secs_f64(), lasts.as_secs_f64());

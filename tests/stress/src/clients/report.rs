@@ -13,7 +13,7 @@ pub(crate) struct Report<'a> {
     pub(crate) observed: &'a Observations<'a>,
     pub(crate) verdict: Verdict,
     pub(crate) seed: u64,
-    /// The violations, or the reasons why the run is inconclusive.
+    /// The violations. If there are none, the reasons why the run is inconclusive.
     pub(crate) notes: Vec<String>,
 }
 
@@ -138,7 +138,7 @@ impl Report<'_> {
             .collect()
     }
 
-    /// Returns the HTML tables of leaked resources and of applied faults.
+    /// Returns the HTML tables of leaked resources and of injected faults.
     fn tables(&self) -> String {
         let (before, after) = (self.observed.before, self.observed.after);
         let mut left = String::new();

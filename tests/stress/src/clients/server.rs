@@ -24,8 +24,8 @@ pub const SERVE: &str = "serve-for-stress";
 /// The time that the server process may take to exit after its stdin has been closed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs the server of a profile until stdin ends. Prints the URL at the start, and the counts after
-/// each line that it reads.
+/// Runs the server of a profile until stdin ends. Prints the URL of the server at the start, and
+/// the statistics of the server after each line that it reads from stdin.
 ///
 /// # Errors
 /// Fails if the arguments are invalid or the server cannot start.
@@ -137,8 +137,8 @@ fn config(profile: Profile) -> LocalConfig {
     config
 }
 
-/// The process of the server. Dropping it closes the process's stdin and waits until the process
-/// has exited.
+/// The server process. Dropping this value closes the stdin of the process and waits until the
+/// process has exited.
 #[derive(Debug)]
 pub(super) struct Child {
     process: std::process::Child,
@@ -191,7 +191,7 @@ impl Child {
         Ok(child)
     }
 
-    /// Requests the counts of the server so far.
+    /// Requests the statistics of the server so far.
     ///
     /// # Errors
     /// Fails if the process has exited.

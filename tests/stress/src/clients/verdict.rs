@@ -35,8 +35,8 @@ impl fmt::Display for Verdict {
 /// The resources of the process, either before the run or after all clients have been closed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ProcessResources {
-    /// What the limiter holds after all calls: waiters, uncollected permits, slots, bytes and
-    /// in-flight requests.
+    /// The resources that the limiter holds after all calls: queued waiters, uncollected permits,
+    /// send slots, bytes and in-flight permits.
     pub(crate) held: [u64; 5],
     pub(crate) tasks: usize,
     pub(crate) sockets: usize,
@@ -52,19 +52,20 @@ pub(crate) struct Observations<'a> {
     pub(crate) counts: &'a Counts,
     pub(crate) server: &'a Value,
     pub(crate) measurements: &'a [Measurement],
-    /// The backoffs of samples and training requests as pairs of start and end, in seconds.
+    /// The backoffs of samples and of training requests. Each backoff is a pair of its start and
+    /// its end, in seconds.
     pub(crate) pauses: &'a [(f64, f64)],
     pub(crate) before: ProcessResources,
     pub(crate) after: ProcessResources,
-    /// The resident memory at the end of each cycle, in bytes.
+    /// The resident memory of the process at the end of each cycle of the load, in bytes.
     pub(crate) cycles: &'a [u64],
-    /// The memory for each sample in flight, in bytes. It is only measured with
+    /// The memory for each sample in flight, in bytes. `None` unless the load is
     /// [`Shape::ManySamples`].
     pub(crate) per_sample: Option<f64>,
 }
 
 /// The maximum memory for each sample in flight, in bytes: 2 KiB for the client, and 256 bytes for
-/// the prompt and the load itself.
+/// the prompt and the load generator.
 const MAX_BYTES_PER_SAMPLE: f64 = 2048.0 + 256.0;
 
 impl Observations<'_> {
@@ -118,7 +119,8 @@ impl Observations<'_> {
         violations
     }
 
-    /// Describes the conditions of the profile that did not occur in the run.
+    /// Describes the conditions that the profile should have caused but that did not occur in the
+    /// run.
     pub(crate) fn inconclusive(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         for rule in self.server["faults"].as_array().into_iter().flatten() {
@@ -148,7 +150,7 @@ impl Observations<'_> {
         reasons
     }
 
-    /// Measures the recovery after the faults. Returns `None` for loads that are not constant over
+    /// Measures the recovery after the injected faults. Returns `None` for loads that vary during
     /// the run.
     pub(crate) fn recovery(&self) -> Option<Recovery> {
         match self.profile.shape {
@@ -157,8 +159,8 @@ impl Observations<'_> {
         }
     }
 
-    /// Returns the throughput of samples as a fraction of the maximum under the server's in-flight
-    /// limit. The first second of the run is left out.
+    /// Returns the throughput of samples as a fraction of the maximum that the in-flight limit of
+    /// the server allows. The first second of the run is left out.
     pub(crate) fn throughput_fraction(&self) -> Option<f64> {
         let allowed = self.profile.allowed(self.profile.window?);
         let used = self.rate_of(1.0, self.length.as_secs_f64(), |measurement| {
@@ -222,8 +224,8 @@ mod tests {
     use serde_json::json;
     use tinkers::{Error, ErrorKind, Sent};
 
-    /// Returns the violations in a run of three steps: two that succeeded, and a third with an
-    /// unknown outcome, or a pending one if `lost` is true.
+    /// Returns the violations in a run of three optimizer steps. Two steps have succeeded. The
+    /// third step is pending if `lost` is true, and otherwise has an unknown outcome.
     fn violations(server: &Value, after: ProcessResources, lost: bool) -> Vec<String> {
         let counts = Counts::default();
         for _ in 0..2 {
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_find_lost_doubled_and_pending_calls_and_leaks() {
+    fn verdict_reports_lost_repeated_and_pending_calls_and_leaks() {
         let server = |applied: &[(u64, u64)], out_of_order: u64| json!({ "applied": applied, "out_of_order": out_of_order });
         let nothing = ProcessResources::default();
         let two = [(1, 1), (2, 1)];

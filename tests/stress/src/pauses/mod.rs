@@ -25,9 +25,10 @@ use crate::check::{Invariant, Violation};
 
 /// The retry delay that the 429 contains.
 pub(crate) const HINT: Duration = Duration::from_millis(1200);
-/// Requests that arrive within this time after the head of the 429 had been sent before it.
+/// The time after the head of the 429 within which requests may still arrive. They had been sent
+/// before the client received the 429.
 const ON_THE_WIRE: Duration = Duration::from_millis(100);
-/// The time limit of all calls. It is long enough for a slow machine.
+/// The time limit of all calls of a run. It is long enough for a slow machine.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The number of connections and calls of a run.
@@ -43,11 +44,11 @@ pub struct Scenario {
     pub is_body_slow: bool,
     /// The number of concurrent calls.
     pub calls: usize,
-    /// The number of earlier calls. They increase the in-flight limit.
+    /// The number of calls before the concurrent calls. They increase the in-flight limit.
     pub warm_up: usize,
 }
 
-/// Whether the transport asks the limiter again just before it sends a request.
+/// Whether the transport asks the limiter once more just before it sends a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendCheck {
     /// The transport asks the limiter, as in production.
@@ -63,13 +64,13 @@ pub struct Observations {
     pub calls: u64,
     /// The number of requests that the server refused with 429.
     pub refusals: u64,
-    /// The number of requests that arrived more than 100 ms after the 429 and before the end of its
-    /// retry delay.
+    /// The number of requests that arrived too early: more than 100 ms after the 429, but before
+    /// the end of its retry delay.
     pub early: u64,
     /// The number of requests that arrived within 100 ms after the 429. They had been sent before
-    /// it.
+    /// the client received the 429.
     pub on_the_wire: u64,
-    /// The number of admitted requests that the transport did not send because of the 429.
+    /// The number of admitted requests that the transport held back because of the 429.
     pub held: u64,
     /// The number of calls that failed.
     pub failed: u64,
@@ -147,7 +148,7 @@ impl fmt::Display for Scenario {
 }
 
 impl Observations {
-    /// Returns the counts by name.
+    /// Returns the numbers of counted requests and calls, by name.
     pub fn figures(&self) -> Vec<(&'static str, u64)> {
         vec![
             ("calls", self.calls),
@@ -231,7 +232,7 @@ async fn calls(caller: &Arc<Caller>, count: usize) -> u64 {
 }
 
 /// A transport layer that counts requests which were not sent because of the 429. In the negative
-/// control, it also disables the check before sending.
+/// control, the layer also disables the check before sending.
 #[derive(Debug)]
 struct Layer {
     below: HttpTransport,

@@ -24,11 +24,11 @@ use tokio::sync::watch;
 
 use super::{HINT, Scenario};
 
-/// The time from the moment when all connections are full to the 429. It lets late requests arrive
-/// before the 429.
+/// The time from the moment at which all connections are full to the 429. Requests that were sent
+/// before this moment arrive within this time.
 const DELAY_OF_429: Duration = Duration::from_millis(100);
-/// The time from the 429 to the delayed responses. It is long enough for the client to read the
-/// head of the 429, even on a busy machine.
+/// The time from the 429 to the delayed responses. Within this time, the client can read the head
+/// of the 429, even on a busy machine.
 const DELAY_AFTER_429: Duration = Duration::from_millis(500);
 /// The time from the head of a slow 429 to the end of its body. It is longer than [`DELAY_AFTER_429`].
 const SLOW_BODY_DELAY: Duration = Duration::from_millis(900);
@@ -40,7 +40,7 @@ pub(super) struct Server {
     _thread: DedicatedThread,
 }
 
-/// The requests that the server has counted around the 429.
+/// The requests that the server has counted shortly before and after the 429.
 pub(super) struct RequestsAround429 {
     /// The arrival times of requests, relative to the head of the 429.
     pub(super) arrivals: Vec<Duration>,
@@ -51,7 +51,7 @@ struct ServerState {
     scenario: Scenario,
     time: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// The time at which the 429 was sent, or `None` before.
+    /// The time at which the 429 was sent. `None` if it was not sent yet.
     refused: watch::Sender<Option<Timestamp>>,
 }
 
@@ -91,8 +91,8 @@ impl Server {
         &self.url
     }
 
-    /// Makes the server delay requests from now on. It refuses one of them when all connections are
-    /// full.
+    /// Makes the server delay all requests from now on. When all connections are full, the server
+    /// refuses one of the delayed requests.
     pub(super) fn start_refusing(&self) {
         self.server_state.lock().is_refusing = true;
     }
@@ -160,8 +160,8 @@ impl ServerState {
         }
     }
 
-    /// Records that a request has arrived. Returns `None` if the server must respond at once, and
-    /// otherwise whether it must refuse the request.
+    /// Records that a request has arrived. Returns `None` if the server must respond at once.
+    /// Otherwise returns whether the server must refuse the request.
     fn arrived(&self) -> Option<bool> {
         let at = self.time.now();
         let has_refused = self.refused.borrow().is_some();

@@ -13,7 +13,7 @@ pub enum InvalidScript {
     /// The text is not valid TOML.
     #[error("the script is not TOML: {0}")]
     Syntax(String),
-    /// A field outside of the rules is missing, invalid or unknown.
+    /// A field outside of the fault rules is missing, invalid or unknown.
     #[error("line {line}, column {column}: field {field}: expected {expected}")]
     Document {
         /// The line of the field in the text, counted from 1.
@@ -22,10 +22,10 @@ pub enum InvalidScript {
         column: usize,
         /// The name of the field.
         field: String,
-        /// The expected and the actual value.
+        /// The expected value and the actual value.
         expected: String,
     },
-    /// A field of a rule is missing, invalid or unknown.
+    /// A field of a fault rule is missing, invalid or unknown.
     #[error("line {line}, column {column}: rule {rule}, field {field}: expected {expected}")]
     Rule {
         /// The line of the field, or of the rule if the field is missing. Counted from 1.
@@ -36,7 +36,7 @@ pub enum InvalidScript {
         rule: usize,
         /// The name of the field.
         field: String,
-        /// The expected and the actual value.
+        /// The expected value and the actual value.
         expected: String,
     },
 }
@@ -46,10 +46,10 @@ pub enum InvalidScript {
 pub(super) struct Fields<'a> {
     /// The text of the script, for the positions of fields in error messages.
     script: &'a str,
-    /// The number of the rule; `None` for the script itself.
+    /// The number of the fault rule. `None` for the fields outside of the rules.
     rule: Option<usize>,
     table: Table,
-    /// The names and values of the fields that were taken, for error messages.
+    /// The names and values of the fields that were read so far, for error messages.
     taken: Vec<(&'static str, Option<Value>)>,
 }
 
@@ -103,7 +103,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Takes a whole number that is at least `least`.
+    /// Reads a field that is a whole number of at least `least`.
     pub(super) fn whole(
         &mut self,
         name: &'static str,
@@ -142,7 +142,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Checks that all fields were taken. The error for an unknown field calls the table `what`.
+    /// Checks that all fields were read. The error for an unknown field calls the table `what`.
     pub(super) fn finish(self, what: &str) -> Result<(), InvalidScript> {
         let Some((name, _)) = self.table.iter().next() else {
             return Ok(());
@@ -153,7 +153,7 @@ impl<'a> Fields<'a> {
         Err(self.error(name, format!("{expected}{meant}")))
     }
 
-    /// Returns an error for a text that is none of the `known` words.
+    /// Returns an error for a field value that is not in the list `known`.
     pub(super) fn unknown<'w>(
         &self,
         name: &str,

@@ -158,7 +158,7 @@ fn parse_target(fields: &mut Fields<'_>) -> Result<Rule, InvalidScript> {
     Ok(Rule::on(on))
 }
 
-/// Returns whether the path, which may end in `*`, matches a route of the API.
+/// Returns whether the path matches a route of the API. The path may end in `*`.
 fn is_api_path(path: &str) -> bool {
     const WITH_IDS: [&str; 3] = [routes::SESSIONS, routes::SAMPLERS, routes::TRAINING_RUNS];
     let below = |route: &str, path: &str| {

@@ -2,8 +2,8 @@
 
 use toml::de::{DeTable, DeValue};
 
-/// Returns the line and the column of a key in the script, or in the rule with the number `rule`, all counted from 1. Without
-/// `field`, returns the position of the rule.
+/// Returns the line and the column of a key in the fault script, both counted from 1. `rule` is the number of the rule that
+/// contains the key, counted from 1, or `None` for a key outside of the rules. Without `field`, returns the position of the rule.
 pub(super) fn line_and_column(
     text: &str,
     rule: Option<usize>,
@@ -16,7 +16,7 @@ pub(super) fn line_and_column(
     (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
-/// Returns the byte offset of the key or of the rule in the text.
+/// Returns the byte offset of the key or of the rule in the fault script.
 fn byte_offset(document: &DeTable<'_>, rule: Option<usize>, field: Option<&str>) -> Option<usize> {
     let Some(number) = rule else {
         return find_key(document, field?).map(|(start, _)| start);

@@ -7,7 +7,7 @@ use tinkers_wire::TinkerPath;
 
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// A check that is due at a deadline. The check may find that nothing has to be done.
+/// A check that is due at a certain time. When the check runs, there may be nothing to do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Alarm {
     /// A held poll has reached its maximum time.
@@ -26,7 +26,7 @@ pub(crate) enum Alarm {
     Checkpoint(TinkerPath),
 }
 
-/// A queue of alarms, ordered by time.
+/// A timer queue: alarms ordered by time.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda(BTreeSet<(Timestamp, Alarm)>);
 
@@ -44,7 +44,7 @@ impl Agenda {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// Takes the earliest alarm that is due at `now`.
+    /// Removes and returns the earliest alarm that is due at `now`.
     pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Alarm> {
         if self.next()? > now {
             return None;
@@ -59,7 +59,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn alarms_are_popped_in_order_and_not_before_their_time() {
+    fn timer_queue_returns_alarms_in_order_and_not_before_they_are_due() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut agenda = Agenda::default();
         let poll = |number| Alarm::Poll(ExchangeId(number));

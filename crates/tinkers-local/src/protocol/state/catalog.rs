@@ -7,7 +7,7 @@ use tinkers_wire::LossFn;
 use crate::engine::{BaseModel, CheckpointRecord};
 use crate::read::Refusal;
 
-/// The base models and losses that the engine offers. They are read once, at the start of the server.
+/// The base models and losses that the engine offers. The server reads them once, when it starts.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     bases: Vec<Arc<BaseModel>>,
@@ -46,8 +46,8 @@ impl Catalog {
         })
     }
 
-    /// Returns the base model of a checkpoint. It is found by its fingerprint, or by its name if the checkpoint or the model has no
-    /// fingerprint.
+    /// Returns the base model of a checkpoint. The base model is found by its fingerprint. If the checkpoint or the base model has
+    /// no fingerprint, the base model is found by its name.
     ///
     /// # Errors
     ///

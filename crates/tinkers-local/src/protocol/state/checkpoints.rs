@@ -22,7 +22,7 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Adds a checkpoint that is on durable storage.
+    /// Adds a checkpoint that the engine has stored durably.
     pub(crate) fn insert(&mut self, agenda: &mut Agenda, at: Stamp, mut record: CheckpointRecord) {
         record.path = canonical(&record.path);
         if let Some(expires) = expires(at, &record) {
@@ -55,12 +55,12 @@ impl Checkpoints {
         self.saving.contains_key(path)
     }
 
-    /// Returns whether a path is in use by a checkpoint or a running save.
+    /// Returns whether there is a checkpoint or a running save at a path.
     pub(crate) fn is_in_use(&self, path: &TinkerPath) -> bool {
         self.records.contains_key(path) || self.is_saving(path)
     }
 
-    /// Begins a save to `path`. The checkpoint at this path cannot be deleted until the save ends.
+    /// Begins a save to `path`. Until the save ends, the checkpoint at this path cannot be deleted.
     ///
     /// # Errors
     ///
@@ -105,7 +105,7 @@ impl Checkpoints {
             .ok_or_else(|| Refusal::not_found(format!("path: no checkpoint {path} on this server")))
     }
 
-    /// Begins the deletion of a checkpoint that has expired. Returns `None` if the checkpoint has not expired, is deleted already,
+    /// Begins the deletion of a checkpoint that has expired. Returns `None` if the checkpoint has not expired, was deleted already,
     /// or is being saved again.
     pub(crate) fn begin_expiry(
         &mut self,
@@ -137,7 +137,7 @@ impl Checkpoints {
     }
 }
 
-/// Returns the expiry of a checkpoint on the monotonic clock.
+/// Returns the time on the monotonic clock at which a checkpoint expires.
 fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Timestamp> {
     let left = record.expires_at? - CheckpointRecord::seconds(at.wall);
     // Seconds that do not fit a `Duration` lie in the distant past or future.
@@ -149,7 +149,7 @@ fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Timestamp> {
     Some(at.now.after(left))
 }
 
-/// Returns the path with its kind of checkpoint, which paths of sampler weights may omit.
+/// Returns the path with the kind of checkpoint. Paths of sampler weights may omit the kind.
 fn canonical(path: &TinkerPath) -> TinkerPath {
     TinkerPath::new(path.run_id(), path.kind(), path.name()).unwrap_or_else(|_| path.clone())
 }
@@ -200,7 +200,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn running_save_postpones_expiry_and_prevents_deletion() {
+    fn running_save_prevents_expiry_and_deletion_of_the_checkpoint() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let path = record("a", None).path;
         all.insert(&mut agenda, at(0), record("a", Some(10.0)));

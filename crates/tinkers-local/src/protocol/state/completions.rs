@@ -10,13 +10,13 @@ use super::agenda::{Agenda, Alarm};
 use super::operations::Origin;
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// A client of a sampling session: the id of the session and the number of the client.
+/// A client of a sampling session: the session id and the client number.
 pub(crate) type Target = (String, u64);
 
 /// The maximum number of completions in one response.
 const MAX_IN_RESPONSE: usize = 4096;
 
-/// Returns the client that polls for a sample of this origin; `None` if no client polls for all its samples at once.
+/// Returns the client whose polls cover a sample of this origin. Returns `None` if no client polls for all of its samples at once.
 pub(crate) fn target_of(origin: &Origin) -> Option<Target> {
     match origin {
         Origin::Sampler(sampler, number) => {
@@ -26,16 +26,16 @@ pub(crate) fn target_of(origin: &Origin) -> Option<Target> {
     }
 }
 
-/// A completed sample that its client has not acknowledged.
+/// A completed sample that its client has not acknowledged yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Completion {
     pub(crate) operation: OperationId,
-    /// The size of the result in bytes; `None` for a failure.
+    /// The size of the result in bytes. `None` if the sample failed.
     pub(crate) size: Option<u64>,
 }
 
-/// The completed samples of each client. All clients share one counter for cursors, so a client without completions needs no memory
-/// and no cursor is used twice.
+/// The completed samples of each client. All clients share one counter for cursors. Therefore a client without completions needs no
+/// memory, and no cursor is used twice.
 #[derive(Debug, Default)]
 pub(crate) struct CompletionLog {
     last: i64,
@@ -72,7 +72,7 @@ impl CompletionLog {
         (Arc::clone(&key), self.logs.entry(key).or_default())
     }
 
-    /// Adds a completion. If there are more than `most` completions, the oldest ones are deleted.
+    /// Adds a completed sample. If the client then has more than `most` completions, the oldest completions are deleted.
     pub(crate) fn add(&mut self, target: &Target, completion: Completion, most: usize) {
         self.last += 1;
         let cursor = self.last;
@@ -106,7 +106,7 @@ impl CompletionLog {
         self.remove_if_empty(&target);
     }
 
-    /// Deletes the completions of a client up to `cursor`, which the client has received.
+    /// Deletes the completions of a client up to `cursor`. The client has received them.
     pub(crate) fn acknowledge(&mut self, target: &Target, cursor: i64) {
         let Some(log) = self.logs.get(target) else {
             return;
@@ -123,8 +123,8 @@ impl CompletionLog {
         }
     }
 
-    /// Returns the completions of a client after the cursor `after`, and the cursor of the last of them. The completions are kept
-    /// until the client acknowledges them, since the response may be lost.
+    /// Returns the completions of a client after the cursor `after`, and the cursor of the last returned completion. The
+    /// completions are not deleted until the client acknowledges them, since the response may be lost.
     pub(crate) fn after(&self, target: &Target, after: i64) -> (Vec<Completion>, i64) {
         let Some(log) = self.logs.get(target) else {
             return (Vec::new(), after);
@@ -141,7 +141,7 @@ impl CompletionLog {
         (completions.collect(), last)
     }
 
-    /// Holds a poll for the completions of a client after the cursor `after`, at most until `until`.
+    /// Holds a poll for the completions of a client after the cursor `after`. The poll is held at most until `until`.
     pub(crate) fn hold(
         &mut self,
         agenda: &mut Agenda,
@@ -161,7 +161,7 @@ impl CompletionLog {
         agenda.add(until, Alarm::Poll(exchange));
     }
 
-    /// Removes the held poll of an exchange, and returns the client and the cursor of the poll.
+    /// Removes the held poll of an exchange. Returns the client and the cursor of this poll.
     pub(crate) fn release(
         &mut self,
         agenda: &mut Agenda,
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledged_and_excess_completions_use_no_memory() {
+    fn acknowledged_and_excess_sample_completions_use_no_memory() {
         let (mut all, mut agenda) = (CompletionLog::default(), Agenda::default());
         let target = ("s".to_owned(), 0);
         let other = ("s".to_owned(), 1);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn completions_stay_until_they_are_acknowledged() {
+    fn sample_completions_are_stored_until_they_are_acknowledged() {
         let mut all = CompletionLog::default();
         let target = ("s".to_owned(), 0);
         for operation in 1..=3 {

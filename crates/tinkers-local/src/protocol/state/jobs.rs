@@ -10,38 +10,39 @@ use crate::engine::{CheckpointRecord, Job, JobId, Work};
 use crate::protocol::effect::Effect;
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// The maximum time to hold a poll during a capacity pause. It is short, so that clients learn of the pause soon.
+/// The maximum time to hold a poll during a capacity pause. It is short, so that clients soon learn of the pause.
 const PAUSED_POLL: Duration = Duration::from_secs(1);
 
-/// The purpose of a job.
+/// The purpose of an engine job.
 #[derive(Debug)]
 pub(crate) enum Role {
     Operation(OperationId),
-    /// Deletes a checkpoint, for the exchange that asked for the deletion, or because the checkpoint has expired.
+    /// Deletes a checkpoint, either because a client asked for the deletion in this exchange, or because the checkpoint has
+    /// expired.
     Delete(Option<ExchangeId>, Box<CheckpointRecord>),
-    /// Does work that no client waits for.
+    /// Does work for which no client waits.
     Cleanup,
 }
 
-/// The jobs that the engine has not finished.
+/// The engine jobs that have not ended.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     last: u64,
     roles: BTreeMap<JobId, Role>,
-    /// The end of the capacity pause, during which operations do not start.
+    /// The end of the capacity pause. Until then, operations do not start.
     paused_until: Option<Timestamp>,
-    /// The jobs that start when the pause ends.
+    /// The jobs that start when the capacity pause ends.
     postponed: Vec<Job>,
 }
 
 impl Jobs {
-    /// Returns a new job number.
+    /// Returns a new engine job number.
     pub(crate) fn next_id(&mut self) -> JobId {
         self.last += 1;
         JobId(self.last)
     }
 
-    /// Starts the job `id` of an operation, or postpones the job during a pause.
+    /// Starts the engine job `id` of an operation. During a capacity pause, postpones the job instead.
     #[must_use]
     pub(crate) fn start_operation(
         &mut self,
@@ -58,7 +59,7 @@ impl Jobs {
         Some(Effect::Start(job))
     }
 
-    /// Starts a job regardless of a pause.
+    /// Starts an engine job, even during a capacity pause.
     #[must_use]
     pub(crate) fn start(&mut self, role: Role, work: Work) -> Effect {
         let id = self.next_id();
@@ -66,12 +67,12 @@ impl Jobs {
         Effect::Start(Job { id, work })
     }
 
-    /// Removes a job that has ended and returns its purpose.
+    /// Removes an engine job that has ended, and returns the purpose of the job.
     pub(crate) fn ended(&mut self, id: JobId) -> Option<Role> {
         self.roles.remove(&id)
     }
 
-    /// Cancels a job. A postponed job is started first, because an engine can cancel only a job that it knows.
+    /// Cancels an engine job. A postponed job is started first, because an engine can only cancel a job that it knows.
     #[must_use]
     pub(crate) fn cancel(&mut self, id: JobId) -> Vec<Effect> {
         let postponed = self.postponed.iter().position(|job| job.id == id);
@@ -79,17 +80,17 @@ impl Jobs {
         start.into_iter().chain([Effect::Cancel(id)]).collect()
     }
 
-    /// Pauses until `until`. A longer pause that is already in effect is not shortened.
+    /// Begins a capacity pause until `until`. Has no effect if the current pause ends later.
     pub(crate) fn pause(&mut self, until: Timestamp) {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
-    /// Returns whether there was a pause that is over at `now`.
+    /// Returns whether there was a capacity pause that is over at `now`.
     pub(crate) fn is_pause_over(&self, now: Timestamp) -> bool {
         self.paused_until.is_some_and(|until| until <= now)
     }
 
-    /// Ends the pause and starts the postponed jobs.
+    /// Ends the capacity pause and starts the postponed jobs.
     #[must_use]
     pub(crate) fn resume(&mut self) -> Vec<Effect> {
         self.paused_until = None;
@@ -97,7 +98,7 @@ impl Jobs {
         postponed.into_iter().map(Effect::Start).collect()
     }
 
-    /// Returns the state of the queue as polls report it, with the reason.
+    /// Returns the state of the queue as reported in poll responses, with the reason.
     pub(crate) fn queue_state(&self) -> (QueueState, Option<&'static str>) {
         match self.paused_until {
             None => (QueueState::Active, None),
@@ -108,7 +109,7 @@ impl Jobs {
         }
     }
 
-    /// Returns the maximum time to hold a poll: `longest`, or less during a pause.
+    /// Returns the maximum time to hold a poll: `longest`, or less during a capacity pause.
     pub(crate) fn poll_hold(&self, longest: Duration) -> Duration {
         match self.paused_until {
             None => longest,
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn capacity_pause_postpones_only_operations() {
+    fn capacity_pause_postpones_operations_but_not_cleanup_jobs() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut jobs = Jobs::default();
         jobs.pause(at(5));
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn postponed_job_is_started_before_it_is_cancelled() {
+    fn cancelling_a_postponed_engine_job_starts_it_first() {
         let mut jobs = Jobs::default();
         jobs.pause(Timestamp::ORIGIN);
         let id = jobs.next_id();

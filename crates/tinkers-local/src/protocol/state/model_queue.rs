@@ -17,35 +17,36 @@ use crate::read::{Digest, Refusal};
 /// A queue of the operations of one model.
 #[derive(Debug)]
 pub(crate) struct ModelQueue {
-    /// The lowest number that is not closed.
+    /// The lowest sequence number that is neither used nor closed.
     next: u64,
-    /// Operations that wait for a lower number to arrive.
+    /// The operations that wait for a request with a lower sequence number to arrive.
     early: BTreeMap<u64, Queued>,
-    /// Operations that can run, in this order.
+    /// The operations that can run, in this order.
     ready: VecDeque<Queued>,
-    /// The total body sizes in bytes of `early` and of `ready`.
+    /// The total sizes of the request bodies of `early` and of `ready`, in bytes.
     bytes: [usize; 2],
     running: Option<OperationId>,
     seen: BTreeMap<u64, (Digest, OperationId)>,
-    /// The numbers from `next` on that operations do not wait for.
+    /// The sequence numbers from `next` on for which operations do not wait.
     skipped: BTreeMap<u64, Skip>,
-    /// Operations that will not run, until `take_failed` returns them.
+    /// The operations that will not run, until `take_failed` returns them.
     failed: Vec<Failed>,
-    /// The missing number that the operations in `early` wait for.
+    /// The missing sequence number for which the operations in `early` wait.
     gap: Option<Gap>,
     order: Order,
 }
 
-/// The reason why operations do not wait for a number.
+/// The reason why operations do not wait for a sequence number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Skip {
-    /// The request was refused, and no later one was accepted since. A new request may still use the number.
+    /// The request was refused, and no request with a higher sequence number was accepted since. A new request may still use the
+    /// sequence number.
     Refused,
-    /// No request can use the number any more.
+    /// No request can use the sequence number any more.
     Closed,
 }
 
-/// An operation that will not run because a lower number was refused.
+/// An operation that will not run because a lower sequence number was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failed {
     pub(crate) number: u64,
@@ -53,14 +54,15 @@ pub(crate) struct Failed {
     pub(crate) refused: u64,
 }
 
-/// A missing number that later operations wait for.
+/// A missing sequence number for which later operations wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) number: u64,
     pub(crate) since: Timestamp,
 }
 
-/// The maximum number of refused numbers that are stored. Numbers refused beyond this limit count as missing.
+/// The maximum number of refused sequence numbers that a queue stores. Sequence numbers that are refused beyond this limit count as
+/// missing.
 const MAX_SKIPPED: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
@@ -69,11 +71,11 @@ struct Queued {
     bytes: usize,
 }
 
-/// A limit on the operations in a queue.
+/// A limit on the number and the size of the operations in a queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueueLimit {
     pub(crate) requests: usize,
-    /// The total size of their bodies. An empty queue accepts one body of any size.
+    /// The maximum total size of the request bodies in bytes. An empty queue accepts one request body of any size.
     pub(crate) bytes: usize,
 }
 
@@ -91,9 +93,9 @@ impl LocalConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Position {
     Running,
-    /// The operation waits until this many other operations have run.
+    /// The operation waits for this many other operations to run first.
     Behind(usize),
-    /// The operation waits for the request with this sequence number, which has not arrived.
+    /// The operation waits for the request with this sequence number. That request has not arrived.
     Missing(u64),
 }
 
@@ -115,7 +117,7 @@ impl Default for ModelQueue {
 }
 
 impl ModelQueue {
-    /// Creates an empty queue whose operations run in this order.
+    /// Creates an empty queue. `order` is the order in which its operations run.
     pub(crate) fn new(order: Order) -> Self {
         Self {
             order,
@@ -123,7 +125,8 @@ impl ModelQueue {
         }
     }
 
-    /// Returns the operation of an earlier request with the same number and content, if there is one. Number 0 stands for no number.
+    /// Returns the operation of an earlier request with the same sequence number and content, if there is one. Sequence number 0
+    /// stands for none.
     ///
     /// # Errors
     ///
@@ -147,8 +150,8 @@ impl ModelQueue {
         }
     }
 
-    /// Returns whether a request of `bytes` may be queued. For the next number, requests that wait for it do not count; otherwise
-    /// they could block it and would never run.
+    /// Returns whether a request with a body of `bytes` may be queued. If the request has the next sequence number, the requests
+    /// that wait for it do not count; otherwise they could block it and would never run.
     pub(crate) fn has_room(&self, number: u64, bytes: usize, limit: QueueLimit) -> bool {
         let [early, ready] = self.bytes;
         let is_next = (self.next..number).all(|before| self.skipped.contains_key(&before));
@@ -159,7 +162,7 @@ impl ModelQueue {
         waiting < limit.requests && (held == 0 || held.saturating_add(bytes) <= limit.bytes)
     }
 
-    /// Queues a new operation, for which [`ModelQueue::repeated`] returned `None`.
+    /// Queues a new operation. [`ModelQueue::repeated`] must have returned `None` for its request.
     pub(crate) fn admit(&mut self, number: u64, digest: Digest, operation: OperationId) {
         let bytes = digest.bytes();
         let queued = Queued { operation, bytes };
@@ -183,7 +186,8 @@ impl ModelQueue {
         is_closed && self.order == Order::BySeqId
     }
 
-    /// Records that the request with this number was refused, so that requests accepted from now on do not wait for it.
+    /// Records that the request with this sequence number was refused. Requests that are accepted from now on do not wait for this
+    /// sequence number.
     pub(crate) fn refuse(&mut self, number: u64) {
         let is_open = number >= self.next && !self.seen.contains_key(&number);
         if is_open && self.order == Order::BySeqId && self.skipped.len() < MAX_SKIPPED {
@@ -191,7 +195,7 @@ impl ModelQueue {
         }
     }
 
-    /// Adds a new operation that has ended already, and uses up its number.
+    /// Adds a new operation that has already ended. Its sequence number counts as used.
     pub(crate) fn admit_ended(&mut self, number: u64, digest: Digest, operation: OperationId) {
         if number == 0 {
             return;
@@ -204,7 +208,7 @@ impl ModelQueue {
         }
     }
 
-    /// Closes the refused numbers before `number`, after `number` was accepted.
+    /// Closes the refused sequence numbers below `number`, after a request with the sequence number `number` was accepted.
     fn close_refused_before(&mut self, number: u64) {
         let before = self.skipped.range_mut(..number);
         let mut refused = before.filter(|(_, skip)| **skip == Skip::Refused);
@@ -225,7 +229,7 @@ impl ModelQueue {
         }
     }
 
-    /// Advances `next` over all numbers that have an operation or are closed.
+    /// Advances `next` over all sequence numbers that are used or closed.
     fn advance_next(&mut self) {
         loop {
             if let Some(queued) = self.early.remove(&self.next) {
@@ -241,17 +245,18 @@ impl ModelQueue {
         }
     }
 
-    /// Takes the operations that will not run because a lower number was refused.
+    /// Removes and returns the operations that will not run because a lower sequence number was refused.
     pub(crate) fn take_failed(&mut self) -> Vec<Failed> {
         std::mem::take(&mut self.failed)
     }
 
-    /// Returns whether the request with this number was refused and no later one was accepted since.
+    /// Returns whether the request with this sequence number was refused and no request with a higher sequence number was accepted
+    /// since.
     pub(crate) fn is_refused(&self, number: u64) -> bool {
         self.skipped.get(&number) == Some(&Skip::Refused)
     }
 
-    /// Determines the missing number. Returns the gap before and after the update.
+    /// Determines the missing sequence number. Returns the gap before and after the update.
     pub(crate) fn update_gap(&mut self, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         let number = (!self.early.is_empty()).then_some(self.next);
@@ -262,8 +267,8 @@ impl ModelQueue {
         [before, self.gap]
     }
 
-    /// Records that a client is still sending `number`, so that the timeout for the number starts again. Returns the gap before and
-    /// after the update.
+    /// Records that a client is still sending the request with the sequence number `number`, so the timeout for this sequence
+    /// number restarts. Returns the gap before and after the update.
     pub(crate) fn attempted(&mut self, number: u64, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         if let Some(gap) = self.gap.as_mut().filter(|gap| gap.number == number) {
@@ -272,13 +277,13 @@ impl ModelQueue {
         [before, self.gap]
     }
 
-    /// Returns the missing number that operations wait for.
+    /// Returns the missing sequence number for which operations wait.
     pub(crate) fn gap(&self) -> Option<Gap> {
         self.gap
     }
 
-    /// Ends the wait for the missing number. Removes the operations that waited and returns them with their numbers, which are
-    /// closed from then on.
+    /// Stops waiting for the missing sequence number. Removes the operations that waited for it and returns them with their
+    /// sequence numbers. These sequence numbers are then closed.
     pub(crate) fn give_up_gap(&mut self) -> Vec<(u64, OperationId)> {
         self.gap = None;
         self.bytes[0] = 0;
@@ -294,7 +299,7 @@ impl ModelQueue {
             .collect()
     }
 
-    /// Starts the next operation, if none is running and one is ready.
+    /// Starts the next operation if no operation is running and an operation can run.
     pub(crate) fn start(&mut self) -> Option<OperationId> {
         if self.running.is_some() {
             return None;
@@ -341,7 +346,7 @@ impl ModelQueue {
         out
     }
 
-    /// Removes the operations that wait for a missing number.
+    /// Removes the operations that wait for a missing sequence number.
     pub(crate) fn clear_early(&mut self) -> Vec<OperationId> {
         self.gap = None;
         self.bytes[0] = 0;
@@ -349,7 +354,7 @@ impl ModelQueue {
         early.map(|queued| queued.operation).collect()
     }
 
-    /// Deletes the record of the request that used `number`.
+    /// Deletes the record of the request that used the sequence number `number`.
     pub(crate) fn forget(&mut self, number: u64) {
         self.seen.remove(&number);
     }
@@ -400,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_seq_id_can_be_used_until_a_later_one_is_accepted() {
+    fn refused_seq_id_can_be_used_until_a_higher_seq_id_is_accepted() {
         let mut queue = ModelQueue::default();
         queue.refuse(1);
         queue.refuse(2);
@@ -420,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_fail_if_a_lower_seq_id_is_refused_after_them() {
+    fn operations_fail_if_a_lower_seq_id_is_refused_later() {
         let mut queue = ModelQueue::default();
         for number in [2, 3] {
             admit(&mut queue, number);
@@ -449,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn later_operations_do_not_wait_for_one_that_ended_at_once() {
+    fn operation_that_ends_on_arrival_does_not_block_later_operations() {
         let mut queue = ModelQueue::default();
         queue.admit_ended(2, digest("x"), OperationId(2));
         assert_eq!(

@@ -11,7 +11,7 @@ use crate::engine::BaseModel;
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A model. Unloaded models are kept, because training runs are listed after their models were unloaded.
+/// A model. Unloaded models are not deleted, because their training runs are still listed.
 #[derive(Debug)]
 pub(crate) struct Model {
     session: String,
@@ -21,11 +21,11 @@ pub(crate) struct Model {
     queue: ModelQueue,
     /// The reason why the model accepts no more requests; `None` if it accepts requests.
     retired: Option<String>,
-    /// Whether the model is unloaded when its running operation has ended.
+    /// Whether the model has to be unloaded when its running operation has ended.
     unloads: bool,
     /// The operation that unloads the model, if a client asked for the unload.
     unloading: Option<OperationId>,
-    /// The samplers of weights of this model in memory, the least recently used first.
+    /// The samplers whose weights are copies of this model's weights in memory, the least recently used sampler first.
     snapshots: Vec<String>,
     /// The time of the last request of the model, in seconds since the Unix epoch.
     last_request: f64,
@@ -86,12 +86,12 @@ impl Model {
     }
 }
 
-/// The operations of a model that accepts no more requests.
+/// The remaining operations of a model that no longer accepts requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Retired {
     /// The operations that have not started and will not run.
     pub(crate) not_run: Vec<OperationId>,
-    /// The operation that is running. If there is none, the engine can unload the model now.
+    /// The operation that is running. If no operation is running, the engine can unload the model now.
     pub(crate) running: Option<OperationId>,
 }
 
@@ -104,7 +104,7 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    /// Adds a model, with its creation as the first operation of its queue.
+    /// Adds a model. Its creation is the first operation in its queue.
     pub(crate) fn insert(
         &mut self,
         id: String,
@@ -158,8 +158,8 @@ impl Models {
         Ok(&model.queue)
     }
 
-    /// Makes a model refuse new requests because a client unloads it. Queued operations still run, except those that wait for a
-    /// missing seq_id; these are removed and returned.
+    /// Makes a model refuse new requests because a client unloads the model. Queued operations still run, except operations that
+    /// wait for a missing `seq_id`. These operations are removed and returned.
     pub(crate) fn begin_unload(
         &mut self,
         id: &str,
@@ -174,7 +174,7 @@ impl Models {
         model.queue.clear_early()
     }
 
-    /// Makes a model refuse requests because its creation failed. Returns the queued operations, which will not run.
+    /// Makes a model refuse requests because the creation of the model failed. Returns the queued operations. They will not run.
     pub(crate) fn fail_creation(&mut self, id: &str, reason: &str) -> Vec<OperationId> {
         let Some(model) = self.all.get_mut(id) else {
             return Vec::new();
@@ -184,7 +184,7 @@ impl Models {
     }
 
     /// Makes a model refuse requests at once. The model is unloaded when its running operation has ended. Returns `None` if the
-    /// model is unknown or refused requests already.
+    /// model is unknown or already refused requests.
     pub(crate) fn retire(&mut self, id: &str, reason: &str) -> Option<Retired> {
         let model = self.all.get_mut(id)?;
         if model.retired.replace(reason.to_owned()).is_some() {
@@ -196,7 +196,7 @@ impl Models {
         Some(Retired { not_run, running })
     }
 
-    /// Records the end of a model's running operation. Returns whether the model must be unloaded now.
+    /// Records that the running operation of a model has ended. Returns whether the model must be unloaded now.
     pub(crate) fn operation_ended(&mut self, id: &str) -> bool {
         let Some(model) = self.all.get_mut(id) else {
             return false;
@@ -205,7 +205,8 @@ impl Models {
         std::mem::take(&mut model.unloads)
     }
 
-    /// Adds a sampler of weights of a model in memory. Returns the samplers to drop: the least recently used ones beyond `most`.
+    /// Adds a sampler of weights of a model in memory. Returns the samplers to drop: the least recently used samplers beyond the
+    /// number `most`.
     pub(crate) fn add_snapshot(&mut self, id: &str, sampler: String, most: usize) -> Vec<String> {
         let Some(model) = self.all.get_mut(id) else {
             return Vec::new();
@@ -215,7 +216,7 @@ impl Models {
         model.snapshots.drain(..excess).collect()
     }
 
-    /// Makes a sampler the most recently used one of its model.
+    /// Makes a sampler the most recently used sampler of its model.
     pub(crate) fn touch_snapshot(&mut self, id: &str, sampler: &str) {
         let Some(model) = self.all.get_mut(id) else {
             return;
@@ -232,7 +233,7 @@ impl Models {
         model.map_or_else(Vec::new, |model| std::mem::take(&mut model.snapshots))
     }
 
-    /// Deletes all models. A model with a running operation becomes an orphan, unless `unloads` returns `true` for the operation.
+    /// Deletes all models. A model with a running operation becomes an orphan, unless `unloads` returns `true` for this operation.
     pub(crate) fn restart(&mut self, unloads: impl Fn(OperationId) -> bool) {
         for (id, model) in std::mem::take(&mut self.all) {
             if model
@@ -245,7 +246,7 @@ impl Models {
         }
     }
 
-    /// Removes an orphan, which the engine can unload now. Returns whether the model was an orphan.
+    /// Removes an orphan. The engine can unload it now. Returns whether the model was an orphan.
     pub(crate) fn take_orphan(&mut self, id: &str) -> bool {
         self.orphans.remove(id)
     }
@@ -264,8 +265,8 @@ mod tests {
         Digest::of("test", b"x")
     }
 
-    /// Returns a collection with the model "m". The queue of the model has `operations` operations, numbered from 1; the first one
-    /// creates the model.
+    /// Returns a collection with the model "m". The queue of the model contains `operations` operations, numbered from 1. The first
+    /// operation creates the model.
     fn models(operations: u64) -> Models {
         let base = Arc::new(base("base", None));
         let lora = LoraConfig::rank(4);
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn retired_model_is_unloaded_after_its_running_operation() {
+    fn retired_model_is_unloaded_when_its_running_operation_ends() {
         let mut models = models(3);
         let queue = models.queue_mut("m").unwrap();
         assert_eq!(queue.start(), Some(OperationId(1)));
@@ -296,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn retired_model_without_a_running_operation_is_unloaded_at_once() {
+    fn retired_model_is_unloaded_at_once_if_no_operation_is_running() {
         let mut models = models(1);
         assert_eq!(models.retire("m", "reason").unwrap().running, None);
         assert!(!models.operation_ended("m"));
     }
 
     #[test]
-    fn unload_runs_ready_operations_and_drops_waiting_ones() {
+    fn model_unload_runs_ready_operations_and_removes_waiting_ones() {
         let mut models = models(2);
         let queue = models.queue_mut("m").unwrap();
         queue.admit(9, digest(), OperationId(9));
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_model_creation_empties_the_queue() {
+    fn failed_model_creation_empties_the_queue_of_the_model() {
         let mut models = models(3);
         models.queue_mut("m").unwrap().start();
         models.operation_ended("m");
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_keeps_models_with_running_operations_as_orphans() {
+    fn server_restart_keeps_models_with_running_operations_as_orphans() {
         for unloads in [false, true] {
             let mut models = models(1);
             models.queue_mut("m").unwrap().start();

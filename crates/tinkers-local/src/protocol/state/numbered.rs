@@ -15,11 +15,12 @@ impl<T> Default for NumberedRequests<T> {
 }
 
 impl<T: Copy> NumberedRequests<T> {
-    /// Returns the value stored for `number` if the same request used it; `None` if the number is unused.
+    /// Returns the value that is stored for the sequence number `number` if the same request used it before. Returns `None` if no
+    /// request used it.
     ///
     /// # Errors
     ///
-    /// If a different request used the number. The error names the number as `field`.
+    /// If a different request used the sequence number. The error calls the sequence number `field`.
     pub(crate) fn known(
         &self,
         field: &str,
@@ -33,11 +34,11 @@ impl<T: Copy> NumberedRequests<T> {
         }
     }
 
-    /// Checks that no request used `number`.
+    /// Checks that no request used the sequence number `number`.
     ///
     /// # Errors
     ///
-    /// If a request used the number.
+    /// If a request used the sequence number.
     pub(crate) fn check_free(&self, field: &str, number: u64) -> Result<(), Refusal> {
         match self.0.contains_key(&number) {
             true => Err(Self::conflict(field, number)),
@@ -51,7 +52,7 @@ impl<T: Copy> NumberedRequests<T> {
         ))
     }
 
-    /// Returns an unused number, for a request without a number.
+    /// Returns a sequence number that no request used, for a request without a sequence number.
     pub(crate) fn next_free(&self) -> u64 {
         let last = self.0.last_key_value().map(|(last, _)| *last);
         last.map_or(0, |last| last.saturating_add(1))

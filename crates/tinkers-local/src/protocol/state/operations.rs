@@ -21,7 +21,8 @@ pub(crate) enum Goal {
     /// Loads a checkpoint into an existing model.
     LoadInto(TinkerPath),
     Unload,
-    /// Runs a forward or backward pass, an optimizer step or a sample. The outcome of the job is the result.
+    /// Runs a forward or backward pass, an optimizer step or a sample. The outcome of the engine job is the result of the
+    /// operation.
     Compute,
     Save(Box<CheckpointRecord>),
     /// Copies the weights of a model into memory for a new sampler with this id.
@@ -31,11 +32,11 @@ pub(crate) enum Goal {
 /// The model or sampler that an operation belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A model, and the `seq_id` of the operation; 0 stands for none.
+    /// A model, and the `seq_id` of the operation. A `seq_id` of 0 stands for none.
     Model(String, u64),
-    /// A sampler, and the `seq_id` of the operation, if it has one.
+    /// A sampler, and the `seq_id` of the operation. `None` for an operation without a `seq_id`.
     Sampler(String, Option<u64>),
-    /// None: the operation is a sample from a base model or a checkpoint.
+    /// Neither a model nor a sampler: the operation is a sample from a base model or a checkpoint.
     Free,
 }
 
@@ -45,7 +46,7 @@ pub(crate) struct Operation {
     goal: Goal,
     origin: Origin,
     state: State,
-    /// Whether no client wants the result any more.
+    /// Whether no client needs the result any more.
     is_abandoned: bool,
     /// The reason for the cancellation, if the operation was cancelled.
     cancelled: Option<String>,
@@ -71,7 +72,7 @@ impl Operation {
         &self.origin
     }
 
-    /// Returns the model that the operation belongs to; `None` for a sample.
+    /// Returns the model to which the operation belongs, or `None` for a sample.
     pub(crate) fn model(&self) -> Option<&str> {
         match &self.origin {
             Origin::Model(model, _) => Some(model),
@@ -91,7 +92,7 @@ impl Operation {
         self.cancelled.is_some()
     }
 
-    /// Returns whether no client wants the result any more.
+    /// Returns whether no client needs the result any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.is_abandoned
     }
@@ -101,7 +102,7 @@ impl Operation {
         self.polled
     }
 
-    /// Returns the result of the operation; `None` until the operation has ended.
+    /// Returns the result of the operation, or `None` until the operation has ended.
     pub(crate) fn result(&self) -> Option<&Result<Arc<Payload>, EngineError>> {
         match &self.state {
             State::Ended(result) => Some(result),
@@ -110,7 +111,7 @@ impl Operation {
     }
 }
 
-/// All operations by number, with their results.
+/// All operations with their results, by operation number.
 #[derive(Debug)]
 pub(crate) struct Operations {
     ids: RequestIds,
@@ -119,7 +120,7 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    /// Creates an empty collection; `random` generates the request ids.
+    /// Creates an empty collection. Request ids are generated with `random`.
     pub(crate) fn new(random: Arc<dyn Jitter>) -> Self {
         Self {
             ids: RequestIds::new(random),
@@ -128,12 +129,12 @@ impl Operations {
         }
     }
 
-    /// Adds an operation that is not started yet.
+    /// Adds an operation that has not started.
     pub(crate) fn add(&mut self, goal: Goal, origin: Origin, work: Work) -> OperationId {
         self.add_in(State::Queued(Box::new(work)), goal, origin)
     }
 
-    /// Adds an operation that has failed already.
+    /// Adds an operation that has already failed.
     pub(crate) fn add_failed(&mut self, origin: Origin, error: EngineError) -> OperationId {
         self.add_in(State::Ended(Err(error)), Goal::Compute, origin)
     }
@@ -158,7 +159,8 @@ impl Operations {
         self.ids.name(id)
     }
 
-    /// Returns the operation with this request id, even if the operation was deleted; `None` if the id was never issued.
+    /// Returns the operation with this request id, even if the operation was deleted. Returns `None` if the request id was never
+    /// issued.
     pub(crate) fn parse_request_id(&self, name: &str) -> Option<OperationId> {
         self.ids.parse(name)
     }
@@ -185,8 +187,8 @@ impl Operations {
         }
     }
 
-    /// Cancels a running operation and returns the job that the engine has to cancel. A save is never cancelled, since a client may
-    /// rely on an accepted save after it has disconnected.
+    /// Cancels a running operation and returns the engine job to cancel. A save is never cancelled, since a client may rely on an
+    /// accepted save after the client has disconnected.
     pub(crate) fn cancel(&mut self, id: OperationId, reason: &str) -> Option<JobId> {
         let operation = self.all.get_mut(&id)?;
         let State::Running(job) = operation.state else {
@@ -199,8 +201,8 @@ impl Operations {
         Some(job)
     }
 
-    /// Returns the origin and the result of an operation whose job has ended. If a cancelled operation failed, its error is the
-    /// reason for the cancellation.
+    /// Returns the origin and the result of an operation whose engine job has ended. If a cancelled operation failed, its error is
+    /// the reason for the cancellation.
     pub(crate) fn job_ended(
         &mut self,
         id: OperationId,
@@ -223,14 +225,14 @@ impl Operations {
         }
     }
 
-    /// Records that no client wants the result of an operation.
+    /// Records that no client needs the result of an operation any more.
     pub(crate) fn abandon(&mut self, id: OperationId) {
         if let Some(operation) = self.all.get_mut(&id) {
             operation.is_abandoned = true;
         }
     }
 
-    /// Ends an operation. The result is kept until `expires`.
+    /// Ends an operation. Its result is stored until `expires`.
     pub(crate) fn end(
         &mut self,
         id: OperationId,
@@ -249,8 +251,8 @@ impl Operations {
         self.retained.add(id, bytes);
     }
 
-    /// Records that a client fetched a result, and moves its expiry to `expires` if that is earlier. Returns whether the expiry has
-    /// changed.
+    /// Records that a client fetched a result. If `expires` is earlier than the expiry of the result, moves the expiry to
+    /// `expires`. Returns whether the expiry has changed.
     pub(crate) fn fetched(&mut self, id: OperationId, expires: Timestamp) -> bool {
         let Some(operation) = self.all.get_mut(&id) else {
             return false;
@@ -269,7 +271,7 @@ impl Operations {
         expires.is_some_and(|expires| expires <= now)
     }
 
-    /// Returns the next operation to delete so that the results fit `budget` bytes; `None` if they fit already.
+    /// Returns the next operation to delete so that the stored results fit into `budget` bytes. Returns `None` if they fit already.
     pub(crate) fn excess(&self, budget: usize) -> Option<OperationId> {
         self.retained.excess(budget)
     }
@@ -280,7 +282,8 @@ impl Operations {
         Some(self.all.remove(&id)?.origin)
     }
 
-    /// Makes all request ids unknown, and deletes all operations except the running ones, whose results no client wants any more.
+    /// Makes all request ids unknown, and deletes all operations that are not running. No client needs the results of the running
+    /// operations any more.
     pub(crate) fn restart(&mut self) {
         for id in self.ids_where(|operation| !operation.is_running()) {
             self.remove(id);
@@ -330,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn cancelled_operation_fails_with_the_reason() {
+    fn cancelled_operation_fails_with_the_reason_for_the_cancellation() {
         let mut operations = operations();
         let id = operations.add(Goal::Compute, origin(), work());
         assert_eq!(operations.cancel(id, "too early"), None);
@@ -356,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn fetch_never_postpones_the_expiry_of_a_result() {
+    fn fetching_a_result_never_postpones_its_expiry() {
         let mut operations = operations();
         let id = operations.add_failed(origin(), EngineError::user(""));
         operations.end(id, Err(EngineError::user("")), at(100));
@@ -368,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_keeps_running_operations_without_request_ids() {
+    fn server_restart_keeps_running_operations_but_not_request_ids() {
         let mut operations = Operations::new(Arc::new(tinkers_core::SplitMix::new(1)));
         let running = operations.add(Goal::Compute, origin(), work());
         operations.start(running, JobId(1));

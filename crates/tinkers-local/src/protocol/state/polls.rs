@@ -21,12 +21,12 @@ pub(crate) struct Poll {
 #[derive(Debug, Default)]
 pub(crate) struct Polls {
     held: BTreeMap<ExchangeId, (Poll, Timestamp)>,
-    /// For each operation, the exchanges whose polls wait for it, in the order of their arrival.
+    /// For each operation, the exchanges whose polls wait for its result, in the order of their arrival.
     waiters: BTreeMap<OperationId, Vec<ExchangeId>>,
 }
 
 impl Polls {
-    /// Holds a poll, at most until `until`.
+    /// Holds a poll at most until `until`.
     pub(crate) fn hold(
         &mut self,
         agenda: &mut Agenda,
@@ -55,7 +55,7 @@ impl Polls {
         Some(poll)
     }
 
-    /// Removes and returns all held polls for an operation.
+    /// Removes and returns all held polls for the result of an operation.
     pub(crate) fn release_all(
         &mut self,
         agenda: &mut Agenda,
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn released_polls_leave_no_waiter_and_no_alarm() {
+    fn removing_a_held_poll_removes_its_waiter_and_its_alarm() {
         let (mut polls, mut agenda) = (Polls::default(), Agenda::default());
         let poll = |operation| Poll {
             operation: OperationId(operation),

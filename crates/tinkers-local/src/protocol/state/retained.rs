@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::protocol::ids::OperationId;
 
-/// The estimated memory of an operation in bytes, without its result.
+/// The estimated memory in bytes that an operation needs in addition to its result.
 const OVERHEAD: usize = 512;
 
-/// The stored results in the order in which they are dropped: first those that were fetched, then the others, each from the oldest.
+/// The stored results in the order in which they are dropped: first the fetched results, then all others. Both groups are ordered
+/// from the oldest result to the newest.
 #[derive(Debug, Default)]
 pub(crate) struct RetainedResults {
     bytes: usize,
@@ -22,7 +23,7 @@ enum Stage {
 }
 
 impl RetainedResults {
-    /// Adds a result with a size of `bytes`.
+    /// Adds a stored result with a size of `bytes`.
     pub(crate) fn add(&mut self, id: OperationId, bytes: usize) {
         self.remove(id);
         let bytes = bytes.saturating_add(OVERHEAD);
@@ -47,8 +48,8 @@ impl RetainedResults {
         }
     }
 
-    /// Returns the next result to drop so that the others fit `budget` bytes; `None` if they fit already. The last result is always
-    /// kept.
+    /// Returns the next result to drop so that the stored results fit into `budget` bytes. Returns `None` if they fit already. The
+    /// last remaining result is never dropped.
     pub(crate) fn excess(&self, budget: usize) -> Option<OperationId> {
         let (_, first) = self.order.first()?;
         (self.bytes > budget && self.entries.len() > 1).then_some(*first)
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn fetched_results_are_dropped_first_and_the_last_is_kept() {
+    fn fetched_results_are_dropped_first_and_the_newest_result_never() {
         let mut retained = RetainedResults::default();
         for id in 1..=5 {
             retained.add(OperationId(id), 1000);

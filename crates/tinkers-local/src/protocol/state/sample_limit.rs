@@ -10,7 +10,7 @@ use crate::protocol::stamp::Stamp;
 use crate::read::Refusal;
 use crate::window::{Window, WindowCounts, WindowLimiter};
 
-/// The samples that have not ended, with the sizes of their request bodies.
+/// Limits the unfinished samples by their number and by the total size of their request bodies.
 #[derive(Debug)]
 pub(crate) struct SampleLimit {
     bodies: BTreeMap<OperationId, usize>,
@@ -29,12 +29,12 @@ impl SampleLimit {
         }
     }
 
-    /// Returns the counters of the in-flight limit, if one is configured.
+    /// Returns the statistics of the in-flight limit, if one is configured.
     pub(crate) fn window_counts(&mut self, now: Timestamp) -> Option<WindowCounts> {
         self.window.as_mut().map(|window| window.counts(now))
     }
 
-    /// Admits one more sample with a body of `bytes`. The in-flight limit counts the sample from then on.
+    /// Admits one more sample with a request body of `bytes`. The sample counts towards the in-flight limit from now on.
     ///
     /// # Errors
     ///
@@ -55,13 +55,13 @@ impl SampleLimit {
         })
     }
 
-    /// Adds the operation of an admitted sample to the count.
+    /// Records the operation of an admitted sample and the size of its request body.
     pub(crate) fn add(&mut self, id: OperationId, bytes: usize) {
         self.bodies.insert(id, bytes);
         self.bytes += bytes;
     }
 
-    /// Releases the capacity of an operation that has ended. Has no effect if it is not a sample.
+    /// Releases the capacity that an operation used, after the operation has ended. Has no effect if the operation is not a sample.
     pub(crate) fn ended(&mut self, now: Timestamp, id: OperationId) {
         let Some(bytes) = self.bodies.remove(&id) else {
             return;
@@ -79,7 +79,7 @@ mod tests {
     use std::time::SystemTime;
 
     #[test]
-    fn number_and_bytes_of_running_samples_are_limited() {
+    fn number_and_total_body_size_of_running_samples_are_limited() {
         let at = Stamp {
             now: Timestamp::ORIGIN,
             wall: SystemTime::UNIX_EPOCH,

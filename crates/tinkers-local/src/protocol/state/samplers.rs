@@ -10,17 +10,17 @@ use crate::engine::{BaseModel, SamplerWeights};
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A sampler. Ended samplers are kept, so that their requests can be refused with a reason.
+/// A sampler. Ended samplers are not deleted, so that their requests can be refused with a reason.
 #[derive(Debug, Clone)]
 pub(crate) struct Sampler {
     session: String,
     base: Arc<BaseModel>,
     weights: SamplerWeights,
-    /// The model whose weights in memory the sampler uses, if it uses any.
+    /// The model of whose weights the sampler uses a copy in memory. `None` if the sampler uses other weights.
     model: Option<String>,
-    /// The reason why the sampler has ended, if it has.
+    /// The reason why the sampler has ended. `None` if it has not ended.
     ended: Option<String>,
-    /// The time of the last poll for all samples of the sampler at once.
+    /// The time of the last poll that covers all samples of the sampler.
     polled: Option<Timestamp>,
     /// The samples, by their `seq_id`.
     samples: NumberedRequests<OperationId>,
@@ -51,7 +51,7 @@ impl Sampler {
         &self.weights
     }
 
-    /// Returns the time of the last poll for all samples of the sampler at once.
+    /// Returns the time of the last poll that covers all samples of the sampler.
     pub(crate) fn polled(&self) -> Option<Timestamp> {
         self.polled
     }
@@ -105,19 +105,19 @@ impl Samplers {
         }
     }
 
-    /// Returns the model whose weights in memory a sampler uses, if it uses any.
+    /// Returns the model of whose weights a sampler uses a copy in memory. Returns `None` if the sampler uses other weights.
     pub(crate) fn model_of(&self, id: &str) -> Option<&str> {
         self.0.get(id)?.model.as_deref()
     }
 
-    /// Records a poll for all samples of a sampler at once.
+    /// Records a poll that covers all samples of a sampler.
     pub(crate) fn record_poll(&mut self, id: &str, now: Timestamp) {
         if let Some(sampler) = self.0.get_mut(id) {
             sampler.polled = Some(now);
         }
     }
 
-    /// Adds a sample under its `seq_id`.
+    /// Adds a sample to a sampler under the `seq_id` of the sample.
     pub(crate) fn add_sample(
         &mut self,
         id: &str,
@@ -130,14 +130,14 @@ impl Samplers {
         }
     }
 
-    /// Deletes the sample under a `seq_id`.
+    /// Deletes the sample with a `seq_id` from its sampler.
     pub(crate) fn forget_sample(&mut self, id: &str, number: u64) {
         if let Some(sampler) = self.0.get_mut(id) {
             sampler.samples.remove(number);
         }
     }
 
-    /// Ends a sampler, unless it has ended already. Returns whether the engine has to drop its weights in memory.
+    /// Ends a sampler, unless the sampler has already ended. Returns whether the engine has to drop weights in memory.
     pub(crate) fn end(&mut self, id: &str, reason: &str) -> bool {
         let Some(sampler) = self.0.get_mut(id).filter(|sampler| sampler.ended.is_none()) else {
             return false;
@@ -171,14 +171,14 @@ pub(super) mod tests {
         }
     }
 
-    /// Returns a sampler of weights in memory.
+    /// Returns a sampler that uses a copy of weights in memory.
     pub(crate) fn snapshot(id: &str) -> Sampler {
         let weights = SamplerWeights::Snapshot(id.to_owned());
         Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights)
     }
 
     #[test]
-    fn ended_sampler_is_known_but_refuses_requests() {
+    fn ended_sampler_refuses_requests_with_a_reason() {
         let mut samplers = Samplers::default();
         samplers.insert_snapshot("s".to_owned(), "model", snapshot("s"));
         samplers.add_sample("s", 1, Digest::of("test", b""), OperationId(1));
@@ -193,7 +193,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_weights_in_memory_are_dropped_with_their_sampler() {
+    fn ending_a_sampler_drops_weights_only_if_they_are_in_memory() {
         let mut samplers = Samplers::default();
         let weights = SamplerWeights::Base("base".to_owned());
         let sampler = Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights);

@@ -11,12 +11,12 @@ use super::numbered::NumberedRequests;
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A session. Ended sessions are kept, because they are still listed.
+/// A session. Ended sessions are not deleted, because they are still listed.
 #[derive(Debug)]
 pub(crate) struct Session {
     number: u64,
     last_heartbeat: Timestamp,
-    /// The reason why the session has ended, if it has.
+    /// The reason why the session has ended. `None` if it has not ended.
     ended: Option<&'static str>,
     user_metadata: BTreeMap<String, String>,
     display_name: Option<String>,
@@ -73,7 +73,7 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Creates an empty collection; `random` generates the session ids.
+    /// Creates an empty collection. Session ids are generated with `random`.
     pub(crate) fn new(random: Arc<dyn Jitter>) -> Self {
         Self {
             random,
@@ -122,7 +122,7 @@ impl Sessions {
         }
     }
 
-    /// Returns a session that has not ended, for changes.
+    /// Returns a mutable reference to a session that has not ended.
     pub(crate) fn live_mut(&mut self, id: &str) -> Result<&mut Session, Refusal> {
         self.live(id)?;
         self.all.get_mut(id).ok_or_else(|| unknown(id))
@@ -138,7 +138,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Returns the time at which a session expires without a further heartbeat; `None` if it has ended.
+    /// Returns the time at which a session expires if no further heartbeat arrives, or `None` if the session has ended.
     pub(crate) fn expires(&self, id: &str, expiry: Duration) -> Option<Timestamp> {
         let session = self.live(id).ok()?;
         Some(session.last_heartbeat.after(expiry))
@@ -173,7 +173,7 @@ impl Sessions {
         live.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Returns the ids of all sessions, the newest first.
+    /// Returns the ids of all sessions, the newest session first.
     pub(crate) fn newest_first(&self) -> Vec<&str> {
         let mut all: Vec<(u64, &str)> = self
             .all

@@ -11,7 +11,7 @@ use tinkers_stress::limiter_subject::sample_request;
 use tinkers_stress::stopwatch::Stopwatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A concurrency limiter whose cost the benchmark measures.
+/// A concurrency limiter whose CPU time per operation the benchmark measures.
 pub(crate) trait Contender: Clone + Send + Sync + 'static {
     /// The permit that an acquisition returns.
     type Permit: Send;
@@ -25,14 +25,14 @@ pub(crate) trait Contender: Clone + Send + Sync + 'static {
     /// Releases a permit.
     fn release(held: Self::Permit);
 
-    /// Returns the number of wake-ups and the number of waits, or `None` if the limiter does not
-    /// count them.
+    /// Returns the number of wake-ups of waiters and the number of waits, or `None` if the limiter
+    /// does not count them.
     fn wakes(&self) -> Option<(u64, u64)> {
         None
     }
 }
 
-/// The limiter of tinkers without the `Admission` trait, so that its futures are not boxed.
+/// The limiter of tinkers without the `Admission` trait. Its futures are not boxed.
 #[derive(Clone)]
 pub(crate) struct UnboxedLimiter {
     limiter: Arc<Limiter>,
@@ -77,7 +77,7 @@ impl Contender for UnboxedLimiter {
     }
 }
 
-/// The limiter of tinkers behind the `Admission` trait, which boxes its futures.
+/// The limiter of tinkers behind the `Admission` trait. The trait boxes its futures.
 #[derive(Clone)]
 pub(crate) struct BoxedLimiter(UnboxedLimiter);
 
@@ -102,7 +102,7 @@ impl Contender for BoxedLimiter {
     }
 }
 
-/// The semaphore of tokio.
+/// The semaphore of tokio, as a limiter.
 #[derive(Clone)]
 pub(crate) struct TokioSemaphore(Arc<Semaphore>);
 

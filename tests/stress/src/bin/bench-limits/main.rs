@@ -19,8 +19,8 @@ use contenders::{BoxedLimiter, Contender, TokioSemaphore, UnboxedLimiter};
 use measure::median;
 use mutex_limiter::MutexLimiter;
 
-/// Measures the cost of the limiter of tinkers, and of tokio, governor and a limiter under one
-/// mutex.
+/// Measures the CPU time per operation of the limiter of tinkers, tokio's semaphore, governor, and
+/// a limiter under one mutex.
 #[derive(Debug, Parser)]
 struct Options {
     /// Run a tenth of the work, as a smoke test.
@@ -43,7 +43,7 @@ struct Row {
 
 const CONCURRENCY: [u32; 3] = [2, 8, 64];
 
-/// The amount of work for each measurement.
+/// The number of operations in each measurement.
 #[derive(Clone, Copy)]
 struct Work {
     rounds: usize,
@@ -105,7 +105,7 @@ fn gate(threads: u32, work: Work) -> Row {
     }
 }
 
-/// The measured nanoseconds of each limiter, with one value per round.
+/// The measured times of each limiter in nanoseconds, with one value per round.
 #[derive(Default)]
 struct Costs {
     wait: Vec<f64>,

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::contenders::Contender;
 
-/// Makes `times` calls on `threads` threads in total. Returns the nanoseconds per call.
+/// Makes `times` calls in total, divided among `threads` threads. Returns the nanoseconds per call.
 pub(crate) fn on_threads(threads: usize, times: u64, call: impl Fn() + Sync) -> f64 {
     if threads == 1 {
         let watch = Stopwatch::start();
@@ -54,7 +54,8 @@ pub(crate) fn uncontended<D: Contender>(times: u64) -> f64 {
 }
 
 /// Lets `tasks` tasks compete for half as many permits. Each task yields while it holds a permit.
-/// Returns the nanoseconds to acquire and release a permit, and the number of wake-ups per wait.
+/// Returns the nanoseconds that it takes to acquire and release a permit, and the number of
+/// wake-ups per wait.
 pub(crate) fn contended<D: Contender>(
     runtime: &Runtime,
     tasks: u32,

@@ -84,8 +84,9 @@ impl Contender for MutexLimiter {
         turn.await
     }
 
-    /// Releases the slot and then, in a second step, the in-flight permit. In a real call, the
-    /// response releases the slot and the result releases the in-flight permit.
+    /// Releases the send slot and then, in a second step, the in-flight permit. In a real call, the
+    /// response to the submission releases the send slot, and the result of the operation releases
+    /// the in-flight permit.
     fn release(held: MutexPermit) {
         let mut state = lock(&held.of);
         state.slots -= 1;
