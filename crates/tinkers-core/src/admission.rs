@@ -62,7 +62,7 @@ impl RouteClass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
-/// The amount of each limit that a request consumes.
+/// The amounts that a request takes from the rate limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
     /// The estimated size of the request body, in bytes.
@@ -76,7 +76,7 @@ pub struct AdmissionRequest {
     pub class: RouteClass,
     /// The client that sends the request.
     pub client: ClientId,
-    /// The cost of the request.
+    /// The amounts that the request takes from the rate limits.
     pub cost: Cost,
     /// The time at which the wait for admission fails. `None` waits without limit.
     pub deadline: Option<Timestamp>,
@@ -110,7 +110,7 @@ pub struct Admitted {
     pub permit: SubmitPermit,
     /// The in-flight permit, which the caller holds until the result is available.
     pub in_flight_permit: InFlightPermit,
-    /// The arrival number of the request, which a readmission needs.
+    /// The arrival number of the request. If the server refuses the request, a retry with this number keeps the queue position.
     pub arrival: Arrival,
 }
 
@@ -187,8 +187,8 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
         true
     }
 
-    /// Closes the gate for `hint`, counted from now. Called if the body of a refusal contains a retry delay and its headers contain
-    /// none.
+    /// Closes the gate for the retry delay `hint`, counted from now. Called if the response body of a refusal contains a retry delay and
+    /// the response headers contain none.
     fn extend(&self, ticket: Ticket, hint: Duration) {
         let _ = (ticket, hint);
     }
@@ -200,7 +200,8 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     fn release(&self);
 }
 
-/// The permit to send one attempt. It holds a slot and a number of bytes. Dropping it reports [`AttemptOutcome::Dropped`].
+/// The permit to send one attempt. It holds one submission slot and the bytes of the request body. Dropping the permit reports
+/// [`AttemptOutcome::Dropped`].
 #[must_use = "dropping it ends the attempt"]
 pub struct SubmitPermit {
     from: PermitSource,
@@ -249,8 +250,8 @@ impl Attempt {
         }
     }
 
-    /// Returns whether the attempt may be sent. An attempt with a reported outcome may not, since the limits no longer count it: the
-    /// caller has dropped the attempt, or a transport layer repeats it after a refusal.
+    /// Returns whether the attempt may be sent. An attempt with a reported outcome may not be sent, since the limits no longer count that
+    /// attempt: the caller has dropped it, or a transport layer sends it again after a refusal.
     fn may_leave(&self) -> bool {
         self.state.load(Ordering::Acquire) == IN_PROGRESS && self.ledger.may_leave(self.ticket)
     }
@@ -328,8 +329,8 @@ impl fmt::Debug for SubmitPermit {
     }
 }
 
-/// A check of the limits immediately before a request is sent. It accompanies the [`HttpRequest`](crate::HttpRequest). A transport calls it
-/// before it writes the first byte, and again when the head of the response has arrived.
+/// A check of the limits immediately before a request is sent. The check is a field of the [`HttpRequest`](crate::HttpRequest). A transport
+/// calls the check before it writes the first byte, and again when the head of the response has arrived.
 ///
 /// Between admission and the socket a request may wait for a connection, a TLS handshake or a busy executor. Meanwhile the server may ask
 /// for a pause. The default check lets every request pass.
@@ -353,14 +354,14 @@ impl DepartureCheck {
                 .is_none_or(|send_decision| send_decision.mark_sent())
     }
 
-    /// Adds the send decision of a submission, which prevents it from being sent after its client was closed.
+    /// Adds the send decision of a submission. The decision prevents the submission from being sent after its client was closed.
     pub(crate) fn with_send_decision(mut self, send_decision: &Arc<SendDecision>) -> Self {
         self.send_decision = Some(Arc::clone(send_decision));
         self
     }
 
     /// Reports the head of a response. A 429 closes the gate at once, since the response body may be slow. A `Retry-After` date is
-    /// compared with the `Date` of the response, or with `wall` if there is none.
+    /// compared with the `Date` of the response, or with `wall` if the response has no date.
     pub fn head(&self, status: StatusCode, headers: &HeaderMap, wall: SystemTime) {
         if let Some(attempt) = &self.attempt
             && status == StatusCode::TOO_MANY_REQUESTS

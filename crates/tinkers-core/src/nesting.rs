@@ -13,7 +13,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A flag that tells whether code runs during a request. Requests that such code makes are nested.
+/// A flag that tells whether code runs during a request. Requests that are made by such code are nested requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NestedMark(bool);
 
@@ -60,8 +60,8 @@ impl Drop for Restore {
     }
 }
 
-/// Creates and awaits a request, with the flag set. It is set already when `begin` is called, since a layer may call the API before its
-/// future is polled.
+/// Creates and awaits a request, with the flag set. The flag is already set while `begin` creates the request, since a transport layer may
+/// call the API before its future is polled.
 pub(crate) async fn inside<'a, T>(begin: impl FnOnce() -> BoxFuture<'a, T>) -> T {
     let request = NestedMark::INSIDE.during(begin);
     NestedMark::INSIDE.carry(request).await

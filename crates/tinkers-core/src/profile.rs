@@ -26,7 +26,8 @@ impl BodyFormat {
     }
 }
 
-/// The requests that a server is known to apply only once if they are repeated with the same `(model, seq_id)`.
+/// The kinds of requests that a server deduplicates: it applies a request only once if the request is sent again with the same `(model,
+/// seq_id)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Deduplication {

@@ -20,7 +20,7 @@ pub enum RecoveredError {
     Poll,
     /// A poll for all results of a sampling client failed and was repeated.
     SharedPoll,
-    /// The last acknowledgement of a sampling client failed. The server keeps its results for longer than necessary.
+    /// The last acknowledgement of a sampling client failed. The server stores the client's results for longer than necessary.
     Acknowledgement,
     /// The server lost a sample, and the client sampled it again.
     LostSample,
@@ -98,7 +98,7 @@ impl RecoveredError {
     }
 }
 
-/// The counters of the recovered errors of one session. Counting is one relaxed atomic addition.
+/// The numbers of recovered errors of one session, by kind. Counting an error is one relaxed atomic addition.
 #[derive(Debug, Default)]
 pub struct RecoveredErrors([AtomicU64; RecoveredError::ALL.len()]);
 
@@ -116,7 +116,7 @@ impl RecoveredErrors {
         );
     }
 
-    /// Returns a copy of all counters. They are read one after the other, not at one instant.
+    /// Returns a copy of the numbers of recovered errors. The numbers are read one after the other, not at one instant.
     pub fn snapshot(&self) -> RecoveredErrorCounts {
         RecoveredErrorCounts(
             RecoveredError::ALL
@@ -125,7 +125,7 @@ impl RecoveredErrors {
     }
 }
 
-/// A copy of the counters in [`RecoveredErrors`].
+/// The number of recovered errors of each kind: a copy of [`RecoveredErrors`].
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecoveredErrorCounts([u64; RecoveredError::ALL.len()]);
 
@@ -140,14 +140,14 @@ impl RecoveredErrorCounts {
         self.0.iter().sum()
     }
 
-    /// Returns an iterator over all kinds and their counts.
+    /// Returns an iterator over all kinds of recovered errors, with the number of errors of each kind.
     pub fn iter(&self) -> impl Iterator<Item = (RecoveredError, u64)> {
         RecoveredError::ALL.into_iter().zip(self.0)
     }
 }
 
 impl fmt::Debug for RecoveredErrorCounts {
-    /// Formats only the counts above zero.
+    /// Formats the kinds of errors that have occurred, with the number of each. Omits kinds without errors.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counted = self.iter().filter(|(_, count)| *count > 0);
         f.debug_map()

@@ -27,11 +27,11 @@ pub enum StatusAction {
     /// Poll again at most this many times with growing pauses, since the error may be temporary or final. After that, treat the error
     /// as final: a poll for one result fails; after a shared poll, each waiter polls for its own result.
     RetryUpTo(u32),
-    /// Fail, since the response is final.
+    /// Fail, since a retry cannot change the response.
     Fail,
 }
 
-/// The kind of a request, as distinguished by the table of actions.
+/// The kind of a request. The action for a response depends on this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeKind {
     /// A request that submits work, or asks for the state of the server.
@@ -40,10 +40,10 @@ pub enum ExchangeKind {
     Poll,
 }
 
-/// The maximum number of retries of a poll after an error that the API itself reports. They take 3.5 s with the usual pauses.
+/// The maximum number of retries of a poll after an error that the API itself reports. The retries take 3.5 s with the usual pauses.
 pub const API_ERROR_RETRIES: u32 = 3;
 /// The maximum number of retries of a poll after an error that a proxy or a starting server may have sent, or after a 500 with a reason.
-/// They take about 30 s.
+/// The retries take about 30 s.
 pub const PROXY_ERROR_RETRIES: u32 = 6;
 
 impl StatusAction {
@@ -92,7 +92,7 @@ fn has_api_error(response: &HttpResponse) -> bool {
         && tinkers_wire::error_text(&response.body).is_some()
 }
 
-/// The action for a response to a submission: the action of the table, and the data that a retry needs.
+/// The action for a response to a submission, with the data that a retry needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryAction {
     /// Take the response as a success.
@@ -129,7 +129,7 @@ pub enum Applied {
     Maybe,
 }
 
-/// Returns the action for a response to a submission, according to the table and the header `x-should-retry`.
+/// Returns the action for a response to a submission, according to its status, its body and the header `x-should-retry`.
 pub fn classify(response: &HttpResponse, wall: SystemTime) -> RetryAction {
     let status = response.status;
     let by_status = StatusAction::of(ExchangeKind::Submission, response);
@@ -208,7 +208,7 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
 /// Whatever the policy, a request is sent again only where that is safe: a training call that the server may have applied is not
 /// sent again unless the server applies a repeated call once.
 ///
-/// The policy does not apply to polls for results, which are repeated until the operation makes no progress for its progress deadline.
+/// The policy does not apply to polls for results. Polls are repeated until the operation makes no progress for its progress deadline.
 /// It does not apply to responses with status 429 or 402 either: such a request was not processed, and waits until the server accepts
 /// requests again. To limit both, set an operation deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,8 +222,8 @@ pub struct RetryPolicy {
     /// The pauses before retries, to which up to a quarter is added at random. A longer pause that the server asked for takes
     /// precedence. From 0.5 s to 30 s by default.
     pub backoff: Backoff,
-    /// Whether the retries of all clients of the same server and key share a budget. When many requests fail, the budget is empty,
-    /// and each retry waits for the longest pause of the backoff. True by default.
+    /// Whether the retries of all clients of the same server and API key share a retry budget. When many requests fail, the budget is
+    /// empty, and each retry waits for the longest pause of the backoff. True by default.
     pub has_budget: bool,
 }
 
@@ -264,7 +264,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Retries at the pace of the backoff, however many requests fail.
+    /// Turns off the shared retry budget: retries then follow the backoff, however many requests fail.
     #[must_use]
     pub const fn without_budget(mut self) -> Self {
         self.has_budget = false;
@@ -295,12 +295,13 @@ impl RetryPolicy {
         Ok(())
     }
 
-    /// Returns whether another attempt of a call with `policy` may start after `made` attempts and `elapsed` since the first one.
+    /// Returns whether another attempt of a call with `policy` may start after `made` attempts, when `elapsed` has passed since the first
+    /// attempt.
     pub(crate) fn allows(&self, policy: &CallPolicy, made: u32, elapsed: Duration) -> bool {
         made < self.max_attempts.min(policy.attempts) && elapsed < self.window(policy)
     }
 
-    /// Returns the window of a call with `policy`.
+    /// Returns the time after the first attempt in which a retry of a call with `policy` may start.
     pub(crate) fn window(&self, policy: &CallPolicy) -> Duration {
         self.window.unwrap_or(policy.window)
     }
@@ -315,13 +316,13 @@ impl Default for RetryPolicy {
 /// How often and for how long one call is retried, within the limits of the client's [`RetryPolicy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallPolicy {
-    /// The time after the first attempt in which a retry may start, unless the client's policy sets another one. Waits for admission
+    /// The time after the first attempt in which a retry may start, unless the client's policy sets another time. Waits for admission
     /// and pauses that a rate-limited response asked for do not count.
     pub window: Duration,
-    /// The maximum number of attempts without a usable response. The client's policy may set a lower one. Rate-limited responses do
+    /// The maximum number of attempts without a usable response. The client's policy may set a lower number. Rate-limited responses do
     /// not count.
     pub attempts: u32,
-    /// The action if the request may have been applied.
+    /// The action after an attempt that the server may have applied.
     pub when_maybe_applied: WhenMaybeApplied,
     /// The longest pause that a server's retry delay may cause; a longer delay is cut. With `None` the client waits for the whole
     /// delay, or fails if the delay ends after the retry window.
@@ -362,7 +363,7 @@ impl CallPolicy {
         self
     }
 
-    /// Returns this policy with the server's retry delay limited to `longest`. For requests that a server must not be able to stop for
+    /// Returns this policy with the server's retry delay limited to `longest`. For requests that a server must not be able to delay for
     /// long.
     #[must_use]
     pub const fn following_hints_up_to(mut self, longest: Duration) -> Self {
@@ -371,7 +372,7 @@ impl CallPolicy {
     }
 }
 
-/// The default of the longest pause between retries without a hint.
+/// The default of the longest pause between retries, if the server sends no retry delay.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The default pauses between retries. [`SPREAD`] is added at random.
@@ -380,7 +381,8 @@ pub const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), LONGEST_PA
 /// The maximum jitter, as a fraction of the pause.
 pub const SPREAD: f64 = 0.25;
 
-/// Returns the reason of a retry after an error of `kind`. It determines the price of the retry in the retry budget.
+/// Returns the reason of a retry after an error of `kind`. The reason determines the number of tokens that the retry takes from the retry
+/// budget.
 pub(crate) fn budget_failure(kind: ErrorKind) -> RetryReason {
     match kind {
         ErrorKind::RateLimited => RetryReason::Refused,

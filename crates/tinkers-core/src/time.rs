@@ -96,7 +96,7 @@ struct Inner {
 }
 
 impl ManualClock {
-    /// Creates a clock at its origin. Its date there is the Unix epoch.
+    /// Creates a clock at its origin. The date at the origin is the Unix epoch.
     pub fn new() -> Self {
         Self::default()
     }

@@ -32,7 +32,7 @@ fn pause(bench: &Bench, class: RouteClass) -> Duration {
     }
 }
 
-/// Advances the clock until the gate admits a request. Returns this first request.
+/// Advances the clock until the gate admits the first request after the pause. Returns this request.
 fn first_request(bench: &Bench, class: RouteClass) -> Admitted {
     bench.clock.advance(pause(bench, class));
     bench.admit(ask(class))
@@ -190,8 +190,8 @@ fn request_is_admitted_at_once_if_the_queue_is_empty() {
     assert_eq!(bench.sample().counts.waits, 1);
 }
 
-/// Makes the class learn a limit of four requests in flight from a refusal with a pause of a second, and earn the next probe of the limit
-/// with successes. Returns the requests in flight and the waiters.
+/// Lets the limiter learn a limit of four requests in flight, from a refusal with a pause of one second. Then accepts requests until the
+/// next limit probe is allowed. Returns the requests in flight and the waiters.
 fn learn_limit(bench: &Bench) -> (Vec<Admitted>, Vec<Waiting>) {
     let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
     let in_flight_permits: Vec<_> = held

@@ -8,12 +8,13 @@ use common::{Bench, NANO, SECOND, Waiting, accept, ask, refuse, sample};
 use tinkers_core::{AdmissionRequest, Admitted, AttemptOutcome, ClientId, RouteClass};
 use tinkers_dispatch::{GateSnapshot, LimiterEvent, LimiterSettings};
 
-/// Returns a request of the class `Rest`. That class has no in-flight limit, so only the gate and the ramp limit its requests.
+/// Returns a request of the class `Rest`. That class has no in-flight limit, so only the gate and the gradual increase after a pause limit
+/// its requests.
 fn listing() -> AdmissionRequest {
     ask(RouteClass::Rest)
 }
 
-/// Returns a limiter with one class that was closed for a second, and a number of waiters of that class.
+/// Returns a limiter with a gate that is closed for a second, and `waiting` requests that wait behind this gate.
 fn closed(waiting: usize) -> (Bench, Vec<Waiting>) {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(listing()), Some(SECOND));

@@ -23,7 +23,7 @@ use tinkers_dispatch::{
     ClassSettings, Limiter, LimiterAdmission, LimiterSettings, PendingAdmission,
 };
 
-/// The maximum number of preemptions in most models.
+/// The maximum number of thread preemptions that loom explores in most models.
 const BOUND: usize = 3;
 
 #[derive(Default)]
@@ -106,7 +106,7 @@ fn accept(admitted: Admitted) {
     drop(in_flight_permit);
 }
 
-/// Returns the waiters and permits that are left in a limiter that should be empty.
+/// Returns the waiters and permits that are left in a limiter. Both should be zero.
 fn left(limiter: &Limiter) -> Vec<String> {
     let class = limiter.snapshot().sample;
     let left = (

@@ -121,8 +121,8 @@ impl Wake for StateRecorder {
     }
 }
 
-/// Registers a waiter while each of `actions` runs in its own thread. Returns a fault if its outcome is not one of `expected`, or if a
-/// pending waiter is not woken exactly once.
+/// Registers a waiter while each of `actions` runs in its own thread. Returns a violation if the outcome of the waiter is not one of
+/// `expected`, or if a pending waiter is not woken exactly once.
 fn waiter_faults(
     actions: &'static [fn(&CompletionTable)],
     expected: &[&'static str],

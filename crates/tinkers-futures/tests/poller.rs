@@ -186,7 +186,7 @@ fn refusals_and_empty_responses_slow_the_polls_down() {
     assert!(took > 80.0, "fifty polls in {took} s");
 }
 
-/// Returns whether a waiter was told to poll individually.
+/// Returns whether the outcome tells the waiter to poll individually.
 fn is_released(outcome: Result<CompletionNotice>) -> bool {
     outcome.is_ok_and(|notice| notice.size.is_none())
 }

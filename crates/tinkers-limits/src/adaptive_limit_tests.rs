@@ -42,7 +42,7 @@ fn probe_after(limit: &mut AdaptiveLimit, from: u64) -> u64 {
         .expect("a probe eventually starts")
 }
 
-/// Returns a limit that has learned `level`, with no negative credit. Its gate has opened at 1 s, after a closure that held back no
+/// Returns a limit that has learned `level`, with no negative credit. Its gate has opened at 1 s, after a gate closure that held back no
 /// request.
 fn learned(level: u32) -> AdaptiveLimit {
     let mut limit = AdaptiveLimit::new(1, 2_000);
@@ -127,7 +127,7 @@ fn refusal_without_a_probe_never_raises_the_learned_limit() {
     assert_eq!(limit.limit(), 20);
 }
 
-/// Accepts requests while `at` are in flight until the probe succeeds. Returns the number of requests.
+/// Accepts requests, with `at` requests in flight, until the probe succeeds. Returns the number of accepted requests.
 fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
     for times in 1..1_000 {
         if limit.on_accepted(at, false) == Some(LimitChange::ProbeSucceeded) {
@@ -246,8 +246,8 @@ fn credit_for_limit_probes_is_bounded_in_both_directions() {
     );
 }
 
-/// Returns the probe interval after the first refusal. The window is full `held` ms after the refusal, and `in_flight` of 20 requests
-/// remained in flight.
+/// Returns the probe interval after the first refusal. The window is full `held` ms after the refusal, and `in_flight` of 20 requests were
+/// still in flight when the gate opened.
 fn first_interval(held: u64, in_flight: u32) -> u64 {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     limit.on_refusal(refusal(ms(0), 20));

@@ -11,19 +11,19 @@ pub struct RetryBudget {
     capacity: u64,
 }
 
-/// The reason for a retry. It determines the number of tokens that the retry costs.
+/// The reason for a retry. The reason determines the number of tokens that the retry takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {
     /// A rate-limited response. Its retry is free, since the gate limits the rate of these retries.
     Refused,
     /// An error response or a failed connection.
     Fault,
-    /// A timeout. It costs most, since a request that times out holds resources the longest.
+    /// A timeout. A retry after a timeout takes most tokens, since a request that times out holds resources the longest.
     Timeout,
 }
 
 impl RetryReason {
-    /// Returns the number of tokens that a retry costs.
+    /// Returns the number of tokens that a retry takes.
     pub const fn cost(self) -> u64 {
         match self {
             Self::Refused => 0,
@@ -43,7 +43,7 @@ pub enum RetryDraw {
 }
 
 impl RetryBudget {
-    /// The default capacity: 500 tokens, as in the AWS SDKs, which pay for one hundred consecutive errors.
+    /// The default capacity: 500 tokens, as in the AWS SDKs. They suffice for the retries of one hundred consecutive errors.
     pub const CAPACITY: u64 = 500;
 
     /// Creates a full bucket of `capacity` tokens.
@@ -54,7 +54,7 @@ impl RetryBudget {
         }
     }
 
-    /// Takes the tokens that a retry costs, or none if there are too few.
+    /// Takes the tokens for a retry, or none if there are too few.
     pub fn draw(&self, failure: RetryReason) -> RetryDraw {
         let drawn = self.tokens.change(|tokens| {
             let left = tokens.checked_sub(failure.cost()).ok_or(())?;

@@ -49,7 +49,7 @@ impl ByteBudget {
         }
     }
 
-    /// Changes the size of the budget. Current charges are kept.
+    /// Changes the size of the budget. Bytes that are in use stay charged.
     pub fn resize(&self, size: u64) {
         let size = clamp(size);
         let before = self.size.set(|before| (size, before));

@@ -160,7 +160,8 @@ fn refusal_of_a_replaced_first_request_closes_the_gate() {
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(4_000)));
 }
 
-/// Checks that first requests admitted at the same clock time are distinct: every change between them advances the time.
+/// Checks that first requests admitted at the same clock time are distinct: every change of the gate between two admissions advances the
+/// time.
 #[test]
 fn first_requests_in_flight_are_distinct() {
     let at = ms(10);

@@ -6,7 +6,8 @@ fn accept(filter: &mut NoiseFilter, times: u32, level: Option<u32>, at: u32) {
     (0..times).for_each(|_| filter.on_accepted(level, at));
 }
 
-/// Returns a filter with the learned limit `level` that has just detected random refusals, after three with at least `lowest` accepted requests.
+/// Returns a filter with the learned limit `level`. The filter has just detected random refusals, after three refusals with at least
+/// `lowest` accepted requests.
 fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
     let mut filter = NoiseFilter::new();
     assert_eq!(
@@ -93,7 +94,7 @@ fn four_random_refusals_without_progress_confirm_a_real_limit() {
     assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Noise);
 }
 
-/// Returns the recovery targets after a drop from 50 to `level`: before the recovery is due, and when it is due.
+/// Returns the limits that the filter wants to restore after a drop from 50 to `level`: before the recovery is due, and when it is due.
 fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
     accept(&mut filter, 50, Some(level), level);
     let mut due = filter;

@@ -2,7 +2,7 @@
 
 use crate::word::Word;
 
-/// A limit on the number of submissions without a response, since all of them may be refused.
+/// A limit on the number of submissions without a response. The limit rises gradually, since all of these submissions may be refused.
 ///
 /// At the start, when the server's limit is unknown, at most a quarter of the number of accepted requests may be without a response (slow
 /// start). After a pause, the limit is the number of requests accepted since the pause, until a known in-flight limit is reached again. The

@@ -29,7 +29,7 @@ fn fault_if(is_wrong: bool, what: impl Into<String>) -> Vec<String> {
     is_wrong.then(|| what.into()).into_iter().collect()
 }
 
-/// A byte budget to be tested: the real one, or one with a planted fault.
+/// A byte budget to be tested: the real byte budget, or one with a planted fault (negative control).
 trait Bytes: Send + Sync + 'static {
     fn new(size: u64) -> Self;
     fn take(&self, bytes: u64) -> bool;
@@ -133,7 +133,7 @@ fn resized_byte_budget_keeps_its_charges() {
     findings.assert_none();
 }
 
-/// A ramp to be tested: the real one, or one with a planted fault.
+/// A ramp to be tested: the real ramp, or one with a planted fault (negative control).
 trait RampUnderTest: Send + Sync + 'static {
     fn new(slots: u32) -> Self;
     fn restart(&self, level: u32);
@@ -256,7 +256,7 @@ fn rate_limit_admits_the_burst_and_undo_returns_units() {
     findings.assert_none();
 }
 
-/// A retry budget to be tested: the real one, or one with a planted fault.
+/// A retry budget to be tested: the real retry budget, or one with a planted fault (negative control).
 trait Budget: Send + Sync + 'static {
     fn new(capacity: u64) -> Self;
     fn draw(&self) -> bool;
@@ -308,7 +308,7 @@ impl Budget for CheckThenTake {
     }
 }
 
-/// Models two draws and a credit on a retry budget whose tokens suffice for one draw.
+/// Models two retries and a successful call that use one retry budget at the same time. The tokens suffice for one retry.
 fn concurrent_draws<B: Budget>() -> Findings {
     explore("two draws and a credit", 3, || {
         let budget = Arc::new(B::new(9));

@@ -53,7 +53,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Returns a fault if any unit or byte is still taken.
+/// Returns a violation if any unit or byte is still taken.
 fn held(constraints: &Constraints) -> Vec<String> {
     let view = constraints.window().view();
     let held = (view.in_flight, view.unanswered, constraints.bytes().taken());
@@ -221,8 +221,9 @@ fn thread_that_sees_the_open_gate_also_sees_the_ramp() {
     .assert_none();
 }
 
-/// Models the end of an attempt while another request starts to wait, after a failed `take` if `tries_first`. Unless the waiter is
-/// admitted, the end of the attempt must see the waiter, since nothing else would serve it.
+/// Models the end of an attempt while another request starts to wait. If `tries_first`, that request has called `take` before, without
+/// success. Unless the waiter is admitted, the end of the attempt must find the waiters flag set, since nothing else would serve the
+/// waiter.
 fn wait_during_the_end_of_an_attempt(
     name: &'static str,
     full: fn() -> (Constraints, Ticket),

@@ -144,7 +144,7 @@ fn released_retry_waits_for_the_server_retry_delay() {
     assert!(answered[0].since_origin() >= secs(40.0));
 }
 
-/// A request that failed now and waits for its backoff, with a server's retry delay of an hour.
+/// A request that has just failed and waits for its backoff. The server sent a retry delay of one hour.
 struct Sleeper<'a>(BoxFuture<'a, ()>);
 
 impl<'a> Sleeper<'a> {
@@ -153,7 +153,7 @@ impl<'a> Sleeper<'a> {
         Self::with_check(scene, sent_at, not_before)
     }
 
-    /// Returns a waiting request that was sent at `sent_at` and may be retried from `not_before` on.
+    /// Returns a failed request that was sent at `sent_at` and may be retried from `not_before` on.
     fn with_check(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
         let pause = OutageBackoff {
             sent_at,
