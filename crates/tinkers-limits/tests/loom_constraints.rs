@@ -282,15 +282,15 @@ fn end_of_an_attempt_sees_requests_that_wait_for_the_ramp() {
     wait_during_the_end_of_an_attempt("waiter for the ramp", full, true).assert_none();
 }
 
-/// The action of a request that released its units after a limit refused it.
+/// The action of a request after a limit refused the request and its units were released.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rollback {
     ServesWaiters,
     IgnoresWaiters,
 }
 
-/// Models a request that briefly holds the only unit of the window until the byte budget refuses the request. Another request that found
-/// the window full meanwhile must get the unit.
+/// Models a request that briefly holds the only unit of the window until the byte budget refuses the request. If another request finds the
+/// window full meanwhile, that request must get the unit.
 fn rollback_model(rollback: Rollback) -> Findings {
     explore("rollback and waiter", 3, move || {
         let constraints = Arc::new(constraints(1));

@@ -22,9 +22,9 @@ trait Gate: Send + Sync + 'static {
     fn epoch(&self) -> Self::Epoch;
     /// Closes the gate. Returns whether this started a congestion event.
     fn close(&self, until: u64, seen: Self::Epoch) -> bool;
-    /// Asks for admission. Returns whether the request is the first request after a closure, or `None` if it is not admitted.
+    /// Asks for admission. Returns whether the request is the first request after a pause, or `None` if the request is not admitted.
     fn enter(&self, now: u64) -> Option<bool>;
-    /// Records a response, other than a refusal, to a request that was admitted in the epoch `seen`.
+    /// Records a response, other than a refusal, to a request that was admitted in the gate epoch `seen`.
     fn succeeded(&self, seen: Self::Epoch);
     /// Returns the deadline of a closed gate, or `None` if the gate is not closed.
     fn closed_until(&self) -> Option<u64>;
@@ -148,7 +148,7 @@ fn negative_control_last_writer_of_the_deadline_is_detected() {
     }
 }
 
-/// Models a success of the first request while a request from before the closure is refused.
+/// Models a success of the first request after a pause while a request from before the pause is refused.
 fn first_request_and_late_refusal<G: Gate>() -> Findings {
     explore("first request and late refusal", 3, || {
         let gate = Arc::new(G::new());
@@ -250,7 +250,7 @@ trait EndReport: Send + Sync + 'static {
     fn ended(&self, first_request: FirstRequest) -> FirstRequest;
 }
 
-/// The real behaviour: the first request that has ended is reported.
+/// The real behaviour: the first request that has ended is reported as ended.
 struct OwnFirstRequest;
 
 impl EndReport for OwnFirstRequest {
@@ -265,7 +265,7 @@ impl EndReport for OwnFirstRequest {
     }
 }
 
-/// A planted fault: the latest first request of the epoch is reported, whichever has ended.
+/// A planted fault: the latest first request of the gate epoch is reported as ended, even if another first request has ended.
 struct LatestFirstRequest(Mutex<FirstRequest>);
 
 impl EndReport for LatestFirstRequest {
@@ -282,7 +282,7 @@ impl EndReport for LatestFirstRequest {
     }
 }
 
-/// Models a first request that ends late, while the next one and possibly a third one try to enter.
+/// Models a first request that ends late, while a second and possibly a third request try to become the first request.
 fn late_end_of_a_first_request<E: EndReport>(
     name: &str,
     end: fn(&BackoffGate, FirstRequest) -> bool,

@@ -12,7 +12,8 @@ use tinkers_limits::{ConcurrencyWindow, SlotRequest};
 
 const ANY: u32 = u32::MAX;
 
-/// A window to be tested: the real one, or one with a planted fault. A view is the number of requests in flight and the limit.
+/// A window to be tested: the real window, or one with a planted fault (negative control). A view consists of the number of requests in
+/// flight and the in-flight limit.
 trait Window: Send + Sync + 'static {
     fn new(limit: u32) -> Self;
     fn take(&self) -> bool;
@@ -46,8 +47,8 @@ impl Window for ConcurrencyWindow {
     }
 }
 
-/// A window with a planted fault: a release reads, decreases and stores the count in separate steps, and a change of the limit stores an
-/// old count.
+/// A window with a planted fault: a release reads, decreases and stores the number of requests in flight in separate steps, and a change of
+/// the limit stores an old number.
 struct LoadThenStore(AtomicU64);
 
 impl Window for LoadThenStore {
@@ -86,8 +87,8 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Models three threads that take and release units of a window of two. Limited to two preemptions, since three multiply the number of
-/// interleavings by ten.
+/// Models three threads that take and release units of a window of two. The model is limited to two preemptions, since a third preemption
+/// multiplies the number of interleavings by ten.
 fn concurrent_requests<W: Window>() -> Findings {
     explore("concurrent requests", 2, || {
         let window = Arc::new(W::new(2));

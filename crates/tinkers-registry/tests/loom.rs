@@ -35,7 +35,7 @@ impl<S: Subject> Model<S> {
         })
     }
 
-    /// Creates a handle and records that it is held.
+    /// Creates a handle and records the handle in the tracker.
     fn acquire(&self) -> S::Handle {
         let built = self
             .registry
@@ -64,7 +64,7 @@ impl<S: Subject> Model<S> {
         self.spawn(|model| model.release(model.acquire()))
     }
 
-    /// Returns the faults that were found. Called after all handles have been dropped.
+    /// Returns the violations that the tracker found. Called after all handles have been dropped.
     fn faults(&self) -> Vec<String> {
         let mut faults = self.tracker.observations().faults();
         if self.registry.len() > 0 {
@@ -109,7 +109,7 @@ mod lookups_during_the_last_drop {
 mod concurrent_creation {
     use super::*;
 
-    /// Models two threads that request a key without a value and keep their handles.
+    /// Models two threads that request a key without a value and do not drop their handles.
     fn model<S: Subject>() -> Findings {
         explore("concurrent creation", 3, || {
             let model = Model::<S>::new();

@@ -59,8 +59,8 @@ impl SamplerSource {
 /// as `NotFound` or `Rejected`, if the model or the saved weights do not exist: check the name or path.
 ///
 /// # Cancel safety
-/// Dropping the builder creates nothing. Dropping the future cancels the creation, but the server may still create the sampler and keep
-/// it until the session ends.
+/// Dropping the builder creates nothing. Dropping the future cancels the creation. The server may still create the sampler, which then
+/// exists until the session ends.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is created before the builder is awaited or `send` is called"]
 pub struct CreateSamplingClient {

@@ -29,7 +29,7 @@ use crate::sampler::Sampler;
 #[must_use = "a request is sent only when it is awaited or `send` is called"]
 pub struct Sample {
     sampler: Arc<Sampler>,
-    /// The body of the request. Boxed, since it is large, is moved by each setter, and is kept until the result is available.
+    /// The request body. Boxed, since the body is large, is moved by each setter, and stays in memory until the result is available.
     request: Box<SampleRequest>,
 }
 

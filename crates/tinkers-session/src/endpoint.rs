@@ -47,12 +47,12 @@ impl EndpointState {
         &self.limiter
     }
 
-    /// Returns the budget that slows down retries when many requests fail.
+    /// Returns the retry budget, which slows down retries when many requests fail.
     pub fn budget(&self) -> &Arc<RetryBudget> {
         &self.budget
     }
 
-    /// Returns the outage detectors, which release pending retries when the server responds again.
+    /// Returns the outage detectors. They wake pending retries early when the server responds again.
     pub fn outages(&self) -> &Arc<Outages> {
         &self.outages
     }

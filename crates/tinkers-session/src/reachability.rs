@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tinkers_core::Timestamp;
 
-/// The time from the first failure to the first report. Shorter outages are not reported, since broken connections are soon replaced.
+/// The time from the first failure to the first report of an outage. Shorter outages are not reported, since broken connections are soon
+/// replaced.
 const FIRST_REPORT: Duration = Duration::from_secs(2);
-/// The time from the first failure to the second report. [`NEXT_REPORTS`] is the interval of later reports.
+/// The time from the first failure to the second report of an outage. [`NEXT_REPORTS`] is the interval of later reports.
 const SECOND_REPORT: Duration = Duration::from_secs(10);
 const NEXT_REPORTS: Duration = Duration::from_secs(60);
 

@@ -8,8 +8,8 @@ use tinkers_wire::DynamicConfig;
 
 use crate::events::{EventSender, SessionEvent};
 
-/// The state of a session that its background tasks use. The tasks hold this state and not the session, so that they do not keep the
-/// session alive.
+/// The state of a session that its background tasks use. The tasks hold a reference to this state and not to the session, so that the tasks
+/// do not keep the session alive.
 #[derive(Debug)]
 pub(crate) struct SessionState {
     /// The signal that ends all calls of the session. The `Caller` of the session shares it.

@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use tinkers_wire::{ClientConfig, Datum};
 
-/// The limits of one chunk, which is sent as one request.
+/// The limits of one chunk of a batch. Each chunk is sent as one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkLimits {
-    /// The maximum number of data, at least 1.
+    /// The maximum number of data in a chunk, at least 1.
     pub data: usize,
-    /// The maximum estimated size in bytes, before compression. A single datum may exceed it.
+    /// The maximum estimated size of a chunk in bytes, before compression. A single datum may exceed this size.
     pub bytes: u64,
 }
 

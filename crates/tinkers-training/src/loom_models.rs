@@ -47,7 +47,7 @@ struct Record {
 #[derive(Default)]
 struct Events {
     calls: Vec<&'static str>,
-    /// The first sequence number and the count of numbers of each sent call, in the order of sending.
+    /// The first sequence number and the number of requests of each sent call, in the order of sending.
     sent: Vec<(u64, u64)>,
     ended: Vec<&'static str>,
     /// The error messages of the failed calls.
@@ -111,11 +111,11 @@ pub(crate) fn error(words: &str) -> Error {
     Error::new(ErrorKind::Aborted, Sent::MaybeSent, words)
 }
 
-/// An order under test with the record of its calls.
+/// A submission order under test with the record of its calls.
 struct Scenario<L> {
     order: Arc<L>,
     record: Arc<Record>,
-    /// A counter that is changed while a request is in flight, so that loom may switch threads at that point.
+    /// A counter that is changed while a request is in flight. Changing the counter lets loom switch threads at that point.
     in_flight: Arc<AtomicU64>,
 }
 
@@ -138,7 +138,7 @@ impl<L: TestedOrder> Scenario<L> {
         }
     }
 
-    /// Queues a call of `count` requests. A caller that receives the permit must send.
+    /// Queues a call of `count` requests. A caller that receives the sender permit must send the queued calls.
     fn push(&self, name: &'static str, count: u64) -> Option<L::Permit> {
         let mut is_late = false;
         self.record.write(|events| {
@@ -162,7 +162,7 @@ impl<L: TestedOrder> Scenario<L> {
         })
     }
 
-    /// Queues a call, and sends until the queue is empty if it receives the permit.
+    /// Queues a call. If the call receives the sender permit, sends calls until the queue is empty.
     fn call(&self, name: &'static str, count: u64) {
         if let Some(mut permit) = self.push(name, count) {
             while let Some(call) = L::next(&mut permit) {
@@ -189,7 +189,7 @@ impl<L: TestedOrder> Scenario<L> {
         });
     }
 
-    /// Takes the next call from the queue and fails it, and so fails all queued and later calls.
+    /// Takes the next call from the queue and fails this call. The failure also fails all queued and later calls.
     fn fail_next(&self, permit: &mut L::Permit, recovery: Recovery) {
         let call = L::next(permit).expect("its own call at least");
         let cause = error("the first cause");
@@ -237,7 +237,7 @@ fn separate_locks_for_numbering_and_queueing_are_detected() {
     assert!(findings.faults.contains(&"out of order".to_owned()));
 }
 
-/// The fault: the sender finds the queue empty under one lock, and ends under another. A call that arrives in between is never sent.
+/// Negative control: the sender finds the queue empty under one lock, and ends under another. A call that arrives in between is never sent.
 #[test]
 fn lost_call_between_empty_check_and_sender_end_is_detected() {
     let findings = three_calls::<OrderCopy<{ fault::SEPARATE_SENDER_END }>>(
@@ -314,7 +314,7 @@ fn dropped_sender_that_fails_no_calls_is_detected() {
     assert!(faults.contains(&"queued after the failure".to_owned()));
 }
 
-/// Explores a call that fails and whose sender is dropped before it reads the queue again, while another call arrives.
+/// Explores a call that fails, and a sender that is dropped before it reads the queue again, while another call arrives.
 fn failure_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -342,7 +342,7 @@ fn report_of_the_last_instead_of_the_first_failure_is_detected() {
     assert_eq!(findings.faults, ["another cause"]);
 }
 
-/// Explores a rejected call whose sender is dropped, while another thread recovers the model and makes a call.
+/// Explores a rejected call and a dropped sender, while another thread recovers the model and makes a call.
 fn recovery_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();

@@ -14,8 +14,8 @@ use tinkers_wire::{
     PassRequest, TinkerPath, routes, to_json,
 };
 
-/// A request of a training call. The same sequence number and server profile always give the same bytes, so that the server can
-/// deduplicate retries.
+/// A request of a training call. With the same sequence number and server profile, the request body always has the same bytes, so that the
+/// server can deduplicate retries.
 pub(crate) trait Request: Send + Sync + fmt::Debug {
     /// Builds the HTTP call of the request with this sequence number.
     fn call(&self, seq_id: u64, profile: &ServerProfile) -> Result<Call>;
@@ -28,13 +28,13 @@ pub(crate) trait Request: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Returns the name and kind of the checkpoint that the request saves, if it is a named save.
+    /// Returns the name and kind of the checkpoint that the request saves. `None` if the request is no named save.
     fn saved_name(&self) -> Option<SavedName> {
         None
     }
 
-    /// Returns the request with a new sampling sequence number of the session, for servers that reject a number used by an earlier attempt.
-    /// Returns `None` if the request has no such number.
+    /// Returns the request with a new sampling sequence number of the session, for servers that reject a sampling sequence number of an
+    /// earlier attempt. Returns `None` if the request has no sampling sequence number.
     fn with_new_sampling_number(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
         let _ = session;
         None
