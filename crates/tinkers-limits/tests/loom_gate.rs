@@ -14,7 +14,7 @@ use tinkers_limits::{BackoffGate, Epoch, FirstRequest, GatePass, GateState};
 
 const PATIENCE: u64 = 100;
 
-/// A gate to be tested, with times in milliseconds: the real one, or one with a planted fault.
+/// A gate to be tested, with times in milliseconds: the real gate, or one with a planted fault (negative control).
 trait Gate: Send + Sync + 'static {
     type Epoch: Copy + Send + 'static;
 
@@ -241,7 +241,7 @@ fn enter(gate: &BackoffGate, now: u64) -> Option<FirstRequest> {
     pass.first_request()
 }
 
-/// A way to report the end of a first request: the real one, or one with a planted fault.
+/// A way to report the end of a first request: the real way, or one with a planted fault (negative control).
 trait EndReport: Send + Sync + 'static {
     fn new(first: FirstRequest) -> Self;
     /// Records that another first request was admitted.

@@ -60,7 +60,7 @@ pub(crate) trait Request: Send + Sync + fmt::Debug {
         true
     }
 
-    /// Returns the deduplication that a server must support for a retry of the request to be applied only once.
+    /// Returns the kind of deduplication with which a server applies the request only once even if it is retried.
     fn required_deduplication(&self) -> Deduplication {
         Deduplication::Everything
     }
@@ -77,7 +77,7 @@ pub(crate) enum OnLostReply {
     Fail,
 }
 
-/// The name and kind of a checkpoint, which identify it within its training run.
+/// The name and kind of a checkpoint. Together they identify the checkpoint within its training run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SavedName {
     pub(crate) kind: CheckpointKind,
@@ -203,13 +203,13 @@ fn protobuf_pass(request: &PassRequest, profile: &ServerProfile) -> Result<Call>
     Ok(call)
 }
 
-/// Returns `None`: without the feature `zstd`, bodies are not compressed.
+/// Returns `None`: without the feature `zstd`, request bodies are not compressed.
 #[cfg(not(feature = "zstd"))]
 fn compress(_: &Bytes) -> Result<Option<Bytes>> {
     Ok(None)
 }
 
-/// Compresses a body with zstd at the default level. The result is one frame whose header states the size of the content.
+/// Compresses a request body with zstd at the default level. The result is one zstd frame. The frame header states the size of the content.
 #[cfg(feature = "zstd")]
 fn compress(body: &Bytes) -> Result<Option<Bytes>> {
     let failed = |error: std::io::Error| {

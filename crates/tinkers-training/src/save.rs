@@ -164,8 +164,8 @@ impl SaveForSampler {
     }
 }
 
-/// Validates a save, and assigns a sampling sequence number to an unnamed one. The number is assigned once, since each retry of an
-/// unnamed save must have the same number.
+/// Validates a save. Assigns a sampling sequence number to an unnamed save. The sampling sequence number is assigned once, since each retry
+/// of an unnamed save must have the same one.
 fn request_for_sampler(
     mut body: wire::SaveWeightsForSampler,
     next_sampling_seq: impl FnOnce() -> u64,

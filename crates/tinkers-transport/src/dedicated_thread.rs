@@ -25,8 +25,8 @@ pub struct DedicatedThread {
 static SHARED: Mutex<BTreeMap<String, Weak<DedicatedThread>>> = Mutex::new(BTreeMap::new());
 
 impl DedicatedThread {
-    /// Returns the thread called `name` that the process shares, and starts the thread if it does not run. The thread stops when the last of
-    /// its handles is dropped.
+    /// Returns the thread called `name` that the process shares, and starts the thread if it does not run. The thread stops when its last
+    /// handle is dropped.
     ///
     /// # Errors
     /// `Io` if the operating system provides no thread.

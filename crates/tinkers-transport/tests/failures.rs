@@ -23,9 +23,9 @@ const LIMITS: Timeouts = Timeouts::new()
     .with_idle(Duration::from_secs(30))
     .with_total(Duration::from_secs(600));
 
-/// Sends a request with the timeouts `LIMITS` to a server that writes `script` after it has read the head. Then advances the clock by each of
-/// `steps`, and returns the error of the request, which must not occur before the last step.
-/// With the script `silent`, the server does not respond to the TLS handshake.
+/// Sends a request with the timeouts `LIMITS` to a server that writes `script` after it has read the head of the request. Then advances the
+/// clock by each of `steps`, and returns the error of the request. The error must not occur before the last step. With the script `silent`,
+/// the server does not respond to the TLS handshake.
 async fn fails(
     script: &'static str,
     versions: HttpVersions,

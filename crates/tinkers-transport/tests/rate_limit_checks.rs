@@ -71,7 +71,7 @@ async fn is_held(sending: Sending) {
     );
 }
 
-/// Returns a transport with one connection, which carries one request at a time.
+/// Returns a transport with a single connection. The connection carries one request at a time.
 fn single_connection(server: &Server, versions: HttpVersions) -> HttpTransport {
     let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
     (limits.max_connections, limits.streams) = (1, 1);

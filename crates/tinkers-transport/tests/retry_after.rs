@@ -23,7 +23,7 @@ mod common;
 /// A `retry-after` hint in seconds, longer than any test. The limiter follows a hint for at most a quarter of an hour.
 const HINT: &str = "3600";
 
-/// The number of requests that a new limiter lets in flight.
+/// The number of requests in flight that a new limiter allows.
 const INITIAL_WINDOW: usize = 8;
 
 struct LimitedClient {

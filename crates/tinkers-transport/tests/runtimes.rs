@@ -180,8 +180,8 @@ fn transport_runs_on_a_dedicated_thread() {
     drop(task);
 }
 
-/// The number of tasks of a runtime with one idle HTTP/1.1 connection: one does the I/O of the connection, one closes idle connections, and one
-/// belongs to the clock.
+/// The number of tasks of a runtime with one idle HTTP/1.1 connection: one task does the I/O of the connection, one task closes idle
+/// connections, and one task belongs to the clock.
 const IDLE_TASKS: usize = 3;
 
 #[test]

@@ -73,7 +73,7 @@ fn serialize_other<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok,
     serializer.collect_map(first.into_iter().chain(rest))
 }
 
-/// The fields of a chunk while it is parsed.
+/// The fields of a chunk that have been parsed so far.
 #[derive(Default)]
 struct Fields {
     kind: Option<String>,

@@ -14,7 +14,7 @@ use crate::{DType, InvalidInput, input};
 /// The loss of a datum is a sum over the positions of its model input. In the formulas below, position `i` has
 ///
 /// - `p`, the log-probability that the model in training gives to `target_tokens[i]`,
-/// - `q`, the log-probability in `logprobs[i]`, which the sampler gave to the same token,
+/// - `q`, the log-probability that the sampler gave to the same token, from `logprobs[i]`,
 /// - `r = exp(p - q)`, the probability ratio, and
 /// - `A`, the advantage in `advantages[i]`.
 ///
@@ -22,7 +22,7 @@ use crate::{DType, InvalidInput, input};
 /// natural. The formulas and defaults are from Tinker's public documentation (tinker-docs.thinkingmachines.ai).
 ///
 /// # Prompt positions
-/// Loss inputs also need values at the positions that predict prompt tokens. Set `weights` or `advantages` to 0 there, which takes these
+/// Loss inputs also need values at the positions that predict prompt tokens. Set `weights` or `advantages` to 0 there, to take these
 /// positions out of the loss (except for [`Dro`](Self::Dro)), and set `logprobs` to 0. [`Datum::sampled`](crate::Datum::sampled) does both.
 /// Metrics that are means over positions, such as the mean of `r`, still count these positions; with `q = 0` the ratio of a prompt position
 /// is below 1 and lowers the mean.
@@ -46,8 +46,8 @@ use crate::{DType, InvalidInput, input};
 pub enum LossFn {
     /// `cross_entropy`, the weighted negative log-likelihood of the targets: `-p · weights[i]`.
     ///
-    /// Inputs: `target_tokens` and `weights`, without which the embedded server uses 1. Both have the shape `[N]` for `N` positions, or `[N, K]` for `K` weighted targets per
-    /// position, dense or sparse. Weight 0 takes a prompt position out of the loss. No options.
+    /// Inputs: `target_tokens` and `weights`. Without `weights`, the embedded server uses 1. Both have the shape `[N]` for `N` positions,
+    /// or `[N, K]` for `K` weighted targets per position, dense or sparse. Weight 0 takes a prompt position out of the loss. No options.
     CrossEntropy,
     /// `importance_sampling`, the policy gradient corrected by the probability ratio: `-r · A`.
     ///
