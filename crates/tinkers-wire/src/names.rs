@@ -43,7 +43,7 @@ mod tests {
         LossFn, PollTargetKind, QueueState, RequestKind, SamplerSaveKind, SpanKind, StopReason,
     };
 
-    /// Checks that a value is displayed as the string that it is in JSON, and decoded from this string.
+    /// Checks that a value is displayed as the same string as in JSON, and is decoded from this string.
     fn check<T>(value: T, name: &str)
     where
         T: Display + Debug + PartialEq + Serialize + DeserializeOwned,

@@ -14,7 +14,8 @@ use crate::response::read_json;
 use crate::tensor::TensorJson;
 use crate::{DecodeError, OperationResult, TensorData, lenient_tensor, proto};
 
-/// The outputs of the loss function for one datum, by name. Usually the only one is `logprobs`, the log-probability of each target.
+/// The outputs of the loss function for one datum, by name. Usually the only output is `logprobs`, the log-probability of each target
+/// token.
 pub type LossFnOutput = BTreeMap<String, TensorData>;
 
 /// The result of a forward or forward-backward pass.
@@ -62,7 +63,7 @@ impl ForwardBackwardOutput {
         self.metrics.get("loss:sum").copied()
     }
 
-    /// Encodes the result as the JSON of a server, in which NaN and the infinities are null.
+    /// Encodes the result as the JSON of a server, with null for NaN and the infinities.
     pub fn to_json(&self) -> Bytes {
         #[derive(Serialize)]
         struct Json<'a> {
@@ -103,7 +104,7 @@ impl OperationResult for ForwardBackwardOutput {
     }
 }
 
-/// The result of an optimizer step. Its serde traits encode numbers as those of [`ForwardBackwardOutput`] do.
+/// The result of an optimizer step. The serde traits encode numbers in the same form as for [`ForwardBackwardOutput`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -123,7 +124,7 @@ impl OptimStepResult {
         Self { metrics }
     }
 
-    /// Encodes the result as the JSON of a server, in which NaN and the infinities are null.
+    /// Encodes the result as the JSON of a server, with null for NaN and the infinities.
     pub fn to_json(&self) -> Bytes {
         crate::to_json(&BTreeMap::from([("metrics", &self.metrics)]))
     }
@@ -137,8 +138,8 @@ impl OperationResult for OptimStepResult {
     }
 }
 
-/// Deserialises metrics. Values that are not numbers are skipped and logged, since the server has applied the operation and a metric is no
-/// reason to report a failure.
+/// Deserialises metrics. Values that are not numbers are skipped and logged, since the server has applied the operation, and an invalid
+/// metric is no reason to report a failure.
 fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
     static HAS_WARNED: AtomicBool = AtomicBool::new(false);
 

@@ -30,7 +30,7 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     assert_eq!(&through_json(value), value);
 }
 
-/// Generates any `f32`. There is only one NaN, since JSON does not keep the payload of a NaN.
+/// Generates any `f32`. All NaNs have the same payload, since JSON cannot encode the payload of a NaN.
 fn float() -> impl Strategy<Value = f32> {
     any::<u32>().prop_map(|bits| match f32::from_bits(bits) {
         x if x.is_nan() => f32::NAN,
@@ -38,7 +38,7 @@ fn float() -> impl Strategy<Value = f32> {
     })
 }
 
-/// Generates any `f64`, with one NaN.
+/// Generates any `f64`. All NaNs have the same payload.
 fn metric() -> impl Strategy<Value = f64> {
     let special = prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0]);
     let any = any::<u64>().prop_map(|bits| match f64::from_bits(bits) {
@@ -61,7 +61,7 @@ fn tensor() -> impl Strategy<Value = TensorData> {
     prop_oneof![floats, special, integers, matrix, sparse]
 }
 
-/// A tensor in which floats are replaced with their bits, so that NaN equals NaN and 0 differs from -0.
+/// A tensor with floats replaced by their bits, so that NaN equals NaN and 0 differs from -0.
 type TensorBits = (Vec<i64>, String, Vec<usize>, Option<CsrIndices>);
 
 fn bits_of(tensor: &TensorData) -> TensorBits {
@@ -111,7 +111,7 @@ fn topk() -> impl Strategy<Value = TopkLogprobs> {
     vec(row, 0..5).prop_map(|rows| TopkLogprobs::from_rows(&rows))
 }
 
-/// Returns the rows, in which floats are replaced with their bits.
+/// Returns the rows, with floats replaced by their bits.
 fn bits_of_topk(topk: Option<&TopkLogprobs>) -> Option<Vec<Vec<(u32, u32)>>> {
     let bits = |(id, logprob): (u32, f32)| (id, logprob.to_bits());
     topk.map(|topk| {

@@ -34,7 +34,7 @@ pub(super) fn decode_request(tensor: m::Tensor) -> Result<TensorData, DecodeErro
     decode(tensor, |_| false)
 }
 
-/// Decodes a tensor of a response. A tensor with one value and an empty shape is a scalar there.
+/// Decodes a tensor of a response. In a response, a tensor with one value and an empty shape is a scalar.
 pub(super) fn decode_response(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
     decode(tensor, |len| len == 1)
 }

@@ -319,9 +319,10 @@ fn decode_record(
     Ok(())
 }
 
-/// The maximum number of outputs without fields in a result. Requests have fewer data than this.
+/// The maximum number of outputs without fields in a result. A request contains fewer data than this number.
 const MAX_EMPTY_OUTPUTS: usize = 1 << 16;
-/// The maximum length of a field name in bytes. The name and the trailing shape are copied to every datum of a batch, so both are limited.
+/// The maximum length of a field name in bytes. The name and the trailing shape are copied to every datum of a batch, so their sizes are
+/// limited.
 const MAX_NAME_LEN: usize = 200;
 /// The maximum number of trailing dimensions of a field.
 const MAX_DIMENSIONS: usize = 32;
