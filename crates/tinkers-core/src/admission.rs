@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn permit_reports_exactly_one_outcome_even_if_dropped() {
+    fn submit_permit_reports_exactly_one_outcome_even_if_dropped() {
         let ledger = Arc::new(TestLedger::default());
         let permit = |n| SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), ticket(n));
         permit(1).settle(AttemptOutcome::Accepted);
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_delay_in_the_body_extends_only_a_refusal_without_header() {
+    fn retry_delay_in_a_429_body_applies_only_without_retry_after_header() {
         let seconds = |n| Some(Duration::from_secs(n));
         for (head, later, extended) in [
             (Some("5"), seconds(5), None),
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn route_class_index_is_its_position_in_all() {
+    fn route_class_index_is_its_position_in_the_constant_all() {
         for (i, class) in RouteClass::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), i);
         }

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn openapi_document_selects_a_body_format_without_confirming_it() {
+    fn openapi_document_selects_a_body_format_without_confirming_the_format() {
         let (json, protobuf) = ("application/json", "application/x-protobuf");
         for (listed, expected) in [
             (vec![json], BodyFormat::Json),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_servers_are_assumed_to_deduplicate() {
+    fn only_known_servers_are_assumed_to_deduplicate_requests() {
         for (title, numbered, expected) in [
             (SKYRL, true, Deduplication::PassesAndSteps),
             (SKYRL, false, Deduplication::Unknown),

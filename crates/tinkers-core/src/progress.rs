@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn stall_error_says_not_sent_only_if_no_request_was_or_will_be_sent() {
+    fn stalled_error_is_not_sent_only_if_no_request_was_or_will_be_sent() {
         let fresh = || ProgressCell::new(Timestamp::ORIGIN);
         let cell = fresh();
         assert_eq!(stall(&cell).sent(), Sent::NotSent);

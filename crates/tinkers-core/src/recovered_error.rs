@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_recovered_error_has_its_own_counter_and_name() {
+    fn each_kind_of_recovered_error_has_its_own_counter_and_name() {
         let recovered_errors = RecoveredErrors::default();
         for (times, recovered_error) in (1..).zip(RecoveredError::ALL) {
             (0..times).for_each(|_| recovered_errors.count(recovered_error));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn recovered_error_debug_output_omits_zero_counts() {
+    fn debug_output_of_recovered_errors_omits_kinds_without_errors() {
         let recovered_errors = RecoveredErrors::default();
         recovered_errors.record(RecoveredError::Poll, &"connection closed");
         assert_eq!(

@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn each_submission_status_has_the_expected_action() {
+    fn response_status_of_a_submission_selects_the_action() {
         use ErrorKind as K;
         let rows = [
             (200, RetryAction::Accept),
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn each_poll_status_has_the_expected_action() {
+    fn response_status_of_a_poll_selects_the_action() {
         use StatusAction as S;
         let few = S::RetryUpTo(API_ERROR_RETRIES);
         let some = S::RetryUpTo(PROXY_ERROR_RETRIES);
@@ -625,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_a_timeout_costs_most_and_after_a_429_nothing() {
+    fn retry_after_a_timeout_takes_most_tokens_and_after_a_429_none() {
         let budget = RetryBudget::new(20);
         for (kind, left) in [
             (ErrorKind::RateLimited, 20),

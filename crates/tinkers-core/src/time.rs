@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_completes_exactly_at_the_deadline_succeeds() {
+    fn future_that_completes_exactly_at_the_deadline_succeeds() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
         let time: &dyn Clock = &clock;

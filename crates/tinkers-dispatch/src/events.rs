@@ -172,7 +172,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     #[test]
-    fn lagging_subscriber_continues_with_the_oldest_stored_event() {
+    fn lagging_event_subscriber_continues_with_the_oldest_event_in_the_buffer() {
         type Next = fn(&mut LimiterEvents) -> Option<LimiterEvent>;
         fn poll_next(events: &mut LimiterEvents) -> Option<LimiterEvent> {
             let mut cx = Context::from_waker(Waker::noop());

@@ -96,7 +96,7 @@ fn grant_wakes_only_one_waiter() {
 }
 
 #[test]
-fn strictest_limit_request_applies_until_it_is_dropped() {
+fn strictest_requested_limits_apply_until_their_guard_is_dropped() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |slots| LimiterSettings {
         rest: ClassSettings::slots(slots),

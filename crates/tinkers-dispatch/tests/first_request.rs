@@ -52,7 +52,7 @@ fn first_request_after_a_pause_is_sent_alone() {
 }
 
 #[test]
-fn dropped_first_request_after_a_closure_is_replaced_at_once() {
+fn dropped_first_request_after_a_pause_is_replaced_at_once() {
     let (bench, mut queue) = closed(3);
     drop(first_request(&bench, &mut queue));
     let second = let_through(&mut queue);
@@ -154,7 +154,7 @@ fn short_retry_delays_cause_no_busy_loop() {
 }
 
 #[test]
-fn poll_that_the_server_holds_counts_as_accepted() {
+fn poll_held_by_the_server_counts_as_accepted() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(ask(RouteClass::Poll)), Some(SECOND));
     let mut queue: Vec<_> = (0..30).map(|_| bench.ask(ask(RouteClass::Poll))).collect();

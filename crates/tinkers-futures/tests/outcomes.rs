@@ -175,7 +175,7 @@ fn poll_once(handle: ApiFuture<usize>) -> Option<Result<usize>> {
 }
 
 #[test]
-fn each_operation_has_exactly_one_outcome() {
+fn each_operation_ends_with_exactly_one_outcome() {
     let (tasks, waiters) = (runtime(2), runtime(2));
     let (sender, receiver) = mpsc::channel();
     let (mut kept, mut drops, mut waited_for) = (Vec::new(), Vec::new(), 0);

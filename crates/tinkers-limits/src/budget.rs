@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_draw_takes_no_retry_tokens() {
+    fn no_retry_tokens_are_taken_if_the_budget_has_too_few() {
         let budget = RetryBudget::new(19);
         assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Granted);
         assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Empty);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_budget_credit_stops_at_the_capacity() {
+    fn retry_budget_never_exceeds_its_capacity() {
         let budget = RetryBudget::new(10);
         budget.credit();
         assert_eq!(budget.tokens(), 10);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_draws_take_exactly_the_available_retry_tokens() {
+    fn concurrent_retries_take_exactly_the_available_retry_tokens() {
         let budget = RetryBudget::new(1_000);
         let granted: u64 = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..8)
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_draws_and_credits_of_retry_tokens_balance() {
+    fn no_retry_token_is_lost_by_concurrent_retries_and_successes() {
         // The first draws ensure that no credit finds a full bucket, and the capacity ensures that no draw fails.
         let budget = RetryBudget::new(1_000_000);
         for _ in 0..10_000 {

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn ramp_records_accepted_requests_in_batches() {
+    fn gradual_increase_counts_a_batch_like_single_accepted_requests() {
         let (one_by_one, together) = (Ramp::slow_start(100), Ramp::slow_start(100));
         for ramp in [&one_by_one, &together] {
             ramp.restart(2000);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn ramp_after_a_pause_allows_as_many_requests_as_were_accepted() {
+    fn limit_after_a_pause_is_the_number_of_requests_accepted_since() {
         let ramp = Ramp::slow_start(100);
         ramp.restart(20);
         assert_eq!(ramp.allows(), 8);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn ramp_restart_without_a_known_limit_is_a_slow_start() {
+    fn restart_without_a_known_limit_begins_a_slow_start() {
         let ramp = Ramp::ended();
         ramp.restart(u32::MAX);
         assert_eq!(after(&ramp, 35), 8);

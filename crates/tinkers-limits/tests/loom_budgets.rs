@@ -103,7 +103,7 @@ fn concurrent_charges<B: Bytes>() -> Findings {
 }
 
 #[test]
-fn byte_budget_exceeds_its_size_by_one_charge_at_most() {
+fn concurrent_charges_exceed_the_byte_budget_by_at_most_one_body() {
     concurrent_charges::<ByteBudget>().assert_none();
 }
 
@@ -114,7 +114,7 @@ fn negative_control_bytes_checked_before_the_charge_are_detected() {
 }
 
 #[test]
-fn resized_byte_budget_keeps_its_charges() {
+fn bytes_in_use_stay_charged_when_a_byte_budget_is_resized() {
     let findings = explore("resized byte budget", 3, || {
         let bytes = Arc::new(ByteBudget::new(20));
         assert!(bytes.take(3).is_ok());
@@ -202,7 +202,7 @@ fn restarting_ramp<S: RampUnderTest>() -> Findings {
 }
 
 #[test]
-fn late_responses_do_not_end_a_restarted_ramp() {
+fn late_responses_do_not_end_a_restarted_gradual_increase() {
     restarting_ramp::<Ramp>().assert_none();
 }
 
@@ -213,7 +213,7 @@ fn negative_control_ramp_with_separate_load_and_store_is_detected() {
 }
 
 #[test]
-fn no_accepted_request_is_lost_by_the_ramp() {
+fn gradual_increase_counts_each_concurrently_accepted_request() {
     let findings = explore("accepted requests of a ramp", 3, || {
         let ramp = Arc::new(Ramp::slow_start(100));
         ramp.restart(10);
@@ -326,12 +326,12 @@ fn concurrent_draws<B: Budget>() -> Findings {
 }
 
 #[test]
-fn draws_and_credits_of_retry_tokens_balance() {
+fn no_retry_token_is_lost_in_any_interleaving() {
     concurrent_draws::<RetryBudget>().assert_none();
 }
 
 #[test]
-fn negative_control_tokens_checked_before_the_draw_are_detected() {
+fn negative_control_tokens_checked_before_being_taken_are_detected() {
     let faults = concurrent_draws::<CheckThenTake>().faults;
     assert!(!faults.is_empty());
 }

@@ -146,7 +146,7 @@ fn all_units_are_released_after_refused_admissions() {
 }
 
 #[test]
-fn dropped_first_request_is_replaced_by_exactly_one() {
+fn exactly_one_request_replaces_a_dropped_first_request() {
     let findings = explore("dropped first request", 2, || {
         let constraints = Arc::new(constraints(8));
         let gate = constraints.gate();
@@ -177,7 +177,7 @@ fn dropped_first_request_is_replaced_by_exactly_one() {
 }
 
 #[test]
-fn slot_released_by_a_refusal_finds_the_gate_closed() {
+fn slot_of_a_refused_request_admits_no_other_request() {
     explore("slot of a refused request", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds { slots: 1, ..BOUNDS }));
         let refused = take(&constraints).unwrap();
@@ -197,7 +197,7 @@ fn slot_released_by_a_refusal_finds_the_gate_closed() {
 }
 
 #[test]
-fn thread_that_sees_the_open_gate_also_sees_the_ramp() {
+fn gate_is_found_open_only_after_the_gradual_increase_has_restarted() {
     explore("gate that opens", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds {
             slots: 64,
@@ -252,7 +252,7 @@ fn wait_during_the_end_of_an_attempt(
 }
 
 #[test]
-fn end_of_an_attempt_sees_requests_that_wait_for_bytes() {
+fn no_wake_up_is_lost_when_an_attempt_ends_during_a_wait_for_bytes() {
     let full = || {
         let constraints = Constraints::new(Bounds { bytes: 1, ..BOUNDS });
         let ticket = take(&constraints).unwrap();
@@ -262,7 +262,7 @@ fn end_of_an_attempt_sees_requests_that_wait_for_bytes() {
 }
 
 #[test]
-fn end_of_an_attempt_sees_requests_that_wait_for_the_ramp() {
+fn no_wake_up_is_lost_when_an_attempt_ends_during_the_ramp() {
     let full = || {
         let constraints = Constraints::new(Bounds {
             slots: 64,
@@ -332,7 +332,7 @@ fn rollback_model(rollback: Rollback) -> Findings {
 }
 
 #[test]
-fn rollback_of_a_refused_admission_serves_waiters() {
+fn no_wake_up_is_lost_when_a_refused_admission_is_rolled_back() {
     rollback_model(Rollback::ServesWaiters).assert_none();
 }
 

@@ -136,12 +136,12 @@ fn two_refusals_and_an_admission<G: Gate>() -> Findings {
 }
 
 #[test]
-fn later_gate_deadline_wins_and_two_refusals_are_one_event() {
+fn concurrent_refusals_are_one_event_with_the_later_deadline() {
     two_refusals_and_an_admission::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn negative_control_last_writer_of_the_deadline_is_detected() {
+fn negative_control_later_deadline_overwritten_by_earlier_is_detected() {
     let faults = two_refusals_and_an_admission::<LastWriterWins>().faults;
     for fault in ["the deadline was shortened", "admitted before the deadline"] {
         assert!(faults.contains(&fault.to_owned()), "{faults:?}");
@@ -169,18 +169,18 @@ fn first_request_and_late_refusal<G: Gate>() -> Findings {
 }
 
 #[test]
-fn success_of_the_first_request_keeps_a_later_closure() {
+fn first_request_success_does_not_open_a_gate_closed_afterwards() {
     first_request_and_late_refusal::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn negative_control_success_that_clears_a_closure_is_detected() {
+fn negative_control_success_that_opens_a_closed_gate_is_detected() {
     let faults = first_request_and_late_refusal::<LastWriterWins>().faults;
     assert_eq!(faults, ["reopened early"]);
 }
 
 #[test]
-fn dropped_first_request_never_lifts_a_closure() {
+fn dropped_first_request_never_opens_a_closed_gate() {
     let findings = explore("dropped first request and refusal", 3, || {
         let gate = Arc::new(BackoffGate::new());
         let old = gate.epoch();
@@ -210,7 +210,7 @@ fn dropped_first_request_never_lifts_a_closure() {
 }
 
 #[test]
-fn dropped_first_request_is_replaced_by_exactly_one() {
+fn exactly_one_request_replaces_a_dropped_first_request() {
     let findings = explore("dropped first request and admission", 3, || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
@@ -332,7 +332,7 @@ fn end_of_a_replaced_first_request_does_not_affect_the_next() {
 }
 
 #[test]
-fn negative_control_first_requests_identified_by_epoch_are_detected() {
+fn negative_control_first_request_identified_by_epoch_is_detected() {
     let drops = late_end_of_a_first_request::<LatestFirstRequest>(
         "negative control: late drop",
         |gate, first_request| gate.hand_over_first_request(ms(105), first_request),

@@ -287,7 +287,7 @@ proptest! {
     }
 
     #[test]
-    fn window_counts_match_the_reference_model(
+    fn in_flight_window_matches_the_reference_model(
         limit in 1_u32..8,
         operations in prop::collection::vec(window_operation(), 1..150),
     ) {

@@ -68,7 +68,7 @@ mod tests {
     use std::convert::Infallible;
 
     #[test]
-    fn entry_without_references_gets_none_again() {
+    fn registry_entry_without_references_is_never_referenced_again() {
         let entry: Entry<u8, u8> = Entry::with_one_ref(1);
         let counters = Counters::default();
         assert!(entry.try_add_ref(&counters));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn taken_value_leaves_the_entry_empty() {
+    fn taking_the_value_leaves_the_registry_entry_empty() {
         let entry: Entry<u8, u8> = Entry::with_one_ref(1);
         let built = entry
             .value

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sampler_source_is_parsed_as_path_or_model_name() {
+    fn text_of_a_sampler_source_is_parsed_as_path_or_model_name() {
         assert_eq!(
             SamplerSource::parse("Qwen/Qwen3-8B").unwrap(),
             SamplerSource::BaseModel("Qwen/Qwen3-8B".into())

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_addresses_share_a_limiter_and_different_keys_do_not() {
+    fn equal_base_urls_share_a_limiter_and_different_api_keys_do_not() {
         let endpoints = Endpoints::new();
         let one = endpoints.get_or_create(key("http://host:80/", "tml-a"));
         let same = endpoints.get_or_create(key("HTTP://Host", "tml-a"));

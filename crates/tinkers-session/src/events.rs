@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn late_subscriber_receives_a_current_at_risk_or_ended_event() {
+    fn late_session_subscriber_receives_a_current_at_risk_or_ended_event() {
         let sender = EventSender::new();
         sender.send(AT_RISK);
         assert_eq!(

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_is_reported_after_2_s_10_s_and_each_minute() {
+    fn outage_is_logged_after_2_s_10_s_and_then_once_a_minute() {
         let reachability = Reachability::default();
         let reports: Vec<u64> = (100..300)
             .filter_map(|second| reachability.failed(at(second)))
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_of_less_than_2_s_is_not_reported() {
+    fn outage_of_less_than_2_s_is_not_logged() {
         let reachability = Reachability::default();
         for second in 0..10 {
             assert_eq!(reachability.failed(at(second)), None);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn response_to_a_request_before_the_outage_does_not_end_it() {
+    fn response_to_a_request_sent_before_an_outage_does_not_end_the_outage() {
         let reachability = Reachability::default();
         reachability.failed(at(10));
         assert!(reachability.failed(at(12)).is_some());

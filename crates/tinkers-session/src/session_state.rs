@@ -66,7 +66,7 @@ mod tests {
     use std::task::{Context, Wake, Waker};
 
     #[test]
-    fn first_of_close_and_server_end_decides_the_error() {
+    fn session_error_depends_on_whether_close_or_server_end_came_first() {
         let closed = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
         closed.check_open().expect("open");
         assert!(closed.close());

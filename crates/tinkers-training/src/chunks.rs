@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_is_split_at_the_count_and_byte_limits() {
+    fn batch_is_split_at_the_limits_on_data_and_bytes() {
         let data: Vec<Datum> = [10, 10, 10, 50, 5, 5].map(datum).into();
         let limits = ChunkLimits {
             data: 2,
@@ -69,7 +69,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_cover_all_data_and_are_as_large_as_the_limits_allow(
+        fn batch_chunks_cover_all_data_and_are_as_large_as_the_limits_allow(
             sizes in proptest::collection::vec(0usize..40, 0..60), most in 1usize..7, bytes in 1u64..200,
         ) {
             let data: Vec<Datum> = sizes.iter().copied().map(datum).collect();

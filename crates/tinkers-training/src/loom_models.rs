@@ -224,13 +224,13 @@ fn three_calls<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn calls_are_sent_in_sequence_order_by_one_sender() {
+fn training_calls_are_sent_in_sequence_order_by_one_sender() {
     three_calls::<Order<Call>>("three calls").assert_none();
     three_calls::<OrderCopy<{ fault::NONE }>>("three calls, copy of the order").assert_none();
 }
 
 #[test]
-fn separate_locks_for_numbering_and_queueing_are_detected() {
+fn negative_control_separate_locks_for_numbering_and_queue_are_detected() {
     let findings = three_calls::<OrderCopy<{ fault::SEPARATE_NUMBERING }>>(
         "negative control: separate numbering",
     );
@@ -239,7 +239,7 @@ fn separate_locks_for_numbering_and_queueing_are_detected() {
 
 /// Negative control: the sender finds the queue empty under one lock, and ends under another. A call that arrives in between is never sent.
 #[test]
-fn lost_call_between_empty_check_and_sender_end_is_detected() {
+fn negative_control_call_lost_at_the_end_of_the_sender_is_detected() {
     let findings = three_calls::<OrderCopy<{ fault::SEPARATE_SENDER_END }>>(
         "negative control: separate sender end",
     );
@@ -268,13 +268,13 @@ fn failing_call<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn failed_call_fails_queued_and_later_calls() {
+fn failed_training_call_fails_queued_and_later_calls() {
     failing_call::<Order<Call>>("a call fails").assert_none();
     failing_call::<OrderCopy<{ fault::NONE }>>("a call fails, copy of the order").assert_none();
 }
 
 #[test]
-fn separate_locks_for_failure_check_and_queueing_are_detected() {
+fn negative_control_separate_locks_for_failure_and_queue_are_detected() {
     let findings = failing_call::<OrderCopy<{ fault::SEPARATE_FAILURE_CHECK }>>(
         "negative control: separate failure check",
     );
@@ -298,14 +298,14 @@ fn dropped_sender<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn dropped_sender_fails_queued_and_later_calls() {
+fn dropped_send_task_fails_queued_and_later_training_calls() {
     dropped_sender::<Order<Call>>("a dropped sender").assert_none();
     dropped_sender::<OrderCopy<{ fault::NONE }>>("a dropped sender, copy of the order")
         .assert_none();
 }
 
 #[test]
-fn dropped_sender_that_fails_no_calls_is_detected() {
+fn negative_control_dropped_sender_without_failed_calls_is_detected() {
     let findings = dropped_sender::<OrderCopy<{ fault::DROP_WITHOUT_FAILURE }>>(
         "negative control: drop without failure",
     );
@@ -330,12 +330,12 @@ fn failure_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn later_calls_report_the_first_failure() {
+fn later_training_calls_report_the_first_failure() {
     failure_and_dropped_sender::<Order<Call>>("a failed call and a dropped sender").assert_none();
 }
 
 #[test]
-fn report_of_the_last_instead_of_the_first_failure_is_detected() {
+fn negative_control_report_of_the_last_failure_is_detected() {
     let findings = failure_and_dropped_sender::<OrderCopy<{ fault::LAST_FAILURE_REPORTED }>>(
         "negative control: last failure reported",
     );
@@ -360,12 +360,12 @@ fn recovery_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn call_after_recover_is_sent_or_fails_despite_a_dropped_sender() {
+fn training_call_after_recover_never_hangs_if_the_sender_is_dropped() {
     recovery_and_dropped_sender::<Order<Call>>("a recovery and a dropped sender").assert_none();
 }
 
 #[test]
-fn separate_locks_for_failure_and_sender_end_are_detected() {
+fn negative_control_separate_locks_for_failure_and_end_are_detected() {
     let findings = recovery_and_dropped_sender::<OrderCopy<{ fault::DROP_IN_TWO_STEPS }>>(
         "negative control: drop in two steps",
     );

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn merging_a_single_chunk_changes_nothing() {
+    fn result_of_a_single_chunk_is_returned_unchanged() {
         let only = chunk(
             2,
             &[("x:slack", 0.5), ("y:mystery", 3.0), ("no_reduction", 4.0)],
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn unmergeable_metrics_are_dropped_and_equal_metrics_are_kept() {
+    fn metric_without_known_reduction_is_returned_only_if_equal_in_all_chunks() {
         let merged = merge(vec![
             chunk(
                 0,

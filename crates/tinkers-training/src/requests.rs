@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn json_forward_pass_is_not_sent_to_forward_backward() {
+    fn json_forward_pass_is_not_sent_to_the_forward_backward_route() {
         let json = ServerProfile::default().with_body_format(BodyFormat::Json);
         assert_eq!(
             pass(PassMode::Forward).call(1, &json).unwrap().path,
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn zstd_body_decodes_to_the_same_request() {
+    fn zstd_compressed_body_decodes_to_the_same_request() {
         let zstd = ServerProfile::default().learn(ProfileUpdate::ZstdBodies);
         let call = pass(PassMode::ForwardBackward).call(3, &zstd).unwrap();
         assert_eq!(call.headers[header::CONTENT_ENCODING], "zstd");
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_checkpoint_is_matched_by_kind_and_either_id_form() {
+    fn listed_checkpoint_is_matched_by_kind_and_by_both_forms_of_its_id() {
         let name = SavedName {
             kind: CheckpointKind::Training,
             name: "x".to_owned(),
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn request_body_is_identical_for_each_attempt() {
+    fn request_body_has_the_same_bytes_in_each_attempt() {
         let profile = ServerProfile::default();
         let request = pass(PassMode::ForwardBackward);
         assert_eq!(

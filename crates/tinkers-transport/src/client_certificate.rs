@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_client_certificates_are_rejected_by_name() {
+    fn error_for_an_invalid_client_certificate_names_the_field() {
         let ((chain, key), (other_chain, _)) = (pair(), pair());
         check(&chain, &key).expect("a pair");
         let cut = &key[..key.len() / 2];
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_does_not_show_the_private_key() {
+    fn debug_output_of_a_client_certificate_hides_the_private_key() {
         let certificate = ClientCertificate::from_pem("chain-hush", "key-hush");
         assert_eq!(format!("{certificate:?}"), "ClientCertificate(..)");
     }

@@ -173,7 +173,7 @@ mod tests {
     use crate::block_on;
 
     #[tokio::test(start_paused = true)]
-    async fn clock_and_date_follow_paused_time() {
+    async fn tokio_clock_and_its_date_follow_paused_time() {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
         let (before, wall) = (clock.now(), clock.wall());
         clock.sleep(Duration::from_secs(3600)).await;
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_outside_of_a_runtime_ends() {
+    fn sleep_of_the_tokio_clock_ends_outside_of_a_runtime() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_ends_on_time_after_the_end_of_its_runtime() {
+    fn sleep_ends_on_time_even_if_its_runtime_has_ended() {
         for threads in [0, 1] {
             let mut builder = match threads {
                 0 => tokio::runtime::Builder::new_current_thread(),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropped_clock_leaves_no_task() {
+    async fn dropped_tokio_clock_leaves_no_task() {
         let handle = Handle::current();
         let before = handle.metrics().num_alive_tasks();
         let clock = TokioClock::new(handle.clone());

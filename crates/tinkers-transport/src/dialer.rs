@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unresponsive_address_leaves_time_for_the_next_address() {
+    async fn next_address_is_tried_in_time_if_the_first_does_not_respond() {
         let (dead, live, _backlog, listener) = dead_and_live().await;
         let resolver = FakeResolver::new([vec![dead, live]]);
         let dialed = dial(&resolver, Duration::from_secs(2)).await;
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unresponsive_address_is_a_connect_error() {
+    async fn connection_to_an_unresponsive_address_is_a_connect_error() {
         let (dead, _, _backlog, _listener) = dead_and_live().await;
         let resolver = FakeResolver::new([vec![dead]]);
         let error = match dial(&resolver, Duration::from_millis(400)).await {

@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytewise_stream_reads_no_bytes_ahead() {
+    fn stream_in_bytewise_mode_returns_one_byte_per_read() {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut stream = ObservedStream::new(&b"HTTP/1.1 200\r\n\r\nSSH-2.0"[..]).bytewise();
         let first = stream.first_bytes();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn protocols_are_recognised_by_their_first_bytes() {
+    fn peer_protocol_is_recognised_by_its_first_bytes() {
         for (bytes, peer_protocol) in [
             (&b""[..], PeerProtocol::Nothing),
             (b"HTTP/1.1 407 Proxy", PeerProtocol::Http1(Some(407))),

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shared_runtime_is_started_once_on_its_own_threads() {
+    fn shared_io_runtime_is_started_once_on_its_own_threads() {
         let (first, second) = (
             IoRuntime::shared().expect("starts"),
             IoRuntime::shared().expect("starts"),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_task_is_aborted() {
+    fn task_is_aborted_when_its_future_is_dropped() {
         struct DropSignal(mpsc::Sender<&'static str>);
         impl Drop for DropSignal {
             fn drop(&mut self) {

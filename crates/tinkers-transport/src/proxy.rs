@@ -370,14 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_star_matches_addresses() {
+    fn star_in_no_proxy_also_matches_ip_addresses() {
         for url in ["http://192.0.2.7", "http://[2001:db8::7]:8000"] {
             assert!(proxy_for(&with_no_proxy("*"), url).is_none(), "{url}");
         }
     }
 
     #[test]
-    fn all_proxy_applies_to_schemes_without_a_proxy() {
+    fn all_proxy_variable_applies_to_schemes_without_a_proxy_variable() {
         let both = with_no_proxy("");
         assert_eq!(
             proxy_for(&both, "http://a").as_deref(),
@@ -420,13 +420,13 @@ mod tests {
     }
 
     #[test]
-    fn http_proxy_is_ignored_in_cgi_programs() {
+    fn http_proxy_variable_is_ignored_in_cgi_programs() {
         let cgi = config(&[("REQUEST_METHOD", "GET"), ("HTTP_PROXY", "evil:1")]);
         assert!(proxy_for(&cgi, "http://a").is_none());
     }
 
     #[test]
-    fn unusable_proxy_is_an_error_only_where_it_is_needed() {
+    fn unusable_proxy_is_an_error_only_for_requests_that_need_a_proxy() {
         for value in [
             "socks5://hush:1",
             "socks://hush:1/",
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn explicit_proxy_is_used_for_its_scheme() {
+    fn proxy_set_by_the_program_is_used_for_its_scheme() {
         let url = "http://user:hush@p.test:3128";
         for (config, http, https) in [
             (ProxyConfig::all(url), true, true),
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_explicit_proxy_is_rejected_even_where_it_is_not_needed() {
+    fn invalid_proxy_set_by_the_program_is_always_rejected() {
         for value in ["socks5://hush:1", "https://hush:1", "", "hush hush"] {
             let near = BaseUrl::parse("http://127.0.0.1").expect("valid");
             let error = ProxyConfig::none().https(value).check(near.origin());

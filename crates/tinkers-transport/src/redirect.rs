@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn redirect_is_followed_depending_on_method_and_origin() {
+    fn method_and_origin_decide_whether_a_redirect_is_followed() {
         let (http, https) = ("http://h:1", "https://h");
         for status in [301, 302, 303, 307, 308] {
             let get = decide(Method::GET, https, status, "https://other/x");

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn every_encoding_is_decoded_from_chunks_of_any_size() {
+    fn response_body_of_each_encoding_is_decoded_from_chunks_of_any_size() {
         let body: Vec<u8> = (0..100_000u32)
             .flat_map(|n| (n / 7).to_le_bytes())
             .collect();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn size_limit_is_exact_for_every_encoding() {
+    fn response_size_limit_is_exact_for_each_encoding() {
         let body = vec![b'a'; 1 << 20];
         #[cfg(feature = "zstd")]
         let zstd = zstd::bulk::compress(&body, 3).expect("compresses");
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn corrupt_truncated_and_unknown_encodings_are_errors() {
+    fn corrupt_truncated_and_unknown_content_encodings_are_errors() {
         let packed = gzip(b"some text that is long enough to be cut in the middle");
         let zstd =
             zstd::bulk::compress(b"some text that is long enough to be cut in the middle", 3)
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn only_encodings_that_can_be_decoded_are_accepted() {
+    fn accept_encoding_header_lists_only_supported_encodings() {
         let mut headers = HeaderMap::new();
         for encoding in ACCEPT_ENCODING.split(", ") {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));

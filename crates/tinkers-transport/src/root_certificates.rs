@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn empty_variables_leave_the_system_certificates_in_use() {
+    fn empty_certificate_variables_leave_the_system_certificates_in_use() {
         let roots = from_variables("", "");
         assert_eq!(roots.variables(), None);
         assert!(roots.missing_message(&[]).contains("ca-certificates"));
     }
 
     #[test]
-    fn error_names_an_unusable_certificate_file_and_its_variable() {
+    fn error_names_an_unusable_certificate_file_and_the_variable() {
         let empty = std::env::temp_dir().join(format!("tinkers-empty-{}.pem", std::process::id()));
         std::fs::write(&empty, "no certificate\n").expect("a file");
         let empty_path = empty.to_str().expect("text").to_owned();

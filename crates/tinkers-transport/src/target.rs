@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn path_is_appended_to_the_prefix() {
+    fn request_path_is_appended_to_the_base_url_prefix() {
         let url = "https://h/services/p/";
         let target = below(url, "/api/v1/x:y:0/a?b=c").expect("joins");
         assert_eq!(target.path, "/services/p/api/v1/x:y:0/a?b=c");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn location_is_resolved_against_the_target() {
+    fn location_header_is_resolved_against_the_request_url() {
         let here = below("https://h/a", "/b/c?q=1").expect("valid");
         for (location, expected) in [
             ("https://other:8443/x?y=z#frag", "https://other:8443/x?y=z"),

@@ -217,7 +217,7 @@ mod tests {
     use tinkers_core::BaseUrl;
 
     #[test]
-    fn underscore_in_a_server_name_becomes_a_hyphen() {
+    fn underscore_in_a_tls_server_name_becomes_a_hyphen() {
         for (url, name) in [
             ("https://my_pod.example.com", "my-pod.example.com"),
             ("https://plain.example.com", "plain.example.com"),
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn https_url_without_a_provider_is_rejected_with_the_features() {
+    fn error_for_https_without_a_tls_provider_names_the_crate_features() {
         let secure = BaseUrl::parse("https://h").expect("valid");
         let plain = BaseUrl::parse("http://h").expect("valid");
         check_provider(plain.origin(), None).expect("no TLS is needed");
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn provider_follows_the_features() {
+    fn default_tls_provider_depends_on_the_crate_features() {
         let has_feature = cfg!(any(feature = "ring", feature = "aws-lc-rs"));
         assert_eq!(built_in().is_some(), has_feature);
     }

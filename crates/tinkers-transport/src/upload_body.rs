@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upload_progress_is_the_time_of_the_last_chunk() {
+    fn upload_progress_is_the_time_of_the_last_uploaded_chunk() {
         let clock = ManualClock::new();
         let progress = UploadProgress::new(Arc::new(clock.clone()), Timestamp::ORIGIN);
         let body = Bytes::from(vec![7; CHUNK + 1]);

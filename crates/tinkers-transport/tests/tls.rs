@@ -9,7 +9,7 @@ use common::{client, get, listen};
 mod common;
 
 #[tokio::test]
-async fn http_version_is_negotiated() {
+async fn http_version_is_negotiated_in_the_tls_handshake() {
     for (offered, versions, agreed) in [
         (&["h2", "http/1.1"][..], HttpVersions::Negotiate, Some("h2")),
         (&["http/1.1"][..], HttpVersions::Negotiate, Some("http/1.1")),

@@ -191,7 +191,7 @@ mod tests {
     use crate::ModelInput;
 
     #[test]
-    fn chunk_of_an_unknown_kind_round_trips() {
+    fn chunk_of_an_unknown_kind_round_trips_through_json() {
         for chunk in [
             r#"{"type":"hologram","data":{"x":1},"depth":3,"expected_tokens":"many"}"#,
             r#"{"tokens":[1,2],"type":"graph","edges":[[0,1]]}"#,

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_finish_detail_is_sent_as_null() {
+    fn missing_detail_of_a_session_finish_is_sent_as_null() {
         let finish = FinishSession {
             reason: FinishReason::Success,
             detail: None,

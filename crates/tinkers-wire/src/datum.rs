@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn mask_of_the_sequence_ratio_is_a_float_input() {
+    fn sequence_ratio_mask_is_encoded_as_a_float_input() {
         let datum = Datum::new([1, 2]).sequence_ratio_mask([0.0, 1.0]);
         let mask = &datum.loss_fn_inputs["sequence_ratio_mask"];
         assert_eq!(mask.as_f32(), Some(&[0.0, 1.0][..]));

@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_convert_from_every_container() {
+    fn model_input_converts_from_each_container_of_tokens() {
         let (vec, array) = (vec![1, 2], [1, 2]);
         let input = ModelInput::from_tokens([1, 2]);
         for converted in [

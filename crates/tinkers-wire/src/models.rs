@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn create_model_omits_unset_fields() {
+    fn create_model_request_omits_unset_fields() {
         let create = CreateModel {
             session_id: "s".into(),
             model_seq_id: Some(0),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn only_adamw_without_fields_is_the_default_optimizer() {
+    fn adamw_without_further_fields_is_the_only_default_optimizer() {
         for (json, expected) in [
             (r#"{"type": "adamw"}"#, true),
             (r#"{"type": "adamw", "beta3": 1}"#, false),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn base_model_is_found_in_the_field_of_each_server() {
+    fn base_model_is_found_in_any_of_the_fields_that_servers_use() {
         let hosted = r#"{"model_id": "m", "model_data": {"model_name": "a"}, "type": "get_info", "later": 1}"#;
         let skyrl = r#"{"model_id": "m", "status": "created", "model_data": {"base_model": "b", "lora_config": {"seed": null}}}"#;
         for (json, expected) in [

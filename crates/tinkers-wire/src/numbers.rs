@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn inexact_integers_are_rejected() {
+    fn integers_that_a_float_cannot_represent_are_rejected() {
         let large = "[9007199254740993, -9223372036854775808, 9223372036854775807]";
         assert_eq!(
             read(large).into_i64().as_deref(),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn non_finite_floats_are_strings_or_null_in_json() {
+    fn nan_and_infinite_floats_are_strings_or_null_in_json() {
         let floats = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.5];
         let json = serde_json::to_string(&Floats::<true>(&floats)).unwrap();
         assert_eq!(json, r#"["NaN","Infinity","-Infinity",0.5]"#);

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_openapi_document_has_default_properties() {
+    fn incomplete_openapi_document_is_decoded_with_default_values() {
         let read = ApiDocument::read(document("{}", "").as_bytes()).unwrap();
         assert!(read.pass_bodies.is_empty() && !read.optim_step_has_seq_id);
         let nowhere = r##"{"paths": {"/api/v1/create_model": {"post": {"requestBody": {"content": {"application/json":

@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_operation_is_not_taken_for_a_result() {
+    fn response_of_a_failed_operation_is_not_taken_for_a_result() {
         use FailureCategory as C;
         for (body, error, category) in [
             (
@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn pending_operation_is_not_taken_for_a_result() {
+    fn response_of_a_pending_operation_is_not_taken_for_a_result() {
         for body in [
             r#"{"status": "pending"}"#,
             r#"{"status": "pending", "request_id": "4", "future_id": "4", "error": null}"#,
@@ -582,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn wrapped_result_is_unwrapped() {
+    fn result_inside_a_wrapper_object_is_unwrapped() {
         let wrapped = read(r#"{"status": "completed", "result": {"model_id": "m"}}"#);
         assert_eq!(
             wrapped,
@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn poll_body_that_is_not_a_json_object_is_rejected() {
+    fn poll_response_that_is_not_a_json_object_is_rejected() {
         for body in ["", "<html>", "[]", "[1, 2]", "\"text\"", "{"] {
             assert!(
                 PollResponse::read(Some("text/html"), Bytes::from_static(body.as_bytes())).is_err(),

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_text_is_found_in_the_body_of_each_server() {
+    fn error_text_is_found_in_the_error_bodies_of_all_servers() {
         let rows: [(&str, Option<&str>); 21] = [
             (
                 r#"{"detail": "Future not found"}"#,
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_ms_may_be_a_string() {
+    fn retry_after_ms_in_an_error_body_may_be_a_string() {
         for (body, expected) in [
             (r#"{"retry_after_ms": 750}"#, Some(750.0)),
             (r#"{"retry_after_ms": "750"}"#, Some(750.0)),

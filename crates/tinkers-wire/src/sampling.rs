@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_stop_is_encoded_and_each_stop_form_decoded() {
+    fn empty_stop_list_is_encoded_and_each_form_of_stop_is_decoded() {
         let params = SamplingParams::new().stop(Stop::Texts(vec![]));
         assert_eq!(serde_json::to_string(&params).unwrap(), r#"{"stop":[]}"#);
         for (json, expected) in [
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn error_for_an_invalid_sample_names_the_field() {
+    fn error_for_an_invalid_sample_request_names_the_field() {
         let with = |change: fn(&mut SampleRequest)| {
             let mut request = request();
             change(&mut request);

@@ -379,7 +379,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_json_round_trips() {
+    fn sample_response_round_trips_through_server_json() {
         let mut response = SampleResponse::default();
         let mut sequence = SampledSequence::new(StopReason::Length, vec![7, 8]);
         sequence.logprobs = Some(vec![-0.5, -1.0]);
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_stop_reasons_are_decoded_in_every_form() {
+    fn numbers_and_stop_reasons_of_samples_are_decoded_in_each_form() {
         let json = br#"{"sequences": [
             {"stop_reason": "LENGTH", "tokens": [1.0, "2"], "logprobs": [NaN, "-0.5"], "sequence_id": 7},
             {"stop_reason": null, "tokens": []}, {"tokens": [3], "logprobs": null}],
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn server_json_omits_fields_that_only_protobuf_has() {
+    fn server_json_of_a_sample_omits_fields_that_only_protobuf_has() {
         let mut sequence = SampledSequence::new(StopReason::Stop, vec![7]);
         sequence.logprobs = Some(vec![f32::NEG_INFINITY]);
         sequence.topk_logprobs = Some(TopkLogprobs::from_rows(&[vec![(7, -0.5)]]));
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_another_form_than_ours_are_ignored() {
+    fn sample_fields_in_an_unknown_json_form_are_ignored() {
         let json = br#"{"sequences": [{"stop_reason": "stop", "tokens": [], "topk_logprobs": {"7": -0.5}}],
             "target_prompt_logprobs": [[-1.0]], "prompt_alt_tokens": [[3]]}"#;
         let response = SampleResponse::from_json(json).unwrap();

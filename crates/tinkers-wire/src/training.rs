@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn pass_json_of_each_route_matches_older_sdks() {
+    fn json_of_passes_matches_older_sdks_on_both_routes() {
         let json = request(PassMode::ForwardBackward).to_json();
         assert_eq!(
             std::str::from_utf8(&json).unwrap(),
@@ -309,13 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn pass_json_with_inputs_of_both_routes_is_rejected() {
+    fn json_pass_with_inputs_of_both_routes_is_rejected() {
         let json = br#"{"forward_input": {"data": [], "loss_fn": "ppo"}, "forward_backward_input": {"data": [], "loss_fn": "ppo"}, "model_id": "m"}"#;
         assert!(PassRequest::from_json(json).is_err());
     }
 
     #[test]
-    fn optim_step_omits_unset_and_rejects_invalid_fields() {
+    fn optim_step_request_omits_unset_and_rejects_invalid_fields() {
         let step = OptimStep {
             model_id: "m".into(),
             seq_id: 2,

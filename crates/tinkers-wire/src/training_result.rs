@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unusual_training_results_are_decoded() {
+    fn training_results_of_unusual_servers_are_decoded() {
         let output = ForwardBackwardOutput::from_json(
             br#"{"loss_fn_output_type": "scalar", "loss_fn_outputs": [{"logprobs": {"data": [-0.5, null], "dtype": "float32", "shape": [2]}}], "metrics": {}}"#,
         )
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_that_are_not_numbers_are_skipped() {
+    fn training_metrics_that_are_not_numbers_are_skipped() {
         let body = br#"{"metrics": {"loss": 3.0, "n": 5, "lr": "0.1", "ok": true, "bad": NaN, "down": -Infinity,
             "name": "x", "nested": {"a": 1}, "list": [1]}}"#;
         let metrics = OptimStepResult::from_json(body).unwrap().metrics;
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn result_tensors_are_decoded_in_every_form() {
+    fn tensors_of_training_results_are_decoded_in_each_form() {
         let output = |tensor: &str| {
             let body = format!(r#"{{"loss_fn_outputs": [{{"logprobs": {tensor}}}]}}"#);
             let read = ForwardBackwardOutput::from_json(body.as_bytes()).unwrap();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn server_json_has_null_for_numbers_that_are_not_finite() {
+    fn server_json_of_results_has_null_for_nan_and_infinity() {
         let output = LossFnOutput::from([("logprobs".to_owned(), TensorData::f32([f32::NAN]))]);
         let metrics = BTreeMap::from([("loss:sum".to_owned(), f64::INFINITY)]);
         let pass = ForwardBackwardOutput::new("x", vec![output]).with_metrics(metrics.clone());

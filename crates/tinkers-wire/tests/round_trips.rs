@@ -161,12 +161,12 @@ fn finite() -> impl Strategy<Value = f64> {
 
 proptest! {
     #[test]
-    fn tensors_round_trip_to_the_bit(tensor in tensor()) {
+    fn tensors_round_trip_without_changing_any_bit(tensor in tensor()) {
         prop_assert_eq!(bits_of(&through_json(&tensor)), bits_of(&tensor));
     }
 
     #[test]
-    fn data_round_trip_to_the_bit(
+    fn training_data_round_trips_without_changing_any_bit(
         chunks in vec(chunk(), 0..4),
         inputs in btree_map("[a-z_]{1,9}", tensor(), 0..4),
         offset in any::<u64>(),
@@ -183,7 +183,7 @@ proptest! {
     }
 
     #[test]
-    fn training_results_round_trip_to_the_bit(
+    fn training_results_round_trip_without_changing_any_bit(
         outputs in vec(btree_map("[a-z_]{1,9}", tensor(), 0..3), 0..4),
         metrics in btree_map("[a-z_]{1,9}:(sum|mean)", metric(), 0..4),
     ) {
@@ -201,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn samples_round_trip_to_the_bit(
+    fn samples_round_trip_without_changing_any_bit(
         sequences in vec(sequence(), 0..3),
         prompt in option::of(vec(float().prop_map(|x| (!x.is_nan()).then_some(x)), 0..5)),
         topk in option::of(topk()),
@@ -233,7 +233,7 @@ proptest! {
     }
 
     #[test]
-    fn parameters_round_trip_through_json(
+    fn request_parameters_round_trip_through_json(
         numbers in vec(option::of(finite()), 6),
         seed in option::of(any::<u64>()),
         stop in option::of(prop_oneof![
@@ -281,7 +281,7 @@ fn alternative_tokens_of_a_sample_round_trip_through_json() {
 }
 
 #[test]
-fn ids_paths_and_descriptions_round_trip_through_json() {
+fn ids_paths_and_model_descriptions_round_trip_through_json() {
     let path = TinkerPath::new("run:train:0", CheckpointKind::Sampler, "s1").unwrap();
     check(&path);
     check(&SavedWeights::new(path.clone()));

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_and_reserved_headers_are_rejected_by_name() {
+    fn error_names_an_invalid_or_reserved_default_header() {
         for (name, value, field) in [
             ("X-API-Key", "hush", "default_headers.x-api-key"),
             ("User-Agent", "hush", "default_headers.user-agent"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn later_value_replaces_an_earlier_one() {
+    fn later_default_header_replaces_an_earlier_value() {
         let parsed = headers(&[("x-team", "1"), ("X-Team", "2")]).parse();
         let parsed = parsed.expect("valid");
         assert_eq!(
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_credential_headers_are_sensitive() {
+    fn default_headers_with_credentials_are_marked_sensitive() {
         for (name, is_sensitive) in [
             ("authorization", true),
             ("x-gateway-token", true),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_contains_names_only() {
+    fn debug_output_of_default_headers_contains_only_names() {
         let headers = headers(&[("x-team", "hush"), ("hush hush", "x")]);
         assert_eq!(format!("{headers:?}"), r#"["x-team"]"#);
     }

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn api_key_from_the_environment_is_trimmed() {
+    fn white_space_around_the_api_key_variable_is_removed() {
         let environment = of(&[("TINKER_API_KEY", "tml-x\r\n")]);
         assert_eq!(environment.api_key.as_deref(), Some("tml-x"));
     }

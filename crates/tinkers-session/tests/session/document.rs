@@ -86,7 +86,7 @@ fn sessions_of_an_endpoint_fetch_the_openapi_document_once() {
 }
 
 #[test]
-fn openapi_document_is_not_fetched_if_the_config_names_the_server() {
+fn openapi_document_is_not_fetched_if_the_server_is_known() {
     let fixture = with_document(JSON_ONLY);
     let named = Reply::Status(200, r#"{"server": "tinkers-local/1"}"#);
     fixture.server.set_default(routes::CLIENT_CONFIG, named);

@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_while_connecting_fails_all_waiting_requests() {
+    fn panic_of_a_connection_attempt_fails_all_waiting_requests() {
         let class_pool = class_pool(HttpVersions::Http1);
         let grants: Vec<_> = (0..2)
             .map(|_| {

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_beyond_its_age_accepts_no_request() {
+    fn connection_above_the_maximum_age_accepts_no_request() {
         let limits = IdleLimits {
             age: Duration::from_secs(100),
             ..LIMITS
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_ages_are_spread_over_the_last_quarter() {
+    fn maximum_connection_ages_are_spread_over_the_last_quarter() {
         let mut ages: Vec<Duration> = (0..256).map(|id| LIMITS.age_of(id)).collect();
         assert!(ages.iter().all(|age| (750..=1000).contains(&age.as_secs())));
         ages.sort();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn retired_connections_close_after_their_requests() {
+    fn retired_connections_close_when_their_requests_are_done() {
         let mut table = ConnectionTable::new();
         for id in 0..2 {
             table.add(id, single(), at(0), LIMITS);
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn last_used_http1_connection_is_reused_first() {
+    fn most_recently_used_http1_connection_is_reused_first() {
         let mut table = ConnectionTable::new();
         for id in 0..2 {
             table.add(id, single(), at(0), LIMITS);
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn http2_connection_is_filled_to_the_smaller_stream_limit() {
+    fn http2_connection_carries_requests_up_to_the_lower_stream_limit() {
         let mut table = ConnectionTable::new();
         table.add(0, shared(3), at(0), LIMITS);
         table.add(1, shared(100), at(0), LIMITS);
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_connections_expire_by_time_and_count() {
+    fn idle_connections_are_limited_in_time_and_number() {
         let mut table = ConnectionTable::new();
         table.add(9, shared(9), at(0), LIMITS);
         for id in 0..3 {
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_connection_is_not_checked_in_again() {
+    fn removed_connection_is_not_put_back_into_the_table() {
         let mut table = ConnectionTable::new();
         table.add(0, single(), at(0), LIMITS);
         let checkout = check_out(&mut table, 1).expect("free");

@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_chunks_and_large_seq_ids_are_rejected() {
+    fn protobuf_request_rejects_unsupported_chunks_and_large_seq_ids() {
         let mut bad = request();
         bad.data[0].model_input.chunks[1] = Chunk::ImageAssetPointer {
             location: "gs://x".into(),
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn small_messages_cannot_force_large_allocations() {
+    fn small_protobuf_messages_cannot_force_large_allocations() {
         let read = |records: Vec<m::ArrayRecord>| {
             let message = m::ForwardBackwardOutput {
                 loss_fn_output_type: "x".into(),
