@@ -80,7 +80,7 @@ pub struct AdmissionRequest {
     pub cost: Cost,
     /// The time at which the wait for admission fails. `None` waits without limit.
     pub deadline: Option<Timestamp>,
-    /// The in-flight permit of an earlier attempt whose outcome is unknown. The retry keeps this permit and takes no second one.
+    /// The in-flight permit of an earlier attempt with an unknown outcome. The retry keeps this permit and takes no second permit.
     pub in_flight_permit: Option<InFlightPermit>,
     /// The position of the request in the queue of its client.
     pub readmission: Readmission,
@@ -159,7 +159,7 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
     /// Returns the last time at which a response or a result made room in the queue of `class` while requests waited, or `None` if
     /// unknown.
     ///
-    /// While its queue moves, a waiting request counts as making progress.
+    /// While the queue of its class moves, a waiting request counts as making progress.
     fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
@@ -214,7 +214,7 @@ enum PermitSource {
     Shared(Arc<Attempt>),
 }
 
-/// An attempt whose permit is shared between a [`SubmitPermit`] and a [`DepartureCheck`].
+/// An attempt that a [`SubmitPermit`] and a [`DepartureCheck`] share.
 #[derive(Debug)]
 struct Attempt {
     ledger: Arc<dyn Ledger>,
@@ -225,7 +225,7 @@ struct Attempt {
 
 const IN_PROGRESS: u8 = 0;
 const SETTLED: u8 = 1;
-/// The final state of a refused attempt whose response head contains no retry delay. The response body may still contain one.
+/// The final state of a refused attempt whose response head contains no retry delay. The response body may still contain a retry delay.
 const REFUSED_WITHOUT_HINT: u8 = 2;
 
 impl Attempt {

@@ -227,7 +227,7 @@ impl Caller {
         self.make(call, self.time.now(), None).await
     }
 
-    /// Waits for the admission of a call that the caller builds later, with the class, client and cost of `ask`. Pass the result to
+    /// Waits for the admission of a call that the caller builds later, with the class, client and size of `ask`. Pass the result to
     /// [`Caller::call_admitted`].
     pub fn admit(&self, ask: AdmissionRequest) -> CallAdmissionFuture<'_> {
         CallAdmissionFuture {
@@ -244,7 +244,8 @@ impl Caller {
     /// a refusal when the head of the response arrives.
     ///
     /// # Errors
-    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed after the admission. The caller then asks for readmission.
+    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed after the admission. The caller then asks for admission again, with
+    /// the old queue position.
     pub async fn send(
         &self,
         permit: &mut SubmitPermit,

@@ -50,7 +50,7 @@ pub enum ErrorKind {
     InvalidInput,
     /// The configuration of the client is invalid: base URL, API key or environment. Correct the setting that the message names.
     Configuration,
-    /// The server does not accept the credential, or there is none (401). Check `TINKER_API_KEY` or the API key given to the builder.
+    /// The server does not accept the credential, or there is none (401). Check `TINKER_API_KEY` or the API key that the program sets.
     Authentication,
     /// The credential has no permission for the request (403). Use the API key of the owner, or ask the owner for access.
     PermissionDenied,
@@ -140,7 +140,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The state of an operation whose progress deadline passed.
+/// The state of a stalled operation: its progress deadline has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stalled {

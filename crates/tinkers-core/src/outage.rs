@@ -56,7 +56,7 @@ struct State {
     is_logged: bool,
     /// The earliest time of the next outage check.
     next_check: Timestamp,
-    /// The time of an outage check whose retry was dropped. Another retry takes the check over.
+    /// The time of an outage check that has lost its retry, since the retry was dropped. Another retry takes the check over.
     vacant_check: Option<Timestamp>,
     /// The number of times that all pending retries were woken early.
     releases: u64,

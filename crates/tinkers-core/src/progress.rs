@@ -51,7 +51,7 @@ struct State {
     queued: bool,
 }
 
-/// A guard of an attempt in progress. If it is dropped, the attempt counts as one that may have reached the server.
+/// A guard of an attempt in progress. If the guard is dropped, the attempt counts as possibly received by the server.
 #[derive(Debug)]
 #[must_use = "an attempt that is dropped counts as one that may have reached the server"]
 pub struct AttemptGuard<'a> {

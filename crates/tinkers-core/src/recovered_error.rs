@@ -7,8 +7,8 @@ use crate::user_code::catch_panic;
 
 /// The kind of an error that the client recovered from without returning it to the user. Named by the operation that failed.
 ///
-/// Each recovered error is logged with its [name](RecoveredError::name) in the field `recovered_error`. Of the rate-limited responses, only
-/// those to control requests are counted here, as [`RecoveredError::Repeat`]; the limiter counts the others.
+/// Each recovered error is logged with its [name](RecoveredError::name) in the field `recovered_error`. Rate-limited responses are counted
+/// by the limiter and not here, except responses to control requests, which count as [`RecoveredError::Repeat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RecoveredError {

@@ -219,7 +219,7 @@ pub struct RetryPolicy {
     /// The time after the first attempt in which a retry may start. Waits for admission and pauses that a rate-limited response asked
     /// for do not count. `None`, the default, is five minutes, and for training calls the progress deadline if that is longer.
     pub window: Option<Duration>,
-    /// The pauses before retries, to which up to a quarter is added at random. A longer pause that the server asked for takes
+    /// The pauses before retries. Up to a quarter of each pause is added at random. A longer pause that the server asked for takes
     /// precedence. From 0.5 s to 30 s by default.
     pub backoff: Backoff,
     /// Whether the retries of all clients of the same server and API key share a retry budget. When many requests fail, the budget is

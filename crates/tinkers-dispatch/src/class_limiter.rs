@@ -146,7 +146,7 @@ impl ClassLimiter {
         may
     }
 
-    /// Closes the gate until `until`, for a refusal whose retry delay arrived after its outcome was recorded.
+    /// Closes the gate until `until`, for a refusal with a retry delay that arrived after the outcome was recorded.
     pub(crate) fn extend(&self, ticket: &Ticket, until: Timestamp, now: Timestamp) {
         self.locked(|state, deferred| {
             let closed = self.constraints.extend(ticket, until.since_origin());

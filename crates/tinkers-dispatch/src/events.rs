@@ -17,7 +17,7 @@ pub enum LimiterEvent {
     ClosedUntil {
         /// The route class of the refused request.
         class: RouteClass,
-        /// The time from now in which no request is admitted.
+        /// The duration, from now, for which no request is admitted.
         pause: Duration,
         /// Whether the refusal contained a retry delay.
         is_hinted: bool,
@@ -111,7 +111,7 @@ pub struct ClassCounts {
     pub first_requests: u64,
     /// The number of admitted attempts that were not sent, since the gate had closed meanwhile.
     pub held: u64,
-    /// The number of grants whose waiter was dropped before it collected them.
+    /// The number of grants that were not collected because the waiter was dropped before.
     pub unused: u64,
     /// The number of grants that were taken back, since the waiter was not polled for a second while other requests waited.
     pub lapsed: u64,

@@ -30,7 +30,7 @@ fn run<T: OperationResult>(script: impl IntoIterator<Item = Step>) -> (Result<T>
     (result, server)
 }
 
-/// Returns the error of an operation whose polls all get the response `body`, and the number of polls.
+/// Returns the error of an operation after all its polls got the response `body`, and the number of polls.
 fn failure<T: OperationResult + std::fmt::Debug>(body: &'static str) -> (Error, usize) {
     let script = std::iter::repeat_n(Step::Json(200, body), 9);
     let (result, server) = run::<T>(script);

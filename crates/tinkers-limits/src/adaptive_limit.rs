@@ -73,8 +73,8 @@ struct ProbeSchedule {
     failures: u32,
     /// The learned limit at the last failed probe.
     failed_level: u32,
-    /// The number of accepted requests, minus `ACCEPTED_PER_REFUSAL` for each refusal. While the credit is negative there are no limit
-    /// probes, which bounds the fraction of refused requests.
+    /// The number of accepted requests, minus `ACCEPTED_PER_REFUSAL` for each refusal. While this number is negative there are no limit
+    /// probes. This bounds the fraction of refused requests.
     credit: i64,
     /// Whether a refusal has closed the gate, and no response has opened it since.
     is_gate_closed: bool,
@@ -122,9 +122,9 @@ impl AdaptiveLimit {
     const ACCEPTED_PER_REFUSAL: i64 = 25;
     /// The maximum of the field `credit`, in accepted requests.
     const MAX_CREDIT: i64 = 500;
-    /// The maximum negative credit is this number plus a multiple of the learned limit.
+    /// The lower bound of the field `credit` is minus this number, minus a multiple of the learned limit.
     const BASE_NEGATIVE_CREDIT: i64 = 8;
-    /// The multiple of the learned limit in the maximum negative credit.
+    /// The factor of the learned limit in the lower bound of the field `credit`.
     const NEGATIVE_CREDIT_PER_UNIT: i64 = 4;
     /// The divisor of the decrease after a refusal at exactly the learned limit: the learned limit is lowered by 1/7, although the server
     /// had accepted that many requests before.

@@ -42,8 +42,8 @@ fn probe_after(limit: &mut AdaptiveLimit, from: u64) -> u64 {
         .expect("a probe eventually starts")
 }
 
-/// Returns a limit that has learned `level`, with no negative credit. Its gate has opened at 1 s, after a gate closure that held back no
-/// request.
+/// Returns a limit that has learned `level`, with enough accepted requests for a limit probe. The gate has opened at 1 s, after a gate
+/// closure that held back no request.
 fn learned(level: u32) -> AdaptiveLimit {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     let change = limit.on_refusal(refusal(ms(0), level));

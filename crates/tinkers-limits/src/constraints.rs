@@ -186,8 +186,8 @@ impl Constraints {
         self.gate.still_admits(ticket.pass())
     }
 
-    /// Counts all requests without a response as accepted in the ramp, the gradual increase after a pause. Returns whether this raised the
-    /// limit of the ramp.
+    /// Counts all requests without a response as accepted in the gradual increase after a pause. Returns whether this raised the
+    /// limit of the gradual increase.
     ///
     /// For servers that hold accepted requests: such a server has accepted a request that it does not refuse for some time.
     pub fn presume_accepted(&self) -> bool {
@@ -196,8 +196,8 @@ impl Constraints {
         self.ramp.allows() > allowed
     }
 
-    /// Restarts the ramp up to `level`, then opens the gate. Does nothing unless the gate waits for a first request of the gate epoch
-    /// `epoch`. See [`BackoffGate::reopen`].
+    /// Restarts the gradual increase up to `level`, then opens the gate. Does nothing unless the gate waits for a first request of the gate
+    /// epoch `epoch`. See [`BackoffGate::reopen`].
     pub fn reopen(&self, epoch: Epoch, level: u32) -> bool {
         // The ramp restarts first, so that every thread that sees the open gate also sees the ramp.
         self.ramp.restart(level);
@@ -246,8 +246,8 @@ impl Constraints {
 
     /// Ends an attempt and releases its units, except the in-flight unit, which [`Constraints::release`] releases.
     ///
-    /// The slot is released last: when another request takes the slot, the gate and the ramp have already changed. The returned state of
-    /// the window shows whether requests are waiting for the slot, for bytes or for the ramp.
+    /// The slot is released last: when another request takes the slot, the state of the gate and of the gradual increase is already up to
+    /// date. The returned state of the window shows whether requests are waiting for the slot, for bytes or for the gradual increase.
     pub fn settle(
         &self,
         ticket: Ticket,
@@ -348,7 +348,7 @@ impl Constraints {
         self.window.release()
     }
 
-    /// Releases everything that an unused ticket has taken, including its in-flight unit.
+    /// Releases all units and bytes that an unused ticket has taken, including the in-flight unit.
     pub fn undo(&self, ticket: Ticket, now: Duration) {
         self.end(ticket, TicketOutcome::Dropped, now, || u32::MAX);
         // Both units are released in one step, so that a request that was never sent does not count as accepted.
@@ -393,13 +393,13 @@ impl Constraints {
         self.ramp.allows().min(self.most_slots())
     }
 
-    /// Returns the maximum number of submissions without a response after the end of the ramp.
+    /// Returns the maximum number of submissions without a response after the end of the gradual increase.
     #[inline]
     pub fn most_slots(&self) -> u32 {
         self.slots.load() as u32
     }
 
-    /// Returns whether the ramp has ended and limits nothing.
+    /// Returns whether the slow start or gradual increase has ended and limits nothing.
     pub fn has_no_ramp(&self) -> bool {
         self.ramp.has_ended()
     }

@@ -159,8 +159,9 @@ impl BackoffGate {
         })
     }
 
-    /// Closes the gate until `until`, since the first request got no response. This starts no new epoch, since nothing was refused.
-    /// Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has replaced this one.
+    /// Closes the gate until `until`, since the first request got no response. This starts no new gate epoch, since no request was refused.
+    /// Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has replaced this first
+    /// request.
     pub fn defer_first_request(&self, until: Duration, first_request: FirstRequest) -> bool {
         self.end_first_request(first_request, micros_up(until))
     }
@@ -178,8 +179,8 @@ impl BackoffGate {
         opened.is_ok()
     }
 
-    /// Lets the gate admit another first request at once, since this one was dropped at `now`. Does nothing and returns false if the
-    /// gate has been closed or opened meanwhile, or another first request has replaced this one.
+    /// Lets the gate admit another first request at once, since the current first request was dropped at `now`. Does nothing and returns
+    /// false if the gate has been closed or opened meanwhile, or another first request has replaced this first request.
     pub fn hand_over_first_request(&self, now: Duration, first_request: FirstRequest) -> bool {
         // Rounded down, so that the gate admits the next first request at `now`.
         self.end_first_request(first_request, micros_down(now))

@@ -133,7 +133,7 @@ fn bytes_in_use_stay_charged_when_a_byte_budget_is_resized() {
     findings.assert_none();
 }
 
-/// A ramp to be tested: the real ramp, or one with a planted fault (negative control).
+/// A gradual increase to be tested: the real one, or one with a planted fault (negative control).
 trait RampUnderTest: Send + Sync + 'static {
     fn new(slots: u32) -> Self;
     fn restart(&self, level: u32);
@@ -159,8 +159,8 @@ impl RampUnderTest for Ramp {
     }
 }
 
-/// A ramp with a planted fault: it reads, increments and stores the number of accepted requests in separate steps. The upper half of the
-/// word contains the slots, the lower half the number of accepted requests.
+/// A gradual increase with a planted fault: it reads, increments and stores the number of accepted requests in separate steps. The upper
+/// half of the word contains the slots, the lower half the number of accepted requests.
 struct LoadThenStore(AtomicU64);
 
 impl RampUnderTest for LoadThenStore {
@@ -188,7 +188,7 @@ impl RampUnderTest for LoadThenStore {
     }
 }
 
-/// Models responses to requests from before a pause that arrive while the ramp restarts. They must not end the ramp.
+/// Models late responses to requests from before a pause. They arrive while the gradual increase restarts, and must not end it.
 fn restarting_ramp<S: RampUnderTest>() -> Findings {
     explore("restarting ramp", 3, || {
         let ramp = Arc::new(S::new(1));

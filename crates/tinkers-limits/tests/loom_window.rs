@@ -137,7 +137,7 @@ fn negative_control_release_with_separate_load_and_store_is_detected() {
     );
 }
 
-/// Models a change of the limit while one request ends and another one is admitted.
+/// Models a change of the in-flight limit while one request ends and another request is admitted.
 fn limit_change<W: Window>() -> Findings {
     explore("limit change", 3, || {
         let window = Arc::new(W::new(3));

@@ -16,7 +16,7 @@ mod arc_swap_cells {
 
     use arc_swap::{ArcSwap, ArcSwapOption};
 
-    /// A cell whose content can be read and replaced concurrently. It is never empty.
+    /// A cell whose content can be read and replaced concurrently. The cell is never empty.
     pub(crate) struct SwapCell<T>(ArcSwap<T>);
 
     impl<T> SwapCell<T> {
@@ -35,7 +35,7 @@ mod arc_swap_cells {
         }
     }
 
-    /// A cell whose content can be read and replaced concurrently. It may be empty.
+    /// A cell whose content can be read and replaced concurrently. The cell may be empty.
     pub(crate) struct OptionCell<T>(ArcSwapOption<T>);
 
     impl<T> OptionCell<T> {

@@ -25,7 +25,7 @@ impl<K, V> Registry<K, V> {
         }
     }
 
-    /// Returns the number of keys in use, including keys whose value is being built.
+    /// Returns the number of keys in use, including keys with a value that is being built.
     ///
     /// A key is in use until the drop of its last handle has removed its entry. So this is also the number of entries in memory.
     pub fn len(&self) -> usize {

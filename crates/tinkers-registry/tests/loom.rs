@@ -161,7 +161,7 @@ fn registry_lookup_finds_a_live_value_or_none() {
 }
 
 #[test]
-fn exactly_one_of_two_concurrent_handle_drops_removes_the_entry() {
+fn exactly_one_of_several_concurrent_handle_drops_removes_the_entry() {
     let findings = explore("concurrent drops of clones", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let first = model.acquire();

@@ -41,7 +41,7 @@ pub(crate) struct HeartbeatLoop {
 enum Outcome {
     /// The server accepted the heartbeat.
     Accepted,
-    /// The heartbeat failed. `hint` is the delay of a `retry-after` hint in the response.
+    /// The heartbeat failed. `hint` is the server's retry delay, if the response contains a `retry-after` header.
     Failed {
         cause: String,
         hint: Option<Duration>,

@@ -37,8 +37,8 @@ pub(crate) struct Delivery {
     /// The sender of the outcome to the caller; `None` after the outcome was sent.
     reply: Option<OutcomeSender>,
     states: Vec<RequestState>,
-    /// The error of a failed call that does not change the model. It is stored here until it is known whether the sequence numbers of the
-    /// call can be used again.
+    /// The error of a failed call that does not change the model. The error is stored here until it is known whether the sequence numbers
+    /// of the call can be used again.
     undecided: Option<Error>,
 }
 
@@ -318,7 +318,7 @@ impl Delivery {
     }
 }
 
-/// Sends one request of a submission. A save whose response is lost is recovered.
+/// Sends one request of a submission. If the response to a save is lost, the save is recovered.
 async fn send(
     queue: Arc<SubmissionQueue>,
     submission: Arc<Submission>,

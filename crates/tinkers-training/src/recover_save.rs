@@ -69,7 +69,8 @@ fn is_own_conflict(error: &Error) -> bool {
     is_conflict && error.sent() == Sent::MaybeSent
 }
 
-/// Looks for the checkpoint of a save whose response was lost, and repeats the save if there is none. `lost` is the error of the save.
+/// Looks for the checkpoint of a save after the response to the save was lost. Repeats the save if there is no such checkpoint. `lost` is
+/// the error of the save.
 async fn look_up_or_repeat(
     save: &Outgoing<'_>,
     new_name: Option<&SavedName>,

@@ -148,7 +148,7 @@ pub(crate) fn tunnel(
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message).with_source(error)
 }
 
-/// Returns the error of an HTTP/2 connection whose settings did not arrive in time.
+/// Returns the error of an HTTP/2 connection after the settings of the server did not arrive in time.
 pub(crate) fn no_settings(
     origin: &Origin,
     peer_protocol: PeerProtocol,
@@ -240,7 +240,7 @@ pub(crate) fn not_opened(origin: &Origin) -> TransportError {
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message)
 }
 
-/// Returns the error of a request whose task panicked, or whose runtime has ended.
+/// Returns the error of a request after its task panicked or its runtime ended.
 pub(crate) fn aborted(origin: &Origin, sent: Sent) -> TransportError {
     let message = match sent {
         Sent::NotSent => format!(

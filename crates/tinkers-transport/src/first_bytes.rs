@@ -109,7 +109,7 @@ impl<T> ObservedStream<T> {
         }
     }
 
-    /// Starts bytewise mode, in which each read returns one byte until [`restart`](Self::restart) is called. For a reader that needs some
+    /// Starts bytewise mode: each read returns one byte until [`restart`](Self::restart) is called. For a reader that needs some
     /// bytes and would discard the bytes after them.
     pub(crate) fn bytewise(mut self) -> Self {
         self.bytewise = true;

@@ -8,7 +8,8 @@ use serde_json::Value;
 use crate::names::display_name;
 use crate::nulls::{null_is_default, without_nulls};
 
-/// The version of the official Python SDK whose behaviour this client implements. Servers choose the client configuration by this version.
+/// The version of the official Python SDK that this client follows in its behaviour. Servers choose the client configuration by this
+/// version.
 pub const SDK_VERSION: &str = "0.38.0";
 
 /// The body of `POST /client/config` and `POST /client/dynamic_config`, which return configurations of the client.
@@ -132,7 +133,7 @@ macro_rules! null_tolerant_serde {
 }
 null_tolerant_serde!(ClientConfig, DynamicConfig);
 
-/// `POST /create_session`: creates a session, to which models and samplers belong.
+/// `POST /create_session`: creates a session. Models and samplers belong to a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSession {

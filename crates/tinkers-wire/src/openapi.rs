@@ -14,7 +14,7 @@ pub struct ApiDocument {
     pub title: String,
     /// The version of the API or of the server.
     pub version: String,
-    /// The listed paths, in which ids are placeholders such as `{model_id}`.
+    /// The paths that the document lists, with placeholders such as `{model_id}` for ids.
     pub paths: BTreeSet<String>,
     /// The media types of request bodies that `forward_backward` accepts; empty if the document does not list any.
     pub pass_bodies: BTreeSet<String>,

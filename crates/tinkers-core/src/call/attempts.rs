@@ -400,7 +400,7 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Waits for a pause before readmission. The pause does not count for the retry window.
+    /// Waits for a pause before the call asks for admission again. The pause does not count for the retry window.
     async fn sleep(
         &mut self,
         call: &Call,

@@ -102,8 +102,8 @@ impl Transport for Server {
     }
 }
 
-/// A simple limiter. A refusal closes it for the server's retry delay, or for a second if there is none. The limiter counts in-flight
-/// permits.
+/// A simple limiter. A refusal closes the limiter for the server's retry delay, or for a second if the response contains no retry delay.
+/// The limiter counts in-flight permits.
 #[derive(Debug, Clone)]
 struct Gate {
     clock: ManualClock,

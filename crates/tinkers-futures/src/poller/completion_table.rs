@@ -369,7 +369,8 @@ impl State {
         self.acknowledged_cursor = self.acknowledged_cursor.max(acknowledgement.cursor);
     }
 
-    /// Tells the waiters for whose start time `is_released` returns true to poll individually. Returns the wakers of these waiters.
+    /// Tells waiters to poll individually, if `is_released` returns true for the time at which their wait began. Returns the wakers of
+    /// these waiters.
     fn release(&mut self, mut is_released: impl FnMut(Timestamp) -> bool) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for waiter in self.waiters.values_mut() {

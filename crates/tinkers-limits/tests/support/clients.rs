@@ -10,7 +10,7 @@ use tinkers_limits::{
 /// The kind of a simulated client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// A client with the limits of the crate: gate, ramp and adaptive in-flight limit.
+    /// A client with the real gate, gradual increase and adaptive in-flight limit.
     Adaptive,
     /// A client with the real gate and gradual increase, and a fixed in-flight limit: that at the start.
     FixedWindow,
