@@ -165,8 +165,7 @@ impl ClassPool {
         (is_full, inner.dials.shortfall_at)
     }
 
-    /// Closes the idle connections. Called when the server has closed an idle connection, since it has probably closed the other idle
-    /// connections, too.
+    /// Closes the idle connections. Called when the server has closed an idle connection, since it has probably closed all of them.
     pub(crate) fn close_idle(&self) {
         let idle = self.lock().table.drain_idle();
         drop(idle);
