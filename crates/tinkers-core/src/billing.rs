@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn billing_pauses_end_at_the_limit_or_after_five_minutes_without_402() {
+    fn calls_pause_after_402_responses_until_the_billing_time_limit() {
         let pause = BillingPause::default();
         let limit = Duration::from_secs(100);
         assert_eq!(
@@ -95,7 +95,7 @@ mod tests {
             pause.on_payment_required(at(111), limit),
             BillingAction::GiveUp
         );
-        // A request in the same incident fails at once.
+        // A request in the same run of 402 responses fails at once.
         assert_eq!(
             pause.on_payment_required(at(411), limit),
             BillingAction::GiveUp

@@ -208,7 +208,7 @@ pub struct Caller {
     pub closing: Arc<CloseSignal>,
     /// The timeouts of requests.
     pub timeouts: ClassTimeouts,
-    /// The client's retry policy, which limits that of each call.
+    /// The client's retry policy. It limits the retry policy of each call.
     pub retries: RetryPolicy,
 }
 

@@ -88,8 +88,8 @@ pub enum ErrorKind {
     SessionLost,
     /// The response is not one of a Tinker server, or cannot be decoded. Check the base URL, and that proxies leave responses unchanged.
     Protocol,
-    /// The request may or may not have been applied, and the server is not known to deduplicate it. Do not repeat it: continue training from
-    /// the last checkpoint.
+    /// The request may or may not have been applied, and the server is not known to deduplicate the request. Do not repeat the request:
+    /// continue training from the last checkpoint.
     OutcomeUnknown,
     /// An earlier failure, the source of this error, made further training calls unsafe. Call `TrainingClient::recover`, or create a new
     /// client from the last checkpoint.

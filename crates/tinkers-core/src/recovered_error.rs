@@ -42,7 +42,7 @@ pub enum RecoveredError {
     Document,
     /// The close of a session failed, since the server does not know the session.
     Close,
-    /// A connection broke while it was idle, or its request was sent again on another connection.
+    /// A connection broke while it was idle, or broke during a request that was then sent again on another connection.
     Connection,
     /// A certificate of the system could not be read.
     Certificate,

@@ -104,7 +104,7 @@ pub enum RetryAction {
     },
     /// Send the request again after a pause, if that is safe.
     Again {
-        /// The server's retry delay, which is the minimum pause.
+        /// The server's retry delay: the minimum pause before the retry.
         hint: Option<Duration>,
         /// Whether the server may have applied this attempt.
         applied: Applied,
@@ -113,7 +113,7 @@ pub enum RetryAction {
     },
     /// Pause, since the server requires payment, then send the request again.
     PauseForBilling {
-        /// The server's retry delay, which is the minimum pause.
+        /// The server's retry delay: the minimum pause before the retry.
         hint: Option<Duration>,
     },
     /// Return an error of this kind to the caller.

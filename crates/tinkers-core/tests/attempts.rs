@@ -328,7 +328,7 @@ fn server_retry_delay_is_followed_despite_jitter_and_an_empty_budget() {
 }
 
 #[test]
-fn retry_after_above_the_policy_limit_is_cut_to_the_limit() {
+fn retry_delay_above_the_maximum_of_the_call_policy_is_cut() {
     let mut call = post(RouteClass::Control);
     call.policy = CallPolicy::PATIENT.following_hints_up_to(secs(40));
     for answer in [

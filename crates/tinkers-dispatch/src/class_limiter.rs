@@ -42,7 +42,7 @@ struct State {
     first_request_took: Duration,
     /// The last time at which a response or a returned permit made room for waiters.
     last_queue_progress: Option<Timestamp>,
-    /// The earliest time at which an uncollected grant is taken back.
+    /// The earliest time at which a grant is taken back if its waiter has not collected the grant.
     lapse_at: Timestamp,
     /// The time at which polls without a response count as accepted, during the gradual increase after a pause.
     ramp_at: Option<Timestamp>,
@@ -295,7 +295,7 @@ impl ClassLimiter {
         u32::try_from(self.failed_first_requests.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
-    /// Returns the number of waiters, the number of uncollected grants, and the learned in-flight limit.
+    /// Returns the number of waiters, the number of grants that waiters have not collected, and the learned in-flight limit.
     pub(crate) fn waiting(&self) -> (usize, usize, Option<u32>) {
         let state = lock(&self.state);
         let queue = &state.queue;

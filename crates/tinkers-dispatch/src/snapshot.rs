@@ -41,7 +41,7 @@ pub struct ClassSnapshot {
     pub gate: GateSnapshot,
     /// The number of requests that wait for admission.
     pub waiting: usize,
-    /// The number of requests that were granted and have not been polled since.
+    /// The number of admitted requests with a future that has not been polled since the admission.
     pub uncollected: usize,
     /// The number of requests that are being sent.
     pub slots: u32,

@@ -19,7 +19,7 @@ pub(crate) struct QueueKey {
 pub(crate) struct QueueEntry {
     pub(crate) key: QueueKey,
     pub(crate) arrival: Arrival,
-    /// A unique number, which distinguishes entries with the same arrival number.
+    /// A unique number. It distinguishes entries with the same arrival number.
     number: u64,
 }
 
@@ -55,13 +55,13 @@ impl Waiter {
 pub(crate) enum Removed {
     /// The request was waiting.
     Waiting(Waiter),
-    /// The request was granted and the grant not collected.
+    /// The request was admitted, and its waiter had not collected the grant.
     Granted(Ticket),
     /// There is no such entry, since its grant was taken back.
     NotFound,
 }
 
-/// A granted ticket that was not collected yet.
+/// A ticket that was granted to a waiting request. The future of the request has not been polled since.
 #[derive(Debug)]
 struct Grant {
     ticket: Ticket,
@@ -244,7 +244,7 @@ impl WaitQueue {
         self.queues.values().map(BTreeMap::len).sum()
     }
 
-    /// Returns the number of granted tickets that were not collected.
+    /// Returns the number of granted tickets that their waiters have not collected.
     pub(crate) fn uncollected(&self) -> usize {
         self.granted.len()
     }
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn timer_for_an_uncollected_grant_goes_to_another_client() {
+    fn timer_that_takes_back_an_uncollected_grant_is_set_by_another_client() {
         let mut queue = WaitQueue::default();
         let granted = join(&mut queue, 1, None);
         join(&mut queue, 1, None);

@@ -284,7 +284,7 @@ impl Wake for EventRecorder {
 }
 
 #[test]
-fn waiters_are_woken_before_events_are_published() {
+fn waiting_requests_are_woken_before_limiter_events_are_published() {
     let (bench, class) = (bench(), RouteClass::Rest);
     refuse(bench.admit(ask(class)), Some(SECOND));
     let first_request = first_request(&bench, class);

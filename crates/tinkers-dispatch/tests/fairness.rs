@@ -35,7 +35,7 @@ fn drain(held: Admitted, mut queue: Vec<(u64, Waiting)>) -> Vec<u64> {
 }
 
 #[test]
-fn client_with_many_requests_does_not_delay_others() {
+fn client_with_many_requests_does_not_delay_other_clients() {
     let bench = Bench::sampling(1, 1, 99);
     let held = bench.admit(of(9));
     let mut queue: Vec<_> = (0..6).map(|n| (10 + n, bench.ask(of(1)))).collect();

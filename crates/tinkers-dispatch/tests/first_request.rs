@@ -172,7 +172,7 @@ fn poll_held_by_the_server_counts_as_accepted() {
 }
 
 #[test]
-fn each_client_has_its_own_gate_timer() {
+fn each_client_has_its_own_timer_for_the_gate_deadline() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(listing()), Some(SECOND));
     let of = |client| AdmissionRequest {

@@ -45,7 +45,7 @@ fn late_success_does_not_open_a_closed_gate() {
 }
 
 #[test]
-fn only_a_longer_retry_delay_changes_the_pause() {
+fn only_a_longer_retry_delay_extends_the_pause() {
     let bench = bench();
     let permits: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();
     let mut hints = [5, 2, 9].into_iter();

@@ -309,7 +309,7 @@ fn failing_server_is_polled_until_the_operation_stalls() {
 }
 
 #[test]
-fn unpaid_bill_pauses_polls_up_to_the_billing_limit() {
+fn unpaid_bill_pauses_polls_until_the_billing_time_limit() {
     let unpaid = Step::Json(402, r#"{"detail": "add a card"}"#);
     let (result, server, _) = created([unpaid.clone(), unpaid.clone(), DONE]);
     assert!(result.is_ok());

@@ -138,7 +138,7 @@ fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
 }
 
 #[test]
-fn limit_probe_succeeds_after_as_many_requests_as_its_step() {
+fn limit_probe_succeeds_after_accepting_as_many_requests_as_its_step() {
     let mut limit = learned(20);
     limit.on_reopened(15);
     let now = probe_after(&mut limit, 1_000);
@@ -160,7 +160,7 @@ fn limit_probe_succeeds_after_as_many_requests_as_its_step() {
 }
 
 #[test]
-fn requests_for_a_successful_probe_grow_with_the_learned_limit() {
+fn number_of_requests_for_a_successful_probe_grows_with_the_limit() {
     let least = |level: u32, in_flight: u32| {
         let mut limit = learned(level);
         limit.on_reopened(in_flight);

@@ -50,7 +50,7 @@ fn admitted_request_takes_units_of_all_limits() {
 }
 
 #[test]
-fn no_limit_is_charged_if_the_byte_budget_refuses() {
+fn no_units_are_taken_if_the_byte_budget_refuses_a_request() {
     let constraints = Constraints::new(bounds());
     let ticket = constraints.take(charge(5_000), || ms(0)).unwrap();
     for _ in 0..2 {
@@ -64,7 +64,7 @@ fn no_limit_is_charged_if_the_byte_budget_refuses() {
 }
 
 #[test]
-fn no_limit_is_charged_if_the_rate_limit_refuses() {
+fn no_units_are_taken_if_the_rate_limit_refuses_a_request() {
     let rate = Some(Rate {
         interval: ms(100),
         burst: 1,
@@ -81,7 +81,7 @@ fn no_limit_is_charged_if_the_rate_limit_refuses() {
 }
 
 #[test]
-fn no_limit_is_charged_if_the_gate_refuses() {
+fn no_units_are_taken_if_the_gate_refuses_a_request() {
     let rate = Some(Rate {
         interval: ms(100_000),
         burst: 1,
@@ -237,7 +237,7 @@ fn refusal_sets_the_learned_limit_of_the_window() {
 }
 
 #[test]
-fn late_acceptance_corrects_the_learned_limit() {
+fn late_response_of_an_accepted_request_corrects_the_learned_limit() {
     let constraints = Constraints::new(bounds());
     let mut limit = AdaptiveLimit::new(1, 50);
     let tickets = [(); 3].map(|()| constraints.take(charge(1), || ms(0)).unwrap());

@@ -19,7 +19,7 @@ pub(crate) struct NoiseFilter {
     was_noisy: bool,
     /// The number of consecutive refusals without progress: the server accepted no more requests than at the lowest of these refusals.
     confirmations: u32,
-    /// The number of accepted requests at the lowest of the consecutive refusals without progress.
+    /// The smallest number of accepted requests in flight at any of the consecutive refusals without progress.
     lowest: u32,
     /// The number of requests accepted since the last refusal.
     accepted_since_refusal: u32,

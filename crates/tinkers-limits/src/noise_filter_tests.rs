@@ -135,7 +135,7 @@ fn limit_recovery_waits_after_a_drop_but_not_after_random_refusals() {
 }
 
 #[test]
-fn limit_recovery_starts_after_as_many_accepted_requests_as_limit() {
+fn limit_recovery_waits_for_as_many_accepted_requests_as_the_limit() {
     for (level, least) in [(20, 20), (2, 8)] {
         let mut filter = NoiseFilter::new();
         filter.on_refusal(Some(50), level);

@@ -83,7 +83,7 @@ fn in_flight_limits_are_clamped_to_their_word_size() {
 }
 
 #[test]
-fn full_window_of_maximum_size_does_not_overflow() {
+fn full_in_flight_window_of_maximum_size_does_not_overflow() {
     let full = Packed(0).with_limit(ConcurrencyWindow::MAX);
     let full = Packed(full.0 + Packed::MASK * (Packed::IN_FLIGHT + Packed::UNANSWERED));
     for take in [SlotRequest::SlotAndInFlight, SlotRequest::Slot] {

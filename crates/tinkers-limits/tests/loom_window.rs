@@ -166,7 +166,7 @@ fn limit_change<W: Window>() -> Findings {
 }
 
 #[test]
-fn concurrent_limit_change_loses_no_unit() {
+fn concurrent_change_of_the_in_flight_limit_loses_no_unit() {
     limit_change::<ConcurrencyWindow>().assert_none();
 }
 

@@ -276,7 +276,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn gate_admits_one_request_at_a_time_after_its_deadline(
+    fn closed_gate_admits_one_request_at_a_time_after_its_deadline(
         operations in prop::collection::vec(gate_operation(), 1..120),
     ) {
         let gate = BackoffGate::new();

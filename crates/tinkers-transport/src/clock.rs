@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_until_the_maximum_timestamp_does_not_panic() {
+    fn sleep_until_the_maximum_timestamp_of_the_clock_does_not_panic() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -12,7 +12,8 @@ use crate::nulls::{null_is_default, without_nulls};
 /// version.
 pub const SDK_VERSION: &str = "0.38.0";
 
-/// The body of `POST /client/config` and `POST /client/dynamic_config`, which return configurations of the client.
+/// The body of `POST /client/config` and `POST /client/dynamic_config`, which return the client configuration and the dynamic
+/// configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigRequest {

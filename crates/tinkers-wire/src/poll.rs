@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn poll_responses_are_decoded() {
+    fn poll_responses_of_each_kind_are_decoded() {
         assert_eq!(
             read(
                 r#"{"type": "try_again", "request_id": "1", "queue_state": "paused_capacity", "queue_state_reason": "busy"}"#

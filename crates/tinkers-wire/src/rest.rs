@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listings_of_each_server_are_decoded() {
+    fn rest_listings_of_all_servers_are_decoded() {
         let runs: TrainingRunList = serde_json::from_str(
             r#"{"training_runs": [{"training_run_id": "model_1", "base_model": "tiny/model", "model_owner": "default",
                 "is_lora": true, "corrupted": false, "lora_rank": 8, "last_request_time": "2026-11-23T08:52:27.925306",

@@ -7,7 +7,7 @@ use crate::support::{World, post};
 use crate::{OK, secs};
 
 #[test]
-fn client_policy_sets_attempts_window_and_pauses_of_a_call() {
+fn client_retry_policy_sets_attempts_window_and_pauses_of_a_call() {
     let sent_at = |retries: RetryPolicy| {
         // Not a status of 5xx, after which outage checks may send a retry early.
         let mut world = World::new(&[], Says(408, "{}"));
@@ -27,7 +27,7 @@ fn client_policy_sets_attempts_window_and_pauses_of_a_call() {
 }
 
 #[test]
-fn client_policy_does_not_extend_a_call_with_one_attempt() {
+fn client_retry_policy_adds_no_retries_to_a_call_with_one_attempt() {
     let mut world = World::new(&[], Says(500, "{}"));
     world.caller.retries = RetryPolicy::new().with_window(secs(1000));
     let mut call = post(RouteClass::Rest);

@@ -136,8 +136,8 @@ impl SharedPoll {
         self.polls.run(&mut poll, None).await
     }
 
-    /// Sends the remaining acknowledgements, within a few seconds. If one fails, the server stores results for longer than necessary,
-    /// but no waiter loses a result.
+    /// Sends the remaining acknowledgements, within a few seconds. If an acknowledgement fails, the server stores results for longer than
+    /// necessary, but no waiter loses a result.
     async fn acknowledge_rest(&mut self) {
         let session = Arc::clone(&self.session);
         let caller = session.caller();

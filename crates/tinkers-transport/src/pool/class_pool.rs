@@ -171,7 +171,7 @@ impl ClassPool {
         drop(idle);
     }
 
-    /// Closes the pool: current and later waiters fail, and each connection is closed when its last request is done.
+    /// Closes the pool: current and later waiters fail, and each connection is closed when its last request has ended.
     pub(super) fn close(&self) {
         let (waiters, idle, reaper) = {
             let mut inner = self.lock();

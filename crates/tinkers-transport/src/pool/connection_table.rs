@@ -37,7 +37,7 @@ impl IdleLimits {
 
 /// The connections of a pool, by state: idle, busy and shared. Ids are never reused.
 pub(crate) struct ConnectionTable<S> {
-    /// The idle HTTP/1.1 connections. The first one has been idle for the longest time.
+    /// The idle HTTP/1.1 connections. The first connection has been idle for the longest time.
     idle: VecDeque<IdleConnection<S>>,
     /// The busy HTTP/1.1 connections, each with the time at which it stops accepting requests.
     busy: BTreeMap<u64, Timestamp>,
