@@ -82,9 +82,10 @@ pub enum ErrorKind {
     /// The server has lost the result of the operation (410). The operation may have been applied: repeat a sample, and continue training from
     /// the last checkpoint.
     ResultLost,
-    /// The server no longer knows the session, or a model or sampler of it: the session expired, the server was restarted, or the model was
-    /// unloaded. Connect a new client, create a model from the last checkpoint (`create_training_client_from_state_with_optimizer`) and
-    /// continue; see the example `resume`. A missing checkpoint is [`ErrorKind::NotFound`].
+    /// The server no longer knows the session, or a model or sampler of the session: the session expired, the server was restarted, or the
+    /// model was unloaded. Connect a new client, create a model from the last checkpoint
+    /// (`create_training_client_from_state_with_optimizer`) and continue; see the example `resume`. A missing checkpoint is
+    /// [`ErrorKind::NotFound`].
     SessionLost,
     /// The response is not one of a Tinker server, or cannot be decoded. Check the base URL, and that proxies leave responses unchanged.
     Protocol,

@@ -34,7 +34,7 @@ pub struct HttpRequest {
     pub headers: HeaderMap,
     /// The request body.
     pub body: Bytes,
-    /// The route class, which selects the connection pool.
+    /// The route class. It selects the connection pool.
     pub class: RouteClass,
     /// The timeouts of the request.
     pub timeouts: Timeouts,

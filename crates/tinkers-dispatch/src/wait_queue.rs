@@ -57,7 +57,7 @@ pub(crate) enum Removed {
     Waiting(Waiter),
     /// The request was admitted, and its waiter had not collected the grant.
     Granted(Ticket),
-    /// There is no such entry, since its grant was taken back.
+    /// The entry no longer exists, since its grant was taken back.
     NotFound,
 }
 

@@ -70,7 +70,7 @@ pub(crate) enum Verdict<T> {
     Progress,
     /// The server still works on the operation.
     NotReady,
-    /// The body is not that of a response to a poll. A proxy may have sent or truncated it, so the poll is retried a few times.
+    /// The response body is not valid for a poll. A proxy may have sent or truncated the body, so the poll is retried a few times.
     Invalid(Error),
 }
 

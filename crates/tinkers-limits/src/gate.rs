@@ -80,7 +80,8 @@ pub enum GateState {
     Open,
     /// No request is admitted before this time. Then one request is admitted, as the first request after the pause.
     ClosedUntil(Duration),
-    /// The first request was admitted at this time, and its response is pending. After a timeout another request may replace it.
+    /// The first request was admitted at this time, and its response is pending. After a timeout another request may replace the first
+    /// request.
     FirstRequestSince(Duration),
 }
 

@@ -50,7 +50,7 @@ pub(crate) enum RefusalMeaning {
 pub(crate) enum ProbeFailure {
     /// The probe tested a limit beyond the learned one.
     Regular,
-    /// The probe was a step of a recovery. Its failure starts no new probe interval.
+    /// The probe was a step of a recovery. The failure of such a probe starts no new probe interval.
     Recovery,
 }
 

@@ -206,7 +206,7 @@ impl Model {
         }
     }
 
-    /// Releases a slot and an in-flight unit. Serves the waiter if the release sees the waiters flag.
+    /// Releases a slot and an in-flight unit. Serves the waiter if the waiters flag is set at the time of the release.
     fn release(&self) {
         self.window.release_slot();
         if self.window.release().has_waiters {

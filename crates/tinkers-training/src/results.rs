@@ -95,7 +95,7 @@ impl ResultWaiter {
         }
     }
 
-    /// Fails if the call waits for the rate limit, and the server's `retry-after` hint ends after `deadline`.
+    /// Fails if the call waits for the rate limit, and the server's retry delay ends after `deadline`.
     fn check_deadline(&self, deadline: Timestamp) -> Result<()> {
         let Operation {
             session,

@@ -30,7 +30,7 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     assert_eq!(&through_json(value), value);
 }
 
-/// Generates any `f32`. All NaNs have the same payload, since JSON cannot encode the payload of a NaN.
+/// Generates any `f32`. All NaN values have the same payload, since JSON cannot encode the payload of a NaN.
 fn float() -> impl Strategy<Value = f32> {
     any::<u32>().prop_map(|bits| match f32::from_bits(bits) {
         x if x.is_nan() => f32::NAN,
@@ -38,7 +38,7 @@ fn float() -> impl Strategy<Value = f32> {
     })
 }
 
-/// Generates any `f64`. All NaNs have the same payload.
+/// Generates any `f64`. All NaN values have the same payload.
 fn metric() -> impl Strategy<Value = f64> {
     let special = prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0]);
     let any = any::<u64>().prop_map(|bits| match f64::from_bits(bits) {
