@@ -62,7 +62,7 @@ impl RouteClass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
-/// The amount of each limit that a request consumes.
+/// The amounts that a request takes from the rate limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
     /// The estimated size of the request body, in bytes.
@@ -76,11 +76,11 @@ pub struct AdmissionRequest {
     pub class: RouteClass,
     /// The client that sends the request.
     pub client: ClientId,
-    /// The cost of the request.
+    /// The amounts that the request takes from the rate limits.
     pub cost: Cost,
     /// The time at which the wait for admission fails. `None` waits without limit.
     pub deadline: Option<Timestamp>,
-    /// The in-flight permit of an earlier attempt whose outcome is unknown. The retry keeps this permit and takes no second one.
+    /// The in-flight permit of an earlier attempt with an unknown outcome. The retry keeps this permit and takes no second permit.
     pub in_flight_permit: Option<InFlightPermit>,
     /// The position of the request in the queue of its client.
     pub readmission: Readmission,
@@ -111,7 +111,7 @@ pub struct Admitted {
     pub permit: SubmitPermit,
     /// The in-flight permit, which the caller holds until the result is available.
     pub in_flight_permit: InFlightPermit,
-    /// The arrival number of the request, which a readmission needs.
+    /// The arrival number of the request. If the server refuses the request, a retry with this number keeps the queue position.
     pub arrival: Arrival,
 }
 
@@ -161,7 +161,7 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
     /// Returns the last time at which a response or a result made room in the queue of `class` while requests waited, or `None` if
     /// unknown.
     ///
-    /// While its queue moves, a waiting request counts as making progress.
+    /// While the queue of its class moves, a waiting request counts as making progress.
     fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
@@ -189,8 +189,8 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
         true
     }
 
-    /// Closes the gate for `hint`, counted from now. Called if the body of a refusal contains a retry delay and its headers contain
-    /// none.
+    /// Closes the gate for the retry delay `hint`, counted from now. Called if the response body of a refusal contains a retry delay and
+    /// the response headers contain none.
     fn extend(&self, ticket: Ticket, hint: Duration) {
         let _ = (ticket, hint);
     }
@@ -202,7 +202,8 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     fn release(&self);
 }
 
-/// The permit to send one attempt. It holds a slot and a number of bytes. Dropping it reports [`AttemptOutcome::Dropped`].
+/// The permit to send one attempt. It holds one submission slot and the bytes of the request body. Dropping the permit reports
+/// [`AttemptOutcome::Dropped`].
 #[must_use = "dropping it ends the attempt"]
 pub struct SubmitPermit {
     from: PermitSource,
@@ -215,7 +216,7 @@ enum PermitSource {
     Shared(Arc<Attempt>),
 }
 
-/// An attempt whose permit is shared between a [`SubmitPermit`] and a [`DepartureCheck`].
+/// An attempt that a [`SubmitPermit`] and a [`DepartureCheck`] share.
 #[derive(Debug)]
 struct Attempt {
     ledger: Arc<dyn Ledger>,
@@ -226,7 +227,7 @@ struct Attempt {
 
 const IN_PROGRESS: u8 = 0;
 const SETTLED: u8 = 1;
-/// The final state of a refused attempt whose response head contains no retry delay. The response body may still contain one.
+/// The final state of a refused attempt whose response head contains no retry delay. The response body may still contain a retry delay.
 const REFUSED_WITHOUT_HINT: u8 = 2;
 
 impl Attempt {
@@ -251,8 +252,8 @@ impl Attempt {
         }
     }
 
-    /// Returns whether the attempt may be sent. An attempt with a reported outcome may not, since the limits no longer count it: the
-    /// caller has dropped the attempt, or a transport layer repeats it after a refusal.
+    /// Returns whether the attempt may be sent. An attempt with a reported outcome may not be sent, since the limits no longer count that
+    /// attempt: the caller has dropped it, or a transport layer sends it again after a refusal.
     fn may_leave(&self) -> bool {
         self.state.load(Ordering::Acquire) == IN_PROGRESS && self.ledger.may_leave(self.ticket)
     }
@@ -330,8 +331,8 @@ impl fmt::Debug for SubmitPermit {
     }
 }
 
-/// A check of the limits immediately before a request is sent. It accompanies the [`HttpRequest`](crate::HttpRequest). A transport calls it
-/// before it writes the first byte, and again when the head of the response has arrived.
+/// A check of the limits immediately before a request is sent. The check is a field of the [`HttpRequest`](crate::HttpRequest). A transport
+/// calls the check before it writes the first byte, and again when the head of the response has arrived.
 ///
 /// Between admission and the socket a request may wait for a connection, a TLS handshake or a busy executor. Meanwhile the server may ask
 /// for a pause. The default check lets every request pass.
@@ -355,14 +356,14 @@ impl DepartureCheck {
                 .is_none_or(|send_decision| send_decision.mark_sent())
     }
 
-    /// Adds the send decision of a submission, which prevents it from being sent after its client was closed.
+    /// Adds the send decision of a submission. The decision prevents the submission from being sent after its client was closed.
     pub(crate) fn with_send_decision(mut self, send_decision: &Arc<SendDecision>) -> Self {
         self.send_decision = Some(Arc::clone(send_decision));
         self
     }
 
     /// Reports the head of a response. A 429 closes the gate at once, since the response body may be slow. A `Retry-After` date is
-    /// compared with the `Date` of the response, or with `wall` if there is none.
+    /// compared with the `Date` of the response, or with `wall` if the response has no date.
     pub fn head(&self, status: StatusCode, headers: &HeaderMap, wall: SystemTime) {
         if let Some(attempt) = &self.attempt
             && status == StatusCode::TOO_MANY_REQUESTS
@@ -458,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn permit_reports_exactly_one_outcome_even_if_dropped() {
+    fn submit_permit_reports_exactly_one_outcome_even_if_dropped() {
         let ledger = Arc::new(TestLedger::default());
         let permit = |n| SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), ticket(n));
         permit(1).settle(AttemptOutcome::Accepted);
@@ -482,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_delay_in_the_body_extends_only_a_refusal_without_header() {
+    fn retry_delay_in_a_429_body_applies_only_without_retry_after_header() {
         let seconds = |n| Some(Duration::from_secs(n));
         for (head, later, extended) in [
             (Some("5"), seconds(5), None),
@@ -534,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn route_class_index_is_its_position_in_all() {
+    fn route_class_index_is_its_position_in_the_constant_all() {
         for (i, class) in RouteClass::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), i);
         }

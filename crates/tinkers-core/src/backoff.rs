@@ -25,7 +25,7 @@ impl Backoff {
         self.max
     }
 
-    /// Returns the pause before retry `number`, which counts from 0.
+    /// Returns the pause before a retry. The first retry has `number` 0.
     pub fn pause(self, number: u32) -> Duration {
         self.first.saturating_mul(1 << number.min(31)).min(self.max)
     }

@@ -8,8 +8,8 @@ use crate::user_code::catch_panic;
 
 /// The billing state of a session, shared by all of its requests.
 ///
-/// The first 402 response begins a billing incident. The incident ends after [`BillingPause::FORGET`] without a 402. If it lasts longer
-/// than the limit in the server's configuration (one hour by default), all requests fail.
+/// The first 402 response begins a run of 402 responses. The run ends after [`BillingPause::FORGET`] without a 402 response. If a run lasts
+/// longer than the limit in the server's configuration (one hour by default), all requests fail.
 #[derive(Debug, Default)]
 pub struct BillingPause {
     incident: Mutex<Option<Incident>>,
@@ -28,18 +28,18 @@ struct Incident {
 pub enum BillingAction {
     /// Wait for this time, then send the request again.
     Pause(Duration),
-    /// Return an error, since the billing incident has lasted too long.
+    /// Return an error, since 402 responses have continued for too long.
     GiveUp,
 }
 
 impl BillingPause {
     /// The pause after a 402 response.
     pub const STEP: Duration = Duration::from_secs(5);
-    /// The time without a 402 response after which a billing incident is over.
+    /// The time without a 402 response that ends a run of 402 responses.
     pub const FORGET: Duration = Duration::from_secs(300);
     const LOG_EVERY: Duration = Duration::from_secs(60);
 
-    /// Records a 402 response at the time `now` and returns the action. A billing incident may last up to `limit`.
+    /// Records a 402 response at the time `now` and returns the action. 402 responses may continue for up to `limit`.
     pub fn on_payment_required(&self, now: Timestamp, limit: Duration) -> BillingAction {
         let mut slot = self.incident.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = Incident {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn billing_pauses_end_at_the_limit_or_after_five_minutes_without_402() {
+    fn calls_pause_after_402_responses_until_the_billing_time_limit() {
         let pause = BillingPause::default();
         let limit = Duration::from_secs(100);
         assert_eq!(
@@ -96,7 +96,7 @@ mod tests {
             pause.on_payment_required(at(111), limit),
             BillingAction::GiveUp
         );
-        // A request in the same incident fails at once.
+        // A request in the same run of 402 responses fails at once.
         assert_eq!(
             pause.on_payment_required(at(411), limit),
             BillingAction::GiveUp

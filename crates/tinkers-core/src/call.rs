@@ -51,7 +51,7 @@ pub struct Call {
     pub class: RouteClass,
     /// The client in whose queue the call waits.
     pub client: ClientId,
-    /// The cost of the call for the rate limits.
+    /// The amounts that the call takes from the rate limits.
     pub cost: Cost,
     /// The retry policy of the call.
     pub policy: CallPolicy,
@@ -63,7 +63,8 @@ pub struct Call {
     pub max_response_bytes: usize,
     /// The cell that receives the progress of the call.
     pub progress: Option<Arc<ProgressCell>>,
-    /// Returns whether the call ends with a response that would be retried otherwise. For callers that have a better request to make.
+    /// Returns whether a response ends the call although the policy would retry the call. For callers that react to such a response with a
+    /// different request.
     pub is_final: Option<fn(&HttpResponse) -> bool>,
     /// Returns whether a successful response can be decoded. If not, a proxy may have corrupted the response. The call is then retried
     /// a few times, provided that the policy repeats requests that may have been applied.
@@ -129,7 +130,7 @@ impl Call {
     }
 }
 
-/// The success of a call: the response, and the in-flight permit.
+/// The result of a successful call: the response and the in-flight permit.
 #[derive(Debug)]
 pub struct Accepted {
     /// The response. Its status is a 2xx.
@@ -151,7 +152,7 @@ pub struct CallAdmission {
     began: Timestamp,
 }
 
-/// A future that resolves to a [`CallAdmission`]. It is small, since many of them may wait at once.
+/// A future that resolves to a [`CallAdmission`]. The future is small, since many calls may wait at once.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct CallAdmissionFuture<'a> {
     pending: BoxFuture<'a, Result<Admitted, Error>>,
@@ -199,15 +200,15 @@ pub struct Caller {
     pub notices: Arc<DeprecationNotices>,
     /// The billing state, which pauses requests while the server requires payment.
     pub billing: Arc<BillingPause>,
-    /// The maximum duration of a billing incident.
+    /// How long 402 responses may continue before calls fail.
     pub billing_limit: Duration,
-    /// The counters of recovered errors.
+    /// The numbers of recovered errors of the session, by kind.
     pub recovered_errors: Arc<RecoveredErrors>,
     /// The close signal, which fails calls when the client is closed.
     pub closing: Arc<CloseSignal>,
     /// The timeouts of requests.
     pub timeouts: ClassTimeouts,
-    /// The client's retry policy, which limits that of each call.
+    /// The client's retry policy. It limits the retry policy of each call.
     pub retries: RetryPolicy,
 }
 
@@ -226,7 +227,7 @@ impl Caller {
         self.make(call, self.time.now(), None).await
     }
 
-    /// Waits for the admission of a call that is built later, with the same class, client and cost. Pass the result to
+    /// Waits for the admission of a call that the caller builds later, with the class, client and size of `ask`. Pass the result to
     /// [`Caller::call_admitted`].
     pub fn admit(&self, ask: AdmissionRequest) -> CallAdmissionFuture<'_> {
         CallAdmissionFuture {
@@ -243,7 +244,8 @@ impl Caller {
     /// a refusal when the head of the response arrives.
     ///
     /// # Errors
-    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed after the admission. The caller then asks for readmission.
+    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed after the admission. The caller then asks for admission again, with
+    /// the old queue position.
     pub async fn send(
         &self,
         permit: &mut SubmitPermit,
@@ -252,7 +254,7 @@ impl Caller {
         self.send_as(permit.departure(), request).await
     }
 
-    /// Sends one attempt of a submission, unless the attempt is retracted or the client is closed before.
+    /// Sends one attempt of a submission, unless the attempt was retracted or the client was closed before.
     async fn submit(
         &self,
         permit: &mut SubmitPermit,

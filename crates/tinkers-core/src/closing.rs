@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_signal_wins_over_work_that_is_ready() {
+    fn closed_signal_ends_a_future_even_if_the_future_is_ready() {
         let signal = CloseSignal::default();
         let mut cx = Context::from_waker(Waker::noop());
         let done = pin!(signal.unless_closed(ready(1))).poll(&mut cx);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn second_close_keeps_the_reason_of_the_first() {
+    fn second_close_keeps_the_reason_of_the_first_close() {
         let signal = CloseSignal::default();
         signal.check().expect("open");
         assert!(signal.close(Error::closed()));

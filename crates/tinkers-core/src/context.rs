@@ -63,11 +63,12 @@ pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
     /// Returns the maximum duration of an operation. `None` is unlimited.
     fn operation_deadline(&self) -> Option<Duration>;
 
-    /// Waits until the client may fetch a result of `bytes` bytes. Dropping the guard returns the bytes to the budget.
+    /// Waits until the byte budget for large results has room for a result of `bytes` bytes. Dropping the guard returns the bytes to the
+    /// budget.
     fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard>;
 }
 
-/// A number of bytes taken from the budget for large results. Dropping the guard returns them.
+/// A guard of bytes that were taken from the byte budget for large results. Dropping the guard returns the bytes.
 pub struct BytesGuard {
     release: Option<Box<dyn FnOnce() + Send + Sync>>,
 }

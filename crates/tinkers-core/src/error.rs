@@ -48,20 +48,22 @@ pub enum Sent {
 pub enum ErrorKind {
     /// An argument is invalid, and nothing was sent. Correct the argument that [`Error::field`] names.
     InvalidInput,
-    /// The configuration of the client is invalid: base URL, key or environment. Correct the setting that the message names.
+    /// The configuration of the client is invalid: base URL, API key or environment. Correct the setting that the message names.
     Configuration,
-    /// The server does not accept the credential, or there is none (401). Check `TINKER_API_KEY` or the key given to the builder.
+    /// The server does not accept the credential, or there is none (401). Check `TINKER_API_KEY` or the API key that the program sets.
     Authentication,
-    /// The credential has no permission for the request (403). Use the key of the owner, or ask the owner for access.
+    /// The credential has no permission for the request (403). Use the API key of the owner, or ask the owner for access.
     PermissionDenied,
-    /// The server requires payment (402), and the client has waited for it as long as it may. Settle the bill, then repeat the call.
+    /// The server requires payment (402), and the client has waited for the payment as long as it may. Settle the bill, then repeat the
+    /// call.
     Billing,
     /// An object such as a checkpoint or base model does not exist (404). Check its name; the server lists what exists.
     NotFound,
     /// An object exists already, or a sequence number was reused (409). Use another name. With [`Sent::MaybeSent`] an earlier attempt of the
     /// same call may have created the object.
     Conflict,
-    /// The server's rate limit holds the request back beyond its deadline, so it was not sent. Repeat the call at [`Error::retry_at`].
+    /// The server's rate limit holds the request back beyond its deadline, so the request was not sent. Repeat the call at
+    /// [`Error::retry_at`].
     RateLimited,
     /// The server rejected the request for another reason (400, 422 and other 4xx). The message has the server's reason; a repeat fails, too.
     Rejected,
@@ -80,14 +82,15 @@ pub enum ErrorKind {
     /// The server has lost the result of the operation (410). The operation may have been applied: repeat a sample, and continue training from
     /// the last checkpoint.
     ResultLost,
-    /// The server no longer knows the session, or a model or sampler of it: the session expired, the server was restarted, or the model was
-    /// unloaded. Connect a new client, create a model from the last checkpoint (`create_training_client_from_state_with_optimizer`) and
-    /// continue; see the example `resume`. A missing checkpoint is [`ErrorKind::NotFound`].
+    /// The server no longer knows the session, or a model or sampler of the session: the session expired, the server was restarted, or the
+    /// model was unloaded. Connect a new client, create a model from the last checkpoint
+    /// (`create_training_client_from_state_with_optimizer`) and continue; see the example `resume`. A missing checkpoint is
+    /// [`ErrorKind::NotFound`].
     SessionLost,
     /// The response is not one of a Tinker server, or cannot be decoded. Check the base URL, and that proxies leave responses unchanged.
     Protocol,
-    /// The request may or may not have been applied, and the server is not known to deduplicate it. Do not repeat it: continue training from
-    /// the last checkpoint.
+    /// The request may or may not have been applied, and the server is not known to deduplicate the request. Do not repeat the request:
+    /// continue training from the last checkpoint.
     OutcomeUnknown,
     /// An earlier failure, the source of this error, made further training calls unsafe. Call `TrainingClient::recover`, or create a new
     /// client from the last checkpoint.
@@ -112,7 +115,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// The phase that an operation is in.
+/// The phase of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
@@ -138,11 +141,11 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The state of an operation whose progress deadline passed.
+/// The state of a stalled operation: its progress deadline has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stalled {
-    /// The phase that the operation was in.
+    /// The phase of the operation when its progress deadline passed.
     pub phase: Phase,
     /// The time between the last progress and the error.
     pub since: Duration,
@@ -190,7 +193,7 @@ struct Inner {
 }
 
 impl Error {
-    /// The maximum number of bytes of a response body that an error keeps.
+    /// The maximum number of bytes of the response body that an error contains.
     pub const MAX_BODY: usize = 4096;
 
     /// Creates an error. `message` is a lower-case fragment that says what failed, then what to do.

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn each_retry_after_format_is_parsed_and_invalid_ones_are_ignored() {
+    fn retry_after_is_parsed_in_each_format_and_ignored_if_invalid() {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let ms = Duration::from_millis;
         type Row = (

@@ -13,7 +13,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A flag that tells whether code runs during a request. Requests that such code makes are nested.
+/// A flag that tells whether code runs during a request. Requests that are made by such code are nested requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NestedMark(bool);
 
@@ -60,8 +60,8 @@ impl Drop for Restore {
     }
 }
 
-/// Creates and awaits a request, with the flag set. It is set already when `begin` is called, since a layer may call the API before its
-/// future is polled.
+/// Creates and awaits a request, with the flag set. The flag is already set while `begin` creates the request, since a transport layer may
+/// call the API before its future is polled.
 pub(crate) async fn inside<'a, T>(begin: impl FnOnce() -> BoxFuture<'a, T>) -> T {
     let request = NestedMark::INSIDE.during(begin);
     NestedMark::INSIDE.carry(request).await
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn only_calls_during_a_request_are_marked_as_nested() {
+    fn only_calls_made_inside_a_request_are_flagged_as_nested() {
         assert!(!NestedMark::here().is_inside());
         let marked = poll(inside(|| {
             let begun = NestedMark::here().is_inside();
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn spawned_work_can_inherit_the_nested_mark() {
+    fn spawned_future_can_inherit_the_nested_request_flag() {
         let Poll::Ready(mark) = poll(inside(|| Box::pin(async { NestedMark::here() }))) else {
             panic!("the future is ready");
         };
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_mark_is_restored_after_a_panic() {
+    fn nested_request_flag_is_restored_after_a_panic() {
         let panics = inside(|| Box::pin(async { panic!("a layer that breaks") }));
         assert!(catch_unwind(AssertUnwindSafe(|| poll::<()>(panics))).is_err());
         assert!(!NestedMark::here().is_inside());

@@ -15,19 +15,19 @@ use crate::jitter::Jitter;
 use crate::time::{Clock, Timestamp};
 use crate::user_code::{catch_panic, wake_all};
 
-/// The minimum duration of an outage. Shorter failures leave the pauses of all retries unchanged.
+/// The minimum duration of an outage. Shorter series of failures leave the pauses of all retries unchanged.
 const MIN_OUTAGE: Duration = Duration::from_secs(2);
 /// The interval between two outage checks is the duration of the outage divided by this number, but at least `SHORTEST_INTERVAL` and at most
 /// `LONGEST_INTERVAL`.
 const CHECKS_PER_OUTAGE: u32 = 20;
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
-/// Released retries start at random times within this period for each of them, but at least `LEAST_SPREAD` and at most `MOST_SPREAD` in
-/// all.
+/// Retries that are woken early start at random times within a period. The length of the period is this constant times the number of
+/// retries, at least `LEAST_SPREAD` and at most `MOST_SPREAD`.
 const SPREAD: Duration = Duration::from_micros(500);
 const LEAST_SPREAD: Duration = Duration::from_millis(500);
 const MOST_SPREAD: Duration = Duration::from_millis(1500);
-/// The minimum time between two releases of all pending retries.
+/// The minimum time between two occasions on which all pending retries are woken early.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The outage state of an endpoint. Each route class has its own, since the backends of the classes may fail independently.
@@ -56,13 +56,13 @@ struct State {
     is_logged: bool,
     /// The earliest time of the next outage check.
     next_check: Timestamp,
-    /// The time of an outage check whose retry was dropped. Another retry takes it over.
+    /// The time of an outage check that has lost its retry, since the retry was dropped. Another retry takes the check over.
     vacant_check: Option<Timestamp>,
-    /// The number of times that all pending retries were released.
+    /// The number of times that all pending retries were woken early.
     releases: u64,
-    /// The time of the last release of all pending retries.
+    /// The last time at which all pending retries were woken early.
     released_at: Option<Timestamp>,
-    /// The period over which the retries of the last release were spread.
+    /// The period over which the retries that were last woken early are spread.
     spread: Duration,
     next_id: u64,
     pending_retries: BTreeMap<u64, Waker>,
@@ -75,7 +75,7 @@ pub struct OutageBackoff {
     pub sent_at: Timestamp,
     /// The end of the server's retry delay. The retry is never sent before.
     pub not_before: Timestamp,
-    /// The end of the backoff, if the retry is not released early.
+    /// The end of the backoff, if the retry is not woken early.
     pub until: Timestamp,
 }
 
@@ -102,7 +102,7 @@ impl Outage {
         });
     }
 
-    /// Ends the outage, unless pending retries were released a short time ago. Returns the duration of the outage and the wakers of the
+    /// Ends the outage, unless pending retries were woken early a short time ago. Returns the duration of the outage and the wakers of the
     /// pending retries.
     fn ended(
         &self,
@@ -182,7 +182,7 @@ impl Outage {
         }
     }
 
-    /// Returns the time at which a released retry starts.
+    /// Returns the time at which a retry that was woken early starts.
     fn release_time(
         &self,
         pause: &OutageBackoff,
@@ -229,21 +229,21 @@ impl Outage {
 
 /// The way in which a retry waits.
 enum RetryWait<'a> {
-    /// The retry waits for its backoff, unless it is released or chosen as the outage check.
+    /// The retry waits for its backoff, unless it is woken early or chosen as the outage check.
     Backoff {
         sleep: PendingRetry<'a>,
         /// Whether this failure is the first to be logged as an outage. The caller logs it without the lock, since log subscribers
         /// are user code.
         is_first: bool,
     },
-    /// The server recovered after the failed attempt was sent, so the retry waits only until its release time.
+    /// The server recovered after the failed attempt was sent. The retry waits only for the server's retry delay and a random time.
     UntilRelease,
 }
 
 /// A retry that waits for its backoff.
 struct PendingRetry<'a> {
     outage: &'a Outage,
-    /// The number of releases of all pending retries at the time when this retry began to wait.
+    /// The number of times that all pending retries had been woken early when this retry began to wait.
     seen: u64,
     id: Option<u64>,
     not_before: Timestamp,
@@ -258,7 +258,7 @@ enum WakeReason {
     None,
     /// The server has recovered.
     Recovered,
-    /// The retry is to be sent as an outage check at this time.
+    /// The retry must be sent as an outage check at this time.
     Check(Timestamp),
 }
 

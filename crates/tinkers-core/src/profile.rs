@@ -26,7 +26,8 @@ impl BodyFormat {
     }
 }
 
-/// The requests that a server is known to apply only once if they are repeated with the same `(model, seq_id)`.
+/// The kinds of requests that a server deduplicates: it applies a request only once if the request is sent again with the same `(model,
+/// seq_id)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Deduplication {
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn openapi_document_selects_a_body_format_without_confirming_it() {
+    fn openapi_document_selects_a_body_format_without_confirming_the_format() {
         let (json, protobuf) = ("application/json", "application/x-protobuf");
         for (listed, expected) in [
             (vec![json], BodyFormat::Json),
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_servers_are_assumed_to_deduplicate() {
+    fn only_known_servers_are_assumed_to_deduplicate_requests() {
         for (title, numbered, expected) in [
             (SKYRL, true, Deduplication::PassesAndSteps),
             (SKYRL, false, Deduplication::Unknown),

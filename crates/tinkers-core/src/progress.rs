@@ -28,13 +28,13 @@ pub struct Progress {
     pub request_id: Option<String>,
 }
 
-/// The shared state behind [`Progress`]. Its lock is held for a few stores, and never across an await.
+/// The shared state behind [`Progress`]. The lock is held for a few assignments, and never across an await.
 ///
 /// It also records whether any request of the operation may have reached the server, for the error of an abandoned operation.
 #[derive(Debug)]
 pub struct ProgressCell(Mutex<State>);
 
-/// The fields of [`Progress`] in a compact form, since each operation in flight has one.
+/// The fields of [`Progress`] in a compact form, to save memory: each operation in flight has these fields.
 #[derive(Debug)]
 struct State {
     phase: Phase,
@@ -43,7 +43,7 @@ struct State {
     request_id: Option<Arc<str>>,
     /// The state and the reason of the server's queue. Boxed, since few servers report them.
     queue: Option<Box<(QueueState, Option<String>)>>,
-    /// The number of attempts in progress.
+    /// The number of attempts that are being sent.
     attempts: u32,
     /// Whether an attempt may have reached the server.
     sent: bool,
@@ -51,7 +51,7 @@ struct State {
     queued: bool,
 }
 
-/// A guard of an attempt in progress. If it is dropped, the attempt counts as one that may have reached the server.
+/// A guard of an attempt in progress. If the guard is dropped, the attempt counts as possibly received by the server.
 #[derive(Debug)]
 #[must_use = "an attempt that is dropped counts as one that may have reached the server"]
 pub struct AttemptGuard<'a> {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn stall_error_says_not_sent_only_if_no_request_was_or_will_be_sent() {
+    fn stalled_error_is_not_sent_only_if_no_request_was_or_will_be_sent() {
         let fresh = || ProgressCell::new(Timestamp::ORIGIN);
         let cell = fresh();
         assert_eq!(stall(&cell).sent(), Sent::NotSent);

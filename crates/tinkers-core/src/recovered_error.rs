@@ -7,8 +7,8 @@ use crate::user_code::catch_panic;
 
 /// The kind of an error that the client recovered from without returning it to the user. Named by the operation that failed.
 ///
-/// Each recovered error is logged with its [name](RecoveredError::name) in the field `recovered_error`. Of the rate-limited responses, only
-/// those to control requests are counted here, as [`RecoveredError::Repeat`]; the limiter counts the others.
+/// Each recovered error is logged with its [name](RecoveredError::name) in the field `recovered_error`. Rate-limited responses are counted
+/// by the limiter and not here, except responses to control requests, which count as [`RecoveredError::Repeat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RecoveredError {
@@ -20,7 +20,7 @@ pub enum RecoveredError {
     Poll,
     /// A poll for all results of a sampling client failed and was repeated.
     SharedPoll,
-    /// The last acknowledgement of a sampling client failed. The server keeps its results for longer than necessary.
+    /// The last acknowledgement of a sampling client failed. The server stores the client's results for longer than necessary.
     Acknowledgement,
     /// The server lost a sample, and the client sampled it again.
     LostSample,
@@ -42,7 +42,7 @@ pub enum RecoveredError {
     Document,
     /// The close of a session failed, since the server does not know the session.
     Close,
-    /// A connection broke while it was idle, or its request was sent again on another connection.
+    /// A connection broke while it was idle, or broke during a request that was then sent again on another connection.
     Connection,
     /// A certificate of the system could not be read.
     Certificate,
@@ -98,7 +98,7 @@ impl RecoveredError {
     }
 }
 
-/// The counters of the recovered errors of one session. Counting is one relaxed atomic addition.
+/// The numbers of recovered errors of one session, by kind. Counting an error is one relaxed atomic addition.
 #[derive(Debug, Default)]
 pub struct RecoveredErrors([AtomicU64; RecoveredError::ALL.len()]);
 
@@ -116,7 +116,7 @@ impl RecoveredErrors {
         );
     }
 
-    /// Returns a copy of all counters. They are read one after the other, not at one instant.
+    /// Returns a copy of the numbers of recovered errors. The numbers are read one after the other, not at one instant.
     pub fn snapshot(&self) -> RecoveredErrorCounts {
         RecoveredErrorCounts(
             RecoveredError::ALL
@@ -125,7 +125,7 @@ impl RecoveredErrors {
     }
 }
 
-/// A copy of the counters in [`RecoveredErrors`].
+/// The number of recovered errors of each kind: a copy of [`RecoveredErrors`].
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecoveredErrorCounts([u64; RecoveredError::ALL.len()]);
 
@@ -140,14 +140,14 @@ impl RecoveredErrorCounts {
         self.0.iter().sum()
     }
 
-    /// Returns an iterator over all kinds and their counts.
+    /// Returns an iterator over all kinds of recovered errors, with the number of errors of each kind.
     pub fn iter(&self) -> impl Iterator<Item = (RecoveredError, u64)> {
         RecoveredError::ALL.into_iter().zip(self.0)
     }
 }
 
 impl fmt::Debug for RecoveredErrorCounts {
-    /// Formats only the counts above zero.
+    /// Formats the kinds of errors that have occurred, with the number of each. Omits kinds without errors.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counted = self.iter().filter(|(_, count)| *count > 0);
         f.debug_map()
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_recovered_error_has_its_own_counter_and_name() {
+    fn each_kind_of_recovered_error_has_its_own_counter_and_name() {
         let recovered_errors = RecoveredErrors::default();
         for (times, recovered_error) in (1..).zip(RecoveredError::ALL) {
             (0..times).for_each(|_| recovered_errors.count(recovered_error));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn recovered_error_debug_output_omits_zero_counts() {
+    fn debug_output_of_recovered_errors_omits_kinds_without_errors() {
         let recovered_errors = RecoveredErrors::default();
         recovered_errors.record(RecoveredError::Poll, &"connection closed");
         assert_eq!(

@@ -28,11 +28,11 @@ pub enum StatusAction {
     /// Poll again at most this many times with growing pauses, since the error may be temporary or final. After that, treat the error
     /// as final: a poll for one result fails; after a shared poll, each waiter polls for its own result.
     RetryUpTo(u32),
-    /// Fail, since the response is final.
+    /// Fail, since a retry cannot change the response.
     Fail,
 }
 
-/// The kind of a request, as distinguished by the table of actions.
+/// The kind of a request. The action for a response depends on this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the retry table covers each kind")]
 pub enum ExchangeKind {
@@ -42,10 +42,10 @@ pub enum ExchangeKind {
     Poll,
 }
 
-/// The maximum number of retries of a poll after an error that the API itself reports. They take 3.5 s with the usual pauses.
+/// The maximum number of retries of a poll after an error that the API itself reports. The retries take 3.5 s with the usual pauses.
 pub const API_ERROR_RETRIES: u32 = 3;
 /// The maximum number of retries of a poll after an error that a proxy or a starting server may have sent, or after a 500 with a reason.
-/// They take about 30 s.
+/// The retries take about 30 s.
 pub const PROXY_ERROR_RETRIES: u32 = 6;
 
 impl StatusAction {
@@ -94,7 +94,7 @@ fn has_api_error(response: &HttpResponse) -> bool {
         && tinkers_wire::error_text(&response.body).is_some()
 }
 
-/// The action for a response to a submission: the action of the table, and the data that a retry needs.
+/// The action for a response to a submission, with the data that a retry needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers handle each action")]
 pub enum RetryAction {
@@ -107,7 +107,7 @@ pub enum RetryAction {
     },
     /// Send the request again after a pause, if that is safe.
     Again {
-        /// The server's retry delay, which is the minimum pause.
+        /// The server's retry delay: the minimum pause before the retry.
         hint: Option<Duration>,
         /// Whether the server may have applied this attempt.
         applied: Applied,
@@ -116,7 +116,7 @@ pub enum RetryAction {
     },
     /// Pause, since the server requires payment, then send the request again.
     PauseForBilling {
-        /// The server's retry delay, which is the minimum pause.
+        /// The server's retry delay: the minimum pause before the retry.
         hint: Option<Duration>,
     },
     /// Return an error of this kind to the caller.
@@ -133,7 +133,7 @@ pub enum Applied {
     Maybe,
 }
 
-/// Returns the action for a response to a submission, according to the table and the header `x-should-retry`.
+/// Returns the action for a response to a submission, according to its status, its body and the header `x-should-retry`.
 pub fn classify(response: &HttpResponse, wall: SystemTime) -> RetryAction {
     let status = response.status;
     let by_status = StatusAction::of(ExchangeKind::Submission, response);
@@ -212,7 +212,7 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
 /// Whatever the policy, a request is sent again only where that is safe: a training call that the server may have applied is not
 /// sent again unless the server applies a repeated call once.
 ///
-/// The policy does not apply to polls for results, which are repeated until the operation makes no progress for its progress deadline.
+/// The policy does not apply to polls for results. Polls are repeated until the operation makes no progress for its progress deadline.
 /// It does not apply to responses with status 429 or 402 either: such a request was not processed, and waits until the server accepts
 /// requests again. To limit both, set an operation deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,11 +223,11 @@ pub struct RetryPolicy {
     /// The time after the first attempt in which a retry may start. Waits for admission and pauses that a rate-limited response asked
     /// for do not count. `None`, the default, is five minutes, and for training calls the progress deadline if that is longer.
     pub window: Option<Duration>,
-    /// The pauses before retries, to which up to a quarter is added at random. A longer pause that the server asked for takes
+    /// The pauses before retries. Up to a quarter of each pause is added at random. A longer pause that the server asked for takes
     /// precedence. From 0.5 s to 30 s by default.
     pub backoff: Backoff,
-    /// Whether the retries of all clients of the same server and key share a budget. When many requests fail, the budget is empty,
-    /// and each retry waits for the longest pause of the backoff. True by default.
+    /// Whether the retries of all clients of the same server and API key share a retry budget. When many requests fail, the budget is
+    /// empty, and each retry waits for the longest pause of the backoff. True by default.
     pub has_budget: bool,
 }
 
@@ -268,7 +268,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Retries at the pace of the backoff, however many requests fail.
+    /// Turns off the shared retry budget: retries then follow the backoff, however many requests fail.
     #[must_use]
     pub const fn without_budget(mut self) -> Self {
         self.has_budget = false;
@@ -299,12 +299,13 @@ impl RetryPolicy {
         Ok(())
     }
 
-    /// Returns whether another attempt of a call with `policy` may start after `made` attempts and `elapsed` since the first one.
+    /// Returns whether another attempt of a call with `policy` may start after `made` attempts, when `elapsed` has passed since the first
+    /// attempt.
     pub(crate) fn allows(&self, policy: &CallPolicy, made: u32, elapsed: Duration) -> bool {
         made < self.max_attempts.min(policy.attempts) && elapsed < self.window(policy)
     }
 
-    /// Returns the window of a call with `policy`.
+    /// Returns the time after the first attempt in which a retry of a call with `policy` may start.
     pub(crate) fn window(&self, policy: &CallPolicy) -> Duration {
         self.window.unwrap_or(policy.window)
     }
@@ -319,13 +320,13 @@ impl Default for RetryPolicy {
 /// How often and for how long one call is retried, within the limits of the client's [`RetryPolicy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallPolicy {
-    /// The time after the first attempt in which a retry may start, unless the client's policy sets another one. Waits for admission
+    /// The time after the first attempt in which a retry may start, unless the client's policy sets another time. Waits for admission
     /// and pauses that a rate-limited response asked for do not count.
     pub window: Duration,
-    /// The maximum number of attempts without a usable response. The client's policy may set a lower one. Rate-limited responses do
+    /// The maximum number of attempts without a usable response. The client's policy may set a lower number. Rate-limited responses do
     /// not count.
     pub attempts: u32,
-    /// The action if the request may have been applied.
+    /// The action after an attempt that the server may have applied.
     pub when_maybe_applied: WhenMaybeApplied,
     /// The longest pause that a server's retry delay may cause; a longer delay is cut. With `None` the client waits for the whole
     /// delay, or fails if the delay ends after the retry window.
@@ -367,7 +368,7 @@ impl CallPolicy {
         self
     }
 
-    /// Returns this policy with the server's retry delay limited to `longest`. For requests that a server must not be able to stop for
+    /// Returns this policy with the server's retry delay limited to `longest`. For requests that a server must not be able to delay for
     /// long.
     #[must_use]
     pub const fn following_hints_up_to(mut self, longest: Duration) -> Self {
@@ -376,7 +377,7 @@ impl CallPolicy {
     }
 }
 
-/// The default of the longest pause between retries without a hint.
+/// The default of the longest pause between retries, if the server sends no retry delay.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The default pauses between retries. [`SPREAD`] is added at random.
@@ -385,7 +386,8 @@ pub const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), LONGEST_PA
 /// The maximum jitter, as a fraction of the pause.
 pub const SPREAD: f64 = 0.25;
 
-/// Returns the reason of a retry after an error of `kind`. It determines the price of the retry in the retry budget.
+/// Returns the reason of a retry after an error of `kind`. The reason determines the number of tokens that the retry takes from the retry
+/// budget.
 pub(crate) fn budget_failure(kind: ErrorKind) -> RetryReason {
     match kind {
         ErrorKind::RateLimited => RetryReason::Refused,
@@ -427,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn each_submission_status_has_the_expected_action() {
+    fn response_status_of_a_submission_selects_the_action() {
         use ErrorKind as K;
         let rows = [
             (200, RetryAction::Accept),
@@ -464,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn each_poll_status_has_the_expected_action() {
+    fn response_status_of_a_poll_selects_the_action() {
         use StatusAction as S;
         let few = S::RetryUpTo(API_ERROR_RETRIES);
         let some = S::RetryUpTo(PROXY_ERROR_RETRIES);
@@ -628,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_a_timeout_costs_most_and_after_a_429_nothing() {
+    fn retry_after_a_timeout_takes_most_tokens_and_after_a_429_none() {
         let budget = RetryBudget::new(20);
         for (kind, left) in [
             (ErrorKind::RateLimited, 20),

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-/// Words for the objects of a session. One of them must occur in the message about a lost session.
+/// Words for the objects of a session. A message about a lost session contains at least one of these words.
 const NOUNS: [&str; 9] = [
     "session",
     "session_id",
@@ -29,7 +29,8 @@ const OTHERS: [&str; 9] = [
 ];
 
 /// Returns whether an error response means that the session, or a model or sampler of the session, is lost: expired, unloaded, or forgotten
-/// in a restart of the server. `words` is the message, which distinguishes this from a missing route, checkpoint or result.
+/// in a restart of the server. `words` is the message of the response. The message distinguishes a lost session from a missing route,
+/// checkpoint or result.
 pub fn says_session_lost(status: StatusCode, words: &str) -> bool {
     if !matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
         return false;

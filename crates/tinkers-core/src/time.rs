@@ -96,7 +96,7 @@ struct Inner {
 }
 
 impl ManualClock {
-    /// Creates a clock at its origin. Its date there is the Unix epoch.
+    /// Creates a clock at its origin. The date at the origin is the Unix epoch.
     pub fn new() -> Self {
         Self::default()
     }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_completes_exactly_at_the_deadline_succeeds() {
+    fn future_that_completes_exactly_at_the_deadline_succeeds() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
         let time: &dyn Clock = &clock;

@@ -34,7 +34,7 @@ pub struct HttpRequest {
     pub headers: HeaderMap,
     /// The request body.
     pub body: Bytes,
-    /// The route class, which selects the connection pool.
+    /// The route class. It selects the connection pool.
     pub class: RouteClass,
     /// The timeouts of the request.
     pub timeouts: Timeouts,
@@ -45,7 +45,7 @@ pub struct HttpRequest {
 }
 
 impl HttpRequest {
-    /// Returns the default maximum size of a response body in bytes: 1 GiB for polls, whose responses contain results, and 16 MiB for
+    /// Returns the default maximum size of a response body in bytes: 1 GiB for polls, since the responses contain results, and 16 MiB for
     /// other classes.
     pub const fn default_max_response_bytes(class: RouteClass) -> usize {
         match class {
@@ -81,14 +81,14 @@ impl fmt::Debug for HttpRequest {
     }
 }
 
-/// The timeouts of a request. Each phase has its own, so that a slow upload is not mistaken for a server that does not respond.
+/// The timeouts of a request. Each phase has its own timeout, so that a slow upload is not mistaken for a server that does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
     /// The time limit for opening a connection, including the TLS handshake. 5 s by default.
     pub connect: Duration,
-    /// The time limit from the end of the upload to the first byte of the response. 60 s by default. For polls 45 s, since servers hold
-    /// a poll until there is a result, for up to about 30 s.
+    /// The time limit from the end of the upload to the first byte of the response. 60 s by default. 45 s by default for polls, since
+    /// servers hold a poll for up to about 30 s if there is no result.
     pub first_byte: Duration,
     /// The time limit between two chunks of the response body, and between two accepted chunks of the upload. 60 s by default.
     pub idle: Duration,

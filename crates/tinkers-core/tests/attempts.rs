@@ -88,7 +88,7 @@ fn error_is_maybe_sent_after_any_attempt_with_unknown_outcome() {
 }
 
 #[test]
-fn close_between_attempts_keeps_maybe_sent_of_the_first_attempt() {
+fn call_closed_between_attempts_stays_maybe_sent_after_the_first_attempt() {
     let world = World::new(&LOST[..1], OK).closed_after(1);
     let error = world.call(post(RouteClass::Sample)).expect_err("closed");
     assert_eq!(
@@ -101,7 +101,7 @@ fn close_between_attempts_keeps_maybe_sent_of_the_first_attempt() {
 }
 
 #[test]
-fn undecodable_success_response_is_retried_if_that_is_safe() {
+fn undecodable_success_response_is_retried_if_a_repeat_is_safe() {
     fn is_json(answer: &tinkers_core::HttpResponse) -> bool {
         answer.body.starts_with(b"{")
     }
@@ -133,7 +133,7 @@ fn undecodable_success_response_is_retried_if_that_is_safe() {
 }
 
 #[test]
-fn attempts_are_counted_in_the_header_and_by_the_retry_policy() {
+fn attempts_are_counted_in_the_retry_count_header_and_by_the_policy() {
     let world = World::new(&[NOT_SENT, Says(500, "{}")], OK);
     world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.retry_counts(), ["0", "1", "2"]);
@@ -310,7 +310,7 @@ fn retry_delay_beyond_the_retry_window_fails_the_call_at_once() {
 }
 
 #[test]
-fn retry_delay_is_followed_despite_jitter_and_an_empty_budget() {
+fn server_retry_delay_is_followed_despite_jitter_and_an_empty_budget() {
     for hint in ["25", "29"] {
         let answer = Header(503, "retry-after", hint);
         for world in [
@@ -328,7 +328,7 @@ fn retry_delay_is_followed_despite_jitter_and_an_empty_budget() {
 }
 
 #[test]
-fn retry_after_above_the_policy_limit_is_cut_to_the_limit() {
+fn retry_delay_above_the_maximum_of_the_call_policy_is_cut() {
     let mut call = post(RouteClass::Control);
     call.policy = CallPolicy::PATIENT.following_hints_up_to(secs(40));
     for answer in [
@@ -364,7 +364,7 @@ fn retry_starts_only_within_the_retry_window() {
 }
 
 #[test]
-fn retries_with_an_empty_retry_budget_are_slow_and_spread() {
+fn retries_with_an_empty_retry_budget_wait_longest_and_get_jitter() {
     let too_early = Says(425, "{}");
     let world = World::new(&[too_early], OK).with_empty_budget();
     world.call(post(RouteClass::Train)).expect("accepted");
@@ -403,7 +403,7 @@ fn short_retry_delays_cause_no_busy_loop_of_control_requests() {
 }
 
 #[test]
-fn refused_large_request_without_a_retry_delay_waits() {
+fn refused_large_request_pauses_even_without_a_server_retry_delay() {
     for (bytes, hint, waited) in [
         (128 * 1024, None, 1),
         (128 * 1024 + 1, None, 5),
@@ -422,7 +422,7 @@ fn refused_large_request_without_a_retry_delay_waits() {
 }
 
 #[test]
-fn response_that_the_call_declares_final_is_not_retried() {
+fn response_that_a_call_declares_final_is_not_retried() {
     let world = World::new(&[LOST[0], Says(500, "oops")], OK);
     let mut call = post(RouteClass::Train);
     call.is_final = Some(|answer| &answer.body[..] == b"oops");
@@ -437,7 +437,7 @@ fn response_that_the_call_declares_final_is_not_retried() {
 }
 
 #[test]
-fn accepted_call_reports_an_earlier_attempt_of_unknown_outcome() {
+fn accepted_call_reports_if_an_earlier_attempt_had_an_unknown_outcome() {
     for (first, earlier) in [(NOT_SENT, Sent::NotSent), (LOST[0], Sent::MaybeSent)] {
         let world = World::new(&[first, NOT_SENT], OK);
         let accepted = world.call(post(RouteClass::Train)).expect("accepted");

@@ -13,7 +13,7 @@ use tinkers_limits::ByteBudget;
 
 use crate::sync::{Mutex, lock};
 
-/// A FIFO semaphore that counts bytes. Clones share one budget.
+/// A FIFO semaphore that counts bytes. Clones share one byte budget.
 ///
 /// The budget is soft: the first waiter is served while any bytes are left, and is charged in full. So a request that is larger than the
 /// whole budget passes, and the total exceeds the budget by at most one request.
@@ -38,7 +38,8 @@ struct State {
 }
 
 impl State {
-    /// Serves waiters in order while bytes are left. Returns their wakers, which the caller calls without the lock.
+    /// Serves waiters in order while bytes are left. Returns the wakers of these waiters. The caller calls the wakers after it has released
+    /// the lock.
     fn serve(&mut self, budget: &ByteBudget) -> Vec<Waker> {
         let mut served = Vec::new();
         while let Some(first) = self.waiting.first_entry()

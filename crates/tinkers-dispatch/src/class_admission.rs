@@ -45,7 +45,7 @@ impl ClassAdmission {
         catch_panic(|| self.closures.notify_waiters());
     }
 
-    /// Returns the permits of an admitted request. A request that kept its in-flight permit gets no second one.
+    /// Returns the permits of an admitted request. A request that kept its in-flight permit gets no second in-flight permit.
     #[inline]
     pub(crate) fn admitted(
         self: Arc<Self>,

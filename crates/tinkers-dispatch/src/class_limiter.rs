@@ -36,15 +36,15 @@ struct State {
     adaptive_limit: AdaptiveLimit,
     /// The time at which a timer serves the queue again, while the gate or the rate limit holds the first waiter back.
     serve_at: Option<Timestamp>,
-    /// The time at which the last first request after a pause was admitted.
+    /// The admission time of the latest first request after a pause.
     first_request: Option<Timestamp>,
     /// The response time of the last successful first request after a pause.
     first_request_took: Duration,
     /// The last time at which a response or a returned permit made room for waiters.
     last_queue_progress: Option<Timestamp>,
-    /// The earliest time at which an uncollected grant is taken back.
+    /// The earliest time at which a grant is taken back if its waiter has not collected the grant.
     lapse_at: Timestamp,
-    /// The time at which polls without a response count as accepted, while a ramp limits the polls.
+    /// The time at which polls without a response count as accepted, during the gradual increase after a pause.
     ramp_at: Option<Timestamp>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) enum PollOutcome {
     Waiting(Option<Timestamp>),
 }
 
-/// An ended attempt and its effects on the limits.
+/// An attempt that has ended, with the effects on the limits.
 struct Ended {
     ticket: Ticket,
     outcome: TicketOutcome,
@@ -67,11 +67,11 @@ struct Ended {
 }
 
 impl ClassLimiter {
-    /// The minimum time after which a first request without a response is replaced by another one. Twice the last response time applies
-    /// if it is longer.
+    /// The minimum time after which a first request without a response is replaced by another one. If twice the response time of the last
+    /// successful first request is longer, that time applies instead.
     const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
-    /// The time after which a first poll without a response is replaced. It is short, since the server holds a poll that it accepts, so
-    /// a missing response is a good sign.
+    /// The time after which a first poll without a response is replaced. The time is short: the server holds a poll that it accepts, so a
+    /// missing response suggests that the poll was accepted.
     const FIRST_POLL_TIMEOUT: Duration = Duration::from_millis(250);
     /// The time after which an uncollected grant is taken back if other requests wait. The runtime of its waiter is probably not
     /// running.
@@ -111,7 +111,8 @@ impl ClassLimiter {
         Charge { take, bytes }
     }
 
-    /// Returns whether this route class has an in-flight limit. Only sampling requests are numerous and long enough.
+    /// Returns whether this route class has an in-flight limit. Only the class of sampling requests has such a limit: other requests are
+    /// too few or too short.
     pub(crate) fn counts_in_flight(&self) -> bool {
         self.class == RouteClass::Sample
     }
@@ -145,7 +146,7 @@ impl ClassLimiter {
         may
     }
 
-    /// Closes the gate until `until`, for a refusal whose retry delay arrived after its outcome was recorded.
+    /// Closes the gate until `until`, for a refusal with a retry delay that arrived after the outcome was recorded.
     pub(crate) fn extend(&self, ticket: &Ticket, until: Timestamp, now: Timestamp) {
         self.locked(|state, deferred| {
             let closed = self.constraints.extend(ticket, until.since_origin());
@@ -154,7 +155,7 @@ impl ClassLimiter {
         });
     }
 
-    /// Adds a request to the queue, and admits it if it is the first and the limits have room.
+    /// Adds a request to the queue. Admits the request if it is the first in the queue and the limits have room.
     pub(crate) fn join(
         &self,
         key: QueueKey,
@@ -172,7 +173,7 @@ impl ClassLimiter {
         })
     }
 
-    /// Polls an entry of the queue. If the request still waits, `waiter` replaces the old one.
+    /// Polls an entry of the queue. If the request still waits, `waiter` replaces the waiter from the last poll.
     ///
     /// A grant is checked again when it is collected: if the gate has closed since, or the grant was taken back, the request waits
     /// again at its old position.
@@ -201,7 +202,8 @@ impl ClassLimiter {
         })
     }
 
-    /// Removes an entry from the queue. If it was granted and not collected, returns its units to the limits.
+    /// Removes an entry from the queue. If the request was granted and the grant not collected, returns the units of the request to the
+    /// limits.
     pub(crate) fn leave(&self, entry: QueueEntry, now: Timestamp) {
         self.locked(|state, deferred| {
             match state.queue.leave(entry) {
@@ -293,7 +295,7 @@ impl ClassLimiter {
         u32::try_from(self.failed_first_requests.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
-    /// Returns the number of waiters, the number of uncollected grants, and the learned in-flight limit.
+    /// Returns the number of waiters, the number of grants that waiters have not collected, and the learned in-flight limit.
     pub(crate) fn waiting(&self) -> (usize, usize, Option<u32>) {
         let state = lock(&self.state);
         let queue = &state.queue;
@@ -309,7 +311,7 @@ impl ClassLimiter {
         self.first_request_timeout_in(&lock(&self.state))
     }
 
-    /// Returns the number of requests at which the ramp after a pause ends.
+    /// Returns the limit at which the gradual increase after a pause ends.
     fn level(&self) -> u32 {
         match self.class {
             RouteClass::Sample => lock(&self.state).adaptive_limit.level().unwrap_or(u32::MAX),
@@ -411,8 +413,8 @@ impl ClassLimiter {
         PollOutcome::Waiting(alarm)
     }
 
-    /// Runs `change` under the lock. Afterwards, without the lock, runs the wakers and event subscribers that `change` deferred, since
-    /// they are user code.
+    /// Runs `change` under the lock. Then releases the lock, and runs the wakers and event subscribers that `change` deferred. They are
+    /// user code.
     fn locked<T>(&self, change: impl FnOnce(&mut State, &mut Deferred) -> T) -> T {
         let mut deferred = Deferred::default();
         let done = change(&mut lock(&self.state), &mut deferred);

@@ -13,11 +13,11 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum LimiterEvent {
-    /// A refusal closed the gate, or extended the closure.
+    /// A refusal closed the gate, or extended the time for which the gate is closed.
     ClosedUntil {
         /// The route class of the refused request.
         class: RouteClass,
-        /// The time from now in which no request is admitted.
+        /// The duration, from now, for which no request is admitted.
         pause: Duration,
         /// Whether the refusal contained a retry delay.
         is_hinted: bool,
@@ -57,8 +57,8 @@ impl LimiterEvents {
         Self { events, missed: 0 }
     }
 
-    /// Waits for the next event. Returns `None` after the limiter is dropped. A subscriber that lags behind continues with the oldest
-    /// event that is still stored. Cancel safe.
+    /// Waits for the next event. Returns `None` after the limiter is dropped. A subscriber that lags behind continues with the oldest event
+    /// in the buffer. Cancel safe.
     pub async fn next(&mut self) -> Option<LimiterEvent> {
         loop {
             match self.events.recv().await {
@@ -77,7 +77,7 @@ impl LimiterEvents {
         self.missed
     }
 
-    /// Returns the next event if one is stored. Does not wait.
+    /// Returns the next event if there is one in the buffer. Does not wait.
     pub fn try_next(&mut self) -> Option<LimiterEvent> {
         loop {
             match self.events.try_recv() {
@@ -89,7 +89,7 @@ impl LimiterEvents {
     }
 }
 
-/// The counters of a route class, since the limiter was created.
+/// The numbers of grants, waits, wake-ups and refusals of a route class since the limiter was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClassCounts {
@@ -99,7 +99,7 @@ pub struct ClassCounts {
     pub waits: u64,
     /// The number of wake-ups of waiters.
     pub wakes: u64,
-    /// The number of wake-ups that only set a timer, in case a grant is never collected.
+    /// The number of wake-ups that only let a waiter set a timer, in case a grant is never collected.
     pub watches: u64,
     /// The number of refusals (rate-limited responses).
     pub refusals: u64,
@@ -111,9 +111,9 @@ pub struct ClassCounts {
     pub first_requests: u64,
     /// The number of admitted attempts that were not sent, since the gate had closed meanwhile.
     pub held: u64,
-    /// The number of grants whose waiter was dropped before it collected them.
+    /// The number of grants that were not collected because the waiter was dropped before.
     pub unused: u64,
-    /// The number of grants that were taken back, since their waiter was not polled for a second while others waited.
+    /// The number of grants that were taken back, since the waiter was not polled for a second while other requests waited.
     pub lapsed: u64,
 }
 
@@ -132,7 +132,7 @@ pub(crate) struct Counters {
     pub(crate) lapsed: Counter,
 }
 
-/// A counter. No decision depends on its value, so relaxed ordering is enough.
+/// A counter for statistics. No decision depends on the value, so relaxed ordering is enough.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -172,7 +172,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     #[test]
-    fn lagging_subscriber_continues_with_the_oldest_stored_event() {
+    fn lagging_event_subscriber_continues_with_the_oldest_event_in_the_buffer() {
         type Next = fn(&mut LimiterEvents) -> Option<LimiterEvent>;
         fn poll_next(events: &mut LimiterEvents) -> Option<LimiterEvent> {
             let mut cx = Context::from_waker(Waker::noop());

@@ -18,7 +18,7 @@ use crate::settings::LimiterSettings;
 use crate::snapshot::{ClassSnapshot, LimiterSnapshot};
 use crate::sync::{AtomicU64, Ordering};
 
-/// The rate limits that all clients of one endpoint and key share.
+/// The rate limits that all clients of one endpoint and API key share.
 ///
 /// The limiter has no clock: each client calls [`Limiter::admission`] with its own clock. All these clocks must have the same origin, since
 /// a refusal of one client also holds back the others.
@@ -40,7 +40,7 @@ const CLASSES: [RouteClass; 4] = [
 ];
 
 impl Limiter {
-    /// The number of stored events. A subscriber that lags behind by more loses the oldest ones.
+    /// The number of events in the buffer of the event channel. A subscriber that lags behind by more events loses the oldest ones.
     const EVENTS_KEPT: usize = 256;
 
     /// Creates a limiter without any requests.
@@ -73,7 +73,7 @@ impl Limiter {
     }
 
     /// Requests limits until the [`LimitRequest`] is dropped. The strictest value of each requested limit applies to all clients of the
-    /// endpoint and key. Limits that differ from those of another client are logged as a warning. In-flight permits stay valid, and
+    /// endpoint and API key. Limits that differ from those of another client are logged as a warning. In-flight permits stay valid, and
     /// waiters keep their position.
     pub fn request_limits(&self, settings: LimiterSettings, time: Arc<dyn Clock>) -> LimitRequest {
         LimitRequest::new(Arc::clone(&self.limits), settings, time)
@@ -84,7 +84,7 @@ impl Limiter {
         ClientId(self.clients.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Returns the state of a route class, or `None` for [`RouteClass::Control`], which has no limits.
+    /// Returns the state of a route class, or `None` for [`RouteClass::Control`]: that class has no limits.
     pub fn class_snapshot(&self, class: RouteClass) -> Option<ClassSnapshot> {
         let at = CLASSES.iter().position(|other| *other == class)?;
         Some(ClassSnapshot::of(&self.limits.limiters[at]))
@@ -115,7 +115,7 @@ pub struct LimiterAdmission {
 }
 
 impl LimiterAdmission {
-    /// Returns the future of [`Admission::admit`] without a box, or `None` for [`RouteClass::Control`], which has no limits. If the
+    /// Returns the future of [`Admission::admit`] without a box, or `None` for [`RouteClass::Control`]: that class has no limits. If the
     /// limits have room, the first poll admits the request without a lock.
     #[inline]
     pub fn wait(&self, request: AdmissionRequest) -> Option<PendingAdmission> {

@@ -21,12 +21,12 @@ use crate::wait_queue::{QueueEntry, QueueKey, Waiter};
 /// # Cancel safety
 /// Dropping the future leaves the queue and returns a grant that was not collected.
 pub struct PendingAdmission {
-    /// `None` after the admission: the reference has moved into the permits, which saves changes of the reference count.
+    /// `None` after the admission: the reference has moved into the permits. The move saves changes of the reference count.
     class_admission: Option<Arc<ClassAdmission>>,
     wait: Wait,
 }
 
-/// The data of a waiting request, with its position in the queue.
+/// The data of a request that waits for admission, with the position of the request in the queue.
 struct Wait {
     key: QueueKey,
     arrival: Option<Arrival>,
@@ -144,7 +144,7 @@ impl Wait {
         Ok(())
     }
 
-    /// Enters the queue, or polls the entry that is in the queue already.
+    /// Adds the request to the queue, or polls its entry if the request is in the queue already.
     fn poll_queue(
         &mut self,
         class_admission: &ClassAdmission,

@@ -8,9 +8,9 @@ use tinkers_limits::{Bounds, ByteBudget, ConcurrencyWindow, InitialLimit, Rate};
 /// The limits of one route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClassSettings {
-    /// The maximum number of requests that are being sent, until their responses. It is at least 1; 0 counts as 1.
+    /// The maximum number of requests that were sent and have no response yet. 0 counts as 1.
     pub slots: u32,
-    /// The maximum number of bytes that are being sent. The last admitted request may exceed it. `None` is unlimited.
+    /// The maximum number of bytes that are being sent. The last admitted request may exceed the maximum. `None` is unlimited.
     pub bytes: Option<u64>,
     /// The maximum number of requests in flight, from admission to the result. The adaptive limit never exceeds it. `None` is
     /// unlimited. Only sampling requests are counted.
@@ -121,7 +121,7 @@ impl LimiterSettings {
 
 impl Default for LimiterSettings {
     /// Returns the limits of the official SDK where it has any: 400 samples and 10 MiB of prompts being sent, 2000 samples in flight,
-    /// and 50 MB of forward-backward passes being sent. The limit of 4000 polls fits the ports of one address.
+    /// and 50 MB of forward-backward passes being sent. 4000 polls at once need fewer ports than one IP address has.
     fn default() -> Self {
         Self {
             sample: ClassSettings {

@@ -20,14 +20,14 @@ pub struct LimiterSnapshot {
     pub rest: ClassSnapshot,
 }
 
-/// The state of a gate, with timestamps. If the response to a first request is pending, it has the time at which another request may replace
-/// that one; [`GateState`] has the time at which the first request was sent.
+/// The state of a gate, with timestamps. While the response to a first request is pending, the snapshot contains the time at which another
+/// request may replace the first request. [`GateState`] contains the time at which the first request was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GateSnapshot {
     /// Requests are admitted.
     Open,
-    /// No request is admitted before this time. Then one is, as the first request after the pause.
+    /// No request is admitted before this time. Then one request is admitted, as the first request after the pause.
     ClosedUntil(Timestamp),
     /// The response to the first request after a pause is pending. Another request may replace it at this time.
     FirstRequestUntil(Timestamp),
@@ -41,7 +41,7 @@ pub struct ClassSnapshot {
     pub gate: GateSnapshot,
     /// The number of requests that wait for admission.
     pub waiting: usize,
-    /// The number of requests that were granted and have not been polled since.
+    /// The number of admitted requests with a future that has not been polled since the admission.
     pub uncollected: usize,
     /// The number of requests that are being sent.
     pub slots: u32,
@@ -54,9 +54,9 @@ pub struct ClassSnapshot {
     pub in_flight: u32,
     /// The maximum number of requests in flight at present.
     pub limit: u32,
-    /// The in-flight limit that was learned from refusals, or `None` before the first refusal.
+    /// The in-flight limit that the client has learned from refusals, or `None` before the first refusal.
     pub level: Option<u32>,
-    /// The counters of the class.
+    /// The numbers of grants, waits, wake-ups and refusals of the class.
     pub counts: ClassCounts,
     /// The number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]

@@ -7,7 +7,7 @@ use tinkers_core::{Arrival, ClientId, Timestamp};
 use tinkers_limits::{Charge, Ticket};
 
 /// The key of a part of the queue: a client, and whether the requests have an in-flight permit. Retries that kept their in-flight permit
-/// are served first: a request that waits for a permit must not delay one that may return a permit.
+/// are served first: a request that waits for a permit must not delay a request that may return a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueKey {
     pub(crate) client: ClientId,
@@ -19,7 +19,7 @@ pub(crate) struct QueueKey {
 pub(crate) struct QueueEntry {
     pub(crate) key: QueueKey,
     pub(crate) arrival: Arrival,
-    /// A unique number, which distinguishes entries with the same arrival number.
+    /// A unique number. It distinguishes entries with the same arrival number.
     number: u64,
 }
 
@@ -29,13 +29,13 @@ pub(crate) struct Waiter {
     pub(crate) charge: Charge,
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) waker: Waker,
-    /// The time at which the waiter's own timer polls it.
+    /// The time at which the timer of the waiter wakes it.
     pub(crate) alarm: Option<Timestamp>,
 }
 
 impl Waiter {
-    /// Takes the waker, to be called without the lock. The waker is not cloned, since that is user code; the next poll stores a new
-    /// one.
+    /// Takes the waker, to be called without the lock. The waker is not cloned, since cloning runs user code; the next poll stores a new
+    /// waker.
     fn take_waker(&mut self) -> Waker {
         std::mem::replace(&mut self.waker, Waker::noop().clone())
     }
@@ -55,13 +55,13 @@ impl Waiter {
 pub(crate) enum Removed {
     /// The request was waiting.
     Waiting(Waiter),
-    /// The request was granted and the grant not collected.
+    /// The request was admitted, and its waiter had not collected the grant.
     Granted(Ticket),
-    /// There is no such entry, since its grant was taken back.
+    /// The entry no longer exists, since its grant was taken back.
     NotFound,
 }
 
-/// A granted ticket that was not collected yet.
+/// A ticket that was granted to a waiting request. The future of the request has not been polled since.
 #[derive(Debug)]
 struct Grant {
     ticket: Ticket,
@@ -81,7 +81,7 @@ pub(crate) struct WaitQueue {
 }
 
 impl WaitQueue {
-    /// Adds a new entry: at the end of the client's requests, or at the position of `arrival` for a readmission.
+    /// Adds a new entry: at the end of the client's requests, or at the position of `arrival` if the server has refused the request before.
     pub(crate) fn join(
         &mut self,
         key: QueueKey,
@@ -99,7 +99,7 @@ impl WaitQueue {
         entry
     }
 
-    /// Adds an entry again whose grant was taken back.
+    /// Adds an entry again after its grant was taken back.
     pub(crate) fn rejoin(&mut self, entry: QueueEntry, waiter: Waiter) {
         self.with_deadline += usize::from(waiter.deadline.is_some());
         if self.head_of(entry.key.client).is_none() {
@@ -125,8 +125,8 @@ impl WaitQueue {
         self.turns.iter().find_map(of_client)
     }
 
-    /// Grants a ticket to an entry, and moves its client to the end of the turns. Returns the waker, to be called or dropped without
-    /// the lock.
+    /// Grants a ticket to an entry, and moves the client of the entry to the end of `turns`. Returns the waker, to be called or dropped
+    /// without the lock.
     pub(crate) fn grant(
         &mut self,
         entry: QueueEntry,
@@ -193,7 +193,7 @@ impl WaitQueue {
         self.head(entry.key).is_some_and(|(head, _)| head == entry)
     }
 
-    /// Sets a timer at `at` for the first entry of each key, unless it has an earlier timer. Returns the wakers of these entries.
+    /// Sets a timer at `at` for the first entry of each key, unless the entry has an earlier timer. Returns the wakers of these entries.
     pub(crate) fn set_alarms(&mut self, at: Timestamp) -> Vec<Waker> {
         let firsts = self
             .queues
@@ -202,9 +202,9 @@ impl WaitQueue {
         firsts.filter_map(|waiter| waiter.set_alarm(at)).collect()
     }
 
-    /// Sets a timer at `at` for one waiter, in case the clients with uncollected tickets never collect them. Chooses a waiter of the
-    /// other clients that is served last, so that the timer is useful for long. Returns its waker, or `None` if such a timer is set
-    /// already.
+    /// Sets a timer at `at` for one waiter, in case the clients with uncollected tickets never collect them. Chooses the waiter of another
+    /// client that will be served last, so that the timer stays useful for a long time. Returns the waker of this waiter, or `None` if such
+    /// a timer is set already.
     pub(crate) fn set_watcher(&mut self, at: Timestamp) -> Option<Waker> {
         let holders: BTreeSet<ClientId> =
             self.granted.keys().map(|entry| entry.key.client).collect();
@@ -244,7 +244,7 @@ impl WaitQueue {
         self.queues.values().map(BTreeMap::len).sum()
     }
 
-    /// Returns the number of granted tickets that were not collected.
+    /// Returns the number of granted tickets that their waiters have not collected.
     pub(crate) fn uncollected(&self) -> usize {
         self.granted.len()
     }
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn timer_for_an_uncollected_grant_goes_to_another_client() {
+    fn timer_that_takes_back_an_uncollected_grant_is_set_by_another_client() {
         let mut queue = WaitQueue::default();
         let granted = join(&mut queue, 1, None);
         join(&mut queue, 1, None);

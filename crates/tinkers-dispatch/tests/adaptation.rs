@@ -32,7 +32,7 @@ fn pause(bench: &Bench, class: RouteClass) -> Duration {
     }
 }
 
-/// Advances the clock until the gate admits a request. Returns this first request.
+/// Advances the clock until the gate admits the first request after the pause. Returns this request.
 fn first_request(bench: &Bench, class: RouteClass) -> Admitted {
     bench.clock.advance(pause(bench, class));
     bench.admit(ask(class))
@@ -60,7 +60,7 @@ fn open(bench: &Bench, first_request: Admitted, how: Opens) -> Option<Admitted> 
 }
 
 #[test]
-fn opened_gate_resets_the_count_of_failed_first_requests() {
+fn pauses_start_from_the_shortest_again_after_the_gate_has_opened() {
     for (class, how) in [
         (RouteClass::Rest, Opens::Accepted),
         (RouteClass::Poll, Opens::Accepted),
@@ -180,7 +180,7 @@ fn responses_and_returned_permits_count_as_queue_progress() {
 }
 
 #[test]
-fn request_is_admitted_at_once_if_the_queue_is_empty() {
+fn request_is_admitted_at_once_if_no_other_request_is_queued() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(sample());
     let waiting = bench.ask(sample());
@@ -190,8 +190,8 @@ fn request_is_admitted_at_once_if_the_queue_is_empty() {
     assert_eq!(bench.sample().counts.waits, 1);
 }
 
-/// Makes the class learn a limit of four requests in flight from a refusal with a pause of a second, and earn the next probe of the limit
-/// with successes. Returns the requests in flight and the waiters.
+/// Lets the limiter learn a limit of four requests in flight, from a refusal with a pause of one second. Then accepts requests until the
+/// next limit probe is allowed. Returns the requests in flight and the waiters.
 fn learn_limit(bench: &Bench) -> (Vec<Admitted>, Vec<Waiting>) {
     let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
     let in_flight_permits: Vec<_> = held
@@ -223,7 +223,7 @@ fn started_probe(events: &mut LimiterEvents) -> bool {
 }
 
 #[test]
-fn probe_of_the_limit_waits_for_twenty_times_the_pause() {
+fn limit_probe_starts_after_twenty_times_the_pause() {
     let bench = Bench::sampling(64, 100_000, 99);
     let (mut under_way, mut queue) = learn_limit(&bench);
     let mut events = bench.limiter.events();
@@ -241,7 +241,7 @@ fn probe_of_the_limit_waits_for_twenty_times_the_pause() {
 }
 
 #[test]
-fn full_slots_start_no_probe_of_the_in_flight_limit() {
+fn no_limit_probe_starts_if_only_the_submission_slots_are_full() {
     let bench = Bench::sampling(64, 100_000, 99);
     drop(learn_limit(&bench));
     let _two_slots = bench.request_limits(LimiterSettings {
@@ -258,7 +258,7 @@ fn full_slots_start_no_probe_of_the_in_flight_limit() {
 }
 
 #[test]
-fn ramp_of_samples_ends_at_the_learned_limit() {
+fn gradual_increase_of_samples_ends_at_the_learned_limit() {
     let bench = Bench::sampling(64, 100_000, 99);
     drop(learn_limit(&bench));
     refuse(bench.admit(sample()), Some(SECOND));
@@ -284,7 +284,7 @@ impl Wake for EventRecorder {
 }
 
 #[test]
-fn waiters_are_woken_before_events_are_published() {
+fn waiting_requests_are_woken_before_limiter_events_are_published() {
     let (bench, class) = (bench(), RouteClass::Rest);
     refuse(bench.admit(ask(class)), Some(SECOND));
     let first_request = first_request(&bench, class);

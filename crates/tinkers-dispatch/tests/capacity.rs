@@ -66,7 +66,7 @@ fn in_flight_permit_outlives_the_submit_permit() {
 }
 
 #[test]
-fn retry_with_an_in_flight_permit_takes_no_other_and_goes_first() {
+fn retry_keeps_its_in_flight_permit_and_overtakes_waiting_requests() {
     let bench = Bench::sampling(9, 9, 1);
     let first = bench.admit(sample());
     let mut needs_one = bench.ask(again());
@@ -148,7 +148,7 @@ fn request_after_its_deadline_is_not_admitted() {
 }
 
 #[test]
-fn dropped_waiter_returns_its_permits_in_each_state() {
+fn admission_future_dropped_in_any_state_returns_its_permits() {
     // The waiter waits for a slot.
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample_of(5));

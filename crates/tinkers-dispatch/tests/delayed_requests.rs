@@ -141,7 +141,7 @@ fn rate_of_polls_held_by_the_server_rises_gradually_after_a_pause() {
 }
 
 #[test]
-fn refusal_stops_an_admitted_request_before_it_is_sent() {
+fn refusal_stops_another_admitted_request_that_was_not_sent_yet() {
     let bench = Bench::sampling(3, 1000, 99);
     let (mut late, refusal) = (bench.admit(sample()), bench.admit(sample()));
     let departure = late.permit.departure();
@@ -165,7 +165,7 @@ fn refusal_stops_an_admitted_request_before_it_is_sent() {
 }
 
 #[test]
-fn refusal_closes_the_gate_before_its_body_arrives() {
+fn refusal_closes_the_gate_before_the_response_body_arrives() {
     let bench = Bench::sampling(3, 1000, 99);
     let mut refusal = bench.admit(sample());
     let departure = refusal.permit.departure();

@@ -35,7 +35,7 @@ fn drain(held: Admitted, mut queue: Vec<(u64, Waiting)>) -> Vec<u64> {
 }
 
 #[test]
-fn client_with_many_requests_does_not_delay_others() {
+fn client_with_many_requests_does_not_delay_other_clients() {
     let bench = Bench::sampling(1, 1, 99);
     let held = bench.admit(of(9));
     let mut queue: Vec<_> = (0..6).map(|n| (10 + n, bench.ask(of(1)))).collect();
@@ -96,7 +96,7 @@ fn grant_wakes_only_one_waiter() {
 }
 
 #[test]
-fn strictest_limit_request_applies_until_it_is_dropped() {
+fn strictest_requested_limits_apply_until_their_guard_is_dropped() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |slots| LimiterSettings {
         rest: ClassSettings::slots(slots),

@@ -8,12 +8,13 @@ use common::{Bench, NANO, SECOND, Waiting, accept, ask, refuse, sample};
 use tinkers_core::{AdmissionRequest, Admitted, AttemptOutcome, ClientId, RouteClass};
 use tinkers_dispatch::{GateSnapshot, LimiterEvent, LimiterSettings};
 
-/// Returns a request of the class `Rest`. That class has no in-flight limit, so only the gate and the ramp limit its requests.
+/// Returns a request of the class `Rest`. That class has no in-flight limit, so only the gate and the gradual increase after a pause limit
+/// its requests.
 fn listing() -> AdmissionRequest {
     ask(RouteClass::Rest)
 }
 
-/// Returns a limiter with one class that was closed for a second, and a number of waiters of that class.
+/// Returns a limiter with a gate that is closed for a second, and `waiting` requests that wait behind this gate.
 fn closed(waiting: usize) -> (Bench, Vec<Waiting>) {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(listing()), Some(SECOND));
@@ -51,7 +52,7 @@ fn first_request_after_a_pause_is_sent_alone() {
 }
 
 #[test]
-fn dropped_first_request_after_a_closure_is_replaced_at_once() {
+fn dropped_first_request_after_a_pause_is_replaced_at_once() {
     let (bench, mut queue) = closed(3);
     drop(first_request(&bench, &mut queue));
     let second = let_through(&mut queue);
@@ -153,7 +154,7 @@ fn short_retry_delays_cause_no_busy_loop() {
 }
 
 #[test]
-fn poll_that_the_server_holds_counts_as_accepted() {
+fn poll_held_by_the_server_counts_as_accepted() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(ask(RouteClass::Poll)), Some(SECOND));
     let mut queue: Vec<_> = (0..30).map(|_| bench.ask(ask(RouteClass::Poll))).collect();
@@ -171,7 +172,7 @@ fn poll_that_the_server_holds_counts_as_accepted() {
 }
 
 #[test]
-fn each_client_has_its_own_gate_timer() {
+fn each_client_has_its_own_timer_for_the_gate_deadline() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(listing()), Some(SECOND));
     let of = |client| AdmissionRequest {

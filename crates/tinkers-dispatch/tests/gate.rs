@@ -45,7 +45,7 @@ fn late_success_does_not_open_a_closed_gate() {
 }
 
 #[test]
-fn only_a_longer_retry_delay_changes_the_pause() {
+fn only_a_longer_retry_delay_extends_the_pause() {
     let bench = bench();
     let permits: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();
     let mut hints = [5, 2, 9].into_iter();
@@ -59,7 +59,7 @@ fn only_a_longer_retry_delay_changes_the_pause() {
 }
 
 #[test]
-fn waiter_waits_for_the_end_of_an_extended_pause() {
+fn waiting_request_is_admitted_only_after_an_extended_pause() {
     let bench = bench();
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     refuse(one, Some(SECOND));
@@ -135,7 +135,7 @@ fn gate_closed_beyond_the_deadline_fails_a_request_at_once() {
 }
 
 #[test]
-fn waiter_fails_at_once_when_the_gate_closes_past_its_deadline() {
+fn waiting_request_fails_at_once_if_the_gate_closes_past_its_deadline() {
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample());
     let mut patient = bench.ask(sample());
@@ -168,7 +168,7 @@ fn refused_request_is_admitted_before_later_requests() {
 }
 
 #[test]
-fn waiter_holds_no_permits() {
+fn waiting_request_holds_no_permits() {
     let bench = bench();
     let first = bench.admit(sample_of(7));
     first.permit.settle(refused(Some(SECOND)));

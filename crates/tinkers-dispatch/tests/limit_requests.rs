@@ -12,7 +12,7 @@ use tinkers_core::{Admission, AttemptOutcome, Clock, RouteClass};
 use tinkers_dispatch::{ClassSettings, LimiterAdmission, LimiterSettings, Rate};
 
 #[test]
-fn rate_limit_follows_the_limit_requests() {
+fn changed_or_dropped_rate_limit_request_applies_to_waiters_at_once() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |interval| LimiterSettings {
         rest: ClassSettings {
@@ -37,7 +37,7 @@ fn rate_limit_follows_the_limit_requests() {
 }
 
 #[test]
-fn maximum_retry_delay_follows_the_limit_requests() {
+fn requested_maximum_retry_delay_applies_until_its_guard_is_dropped() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |max_hint| LimiterSettings {
         max_hint,
@@ -57,7 +57,7 @@ fn maximum_retry_delay_follows_the_limit_requests() {
 }
 
 #[test]
-fn gate_watcher_is_notified_of_each_closure() {
+fn gate_watcher_is_notified_each_time_the_gate_closes() {
     let bench = Bench::new(LimiterSettings::default());
     let class = RouteClass::Rest;
     let mut cx = Context::from_waker(Waker::noop());

@@ -23,7 +23,7 @@ use tinkers_dispatch::{
     ClassSettings, Limiter, LimiterAdmission, LimiterSettings, PendingAdmission,
 };
 
-/// The maximum number of preemptions in most models.
+/// The maximum number of thread preemptions that loom explores in most models.
 const BOUND: usize = 3;
 
 #[derive(Default)]
@@ -106,7 +106,7 @@ fn accept(admitted: Admitted) {
     drop(in_flight_permit);
 }
 
-/// Returns the waiters and permits that are left in a limiter that should be empty.
+/// Returns the waiters and permits that are left in a limiter. Both should be zero.
 fn left(limiter: &Limiter) -> Vec<String> {
     let class = limiter.snapshot().sample;
     let left = (
@@ -124,7 +124,7 @@ fn left(limiter: &Limiter) -> Vec<String> {
 }
 
 #[test]
-fn request_during_a_slot_return_gets_the_slot_or_a_wake_up() {
+fn request_that_waits_during_a_slot_return_is_admitted() {
     explore("join and give back", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
@@ -145,7 +145,7 @@ fn request_during_a_slot_return_gets_the_slot_or_a_wake_up() {
 }
 
 #[test]
-fn waiter_dropped_during_its_grant_passes_the_slot_on() {
+fn slot_granted_to_a_dropped_waiter_goes_to_the_next_waiter() {
     explore("cancel and hand over", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
@@ -234,7 +234,7 @@ fn no_request_is_admitted_after_a_recorded_refusal() {
 }
 
 #[test]
-fn permit_returned_while_a_request_queues_is_granted() {
+fn permit_returned_while_a_request_enters_the_queue_admits_the_request() {
     explore("land and join", BOUND, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings {
             sample: ClassSettings {
@@ -267,7 +267,7 @@ fn permit_returned_while_a_request_queues_is_granted() {
 }
 
 #[test]
-fn stricter_of_two_concurrent_limit_requests_applies() {
+fn stricter_of_two_concurrently_requested_limits_applies() {
     // Each request resizes every class, so more than two preemptions would take too long.
     explore("two limit requests", 2, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings::default()));

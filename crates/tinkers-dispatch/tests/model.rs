@@ -23,7 +23,7 @@ struct Entry {
     has_in_flight_permit: bool,
 }
 
-/// The reference model of one route class, with the limiter that it is compared with.
+/// The reference model of one route class, and the limiter under test.
 struct ClassModel {
     bench: Bench,
     random: SplitMix,
@@ -129,7 +129,8 @@ impl ClassModel {
         }
     }
 
-    /// Polls the waiters in random order and records the admitted ones. Checks that these precede all that still wait.
+    /// Polls the waiters in random order and records the admitted ones. Checks that the admitted waiters precede all remaining waiters in
+    /// the order of the model.
     fn serve(&mut self) {
         let start = self.below(self.queue.len());
         let length = self.queue.len();

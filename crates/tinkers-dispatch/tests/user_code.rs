@@ -103,14 +103,14 @@ impl Visit for Fields {
 }
 
 #[test]
-fn refusal_is_logged_with_its_pause() {
+fn refusal_is_logged_with_the_pause_that_it_causes() {
     let bench = Bench::sampling(9, 1000, 99);
     let fields = Fields::of(|| refuse(bench.admit(sample()), Some(7 * SECOND)));
     assert!(fields.contains(&"pause_ms=7000".to_owned()), "{fields:?}");
 }
 
 #[test]
-fn limit_requests_are_logged_only_if_they_differ() {
+fn requested_limits_are_logged_only_if_clients_request_different_ones() {
     let bench = Bench::sampling(9, 1000, 99);
     let settings = LimiterSettings::default();
     let mut requests = Vec::new();
@@ -138,7 +138,7 @@ impl Drop for UsesLimiterOnDrop {
 }
 
 #[test]
-fn wakers_are_dropped_without_the_limiter_lock() {
+fn task_wakers_are_dropped_without_the_limiter_lock() {
     let bench = Arc::new(Bench::sampling(1, 1000, 99));
     let held = bench.admit(sample());
     let mut pending = Box::pin(bench.admission.admit(sample()));

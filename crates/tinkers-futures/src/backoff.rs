@@ -64,7 +64,7 @@ mod tests {
     use tinkers_core::{FixedJitter, SplitMix};
 
     #[test]
-    fn poll_pause_is_zero_after_a_long_poll_and_doubles_otherwise() {
+    fn pause_between_polls_is_zero_after_a_long_poll_and_doubles_otherwise() {
         let mut backoff = PollBackoff::default();
         let jitter = FixedJitter(0.0);
         assert_eq!(
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn no_sequence_of_immediate_responses_causes_a_busy_loop() {
+    fn no_sequence_of_immediate_poll_responses_causes_a_busy_loop() {
         for seed in 0..200 {
             let mut backoff = PollBackoff::default();
             let random = SplitMix::new(seed);

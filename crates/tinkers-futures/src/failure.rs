@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_server_failures_suggest_to_submit_again() {
+    fn error_text_suggests_to_submit_again_only_after_server_failures() {
         for (category, is_suggested) in [
             (FailureCategory::Server, true),
             (FailureCategory::User, false),

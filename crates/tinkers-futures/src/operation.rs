@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::{ApiFuture, catch_unwind};
 
-/// The activity of a client-side queue in which operations wait before they ask for admission.
+/// The activity of a client-side queue. Operations wait in this queue before they ask for admission.
 pub trait QueueActivity: Send + Sync + fmt::Debug {
     /// Returns the last time at which the queue moved: its first entry changed, or the request of that entry made progress.
     fn last_activity(&self) -> Option<Timestamp>;

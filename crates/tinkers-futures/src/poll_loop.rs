@@ -37,7 +37,7 @@ pub(crate) trait PollHandler: Send {
         ready(None)
     }
 
-    /// Builds the next request. It is called after admission, and again if the gate closed before the request was sent.
+    /// Builds the next request. The loop calls this method after admission, and again if the gate closed before the request was sent.
     fn request(&mut self) -> HttpRequest;
 
     /// Handles a response with a 2xx status and a body. An error ends the loop.
@@ -46,7 +46,7 @@ pub(crate) trait PollHandler: Send {
         response: HttpResponse,
     ) -> impl Future<Output = Result<Verdict<Self::Output>>> + Send;
 
-    /// Handles a response whose status says that there is no result yet.
+    /// Handles a response with a status that means that there is no result yet.
     fn on_not_ready(&mut self, response: HttpResponse) -> Verdict<Self::Output>;
 
     /// Called if the server delays the poll for a reason that the operation did not cause: the rate limit or an unpaid bill.
@@ -66,26 +66,26 @@ pub(crate) trait PollHandler: Send {
 pub(crate) enum Verdict<T> {
     /// The loop ends with this value.
     Done(T),
-    /// The response reports progress. The next poll follows at once, and all retry counters are reset.
+    /// The response reports progress. The next poll follows at once, and the retry limits start anew.
     Progress,
     /// The server still works on the operation.
     NotReady,
-    /// The body is not that of a response to a poll. A proxy may have sent or truncated it, so the poll is retried a few times.
+    /// The response body is not valid for a poll. A proxy may have sent or truncated the body, so the poll is retried a few times.
     Invalid(Error),
 }
 
-/// The state that a poll loop keeps between polls.
+/// The state of a poll loop between polls.
 pub(crate) struct PollLoop {
     session: Arc<dyn SessionContext>,
     client: ClientId,
     /// The kind of recovered error under which retried polls are counted and logged.
     recovered_error: RecoveredError,
-    /// The id that is logged with retried polls.
+    /// The request id or session id that is logged with retried polls.
     subject: Box<str>,
     backoff: PollBackoff,
     retries: StatusRetries,
     readmission: Readmission,
-    /// The queue position of the last poll, for its readmission.
+    /// The queue position of the last poll. If the server refuses the poll, its retry keeps this position.
     arrival: Arrival,
 }
 
@@ -107,7 +107,7 @@ enum Reply {
     },
 }
 
-/// The wait before the next poll.
+/// The kind of wait before the next poll.
 enum Wait {
     Pause(Duration),
     /// The pause after a failure that may be part of an outage. The end of the outage ends the pause, but not before the server's retry

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn default_pause_reason_names_the_limit_of_the_client_kind() {
+    fn default_pause_reason_depends_on_the_kind_of_client() {
         let (training, sampling) = (QueueLog::training("m"), QueueLog::sampling("s"));
         for (log, state, reason) in [
             (&training, QueueState::PausedRateLimit, "training clients"),

@@ -26,8 +26,8 @@ pub fn session_error(session: &dyn SessionContext, error: Error) -> Error {
 /// Replaces the error of `operation` like [`session_error`]. If the result is lost, asks the server first whether it still knows the
 /// session.
 ///
-/// A restarted server knows neither the results nor the sessions. For a sample the server is not asked, since the sample is submitted
-/// again, which shows the same.
+/// A restarted server knows neither the results nor the sessions. For a sample the server is not asked: the sample is submitted again, and
+/// the response to that submission shows whether the session is lost.
 pub(crate) async fn confirmed_session_error(operation: &Operation, error: Error) -> Error {
     let session = &*operation.session;
     let is_lost = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResultLost);

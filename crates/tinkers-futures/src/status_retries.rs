@@ -2,7 +2,7 @@
 
 use tinkers_core::TransportErrorKind;
 
-/// The cause of a retry of which there is a limited number.
+/// The cause of a retry of a poll. The number of retries for each cause is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryCause {
     /// A response with this status.
@@ -13,9 +13,9 @@ pub(crate) enum RetryCause {
     Body,
 }
 
-/// Counters of limited retries since the server last reported progress.
+/// The number of retries for each cause since the server last reported progress.
 ///
-/// Each cause has its own counter, so that a restarting server with alternating responses does not use up one limit early.
+/// Each cause is counted separately, so that a restarting server with alternating responses does not use up one limit early.
 #[derive(Debug, Default)]
 pub(crate) struct StatusRetries(Vec<(RetryCause, u32)>);
 

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn panic_becomes_an_error_with_its_message() {
+    fn panic_is_returned_as_an_error_with_the_panic_message() {
         let work = async {
             if std::hint::black_box(true) {
                 panic!("boom");

@@ -66,7 +66,7 @@ fn progress_extends_the_progress_deadline_but_not_the_deadline() {
 }
 
 #[test]
-fn result_wins_over_a_deadline_at_the_same_instant() {
+fn result_at_the_same_instant_as_the_deadline_is_returned() {
     for deadline in [None, Some(PROGRESS_DEADLINE)] {
         let (session, server) = session_with_limits([], PROGRESS_DEADLINE, deadline);
         let operation = Operation::new(
@@ -86,7 +86,7 @@ fn result_wins_over_a_deadline_at_the_same_instant() {
 }
 
 #[test]
-fn progress_deadline_and_operation_deadline_share_one_timer() {
+fn progress_deadline_and_operation_deadline_use_one_timer() {
     let (handle, server) = operation(Some(seconds(25)), &[]);
     let clock = server.clock.clone();
     let sleepers = server.drive(async {

@@ -30,7 +30,7 @@ fn run<T: OperationResult>(script: impl IntoIterator<Item = Step>) -> (Result<T>
     (result, server)
 }
 
-/// Returns the error of an operation whose polls all get the response `body`, and the number of polls.
+/// Returns the error of an operation after all its polls got the response `body`, and the number of polls.
 fn failure<T: OperationResult + std::fmt::Debug>(body: &'static str) -> (Error, usize) {
     let script = std::iter::repeat_n(Step::Json(200, body), 9);
     let (result, server) = run::<T>(script);
@@ -72,7 +72,7 @@ fn assert_rejects_other_bodies<T: OperationResult + std::fmt::Debug>() {
 }
 
 #[test]
-fn response_body_without_required_fields_is_not_a_result() {
+fn poll_response_without_required_fields_is_not_a_result() {
     assert_rejects_other_bodies::<ModelCreated>();
     assert_rejects_other_bodies::<ForwardBackwardOutput>();
     assert_rejects_other_bodies::<OptimStepResult>();
@@ -90,7 +90,7 @@ fn response_body_without_required_fields_is_not_a_result() {
 }
 
 #[test]
-fn empty_body_is_a_result_if_no_fields_are_required() {
+fn empty_poll_response_is_a_result_if_no_fields_are_required() {
     let empty = || [Step::Json(200, "{}")];
     assert!(run::<OptimStepResult>(empty()).0.is_ok());
     assert!(run::<LoadedWeights>(empty()).0.is_ok());
@@ -149,7 +149,7 @@ fn results_are_decoded_from_json_and_protobuf() {
 }
 
 #[test]
-fn undecodable_result_is_an_error_with_its_body() {
+fn undecodable_result_is_an_error_that_contains_the_response_body() {
     for body in ["<html>welcome</html>", "[]", r#"{"unrelated": true}"#] {
         let (result, ..) = run::<ModelCreated>(std::iter::repeat_n(Step::Json(200, body), 9));
         let error = result.unwrap_err();

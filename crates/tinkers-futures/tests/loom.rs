@@ -54,7 +54,7 @@ fn observe(log: &QueueLog, now: Timestamp) -> bool {
 }
 
 #[test]
-fn concurrent_observers_of_a_pause_log_one_warning() {
+fn concurrent_reports_of_a_paused_queue_log_one_warning() {
     explore("one warning", BOUND, || {
         match warnings(QueueLog::sampling("s"), observe, [10, 10, 10]) {
             1 => Vec::new(),
@@ -65,7 +65,7 @@ fn concurrent_observers_of_a_pause_log_one_warning() {
 }
 
 #[test]
-fn observations_with_unordered_timestamps_log_one_warning() {
+fn paused_queue_reports_with_unordered_timestamps_log_one_warning() {
     explore("clocks out of order", BOUND, || {
         match warnings(QueueLog::sampling("s"), observe, [10, 11, 69]) {
             1 => Vec::new(),
@@ -121,8 +121,8 @@ impl Wake for StateRecorder {
     }
 }
 
-/// Registers a waiter while each of `actions` runs in its own thread. Returns a fault if its outcome is not one of `expected`, or if a
-/// pending waiter is not woken exactly once.
+/// Registers a waiter while each of `actions` runs in its own thread. Returns a violation if the outcome of the waiter is not one of
+/// `expected`, or if a pending waiter is not woken exactly once.
 fn waiter_faults(
     actions: &'static [fn(&CompletionTable)],
     expected: &[&'static str],
@@ -203,12 +203,12 @@ fn completion_reaches_a_concurrently_registered_waiter() {
 }
 
 #[test]
-fn end_of_the_poller_reaches_a_concurrently_registered_waiter() {
+fn poller_end_fails_a_concurrently_registered_waiter() {
     explore("end", BOUND, || waiter_faults(&[end], &["ended"])).assert_none();
 }
 
 #[test]
-fn suspension_releases_a_concurrently_registered_waiter() {
+fn suspended_poll_wakes_a_concurrently_registered_waiter() {
     explore("suspension", BOUND, || {
         waiter_faults(&[CompletionTable::suspend], &["released"])
     })

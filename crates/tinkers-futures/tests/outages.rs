@@ -61,7 +61,7 @@ where
 }
 
 #[test]
-fn response_ends_the_backoffs_of_its_route_class() {
+fn response_ends_the_backoffs_of_all_requests_of_its_route_class() {
     assert!(backoffs_end(RouteClass::Poll, poll) <= 7);
     assert!(backoffs_end(RouteClass::Rest, call) <= 7);
     // The response to a poll does not end the backoffs of other classes. There, one retry after another is sent early as an outage

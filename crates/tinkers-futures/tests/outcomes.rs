@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 
 /// The maximum wait for one outcome.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
-/// The number of operations for each way to end.
+/// The number of operations for each kind of work and event.
 const EACH: usize = 500;
 
 /// The way in which the work of an operation ends.
@@ -59,7 +59,7 @@ const CASES: [(Work, Event); 9] = [
 /// A function that wraps the task of an operation.
 type Wrap = fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 
-/// A spawner that runs the task of one operation on a runtime, and keeps its abort handle.
+/// A spawner that runs the task of one operation on a runtime, and stores the abort handle of the task.
 #[derive(Debug)]
 struct OnThreads {
     runtime: Handle,
@@ -75,7 +75,7 @@ impl Spawn for OnThreads {
     }
 }
 
-/// A resource that the work holds. It counts its drops.
+/// A resource that the work of an operation holds. The resource counts its drops.
 struct Held(Arc<AtomicUsize>);
 
 impl Drop for Held {
@@ -84,7 +84,7 @@ impl Drop for Held {
     }
 }
 
-/// Work that holds a resource until the work is dropped, even after it has ended.
+/// Work that holds a resource until the work is dropped, even after the work has ended.
 struct Holding<F> {
     work: Pin<Box<F>>,
     _held: Held,
@@ -175,7 +175,7 @@ fn poll_once(handle: ApiFuture<usize>) -> Option<Result<usize>> {
 }
 
 #[test]
-fn each_operation_has_exactly_one_outcome() {
+fn each_operation_ends_with_exactly_one_outcome() {
     let (tasks, waiters) = (runtime(2), runtime(2));
     let (sender, receiver) = mpsc::channel();
     let (mut kept, mut drops, mut waited_for) = (Vec::new(), Vec::new(), 0);

@@ -124,7 +124,7 @@ fn shared_poll_waits_for_completions_and_acknowledges_them() {
 }
 
 #[test]
-fn lost_response_leaves_cursor_and_acknowledgements_unchanged() {
+fn lost_poll_response_leaves_cursor_and_acknowledgements_unchanged() {
     let script = [
         FIRST,
         Step::Fails(TransportErrorKind::Broken),
@@ -152,7 +152,7 @@ fn lost_response_leaves_cursor_and_acknowledgements_unchanged() {
 }
 
 #[test]
-fn poll_held_beyond_the_limit_is_sent_again_at_once() {
+fn poll_held_beyond_the_time_limit_is_sent_again_at_once() {
     let fixture = fixture([
         Step::After(Duration::from_secs(45)),
         Step::Fails(TransportErrorKind::Timeout),
@@ -164,7 +164,7 @@ fn poll_held_beyond_the_limit_is_sent_again_at_once() {
 }
 
 #[test]
-fn refusals_and_empty_responses_slow_the_polls_down() {
+fn refusals_and_empty_responses_lengthen_the_pause_between_polls() {
     let refusal = Step::WithHeader(429, "retry-after-ms", "1500");
     let refused = fixture([refusal, FIRST]);
     let handle = refused.register("1");
@@ -186,7 +186,7 @@ fn refusals_and_empty_responses_slow_the_polls_down() {
     assert!(took > 80.0, "fifty polls in {took} s");
 }
 
-/// Returns whether a waiter was told to poll individually.
+/// Returns whether the outcome tells the waiter to poll individually.
 fn is_released(outcome: Result<CompletionNotice>) -> bool {
     outcome.is_ok_and(|notice| notice.size.is_none())
 }
@@ -220,7 +220,7 @@ fn possibly_transient_poll_response_is_retried() {
 }
 
 #[test]
-fn each_retry_cause_has_its_own_limit() {
+fn each_cause_of_poll_retries_has_its_own_retry_limit() {
     let reason = r#"{"detail": "no such session"}"#;
     let few = &[0.0, 0.5, 1.5, 3.5][..];
     let some = &[0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5][..];
@@ -244,7 +244,7 @@ fn each_retry_cause_has_its_own_limit() {
 }
 
 #[test]
-fn valid_response_resets_the_retry_counters() {
+fn valid_shared_poll_response_restarts_the_retry_limits() {
     let missing = Step::Json(404, r#"{"detail": "starting"}"#);
     let once = std::iter::repeat_n(missing, 3).chain([NOTHING]);
     let fixture = fixture(once.cycle().take(20).chain([FIRST]));
@@ -253,7 +253,7 @@ fn valid_response_resets_the_retry_counters() {
 }
 
 #[test]
-fn cursor_that_goes_back_is_ignored_with_backoff() {
+fn poll_cursor_that_goes_back_is_ignored_and_causes_a_backoff() {
     let back = |n: usize| {
         let cursor = [
             r#"{"completions": [], "cursor": 2}"#,
@@ -277,7 +277,7 @@ fn cursor_that_goes_back_is_ignored_with_backoff() {
 }
 
 #[test]
-fn completion_of_a_waiter_resets_the_backoff() {
+fn completed_request_resets_the_backoff_of_the_shared_poll() {
     let nothing = Step::Json(200, r#"{"completions": [], "cursor": 5}"#);
     let quiet = std::iter::repeat_n(nothing.clone(), 5);
     let script = quiet.chain([FIRST, nothing]);
@@ -293,7 +293,7 @@ fn completion_of_a_waiter_resets_the_backoff() {
 }
 
 #[test]
-fn completions_of_unknown_requests_cause_no_busy_loop() {
+fn completions_of_unknown_requests_cause_no_busy_loop_of_polls() {
     let texts: Vec<&'static str> = (0..50)
         .map(|n| {
             let text = format!(
@@ -311,7 +311,7 @@ fn completions_of_unknown_requests_cause_no_busy_loop() {
 }
 
 #[test]
-fn final_acknowledgement_has_a_retry_limit() {
+fn final_acknowledgement_is_retried_a_limited_number_of_times() {
     let failing = [
         Step::Json(200, r#"{"completions": [], "cursor": 1}"#),
         Step::Json(503, "{}"),
@@ -376,7 +376,7 @@ fn polling_task_runs_from_first_sample_to_final_acknowledgement() {
 }
 
 #[test]
-fn dropped_poller_cancels_its_poll_and_acknowledges_results() {
+fn dropped_poller_cancels_the_shared_poll_and_acknowledges_results() {
     let fixture = fixture([
         Step::After(Duration::from_secs(3600)),
         Step::Json(200, r#"{"completions": [], "cursor": 0}"#),

@@ -92,7 +92,7 @@ fn long_polls_have_no_pauses_and_report_the_queue_state() {
 }
 
 #[test]
-fn immediate_responses_slow_the_polls_down() {
+fn immediate_not_ready_responses_lengthen_the_pause_between_polls() {
     let script = std::iter::repeat_n(NOT_READY, 100).chain([DONE]);
     let (result, server, _) = created(script);
     assert!(result.is_ok());
@@ -166,7 +166,7 @@ fn server_error_with_a_reason_is_final_after_half_a_minute() {
 }
 
 #[test]
-fn alternating_failures_have_separate_retry_limits() {
+fn alternating_poll_failures_have_separate_retry_limits() {
     let failed = Step::Json(500, r#"{"detail": "starting"}"#);
     let unknown = Step::Json(404, r#"{"detail": "starting"}"#);
     let cut = Step::Json(200, r#"{"model_id": "#);
@@ -176,7 +176,7 @@ fn alternating_failures_have_separate_retry_limits() {
 }
 
 #[test]
-fn poll_held_beyond_the_limit_resets_the_retry_counters() {
+fn poll_held_beyond_the_time_limit_restarts_the_retry_limits() {
     let unknown = Step::Json(404, r#"{"detail": "no such future"}"#);
     let held = [
         Step::After(Duration::from_secs(45)),
@@ -212,7 +212,7 @@ fn connection_and_proxy_failures_only_delay_the_result() {
 }
 
 #[test]
-fn poll_held_beyond_the_limit_is_sent_again_at_once() {
+fn poll_held_beyond_the_time_limit_is_sent_again_at_once() {
     let script = [
         Step::After(Duration::from_secs(45)),
         Step::Fails(TransportErrorKind::Timeout),
@@ -266,7 +266,7 @@ fn refused_poll_keeps_its_queue_position() {
 }
 
 #[test]
-fn poll_not_sent_because_the_gate_closed_keeps_its_position() {
+fn poll_not_sent_because_the_gate_closed_keeps_its_queue_position() {
     let held = || Step::Fails(TransportErrorKind::Held);
     let (result, server, _) = created([NOT_READY, held(), held(), DONE]);
     assert!(result.is_ok());
@@ -309,7 +309,7 @@ fn failing_server_is_polled_until_the_operation_stalls() {
 }
 
 #[test]
-fn unpaid_bill_pauses_polls_up_to_the_billing_limit() {
+fn unpaid_bill_pauses_polls_until_the_billing_time_limit() {
     let unpaid = Step::Json(402, r#"{"detail": "add a card"}"#);
     let (result, server, _) = created([unpaid.clone(), unpaid.clone(), DONE]);
     assert!(result.is_ok());
@@ -331,7 +331,7 @@ fn lost_result_is_final_only_if_the_response_gives_a_reason() {
 }
 
 #[test]
-fn each_retry_cause_has_its_own_limit() {
+fn each_cause_of_poll_retries_has_its_own_retry_limit() {
     use ErrorKind as K;
     let (few, some) = (4, 7);
     let reason = r#"{"detail": "starting"}"#;
@@ -369,7 +369,7 @@ fn each_retry_cause_has_its_own_limit() {
 }
 
 #[test]
-fn response_without_content_means_not_ready() {
+fn poll_response_without_content_means_not_ready() {
     let script = [Step::Json(204, ""), Step::Json(202, ""), DONE];
     let (result, server, _) = created(script);
     assert!(result.is_ok());
@@ -402,7 +402,7 @@ fn poll_backoff_restarts_after_a_not_ready_response() {
 }
 
 #[test]
-fn large_result_reserves_and_releases_its_bytes() {
+fn large_result_takes_budget_bytes_until_the_result_is_decoded() {
     let output = ForwardBackwardOutput::new("scalar", Vec::new());
     let script = [
         Step::Json(
@@ -462,7 +462,7 @@ impl Transport for RetrievingLayer {
 }
 
 #[test]
-fn nested_retrieval_reserves_no_bytes() {
+fn retrieval_inside_another_request_takes_no_budget_bytes() {
     let size = Step::Json(
         200,
         r#"{"status": "complete_metadata", "response_payload_size": 4000}"#,

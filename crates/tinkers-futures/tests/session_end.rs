@@ -11,7 +11,7 @@ use tinkers_futures::{Operation, Retrieval, retrieve, session_error};
 use tinkers_wire::{ModelCreated, RequestKind};
 
 #[test]
-fn session_end_replaces_only_errors_that_it_may_cause() {
+fn session_end_error_replaces_only_errors_that_a_session_end_may_cause() {
     use ErrorKind as K;
     let (session, server) = session([]);
     let kind_of = |kind| {

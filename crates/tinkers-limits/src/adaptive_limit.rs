@@ -9,9 +9,9 @@ use crate::noise_filter::{NoiseFilter, ProbeFailure, RefusalMeaning};
 /// requests and full windows, and applies [`AdaptiveLimit::limit`] to the window.
 ///
 /// Before the first refusal the limit is unknown, and the ceiling applies. A refusal sets the learned limit, called *level*, to the number
-/// of requests that the server had accepted at that time. Afterwards only limit probes exceed the learned limit; the interval between them depends
-/// on the cost of a refusal. Refusals that continue however few requests are in flight are classified as random and do not lower the learned limit.
-/// `docs/decisions/0005-the-in-flight-window.md` has the reasons and measurements.
+/// of requests that the server had accepted at that time. Afterwards only limit probes exceed the learned limit; the interval between the
+/// probes depends on the time for which a refusal leaves the window idle. Refusals that continue however few requests are in flight are
+/// classified as random and do not lower the learned limit. `docs/decisions/0005-the-in-flight-window.md` has the reasons and measurements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdaptiveLimit {
     floor: u32,
@@ -73,59 +73,61 @@ struct ProbeSchedule {
     failures: u32,
     /// The learned limit at the last failed probe.
     failed_level: u32,
-    /// The number of accepted requests minus the charges for refusals. While the credit is negative there are no limit probes, which
-    /// bounds the fraction of refused requests.
+    /// The number of accepted requests, minus `ACCEPTED_PER_REFUSAL` for each refusal. While this number is negative there are no limit
+    /// probes. This bounds the fraction of refused requests.
     credit: i64,
     /// Whether a refusal has closed the gate, and no response has opened it since.
     is_gate_closed: bool,
-    /// Whether the probe interval after the last closure has not been computed yet.
+    /// Whether the probe interval after the last gate closure still has to be computed.
     is_interval_due: bool,
-    /// The duration of the last closure.
+    /// The duration of the last gate closure.
     closed_for: Duration,
     /// The time since which the closed gate has held back requests for which the window had room.
     held_since: Option<Duration>,
     /// Whether the learned limit was lowered to leave capacity to other processes.
     has_yielded: bool,
-    /// The average fraction of the window that was idle during the closure.
+    /// The average fraction of the window that was idle during the last gate closure.
     idle_fraction: f64,
 }
 
 impl AdaptiveLimit {
-    /// The probe interval after a failed probe, as a multiple of the cost of its refusal: the time for which the window was idle.
+    /// The probe interval after a failed probe, as a multiple of the idle time: the time for which the refusal of the probe left the window
+    /// idle.
     const COSTS_PER_INTERVAL: u32 = 20;
-    /// The minimum probe interval, as a multiple of the duration of the closure.
+    /// The minimum probe interval, as a multiple of the duration of the last gate closure.
     const MIN_CLOSURES_PER_INTERVAL: u32 = 2;
-    /// The delay before the recovery from a large drop, as a multiple of the cost of the last refusal.
+    /// The delay before the recovery from a large drop, as a multiple of the time for which the last refusal left the window idle.
     const COSTS_BEFORE_RECOVERY: u32 = 4;
-    /// The maximum cost for the delay before a recovery, as a multiple of the last closure. It matters if several closures follow each
-    /// other before the window is full.
+    /// The maximum idle time that counts for the delay before a recovery, as a multiple of the last gate closure. The maximum applies if
+    /// several gate closures follow each other before the window is full.
     const MAX_CLOSURES_OF_COST: u32 = 2;
     /// The maximum probe interval.
     const MAX_INTERVAL: Duration = Duration::from_secs(60);
     /// The maximum number of times that consecutive failures double the probe interval.
     const MAX_DOUBLINGS: u32 = 2;
-    /// Two failed probes count as consecutive if the learned limit changed by at most 1 / this number between them.
+    /// Two failed probes count as consecutive if the learned limit changed by at most 1 / this number from one to the other.
     const SAME_LEVEL_DIVISOR: u32 = 8;
     /// The step of a probe is at most the learned limit divided by this number, which bounds the number of refusals when the probe fails.
     const MAX_STEP_DIVISOR: u32 = 8;
-    /// A probe succeeds after the server accepted at least the learned limit divided by this number in excess of the learned limit. With
-    /// fewer requests, this client would take all the capacity that another process leaves free while its gate is closed.
+    /// A probe succeeds after the server has accepted enough requests beyond the learned limit: at least the learned limit divided by this
+    /// number. If fewer requests were enough, this client would take all the capacity that another process leaves free while the gate of
+    /// that process is closed.
     const SUCCESS_DIVISOR: u32 = 12;
-    /// Replaces [`Self::SUCCESS_DIVISOR`] if the window was empty at the end of a closure. The other process then has no requests in
+    /// Replaces [`Self::SUCCESS_DIVISOR`] if the window was empty at the end of a gate closure. The other process then has no requests in
     /// flight either.
     const EMPTY_WINDOW_SUCCESS_DIVISOR: u32 = 9;
     /// The maximum number of accepted requests beyond the learned limit that a probe needs to succeed.
     const MAX_REQUIRED_SUCCESSES: u32 = 3;
     /// The number of accepted requests that offset one refusal.
     const ACCEPTED_PER_REFUSAL: i64 = 25;
-    /// The maximum credit.
+    /// The maximum of the field `credit`, in accepted requests.
     const MAX_CREDIT: i64 = 500;
-    /// The maximum negative credit is this number plus a multiple of the learned limit.
+    /// The lower bound of the field `credit` is minus this number, minus a multiple of the learned limit.
     const BASE_NEGATIVE_CREDIT: i64 = 8;
-    /// The multiple of the learned limit in the maximum negative credit.
+    /// The factor of the learned limit in the lower bound of the field `credit`.
     const NEGATIVE_CREDIT_PER_UNIT: i64 = 4;
-    /// The divisor of the decrease after a refusal at exactly the learned limit, which the server had accepted before: the learned limit is
-    /// lowered by 1/7.
+    /// The divisor of the decrease after a refusal at exactly the learned limit: the learned limit is lowered by 1/7, although the server
+    /// had accepted that many requests before.
     const DECREASE_DIVISOR: u32 = 7;
     /// The number of consecutive failed probes after which the client lowers the learned limit for one interval, to leave capacity to other
     /// processes.
@@ -160,7 +162,7 @@ impl AdaptiveLimit {
         self.level
     }
 
-    /// Changes the maximum of the limit, for example to that of a server's configuration.
+    /// Changes the maximum of the limit, for example to the maximum in a server's configuration.
     pub fn set_ceiling(&mut self, ceiling: u32) {
         self.ceiling = ceiling.max(self.floor);
         if let Some(level) = self.level {
@@ -218,7 +220,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Records that the gate has opened again, and that `in_flight` requests remained in flight during the closure.
+    /// Records that the gate has opened again, and that `in_flight` requests were still in flight at that time.
     pub fn on_reopened(&mut self, in_flight: u32) {
         self.schedule.is_gate_closed = false;
         self.schedule.idle_fraction = idle_fraction(self.level.unwrap_or(0), in_flight);
@@ -310,7 +312,8 @@ impl AdaptiveLimit {
         LimitChange::ProbeFailed
     }
 
-    /// Handles a refusal that no limit probe caused, at a number of accepted requests that is taken as the server's capacity.
+    /// Handles a refusal that no limit probe caused. Takes `accepted`, the number of accepted requests at that time, as the server's
+    /// capacity.
     fn refusal_without_probe(&mut self, accepted: u32, is_probing: bool) -> Option<LimitChange> {
         let Some(level) = self.level else {
             self.level = Some(accepted);
@@ -342,8 +345,8 @@ impl AdaptiveLimit {
     }
 }
 
-/// Returns the average fraction of the window that was idle during a closure. At its end, `in_flight` of `level` requests remain; the
-/// requests are assumed to end at a constant rate.
+/// Returns the average fraction of the window that was idle during a gate closure. Assumes that the number of requests in flight fell at a
+/// constant rate, from `level` to `in_flight`.
 fn idle_fraction(level: u32, in_flight: u32) -> f64 {
     if in_flight == 0 {
         return 1.0;
@@ -379,7 +382,7 @@ impl ProbeSchedule {
         }
     }
 
-    /// Records a failed probe at `level`. It counts as consecutive if the learned limit is near that of the previous failure.
+    /// Records a failed probe at `level`. The failure counts as consecutive if the learned limit is near that of the previous failure.
     fn record_failure(&mut self, level: u32) {
         let is_consecutive =
             level.abs_diff(self.failed_level) <= (level / AdaptiveLimit::SAME_LEVEL_DIVISOR).max(1);
@@ -388,8 +391,8 @@ impl ProbeSchedule {
         self.step = 1;
     }
 
-    /// Computes the next probe interval from the cost of the last closure. Has an effect when the window is full for the first time
-    /// after the closure.
+    /// Computes the next probe interval from the time for which the last gate closure left the window idle. Has an effect only when the
+    /// window is full for the first time after the gate closure.
     fn start_interval(&mut self, now: Duration) {
         if self.is_gate_closed || !std::mem::take(&mut self.is_interval_due) {
             return;

@@ -42,8 +42,8 @@ fn probe_after(limit: &mut AdaptiveLimit, from: u64) -> u64 {
         .expect("a probe eventually starts")
 }
 
-/// Returns a limit that has learned `level`, with no negative credit. Its gate has opened at 1 s, after a closure that held back no
-/// request.
+/// Returns a limit that has learned `level`, with enough accepted requests for a limit probe. The gate has opened at 1 s, after a gate
+/// closure that held back no request.
 fn learned(level: u32) -> AdaptiveLimit {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     let change = limit.on_refusal(refusal(ms(0), level));
@@ -97,7 +97,7 @@ fn refusal_without_accepted_requests_does_not_change_the_limit() {
 }
 
 #[test]
-fn further_refusals_of_a_congestion_event_do_not_change_the_limit() {
+fn second_refusal_of_a_congestion_event_does_not_change_the_limit() {
     let mut limit = learned(20);
     let other = further_refusal(ms(1), 3);
     assert_eq!(limit.on_refusal(other), None);
@@ -127,7 +127,7 @@ fn refusal_without_a_probe_never_raises_the_learned_limit() {
     assert_eq!(limit.limit(), 20);
 }
 
-/// Accepts requests while `at` are in flight until the probe succeeds. Returns the number of requests.
+/// Accepts requests, with `at` requests in flight, until the probe succeeds. Returns the number of accepted requests.
 fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
     for times in 1..1_000 {
         if limit.on_accepted(at, false) == Some(LimitChange::ProbeSucceeded) {
@@ -138,7 +138,7 @@ fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
 }
 
 #[test]
-fn limit_probe_succeeds_after_as_many_requests_as_its_step() {
+fn limit_probe_succeeds_after_accepting_as_many_requests_as_its_step() {
     let mut limit = learned(20);
     limit.on_reopened(15);
     let now = probe_after(&mut limit, 1_000);
@@ -160,7 +160,7 @@ fn limit_probe_succeeds_after_as_many_requests_as_its_step() {
 }
 
 #[test]
-fn requests_for_a_successful_probe_grow_with_the_learned_limit() {
+fn number_of_requests_for_a_successful_probe_grows_with_the_limit() {
     let least = |level: u32, in_flight: u32| {
         let mut limit = learned(level);
         limit.on_reopened(in_flight);
@@ -206,7 +206,7 @@ fn late_responses_correct_the_learned_limit() {
 }
 
 #[test]
-fn each_refusal_is_offset_by_25_accepted_requests() {
+fn limit_probe_needs_25_accepted_requests_for_each_earlier_refusal() {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     limit.on_refusal(refusal(ms(0), 20));
     let other = further_refusal(ms(0), 20);
@@ -224,7 +224,7 @@ fn each_refusal_is_offset_by_25_accepted_requests() {
 }
 
 #[test]
-fn credit_for_limit_probes_is_bounded_in_both_directions() {
+fn number_of_requests_that_allow_or_delay_limit_probes_is_bounded() {
     let mut limit = learned(20);
     let other = further_refusal(ms(0), 20);
     (0..1_000).for_each(|_| assert_eq!(limit.on_refusal(other), None));
@@ -246,8 +246,8 @@ fn credit_for_limit_probes_is_bounded_in_both_directions() {
     );
 }
 
-/// Returns the probe interval after the first refusal. The window is full `held` ms after the refusal, and `in_flight` of 20 requests
-/// remained in flight.
+/// Returns the probe interval after the first refusal. The window is full `held` ms after the refusal, and `in_flight` of 20 requests were
+/// still in flight when the gate opened.
 fn first_interval(held: u64, in_flight: u32) -> u64 {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     limit.on_refusal(refusal(ms(0), 20));
@@ -260,20 +260,20 @@ fn first_interval(held: u64, in_flight: u32) -> u64 {
 }
 
 #[test]
-fn probe_interval_is_twenty_times_the_cost_of_the_closure() {
+fn limit_probe_interval_is_twenty_times_the_idle_time_of_the_window() {
     assert_eq!(first_interval(1_500, 0), 20 * 1_500);
     assert_eq!(first_interval(200, 0), 20 * 200);
 }
 
 #[test]
-fn requests_in_flight_reduce_the_cost_of_a_closure() {
+fn requests_in_flight_at_reopening_shorten_the_probe_interval() {
     assert_eq!(first_interval(1_600, 5), 20 * 600);
     assert_eq!(first_interval(1_600, 10), 20 * 400);
     assert_eq!(first_interval(1_600, 20), 2_000, "no cost");
 }
 
 #[test]
-fn probe_interval_is_at_least_two_closures_and_at_most_a_minute() {
+fn probe_interval_is_at_least_two_pauses_and_at_most_one_minute() {
     assert_eq!(first_interval(0, 0), 2_000);
     assert_eq!(first_interval(10, 0), 2_000);
     assert_eq!(first_interval(30_000, 0), 60_000);
@@ -384,7 +384,7 @@ fn random_refusals_restore_the_limit_without_a_probe_interval() {
 }
 
 #[test]
-fn restored_limit_forgets_the_earlier_failed_probes() {
+fn failed_probes_before_a_restored_limit_do_not_extend_the_interval() {
     for lowest in [3, 37] {
         let mut limit = learned(40);
         let now = probe_after(&mut limit, 1_000);
@@ -401,7 +401,7 @@ fn restored_limit_forgets_the_earlier_failed_probes() {
 }
 
 #[test]
-fn unknown_limit_is_restored_after_random_refusals() {
+fn random_refusals_without_an_earlier_limit_remove_the_learned_limit() {
     let mut limit = AdaptiveLimit::new(1, 64);
     let change = limit.on_refusal(refusal(ms(0), 6));
     assert_eq!(change, Some(LimitChange::Learned));
@@ -422,7 +422,7 @@ fn limit_confirmed_during_random_refusals_is_learned() {
 }
 
 #[test]
-fn limit_recovery_steps_double_regardless_of_the_credit() {
+fn limit_recovery_steps_double_despite_many_earlier_refusals() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     limit.on_refusal(refusal(ms(9_000), 3));

@@ -11,19 +11,19 @@ pub struct RetryBudget {
     capacity: u64,
 }
 
-/// The reason for a retry. It determines the number of tokens that the retry costs.
+/// The reason for a retry. The reason determines the number of tokens that the retry takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {
     /// A rate-limited response. Its retry is free, since the gate limits the rate of these retries.
     Refused,
     /// An error response or a failed connection.
     Fault,
-    /// A timeout. It costs most, since a request that times out holds resources the longest.
+    /// A timeout. A retry after a timeout takes most tokens, since a request that times out holds resources the longest.
     Timeout,
 }
 
 impl RetryReason {
-    /// Returns the number of tokens that a retry costs.
+    /// Returns the number of tokens that a retry takes.
     pub const fn cost(self) -> u64 {
         match self {
             Self::Refused => 0,
@@ -43,7 +43,7 @@ pub enum RetryDraw {
 }
 
 impl RetryBudget {
-    /// The default capacity: 500 tokens, as in the AWS SDKs, which pay for one hundred consecutive errors.
+    /// The default capacity: 500 tokens, as in the AWS SDKs. They suffice for the retries of one hundred consecutive errors.
     pub const CAPACITY: u64 = 500;
 
     /// Creates a full bucket of `capacity` tokens.
@@ -54,7 +54,7 @@ impl RetryBudget {
         }
     }
 
-    /// Takes the tokens that a retry costs, or none if there are too few.
+    /// Takes the tokens for a retry, or none if there are too few.
     pub fn draw(&self, failure: RetryReason) -> RetryDraw {
         let drawn = self.tokens.change(|tokens| {
             let left = tokens.checked_sub(failure.cost()).ok_or(())?;
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_draw_takes_no_retry_tokens() {
+    fn no_retry_tokens_are_taken_if_the_budget_has_too_few() {
         let budget = RetryBudget::new(19);
         assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Granted);
         assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Empty);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_budget_credit_stops_at_the_capacity() {
+    fn retry_budget_never_exceeds_its_capacity() {
         let budget = RetryBudget::new(10);
         budget.credit();
         assert_eq!(budget.tokens(), 10);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_draws_take_exactly_the_available_retry_tokens() {
+    fn concurrent_retries_take_exactly_the_available_retry_tokens() {
         let budget = RetryBudget::new(1_000);
         let granted: u64 = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..8)
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_draws_and_credits_of_retry_tokens_balance() {
+    fn no_retry_token_is_lost_by_concurrent_retries_and_successes() {
         // The first draws ensure that no credit finds a full bucket, and the capacity ensures that no draw fails.
         let budget = RetryBudget::new(1_000_000);
         for _ in 0..10_000 {

@@ -49,7 +49,7 @@ impl ByteBudget {
         }
     }
 
-    /// Changes the size of the budget. Current charges are kept.
+    /// Changes the size of the budget. Bytes that are in use stay charged.
     pub fn resize(&self, size: u64) {
         let size = clamp(size);
         let before = self.size.set(|before| (size, before));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn shrinking_a_byte_budget_keeps_current_charges() {
+    fn bytes_in_use_stay_charged_when_a_byte_budget_shrinks() {
         let budget = ByteBudget::new(100);
         assert_eq!(budget.take(60), Ok(()));
         budget.resize(50);
@@ -134,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn byte_charges_exceed_the_budget_by_one_charge_at_most(
+        fn bytes_in_use_exceed_the_budget_by_at_most_one_body(
             size in 1u64..1_000,
             steps in prop::collection::vec((0u64..500, any::<bool>()), 0..200),
         ) {

@@ -10,8 +10,8 @@ use crate::ramp::Ramp;
 use crate::window::{ConcurrencyWindow, SlotRequest, WindowView};
 use crate::word::Word;
 
-/// The limits of one route class: in-flight window, ramp, byte budget, rate limit and gate. Either all of them admit a request, or none of
-/// them is charged.
+/// The limits of one route class: in-flight window, ramp (the gradual increase after a pause), byte budget, rate limit and gate. Either all
+/// of them admit a request, or none of them is charged.
 #[derive(Debug)]
 pub struct Constraints {
     gate: BackoffGate,
@@ -59,8 +59,8 @@ pub struct Charge {
 /// The record of what an admitted attempt has taken. It must be passed to [`Constraints::settle`] exactly once.
 ///
 /// Packed into two words, since every permit carries one. The first word is the number of bytes. The second contains the admission time of
-/// a first request (46 bits), whether the attempt took an in-flight unit (1), whether it is a first request (1), and the epoch (16). The
-/// default ticket has taken a slot and no bytes.
+/// a first request (46 bits), whether the attempt took an in-flight unit (1), whether it is a first request (1), and the gate epoch (16).
+/// The default ticket has taken a slot and no bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticket {
     bytes: u64,
@@ -70,7 +70,7 @@ pub struct Ticket {
 /// The reason why a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blocked {
-    /// A slot or bytes must be released first.
+    /// The limit on slots or bytes is reached: an earlier attempt must end first.
     Full,
     /// The window is full, or other requests are waiting.
     WindowFull,
@@ -105,11 +105,11 @@ pub enum TicketOutcome {
 pub struct SettleEffects {
     /// The state of the window after the end of the attempt.
     pub view: WindowView,
-    /// The effect on the gate, if the attempt was refused.
+    /// The effect of a refusal on the gate. `None` if the attempt was not refused.
     pub closed: Option<GateClosed>,
     /// Whether the response to the attempt opened the gate.
     pub reopened: bool,
-    /// Whether another first request may be sent at once, since this one was dropped.
+    /// Whether the attempt was a first request that was dropped, so that another first request may be sent at once.
     pub first_request_handed_over: bool,
 }
 
@@ -146,7 +146,8 @@ impl Constraints {
         })
     }
 
-    /// Admits the request at the head of the queue, as the first request if the closed gate is due to admit one.
+    /// Admits the request at the head of the queue. If the deadline of a closed gate has passed, admits it as the first request after the
+    /// pause.
     pub fn take_queued(
         &self,
         charge: Charge,
@@ -185,30 +186,31 @@ impl Constraints {
         self.gate.still_admits(ticket.pass())
     }
 
-    /// Counts all requests without a response as accepted in the ramp. Returns whether this raised the limit of the ramp.
+    /// Counts all requests without a response as accepted in the gradual increase after a pause. Returns whether this raised the
+    /// limit of the gradual increase.
     ///
-    /// For servers that hold accepted requests: a request without a refusal for some time has been accepted there.
+    /// For servers that hold accepted requests: such a server has accepted a request that it does not refuse for some time.
     pub fn presume_accepted(&self) -> bool {
         let allowed = self.ramp.allows();
         self.ramp.accepted(self.window.view().unanswered);
         self.ramp.allows() > allowed
     }
 
-    /// Opens the gate if it waits for a first request of `epoch`, and restarts the ramp up to `level` first. See
-    /// [`BackoffGate::reopen`].
+    /// Restarts the gradual increase up to `level`, then opens the gate. Does nothing unless the gate waits for a first request of the gate
+    /// epoch `epoch`. See [`BackoffGate::reopen`].
     pub fn reopen(&self, epoch: Epoch, level: u32) -> bool {
         // The ramp restarts first, so that every thread that sees the open gate also sees the ramp.
         self.ramp.restart(level);
         self.gate.reopen(epoch)
     }
 
-    /// Extends the closure by a refusal whose retry delay arrived after its outcome was recorded. See [`BackoffGate::close`].
+    /// Extends the gate closure for a refusal with a retry delay that arrived after the outcome was recorded. See [`BackoffGate::close`].
     pub fn extend(&self, ticket: &Ticket, until: Duration) -> GateClosed {
         self.gate.close(until, ticket.epoch())
     }
 
-    /// Charges the byte budget and the rate limit and then reads the gate, whose state at that time decides. Releases everything if one
-    /// of them refuses.
+    /// Charges the byte budget and the rate limit, then reads the gate. The state of the gate at that time decides. Releases all charges if
+    /// the byte budget, the rate limit or the gate refuses.
     #[inline]
     fn take_rest(
         &self,
@@ -244,8 +246,8 @@ impl Constraints {
 
     /// Ends an attempt and releases its units, except the in-flight unit, which [`Constraints::release`] releases.
     ///
-    /// The slot is released last: a request that takes the slot sees the changes of gate and ramp, and the returned state of the window
-    /// shows whether requests are waiting for the slot, for bytes or for the ramp.
+    /// The slot is released last: when another request takes the slot, the state of the gate and of the gradual increase is already up to
+    /// date. The returned state of the window shows whether requests are waiting for the slot, for bytes or for the gradual increase.
     pub fn settle(
         &self,
         ticket: Ticket,
@@ -346,7 +348,7 @@ impl Constraints {
         self.window.release()
     }
 
-    /// Releases everything that an unused ticket has taken, including its in-flight unit.
+    /// Releases all units and bytes that an unused ticket has taken, including the in-flight unit.
     pub fn undo(&self, ticket: Ticket, now: Duration) {
         self.end(ticket, TicketOutcome::Dropped, now, || u32::MAX);
         // Both units are released in one step, so that a request that was never sent does not count as accepted.
@@ -391,13 +393,13 @@ impl Constraints {
         self.ramp.allows().min(self.most_slots())
     }
 
-    /// Returns the maximum number of submissions without a response after the end of the ramp.
+    /// Returns the maximum number of submissions without a response after the end of the gradual increase.
     #[inline]
     pub fn most_slots(&self) -> u32 {
         self.slots.load() as u32
     }
 
-    /// Returns whether the ramp has ended and limits nothing.
+    /// Returns whether the slow start or gradual increase has ended and limits nothing.
     pub fn has_no_ramp(&self) -> bool {
         self.ramp.has_ended()
     }
@@ -433,12 +435,12 @@ impl Ticket {
         GatePass::First(FirstRequest { epoch, since })
     }
 
-    /// Returns whether the attempt is the first request after a closure.
+    /// Returns whether the attempt is the first request after a pause.
     pub const fn is_first_request(&self) -> bool {
         self.bits & Self::FIRST_REQUEST != 0
     }
 
-    /// Returns the epoch in which the gate admitted the attempt.
+    /// Returns the gate epoch in which the attempt was admitted.
     pub const fn epoch(&self) -> Epoch {
         Epoch(self.bits as u16)
     }

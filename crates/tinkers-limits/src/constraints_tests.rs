@@ -38,7 +38,7 @@ fn settle(constraints: &Constraints, ticket: Ticket, outcome: TicketOutcome) -> 
 }
 
 #[test]
-fn admitted_request_is_charged_to_all_limits() {
+fn admitted_request_takes_units_of_all_limits() {
     let constraints = Constraints::new(bounds());
     let ticket = constraints.take(charge(10), || ms(0)).unwrap();
     assert_eq!(held(&constraints), (1, 1, 10));
@@ -50,7 +50,7 @@ fn admitted_request_is_charged_to_all_limits() {
 }
 
 #[test]
-fn no_limit_is_charged_if_the_byte_budget_refuses() {
+fn no_units_are_taken_if_the_byte_budget_refuses_a_request() {
     let constraints = Constraints::new(bounds());
     let ticket = constraints.take(charge(5_000), || ms(0)).unwrap();
     for _ in 0..2 {
@@ -64,7 +64,7 @@ fn no_limit_is_charged_if_the_byte_budget_refuses() {
 }
 
 #[test]
-fn no_limit_is_charged_if_the_rate_limit_refuses() {
+fn no_units_are_taken_if_the_rate_limit_refuses_a_request() {
     let rate = Some(Rate {
         interval: ms(100),
         burst: 1,
@@ -81,7 +81,7 @@ fn no_limit_is_charged_if_the_rate_limit_refuses() {
 }
 
 #[test]
-fn no_limit_is_charged_if_the_gate_refuses() {
+fn no_units_are_taken_if_the_gate_refuses_a_request() {
     let rate = Some(Rate {
         interval: ms(100_000),
         burst: 1,
@@ -100,7 +100,7 @@ fn no_limit_is_charged_if_the_gate_refuses() {
 }
 
 #[test]
-fn gate_is_read_after_all_other_limits() {
+fn gate_is_read_after_all_other_limits_were_charged() {
     let rate = Some(Rate {
         interval: ms(1),
         burst: 10,
@@ -124,7 +124,7 @@ fn clock_is_not_read_without_a_rate_limit() {
 }
 
 #[test]
-fn full_window_and_waiting_requests_are_reported_as_window_full() {
+fn window_full_is_reported_for_a_full_window_or_waiting_requests() {
     let constraints = Constraints::new(Bounds {
         max_in_flight: 1,
         ..bounds()
@@ -140,7 +140,7 @@ fn full_window_and_waiting_requests_are_reported_as_window_full() {
 }
 
 #[test]
-fn ramp_restarts_before_the_gate_opens() {
+fn gradual_increase_restarts_before_the_gate_opens() {
     let constraints = Constraints::new(bounds());
     let first = constraints.take(charge(1), || ms(0)).unwrap();
     let until = ms(10);
@@ -198,7 +198,7 @@ fn each_outcome_of_a_first_request_reaches_the_gate() {
 }
 
 #[test]
-fn only_refusals_of_other_requests_change_the_gate() {
+fn response_to_a_request_from_before_the_pause_does_not_open_the_gate() {
     for outcome in [
         TicketOutcome::Accepted,
         TicketOutcome::Answered,
@@ -237,7 +237,7 @@ fn refusal_sets_the_learned_limit_of_the_window() {
 }
 
 #[test]
-fn late_acceptance_corrects_the_learned_limit() {
+fn late_response_of_an_accepted_request_corrects_the_learned_limit() {
     let constraints = Constraints::new(bounds());
     let mut limit = AdaptiveLimit::new(1, 50);
     let tickets = [(); 3].map(|()| constraints.take(charge(1), || ms(0)).unwrap());
@@ -325,7 +325,7 @@ fn changed_limits_apply_immediately() {
 }
 
 #[test]
-fn ticket_contains_its_charge_and_gate_pass() {
+fn ticket_stores_the_units_and_the_gate_pass_without_loss() {
     let epoch = Epoch(u16::MAX);
     // The maximum time uses all bits of its part of the word.
     let last = u64::MAX >> 18;
@@ -346,7 +346,7 @@ fn ticket_contains_its_charge_and_gate_pass() {
 }
 
 #[test]
-fn only_accepted_requests_raise_the_ramp_limit() {
+fn only_accepted_requests_raise_the_limit_of_the_slow_start() {
     for (outcome, allowed) in [
         (TicketOutcome::Answered, 8),
         (TicketOutcome::Dropped, 8),
@@ -363,7 +363,7 @@ fn only_accepted_requests_raise_the_ramp_limit() {
 }
 
 #[test]
-fn requests_presumed_accepted_raise_the_ramp_limit() {
+fn requests_presumed_accepted_raise_the_limit_of_the_slow_start() {
     let constraints = Constraints::new(bounds());
     assert!(
         !constraints.presume_accepted(),

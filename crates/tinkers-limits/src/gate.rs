@@ -8,21 +8,23 @@ use std::time::Duration;
 
 use crate::word::Word;
 
-/// A gate that refusals close. It is open, closed until a deadline, or waiting for the response to the first request after a closure. All
+/// A gate that refusals close. It is open, closed until a deadline, or waiting for the response to the first request after a pause. All
 /// times are measured from the origin of the caller's clock.
 ///
 /// A deadline is only ever extended: nothing shortens it, and nothing opens the gate before it. It is rounded up to microseconds, so the
-/// gate never opens early. After the deadline the gate admits one request, the first request. Its outcome decides whether the gate opens.
+/// gate never opens early. After the deadline the gate admits one request, the first request. The outcome of the first request decides
+/// whether the gate opens.
 #[derive(Debug)]
 pub struct BackoffGate {
     word: Word,
 }
 
-/// The number of congestion events before a request was admitted. It wraps around at 65536, so epochs can only be compared for equality.
+/// A gate epoch: the number of congestion events before a request was admitted. The number wraps around at 65536, so epochs can only be
+/// compared for equality.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch(pub(crate) u16);
 
-/// The identity of a first request after a closure. First requests that are in flight at the same time are distinct.
+/// The identity of a first request after a pause. First requests that are in flight at the same time are distinct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstRequest {
     pub(crate) epoch: Epoch,
@@ -35,13 +37,13 @@ pub struct FirstRequest {
 pub enum GatePass {
     /// The gate was open.
     Open(Epoch),
-    /// The request is the first request after a closure. Its end must be reported exactly once, by [`BackoffGate::reopen`],
+    /// The request is the first request after a pause. The end of the request must be reported exactly once, by [`BackoffGate::reopen`],
     /// [`BackoffGate::close`], [`BackoffGate::defer_first_request`] or [`BackoffGate::hand_over_first_request`].
     First(FirstRequest),
 }
 
 impl GatePass {
-    /// Returns the epoch of the admission. It is passed to the gate with the outcome of the request.
+    /// Returns the gate epoch of the admission. The caller passes this epoch to the gate with the outcome of the request.
     pub const fn epoch(self) -> Epoch {
         match self {
             Self::Open(epoch) | Self::First(FirstRequest { epoch, .. }) => epoch,
@@ -56,7 +58,7 @@ impl GatePass {
         }
     }
 
-    /// Returns whether the request is the first request after a closure.
+    /// Returns whether the request is the first request after a pause.
     pub const fn is_first_request(self) -> bool {
         matches!(self, Self::First(_))
     }
@@ -76,9 +78,10 @@ pub struct GateClosed {
 pub enum GateState {
     /// All requests are admitted.
     Open,
-    /// No request is admitted before this time. Then one is, as the first request.
+    /// No request is admitted before this time. Then one request is admitted, as the first request after the pause.
     ClosedUntil(Duration),
-    /// The first request was admitted at this time, and its response is pending. After a timeout another request may replace it.
+    /// The first request was admitted at this time, and its response is pending. After a timeout another request may replace the first
+    /// request.
     FirstRequestSince(Duration),
 }
 
@@ -88,7 +91,7 @@ impl BackoffGate {
         Self { word: Word::new(0) }
     }
 
-    /// Returns the current epoch if the gate is open. Costs one atomic load and needs no clock.
+    /// Returns the current gate epoch if the gate is open. Costs one atomic load and needs no clock.
     #[inline]
     pub fn open(&self) -> Option<Epoch> {
         let word = Packed(self.word.load());
@@ -97,9 +100,9 @@ impl BackoffGate {
 
     /// Returns whether an admitted request may still be sent. Costs one atomic load and needs no clock.
     ///
-    /// After a refusal has closed the gate, the request may not be sent, even if the gate has opened again: the request would overtake
-    /// the waiters, and its own refusal would count for a congestion event that is over. A first request may not be sent after another
-    /// one has replaced it.
+    /// After a refusal has closed the gate, the request may not be sent, even if the gate has opened again: the request would overtake the
+    /// waiters, and its own refusal would count for a congestion event that is over. A first request may not be sent after another first
+    /// request has replaced it.
     #[inline]
     pub fn still_admits(&self, pass: GatePass) -> bool {
         let word = Packed(self.word.load());
@@ -112,7 +115,7 @@ impl BackoffGate {
         }
     }
 
-    /// Admits a nested request: while the gate is open, or as part of the first request after a closure. Returns `None` while the gate
+    /// Admits a nested request: while the gate is open, or as part of the first request after a pause. Returns `None` while the gate
     /// is closed.
     pub fn enter_nested(&self) -> Option<GatePass> {
         let word = Packed(self.word.load());
@@ -142,8 +145,8 @@ impl BackoffGate {
 
     /// Closes the gate until `until` or until its current deadline, whichever is later.
     ///
-    /// `seen` is the epoch in which the refused request was admitted. Of several concurrent refusals only the first one starts a new
-    /// epoch, since all of them were admitted in the epoch before it.
+    /// `seen` is the gate epoch in which the refused request was admitted. Of several concurrent refusals only the first one starts a new
+    /// epoch: all of the refused requests were admitted in the previous epoch.
     pub fn close(&self, until: Duration, seen: Epoch) -> GateClosed {
         let until = micros_up(until);
         self.word.set(|word| {
@@ -157,14 +160,16 @@ impl BackoffGate {
         })
     }
 
-    /// Closes the gate until `until`, since the first request got no response. This starts no new epoch, since nothing was refused.
-    /// Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has replaced this one.
+    /// Closes the gate until `until`, since the first request got no response. This starts no new gate epoch, since no request was refused.
+    /// Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has replaced this first
+    /// request.
     pub fn defer_first_request(&self, until: Duration, first_request: FirstRequest) -> bool {
         self.end_first_request(first_request, micros_up(until))
     }
 
-    /// Opens the gate after any response, except a refusal, to a first request of the epoch `seen`, even if another first request of
-    /// that epoch has replaced it. Does nothing and returns false if the gate has been closed or opened meanwhile.
+    /// Opens the gate after a response to a first request of the gate epoch `seen`. Call this method for any response except a refusal,
+    /// even if the first request was replaced by another one of the same epoch. Does nothing and returns false if the gate has been closed
+    /// or opened meanwhile.
     pub fn reopen(&self, seen: Epoch) -> bool {
         let opened = self.word.change(|word| {
             let word = Packed(word);
@@ -175,8 +180,8 @@ impl BackoffGate {
         opened.is_ok()
     }
 
-    /// Lets the gate admit another first request at once, since this one was dropped at `now`. Does nothing and returns false if the
-    /// gate has been closed or opened meanwhile, or another first request has replaced this one.
+    /// Lets the gate admit another first request at once, since the current first request was dropped at `now`. Does nothing and returns
+    /// false if the gate has been closed or opened meanwhile, or another first request has replaced this first request.
     pub fn hand_over_first_request(&self, now: Duration, first_request: FirstRequest) -> bool {
         // Rounded down, so that the gate admits the next first request at `now`.
         self.end_first_request(first_request, micros_down(now))
@@ -192,7 +197,7 @@ impl BackoffGate {
         }
     }
 
-    /// Returns the current epoch.
+    /// Returns the current gate epoch.
     pub fn epoch(&self) -> Epoch {
         Packed(self.word.load()).epoch()
     }
@@ -233,15 +238,15 @@ enum Kind {
     FirstRequest,
 }
 
-/// The state of the gate in one word: 46 bits of microseconds (more than two years), 2 bits of kind and 16 bits of epoch. The time is the
-/// deadline of a closed gate, and otherwise the admission time of the last first request.
+/// The state of the gate in one word: 46 bits of microseconds (more than two years), 2 bits of kind and 16 bits of gate epoch. The time is
+/// the deadline of a closed gate, and otherwise the admission time of the last first request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
 impl Packed {
     const KIND_AT: u32 = 16;
     const TIME_AT: u32 = 18;
-    /// The maximum time in microseconds.
+    /// The latest time that fits in the word, in microseconds from the clock's origin.
     const LAST: u64 = (1 << (64 - Self::TIME_AT)) - 1;
 
     const fn new(kind: Kind, micros: u64, epoch: Epoch) -> Self {
@@ -253,7 +258,7 @@ impl Packed {
         Self::new(Kind::FirstRequest, first_request.since, first_request.epoch)
     }
 
-    /// Returns the state and the pass after [`BackoffGate::enter`].
+    /// Returns the state of the gate and the [`GatePass`] after [`BackoffGate::enter`].
     fn enter(self, now: u64, patience: u64) -> Result<(Self, GatePass), Duration> {
         let epoch = self.epoch();
         let deadline = match self.kind() {
@@ -268,9 +273,9 @@ impl Packed {
         Ok((pending, GatePass::First(FirstRequest { epoch, since: now })))
     }
 
-    /// Returns the state after [`BackoffGate::close`]: the later deadline, and a new epoch if the refused request was admitted in the
-    /// current one. If the gate is not closed, its deadline has passed, so the new one applies. The new deadline is later than the last
-    /// first request, so that the next one gets a later time.
+    /// Returns the state after [`BackoffGate::close`]: the later deadline, and a new gate epoch if the refused request was admitted in the
+    /// current epoch. If the gate is not closed, the old deadline has passed, so the new deadline applies. The new deadline is later than
+    /// the admission of the last first request, so that the next first request gets a later time.
     fn close(self, until: u64, seen: Epoch) -> Self {
         let deadline = match self.kind() {
             Kind::Closed => until.max(self.micros()),

@@ -29,7 +29,7 @@ fn enter(gate: &BackoffGate, now: Duration) -> FirstRequest {
 }
 
 #[test]
-fn open_gate_admits_all_requests_in_the_current_epoch() {
+fn open_gate_admits_all_requests_with_the_current_gate_epoch() {
     let gate = BackoffGate::default();
     assert_eq!(gate.open(), Some(Epoch(0)));
     for _ in 0..3 {
@@ -82,7 +82,7 @@ fn concurrent_refusals_are_one_congestion_event() {
 }
 
 #[test]
-fn response_to_the_first_request_after_a_closure_opens_the_gate() {
+fn response_to_the_first_request_after_a_pause_opens_the_gate() {
     let (gate, first_request) = gate_with_first_request(ms(10));
     assert!(gate.reopen(first_request.epoch));
     assert_eq!(gate.open(), Some(first_request.epoch));
@@ -112,7 +112,7 @@ fn late_refusal_closes_the_gate_while_a_first_request_is_pending() {
 }
 
 #[test]
-fn dropped_first_request_after_a_closure_is_replaced_at_once() {
+fn dropped_first_request_after_a_pause_is_replaced_at_once() {
     let (gate, first_request) = gate_with_first_request(ms(10));
     let now = Duration::from_nanos(12_345_678);
     assert!(gate.hand_over_first_request(now, first_request));
@@ -135,7 +135,7 @@ fn late_response_to_a_replaced_first_request_opens_the_gate() {
 }
 
 #[test]
-fn end_of_a_replaced_first_request_has_no_effect() {
+fn end_of_a_replaced_first_request_does_not_change_the_gate() {
     let (gate, first) = gate_with_first_request(ms(10));
     let second = enter(&gate, ms(1_010));
     let third = enter(&gate, ms(2_010));
@@ -160,7 +160,8 @@ fn refusal_of_a_replaced_first_request_closes_the_gate() {
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(4_000)));
 }
 
-/// Checks that first requests admitted at the same clock time are distinct: every change between them advances the time.
+/// Checks that first requests admitted at the same clock time are distinct: every change of the gate between two admissions advances the
+/// time.
 #[test]
 fn first_requests_in_flight_are_distinct() {
     let at = ms(10);
@@ -208,7 +209,7 @@ fn gate_deadlines_are_rounded_up_to_microseconds() {
 }
 
 #[test]
-fn maximum_times_fit_in_the_gate_word() {
+fn latest_gate_deadline_fits_in_the_atomic_word() {
     let gate = closed(Duration::MAX);
     let GateState::ClosedUntil(last) = gate.state() else {
         panic!("{gate:?}");
@@ -221,7 +222,7 @@ fn maximum_times_fit_in_the_gate_word() {
 }
 
 #[test]
-fn gate_epochs_wrap_around() {
+fn gate_epoch_wraps_around_after_65536_congestion_events() {
     let gate = BackoffGate::new();
     for _ in 0..=u16::MAX {
         assert!(gate.close(ms(1), gate.epoch()).is_new_event);

@@ -101,7 +101,8 @@ fn parts(rate: Option<Rate>) -> (u64, u64) {
     })
 }
 
-/// Returns the theoretical arrival time after admitting `cost`, unless it would be later than `now` plus the burst tolerance.
+/// Returns the theoretical arrival time of the next request after admitting requests that use up the rate for `cost` nanoseconds. Refuses
+/// them if this time would be later than `now` plus `tolerance`, the burst tolerance.
 fn take(arrival_time: u64, now: u64, cost: u64, tolerance: u64) -> Result<(u64, ()), RateRefusal> {
     let after = arrival_time.max(now).saturating_add(cost);
     let earliest = after.saturating_sub(tolerance);

@@ -3,22 +3,23 @@
 /// A filter that tells refusals for lack of capacity from random refusals ("noise"). Refusals for lack of capacity end at a lower limit,
 /// while random ones continue at any limit. A plain value inside of [`AdaptiveLimit`](crate::AdaptiveLimit).
 ///
-/// If the learned limit is correct, only limit probes are refused. Therefore each refusal without a limit probe adds suspicion, and
-/// accepted requests remove it. Above a threshold the refusals are classified as random: the limit before them is restored, and further
-/// refusals do not lower it. This ends if several consecutive refusals arrive with no more accepted requests than at the lowest of them,
-/// which confirms a real limit. After random refusals or a large drop, the limit recovers to its previous value by steps that double.
+/// If the learned limit is correct, only limit probes are refused. Therefore the filter has a score, the suspicion that refusals are
+/// random. Each refusal without a limit probe raises this score, and accepted requests lower it. Above a threshold the refusals are
+/// classified as random: the limit before them is restored, and further refusals do not lower it. This ends if several consecutive refusals
+/// arrive with no more accepted requests than at the lowest of them, which confirms a real limit. After random refusals or a large drop,
+/// the limit recovers to its previous value by steps that double.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct NoiseFilter {
-    /// The learned limit before the suspicious refusals, or [`NoiseFilter::UNKNOWN`] if no limit was known.
+    /// The learned limit before the refusals that may be random, or [`NoiseFilter::UNKNOWN`] if no limit was known.
     restore_level: Option<u32>,
-    /// The suspicion that the refusals are random, as the number of accepted requests that removes it.
+    /// The score for the suspicion that the refusals are random. Each accepted request lowers the score by 1.
     suspicion: u32,
     is_noisy: bool,
     /// Whether refusals were classified as random since the limit was last at its previous value.
     was_noisy: bool,
     /// The number of consecutive refusals without progress: the server accepted no more requests than at the lowest of these refusals.
     confirmations: u32,
-    /// The number of accepted requests at the lowest of the consecutive refusals without progress.
+    /// The smallest number of accepted requests in flight at any of the consecutive refusals without progress.
     lowest: u32,
     /// The number of requests accepted since the last refusal.
     accepted_since_refusal: u32,
@@ -49,19 +50,19 @@ pub(crate) enum RefusalMeaning {
 pub(crate) enum ProbeFailure {
     /// The probe tested a limit beyond the learned one.
     Regular,
-    /// The probe was a step of a recovery. Its failure starts no new probe interval.
+    /// The probe was a step of a recovery. The failure of such a probe starts no new probe interval.
     Recovery,
 }
 
 impl NoiseFilter {
     const UNKNOWN: u32 = u32::MAX;
-    /// The suspicion that one refusal adds.
+    /// The amount by which one refusal raises the suspicion that refusals are random.
     const SUSPICION_PER_REFUSAL: u32 = 80;
-    /// The suspicion from which refusals count as random. Three refusals within 40 accepted requests reach it.
+    /// The suspicion from which refusals count as random. Three refusals within 40 accepted requests are enough.
     const NOISE_THRESHOLD: u32 = 200;
     const MAX_SUSPICION: u32 = 240;
-    /// The number of consecutive refusals without progress that confirm a real limit during random refusals. Right after these were
-    /// detected, one more refusal is enough.
+    /// The number of consecutive refusals without progress that confirm a real limit during random refusals. Right after the detection of
+    /// random refusals, one more refusal is enough.
     const MAX_CONFIRMATIONS: u32 = 4;
     /// The server makes progress after a refusal if it accepts more requests than at the refusal, by more than 1 / this number. Smaller
     /// differences do not count, since responses arrive out of order.
@@ -182,7 +183,8 @@ impl NoiseFilter {
         self.target().filter(|_| self.is_recovering)
     }
 
-    /// Returns the target of a recovery: the limit before the refusals, or the peak if no limit was known and the refusals were not random.
+    /// Returns the limit that a recovery restores: the limit before the refusals, or the peak if no limit was known and the refusals were
+    /// not random.
     fn target(&self) -> Option<u32> {
         self.restore_level.map(|restore_level| match restore_level {
             Self::UNKNOWN if !self.was_noisy => self.peak,

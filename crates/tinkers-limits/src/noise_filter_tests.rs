@@ -6,7 +6,8 @@ fn accept(filter: &mut NoiseFilter, times: u32, level: Option<u32>, at: u32) {
     (0..times).for_each(|_| filter.on_accepted(level, at));
 }
 
-/// Returns a filter with the learned limit `level` that has just detected random refusals, after three with at least `lowest` accepted requests.
+/// Returns a filter with the learned limit `level`. The filter has just detected random refusals, after three refusals with at least
+/// `lowest` accepted requests.
 fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
     let mut filter = NoiseFilter::new();
     assert_eq!(
@@ -25,7 +26,7 @@ fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
 }
 
 #[test]
-fn refusals_at_ever_lower_limits_are_random_and_restore_the_limit() {
+fn refusals_at_ever_lower_limits_are_random_and_restore_the_old_limit() {
     for level in [Some(50), None] {
         let mut filter = noisy(level, 3);
         assert!(filter.is_noisy());
@@ -35,7 +36,7 @@ fn refusals_at_ever_lower_limits_are_random_and_restore_the_limit() {
 }
 
 #[test]
-fn accepted_requests_reduce_the_suspicion_of_random_refusals() {
+fn refusals_between_many_accepted_requests_do_not_count_as_random() {
     for (between, third) in [
         (20, RefusalMeaning::Restored(Some(50))),
         (21, RefusalMeaning::Capacity),
@@ -93,7 +94,7 @@ fn four_random_refusals_without_progress_confirm_a_real_limit() {
     assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Noise);
 }
 
-/// Returns the recovery targets after a drop from 50 to `level`: before the recovery is due, and when it is due.
+/// Returns the limits that the filter wants to restore after a drop from 50 to `level`: before the recovery is due, and when it is due.
 fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
     accept(&mut filter, 50, Some(level), level);
     let mut due = filter;
@@ -104,7 +105,7 @@ fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
 }
 
 #[test]
-fn limit_recovers_late_after_a_drop_but_not_after_random_refusals() {
+fn limit_recovery_waits_after_a_drop_but_not_after_random_refusals() {
     let mut fallen = NoiseFilter::new();
     fallen.on_refusal(Some(50), 25);
     assert_eq!(recovery_targets(fallen, 25), [None, Some(50)]);
@@ -134,7 +135,7 @@ fn limit_recovers_late_after_a_drop_but_not_after_random_refusals() {
 }
 
 #[test]
-fn limit_recovery_starts_after_as_many_accepted_requests_as_limit() {
+fn limit_recovery_waits_for_as_many_accepted_requests_as_the_limit() {
     for (level, least) in [(20, 20), (2, 8)] {
         let mut filter = NoiseFilter::new();
         filter.on_refusal(Some(50), level);
@@ -174,7 +175,7 @@ fn limit_recovery_ends_after_one_or_two_failed_probes() {
 }
 
 #[test]
-fn limit_before_a_small_drop_is_forgotten_with_the_suspicion() {
+fn limit_before_a_small_drop_is_forgotten_after_80_accepted_requests() {
     for (level, kept) in [(30, None), (20, Some(50))] {
         let mut filter = NoiseFilter::new();
         filter.on_refusal(Some(50), level);
@@ -186,7 +187,7 @@ fn limit_before_a_small_drop_is_forgotten_with_the_suspicion() {
 }
 
 #[test]
-fn limit_lowered_right_after_a_pause_recovers_to_the_peak() {
+fn limit_lowered_right_after_a_pause_recovers_to_the_earlier_maximum() {
     for (seen, back) in [
         (100, [None, Some(100)]),
         (3, [None, None]),
@@ -202,7 +203,7 @@ fn limit_lowered_right_after_a_pause_recovers_to_the_peak() {
 }
 
 #[test]
-fn limit_recovery_continues_to_its_target() {
+fn limit_recovery_continues_until_the_previous_limit_is_reached() {
     let mut filter = NoiseFilter::new();
     accept(&mut filter, 20, None, 100);
     assert_eq!(filter.on_refusal(None, 4), RefusalMeaning::Capacity);
@@ -229,7 +230,7 @@ fn confirmed() -> NoiseFilter {
 }
 
 #[test]
-fn confirmed_limit_clears_the_suspicion_of_random_refusals() {
+fn first_refusal_after_a_confirmed_limit_does_not_count_as_random() {
     let mut filter = confirmed();
     assert_eq!(filter.on_refusal(Some(20), 15), RefusalMeaning::Capacity);
 }
@@ -275,7 +276,7 @@ fn limit_recovery_waits_for_accepted_requests_after_each_refusal() {
 }
 
 #[test]
-fn random_refusals_are_forgotten_at_the_previous_limit() {
+fn random_refusals_are_forgotten_once_the_previous_limit_is_reached() {
     let mut filter = confirmed();
     accept(&mut filter, 1, Some(50), 50);
     assert_eq!(filter.on_refusal(Some(50), 20), RefusalMeaning::Capacity);

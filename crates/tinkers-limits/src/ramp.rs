@@ -2,7 +2,7 @@
 
 use crate::word::Word;
 
-/// A limit on the number of submissions without a response, since all of them may be refused.
+/// A limit on the number of submissions without a response. The limit rises gradually, since all of these submissions may be refused.
 ///
 /// At the start, when the server's limit is unknown, at most a quarter of the number of accepted requests may be without a response (slow
 /// start). After a pause, the limit is the number of requests accepted since the pause, until a known in-flight limit is reached again. The
@@ -16,7 +16,7 @@ impl Ramp {
     /// The number of submissions that may always be without a response.
     pub const MIN_UNANSWERED: u32 = 8;
 
-    /// Creates a slow start that ends when its limit reaches `slots`.
+    /// Creates a slow start that ends when its limit reaches `slots` submissions without a response.
     pub fn slow_start(slots: u32) -> Self {
         let ramp = Self { word: Word::new(0) };
         let slots = slots.clamp(1, Packed::SLOTS_MAX);
@@ -25,15 +25,15 @@ impl Ramp {
         ramp
     }
 
-    /// Creates a ramp that has ended and has no limit.
+    /// Creates a gradual increase that has ended and limits nothing.
     pub fn ended() -> Self {
         Self {
             word: Word::new(Packed::ENDED.0),
         }
     }
 
-    /// Restarts the ramp after a pause. It ends at `level` requests; `u32::MAX` means that no limit is known, and restarts the slow
-    /// start.
+    /// Restarts the gradual increase after a pause. It ends when the limit reaches `level` requests. `u32::MAX` means that no in-flight
+    /// limit is known, and restarts the slow start.
     pub fn restart(&self, level: u32) {
         let kind = match level {
             u32::MAX => RampKind::SlowStart,
@@ -43,7 +43,7 @@ impl Ramp {
         self.word.set(|_| (Packed::new(kind, slots).0, ()));
     }
 
-    /// Records `requests` accepted requests. Writes nothing after the end of the ramp.
+    /// Records `requests` accepted requests. Writes nothing after the end of the gradual increase.
     #[inline]
     pub fn accepted(&self, requests: u32) {
         let _ended = self.word.change(|word| {
@@ -52,13 +52,13 @@ impl Ramp {
         });
     }
 
-    /// Returns the maximum number of submissions without a response, or `u32::MAX` after the end of the ramp.
+    /// Returns the maximum number of submissions without a response, or `u32::MAX` after the end of the gradual increase.
     #[inline]
     pub fn allows(&self) -> u32 {
         Packed(self.word.load()).allows()
     }
 
-    /// Returns whether the ramp has ended.
+    /// Returns whether the gradual increase has ended.
     pub fn has_ended(&self) -> bool {
         self.allows() == u32::MAX
     }
@@ -70,7 +70,7 @@ impl Ramp {
     }
 }
 
-/// The kind of a ramp: the relation between its limit and the number of accepted requests.
+/// The kind of a gradual increase: the relation between its limit and the number of accepted requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RampKind {
     /// The limit is a quarter of the number of accepted requests.
@@ -79,8 +79,8 @@ enum RampKind {
     Recovery,
 }
 
-/// The state of a ramp in one word: 2 bits of kind (3 means ended), 30 bits of the limit at which the ramp ends, and 32 bits of accepted
-/// requests.
+/// The state of a gradual increase in one word: 2 bits of kind (3 means ended), 30 bits for the limit at which the increase ends, and 32
+/// bits for the number of accepted requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
@@ -92,7 +92,7 @@ impl Packed {
         Self((slots as u64) << 2 | kind as u64)
     }
 
-    /// Returns the state after `requests` more accepted requests, or `None` if the ramp has ended.
+    /// Returns the state after `requests` more accepted requests, or `None` if the gradual increase has ended.
     const fn accepted(self, requests: u32) -> Option<Self> {
         if self.0 == Self::ENDED.0 {
             return None;
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn ramp_records_accepted_requests_in_batches() {
+    fn gradual_increase_counts_a_batch_like_single_accepted_requests() {
         let (one_by_one, together) = (Ramp::slow_start(100), Ramp::slow_start(100));
         for ramp in [&one_by_one, &together] {
             ramp.restart(2000);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn ramp_after_a_pause_allows_as_many_requests_as_were_accepted() {
+    fn limit_after_a_pause_is_the_number_of_requests_accepted_since() {
         let ramp = Ramp::slow_start(100);
         ramp.restart(20);
         assert_eq!(ramp.allows(), 8);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn ramp_restart_without_a_known_limit_is_a_slow_start() {
+    fn restart_without_a_known_limit_begins_a_slow_start() {
         let ramp = Ramp::ended();
         ramp.restart(u32::MAX);
         assert_eq!(after(&ramp, 35), 8);

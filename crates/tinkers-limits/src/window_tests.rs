@@ -5,7 +5,7 @@ use super::*;
 const ANY: u32 = u32::MAX;
 
 #[test]
-fn full_window_admits_retries_that_hold_an_in_flight_unit() {
+fn full_window_admits_retries_that_already_hold_an_in_flight_unit() {
     let window = ConcurrencyWindow::new(2);
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));
@@ -16,7 +16,7 @@ fn full_window_admits_retries_that_hold_an_in_flight_unit() {
 }
 
 #[test]
-fn slots_limit_the_submissions_without_a_response() {
+fn number_of_slots_limits_the_submissions_without_a_response() {
     let window = ConcurrencyWindow::new(10);
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, 1), Ok(()));
     assert_eq!(window.take(SlotRequest::SlotAndInFlight, 1), Err(Full));
@@ -43,7 +43,7 @@ fn only_the_head_of_the_queue_is_admitted_while_requests_wait() {
 }
 
 #[test]
-fn each_release_from_the_window_returns_the_waiters_flag() {
+fn releasing_units_of_the_window_returns_the_waiters_flag() {
     let window = ConcurrencyWindow::new(2);
     window.take(SlotRequest::SlotAndInFlight, ANY).unwrap();
     window.take(SlotRequest::SlotAndInFlight, ANY).unwrap();
@@ -83,7 +83,7 @@ fn in_flight_limits_are_clamped_to_their_word_size() {
 }
 
 #[test]
-fn window_counts_at_their_maximum_do_not_overflow() {
+fn full_in_flight_window_of_maximum_size_does_not_overflow() {
     let full = Packed(0).with_limit(ConcurrencyWindow::MAX);
     let full = Packed(full.0 + Packed::MASK * (Packed::IN_FLIGHT + Packed::UNANSWERED));
     for take in [SlotRequest::SlotAndInFlight, SlotRequest::Slot] {
@@ -102,7 +102,7 @@ fn setting_the_waiters_flag_is_idempotent() {
 }
 
 #[test]
-fn take_unchecked_ignores_limits_and_waiting_requests() {
+fn unchecked_take_from_the_window_ignores_limits_and_waiters() {
     let window = ConcurrencyWindow::new(1);
     window.set_waiters(true);
     for _ in 0..2 {

@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "contention")]
-    fn lost_compare_and_swap_is_counted() {
+    fn failed_compare_and_swap_of_a_word_is_counted() {
         let word = Word::new(0);
         (0..100).for_each(|_| word.set(|n| (n + 1, ())));
         assert_eq!(word.lost(), 0, "without contention");

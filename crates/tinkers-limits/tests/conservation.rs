@@ -174,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn random_operations_release_exactly_what_they_took(
+    fn random_operations_release_exactly_the_units_and_bytes_they_took(
         operations in prop::collection::vec(operation(), 1..150),
     ) {
         let mut owner = Owner {

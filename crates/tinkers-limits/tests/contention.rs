@@ -36,7 +36,7 @@ fn assert_counted(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
 }
 
 #[test]
-fn gate_counts_contention_between_threads() {
+fn gate_counts_failed_compare_and_swaps_of_threads() {
     let gate = BackoffGate::new();
     let call = || {
         gate.close(Duration::from_secs(1), gate.epoch());
@@ -45,7 +45,7 @@ fn gate_counts_contention_between_threads() {
 }
 
 #[test]
-fn window_counts_contention_between_threads() {
+fn in_flight_window_counts_failed_compare_and_swaps_of_threads() {
     let window = ConcurrencyWindow::new(8);
     let call = || {
         if window.take(SlotRequest::SlotAndInFlight, 8).is_ok() {
@@ -57,7 +57,7 @@ fn window_counts_contention_between_threads() {
 }
 
 #[test]
-fn byte_budget_counts_contention_between_threads() {
+fn byte_budget_counts_failed_compare_and_swaps_of_threads() {
     let bytes = ByteBudget::new(1_000);
     let call = || {
         if bytes.take(10).is_ok() {
@@ -69,7 +69,7 @@ fn byte_budget_counts_contention_between_threads() {
 }
 
 #[test]
-fn ramp_counts_contention_between_threads() {
+fn gradual_increase_counts_failed_compare_and_swaps_of_threads() {
     let ramp = Ramp::slow_start(100);
     let call = || {
         ramp.restart(100);
@@ -79,7 +79,7 @@ fn ramp_counts_contention_between_threads() {
 }
 
 #[test]
-fn rate_limit_counts_contention_between_threads() {
+fn rate_limit_counts_failed_compare_and_swaps_of_threads() {
     let limit = Gcra::new(Rate {
         interval: Duration::from_nanos(1),
         burst: 100,
@@ -93,7 +93,7 @@ fn rate_limit_counts_contention_between_threads() {
 }
 
 #[test]
-fn retry_budget_counts_contention_between_threads() {
+fn retry_budget_counts_failed_compare_and_swaps_of_threads() {
     let budget = RetryBudget::new(100);
     let call = || {
         let _drawn = budget.draw(RetryReason::Fault);
@@ -103,7 +103,7 @@ fn retry_budget_counts_contention_between_threads() {
 }
 
 #[test]
-fn constraints_sum_the_contention_of_all_limits() {
+fn number_of_failed_compare_and_swaps_includes_all_limits() {
     let constraints = Constraints::new(Bounds {
         slots: 8,
         bytes: 1_000,

@@ -29,7 +29,7 @@ fn fault_if(is_wrong: bool, what: impl Into<String>) -> Vec<String> {
     is_wrong.then(|| what.into()).into_iter().collect()
 }
 
-/// A byte budget to be tested: the real one, or one with a planted fault.
+/// A byte budget to be tested: the real byte budget, or one with a planted fault (negative control).
 trait Bytes: Send + Sync + 'static {
     fn new(size: u64) -> Self;
     fn take(&self, bytes: u64) -> bool;
@@ -103,7 +103,7 @@ fn concurrent_charges<B: Bytes>() -> Findings {
 }
 
 #[test]
-fn byte_budget_exceeds_its_size_by_one_charge_at_most() {
+fn concurrent_charges_exceed_the_byte_budget_by_at_most_one_body() {
     concurrent_charges::<ByteBudget>().assert_none();
 }
 
@@ -114,7 +114,7 @@ fn negative_control_bytes_checked_before_the_charge_are_detected() {
 }
 
 #[test]
-fn resized_byte_budget_keeps_its_charges() {
+fn bytes_in_use_stay_charged_when_a_byte_budget_is_resized() {
     let findings = explore("resized byte budget", 3, || {
         let bytes = Arc::new(ByteBudget::new(20));
         assert!(bytes.take(3).is_ok());
@@ -133,7 +133,7 @@ fn resized_byte_budget_keeps_its_charges() {
     findings.assert_none();
 }
 
-/// A ramp to be tested: the real one, or one with a planted fault.
+/// A gradual increase to be tested: the real one, or one with a planted fault (negative control).
 trait RampUnderTest: Send + Sync + 'static {
     fn new(slots: u32) -> Self;
     fn restart(&self, level: u32);
@@ -159,8 +159,8 @@ impl RampUnderTest for Ramp {
     }
 }
 
-/// A ramp with a planted fault: it reads, increments and stores the number of accepted requests in separate steps. The upper half of the
-/// word contains the slots, the lower half the number of accepted requests.
+/// A gradual increase with a planted fault: it reads, increments and stores the number of accepted requests in separate steps. The upper
+/// half of the word contains the slots, the lower half the number of accepted requests.
 struct LoadThenStore(AtomicU64);
 
 impl RampUnderTest for LoadThenStore {
@@ -188,7 +188,7 @@ impl RampUnderTest for LoadThenStore {
     }
 }
 
-/// Models responses to requests from before a pause that arrive while the ramp restarts. They must not end the ramp.
+/// Models late responses to requests from before a pause. They arrive while the gradual increase restarts, and must not end it.
 fn restarting_ramp<S: RampUnderTest>() -> Findings {
     explore("restarting ramp", 3, || {
         let ramp = Arc::new(S::new(1));
@@ -202,7 +202,7 @@ fn restarting_ramp<S: RampUnderTest>() -> Findings {
 }
 
 #[test]
-fn late_responses_do_not_end_a_restarted_ramp() {
+fn late_responses_do_not_end_a_restarted_gradual_increase() {
     restarting_ramp::<Ramp>().assert_none();
 }
 
@@ -213,7 +213,7 @@ fn negative_control_ramp_with_separate_load_and_store_is_detected() {
 }
 
 #[test]
-fn no_accepted_request_is_lost_by_the_ramp() {
+fn gradual_increase_counts_each_concurrently_accepted_request() {
     let findings = explore("accepted requests of a ramp", 3, || {
         let ramp = Arc::new(Ramp::slow_start(100));
         ramp.restart(10);
@@ -256,7 +256,7 @@ fn rate_limit_admits_the_burst_and_undo_returns_units() {
     findings.assert_none();
 }
 
-/// A retry budget to be tested: the real one, or one with a planted fault.
+/// A retry budget to be tested: the real retry budget, or one with a planted fault (negative control).
 trait Budget: Send + Sync + 'static {
     fn new(capacity: u64) -> Self;
     fn draw(&self) -> bool;
@@ -308,7 +308,7 @@ impl Budget for CheckThenTake {
     }
 }
 
-/// Models two draws and a credit on a retry budget whose tokens suffice for one draw.
+/// Models two retries and a successful call that use one retry budget at the same time. The tokens suffice for one retry.
 fn concurrent_draws<B: Budget>() -> Findings {
     explore("two draws and a credit", 3, || {
         let budget = Arc::new(B::new(9));
@@ -326,12 +326,12 @@ fn concurrent_draws<B: Budget>() -> Findings {
 }
 
 #[test]
-fn draws_and_credits_of_retry_tokens_balance() {
+fn no_retry_token_is_lost_in_any_interleaving() {
     concurrent_draws::<RetryBudget>().assert_none();
 }
 
 #[test]
-fn negative_control_tokens_checked_before_the_draw_are_detected() {
+fn negative_control_tokens_checked_before_being_taken_are_detected() {
     let faults = concurrent_draws::<CheckThenTake>().faults;
     assert!(!faults.is_empty());
 }

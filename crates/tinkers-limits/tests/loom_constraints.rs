@@ -53,7 +53,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Returns a fault if any unit or byte is still taken.
+/// Returns a violation if any unit or byte is still taken.
 fn held(constraints: &Constraints) -> Vec<String> {
     let view = constraints.window().view();
     let held = (view.in_flight, view.unanswered, constraints.bytes().taken());
@@ -146,7 +146,7 @@ fn all_units_are_released_after_refused_admissions() {
 }
 
 #[test]
-fn dropped_first_request_is_replaced_by_exactly_one() {
+fn exactly_one_request_replaces_a_dropped_first_request() {
     let findings = explore("dropped first request", 2, || {
         let constraints = Arc::new(constraints(8));
         let gate = constraints.gate();
@@ -177,7 +177,7 @@ fn dropped_first_request_is_replaced_by_exactly_one() {
 }
 
 #[test]
-fn slot_released_by_a_refusal_finds_the_gate_closed() {
+fn slot_of_a_refused_request_admits_no_other_request() {
     explore("slot of a refused request", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds { slots: 1, ..BOUNDS }));
         let refused = take(&constraints).unwrap();
@@ -197,7 +197,7 @@ fn slot_released_by_a_refusal_finds_the_gate_closed() {
 }
 
 #[test]
-fn thread_that_sees_the_open_gate_also_sees_the_ramp() {
+fn gate_is_found_open_only_after_the_gradual_increase_has_restarted() {
     explore("gate that opens", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds {
             slots: 64,
@@ -221,8 +221,9 @@ fn thread_that_sees_the_open_gate_also_sees_the_ramp() {
     .assert_none();
 }
 
-/// Models the end of an attempt while another request starts to wait, after a failed `take` if `tries_first`. Unless the waiter is
-/// admitted, the end of the attempt must see the waiter, since nothing else would serve it.
+/// Models the end of an attempt while another request starts to wait. If `tries_first`, that request has called `take` before, without
+/// success. Unless the waiter is admitted, the end of the attempt must find the waiters flag set, since nothing else would serve the
+/// waiter.
 fn wait_during_the_end_of_an_attempt(
     name: &'static str,
     full: fn() -> (Constraints, Ticket),
@@ -251,7 +252,7 @@ fn wait_during_the_end_of_an_attempt(
 }
 
 #[test]
-fn end_of_an_attempt_sees_requests_that_wait_for_bytes() {
+fn no_wake_up_is_lost_when_an_attempt_ends_during_a_wait_for_bytes() {
     let full = || {
         let constraints = Constraints::new(Bounds { bytes: 1, ..BOUNDS });
         let ticket = take(&constraints).unwrap();
@@ -261,7 +262,7 @@ fn end_of_an_attempt_sees_requests_that_wait_for_bytes() {
 }
 
 #[test]
-fn end_of_an_attempt_sees_requests_that_wait_for_the_ramp() {
+fn no_wake_up_is_lost_when_an_attempt_ends_during_the_ramp() {
     let full = || {
         let constraints = Constraints::new(Bounds {
             slots: 64,
@@ -281,15 +282,15 @@ fn end_of_an_attempt_sees_requests_that_wait_for_the_ramp() {
     wait_during_the_end_of_an_attempt("waiter for the ramp", full, true).assert_none();
 }
 
-/// The action of a request that released its units after a limit refused it.
+/// The action of a request after a limit refused the request and its units were released.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rollback {
     ServesWaiters,
     IgnoresWaiters,
 }
 
-/// Models a request that briefly holds the only unit of the window until the byte budget refuses the request. Another request that found
-/// the window full meanwhile must get the unit.
+/// Models a request that briefly holds the only unit of the window until the byte budget refuses the request. If another request finds the
+/// window full meanwhile, that request must get the unit.
 fn rollback_model(rollback: Rollback) -> Findings {
     explore("rollback and waiter", 3, move || {
         let constraints = Arc::new(constraints(1));
@@ -331,7 +332,7 @@ fn rollback_model(rollback: Rollback) -> Findings {
 }
 
 #[test]
-fn rollback_of_a_refused_admission_serves_waiters() {
+fn no_wake_up_is_lost_when_a_refused_admission_is_rolled_back() {
     rollback_model(Rollback::ServesWaiters).assert_none();
 }
 

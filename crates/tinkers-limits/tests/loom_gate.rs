@@ -14,7 +14,7 @@ use tinkers_limits::{BackoffGate, Epoch, FirstRequest, GatePass, GateState};
 
 const PATIENCE: u64 = 100;
 
-/// A gate to be tested, with times in milliseconds: the real one, or one with a planted fault.
+/// A gate to be tested, with times in milliseconds: the real gate, or one with a planted fault (negative control).
 trait Gate: Send + Sync + 'static {
     type Epoch: Copy + Send + 'static;
 
@@ -22,9 +22,9 @@ trait Gate: Send + Sync + 'static {
     fn epoch(&self) -> Self::Epoch;
     /// Closes the gate. Returns whether this started a congestion event.
     fn close(&self, until: u64, seen: Self::Epoch) -> bool;
-    /// Asks for admission. Returns whether the request is the first request after a closure, or `None` if it is not admitted.
+    /// Asks for admission. Returns whether the request is the first request after a pause, or `None` if the request is not admitted.
     fn enter(&self, now: u64) -> Option<bool>;
-    /// Records a response, other than a refusal, to a request that was admitted in the epoch `seen`.
+    /// Records a response, other than a refusal, to a request that was admitted in the gate epoch `seen`.
     fn succeeded(&self, seen: Self::Epoch);
     /// Returns the deadline of a closed gate, or `None` if the gate is not closed.
     fn closed_until(&self) -> Option<u64>;
@@ -136,19 +136,19 @@ fn two_refusals_and_an_admission<G: Gate>() -> Findings {
 }
 
 #[test]
-fn later_gate_deadline_wins_and_two_refusals_are_one_event() {
+fn concurrent_refusals_are_one_event_with_the_later_deadline() {
     two_refusals_and_an_admission::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn negative_control_last_writer_of_the_deadline_is_detected() {
+fn negative_control_later_deadline_overwritten_by_earlier_is_detected() {
     let faults = two_refusals_and_an_admission::<LastWriterWins>().faults;
     for fault in ["the deadline was shortened", "admitted before the deadline"] {
         assert!(faults.contains(&fault.to_owned()), "{faults:?}");
     }
 }
 
-/// Models a success of the first request while a request from before the closure is refused.
+/// Models a success of the first request after a pause while a request from before the pause is refused.
 fn first_request_and_late_refusal<G: Gate>() -> Findings {
     explore("first request and late refusal", 3, || {
         let gate = Arc::new(G::new());
@@ -169,18 +169,18 @@ fn first_request_and_late_refusal<G: Gate>() -> Findings {
 }
 
 #[test]
-fn success_of_the_first_request_keeps_a_later_closure() {
+fn first_request_success_does_not_open_a_gate_closed_afterwards() {
     first_request_and_late_refusal::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn negative_control_success_that_clears_a_closure_is_detected() {
+fn negative_control_success_that_opens_a_closed_gate_is_detected() {
     let faults = first_request_and_late_refusal::<LastWriterWins>().faults;
     assert_eq!(faults, ["reopened early"]);
 }
 
 #[test]
-fn dropped_first_request_never_lifts_a_closure() {
+fn dropped_first_request_never_opens_a_closed_gate() {
     let findings = explore("dropped first request and refusal", 3, || {
         let gate = Arc::new(BackoffGate::new());
         let old = gate.epoch();
@@ -210,7 +210,7 @@ fn dropped_first_request_never_lifts_a_closure() {
 }
 
 #[test]
-fn dropped_first_request_is_replaced_by_exactly_one() {
+fn exactly_one_request_replaces_a_dropped_first_request() {
     let findings = explore("dropped first request and admission", 3, || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
@@ -241,7 +241,7 @@ fn enter(gate: &BackoffGate, now: u64) -> Option<FirstRequest> {
     pass.first_request()
 }
 
-/// A way to report the end of a first request: the real one, or one with a planted fault.
+/// A way to report the end of a first request: the real way, or one with a planted fault (negative control).
 trait EndReport: Send + Sync + 'static {
     fn new(first: FirstRequest) -> Self;
     /// Records that another first request was admitted.
@@ -250,7 +250,7 @@ trait EndReport: Send + Sync + 'static {
     fn ended(&self, first_request: FirstRequest) -> FirstRequest;
 }
 
-/// The real behaviour: the first request that has ended is reported.
+/// The real behaviour: the first request that has ended is reported as ended.
 struct OwnFirstRequest;
 
 impl EndReport for OwnFirstRequest {
@@ -265,7 +265,7 @@ impl EndReport for OwnFirstRequest {
     }
 }
 
-/// A planted fault: the latest first request of the epoch is reported, whichever has ended.
+/// A planted fault: the latest first request of the gate epoch is reported as ended, even if another first request has ended.
 struct LatestFirstRequest(Mutex<FirstRequest>);
 
 impl EndReport for LatestFirstRequest {
@@ -282,7 +282,7 @@ impl EndReport for LatestFirstRequest {
     }
 }
 
-/// Models a first request that ends late, while the next one and possibly a third one try to enter.
+/// Models a first request that ends late, while a second and possibly a third request try to become the first request.
 fn late_end_of_a_first_request<E: EndReport>(
     name: &str,
     end: fn(&BackoffGate, FirstRequest) -> bool,
@@ -332,7 +332,7 @@ fn end_of_a_replaced_first_request_does_not_affect_the_next() {
 }
 
 #[test]
-fn negative_control_first_requests_identified_by_epoch_are_detected() {
+fn negative_control_first_request_identified_by_epoch_is_detected() {
     let drops = late_end_of_a_first_request::<LatestFirstRequest>(
         "negative control: late drop",
         |gate, first_request| gate.hand_over_first_request(ms(105), first_request),

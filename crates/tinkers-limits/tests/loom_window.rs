@@ -12,7 +12,8 @@ use tinkers_limits::{ConcurrencyWindow, SlotRequest};
 
 const ANY: u32 = u32::MAX;
 
-/// A window to be tested: the real one, or one with a planted fault. A view is the number of requests in flight and the limit.
+/// A window to be tested: the real window, or one with a planted fault (negative control). A view consists of the number of requests in
+/// flight and the in-flight limit.
 trait Window: Send + Sync + 'static {
     fn new(limit: u32) -> Self;
     fn take(&self) -> bool;
@@ -46,8 +47,8 @@ impl Window for ConcurrencyWindow {
     }
 }
 
-/// A window with a planted fault: a release reads, decreases and stores the count in separate steps, and a change of the limit stores an
-/// old count.
+/// A window with a planted fault: a release reads, decreases and stores the number of requests in flight in separate steps, and a change of
+/// the limit stores an old number.
 struct LoadThenStore(AtomicU64);
 
 impl Window for LoadThenStore {
@@ -86,8 +87,8 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Models three threads that take and release units of a window of two. Limited to two preemptions, since three multiply the number of
-/// interleavings by ten.
+/// Models three threads that take and release units of a window of two. The model is limited to two preemptions, since a third preemption
+/// multiplies the number of interleavings by ten.
 fn concurrent_requests<W: Window>() -> Findings {
     explore("concurrent requests", 2, || {
         let window = Arc::new(W::new(2));
@@ -136,7 +137,7 @@ fn negative_control_release_with_separate_load_and_store_is_detected() {
     );
 }
 
-/// Models a change of the limit while one request ends and another one is admitted.
+/// Models a change of the in-flight limit while one request ends and another request is admitted.
 fn limit_change<W: Window>() -> Findings {
     explore("limit change", 3, || {
         let window = Arc::new(W::new(3));
@@ -165,7 +166,7 @@ fn limit_change<W: Window>() -> Findings {
 }
 
 #[test]
-fn concurrent_limit_change_loses_no_unit() {
+fn concurrent_change_of_the_in_flight_limit_loses_no_unit() {
     limit_change::<ConcurrencyWindow>().assert_none();
 }
 
@@ -205,7 +206,7 @@ impl Model {
         }
     }
 
-    /// Releases a slot and an in-flight unit. Serves the waiter if the release sees the waiters flag.
+    /// Releases a slot and an in-flight unit. Serves the waiter if the waiters flag is set at the time of the release.
     fn release(&self) {
         self.window.release_slot();
         if self.window.release().has_waiters {

@@ -20,7 +20,7 @@ enum GateOperation {
     Enter,
     /// Refuses a request. Contains the index of the request, and the server's retry delay in microseconds.
     Refuse(usize, u64),
-    /// Responds to a first request with a success. Contains its index among those in flight.
+    /// Responds to a first request with a success. Contains the index of this request among the first requests in flight.
     Reopen(usize),
     Defer(usize, u64),
     HandOver(usize),
@@ -46,15 +46,15 @@ struct GateModel {
     now: u64,
     /// The latest deadline of all refusals.
     until: u64,
-    /// The epochs that a refusal has ended.
+    /// The gate epochs that a refusal has ended.
     ended: BTreeSet<usize>,
-    /// The admissions and their epochs, counted from 0.
+    /// The admitted requests, each with its gate epoch. Epochs are counted from 0.
     passes: Vec<(GatePass, usize)>,
-    /// The first requests in flight, each with its epoch and number.
+    /// The first requests in flight, each with its gate epoch and its index among all first requests.
     first_requests: Vec<(FirstRequest, usize, u64)>,
     /// The number of first requests so far.
     first_request_count: u64,
-    /// The number and admission time of the last first request, while the gate waits for its response.
+    /// The index and the admission time of the last first request, while the gate waits for the response to it.
     pending: Option<(u64, u64)>,
     is_open: bool,
 }
@@ -64,7 +64,7 @@ fn pick<T: Copy>(from: &[T], number: usize) -> Option<T> {
 }
 
 impl GateModel {
-    /// Ends a first request in flight. Returns it, and whether it is the one whose response the gate waits for.
+    /// Ends a first request in flight. Returns this request, and whether the gate waits for the response to it.
     fn end_first_request(&mut self, number: usize) -> Option<(FirstRequest, bool)> {
         let at = number.checked_rem(self.first_requests.len())?;
         let (first_request, _, number) = self.first_requests.swap_remove(at);
@@ -167,7 +167,7 @@ impl GateModel {
 enum WindowOperation {
     Take(SlotRequest, u32),
     TakeQueued(SlotRequest, u32),
-    /// Ends an attempt. Contains its index among those without a response.
+    /// Ends an attempt. Contains the index of the attempt among the attempts without a response.
     ReleaseSlot(usize),
     Undo(usize),
     Release,
@@ -276,7 +276,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn gate_admits_one_request_at_a_time_after_its_deadline(
+    fn closed_gate_admits_one_request_at_a_time_after_its_deadline(
         operations in prop::collection::vec(gate_operation(), 1..120),
     ) {
         let gate = BackoffGate::new();
@@ -287,7 +287,7 @@ proptest! {
     }
 
     #[test]
-    fn window_counts_match_the_reference_model(
+    fn in_flight_window_matches_the_reference_model(
         limit in 1_u32..8,
         operations in prop::collection::vec(window_operation(), 1..150),
     ) {

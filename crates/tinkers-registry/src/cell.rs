@@ -16,7 +16,7 @@ mod arc_swap_cells {
 
     use arc_swap::{ArcSwap, ArcSwapOption};
 
-    /// A cell whose content can be read and replaced concurrently. It is never empty.
+    /// A cell whose content can be read and replaced concurrently. The cell is never empty.
     pub(crate) struct SwapCell<T>(ArcSwap<T>);
 
     impl<T> SwapCell<T> {
@@ -24,7 +24,7 @@ mod arc_swap_cells {
             Self(ArcSwap::from_pointee(content))
         }
 
-        /// Returns the current content, which stays readable after it is replaced.
+        /// Returns the current content. The content stays readable after it is replaced.
         pub(crate) fn load(&self) -> impl Deref<Target = Arc<T>> + use<T> {
             self.0.load()
         }
@@ -35,7 +35,7 @@ mod arc_swap_cells {
         }
     }
 
-    /// A cell whose content can be read and replaced concurrently. It may be empty.
+    /// A cell whose content can be read and replaced concurrently. The cell may be empty.
     pub(crate) struct OptionCell<T>(ArcSwapOption<T>);
 
     impl<T> OptionCell<T> {
@@ -65,7 +65,7 @@ mod loom_cells {
 
     use loom::sync::atomic::{AtomicUsize, Ordering};
 
-    /// The list of all contents that a cell has had. Its mutex is never held where loom may switch threads.
+    /// The list of all contents that a cell has had. The mutex of the list is never held where loom may switch threads.
     struct Versions<T> {
         current: AtomicUsize,
         all: Mutex<Vec<Option<Arc<T>>>>,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The number of times that concurrent calls of a registry affected each other since its creation.
 ///
-/// A stress test in which all of these counters are zero has tested nothing.
+/// A stress test in which all of these numbers are zero has tested nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Contention {
     /// The number of lost compare-and-swap operations on the reference count of an entry.
@@ -16,14 +16,15 @@ pub struct Contention {
 }
 
 impl Contention {
-    /// Returns the sum of all counters.
+    /// Returns the total number of times that concurrent calls affected each other.
     pub fn total(&self) -> u64 {
         self.lost_exchanges + self.expired_entries + self.build_waits
     }
 }
 
-/// The atomic counters behind [`Contention`]. They are written only on contention, so other lookups do not pay for them. They use relaxed
-/// ordering, since they order no other memory, and are not loom's, since no decision depends on them.
+/// The atomic counters behind [`Contention`]. The counters are written only on contention, so other lookups are not slower. Relaxed
+/// ordering is enough, since the counters order no other memory. The atomics are those of `std` and not of loom, since no decision depends
+/// on the counters.
 #[derive(Default)]
 pub(crate) struct Counters {
     lost_exchanges: AtomicU64,
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_counter_counts_its_own_events() {
+    fn each_contention_counter_counts_one_kind_of_event() {
         let counters = Counters::default();
         counters.lost_exchanges();
         counters.expired_entries();

@@ -9,10 +9,10 @@ use crate::sync::{AtomicUsize, Ordering};
 /// An entry of the table: a key, a reference count and a value.
 pub(crate) struct Entry<K, V> {
     pub(crate) key: K,
-    /// The number of [`EntryRef`](crate::handle::EntryRef)s. Once it is zero it stays zero, and the next call for the key creates a new
-    /// entry.
+    /// The number of [`EntryRef`](crate::handle::EntryRef)s. Once the number is zero it stays zero, and the next call for the key creates a
+    /// new entry.
     ///
-    /// It cannot overflow, since each reference also holds an `Arc`, whose own count aborts earlier.
+    /// The number cannot overflow: each reference also holds an `Arc`, and the reference count of the `Arc` aborts the process earlier.
     refs: AtomicUsize,
     pub(crate) value: LazyValue<V>,
 }
@@ -32,7 +32,7 @@ impl<K, V> Entry<K, V> {
         self.refs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds a reference unless the count is zero. Returns whether a reference was added.
+    /// Adds a reference unless the reference count is zero. Returns whether a reference was added.
     pub(crate) fn try_add_ref(&self, counters: &Counters) -> bool {
         // Relaxed: the value is read through `LazyValue`, which orders its own reads, and this word alone decides
         // whether the value stays in place.
@@ -54,7 +54,7 @@ impl<K, V> Entry<K, V> {
         false
     }
 
-    /// Removes a reference. Returns whether it was the last one.
+    /// Removes a reference. Returns whether this was the last reference.
     pub(crate) fn release_ref(&self) -> bool {
         // Release: a holder's use of the value happens before this. Acquire: it also happens before the drop of the
         // value by the last holder.
@@ -68,7 +68,7 @@ mod tests {
     use std::convert::Infallible;
 
     #[test]
-    fn entry_without_references_gets_none_again() {
+    fn registry_entry_without_references_is_never_referenced_again() {
         let entry: Entry<u8, u8> = Entry::with_one_ref(1);
         let counters = Counters::default();
         assert!(entry.try_add_ref(&counters));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn taken_value_leaves_the_entry_empty() {
+    fn taking_the_value_leaves_the_registry_entry_empty() {
         let entry: Entry<u8, u8> = Entry::with_one_ref(1);
         let built = entry
             .value

@@ -47,8 +47,8 @@ impl<V> LazyValue<V> {
 
     /// Returns the value, and builds it with `build` if necessary. Waits while another thread builds it.
     ///
-    /// A failed build is reported only to its own caller, and the next waiter runs its own build function. A panic is caught, so that
-    /// no cleanup runs during unwinding, and returned for the caller to resume.
+    /// A failed build is reported only to the caller that passed the build function; the next waiter runs its own build function. A panic
+    /// is caught, so that no cleanup runs during unwinding. The panic is returned, and the caller must resume it.
     pub(crate) fn get_or_build<E>(
         &self,
         build: impl FnOnce() -> Result<V, E>,
@@ -79,7 +79,8 @@ impl<V> LazyValue<V> {
         }
     }
 
-    /// Returns the value once another thread has built it, or `None` after this thread has become the one that builds it.
+    /// Waits until another thread has built the value, and returns the value. Returns `None` if this thread has become the builder of the
+    /// value.
     fn wait_or_claim<E>(&self, counters: &Counters) -> Result<Option<Arc<V>>, BuildError<E>> {
         let this_thread = current().id();
         let mut has_waited = false;

@@ -25,9 +25,9 @@ impl<K, V> Registry<K, V> {
         }
     }
 
-    /// Returns the number of keys in use, including keys whose value is being built.
+    /// Returns the number of keys in use, including keys with a value that is being built.
     ///
-    /// A key counts until the drop of its last handle has removed its entry, so this is also the number of entries in memory.
+    /// A key is in use until the drop of its last handle has removed its entry. So this is also the number of entries in memory.
     pub fn len(&self) -> usize {
         self.table.len()
     }
@@ -37,7 +37,7 @@ impl<K, V> Registry<K, V> {
         self.len() == 0
     }
 
-    /// Returns the contention counters of the registry.
+    /// Returns the number of times that concurrent calls of the registry affected each other.
     pub fn contention(&self) -> Contention {
         self.table.counters.read()
     }

@@ -16,7 +16,7 @@ type Entries<K, V> = Box<[Arc<Entry<K, V>>]>;
 /// An entry without references may remain in the table until the thread that dropped its last reference has removed it.
 pub(crate) struct Table<K, V> {
     entries: SwapCell<Entries<K, V>>,
-    /// Held while the list is replaced. The mutex guards no data, and readers do not lock it.
+    /// A mutex that is locked while the list of entries is replaced. The mutex guards no data, and readers do not lock it.
     writers: Mutex<()>,
     pub(crate) counters: Counters,
 }
@@ -46,8 +46,8 @@ impl<K, V> Table<K, V> {
         entry.try_add_ref(&self.counters).then(|| Arc::clone(entry))
     }
 
-    /// Returns the existing entry for the key of `fresh`, with an added reference. If there is none, inserts and returns `fresh`, whose
-    /// first reference passes to the caller.
+    /// Returns the existing entry for the key of `fresh`, with an added reference. If there is no entry, inserts and returns `fresh`. The
+    /// first reference of `fresh` passes to the caller.
     pub(crate) fn find_or_insert(&self, fresh: Arc<Entry<K, V>>) -> Arc<Entry<K, V>>
     where
         K: Ord,

@@ -54,7 +54,7 @@ fn registry_debug_output_contains_no_keys() {
 }
 
 #[test]
-fn total_contention_is_the_sum_of_all_counters() {
+fn total_contention_of_a_registry_is_the_sum_of_all_kinds() {
     let contention = Contention {
         lost_exchanges: 1,
         expired_entries: 2,
@@ -64,7 +64,7 @@ fn total_contention_is_the_sum_of_all_counters() {
 }
 
 #[test]
-fn handle_may_outlive_the_registry() {
+fn registry_handle_may_outlive_the_registry() {
     let registry = Registry::new();
     let handle = registry.get_or_create("a", || String::from("value"));
     drop(registry);
@@ -72,7 +72,7 @@ fn handle_may_outlive_the_registry() {
 }
 
 #[test]
-fn concurrent_calls_build_a_value_once() {
+fn concurrent_registry_lookups_build_a_value_once() {
     const THREADS: usize = 8;
     let registry = Registry::new();
     let (built, barrier) = (AtomicUsize::new(0), Barrier::new(THREADS));
@@ -93,7 +93,7 @@ fn concurrent_calls_build_a_value_once() {
 }
 
 #[test]
-fn panicking_build_function_leaves_no_entry() {
+fn panicking_build_function_leaves_no_registry_entry() {
     let registry: Registry<u8, u8> = Registry::new();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         registry.get_or_create(1, || panic!("on purpose"))
@@ -104,7 +104,7 @@ fn panicking_build_function_leaves_no_entry() {
 }
 
 #[test]
-fn error_of_a_build_function_is_returned_and_not_stored() {
+fn build_error_is_returned_and_not_stored_in_the_registry() {
     let registry: Registry<u8, u8> = Registry::new();
     let failed = registry.try_get_or_create(1, || Err("no"));
     assert_eq!(failed.err(), Some("no"));
@@ -116,7 +116,7 @@ fn error_of_a_build_function_is_returned_and_not_stored() {
 }
 
 #[test]
-fn waiters_for_a_failed_build_build_the_value_once() {
+fn after_a_failed_build_the_waiters_build_the_value_once() {
     const WAITERS: usize = 4;
     let registry: Registry<u8, usize> = Registry::new();
     let built = AtomicUsize::new(0);
@@ -189,7 +189,7 @@ fn registry_lookup_accepts_a_borrowed_key() {
 }
 
 #[test]
-fn value_may_use_the_registry_while_built_and_dropped() {
+fn registry_may_be_used_while_a_value_is_built_or_dropped() {
     struct UsesRegistry(Registry<u8, Self>, Arc<AtomicUsize>);
 
     impl Drop for UsesRegistry {

@@ -35,7 +35,7 @@ impl<S: Subject> Model<S> {
         })
     }
 
-    /// Creates a handle and records that it is held.
+    /// Creates a handle and records the handle in the tracker.
     fn acquire(&self) -> S::Handle {
         let built = self
             .registry
@@ -64,7 +64,7 @@ impl<S: Subject> Model<S> {
         self.spawn(|model| model.release(model.acquire()))
     }
 
-    /// Returns the faults that were found. Called after all handles have been dropped.
+    /// Returns the violations that the tracker found. Called after all handles have been dropped.
     fn faults(&self) -> Vec<String> {
         let mut faults = self.tracker.observations().faults();
         if self.registry.len() > 0 {
@@ -94,12 +94,12 @@ mod lookups_during_the_last_drop {
     }
 
     #[test]
-    fn lookups_during_the_last_drop_share_one_value() {
+    fn registry_lookups_during_the_last_handle_drop_share_one_value() {
         model::<TrackedRegistry>().assert_none();
     }
 
     #[test]
-    fn negative_control_lookups_during_the_last_drop_get_two_values() {
+    fn negative_control_two_values_after_the_last_handle_drop_are_detected() {
         let findings = model::<CheckThenInsert>();
         let has_two_values = |fault: &String| fault.contains("two values of a key");
         assert!(findings.faults.iter().any(has_two_values), "{findings:?}");
@@ -109,7 +109,7 @@ mod lookups_during_the_last_drop {
 mod concurrent_creation {
     use super::*;
 
-    /// Models two threads that request a key without a value and keep their handles.
+    /// Models two threads that request a key without a value and do not drop their handles.
     fn model<S: Subject>() -> Findings {
         explore("concurrent creation", 3, || {
             let model = Model::<S>::new();
@@ -131,12 +131,12 @@ mod concurrent_creation {
     }
 
     #[test]
-    fn concurrent_creation_builds_a_value_once() {
+    fn concurrent_get_or_create_calls_build_a_value_once() {
         model::<TrackedRegistry>().assert_none();
     }
 
     #[test]
-    fn negative_control_concurrent_creation_builds_a_value_twice() {
+    fn negative_control_value_that_is_built_twice_is_detected() {
         let faults = model::<CheckThenInsert>().faults;
         assert!(faults.contains(&"built twice".to_owned()), "{faults:?}");
     }
@@ -161,7 +161,7 @@ fn registry_lookup_finds_a_live_value_or_none() {
 }
 
 #[test]
-fn exactly_one_of_two_concurrent_handle_drops_is_the_last() {
+fn exactly_one_of_several_concurrent_handle_drops_removes_the_entry() {
     let findings = explore("concurrent drops of clones", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let first = model.acquire();
@@ -178,7 +178,7 @@ fn exactly_one_of_two_concurrent_handle_drops_is_the_last() {
 }
 
 #[test]
-fn removal_of_an_old_entry_keeps_the_new_entry() {
+fn removal_of_an_old_registry_entry_keeps_the_new_entry() {
     let findings = explore("removal and creation", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let old = model.acquire();
@@ -198,7 +198,7 @@ fn removal_of_an_old_entry_keeps_the_new_entry() {
 }
 
 #[test]
-fn failed_build_releases_its_waiters() {
+fn failed_build_lets_a_waiter_build_the_value() {
     /// The outcome of a build function that returns no value.
     #[derive(Clone, Copy)]
     enum Failure {
@@ -240,7 +240,7 @@ fn failed_build_releases_its_waiters() {
 }
 
 #[test]
-fn concurrent_changes_of_two_keys_are_not_lost() {
+fn concurrent_registry_changes_of_two_keys_are_not_lost() {
     let findings = explore("two keys", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let other = model.spawn(|model| {

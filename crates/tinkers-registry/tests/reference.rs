@@ -14,7 +14,7 @@ enum Operation {
     Fail(u8),
     Panic(u8),
     Get(u8),
-    /// Clones a held handle. The index is taken modulo the number of held handles.
+    /// Clones one of the existing handles. The index is taken modulo the number of handles.
     Clone(usize),
     Drop(usize),
 }

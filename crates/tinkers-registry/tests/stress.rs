@@ -45,7 +45,7 @@ fn run<S: Subject>(operations: u64) -> Result<u64, RunError> {
 }
 
 #[test]
-fn each_key_has_one_live_value_and_no_entry_is_left() {
+fn each_key_has_one_live_value_and_no_registry_entry_is_left() {
     match run::<Registry<usize, Tracked>>(10_000) {
         Ok(contention) => assert!(contention > 0),
         Err(error) => panic!("{error}"),
@@ -86,14 +86,14 @@ fn run_single_thread(seed: u64) -> Counts {
 }
 
 #[test]
-fn workload_without_contention_is_inconclusive_and_reproducible() {
+fn stress_run_without_contention_is_inconclusive_and_reproducible() {
     assert!(run_single_thread(7).handles > 0);
     assert_eq!(run_single_thread(7), run_single_thread(7));
     assert_ne!(run_single_thread(7), run_single_thread(8));
 }
 
 #[test]
-fn tracker_detects_each_planted_fault() {
+fn negative_control_tracker_detects_each_violation() {
     let tracker = Tracker::new();
     let (first, second) = (tracker.build(0), tracker.build(0));
     tracker.acquired(&first);

@@ -11,7 +11,7 @@ use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, ro
 
 use crate::SamplingClient;
 
-/// The warning that an attempt whose response was lost may have created an unused sampler.
+/// The warning that an attempt without a response may have created an unused sampler.
 const ORPHAN: &str = "the response to an attempt was lost; the server may keep an unused sampler until the session ends";
 
 /// The weights from which a sampler samples.
@@ -60,8 +60,8 @@ impl SamplerSource {
 /// as `NotFound` or `Rejected`, if the model or the saved weights do not exist: check the name or path.
 ///
 /// # Cancel safety
-/// Dropping the builder creates nothing. Dropping the future cancels the creation, but the server may still create the sampler and keep
-/// it until the session ends.
+/// Dropping the builder creates nothing. Dropping the future cancels the creation. The server may still create the sampler, which then
+/// exists until the session ends.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is created before the builder is awaited or `send` is called"]
 pub struct CreateSamplingClient {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sampler_source_is_parsed_as_path_or_model_name() {
+    fn text_of_a_sampler_source_is_parsed_as_path_or_model_name() {
         assert_eq!(
             SamplerSource::parse("Qwen/Qwen3-8B").unwrap(),
             SamplerSource::BaseModel("Qwen/Qwen3-8B".into())

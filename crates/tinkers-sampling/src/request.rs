@@ -29,7 +29,7 @@ use crate::sampler::Sampler;
 #[must_use = "a request is sent only when it is awaited or `send` is called"]
 pub struct Sample {
     sampler: Arc<Sampler>,
-    /// The body of the request. Boxed, since it is large, is moved by each setter, and is kept until the result is available.
+    /// The request body. Boxed, since the body is large, is moved by each setter, and stays in memory until the result is available.
     request: Box<SampleRequest>,
 }
 
@@ -61,7 +61,7 @@ impl Sample {
         self
     }
 
-    /// Sets the temperature, by which the logits are divided before sampling. At 0 the most likely token is chosen.
+    /// Sets the temperature. The logits are divided by the temperature before sampling. At 0 the most likely token is chosen.
     pub fn temperature(mut self, temperature: f64) -> Self {
         self.request.sampling_params.temperature = Some(temperature);
         self
@@ -73,7 +73,7 @@ impl Sample {
         self
     }
 
-    /// Restricts sampling to the smallest set of most likely tokens whose total probability reaches `top_p` (nucleus sampling).
+    /// Restricts sampling to the most likely tokens that together reach the probability `top_p` (nucleus sampling).
     pub fn top_p(mut self, top_p: f64) -> Self {
         self.request.sampling_params.top_p = Some(top_p);
         self

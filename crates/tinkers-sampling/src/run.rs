@@ -17,12 +17,12 @@ use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_w
 
 use crate::sampler::Sampler;
 
-/// The maximum number of resubmissions of a sample whose result the server loses. The server bills each resubmission.
+/// The maximum number of resubmissions of a sample after the server has lost its result. The server bills each resubmission.
 const MAX_RESUBMISSIONS: u32 = 10;
-/// The backoff before resubmissions, with the values of the official SDK.
+/// The backoff before the resubmission of a lost sample, with the values of the official SDK.
 const LOST_SAMPLES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
-/// Submits a sample and waits for its result. If the server loses the result, submits the sample again with a new sequence number.
+/// Submits a sample and waits for its result. If the server loses the result, submits the sample again with a new `seq_id`.
 ///
 /// A program may wait for thousands of samples at once. To keep this future small, the futures of its steps are boxed.
 pub(crate) async fn run(
@@ -84,7 +84,7 @@ struct Accepted {
     result: PendingResult,
     sequence_ids: Option<Box<[String]>>,
     submitted_in: Duration,
-    /// The permit of the in-flight limit. It is released when the result is retrieved or abandoned.
+    /// The permit of the in-flight limit. The permit is returned when the result is retrieved or abandoned.
     _permit: InFlightPermit,
 }
 
@@ -128,7 +128,7 @@ fn cost(request: &SampleRequest) -> Cost {
     }
 }
 
-/// Builds the error of a sample that the rate limiter did not admit. Reports a lost session as such.
+/// Builds the error of a sample that the rate limiter did not admit. Reports a lost session as `SessionLost`.
 fn admission_error(sampler: &Sampler, operation: &Operation, error: Error) -> Error {
     session_error(&*sampler.session, error.with_operation(operation.name))
 }

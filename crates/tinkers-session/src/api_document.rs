@@ -35,8 +35,8 @@ pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
     });
 }
 
-/// Requests the OpenAPI document with a single attempt. The retry table is not used: the request is not part of the Tinker API, so its
-/// status, such as 402, says nothing about the session.
+/// Requests the OpenAPI document with a single attempt. The request does not follow the retry policy: it is not part of the Tinker API, so
+/// the response status, such as 402, says nothing about the session.
 async fn request(caller: &Caller) -> Result<ApiDocument, String> {
     let mut request = HttpRequest::new(Method::GET, ApiDocument::PATH, RouteClass::Control);
     request.timeouts = caller.timeouts.of(request.class).limited_to(LIMIT);

@@ -8,8 +8,8 @@ use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
 use crate::session::Session;
 
-/// The time limit of all attempts of the finish request, including pauses. A longer `retry-after` hint or an unpaid bill must not delay a
-/// program that wants to exit.
+/// The time limit of all attempts of the finish request, including pauses. A longer retry delay of the server or an unpaid bill must not
+/// delay a program that wants to exit.
 const FINISH_WINDOW: Duration = Duration::from_secs(60);
 
 impl Session {

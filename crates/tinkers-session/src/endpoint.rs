@@ -47,12 +47,12 @@ impl EndpointState {
         &self.limiter
     }
 
-    /// Returns the budget that slows down retries when many requests fail.
+    /// Returns the retry budget, which slows down retries when many requests fail.
     pub fn budget(&self) -> &Arc<RetryBudget> {
         &self.budget
     }
 
-    /// Returns the outage detectors, which release pending retries when the server responds again.
+    /// Returns the outage detectors. They wake pending retries early when the server responds again.
     pub fn outages(&self) -> &Arc<Outages> {
         &self.outages
     }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_addresses_share_a_limiter_and_different_keys_do_not() {
+    fn equal_base_urls_share_a_limiter_and_different_api_keys_do_not() {
         let endpoints = Endpoints::new();
         let one = endpoints.get_or_create(key("http://host:80/", "tml-a"));
         let same = endpoints.get_or_create(key("HTTP://Host", "tml-a"));

@@ -7,14 +7,14 @@ use std::sync::LazyLock;
 
 use tinkers_core::BaseUrl;
 
-/// The key of an endpoint. Sessions with equal keys share the endpoint. The API key cannot be recovered from it.
+/// The key of an endpoint. Sessions with equal keys share the endpoint. The API key cannot be recovered from the endpoint key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EndpointKey {
     address: BaseUrl,
     fingerprint: u64,
 }
 
-/// The hash keys of the fingerprints. They are random for each process, so a fingerprint is useless outside of the process.
+/// The hash seeds of the API key fingerprints. The seeds are random for each process, so a fingerprint is useless outside of the process.
 static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl EndpointKey {

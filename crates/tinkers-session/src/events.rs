@@ -44,7 +44,7 @@ pub struct SessionEvents {
 impl SessionEvents {
     /// Waits for the next event. Returns `None` after the end of the session.
     ///
-    /// If the session was at risk or had ended when the receiver was created, that event is returned first.
+    /// If the session was at risk or had ended when the receiver was created, the `AtRisk` or `Ended` event is returned first.
     ///
     /// # Cancel safety
     /// Cancel safe: no event is lost if the future is dropped.
@@ -71,7 +71,7 @@ impl SessionEvents {
 #[derive(Debug, Clone, Copy, Default)]
 struct EventState {
     event: Option<SessionEvent>,
-    /// The number of events so far.
+    /// The number of events that were sent so far.
     count: u64,
     /// Whether the session has ended, so that there will be no more events.
     is_finished: bool,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn late_subscriber_receives_a_current_at_risk_or_ended_event() {
+    fn late_session_subscriber_receives_a_current_at_risk_or_ended_event() {
         let sender = EventSender::new();
         sender.send(AT_RISK);
         assert_eq!(

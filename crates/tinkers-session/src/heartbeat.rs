@@ -18,7 +18,7 @@ use tinkers_wire::{Heartbeat, error_text, routes, to_json};
 use crate::events::SessionEvent;
 use crate::session_state::SessionState;
 
-/// The upper bound of the time limit of one heartbeat, including the time to connect.
+/// The maximum value of the time limit of one heartbeat. The time limit includes the time to connect.
 const MAX_LIMIT: Duration = Duration::from_secs(10);
 
 /// A loop that sends the heartbeats of one session, and reports their failures as events.
@@ -41,7 +41,7 @@ pub(crate) struct HeartbeatLoop {
 enum Outcome {
     /// The server accepted the heartbeat.
     Accepted,
-    /// The heartbeat failed. `hint` is the delay of a `retry-after` hint in the response.
+    /// The heartbeat failed. `hint` is the server's retry delay, if the response contains a `retry-after` header.
     Failed {
         cause: String,
         hint: Option<Duration>,
@@ -75,7 +75,7 @@ impl HeartbeatLoop {
         }
     }
 
-    /// Sets the timeouts, of which only the one to connect applies: the others follow from the expiry of the session.
+    /// Sets the timeout for connecting from `timeouts`. The other timeouts of heartbeats follow from the expiry of the session.
     pub(crate) fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self

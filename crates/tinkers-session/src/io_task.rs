@@ -5,8 +5,8 @@ use tinkers_core::{BoxFuture, Error, ErrorKind, Sent, Spawn};
 use tinkers_futures::catch_unwind;
 use tokio::sync::oneshot;
 
-/// Runs `work` on the I/O runtime, so that its timers and retries do not depend on the caller's executor. Dropping the returned future
-/// cancels `work`, which is boxed so that it is no part of the caller's future.
+/// Runs `work` on the I/O runtime, so that the timers and retries of `work` do not depend on the caller's executor. Dropping the returned
+/// future cancels `work`. `work` is boxed, so that the caller's future stays small.
 pub(crate) async fn on_io<T: Send + 'static>(
     spawner: &dyn Spawn,
     work: BoxFuture<'static, Result<T, Error>>,

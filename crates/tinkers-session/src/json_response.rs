@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use tinkers_core::{Error, ErrorKind, HttpResponse, Sent};
 
-/// Decodes the body of a response, which must be a JSON object. `request` names the request in the error.
+/// Decodes a response body. The body must be a JSON object. `request` names the request in the error.
 pub(crate) fn decode<T: DeserializeOwned>(
     response: &HttpResponse,
     request: &str,
@@ -16,7 +16,7 @@ pub(crate) fn decode<T: DeserializeOwned>(
         .map_err(|error| decode_error(response, request, &error.to_string()))
 }
 
-/// Returns whether a body is a complete JSON object.
+/// Returns whether a response body is a complete JSON object.
 pub(crate) fn is_object(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{")
         && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()

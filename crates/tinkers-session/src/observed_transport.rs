@@ -18,7 +18,7 @@ pub(crate) struct ObservedTransport {
     inner: Arc<dyn Transport>,
     time: Arc<dyn Clock>,
     server: BaseUrl,
-    /// The reachability of the endpoint. The transport does not hold the endpoint itself, which would keep the endpoint alive.
+    /// The reachability of the endpoint. The transport does not hold the endpoint itself, since that would keep the endpoint alive.
     reachability: Arc<Reachability>,
 }
 

@@ -35,9 +35,9 @@ impl Session {
     /// can be awaited on any executor.
     ///
     /// # Errors
-    /// `InvalidInput` for invalid options, before anything is sent. `Connection` if the server is not reachable, and `Protocol` if it is not
-    /// a Tinker server: check the base URL. `Unsupported` if the server requires an authentication other than an API key. Otherwise the
-    /// errors that the server returns.
+    /// `InvalidInput` for invalid options, before anything is sent. `Connection` if the server is not reachable, and `Protocol` if the
+    /// server is not a Tinker server: check the base URL. `Unsupported` if the server requires an authentication other than an API key.
+    /// Otherwise the errors that the server returns.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the opening. A session that was already created on the server ends there after its expiry.
@@ -155,7 +155,8 @@ fn caller(parts: &SessionParts, options: &SessionOptions) -> Caller {
     }
 }
 
-/// Requests the configuration of the server. This is the first request, so it also shows whether the address is that of a Tinker server.
+/// Requests the configuration of the server. This is the first request, so its response also shows whether the address is that of a Tinker
+/// server.
 async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfig, Error> {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
@@ -180,7 +181,7 @@ async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfi
     Ok(config)
 }
 
-/// Adds the address to the error of the first request, and a text that says what to check.
+/// Adds the address and a text that says what to check to the error of the first request.
 fn first_request_error(error: Error, address: &BaseUrl) -> Error {
     match error.kind() {
         ErrorKind::NotFound => {

@@ -11,34 +11,34 @@ use tinkers_dispatch::LimiterSettings;
 
 use crate::endpoint::Endpoint;
 
-/// The implementations that a session uses.
+/// The transport, clock and other implementations that a session uses.
 #[derive(Debug)]
 pub struct SessionParts {
-    /// Sends all requests except heartbeats.
+    /// The transport that sends all requests except heartbeats.
     pub transport: Arc<dyn Transport>,
     /// The clock. Sessions that share an endpoint must use clocks with the same origin.
     pub time: Arc<dyn Clock>,
     /// The jitter of retries.
     pub jitter: Arc<dyn Jitter>,
-    /// Spawns tasks on the I/O runtime.
+    /// The spawner of tasks on the I/O runtime.
     pub spawner: Arc<dyn Spawn>,
-    /// The state that is shared with other sessions of the same server and key.
+    /// The state that all sessions with the same server and API key share.
     pub endpoint: Endpoint,
-    /// The implementations that heartbeats use.
+    /// The transport, clock and spawner of heartbeats.
     pub heartbeat: HeartbeatParts,
-    /// Counters of recovered errors of the session and its clients, including errors before the session is open.
+    /// The numbers of recovered errors of the session and its clients, including errors before the session is open.
     pub recovered_errors: Arc<RecoveredErrors>,
 }
 
-/// The implementations that heartbeats use. They are separate, so that no other work can delay a heartbeat: in production a thread with
-/// its own runtime and connections.
+/// The transport, clock and spawner of heartbeats. They are separate, so that no other work can delay a heartbeat: in production heartbeats
+/// have a thread with its own runtime and connections.
 #[derive(Debug)]
 pub struct HeartbeatParts {
-    /// Sends heartbeats.
+    /// The transport that sends the heartbeats.
     pub transport: Arc<dyn Transport>,
-    /// The clock of the intervals.
+    /// The clock of the heartbeat intervals.
     pub time: Arc<dyn Clock>,
-    /// Spawns the heartbeat loop. Dropped with the session.
+    /// The spawner of the heartbeat loop. Dropped with the session.
     pub spawner: Arc<dyn Spawn>,
 }
 
@@ -57,14 +57,15 @@ pub struct SessionOptions {
     pub progress_deadline: Duration,
     /// The time limit of an operation. None by default.
     pub operation_deadline: Option<Duration>,
-    /// The body format of passes. Detected by default.
+    /// The body format of forward-backward passes. Detected by default.
     pub bodies: Option<BodyFormat>,
-    /// Limits of the caller. The strictest of these, of the limits of the server, and of those of all other sessions of the same server
-    /// and key apply.
+    /// The limits that the session requests. The strictest limits apply: of these limits, of the server's limits, and of the limits of all
+    /// other sessions with the same server and API key.
     pub limits: Option<LimiterSettings>,
-    /// The interval of heartbeats. 10 s by default; limited to a third of the expiry.
+    /// The interval of heartbeats. 10 s by default; at most a third of the session expiry.
     pub heartbeat_period: Duration,
-    /// How long the server keeps a session without heartbeats, unless its configuration says so. 120 s by default.
+    /// The session expiry: the time after which the server ends a session without heartbeats. Applies if the server's configuration does
+    /// not set it. 120 s by default.
     pub expiry: Duration,
     /// The timeouts of requests, by route class.
     pub timeouts: ClassTimeouts,

@@ -33,7 +33,7 @@ impl Session {
     /// Checks with one request that the server is healthy. The request is not retried.
     ///
     /// # Errors
-    /// The error of the request: `Connection` if the server is not reachable, or `Server` if it is not healthy.
+    /// The error of the request: `Connection` if the server is not reachable, or `Server` if the server is not healthy.
     pub async fn health(&self) -> Result<(), Error> {
         self.state.check_open()?;
         let mut call = Call::get(routes::HEALTH, RouteClass::Control);
@@ -43,8 +43,8 @@ impl Session {
         Ok(())
     }
 
-    /// Sends one heartbeat now, to find out whether the server still knows the session. If the server does not, the session ends. Other
-    /// failures of the heartbeat are ignored.
+    /// Sends one heartbeat now, to find out whether the server still knows the session. If the server no longer knows the session, the
+    /// session ends. Other failures of the heartbeat are ignored.
     ///
     /// # Errors
     /// `SessionLost` or `Closed` if the session is not open after the heartbeat.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tinkers_core::Timestamp;
 
-/// The time from the first failure to the first report. Shorter outages are not reported, since broken connections are soon replaced.
+/// The time from the first failure to the first report of an outage. Shorter outages are not reported, since broken connections are soon
+/// replaced.
 const FIRST_REPORT: Duration = Duration::from_secs(2);
-/// The time from the first failure to the second report. [`NEXT_REPORTS`] is the interval of later reports.
+/// The time from the first failure to the second report of an outage. [`NEXT_REPORTS`] is the interval of later reports.
 const SECOND_REPORT: Duration = Duration::from_secs(10);
 const NEXT_REPORTS: Duration = Duration::from_secs(60);
 
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_is_reported_after_2_s_10_s_and_each_minute() {
+    fn outage_is_logged_after_2_s_10_s_and_then_once_a_minute() {
         let reachability = Reachability::default();
         let reports: Vec<u64> = (100..300)
             .filter_map(|second| reachability.failed(at(second)))
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_of_less_than_2_s_is_not_reported() {
+    fn outage_of_less_than_2_s_is_not_logged() {
         let reachability = Reachability::default();
         for second in 0..10 {
             assert_eq!(reachability.failed(at(second)), None);
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn response_to_a_request_before_the_outage_does_not_end_it() {
+    fn response_to_a_request_sent_before_an_outage_does_not_end_the_outage() {
         let reachability = Reachability::default();
         reachability.failed(at(10));
         assert!(reachability.failed(at(12)).is_some());

@@ -26,7 +26,7 @@ pub(crate) fn request(policy: CallPolicy) -> Call {
     call
 }
 
-/// Refreshes the dynamic configuration until the session is closed. If a refresh fails, the old configuration is kept. The server's
+/// Refreshes the dynamic configuration until the session is closed. If a refresh fails, the old configuration stays in use. The server's
 /// `retry-after` hints are followed for at most `longest_hint`.
 pub(crate) async fn run(caller: Caller, state: Arc<SessionState>, longest_hint: Duration) {
     let mut hint = Duration::ZERO;

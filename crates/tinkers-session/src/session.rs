@@ -24,7 +24,7 @@ pub struct Session {
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) endpoint: Endpoint,
     pub(crate) config: ClientConfig,
-    /// The limits that this session requests from the shared limiter. They apply until this value is dropped.
+    /// The guard of the limits that this session requests from the shared limiter. The limits apply until the guard is dropped.
     pub(crate) _limits: LimitRequest,
     pub(crate) response_bytes: ByteSemaphore,
     pub(crate) model_seq: AtomicU64,
@@ -52,7 +52,7 @@ impl Session {
         self.state.events.subscribe()
     }
 
-    /// Returns the counters of errors from which this session and its clients have recovered.
+    /// Returns the number of errors of each kind from which this session and its clients have recovered.
     pub fn recovered_errors(&self) -> RecoveredErrorCounts {
         self.caller.recovered_errors.snapshot()
     }

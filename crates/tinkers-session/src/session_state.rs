@@ -8,8 +8,8 @@ use tinkers_wire::DynamicConfig;
 
 use crate::events::{EventSender, SessionEvent};
 
-/// The state of a session that its background tasks use. The tasks hold this state and not the session, so that they do not keep the
-/// session alive.
+/// The state of a session that its background tasks use. The tasks hold a reference to this state and not to the session, so that the tasks
+/// do not keep the session alive.
 #[derive(Debug)]
 pub(crate) struct SessionState {
     /// The signal that ends all calls of the session. The `Caller` of the session shares it.
@@ -66,7 +66,7 @@ mod tests {
     use std::task::{Context, Wake, Waker};
 
     #[test]
-    fn first_of_close_and_server_end_decides_the_error() {
+    fn session_error_depends_on_whether_close_or_server_end_came_first() {
         let closed = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
         closed.check_open().expect("open");
         assert!(closed.close());

@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use tinkers_wire::{ClientConfig, Datum};
 
-/// The limits of one chunk, which is sent as one request.
+/// The limits of one chunk of a batch. Each chunk is sent as one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkLimits {
-    /// The maximum number of data, at least 1.
+    /// The maximum number of data in a chunk, at least 1.
     pub data: usize,
-    /// The maximum estimated size in bytes, before compression. A single datum may exceed it.
+    /// The maximum estimated size of a chunk in bytes, before compression. A single datum may exceed this size.
     pub bytes: u64,
 }
 
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_is_split_at_the_count_and_byte_limits() {
+    fn batch_is_split_at_the_limits_on_data_and_bytes() {
         let data: Vec<Datum> = [10, 10, 10, 50, 5, 5].map(datum).into();
         let limits = ChunkLimits {
             data: 2,
@@ -69,7 +69,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_cover_all_data_and_are_as_large_as_the_limits_allow(
+        fn batch_chunks_cover_all_data_and_are_as_large_as_the_limits_allow(
             sizes in proptest::collection::vec(0usize..40, 0..60), most in 1usize..7, bytes in 1u64..200,
         ) {
             let data: Vec<Datum> = sizes.iter().copied().map(datum).collect();

@@ -59,7 +59,8 @@ impl TrainingClient {
         self.calls.model_id()
     }
 
-    /// Returns the server's description of the model, such as its base model and LoRA rank. It was requested when the client was created.
+    /// Returns the server's description of the model, such as its base model and LoRA rank. The description was requested when the client
+    /// was created.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
@@ -72,8 +73,8 @@ impl TrainingClient {
     /// Computes the loss of `data` without gradients (a forward pass).
     ///
     /// The result contains one output per datum, in the order of `data`: usually `logprobs`, the natural log-probability of each target
-    /// token. Its method [`loss_sum`](ForwardBackwardOutput::loss_sum) returns the loss, summed over all positions of all data. A batch above
-    /// the server's limits is sent as several requests, whose results are merged.
+    /// token. Its method [`loss_sum`](ForwardBackwardOutput::loss_sum) returns the loss, summed over all positions of all data. A batch
+    /// above the server's limits is sent as several requests, and their results are merged.
     ///
     /// ```no_run
     /// # async fn evaluate(training: tinkers_training::TrainingClient, data: Vec<tinkers_wire::Datum>) -> tinkers_core::Result<()> {
@@ -107,8 +108,8 @@ impl TrainingClient {
     /// Computes the loss of `data`, and adds its gradients to the gradients that the next [`TrainingClient::optim_step`] applies.
     ///
     /// The result contains one output per datum, in the order of `data`: usually `logprobs`, the natural log-probability of each target
-    /// token. Its method [`loss_sum`](ForwardBackwardOutput::loss_sum) returns the loss, summed over all positions of all data. A batch above
-    /// the server's limits is sent as several requests, whose results are merged.
+    /// token. Its method [`loss_sum`](ForwardBackwardOutput::loss_sum) returns the loss, summed over all positions of all data. A batch
+    /// above the server's limits is sent as several requests, and their results are merged.
     ///
     /// ```no_run
     /// # async fn train(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
@@ -176,8 +177,8 @@ impl TrainingClient {
         )
     }
 
-    /// Builds a save of the weights and the optimizer state, from which training can be resumed. The name of the checkpoint consists of 1
-    /// to 255 letters, digits, `-`, `_` and `.`.
+    /// Builds a save of the weights and the optimizer state. Training can be resumed from such a checkpoint. The name of the checkpoint
+    /// consists of 1 to 255 letters, digits, `-`, `_` and `.`.
     ///
     /// The save is queued when the builder is awaited or [`SaveState::send`] is called.
     ///
@@ -298,7 +299,8 @@ impl TrainingClient {
         )
     }
 
-    /// Unloads the model from the server, which frees its memory. Without this call, the model stays loaded until its session ends.
+    /// Unloads the model from the server. This frees the memory that the model uses on the server. Without this call, the model stays
+    /// loaded until its session ends.
     ///
     /// Await all earlier calls first: the request does not wait in the submission queue, and calls that are in progress may fail. Later
     /// calls fail with the server's error for an unknown model, usually [`ErrorKind::SessionLost`].

@@ -32,7 +32,7 @@ use crate::create_model::{ModelCreation, load_into_new_model, needs_existing_mod
 /// `ServiceClient::capabilities` lists.
 ///
 /// # Cancel safety
-/// Dropping the builder creates nothing. Dropping the future cancels the creation, but the server may still create the model and keep it
+/// Dropping the builder creates nothing. Dropping the future cancels the creation. The server may still create the model, which then exists
 /// until the session ends.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is created before the builder is awaited or `send` is called"]
@@ -96,8 +96,8 @@ impl CreateLoraTrainingClient {
         self
     }
 
-    /// Starts the creation and returns its handle. Dropping the handle cancels the creation, but the server may still create the model and
-    /// keep it until the session ends.
+    /// Starts the creation and returns its handle. Dropping the handle cancels the creation. The server may still create the model, which
+    /// then exists until the session ends.
     pub fn send(self) -> ApiFuture<TrainingClient> {
         const NAME: &str = "ServiceClient.create_lora_training_client";
         let operation = Operation::new(Arc::clone(&self.session), NAME, RouteClass::Train);
@@ -151,7 +151,7 @@ impl IntoFuture for CreateLoraTrainingClient {
 /// does not exist: check the path.
 ///
 /// # Cancel safety
-/// Dropping the builder creates nothing. Dropping the future cancels the creation, but the server may still create the model and keep it
+/// Dropping the builder creates nothing. Dropping the future cancels the creation. The server may still create the model, which then exists
 /// until the session ends.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is created before the builder is awaited or `send` is called"]
@@ -189,8 +189,8 @@ impl CreateTrainingClientFromState {
         self
     }
 
-    /// Starts the creation and returns its handle. Dropping the handle cancels the creation, but the server may still create the model and
-    /// keep it until the session ends.
+    /// Starts the creation and returns its handle. Dropping the handle cancels the creation. The server may still create the model, which
+    /// then exists until the session ends.
     pub fn send(self) -> ApiFuture<TrainingClient> {
         let name = match self.optimizer {
             false => "ServiceClient.create_training_client_from_state",

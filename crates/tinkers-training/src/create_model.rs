@@ -83,8 +83,8 @@ impl ModelCreation {
         self.client(made.model_id).await
     }
 
-    /// Submits a request and waits for its result. Returns the result, and the id of the model if the response to the submission contains
-    /// it.
+    /// Submits a request and waits for its result. Returns the result, and the model id if the response to the submission contains a model
+    /// id.
     pub(crate) async fn run<T: OperationResult>(
         &self,
         route: &str,

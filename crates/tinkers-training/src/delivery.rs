@@ -19,9 +19,9 @@ enum RequestState {
     NeverSent,
     InFlight,
     Accepted(Submitted),
-    /// The server accepted the request, but its result is not retrieved, because the call has failed.
+    /// The server accepted the request. Its result is not retrieved, because the call has failed.
     Abandoned,
-    /// The server did not apply the request, so its sequence number can be used again.
+    /// The server did not apply the request, so the sequence number of the request can be used again.
     Refused,
     /// The request may have been applied.
     Unknown,
@@ -37,7 +37,8 @@ pub(crate) struct Delivery {
     /// The sender of the outcome to the caller; `None` after the outcome was sent.
     reply: Option<OutcomeSender>,
     states: Vec<RequestState>,
-    /// The failure of a call that does not change the model, until it is known whether its sequence numbers can be used again.
+    /// The error of a failed call that does not change the model. The error is stored here until it is known whether the sequence numbers
+    /// of the call can be used again.
     undecided: Option<Error>,
 }
 
@@ -234,7 +235,7 @@ impl Delivery {
         }
     }
 
-    /// Counts an outcome that cannot be reported to the caller.
+    /// Counts an outcome that cannot be reported to the caller as a recovered error.
     fn count_undelivered(&self) {
         let caller = self.queue.session().caller();
         caller.recovered_errors.count(RecoveredError::Undelivered);
@@ -259,8 +260,8 @@ impl Delivery {
         }
     }
 
-    /// Builds the error of a call of which one request failed, while other requests were accepted, are in flight or may have been applied.
-    /// `failed` is the sequence number of the failed request.
+    /// Builds the error of a call after one of its requests has failed, and other requests were accepted, are in flight or may have been
+    /// applied. `failed` is the sequence number of the failed request.
     fn partial_failure(&self, failed: u64, error: Error) -> Error {
         let numbers = |is: fn(&RequestState) -> bool| {
             let those = self
@@ -317,7 +318,7 @@ impl Delivery {
     }
 }
 
-/// Sends one request of a submission. A save whose response is lost is recovered.
+/// Sends one request of a submission. If the response to a save is lost, the save is recovered.
 async fn send(
     queue: Arc<SubmissionQueue>,
     submission: Arc<Submission>,

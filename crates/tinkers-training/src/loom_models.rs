@@ -47,7 +47,7 @@ struct Record {
 #[derive(Default)]
 struct Events {
     calls: Vec<&'static str>,
-    /// The first sequence number and the count of numbers of each sent call, in the order of sending.
+    /// The first sequence number and the number of requests of each sent call, in the order of sending.
     sent: Vec<(u64, u64)>,
     ended: Vec<&'static str>,
     /// The error messages of the failed calls.
@@ -111,11 +111,11 @@ pub(crate) fn error(words: &str) -> Error {
     Error::new(ErrorKind::Aborted, Sent::MaybeSent, words)
 }
 
-/// An order under test with the record of its calls.
+/// A submission order under test with the record of its calls.
 struct Scenario<L> {
     order: Arc<L>,
     record: Arc<Record>,
-    /// A counter that is changed while a request is in flight, so that loom may switch threads at that point.
+    /// A counter that is changed while a request is in flight. Changing the counter lets loom switch threads at that point.
     in_flight: Arc<AtomicU64>,
 }
 
@@ -138,7 +138,7 @@ impl<L: TestedOrder> Scenario<L> {
         }
     }
 
-    /// Queues a call of `count` requests. A caller that receives the permit must send.
+    /// Queues a call of `count` requests. A caller that receives the sender permit must send the queued calls.
     fn push(&self, name: &'static str, count: u64) -> Option<L::Permit> {
         let mut is_late = false;
         self.record.write(|events| {
@@ -162,7 +162,7 @@ impl<L: TestedOrder> Scenario<L> {
         })
     }
 
-    /// Queues a call, and sends until the queue is empty if it receives the permit.
+    /// Queues a call. If the call receives the sender permit, sends calls until the queue is empty.
     fn call(&self, name: &'static str, count: u64) {
         if let Some(mut permit) = self.push(name, count) {
             while let Some(call) = L::next(&mut permit) {
@@ -189,7 +189,7 @@ impl<L: TestedOrder> Scenario<L> {
         });
     }
 
-    /// Takes the next call from the queue and fails it, and so fails all queued and later calls.
+    /// Takes the next call from the queue and fails this call. The failure also fails all queued and later calls.
     fn fail_next(&self, permit: &mut L::Permit, recovery: Recovery) {
         let call = L::next(permit).expect("its own call at least");
         let cause = error("the first cause");
@@ -224,22 +224,22 @@ fn three_calls<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn calls_are_sent_in_sequence_order_by_one_sender() {
+fn training_calls_are_sent_in_sequence_order_by_one_sender() {
     three_calls::<Order<Call>>("three calls").assert_none();
     three_calls::<OrderCopy<{ fault::NONE }>>("three calls, copy of the order").assert_none();
 }
 
 #[test]
-fn separate_locks_for_numbering_and_queueing_are_detected() {
+fn negative_control_separate_locks_for_numbering_and_queue_are_detected() {
     let findings = three_calls::<OrderCopy<{ fault::SEPARATE_NUMBERING }>>(
         "negative control: separate numbering",
     );
     assert!(findings.faults.contains(&"out of order".to_owned()));
 }
 
-/// The fault: the sender finds the queue empty under one lock, and ends under another. A call that arrives in between is never sent.
+/// Negative control: the sender finds the queue empty under one lock, and ends under another. A call that arrives in between is never sent.
 #[test]
-fn lost_call_between_empty_check_and_sender_end_is_detected() {
+fn negative_control_call_lost_at_the_end_of_the_sender_is_detected() {
     let findings = three_calls::<OrderCopy<{ fault::SEPARATE_SENDER_END }>>(
         "negative control: separate sender end",
     );
@@ -268,13 +268,13 @@ fn failing_call<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn failed_call_fails_queued_and_later_calls() {
+fn failed_training_call_fails_queued_and_later_calls() {
     failing_call::<Order<Call>>("a call fails").assert_none();
     failing_call::<OrderCopy<{ fault::NONE }>>("a call fails, copy of the order").assert_none();
 }
 
 #[test]
-fn separate_locks_for_failure_check_and_queueing_are_detected() {
+fn negative_control_separate_locks_for_failure_and_queue_are_detected() {
     let findings = failing_call::<OrderCopy<{ fault::SEPARATE_FAILURE_CHECK }>>(
         "negative control: separate failure check",
     );
@@ -298,14 +298,14 @@ fn dropped_sender<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn dropped_sender_fails_queued_and_later_calls() {
+fn dropped_send_task_fails_queued_and_later_training_calls() {
     dropped_sender::<Order<Call>>("a dropped sender").assert_none();
     dropped_sender::<OrderCopy<{ fault::NONE }>>("a dropped sender, copy of the order")
         .assert_none();
 }
 
 #[test]
-fn dropped_sender_that_fails_no_calls_is_detected() {
+fn negative_control_dropped_sender_without_failed_calls_is_detected() {
     let findings = dropped_sender::<OrderCopy<{ fault::DROP_WITHOUT_FAILURE }>>(
         "negative control: drop without failure",
     );
@@ -314,7 +314,7 @@ fn dropped_sender_that_fails_no_calls_is_detected() {
     assert!(faults.contains(&"queued after the failure".to_owned()));
 }
 
-/// Explores a call that fails and whose sender is dropped before it reads the queue again, while another call arrives.
+/// Explores a call that fails, and a sender that is dropped before it reads the queue again, while another call arrives.
 fn failure_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -330,19 +330,19 @@ fn failure_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn later_calls_report_the_first_failure() {
+fn later_training_calls_report_the_first_failure() {
     failure_and_dropped_sender::<Order<Call>>("a failed call and a dropped sender").assert_none();
 }
 
 #[test]
-fn report_of_the_last_instead_of_the_first_failure_is_detected() {
+fn negative_control_report_of_the_last_failure_is_detected() {
     let findings = failure_and_dropped_sender::<OrderCopy<{ fault::LAST_FAILURE_REPORTED }>>(
         "negative control: last failure reported",
     );
     assert_eq!(findings.faults, ["another cause"]);
 }
 
-/// Explores a rejected call whose sender is dropped, while another thread recovers the model and makes a call.
+/// Explores a rejected call and a dropped sender, while another thread recovers the model and makes a call.
 fn recovery_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -360,12 +360,12 @@ fn recovery_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
 }
 
 #[test]
-fn call_after_recover_is_sent_or_fails_despite_a_dropped_sender() {
+fn training_call_after_recover_never_hangs_if_the_sender_is_dropped() {
     recovery_and_dropped_sender::<Order<Call>>("a recovery and a dropped sender").assert_none();
 }
 
 #[test]
-fn separate_locks_for_failure_and_sender_end_are_detected() {
+fn negative_control_separate_locks_for_failure_and_end_are_detected() {
     let findings = recovery_and_dropped_sender::<OrderCopy<{ fault::DROP_IN_TWO_STEPS }>>(
         "negative control: drop in two steps",
     );

@@ -6,8 +6,8 @@ use tinkers_wire::ForwardBackwardOutput;
 
 /// Merges the results of all chunks of a batch, in the order of the chunks. A single result is returned unchanged.
 ///
-/// Each metric is merged by the reduction in its name, as in `loss:sum`. Means are weighted by the number of outputs of each chunk. A metric
-/// without a known reduction is kept if all chunks have the same value, and dropped otherwise.
+/// Each metric is merged by the reduction in its name, as in `loss:sum`. Means are weighted by the number of outputs of each chunk. The
+/// result contains a metric without a known reduction only if all chunks have the same value.
 pub fn merge(mut chunks: Vec<ForwardBackwardOutput>) -> ForwardBackwardOutput {
     if chunks.len() == 1 {
         return chunks.remove(0);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn merging_a_single_chunk_changes_nothing() {
+    fn result_of_a_single_chunk_is_returned_unchanged() {
         let only = chunk(
             2,
             &[("x:slack", 0.5), ("y:mystery", 3.0), ("no_reduction", 4.0)],
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn unmergeable_metrics_are_dropped_and_equal_metrics_are_kept() {
+    fn metric_without_known_reduction_is_returned_only_if_equal_in_all_chunks() {
         let merged = merge(vec![
             chunk(
                 0,

@@ -14,7 +14,7 @@ use crate::sender::submit;
 use crate::submission_queue::SubmissionQueue;
 use crate::{ChunkLimits, plan_chunks};
 
-/// Starts the calls of one model. Clones share its submission queue.
+/// Starts the calls of one model. Clones share the submission queue of the model.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelCalls {
     queue: Arc<SubmissionQueue>,
@@ -42,7 +42,8 @@ impl ModelCalls {
         self.queue.recover()
     }
 
-    /// Queues a pass now, in as many requests as the limits of the server need, and starts the operation that waits for its results.
+    /// Queues a forward or forward-backward pass now, in as many requests as the server's limits require, and starts the operation that
+    /// waits for its results.
     pub(crate) fn pass(
         &self,
         name: &'static str,
@@ -78,7 +79,7 @@ impl ModelCalls {
             .collect()
     }
 
-    /// Starts a call that consists of one request. If the response to a save was lost and its checkpoint was found by name, `found` makes
+    /// Starts a call that consists of one request. If the response to a save was lost and the checkpoint was found by name, `found` makes
     /// the result from the path of the checkpoint.
     pub(crate) fn single<T: OperationResult>(
         &self,
@@ -135,7 +136,7 @@ impl ModelCalls {
     }
 }
 
-/// Validates a pass before a sequence number is reserved.
+/// Validates a forward or forward-backward pass before a sequence number is reserved.
 fn validate(data: &[Datum], loss: &Loss) -> Result<(), InvalidInput> {
     if data.is_empty() {
         return Err(InvalidInput::new("data", "at least one datum, got none"));

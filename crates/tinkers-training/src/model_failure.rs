@@ -2,7 +2,7 @@
 
 use tinkers_core::{Error, ErrorKind, Sent};
 
-/// The failure of a call after which all later calls of the model fail.
+/// A failed call that made all later calls of the model fail.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelFailure {
     pub(crate) cause: Error,

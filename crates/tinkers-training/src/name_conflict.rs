@@ -24,7 +24,7 @@ pub(crate) fn says_exists(error: &Error) -> bool {
     words.contains("exist") && !is_missing.iter().any(|missing| words.contains(missing))
 }
 
-/// Converts the error of a save whose name is taken to a `Conflict` error, whatever form the server reported it in.
+/// Converts the error of a save under an existing name to a `Conflict` error, in whatever form the server reported the conflict.
 pub(crate) fn name_taken(name: &SavedName, error: Error) -> Error {
     let overwrite = match name.kind {
         CheckpointKind::Training => ", or replace the checkpoint with SaveState::overwrite",

@@ -40,8 +40,8 @@ pub(crate) async fn send_named(
     sent
 }
 
-/// Submits a save, and recovers it if the response was lost. `new_name` is the name of the save if only this call can have created a
-/// checkpoint of that name; otherwise the save cannot be found by name.
+/// Submits a save, and recovers the save if the response was lost. `new_name` is the name of the save if only this call can have created a
+/// checkpoint of that name. Without `new_name` the save cannot be found by name.
 pub(crate) async fn send(save: &Outgoing<'_>, new_name: Option<&SavedName>) -> Result<Submitted> {
     let error = match save.send(save.policy()).await {
         Ok(submitted) => return Ok(submitted),
@@ -69,7 +69,8 @@ fn is_own_conflict(error: &Error) -> bool {
     is_conflict && error.sent() == Sent::MaybeSent
 }
 
-/// Looks for the checkpoint of a save whose response was lost, and repeats the save if there is none. `lost` is the error of the save.
+/// Looks for the checkpoint of a save after the response to the save was lost. Repeats the save if there is no such checkpoint. `lost` is
+/// the error of the save.
 async fn look_up_or_repeat(
     save: &Outgoing<'_>,
     new_name: Option<&SavedName>,
@@ -123,7 +124,7 @@ async fn handle_conflict(
     found.map(Submitted::Found)
 }
 
-/// Returns the error of a save whose response was lost and whose checkpoint could not be looked up. If the client was closed during the
+/// Returns the error of a save after its response was lost and the lookup of its checkpoint failed. If the client was closed during the
 /// lookup, returns that error instead.
 fn lookup_failed(lost: Error, failed: &Error) -> Error {
     if failed.kind() == ErrorKind::Closed {
@@ -157,7 +158,8 @@ impl<'a> SaveLookup<'a> {
     /// Looks for a checkpoint repeatedly until the server lists it. The list may omit a checkpoint that is still being written.
     ///
     /// # Errors
-    /// `conflict` if the checkpoint is not listed within the retry window. It is the error that says that the checkpoint exists.
+    /// `conflict` if the checkpoint is not listed within the retry window. `conflict` is the error with which the server reported that the
+    /// checkpoint exists.
     pub(crate) async fn find_eventually(
         &self,
         name: &SavedName,

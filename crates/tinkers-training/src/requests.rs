@@ -14,8 +14,8 @@ use tinkers_wire::{
     PassRequest, TinkerPath, routes, to_json,
 };
 
-/// A request of a training call. The same sequence number and server profile always give the same bytes, so that the server can
-/// deduplicate retries.
+/// A request of a training call. With the same sequence number and server profile, the request body always has the same bytes, so that the
+/// server can deduplicate retries.
 pub(crate) trait Request: Send + Sync + fmt::Debug {
     /// Builds the HTTP call of the request with this sequence number.
     fn call(&self, seq_id: u64, profile: &ServerProfile) -> Result<Call>;
@@ -28,13 +28,13 @@ pub(crate) trait Request: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Returns the name and kind of the checkpoint that the request saves, if it is a named save.
+    /// Returns the name and kind of the checkpoint that the request saves. `None` if the request is no named save.
     fn saved_name(&self) -> Option<SavedName> {
         None
     }
 
-    /// Returns the request with a new sampling sequence number of the session, for servers that reject a number used by an earlier attempt.
-    /// Returns `None` if the request has no such number.
+    /// Returns the request with a new sampling sequence number of the session, for servers that reject a sampling sequence number of an
+    /// earlier attempt. Returns `None` if the request has no sampling sequence number.
     fn with_new_sampling_number(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
         let _ = session;
         None
@@ -60,7 +60,7 @@ pub(crate) trait Request: Send + Sync + fmt::Debug {
         true
     }
 
-    /// Returns the deduplication that a server must support for a retry of the request to be applied only once.
+    /// Returns the kind of deduplication with which a server applies the request only once even if it is retried.
     fn required_deduplication(&self) -> Deduplication {
         Deduplication::Everything
     }
@@ -77,7 +77,7 @@ pub(crate) enum OnLostReply {
     Fail,
 }
 
-/// The name and kind of a checkpoint, which identify it within its training run.
+/// The name and kind of a checkpoint. Together they identify the checkpoint within its training run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SavedName {
     pub(crate) kind: CheckpointKind,
@@ -203,13 +203,13 @@ fn protobuf_pass(request: &PassRequest, profile: &ServerProfile) -> Result<Call>
     Ok(call)
 }
 
-/// Returns `None`: without the feature `zstd`, bodies are not compressed.
+/// Returns `None`: without the feature `zstd`, request bodies are not compressed.
 #[cfg(not(feature = "zstd"))]
 fn compress(_: &Bytes) -> Result<Option<Bytes>> {
     Ok(None)
 }
 
-/// Compresses a body with zstd at the default level. The result is one frame whose header states the size of the content.
+/// Compresses a request body with zstd at the default level. The result is one zstd frame. The frame header states the size of the content.
 #[cfg(feature = "zstd")]
 fn compress(body: &Bytes) -> Result<Option<Bytes>> {
     let failed = |error: std::io::Error| {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn json_forward_pass_is_not_sent_to_forward_backward() {
+    fn json_forward_pass_is_not_sent_to_the_forward_backward_route() {
         let json = ServerProfile::default().with_body_format(BodyFormat::Json);
         assert_eq!(
             pass(PassMode::Forward).call(1, &json).unwrap().path,
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn zstd_body_decodes_to_the_same_request() {
+    fn zstd_compressed_body_decodes_to_the_same_request() {
         let zstd = ServerProfile::default().learn(ProfileUpdate::ZstdBodies);
         let call = pass(PassMode::ForwardBackward).call(3, &zstd).unwrap();
         assert_eq!(call.headers[header::CONTENT_ENCODING], "zstd");
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_checkpoint_is_matched_by_kind_and_either_id_form() {
+    fn listed_checkpoint_is_matched_by_kind_and_by_both_forms_of_its_id() {
         let name = SavedName {
             kind: CheckpointKind::Training,
             name: "x".to_owned(),
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn request_body_is_identical_for_each_attempt() {
+    fn request_body_has_the_same_bytes_in_each_attempt() {
         let profile = ServerProfile::default();
         let request = pass(PassMode::ForwardBackward);
         assert_eq!(

@@ -24,7 +24,7 @@ use crate::submit::Submitted;
 /// checkpoint was found by name.
 pub(crate) type FoundSave<T> = fn(TinkerPath) -> Result<T>;
 
-/// Waits for the results of one training call, which consists of one or several requests.
+/// Waits for the results of one training call of one or several requests.
 pub(crate) struct ResultWaiter {
     pub(crate) operation: Operation,
     pub(crate) kind: RequestKind,
@@ -45,8 +45,8 @@ impl ResultWaiter {
         self.result(submitted.remove(0), found).await
     }
 
-    /// Waits for the results of all chunks of a forward or forward-backward pass, and merges them. If a chunk fails, returns its error at once
-    /// and abandons the results of the other chunks.
+    /// Waits for the results of all chunks of a forward or forward-backward pass, and merges them. If a chunk fails, returns the error of
+    /// the chunk at once and abandons the results of the other chunks.
     pub(crate) async fn merged(
         self,
         queued: Result<OutcomeReceiver>,
@@ -95,7 +95,7 @@ impl ResultWaiter {
         }
     }
 
-    /// Fails if the call waits for the rate limit, and the server's `retry-after` hint ends after `deadline`.
+    /// Fails if the call waits for the rate limit, and the server's retry delay ends after `deadline`.
     fn check_deadline(&self, deadline: Timestamp) -> Result<()> {
         let Operation {
             session,
@@ -174,7 +174,7 @@ impl ResultWaiter {
         }
     }
 
-    /// Adds to the error of a failed chunk the numbers of the chunks that are done. Logs each chunk whose result is abandoned.
+    /// Adds to the error of a failed chunk which other chunks are done. Logs the abandoned results of the other chunks.
     fn chunk_failed(
         &self,
         failed: usize,

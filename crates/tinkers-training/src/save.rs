@@ -164,8 +164,8 @@ impl SaveForSampler {
     }
 }
 
-/// Validates a save, and assigns a sampling sequence number to an unnamed one. The number is assigned once, since each retry of an
-/// unnamed save must have the same number.
+/// Validates a save. Assigns a sampling sequence number to an unnamed save. The sampling sequence number is assigned once, since each retry
+/// of an unnamed save must have the same one.
 fn request_for_sampler(
     mut body: wire::SaveWeightsForSampler,
     next_sampling_seq: impl FnOnce() -> u64,
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_save_takes_no_sequence_number() {
+    fn invalid_save_request_uses_no_sampling_sequence_number() {
         let short = wire::SaveWeightsForSampler {
             ttl_seconds: Some(1),
             ..unnamed()
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn unnamed_save_keeps_its_sequence_number_on_each_retry() {
+    fn unnamed_save_has_the_same_sampling_sequence_number_on_each_retry() {
         let request = request_for_sampler(unnamed(), || 7).unwrap();
         let profile = ServerProfile::default();
         assert_eq!(

@@ -17,7 +17,7 @@ use crate::requests::{Request, SavedName};
 use crate::submit::Submitted;
 use crate::sync::{Mutex, lock};
 
-/// A training call in the queue. Its requests have consecutive sequence numbers.
+/// A training call in the queue. The requests of the call have consecutive sequence numbers.
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) first_seq: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Submission {
     pub(crate) progress: Arc<ProgressCell>,
     pub(crate) operation: &'static str,
     pub(crate) called_at: Timestamp,
-    /// Whether the call was made while another request was being sent, such as by a transport layer.
+    /// The flag for calls made inside another request, such as by a transport layer.
     pub(crate) mark: NestedMark,
 }
 
@@ -44,9 +44,9 @@ pub(crate) type OutcomeReceiver = oneshot::Receiver<Result<Vec<Submitted>>>;
 
 /// A queue of the submissions of one model.
 ///
-/// A call reserves its sequence numbers and its queue position under one lock. One task at a time sends the submissions; it ends when the
-/// queue is empty, so an idle model has no task. Dropping the future of a call does not remove its submission, since the server would wait
-/// for the missing sequence numbers.
+/// A call reserves its sequence numbers and its queue position under one lock. One task at a time sends the submissions. The task ends when
+/// the queue is empty, so an idle model has no task. Dropping the future of a call does not remove the submission of the call, since the
+/// server would wait for the missing sequence numbers.
 pub(crate) struct SubmissionQueue {
     session: Arc<dyn SessionContext>,
     model_id: Arc<str>,
@@ -58,7 +58,7 @@ pub(crate) struct SubmissionQueue {
     head: Mutex<Head>,
 }
 
-/// The submission that is being sent, as evidence that the queue moves.
+/// The submission that is being sent. Its progress shows that the queue moves.
 #[derive(Debug, Default)]
 struct Head {
     since: Timestamp,
@@ -66,7 +66,8 @@ struct Head {
 }
 
 impl SubmissionQueue {
-    /// Creates the queue of a new model. Its first sequence number is 1, since the creation of the model has number 0.
+    /// Creates the queue of a new model. The first sequence number of the queue is 1, since the creation of the model has sequence number
+    /// 0.
     pub(crate) fn new(session: Arc<dyn SessionContext>, model_id: Arc<str>) -> Arc<Self> {
         let client = session.next_client();
         Arc::new(Self {
@@ -92,10 +93,10 @@ impl SubmissionQueue {
     }
 
     /// Reserves the sequence numbers of `requests` and queues the requests, in one step. Returns the receiver of the outcome. Also returns
-    /// the permit to send if no task has it.
+    /// the sender permit if no task has it.
     ///
     /// A call that is made while another request is being sent, such as by a transport layer, is queued only if it can be sent at once.
-    /// Otherwise the call fails: if it waited for that request, both would wait for each other.
+    /// Otherwise the call fails: if the call waited for the other request, both would wait for each other.
     pub(crate) fn push(
         &self,
         operation: &'static str,
@@ -133,12 +134,13 @@ impl SubmissionQueue {
         self.order.recover()
     }
 
-    /// Fails all queued and all later calls because of `failure`. If the model has failed before, the first failure is kept.
+    /// Fails all queued and all later calls because of `failure`. If the model has failed before, later calls still report the first
+    /// failure.
     pub(crate) fn fail_model(&self, failure: ModelFailure) {
         self.order.fail_model(failure);
     }
 
-    /// Records that the server has accepted the submission that is being sent, so that new calls no longer wait for it.
+    /// Records that the server has accepted the submission that is being sent, so that new calls no longer wait for this submission.
     pub(crate) fn mark_head_accepted(&self) {
         self.order.mark_head_accepted();
     }
@@ -222,15 +224,15 @@ impl Queued for Entry {
 
 /// An entry of the queue of an [`Order`]. The trait allows loom models to use simpler entries than submissions.
 pub(crate) trait Queued {
-    /// Reports `error` to the caller of the entry, which will not be sent.
+    /// Reports `error` to the caller of the entry. The entry will not be sent.
     fn fail(self, error: Error);
 
-    /// Lowers the sequence numbers of the entry by `freed`, the count of numbers that an earlier call did not use.
+    /// Lowers the sequence numbers of the entry by `freed`, the number of sequence numbers that an earlier call did not use.
     fn renumber(&mut self, freed: u64);
 }
 
-/// The state that decides the order of submissions: sequence numbers, queue, failure of the model, and the permit to send. All of it changes
-/// under one lock.
+/// The state that decides the order of submissions: sequence numbers, queue, failure of the model, and the sender permit. All of this state
+/// changes under one lock.
 ///
 /// One sender at a time takes the entries in the order of their sequence numbers. The loom models in `loom_models.rs` check all
 /// interleavings.
@@ -243,15 +245,15 @@ struct State<T> {
     queue: VecDeque<T>,
     /// Whether a [`SendPermit`] exists.
     has_sender: bool,
-    /// Whether an entry was taken out of the queue that the server has not accepted yet.
+    /// Whether an entry was taken out of the queue, and the server has not accepted the entry yet.
     is_head_pending: bool,
     failure: Option<ModelFailure>,
 }
 
 /// The permit to send the entries of an [`Order`]. At most one permit exists at a time.
 ///
-/// The permit ends when it finds the queue empty. If it is dropped earlier, it fails all queued and all later calls, so that no call waits
-/// without a sender.
+/// The permit ends when it finds the queue empty. If the permit is dropped earlier, it fails all queued and all later calls, so that no
+/// call waits without a sender.
 pub(crate) struct SendPermit<T: Queued> {
     order: Arc<Order<T>>,
     ended: bool,
@@ -270,11 +272,12 @@ impl<T: Queued> Order<T> {
         }
     }
 
-    /// Reserves `count` sequence numbers and queues an entry, in one step. `entry` builds the entry from the first number. A caller that
-    /// receives the permit must send the queued entries.
+    /// Reserves `count` sequence numbers and queues an entry, in one step. `entry` builds the entry from the first of these sequence
+    /// numbers. A caller that receives the permit must send the queued entries.
     ///
     /// # Errors
-    /// The error of a failed model. `busy`, if it is given and another entry is queued or being sent. In both cases `entry` is not called.
+    /// The error of a failed model. The error `busy`, if `busy` is given and another entry is queued or being sent. In both cases `entry`
+    /// is not called.
     pub(crate) fn push(
         self: &Arc<Self>,
         count: u64,
@@ -323,15 +326,17 @@ impl<T: Queued> Order<T> {
         lock(&self.state).is_head_pending = false;
     }
 
-    /// Makes the `count` sequence numbers of the entry that is being sent available again, because the server has used none of them. The
-    /// numbers of queued entries are lowered, so that there is no gap. Only the holder of the permit may call this.
+    /// Makes the `count` sequence numbers of the entry that is being sent available again, because the server has used none of these
+    /// sequence numbers. The sequence numbers of queued entries are lowered, so that there is no gap. Only the holder of the permit may
+    /// call this method.
     pub(crate) fn free_numbers(&self, count: u64) {
         let mut state = lock(&self.state);
         state.next_seq -= count;
         state.queue.iter_mut().for_each(|next| next.renumber(count));
     }
 
-    /// Fails all queued and all later calls because of `failure`. If the model has failed before, the first failure is kept.
+    /// Fails all queued and all later calls because of `failure`. If the model has failed before, later calls still report the first
+    /// failure.
     pub(crate) fn fail_model(&self, failure: ModelFailure) {
         let failed = lock(&self.state).fail_model(failure);
         failed.notify();
@@ -386,7 +391,7 @@ impl<T: Queued> Drop for SendPermit<T> {
     }
 }
 
-/// The entries that a failure removed from the queue. Their callers are notified after the lock is released.
+/// The entries that were removed from the queue because of a failure. The callers of these entries are notified after the lock is released.
 struct Failed<T> {
     entries: VecDeque<T>,
     error: Error,

@@ -18,20 +18,20 @@ use crate::requests::{OnLostReply, Request};
 /// A request of a training call that the server has accepted.
 #[derive(Debug)]
 pub(crate) enum Submitted {
-    /// The server returned a request id, with which the result can be retrieved.
+    /// The server returned a request id. The result can be retrieved with this id.
     Accepted {
         response: SubmissionResponse,
-        /// The permit of the in-flight limit. It is held until the result is retrieved.
+        /// The permit of the in-flight limit. The permit is held until the result is retrieved.
         in_flight_permit: InFlightPermit,
         /// The time from the method call to the server's response.
         elapsed: Duration,
         seq_id: u64,
         /// Whether an earlier attempt of the request may have been applied.
         earlier: Sent,
-        /// For a named save: whether only this call can have created a checkpoint of the name.
+        /// Whether the request is a named save and only this call can have created a checkpoint of that name.
         is_fresh: bool,
     },
-    /// The response to a save was lost, but its checkpoint was found at this path.
+    /// The response to a save was lost, but the checkpoint of the save was found at this path.
     Found(TinkerPath),
 }
 
@@ -79,8 +79,8 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Sends the request. If no body format is known to be accepted and the server rejects the format of a forward or forward-backward pass,
-    /// sends the other format once. Remembers the format that the server accepts.
+    /// Sends the request. If the server is not known to accept a body format and rejects the format of a forward or forward-backward pass,
+    /// sends the request once in the other format. Remembers the format that the server accepts.
     pub(crate) async fn send(&self, policy: CallPolicy) -> Result<Submitted> {
         let profile = self.session.profile();
         if !self.request.has_formats() || profile.body_format_confirmed {
@@ -136,8 +136,8 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Handles a 500 in plain text that was not caused by the body format. The request may have been applied, so it is retried only if
-    /// `policy` allows this. `first` is the error of the first attempt.
+    /// Handles a response 500 in plain text that was not caused by the body format. The request may have been applied. Therefore the
+    /// request is retried only if `policy` allows this. `first` is the error of the first attempt.
     async fn handle_bare_500(
         &self,
         first: Error,
@@ -231,17 +231,18 @@ fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
     status && error.sent() == Sent::Answered
 }
 
-/// The statuses that end an attempt without a retry.
+/// The response statuses after which an attempt is not retried.
 #[derive(Debug, Clone, Copy)]
 enum FinalStatuses {
-    /// The statuses that the retry table declares final.
+    /// The final statuses of the retry policy.
     Standard,
-    /// The final statuses of the retry table, and the 500 of a server that cannot decode the body format.
+    /// The final statuses of the retry policy, and the 500 of a server that cannot decode the body format.
     StandardAndBare500,
 }
 
 impl FinalStatuses {
-    /// Returns the rule for a body format that the server has not accepted yet. No server rejects JSON with a 500 because of the format.
+    /// Returns the final statuses of a request in a body format that the server has not accepted yet. No server rejects JSON with a 500
+    /// because of the format.
     fn of(format: BodyFormat) -> Self {
         match format {
             BodyFormat::Json => Self::Standard,

@@ -8,7 +8,7 @@ use std::thread::{self, Thread};
 
 /// Runs `future` on the calling thread, and blocks the thread until the future has completed.
 ///
-/// The future runs outside of any runtime. Do not call this function from asynchronous code, whose thread would be blocked.
+/// The future runs outside of any runtime. Do not call this function from asynchronous code: it would block the thread of the runtime.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));

@@ -67,20 +67,20 @@ impl HttpTransportBuilder {
         }
     }
 
-    /// Sets the API key or token. It is sent only to the origin of the base URL.
+    /// Sets the API key or token. The transport sends the credential only to the origin of the base URL.
     pub fn credential(mut self, credential: Credential) -> Self {
         self.credential = Some(credential);
         self
     }
 
-    /// Sets the service token of Cloudflare Access. It is sent only to the origin of the base URL.
+    /// Sets the service token of Cloudflare Access. The transport sends the token only to the origin of the base URL.
     pub fn cloudflare_access(mut self, access: CloudflareAccess) -> Self {
         self.cloudflare = Some(access);
         self
     }
 
-    /// Sets headers for every request to the origin of the base URL. They replace headers of the request. A value that is marked as
-    /// [sensitive](HeaderValue::set_sensitive) is masked in responses and errors, as the key is.
+    /// Sets headers for every request to the origin of the base URL. These headers replace headers of the request with the same name. A
+    /// value that is marked as [sensitive](HeaderValue::set_sensitive) is masked in responses and errors, like the API key.
     pub fn default_headers(mut self, headers: HeaderMap) -> Self {
         self.defaults = headers;
         self
@@ -110,13 +110,14 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the source of trusted root certificates, which is read on the first use of TLS; the store of the system by default.
+    /// Sets the source of trusted root certificates; the certificate store of the system by default. The certificates are read on the first
+    /// use of TLS.
     pub fn root_files(mut self, files: RootFiles) -> Self {
         self.root_files = files;
         self
     }
 
-    /// Sets the certificate with which the client authenticates itself. Only the origin of the base URL gets it.
+    /// Sets the certificate with which the client authenticates itself. Only the origin of the base URL gets this certificate.
     pub fn client_certificate(mut self, certificate: ClientCertificate) -> Self {
         self.client_certificate = Some(certificate);
         self
@@ -146,7 +147,7 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the counters in which the transport counts the errors that it recovers from.
+    /// Sets the counters of recovered errors in which the transport counts its own errors.
     pub fn recovered_errors(mut self, recovered_errors: Arc<RecoveredErrors>) -> Self {
         self.recovered_errors = recovered_errors;
         self

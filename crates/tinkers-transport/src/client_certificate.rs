@@ -12,19 +12,20 @@ use tinkers_core::Error;
 
 /// A certificate chain and its private key, for servers that authenticate clients by TLS (mutual TLS).
 ///
-/// The key is not shown by `Debug`, and its PEM text is overwritten in memory when the value is dropped.
+/// `Debug` does not show the private key, and the PEM text of the private key is overwritten in memory when the value is dropped.
 #[derive(Clone)]
 pub struct ClientCertificate {
     chain: Vec<u8>,
     key: SecretSlice<u8>,
 }
 
-/// The field that errors name.
+/// The name of the invalid field in errors.
 const FIELD: &str = "client_certificate";
 
 impl ClientCertificate {
-    /// Creates a client certificate from a certificate chain in PEM form, the client's own certificate first, and its private key in PEM
-    /// form (PKCS #8, PKCS #1 or SEC 1, not encrypted). Both are checked when the transport is built.
+    /// Creates a client certificate from a certificate chain and a private key in PEM form. The client's own certificate is the first of
+    /// the chain. The private key is in PKCS #8, PKCS #1 or SEC 1 form, not encrypted. Chain and key are checked when the transport is
+    /// built.
     pub fn from_pem(chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         Self {
             chain: chain.into(),
@@ -32,10 +33,10 @@ impl ClientCertificate {
         }
     }
 
-    /// Parses the certificate and the key.
+    /// Parses the certificate chain and the private key.
     ///
     /// # Errors
-    /// `InvalidInput` with the field `client_certificate` if one of them is invalid, or the key belongs to another certificate.
+    /// `InvalidInput` with the field `client_certificate` if the chain or the key is invalid, or the key belongs to another certificate.
     pub(crate) fn resolver(
         &self,
         provider: &CryptoProvider,
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_client_certificates_are_rejected_by_name() {
+    fn error_for_an_invalid_client_certificate_names_the_field() {
         let ((chain, key), (other_chain, _)) = (pair(), pair());
         check(&chain, &key).expect("a pair");
         let cut = &key[..key.len() / 2];
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_does_not_show_the_private_key() {
+    fn debug_output_of_a_client_certificate_hides_the_private_key() {
         let certificate = ClientCertificate::from_pem("chain-hush", "key-hush");
         assert_eq!(format!("{certificate:?}"), "ClientCertificate(..)");
     }

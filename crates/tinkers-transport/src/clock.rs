@@ -22,7 +22,7 @@ use crate::shared_runtime;
 /// A [`Clock`] on the clock and timers of a tokio runtime.
 ///
 /// The clock works on any thread and any executor, since each call enters the runtime. On a runtime with paused time, the clock is paused,
-/// too. The date is the date of the system plus the virtual time that has passed, which is zero in production.
+/// too. The date is the date of the system plus the virtual time that has passed. In production the virtual time is zero.
 ///
 /// All clocks of a process have the same origin, so that clients on different runtimes can share limits.
 ///
@@ -37,7 +37,7 @@ pub struct TokioClock {
 struct Inner {
     handle: Handle,
     origin: Instant,
-    /// A task that never completes, so that its end shows that the runtime has ended. A runtime ends its tasks before its timers.
+    /// A task that never completes. If the task has ended, the runtime has ended. A runtime ends its tasks before its timers.
     sentinel: AbortHandle,
 }
 
@@ -50,7 +50,7 @@ impl Drop for Inner {
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl TokioClock {
-    /// Creates a clock on the runtime of `handle`, whose time driver must be enabled.
+    /// Creates a clock on the runtime of `handle`. The time driver of the runtime must be enabled.
     pub fn new(handle: Handle) -> Self {
         let sentinel = handle.spawn(std::future::pending::<()>()).abort_handle();
         Self {
@@ -62,8 +62,8 @@ impl TokioClock {
         }
     }
 
-    /// Enters the runtime. Returns `None` in the destructor of a thread-local variable if tokio's own one is already destroyed: entering would
-    /// panic there, and the process would abort.
+    /// Enters the runtime. Returns `None` in the destructor of a thread-local variable if tokio's own thread-local variable is already
+    /// destroyed: entering the runtime would panic there, and the process would abort.
     fn enter(&self) -> Option<EnterGuard<'_>> {
         match Handle::try_current() {
             Err(error) if error.is_thread_local_destroyed() => None,
@@ -82,7 +82,7 @@ impl TokioClock {
         Some(tokio::time::sleep_until(instant.into()))
     }
 
-    /// Waits until `at` in a task, for a thread that cannot enter the runtime.
+    /// Waits until `at` in a task of the runtime, for a thread that cannot enter the runtime.
     async fn wait_in_task(&self, at: Timestamp) {
         let sleep = self.sleep_until(at);
         if self.inner.handle.spawn(sleep).await.is_err() {
@@ -90,7 +90,7 @@ impl TokioClock {
         }
     }
 
-    /// Polls a timer of the runtime. Returns `None` if the runtime has ended, where the timer would panic.
+    /// Polls a timer of the runtime. Returns `None` if the runtime has ended: polling the timer would panic.
     fn poll_timer(&self, sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Option<()>> {
         if self.inner.sentinel.is_finished() {
             return Poll::Ready(None);
@@ -164,7 +164,7 @@ impl fmt::Debug for TokioClock {
     }
 }
 
-/// The maximum difference between two readings of clocks that count as simultaneous.
+/// The maximum difference between two clock readings that count as simultaneous.
 const TOLERANCE: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
@@ -173,7 +173,7 @@ mod tests {
     use crate::block_on;
 
     #[tokio::test(start_paused = true)]
-    async fn clock_and_date_follow_paused_time() {
+    async fn tokio_clock_and_its_date_follow_paused_time() {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
         let (before, wall) = (clock.now(), clock.wall());
         clock.sleep(Duration::from_secs(3600)).await;
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_outside_of_a_runtime_ends() {
+    fn sleep_of_the_tokio_clock_ends_outside_of_a_runtime() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_until_the_maximum_timestamp_does_not_panic() {
+    fn sleep_until_the_maximum_timestamp_of_the_clock_does_not_panic() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_ends_on_time_after_the_end_of_its_runtime() {
+    fn sleep_ends_on_time_even_if_its_runtime_has_ended() {
         for threads in [0, 1] {
             let mut builder = match threads {
                 0 => tokio::runtime::Builder::new_current_thread(),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropped_clock_leaves_no_task() {
+    async fn dropped_tokio_clock_leaves_no_task() {
         let handle = Handle::current();
         let before = handle.metrics().num_alive_tasks();
         let clock = TokioClock::new(handle.clone());

@@ -17,7 +17,7 @@ use crate::upload_body::UploadBody;
 pub(crate) enum Connection {
     Http1 {
         sender: http1::SendRequest<UploadBody>,
-        /// The proxy at the other end, if there is one. A proxy needs request targets in absolute form.
+        /// The proxy at the other end, if there is one. A proxy needs request URIs in absolute form.
         proxy: Option<ProxyRoute>,
         first_bytes: FirstBytes,
     },
@@ -51,7 +51,8 @@ impl Connection {
         }
     }
 
-    /// Returns the protocol of the peer and the name of the protocol, if the first bytes of the peer show that it does not speak HTTP/1.1.
+    /// Returns the protocol of the peer and the name of this protocol, if the first bytes from the peer show that the peer does not speak
+    /// HTTP/1.1.
     pub(crate) fn foreign_protocol(&self) -> Option<(PeerProtocol, &'static str)> {
         match self {
             Self::Http1 { first_bytes, .. } => {
@@ -72,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// Builds the request for this connection: with a target in absolute form for HTTP/2 and proxies, and a `Host` header for HTTP/1.1.
+    /// Builds the request for this connection: with a URI in absolute form for HTTP/2 and proxies, and a `Host` header for HTTP/1.1.
     pub(crate) fn request(
         &self,
         target: &Target,

@@ -66,13 +66,13 @@ impl fmt::Debug for CloudflareAccess {
 /// The headers that are sent only to the origin of the base URL: the credential, Cloudflare Access, and the default headers.
 pub(crate) struct TrustedHeaders {
     fixed: HeaderMap,
-    /// The header of the credential, which may be replaced while requests are in flight.
+    /// The header of the credential. The credential may be replaced while requests are in flight.
     key: RwLock<Key>,
 }
 
 struct Key {
     value: Option<HeaderValue>,
-    /// Masks the current key, and the previous one, which requests in flight may still carry.
+    /// Masks the current API key and the previous one. Requests in flight may still carry the previous API key.
     redactor: Arc<Redactor>,
 }
 
@@ -116,7 +116,7 @@ impl TrustedHeaders {
         self.fixed.len() + 1
     }
 
-    /// Adds the headers to `headers`, and replaces those of the same name.
+    /// Adds the trusted headers to `headers`. Replaces headers of the same name.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = &key.value {

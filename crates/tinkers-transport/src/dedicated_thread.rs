@@ -25,8 +25,8 @@ pub struct DedicatedThread {
 static SHARED: Mutex<BTreeMap<String, Weak<DedicatedThread>>> = Mutex::new(BTreeMap::new());
 
 impl DedicatedThread {
-    /// Returns the thread called `name` that the process shares, and starts the thread if it does not run. The thread stops when the last of
-    /// its handles is dropped.
+    /// Returns the thread called `name` that the process shares, and starts the thread if it does not run. The thread stops when its last
+    /// handle is dropped.
     ///
     /// # Errors
     /// `Io` if the operating system provides no thread.
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_run_on_the_named_thread_until_the_handle_is_dropped() {
+    fn tasks_run_on_the_dedicated_thread_until_its_handle_is_dropped() {
         let (tx, rx) = mpsc::channel();
         let signal = DropSignal(tx);
         let thread = DedicatedThread::start("tinkers-heart").expect("starts");
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_thread_runs_until_its_last_handle_is_dropped() {
+    fn shared_dedicated_thread_runs_until_its_last_handle_is_dropped() {
         let shared = || DedicatedThread::shared("tinkers-shared").expect("starts");
         let (first, second) = (shared(), shared());
         assert!(Arc::ptr_eq(&first, &second));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn thread_handle_can_be_dropped_by_a_task_of_its_thread() {
+    fn handle_of_a_dedicated_thread_can_be_dropped_by_its_own_task() {
         let (tx, rx) = mpsc::channel();
         let thread = DedicatedThread::start("tinkers-self").expect("starts");
         let runtime = thread.runtime();

@@ -24,7 +24,7 @@ use crate::tls::{HttpVersions, Tls};
 /// A connection that has just been opened.
 pub(crate) struct NewConnection {
     pub(crate) connection: Connection,
-    /// The future that does the I/O of the connection. It must be polled until it ends.
+    /// The future that does the I/O of the connection. The caller must poll this future until it ends.
     pub(crate) driver: Driver,
     /// The number of concurrent streams that the server allows; `None` for HTTP/1.1.
     pub(crate) max_streams: Option<watch::Receiver<usize>>,
@@ -32,7 +32,7 @@ pub(crate) struct NewConnection {
 
 pub(crate) type Driver = BoxFuture<'static, Result<(), hyper::Error>>;
 
-/// Opens connections to any origin. Each attempt resolves the host name again, so that a moved host is found.
+/// Opens connections to any origin. Each attempt resolves the host name again, so that a host with a new address is found.
 #[derive(Debug)]
 pub(crate) struct Dialer<R = GaiResolver> {
     tcp: HttpConnector<R>,
@@ -50,8 +50,8 @@ pub(crate) struct DialTimeout<'a> {
 }
 
 impl<'a> DialTimeout<'a> {
-    /// Starts a time limit that is 5 % shorter than `connect`. So a slow connection fails with an error that names the slow step, shortly
-    /// before the request stops waiting with an error that does not.
+    /// Starts a time limit that is 5 % shorter than `connect`. So a slow connection fails, with an error that names the slow step, shortly
+    /// before the timeout of the request, since the error of that timeout does not name the step.
     pub(crate) fn new(connect: Duration, clock: &'a dyn Clock) -> Self {
         let timeout = connect - connect / 20;
         let deadline = clock.now().after(timeout);
@@ -72,8 +72,8 @@ impl<'a> DialTimeout<'a> {
     }
 }
 
-/// The time without traffic after which a keep-alive ping is sent to the peer, also on idle connections. The peer has the same time to
-/// reply to the ping.
+/// The time without traffic after which a keep-alive ping is sent to the peer. Applies to idle connections, too. The peer has the same time
+/// to reply to the ping.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// The flow-control window of an HTTP/2 stream. Results may be many megabytes, and each 64 KiB of the default window costs a round trip.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -131,7 +131,7 @@ where
         self.open(origin, self.versions, true, timeout).await
     }
 
-    /// Opens a connection to the origin of a redirect, to which HTTP/2 prior knowledge and the client certificate do not apply.
+    /// Opens a connection to the origin of a redirect. HTTP/2 prior knowledge and the client certificate do not apply to this origin.
     pub(crate) async fn dial_foreign(
         &self,
         origin: &Origin,
@@ -283,8 +283,8 @@ where
     })
 }
 
-/// Sets up HTTP/2 and waits for the settings of the server. Until then its stream limit is unknown, and requests beyond the limit would
-/// wait inside h2.
+/// Sets up HTTP/2 and waits for the settings of the server. Until then the stream limit of the server is unknown, and requests beyond the
+/// limit would wait inside h2.
 async fn http2_connection<T>(
     drained: Arc<Notify>,
     io: T,
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unresponsive_address_leaves_time_for_the_next_address() {
+    async fn next_address_is_tried_in_time_if_the_first_does_not_respond() {
         let (dead, live, _backlog, listener) = dead_and_live().await;
         let resolver = FakeResolver::new([vec![dead, live]]);
         let dialed = dial(&resolver, Duration::from_secs(2)).await;
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unresponsive_address_is_a_connect_error() {
+    async fn connection_to_an_unresponsive_address_is_a_connect_error() {
         let (dead, _, _backlog, _listener) = dead_and_live().await;
         let resolver = FakeResolver::new([vec![dead]]);
         let error = match dial(&resolver, Duration::from_millis(400)).await {

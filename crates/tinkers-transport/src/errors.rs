@@ -39,7 +39,7 @@ pub(crate) fn not_connected(address: &str, limit: Duration) -> TransportError {
 }
 
 /// Returns the error of a failed TLS handshake with `origin`. The kind is `Tls` for errors of rustls and for a peer that does not speak TLS.
-/// It is `Connect` if the peer closed the connection, as a restarting load balancer does.
+/// The kind is `Connect` if the peer closed the connection, as a restarting load balancer does.
 ///
 /// `root_variables` are the environment variables that name the root certificates.
 pub(crate) fn handshake(
@@ -148,7 +148,7 @@ pub(crate) fn tunnel(
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message).with_source(error)
 }
 
-/// Returns the error of an HTTP/2 connection whose settings did not arrive in time.
+/// Returns the error of an HTTP/2 connection after the settings of the server did not arrive in time.
 pub(crate) fn no_settings(
     origin: &Origin,
     peer_protocol: PeerProtocol,
@@ -240,7 +240,7 @@ pub(crate) fn not_opened(origin: &Origin) -> TransportError {
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message)
 }
 
-/// Returns the error of a request whose task panicked, or whose runtime has ended.
+/// Returns the error of a request after its task panicked or its runtime ended.
 pub(crate) fn aborted(origin: &Origin, sent: Sent) -> TransportError {
     let message = match sent {
         Sent::NotSent => format!(
@@ -255,7 +255,7 @@ pub(crate) fn aborted(origin: &Origin, sent: Sent) -> TransportError {
     TransportError::new(TransportErrorKind::Aborted, sent, message)
 }
 
-/// Returns the error of a timeout that passed. `phase` is the name of its field in `Timeouts`.
+/// Returns the error of a timeout that passed. `phase` is the name of the timeout's field in `Timeouts`.
 pub(crate) fn timed_out(
     origin: &Origin,
     phase: &str,
@@ -290,7 +290,7 @@ pub(crate) fn broken(origin: &Origin, sent: Sent, error: hyper::Error) -> Transp
     TransportError::new(TransportErrorKind::Broken, sent, message).with_source(error)
 }
 
-/// Returns the error of a request that was admitted, and may no longer be sent because a rate-limited response closed the gate.
+/// Returns the error of a request that was admitted but must not be sent, because a rate-limited response has closed the gate.
 pub(crate) fn held(origin: &Origin) -> TransportError {
     let message = format!(
         "the request to {} was held back by the rate limit",

@@ -29,11 +29,11 @@ pub(crate) struct OutgoingRequest<'a> {
     /// Whether all redirects so far led to the origin of the base URL. Only such a request may carry secrets.
     pub(crate) is_trusted: bool,
     pub(crate) body: &'a Bytes,
-    /// The check to consult immediately before the request is written, and to inform of a rate-limited response.
+    /// The rate-limit check. It is called immediately before the request is written, and informed of a rate-limited response.
     pub(crate) departure: &'a DepartureCheck,
 }
 
-/// The limits of a request. They cover all redirects and the retry on another connection.
+/// The timeouts and the size limit of a request. They cover all redirects and the retry on another connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestLimits {
     pub(crate) timeouts: Timeouts,
@@ -44,7 +44,7 @@ pub(crate) struct RequestLimits {
 /// The error of a request without a complete response.
 pub(crate) struct ExchangeError {
     pub(crate) error: TransportError,
-    /// Whether the server has certainly not processed the request, according to hyper or the server. It may be sent again.
+    /// Whether the server has certainly not processed the request, according to hyper or the server. If so, the request may be sent again.
     pub(crate) is_unprocessed: bool,
 }
 
@@ -109,7 +109,7 @@ pub(crate) async fn exchange(
     Ok(body(response, origin, is_head, limits, &**clock).await?)
 }
 
-/// The result of sending a request: the head of the response, or an error, which contains the request if no byte of the request was
+/// The result of sending a request: the head of the response, or an error. The error contains the request if no byte of the request was
 /// written.
 type HeadResult = Result<Response<Incoming>, TrySendError<Request<UploadBody>>>;
 type Sending<'a> = Pin<&'a mut (dyn Future<Output = HeadResult> + Send)>;
@@ -189,7 +189,7 @@ fn broken(
 }
 
 /// Returns the timeout that passes next: its name, its length, and the time at which it passes. The timeout is `idle` during the upload and
-/// `first_byte` after it, or `total` if that passes earlier.
+/// `first_byte` after the upload, or `total` if that timeout passes earlier.
 fn phase(progress: &UploadProgress, limits: &RequestLimits) -> (&'static str, Duration, Timestamp) {
     let (last, done) = progress.state();
     let (phase, limit) = if done {

@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// The number of recorded bytes, enough to recognise every protocol below.
+/// The number of bytes that are recorded. It is enough to recognise every protocol below.
 const CAPACITY: usize = 24;
 
-/// The first bytes that a peer has sent. Clones share them.
+/// The first bytes that a peer has sent. Clones share these bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FirstBytes(Arc<Mutex<Vec<u8>>>);
 
@@ -36,7 +36,7 @@ impl FirstBytes {
 pub(crate) enum PeerProtocol {
     /// Unknown, since the peer has sent nothing.
     Nothing,
-    /// HTTP/1.0 or HTTP/1.1, with the status of the response if it is complete.
+    /// HTTP/1.0 or HTTP/1.1, with the response status if the status line is complete.
     Http1(Option<u16>),
     Http2,
     Tls,
@@ -87,7 +87,7 @@ pub(crate) struct ObservedStream<T> {
     inner: T,
     first_bytes: FirstBytes,
     is_full: bool,
-    /// Notified when the reader has read all bytes that were received, and waits for more.
+    /// Notified when the reader has read all bytes that were received, and waits for more bytes.
     drained: Arc<Notify>,
     has_read: bool,
     /// Whether each read returns at most one byte.
@@ -109,15 +109,15 @@ impl<T> ObservedStream<T> {
         }
     }
 
-    /// Starts bytewise mode, in which each read returns one byte until [`restart`](Self::restart) is called. For a reader that loses the
-    /// bytes behind those it needs.
+    /// Starts bytewise mode: each read returns one byte until [`restart`](Self::restart) is called. For a reader that needs some
+    /// bytes and would discard the bytes after them.
     pub(crate) fn bytewise(mut self) -> Self {
         self.bytewise = true;
         self
     }
 
-    /// Discards the recorded bytes, starts a new record with the next byte, and ends bytewise mode. Used after the response of a proxy, behind
-    /// which the server speaks.
+    /// Discards the recorded bytes, starts a new record with the next byte, and ends bytewise mode. Used after the response of a proxy: the
+    /// bytes after this response come from the server.
     pub(crate) fn restart(&mut self) -> FirstBytes {
         self.bytewise = false;
         self.first_bytes = FirstBytes::default();
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytewise_stream_reads_no_bytes_ahead() {
+    fn stream_in_bytewise_mode_returns_one_byte_per_read() {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut stream = ObservedStream::new(&b"HTTP/1.1 200\r\n\r\nSSH-2.0"[..]).bytewise();
         let first = stream.first_bytes();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn protocols_are_recognised_by_their_first_bytes() {
+    fn peer_protocol_is_recognised_by_its_first_bytes() {
         for (bytes, peer_protocol) in [
             (&b""[..], PeerProtocol::Nothing),
             (b"HTTP/1.1 407 Proxy", PeerProtocol::Http1(Some(407))),

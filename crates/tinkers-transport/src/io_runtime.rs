@@ -30,7 +30,8 @@ pub struct IoRuntime {
 static SHARED: OnceLock<IoRuntime> = OnceLock::new();
 
 impl IoRuntime {
-    /// Returns the runtime that the process shares. It is started on first use, on threads named `tinkers-io`, and never shut down.
+    /// Returns the runtime that the process shares. The runtime is started on first use, on threads named `tinkers-io`, and never shut
+    /// down.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](tinkers_core::ErrorKind::Io) if the operating system provides no thread.
@@ -45,13 +46,13 @@ impl IoRuntime {
     /// Sets the number of worker threads that [`IoRuntime::shared`] starts with; one by default.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`](tinkers_core::ErrorKind::Configuration) if the runtime already runs with another number.
+    /// [`ErrorKind::Configuration`](tinkers_core::ErrorKind::Configuration) if the runtime already runs with another number of threads.
     pub fn set_shared_threads(threads: NonZeroUsize) -> Result<(), Error> {
         shared_runtime::set_threads(threads)
     }
 
-    /// Uses a runtime of the caller, whose I/O and time drivers must be enabled. The caller must keep it running: requests in flight fail
-    /// when it ends.
+    /// Uses a runtime of the caller. The I/O and time drivers of the runtime must be enabled, and the caller must keep the runtime running:
+    /// requests in flight fail when the runtime ends.
     pub fn from_handle(handle: Handle) -> Self {
         let clock = Arc::new(TokioClock::new(handle.clone()));
         Self { handle, clock }
@@ -66,12 +67,12 @@ impl IoRuntime {
     /// Runs `work` in the context of this runtime, and blocks the calling thread until `work` has completed.
     ///
     /// # Panics
-    /// If called from asynchronous code, whose thread would be blocked.
+    /// Panics if called from asynchronous code, since the call would block the thread of the runtime.
     pub fn block_on<F: Future>(&self, work: F) -> F::Output {
         self.handle.block_on(work)
     }
 
-    /// Starts a task that cannot be aborted and ends by itself, such as the driver of a connection.
+    /// Starts a task without an abort handle. The task ends by itself, such as the driver of a connection.
     pub(crate) fn launch(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.handle.spawn(work));
     }
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shared_runtime_is_started_once_on_its_own_threads() {
+    fn shared_io_runtime_is_started_once_on_its_own_threads() {
         let (first, second) = (
             IoRuntime::shared().expect("starts"),
             IoRuntime::shared().expect("starts"),
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_task_is_aborted() {
+    fn task_is_aborted_when_its_future_is_dropped() {
         struct DropSignal(mpsc::Sender<&'static str>);
         impl Drop for DropSignal {
             fn drop(&mut self) {

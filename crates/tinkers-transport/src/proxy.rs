@@ -6,10 +6,10 @@ use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
 use tinkers_core::{Error, Origin, Sent, TransportError, TransportErrorKind};
 
-/// The proxies of a client; none by default. Does not read the environment itself.
+/// The proxies of a client; none by default. The type does not read the environment itself.
 ///
-/// Plain HTTP/1.1 requests are sent to the proxy in absolute form, all others through a `CONNECT` tunnel. Loopback addresses
-/// (`localhost`, 127.0.0.0/8, `::1`) are always reached directly.
+/// Plain HTTP/1.1 requests are sent to the proxy in absolute form; all other requests are sent through a `CONNECT` tunnel. Loopback
+/// addresses (`localhost`, 127.0.0.0/8, `::1`) are always reached directly.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct ProxyConfig {
@@ -18,10 +18,10 @@ pub struct ProxyConfig {
     no_proxy: Vec<NoProxyEntry>,
 }
 
-/// A proxy, from an environment variable or set by the caller.
+/// The settings of one proxy, from an environment variable or set by the caller.
 #[derive(Clone)]
 struct Proxy {
-    /// The name of the variable or of the field, for messages.
+    /// The name of the environment variable or of the field, for error messages.
     variable: String,
     /// `None` if the value is not the address of an HTTP proxy.
     address: Option<String>,
@@ -29,14 +29,14 @@ struct Proxy {
     scheme: Option<String>,
 }
 
-/// An entry of `NO_PROXY`: a host or network in the form of the matcher, and the port that the entry is limited to.
+/// An entry of `NO_PROXY`: a host or network in the form of the matcher, and the port if the entry applies to one port only.
 #[derive(Clone)]
 struct NoProxyEntry {
     host: String,
     port: Option<u16>,
 }
 
-/// The field of errors about a proxy that the caller set.
+/// The name of the invalid field in errors about a proxy that the caller set.
 const FIELD: &str = "proxy";
 
 impl ProxyConfig {
@@ -45,8 +45,8 @@ impl ProxyConfig {
         Self::default()
     }
 
-    /// Creates a configuration that sends all requests through the proxy at `url`, such as `http://user:password@host:3128`. Name and
-    /// password are sent to the proxy as basic authentication, and do not occur in logs, errors or `Debug` output.
+    /// Creates a configuration that sends all requests through the proxy at `url`, such as `http://user:password@host:3128`. The user name
+    /// and the password are sent to the proxy as basic authentication, and do not occur in logs, errors or `Debug` output.
     ///
     /// An invalid URL is an error when the transport is built, with the field `proxy`.
     pub fn all(url: impl AsRef<str>) -> Self {
@@ -72,16 +72,17 @@ impl ProxyConfig {
     }
 
     /// Creates a configuration from environment variables: `HTTP_PROXY` for `http` URLs, `HTTPS_PROXY` for `https` URLs, `ALL_PROXY` for
-    /// schemes whose variable is unset, and the exceptions in `NO_PROXY`. `variable` returns the value of a variable.
+    /// schemes without a variable of their own, and the exceptions in `NO_PROXY`. `variable` returns the value of an environment variable.
     ///
     /// Lower-case names are preferred. A blank value counts as unset. In a CGI program, where `REQUEST_METHOD` is set, `HTTP_PROXY` is
-    /// ignored, since the `Proxy` header of a request sets it.
+    /// ignored, since a client of the CGI program can set this variable by the `Proxy` header of a request.
     ///
     /// `NO_PROXY` is a list of hosts that are reached directly, separated by commas or white space. A name matches itself and its
     /// subdomains, with or without a leading `.` or `*.`. An address or a network (`10.0.0.0/8`, `fd00::/8`) matches its addresses, and
     /// `*` matches every host. An entry with a port (`host:8000`, `[::1]:8000`) matches only that port.
     ///
-    /// A value that is not the address of an HTTP proxy, such as that of a SOCKS proxy, is an error only for requests that need it.
+    /// A value that is not the address of an HTTP proxy, such as the address of a SOCKS proxy, is an error only for requests that need this
+    /// proxy.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| {
             let value = variable(name)?.trim().to_owned();
@@ -107,7 +108,7 @@ impl ProxyConfig {
         }
     }
 
-    /// Returns the proxy for `origin`, or `None` if it is reached directly.
+    /// Returns the proxy for `origin`, or `None` if the origin is reached directly.
     ///
     /// # Errors
     /// `Invalid` with the name of the variable if the proxy is unusable.
@@ -240,7 +241,7 @@ impl NoProxyEntry {
     }
 }
 
-/// The error for an unusable proxy. It does not contain the value, which may hold a password.
+/// The error for an unusable proxy. The error does not contain the value of the variable, since the value may contain a password.
 struct UnusableProxy {
     variable: String,
     scheme: Option<String>,
@@ -369,14 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_star_matches_addresses() {
+    fn star_in_no_proxy_also_matches_ip_addresses() {
         for url in ["http://192.0.2.7", "http://[2001:db8::7]:8000"] {
             assert!(proxy_for(&with_no_proxy("*"), url).is_none(), "{url}");
         }
     }
 
     #[test]
-    fn all_proxy_applies_to_schemes_without_a_proxy() {
+    fn all_proxy_variable_applies_to_schemes_without_a_proxy_variable() {
         let both = with_no_proxy("");
         assert_eq!(
             proxy_for(&both, "http://a").as_deref(),
@@ -419,13 +420,13 @@ mod tests {
     }
 
     #[test]
-    fn http_proxy_is_ignored_in_cgi_programs() {
+    fn http_proxy_variable_is_ignored_in_cgi_programs() {
         let cgi = config(&[("REQUEST_METHOD", "GET"), ("HTTP_PROXY", "evil:1")]);
         assert!(proxy_for(&cgi, "http://a").is_none());
     }
 
     #[test]
-    fn unusable_proxy_is_an_error_only_where_it_is_needed() {
+    fn unusable_proxy_is_an_error_only_for_requests_that_need_a_proxy() {
         for value in [
             "socks5://hush:1",
             "socks://hush:1/",
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn explicit_proxy_is_used_for_its_scheme() {
+    fn proxy_set_by_the_program_is_used_for_its_scheme() {
         let url = "http://user:hush@p.test:3128";
         for (config, http, https) in [
             (ProxyConfig::all(url), true, true),
@@ -483,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_explicit_proxy_is_rejected_even_where_it_is_not_needed() {
+    fn invalid_proxy_set_by_the_program_is_always_rejected() {
         for value in ["socks5://hush:1", "https://hush:1", "", "hush hush"] {
             let near = BaseUrl::parse("http://127.0.0.1").expect("valid");
             let error = ProxyConfig::none().https(value).check(near.origin());

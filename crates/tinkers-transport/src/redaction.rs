@@ -10,18 +10,18 @@ use http::{HeaderMap, HeaderValue};
 use memchr::memmem::Finder;
 use tinkers_core::{Error, HttpResponse, TransportError};
 
-/// Replaces secrets in responses and errors by asterisks, in the encodings in which servers echo them.
+/// Replaces secrets in responses and errors by asterisks. Finds the secrets in all encodings in which servers echo them.
 pub(crate) struct Redactor {
-    /// The secrets without encoding. They are masked in successful responses.
+    /// The secrets without encoding. In successful responses only these forms are masked.
     plain: Vec<Finder<'static>>,
-    /// The secrets in all encodings. They are masked in errors and in failed responses.
+    /// The secrets in all encodings. In errors and failed responses all of these forms are masked.
     encoded: Vec<Finder<'static>>,
 }
 
-/// The minimum length in bytes of a secret that is masked. A shorter one is a placeholder, and may occur in any text by chance.
+/// The minimum length in bytes of a secret that is masked. A shorter secret is a placeholder, and may occur in any text by chance.
 const MIN_LEN: usize = 6;
-/// The minimum length in bytes of a secret that is masked in successful responses. A shorter one might occur in a result by chance, and the
-/// result would be changed.
+/// The minimum length in bytes of a secret that is masked in successful responses. A shorter secret might occur in a result by chance, and
+/// masking would change the result.
 const MIN_LEN_IN_RESULTS: usize = 16;
 
 impl Redactor {

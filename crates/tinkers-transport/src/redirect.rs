@@ -10,10 +10,10 @@ use crate::target::Target;
 /// The maximum number of redirects that a request follows.
 pub(crate) const MAX_HOPS: usize = 5;
 
-/// Returns the target that a response redirects to, or `None` if it is not a redirect.
+/// Returns the target that a response redirects to, or `None` if the response is not a redirect.
 ///
-/// `GET` and `HEAD` follow every redirect except one from https to http. Other methods follow 307 and 308 within their origin, with the
-/// body. Following other redirects could apply a request twice, or turn it into a `GET`.
+/// `GET` and `HEAD` follow every redirect except one from https to http. Requests with other methods follow 307 and 308 within their
+/// origin, with the request body. Following other redirects could apply a request twice, or turn it into a `GET`.
 ///
 /// # Errors
 /// `Redirect` if the redirect is not followed.
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn redirect_is_followed_depending_on_method_and_origin() {
+    fn method_and_origin_decide_whether_a_redirect_is_followed() {
         let (http, https) = ("http://h:1", "https://h");
         for status in [301, 302, 303, 307, 308] {
             let get = decide(Method::GET, https, status, "https://other/x");

@@ -16,7 +16,8 @@ pub(crate) const ACCEPT_ENCODING: &str = if cfg!(feature = "zstd") {
     "gzip"
 };
 
-/// The maximum capacity in bytes that is reserved for an announced `Content-Length`. For a longer body, more is allocated as it arrives.
+/// The maximum capacity in bytes that is reserved for an announced `Content-Length`. For a longer body, more memory is allocated while the
+/// body arrives.
 const MAX_RESERVED: usize = 1 << 20;
 
 /// Collects the body of one response.
@@ -30,7 +31,7 @@ enum Inner {
     Plain {
         first: Bytes,
         more: BytesMut,
-        /// The capacity in bytes to reserve when a second chunk arrives.
+        /// The capacity in bytes to reserve in the buffer when a second chunk arrives.
         room: usize,
     },
     Gzip(Box<flate2::write::MultiGzDecoder<BoundedBuffer>>),
@@ -160,7 +161,7 @@ impl BodyCollector {
 /// Decodes a body in two chunks, for fuzz tests.
 ///
 /// # Errors
-/// `Decode` for a body that cannot be decoded, and `TooLarge` for one of more than `limit` bytes.
+/// `Decode` for a body that cannot be decoded, and `TooLarge` for a body of more than `limit` bytes.
 #[cfg(feature = "fuzz")]
 pub fn decode_body(encoding: &str, body: &[u8], limit: usize) -> Result<Bytes, TransportError> {
     let mut headers = HeaderMap::new();
@@ -223,7 +224,7 @@ impl ZstdStream {
     }
 }
 
-/// The binary logarithm of the maximum zstd window, which a decoder allocates: 8 MB, the limit for HTTP (RFC 9659).
+/// The binary logarithm of the maximum zstd window: 8 MB, the limit for HTTP (RFC 9659). A decoder allocates the whole window.
 #[cfg(feature = "zstd")]
 const MAX_WINDOW_LOG: u32 = 23;
 
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn every_encoding_is_decoded_from_chunks_of_any_size() {
+    fn response_body_of_each_encoding_is_decoded_from_chunks_of_any_size() {
         let body: Vec<u8> = (0..100_000u32)
             .flat_map(|n| (n / 7).to_le_bytes())
             .collect();
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn size_limit_is_exact_for_every_encoding() {
+    fn response_size_limit_is_exact_for_each_encoding() {
         let body = vec![b'a'; 1 << 20];
         #[cfg(feature = "zstd")]
         let zstd = zstd::bulk::compress(&body, 3).expect("compresses");
@@ -372,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn corrupt_truncated_and_unknown_encodings_are_errors() {
+    fn corrupt_truncated_and_unknown_content_encodings_are_errors() {
         let packed = gzip(b"some text that is long enough to be cut in the middle");
         let zstd =
             zstd::bulk::compress(b"some text that is long enough to be cut in the middle", 3)
@@ -394,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn only_encodings_that_can_be_decoded_are_accepted() {
+    fn accept_encoding_header_lists_only_supported_encodings() {
         let mut headers = HeaderMap::new();
         for encoding in ACCEPT_ENCODING.split(", ") {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));

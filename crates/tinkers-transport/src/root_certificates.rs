@@ -8,16 +8,16 @@ use std::path::PathBuf;
 use rustls::pki_types::CertificateDer;
 use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 
-/// The source of trusted root certificates: the store of the system, which is the default; files and directories that replace it; or
-/// neither.
+/// The source of trusted root certificates: the certificate store of the system (the default), files and directories in place of the store,
+/// or neither.
 ///
 /// The certificates are read on the first use of TLS.
 #[derive(Debug, Clone, Default)]
 pub struct RootFiles {
     is_none: bool,
-    /// The files and directories in PEM form. If there are none, the store of the system is used.
+    /// The files and directories in PEM form. If there are none, the certificate store of the system is used.
     sources: Vec<Source>,
-    /// The names of the environment variables that list the files, for messages.
+    /// The names of the environment variables that list the files, for error messages.
     variables: String,
 }
 
@@ -28,7 +28,7 @@ struct Source {
     is_directory: bool,
 }
 
-/// The certificates that were found, and the problems that occurred.
+/// The root certificates that were read, and a message for each source that could not be read.
 pub(crate) struct LoadedRoots {
     pub(crate) certificates: Vec<CertificateDer<'static>>,
     /// One message for each source that could not be read, with the path and the environment variable.
@@ -39,8 +39,8 @@ const FILE: &str = "SSL_CERT_FILE";
 const DIRECTORIES: &str = "SSL_CERT_DIR";
 
 impl RootFiles {
-    /// Uses the file of `SSL_CERT_FILE` and the directories of `SSL_CERT_DIR`, a list in the form of the platform. `variable` returns the
-    /// value of a variable; an empty value counts as unset.
+    /// Uses the file in the environment variable `SSL_CERT_FILE`, and the directories in `SSL_CERT_DIR` (a list in the form of the
+    /// platform). `variable` returns the value of an environment variable; an empty value counts as unset.
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut sources = Vec::new();
@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn empty_variables_leave_the_system_certificates_in_use() {
+    fn empty_certificate_variables_leave_the_system_certificates_in_use() {
         let roots = from_variables("", "");
         assert_eq!(roots.variables(), None);
         assert!(roots.missing_message(&[]).contains("ca-certificates"));
     }
 
     #[test]
-    fn error_names_an_unusable_certificate_file_and_its_variable() {
+    fn error_names_an_unusable_certificate_file_and_the_variable() {
         let empty = std::env::temp_dir().join(format!("tinkers-empty-{}.pem", std::process::id()));
         std::fs::write(&empty, "no certificate\n").expect("a file");
         let empty_path = empty.to_str().expect("text").to_owned();

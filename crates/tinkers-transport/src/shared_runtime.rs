@@ -17,10 +17,10 @@ struct Shared {
     runtime: Option<Runtime>,
 }
 
-/// The maximum number of threads for blocking work. The only such work is name resolution, which more threads do not make faster.
+/// The maximum number of threads for blocking work. The only blocking work is name resolution, and more threads do not make it faster.
 pub(crate) const RESOLVER_THREADS: usize = 8;
 
-/// Returns the handle of the shared runtime, which is started on first use on threads named `tinkers-io`.
+/// Returns the handle of the shared runtime. The runtime is started on first use, on threads named `tinkers-io`.
 pub(crate) fn handle() -> Result<Handle, Error> {
     let mut shared = lock();
     if let Some(runtime) = &shared.runtime {
@@ -38,7 +38,7 @@ pub(crate) fn handle() -> Result<Handle, Error> {
     Ok(handle)
 }
 
-/// Sets the number of worker threads that the shared runtime starts with. Fails if it already runs with another number.
+/// Sets the number of worker threads that the shared runtime starts with. Fails if the runtime already runs with another number of threads.
 pub(crate) fn set_threads(threads: NonZeroUsize) -> Result<(), Error> {
     let mut shared = lock();
     if shared.runtime.is_some() && shared.threads != threads {

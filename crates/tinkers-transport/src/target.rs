@@ -7,7 +7,7 @@ use http::uri::{self, Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 use tinkers_core::{Origin, Scheme};
 
-/// An origin, and the forms of it that requests need, which are computed once.
+/// An origin, with the forms of the origin that requests need. The forms are computed once.
 pub(crate) struct OriginParts {
     pub(crate) origin: Origin,
     /// The value of the `Host` header.
@@ -16,7 +16,7 @@ pub(crate) struct OriginParts {
 }
 
 impl OriginParts {
-    /// Computes the forms of `origin`. Returns `None` if the host is not valid in a request.
+    /// Computes the forms of `origin` that requests need. Returns `None` if the host is not valid in a request.
     pub(crate) fn new(origin: Origin) -> Option<Arc<Self>> {
         let name = Bytes::from(origin.authority());
         Some(Arc::new(Self {
@@ -65,7 +65,7 @@ impl Target {
         &self.origin_parts.host
     }
 
-    /// Returns the target as an absolute URI, which HTTP/2 and proxies need.
+    /// Returns the target as an absolute URI. HTTP/2 and proxies need this form.
     pub(crate) fn absolute(&self) -> Option<Uri> {
         let mut parts = uri::Parts::default();
         parts.scheme = Some(match self.origin().scheme() {
@@ -77,7 +77,7 @@ impl Target {
         Uri::from_parts(parts).ok()
     }
 
-    /// Resolves the `Location` header of a response from this target. Returns `None` if it is not a valid HTTP URL.
+    /// Resolves the `Location` header of a response from this target. Returns `None` if the header is not a valid HTTP URL.
     pub(crate) fn follow(&self, location: &str) -> Option<Self> {
         let location = location
             .split_once('#')
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn path_is_appended_to_the_prefix() {
+    fn request_path_is_appended_to_the_base_url_prefix() {
         let url = "https://h/services/p/";
         let target = below(url, "/api/v1/x:y:0/a?b=c").expect("joins");
         assert_eq!(target.path, "/services/p/api/v1/x:y:0/a?b=c");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn location_is_resolved_against_the_target() {
+    fn location_header_is_resolved_against_the_request_url() {
         let here = below("https://h/a", "/b/c?q=1").expect("valid");
         for (location, expected) in [
             ("https://other:8443/x?y=z#frag", "https://other:8443/x?y=z"),

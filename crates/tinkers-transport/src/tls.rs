@@ -26,7 +26,7 @@ pub enum HttpVersions {
     Negotiate,
     /// Only HTTP/1.1.
     Http1,
-    /// HTTP/2 without negotiation, also without TLS. For servers that are known to support it.
+    /// HTTP/2 without negotiation, also without TLS. For servers that are known to support HTTP/2.
     Http2PriorKnowledge,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Tls {
     added_roots: Vec<CertificateDer<'static>>,
     client_certificate: Option<Arc<SingleCertAndKey>>,
     recovered_errors: Arc<RecoveredErrors>,
-    /// The configuration, created on first use, since plain HTTP does not need the certificates.
+    /// The TLS configuration. It is created on first use, since plain HTTP does not need the certificates.
     config: Mutex<Option<Arc<ClientConfig>>>,
 }
 
@@ -73,7 +73,7 @@ impl Tls {
         })
     }
 
-    /// Returns the connector for TLS with `origin`, and the server name. Only a trusted origin, that of the base URL, gets the client
+    /// Returns the connector for TLS with `origin`, and the server name. Only the origin of the base URL is trusted and gets the client
     /// certificate.
     ///
     /// # Errors
@@ -137,7 +137,7 @@ impl Tls {
     }
 }
 
-/// What is expected where TLS is needed and there is no provider.
+/// The end of the error message "invalid base_url: expected …" if TLS is needed and there is no TLS provider.
 const NO_PROVIDER: &str = "a TLS provider; enable the feature `ring` or `aws-lc-rs` of the crate tinkers, or install a \
                            rustls CryptoProvider as the default of the process";
 
@@ -158,7 +158,8 @@ pub(crate) fn check_provider(
     }
 }
 
-/// Returns the cryptography for TLS: the default provider of the process if the program has installed one, or that of a feature.
+/// Returns the cryptography for TLS: the default provider of the process if the program has installed one, or the provider that a feature
+/// of the crate selects.
 pub(crate) fn provider() -> Option<Arc<CryptoProvider>> {
     CryptoProvider::get_default().cloned().or_else(built_in)
 }
@@ -216,7 +217,7 @@ mod tests {
     use tinkers_core::BaseUrl;
 
     #[test]
-    fn underscore_in_a_server_name_becomes_a_hyphen() {
+    fn underscore_in_a_tls_server_name_becomes_a_hyphen() {
         for (url, name) in [
             ("https://my_pod.example.com", "my-pod.example.com"),
             ("https://plain.example.com", "plain.example.com"),
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn https_url_without_a_provider_is_rejected_with_the_features() {
+    fn error_for_https_without_a_tls_provider_names_the_crate_features() {
         let secure = BaseUrl::parse("https://h").expect("valid");
         let plain = BaseUrl::parse("http://h").expect("valid");
         check_provider(plain.origin(), None).expect("no TLS is needed");
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn provider_follows_the_features() {
+    fn default_tls_provider_depends_on_the_crate_features() {
         let has_feature = cfg!(any(feature = "ring", feature = "aws-lc-rs"));
         assert_eq!(built_in().is_some(), has_feature);
     }

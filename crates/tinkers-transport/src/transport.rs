@@ -30,7 +30,7 @@ use crate::response_body;
 use crate::target::{OriginParts, Target};
 use crate::tls::{HttpVersions, Tls};
 
-/// An HTTP client for one base URL. Clones are cheap and share the connections, which are closed when the last clone is dropped.
+/// An HTTP client for one base URL. Clones are cheap and share the connections. The connections are closed when the last clone is dropped.
 ///
 /// [`send`](Transport::send) may be awaited on any executor. On the transport's own runtime, the request runs in the calling task.
 /// Elsewhere it runs in a task of that runtime, and proceeds while the caller's executor is blocked. Dropping the future cancels the
@@ -50,7 +50,7 @@ struct Inner {
     close_state: watch::Sender<CloseState>,
 }
 
-/// The progress of a close: whether the transport is closed, and the number of requests in flight.
+/// The state of the close of a transport: whether the transport is closed, and the number of requests in flight.
 #[derive(Debug, Default)]
 struct CloseState {
     closed: bool,
@@ -109,7 +109,7 @@ impl HttpTransport {
     /// Replaces or removes the credential of later requests.
     ///
     /// # Errors
-    /// `InvalidInput` with the field `api_key` if the credential is not valid in a header. The old one is kept.
+    /// `InvalidInput` with the field `api_key` if the credential is not valid in a header. The old credential then stays in use.
     pub fn set_credential(&self, credential: Option<&Credential>) -> Result<(), Error> {
         self.inner.trusted_headers.set_credential(credential)
     }
@@ -119,7 +119,7 @@ impl HttpTransport {
         self.inner.pool.class(class).stats()
     }
 
-    /// Sends a request in the calling task, which must run on the transport's runtime. A panic becomes an error, as in
+    /// Sends a request in the calling task. The task must run on the transport's runtime. A panic becomes an error, as in
     /// [`send_in_task`](Self::send_in_task).
     async fn send_here(&self, mut request: HttpRequest) -> Result<HttpResponse, TransportError> {
         let in_flight = InFlightGuard::start(&self.inner)?;
@@ -199,7 +199,7 @@ impl fmt::Debug for HttpTransport {
     }
 }
 
-/// Returns the span of a request. It contains no query, which may hold a secret.
+/// Returns the span of a request. The span does not contain the query of the URL, since a query may contain a secret.
 fn span(request: &HttpRequest) -> Span {
     tracing::debug_span!(
         "http",
@@ -239,7 +239,7 @@ impl Drop for InFlightGuard {
 
 impl Inner {
     /// Applies `change` to the close state. If the transport is closed and no request is in flight after the change, closes the connections
-    /// and wakes the waiters of [`HttpTransport::closed`]. No other change wakes them, since each request causes two changes.
+    /// and wakes the waiters of [`HttpTransport::closed`]. Other changes do not wake these waiters, since each request causes two changes.
     fn change(&self, change: impl FnOnce(&mut CloseState)) {
         let is_finished = self.close_state.send_if_modified(|close_state| {
             change(close_state);
@@ -392,7 +392,7 @@ impl Inner {
         }
     }
 
-    /// Sends a request to another origin, to which a redirect led, on a new connection that carries only this request.
+    /// Sends a request to another origin after a redirect, on a new connection that carries only this request.
     async fn send_foreign(
         &self,
         outgoing: &OutgoingRequest<'_>,
@@ -429,7 +429,7 @@ impl Inner {
 /// The number of headers that all requests have: `User-Agent`, `Accept`, `Accept-Encoding` and `Host`.
 const COMMON_HEADERS: usize = 4;
 
-/// Returns the headers that may be sent to another origin than that of the base URL.
+/// Returns the headers that may be sent to an origin other than that of the base URL.
 fn foreign_headers(headers: &HeaderMap) -> HeaderMap {
     let mut allowed = HeaderMap::new();
     for name in [ACCEPT, ACCEPT_ENCODING, USER_AGENT, RANGE] {

@@ -11,14 +11,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tinkers_core::{Clock, Timestamp};
 
-/// The size of a chunk in bytes: small enough to show the progress of an upload, and large enough for a low overhead.
+/// The size of a chunk of the request body in bytes: small enough to show the progress of an upload, and large enough for a low overhead.
 const CHUNK: usize = 128 * 1024;
 
-/// The progress of an upload, which the task of the connection records and the task of the request reads.
+/// The progress of an upload. The task of the connection records the progress, and the task of the request reads it.
 #[derive(Debug)]
 pub(crate) struct UploadProgress {
     clock: Arc<dyn Clock>,
-    /// When the connection last took a chunk, in nanoseconds since the origin of the clock.
+    /// The last time at which the connection took a chunk of the request body, in nanoseconds since the origin of the clock.
     last: AtomicU64,
     done: AtomicBool,
 }
@@ -33,7 +33,7 @@ impl UploadProgress {
         })
     }
 
-    /// Returns when the connection last took a chunk, and whether the upload is done.
+    /// Returns the last time at which the connection took a chunk of the request body, and whether the upload is done.
     pub(crate) fn state(&self) -> (Timestamp, bool) {
         // `done` is read first: it is set after `last`, so `true` comes with the time of the last chunk.
         let done = self.done.load(Ordering::Acquire);
@@ -59,7 +59,7 @@ fn nanos(at: Timestamp) -> u64 {
     u64::try_from(at.since_origin().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The body of a request, in the form that hyper needs.
+/// The request body in the form that hyper needs.
 #[derive(Debug)]
 pub(crate) struct UploadBody {
     rest: Bytes,
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upload_progress_is_the_time_of_the_last_chunk() {
+    fn upload_progress_is_the_time_of_the_last_uploaded_chunk() {
         let clock = ManualClock::new();
         let progress = UploadProgress::new(Arc::new(clock.clone()), Timestamp::ORIGIN);
         let body = Bytes::from(vec![7; CHUNK + 1]);

@@ -89,7 +89,7 @@ async fn idle_http2_connection_to_a_lost_peer_is_closed() {
 }
 
 #[tokio::test]
-async fn connection_beyond_its_age_is_replaced() {
+async fn connection_above_the_maximum_age_is_replaced() {
     for (server_version, versions) in BOTH {
         let server = Server::start(server_version, |_| respond_with("x"));
         let clock = ManualClock::new();

@@ -23,9 +23,9 @@ const LIMITS: Timeouts = Timeouts::new()
     .with_idle(Duration::from_secs(30))
     .with_total(Duration::from_secs(600));
 
-/// Sends a request with the timeouts `LIMITS` to a server that writes `script` after it has read the head. Then advances the clock by each of
-/// `steps`, and returns the error of the request, which must not occur before the last step.
-/// With the script `silent`, the server does not respond to the TLS handshake.
+/// Sends a request with the timeouts `LIMITS` to a server that writes `script` after it has read the head of the request. Then advances the
+/// clock by each of `steps`, and returns the error of the request. The error must not occur before the last step. With the script `silent`,
+/// the server does not respond to the TLS handshake.
 async fn fails(
     script: &'static str,
     versions: HttpVersions,
@@ -75,7 +75,7 @@ fn certificate() -> String {
 const NANOSECOND: Duration = Duration::from_nanos(1);
 
 #[tokio::test]
-async fn missing_response_exceeds_the_first_byte_limit() {
+async fn missing_response_fails_with_the_first_byte_timeout() {
     let steps = [LIMITS.first_byte - NANOSECOND, NANOSECOND];
     let (kind, sent, message) = fails("", HttpVersions::Http1, &steps).await;
     assert_eq!((kind, sent), (TransportErrorKind::Timeout, Sent::MaybeSent));
@@ -83,7 +83,7 @@ async fn missing_response_exceeds_the_first_byte_limit() {
 }
 
 #[tokio::test]
-async fn stalled_response_body_exceeds_the_idle_limit() {
+async fn stalled_response_body_fails_with_the_idle_timeout() {
     let clock = ManualClock::new();
     let (report, mut reports) = mpsc::unbounded_channel();
     let (address, _) = listen(move |mut stream, _| {
@@ -123,7 +123,7 @@ async fn stalled_response_body_exceeds_the_idle_limit() {
 }
 
 #[tokio::test]
-async fn unfinished_tls_handshake_exceeds_the_connect_limit() {
+async fn unfinished_tls_handshake_fails_with_the_connect_timeout() {
     let steps = [LIMITS.connect - NANOSECOND, NANOSECOND];
     let (kind, sent, message) = fails("silent", HttpVersions::Negotiate, &steps).await;
     assert_eq!((kind, sent), (TransportErrorKind::Timeout, Sent::NotSent));
@@ -131,7 +131,7 @@ async fn unfinished_tls_handshake_exceeds_the_connect_limit() {
 }
 
 #[tokio::test]
-async fn wait_for_a_connection_exceeds_the_total_limit() {
+async fn long_wait_for_a_connection_fails_with_the_total_timeout() {
     let clock = ManualClock::new();
     let server = Server::start(ServerVersion::Http1, |_| Box::pin(std::future::pending()));
     let mut limits = ClassConnectionLimits::of(RouteClass::Rest);
@@ -173,7 +173,7 @@ async fn wait_for_a_connection_exceeds_the_total_limit() {
 }
 
 #[tokio::test]
-async fn stalled_upload_exceeds_the_idle_limit() {
+async fn stalled_upload_fails_with_the_idle_timeout() {
     let clock = ManualClock::new();
     let (report, mut reports) = mpsc::unbounded_channel();
     let (address, _) = listen(move |mut stream, _| {
@@ -212,7 +212,7 @@ async fn stalled_upload_exceeds_the_idle_limit() {
 }
 
 #[tokio::test]
-async fn truncated_body_is_a_broken_connection() {
+async fn truncated_response_body_is_a_broken_connection_error() {
     for head in [
         "content-length: 9\r\n\r\nabc",
         "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
@@ -236,7 +236,7 @@ async fn truncated_body_is_a_broken_connection() {
 }
 
 #[tokio::test]
-async fn response_that_is_not_http_is_a_broken_connection() {
+async fn response_that_is_not_http_is_a_broken_connection_error() {
     for versions in [HttpVersions::Http1, HttpVersions::Http2PriorKnowledge] {
         let (address, _) = listen(|mut stream, _| async move {
             write(
@@ -273,7 +273,7 @@ async fn unresolved_host_is_a_connect_error() {
 }
 
 #[tokio::test]
-async fn compressed_bodies_are_decoded_up_to_the_size_limit() {
+async fn compressed_response_bodies_are_decoded_up_to_the_size_limit() {
     let server = Server::start(ServerVersion::Http1, |recorded| {
         let body = vec![b'a'; 10 << 20];
         let (encoding, packed): (&str, Vec<u8>) = match recorded.uri.path() {
@@ -315,7 +315,7 @@ async fn compressed_bodies_are_decoded_up_to_the_size_limit() {
 }
 
 #[tokio::test]
-async fn size_limit_applies_without_a_content_length() {
+async fn response_size_limit_applies_without_a_content_length() {
     let (address, _) = listen(|mut stream, _| async move {
         let _ = read_head(&mut stream).await;
         write(
@@ -335,7 +335,7 @@ async fn size_limit_applies_without_a_content_length() {
 }
 
 #[tokio::test]
-async fn invalid_paths_are_rejected_before_sending() {
+async fn invalid_request_path_is_rejected_before_anything_is_sent() {
     let server = Server::start(ServerVersion::Http1, |_| respond_with(""));
     let transport = client(&server.url()).build().expect("valid");
     for path in ["x", "", "/a b", "/a\r\nx-api-key: y"] {
@@ -353,7 +353,7 @@ async fn invalid_paths_are_rejected_before_sending() {
 }
 
 #[tokio::test]
-async fn response_of_every_status_is_returned() {
+async fn response_with_any_status_is_returned() {
     let server = Server::start(ServerVersion::Http1, |recorded| {
         let status: u16 = recorded.uri.path()[1..].parse().expect("a number");
         respond(
@@ -377,7 +377,7 @@ async fn response_of_every_status_is_returned() {
 }
 
 #[test]
-fn invalid_setting_is_named_in_the_error() {
+fn error_for_an_invalid_transport_setting_names_the_setting() {
     let field = |build: Result<HttpTransport, tinkers_core::Error>| {
         build.expect_err("refused").field().map(str::to_owned)
     };

@@ -115,7 +115,7 @@ async fn call_is_retried_after_an_interrupted_tls_handshake() {
 }
 
 #[tokio::test]
-async fn connect_limit_restarts_after_a_fallback_to_http1() {
+async fn connect_timeout_restarts_after_a_fallback_to_http1() {
     let gate = Arc::new(Semaphore::new(0));
     // Only HTTP/1.1, while the pool expects HTTP/2 and opens one connection for all requests.
     let server = secure_after(&["http/1.1"], {
@@ -166,7 +166,7 @@ async fn connect_limit_restarts_after_a_fallback_to_http1() {
 }
 
 #[tokio::test]
-async fn restarted_connect_limit_is_enforced() {
+async fn restarted_connect_timeout_fails_a_slow_connection() {
     let gate = Arc::new(Semaphore::new(1));
     let server = secure_after(&["http/1.1"], {
         let gate = Arc::clone(&gate);

@@ -15,7 +15,7 @@ use common::{client, get, listen};
 mod common;
 
 #[tokio::test]
-async fn installed_default_provider_is_used() {
+async fn installed_default_tls_provider_is_used() {
     let mut provider = default_provider();
     provider.cipher_suites = vec![cipher_suite::TLS13_CHACHA20_POLY1305_SHA256];
     provider.install_default().expect("the first one");

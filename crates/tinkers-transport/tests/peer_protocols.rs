@@ -11,7 +11,7 @@ use common::{Server, ServerVersion, client, closed, get, listen, respond_with};
 
 mod common;
 
-/// Starts a server that sends `bytes` and closes the connection. If `waits`, it first waits until it has received a byte.
+/// Starts a server that sends `bytes` and closes the connection. If `waits`, the server first waits until it has received a byte.
 fn peer(waits: bool, bytes: &'static [u8]) -> SocketAddr {
     let (address, _) = listen(move |mut stream, _| async move {
         if waits {

@@ -19,7 +19,7 @@ use common::{
 mod common;
 
 #[tokio::test]
-async fn http1_reuses_one_connection_in_sequence() {
+async fn sequential_http1_requests_reuse_one_connection() {
     let server = Server::start(ServerVersion::Http1, |recorded| respond_with(recorded.body));
     let transport = client(&server.url()).build().expect("valid");
     for n in 0..20 {
@@ -75,7 +75,7 @@ async fn route_classes_do_not_share_connections() {
 }
 
 #[tokio::test]
-async fn http1_connections_are_limited() {
+async fn number_of_http1_connections_is_limited() {
     let (server, permits) = holding_server(ServerVersion::Http1);
     let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
     limits.max_connections = 3;
@@ -97,7 +97,7 @@ async fn http1_connections_are_limited() {
 }
 
 #[tokio::test]
-async fn waiting_requests_are_served_in_order() {
+async fn requests_that_wait_for_a_connection_are_served_in_order() {
     let (server, permits) = holding_server(ServerVersion::Http1);
     let mut limits = ClassConnectionLimits::of(RouteClass::Rest);
     limits.max_connections = 1;

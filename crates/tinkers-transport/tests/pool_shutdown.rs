@@ -15,7 +15,7 @@ use common::{
 mod common;
 
 #[tokio::test]
-async fn refused_connection_fails_all_waiting_requests() {
+async fn refused_connection_attempt_fails_all_waiting_requests() {
     let address = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.local_addr().expect("an address")
@@ -43,7 +43,7 @@ async fn refused_connection_fails_all_waiting_requests() {
 }
 
 #[tokio::test]
-async fn close_finishes_requests_in_flight_and_rejects_new_ones() {
+async fn transport_close_finishes_requests_in_flight_and_rejects_new_requests() {
     let (server, permits) = holding_server(ServerVersion::Http1);
     let transport = client(&server.url()).build().expect("valid");
     let send = spawn(&transport, get("/held", RouteClass::Rest));
@@ -158,7 +158,7 @@ async fn pool_recovers_from_cancelled_requests_and_closed_connections() {
 }
 
 #[tokio::test]
-async fn early_response_does_not_affect_the_next_request() {
+async fn response_before_the_end_of_an_upload_does_not_affect_the_next_request() {
     let server = Server::start(ServerVersion::Http1, |recorded| {
         let mut response = Response::new(recorded.body.len().to_string().into());
         response

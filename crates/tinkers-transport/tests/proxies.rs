@@ -13,7 +13,8 @@ mod common;
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// Starts a proxy. It connects all tunnels with `to`, or refuses them if `to` is `None`, and itself responds to requests in absolute form.
+/// Starts a proxy. The proxy connects all tunnels with `to`, or refuses tunnels if `to` is `None`. The proxy itself responds to requests in
+/// absolute form.
 fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
     let heads = Heads::default();
     let journal = Arc::clone(&heads);
@@ -60,7 +61,7 @@ fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
 }
 
 #[tokio::test]
-async fn plain_http_is_proxied_in_absolute_form() {
+async fn plain_http_requests_reach_the_proxy_in_absolute_form() {
     let (config, heads) = proxy(None);
     let transport = client("http://far.test:8080/base")
         .proxy(config)
@@ -91,7 +92,7 @@ async fn plain_http_is_proxied_in_absolute_form() {
 }
 
 #[tokio::test]
-async fn http2_is_tunnelled_and_hides_the_key_from_the_proxy() {
+async fn http2_is_tunnelled_and_hides_the_api_key_from_the_proxy() {
     let server = Server::start(ServerVersion::Http2, |_| respond_with("through"));
     let (config, heads) = proxy(Some(server.address));
     let transport = client("http://far.test:8080")

@@ -71,7 +71,7 @@ async fn is_held(sending: Sending) {
     );
 }
 
-/// Returns a transport with one connection, which carries one request at a time.
+/// Returns a transport with a single connection. The connection carries one request at a time.
 fn single_connection(server: &Server, versions: HttpVersions) -> HttpTransport {
     let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
     (limits.max_connections, limits.streams) = (1, 1);
@@ -83,7 +83,7 @@ fn single_connection(server: &Server, versions: HttpVersions) -> HttpTransport {
 }
 
 #[tokio::test]
-async fn request_is_held_if_the_gate_closes_before_a_connection_is_free() {
+async fn request_is_not_sent_if_the_gate_closes_before_a_connection_is_free() {
     for (server_version, versions) in BOTH {
         let (server, permits) = holding_server(server_version);
         let transport = single_connection(&server, versions);
@@ -113,7 +113,7 @@ async fn request_is_held_if_the_gate_closes_before_a_connection_is_free() {
 }
 
 #[tokio::test]
-async fn request_is_held_if_the_gate_closes_while_connecting() {
+async fn request_is_not_sent_if_the_gate_closes_while_connecting() {
     for (server_version, versions) in BOTH {
         let (server, _permits) = holding_server(server_version);
         let transport = single_connection(&server, versions);
@@ -182,7 +182,7 @@ async fn stream_limit_of_the_server_keeps_requests_in_the_pool() {
 }
 
 #[tokio::test]
-async fn rate_limited_response_with_an_invalid_body_is_kept() {
+async fn rate_limited_response_with_an_invalid_body_is_returned() {
     for rest in [
         "content-length: 100\r\n\r\n{",
         "content-encoding: br\r\ncontent-length: 1\r\n\r\n?",
@@ -238,7 +238,7 @@ async fn rate_limited_response_is_reported_before_its_body() {
 }
 
 #[tokio::test]
-async fn rate_limit_is_checked_for_each_redirect() {
+async fn rate_limit_gate_is_checked_before_each_redirect() {
     let limiter = Arc::new(FakeLimiter::default());
     let server = Server::start(ServerVersion::Http1, {
         let limiter = Arc::clone(&limiter);
@@ -257,7 +257,7 @@ async fn rate_limit_is_checked_for_each_redirect() {
 }
 
 #[tokio::test]
-async fn rate_limit_is_checked_before_a_retry() {
+async fn rate_limit_gate_is_checked_before_a_retry() {
     let limiter = Arc::new(FakeLimiter::default());
     // The server accepts the first stream of a connection and refuses the others.
     let (address, connections) = listen({

@@ -23,7 +23,7 @@ mod common;
 /// A `retry-after` hint in seconds, longer than any test. The limiter follows a hint for at most a quarter of an hour.
 const HINT: &str = "3600";
 
-/// The number of requests that a new limiter lets in flight.
+/// The number of requests in flight that a new limiter allows.
 const INITIAL_WINDOW: usize = 8;
 
 struct LimitedClient {
@@ -131,7 +131,7 @@ async fn admitted_calls_without_a_connection_wait_after_a_429() {
 }
 
 #[tokio::test]
-async fn head_of_a_429_closes_the_gate_before_its_body() {
+async fn head_of_a_429_response_closes_the_gate_before_the_body_arrives() {
     let requests = Arc::new(AtomicUsize::new(0));
     let (address, _) = listen({
         let requests = Arc::clone(&requests);
@@ -175,7 +175,7 @@ impl<S: tracing::Subscriber> Layer<S> for Marks {
 }
 
 #[tokio::test]
-async fn call_made_by_a_log_subscriber_is_not_nested() {
+async fn log_subscriber_runs_without_the_nested_request_flag() {
     let marks = Marks::default();
     let subscriber = tracing_subscriber::registry().with(marks.clone());
     let _logging = tracing::subscriber::set_default(subscriber);

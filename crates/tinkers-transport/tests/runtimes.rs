@@ -105,7 +105,7 @@ fn request_proceeds_while_the_callers_runtime_is_blocked() {
 }
 
 #[tokio::test]
-async fn dropped_future_cancels_its_request() {
+async fn request_is_cancelled_when_its_future_is_dropped() {
     for (server_version, versions) in BOTH {
         struct DropSignal(channel::UnboundedSender<&'static str>);
         impl Drop for DropSignal {
@@ -180,8 +180,8 @@ fn transport_runs_on_a_dedicated_thread() {
     drop(task);
 }
 
-/// The number of tasks of a runtime with one idle HTTP/1.1 connection: one does the I/O of the connection, one closes idle connections, and one
-/// belongs to the clock.
+/// The number of tasks of a runtime with one idle HTTP/1.1 connection: one task does the I/O of the connection, one task closes idle
+/// connections, and one task belongs to the clock.
 const IDLE_TASKS: usize = 3;
 
 #[test]
@@ -296,7 +296,7 @@ fn transport_on_its_own_runtime(
 }
 
 #[test]
-fn request_on_an_ended_runtime_fails() {
+fn request_on_a_runtime_that_has_ended_fails() {
     let server = Server::start(ServerVersion::Http1, |_| respond_with("x"));
     let own = tokio::runtime::Runtime::new().expect("a runtime");
     let transport = HttpTransport::builder(server.url())
@@ -320,7 +320,7 @@ fn request_on_an_ended_runtime_fails() {
 }
 
 #[test]
-fn request_at_the_end_of_its_runtime_may_have_been_sent() {
+fn request_interrupted_by_the_end_of_its_runtime_is_maybe_sent() {
     let server = Server::start(ServerVersion::Http1, |_| Box::pin(std::future::pending()));
     let own = tokio::runtime::Runtime::new().expect("a runtime");
     let transport = HttpTransport::builder(server.url())
@@ -344,7 +344,7 @@ fn request_at_the_end_of_its_runtime_may_have_been_sent() {
 }
 
 #[test]
-fn public_types_are_send_and_sync() {
+fn public_transport_types_are_send_and_sync() {
     fn check<T: Send + Sync + Unpin + std::fmt::Debug + 'static>() {}
     check::<HttpTransport>();
     check::<tinkers_transport::HttpTransportBuilder>();

@@ -31,7 +31,7 @@ impl io::Write for Log {
 }
 
 #[test]
-fn secrets_are_never_shown() {
+fn secrets_never_occur_in_logs_errors_or_responses() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

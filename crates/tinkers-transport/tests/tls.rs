@@ -9,7 +9,7 @@ use common::{client, get, listen};
 mod common;
 
 #[tokio::test]
-async fn http_version_is_negotiated() {
+async fn http_version_is_negotiated_in_the_tls_handshake() {
     for (offered, versions, agreed) in [
         (&["h2", "http/1.1"][..], HttpVersions::Negotiate, Some("h2")),
         (&["http/1.1"][..], HttpVersions::Negotiate, Some("http/1.1")),
@@ -54,7 +54,7 @@ async fn http_version_is_negotiated() {
 }
 
 #[tokio::test]
-async fn untrusted_authority_is_a_tls_error() {
+async fn certificate_of_an_untrusted_authority_is_a_tls_error() {
     let (server, stranger) = (secure(&["h2"]), secure(&["h2"]));
     let transport = client(&server.url)
         .root_certificate_pem(stranger.authority.clone())
@@ -91,7 +91,7 @@ async fn certificate_for_another_name_is_a_tls_error() {
 }
 
 #[tokio::test]
-async fn server_without_tls_is_a_tls_error() {
+async fn request_to_a_server_without_tls_is_a_tls_error() {
     let (address, _) = listen(|mut stream, _| async move {
         common::write(&mut stream, "HTTP/1.1 400 Bad Request\r\n\r\n").await;
         common::closed(&mut stream).await;

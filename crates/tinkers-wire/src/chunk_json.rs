@@ -73,7 +73,7 @@ fn serialize_other<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok,
     serializer.collect_map(first.into_iter().chain(rest))
 }
 
-/// The fields of a chunk while it is parsed.
+/// The fields of a chunk that have been parsed so far.
 #[derive(Default)]
 struct Fields {
     kind: Option<String>,
@@ -191,7 +191,7 @@ mod tests {
     use crate::ModelInput;
 
     #[test]
-    fn chunk_of_an_unknown_kind_round_trips() {
+    fn chunk_of_an_unknown_kind_round_trips_through_json() {
         for chunk in [
             r#"{"type":"hologram","data":{"x":1},"depth":3,"expected_tokens":"many"}"#,
             r#"{"tokens":[1,2],"type":"graph","edges":[[0,1]]}"#,

@@ -8,10 +8,12 @@ use serde_json::Value;
 use crate::names::display_name;
 use crate::nulls::{null_is_default, without_nulls};
 
-/// The version of the official Python SDK whose behaviour this client implements. Servers choose the client configuration by this version.
+/// The version of the official Python SDK that this client follows in its behaviour. Servers choose the client configuration by this
+/// version.
 pub const SDK_VERSION: &str = "0.38.0";
 
-/// The body of `POST /client/config` and `POST /client/dynamic_config`, which return configurations of the client.
+/// The body of `POST /client/config` and `POST /client/dynamic_config`, which return the client configuration and the dynamic
+/// configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigRequest {
@@ -37,19 +39,20 @@ impl Default for ConfigRequest {
 pub struct ClientConfig {
     /// Whether the API key must be exchanged for a JWT.
     pub pjwt_auth_enabled: bool,
-    /// The maximum bytes of sampling prompts that a client submits concurrently.
+    /// The maximum number of bytes of sampling prompts that a client submits concurrently.
     pub sample_dispatch_bytes_semaphore_size: u64,
-    /// The maximum bytes of large results that a client fetches concurrently.
+    /// The maximum number of bytes of large results that a client fetches concurrently.
     pub inflight_response_bytes_semaphore_size: u64,
-    /// Whether the chunks of a batch are submitted concurrently. If so, the first chunk is sent after the server has accepted all others.
+    /// Whether the chunks of a batch are submitted concurrently. If so, the first chunk is sent after the server has accepted all other
+    /// chunks.
     pub parallel_fwdbwd_chunks: bool,
     /// Whether the bodies of forward and forward-backward requests are compressed with zstd.
     pub proto_compress_fwdbwd: bool,
     /// The maximum number of data per chunk of a batch.
     pub fwdbwd_max_chunk_len: usize,
-    /// The maximum estimated bytes per chunk of a batch.
+    /// The maximum estimated number of bytes per chunk of a batch.
     pub fwdbwd_max_chunk_bytes_count: u64,
-    /// The maximum estimated bytes of batches that a client submits concurrently.
+    /// The maximum estimated number of bytes of batches that a client submits concurrently.
     pub fwdbwd_dispatch_bytes_semaphore_size: u64,
     /// The maximum time, in seconds, for which a client retries after a 402 (payment required) response.
     pub billing_exception_max_pause_duration_sec: u64,
@@ -95,7 +98,7 @@ impl Default for ClientConfig {
 #[serde(default, remote = "Self")]
 #[non_exhaustive]
 pub struct DynamicConfig {
-    /// The time between two fetches of this configuration, in seconds.
+    /// The interval at which the client fetches this configuration, in seconds.
     pub refresh_interval_sec: u64,
     /// Whether the client cancels samples on the server when their futures are dropped.
     pub sample_cancel_enabled: bool,
@@ -113,7 +116,7 @@ impl Default for DynamicConfig {
     }
 }
 
-/// Implements serde traits that treat a null field like a missing one.
+/// Implements serde traits that treat a null field like a missing field.
 macro_rules! null_tolerant_serde {
     ($($type:ident),*) => {$(
         impl Serialize for $type {
@@ -131,7 +134,7 @@ macro_rules! null_tolerant_serde {
 }
 null_tolerant_serde!(ClientConfig, DynamicConfig);
 
-/// `POST /create_session`: creates a session, to which models and samplers belong.
+/// `POST /create_session`: creates a session. Models and samplers belong to a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSession {
@@ -293,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_finish_detail_is_sent_as_null() {
+    fn missing_detail_of_a_session_finish_is_sent_as_null() {
         let finish = FinishSession {
             reason: FinishReason::Success,
             detail: None,

@@ -19,7 +19,7 @@ use crate::{InvalidInput, ModelInput, TensorData, loss_input_dtype};
 /// Cheap to clone: arrays are shared.
 ///
 /// # Examples
-/// Supervised: learn to continue the prompt `[1, 2, 3]` with `[4, 5]`. The weights are those of predicting tokens 2 to 5.
+/// Supervised: learn to continue the prompt `[1, 2, 3]` with `[4, 5]`. The weights apply to the predictions of tokens 2 to 5.
 /// ```
 /// use tinkers_wire::Datum;
 ///
@@ -38,7 +38,8 @@ use crate::{InvalidInput, ModelInput, TensorData, loss_input_dtype};
 pub struct Datum {
     /// The input of the model.
     pub model_input: ModelInput,
-    /// The inputs of the loss function by name, such as `target_tokens`. Each has one element, or one row, per position of `model_input`.
+    /// The inputs of the loss function by name, such as `target_tokens`. Each input has one element, or one row, per position of
+    /// `model_input`.
     #[serde(deserialize_with = "loss_inputs")]
     pub loss_fn_inputs: BTreeMap<String, TensorData>,
     /// The samples that the tokens of `model_input` came from, as consecutive spans that cover all tokens; empty if not recorded.
@@ -98,7 +99,7 @@ pub enum SpanKind {
     Sampled,
 }
 
-/// Clones the datum, which shares its arrays, so that calls accept borrowed data.
+/// Clones the datum, so that calls accept borrowed data. The clone shares the arrays of the datum.
 impl From<&Self> for Datum {
     fn from(datum: &Self) -> Self {
         datum.clone()
@@ -164,7 +165,7 @@ impl Datum {
     /// predict prompt tokens. To give each token its own advantage, replace the input with [`Datum::advantages`].
     ///
     /// # Errors
-    /// Names the field `prompt` or `tokens` if it is empty, and `logprobs` if it does not have one element per sampled token.
+    /// Names the field `prompt` or `tokens` if that list is empty, and `logprobs` if it does not have one element per sampled token.
     ///
     /// ```
     /// use tinkers_wire::Datum;
@@ -234,14 +235,14 @@ impl Datum {
         self.with("advantages", TensorData::f32(advantages))
     }
 
-    /// Sets the loss input `sequence_ratio_mask` of [`LossFn::Gspo`](crate::LossFn::Gspo): 1 at the positions whose mean log-ratio is the
-    /// ratio of the sequence, 0 at prompt positions.
+    /// Sets the loss input `sequence_ratio_mask` of [`LossFn::Gspo`](crate::LossFn::Gspo): 1 at the sampled positions, 0 at prompt
+    /// positions. The mean log-ratio of the positions with 1 is the ratio of the sequence.
     #[must_use]
     pub fn sequence_ratio_mask(self, mask: impl Into<Arc<[f32]>>) -> Self {
         self.with("sequence_ratio_mask", TensorData::f32(mask))
     }
 
-    /// Estimates the bytes of the datum in a training request before compression, with the formula of the official SDK.
+    /// Estimates the size of the datum in a training request in bytes, before compression, with the formula of the official SDK.
     pub fn estimated_bytes(&self) -> u64 {
         self.model_input.training_bytes()
             + self
@@ -411,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn mask_of_the_sequence_ratio_is_a_float_input() {
+    fn sequence_ratio_mask_is_encoded_as_a_float_input() {
         let datum = Datum::new([1, 2]).sequence_ratio_mask([0.0, 1.0]);
         let mask = &datum.loss_fn_inputs["sequence_ratio_mask"];
         assert_eq!(mask.as_f32(), Some(&[0.0, 1.0][..]));

@@ -41,7 +41,7 @@ impl InvalidInput {
 /// Checks that an API key can be sent in a header: visible ASCII characters, at least one.
 ///
 /// # Errors
-/// Names the field `api_key`. The message does not contain the key.
+/// Names the field `api_key`. The message does not contain the API key.
 pub fn check_api_key(key: &str) -> Result<(), InvalidInput> {
     if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());

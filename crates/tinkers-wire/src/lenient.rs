@@ -38,7 +38,7 @@ where
     Ok(as_i64(&value).and_then(|count| u64::try_from(count).ok()?.try_into().ok()))
 }
 
-/// Returns the id that a JSON value is: a string that is not empty, or an integer. Returns `None` for other values.
+/// Returns a JSON value as an id, if the value is an integer or a string that is not empty. Returns `None` for other values.
 pub(crate) fn id_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -47,8 +47,8 @@ pub(crate) fn id_of(value: &Value) -> Option<String> {
     }
 }
 
-/// Returns the integer that a JSON value is: an integer, a float without a fraction, or a string of such a number. Returns `None` for other
-/// values.
+/// Returns a JSON value as an integer, if the value is an integer, a float without a fraction, or a string of such a number. Returns `None`
+/// for other values.
 pub(crate) fn as_i64(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64().or_else(|| float_to_i64(number.as_f64()?)),

@@ -38,7 +38,7 @@ pub(crate) fn optional<'de, D: Deserializer<'de>>(
     Ok(LenientValue::deserialize(deserializer)?.tensor())
 }
 
-/// A JSON value whose lists are parsed directly into numbers, since a [`Value`] per tensor element would be expensive.
+/// A JSON value. Lists in the value are parsed directly into numbers, since a [`Value`] per tensor element would be expensive.
 enum LenientValue {
     Number(Number<true>),
     Text(String),

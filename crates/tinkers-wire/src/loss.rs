@@ -14,7 +14,7 @@ use crate::{DType, InvalidInput, input};
 /// The loss of a datum is a sum over the positions of its model input. In the formulas below, position `i` has
 ///
 /// - `p`, the log-probability that the model in training gives to `target_tokens[i]`,
-/// - `q`, the log-probability in `logprobs[i]`, which the sampler gave to the same token,
+/// - `q`, the log-probability that the sampler gave to the same token, from `logprobs[i]`,
 /// - `r = exp(p - q)`, the probability ratio, and
 /// - `A`, the advantage in `advantages[i]`.
 ///
@@ -22,7 +22,7 @@ use crate::{DType, InvalidInput, input};
 /// natural. The formulas and defaults are from Tinker's public documentation (tinker-docs.thinkingmachines.ai).
 ///
 /// # Prompt positions
-/// Loss inputs also need values at the positions that predict prompt tokens. Set `weights` or `advantages` to 0 there, which takes these
+/// Loss inputs also need values at the positions that predict prompt tokens. Set `weights` or `advantages` to 0 there, to take these
 /// positions out of the loss (except for [`Dro`](Self::Dro)), and set `logprobs` to 0. [`Datum::sampled`](crate::Datum::sampled) does both.
 /// Metrics that are means over positions, such as the mean of `r`, still count these positions; with `q = 0` the ratio of a prompt position
 /// is below 1 and lowers the mean.
@@ -46,8 +46,8 @@ use crate::{DType, InvalidInput, input};
 pub enum LossFn {
     /// `cross_entropy`, the weighted negative log-likelihood of the targets: `-p · weights[i]`.
     ///
-    /// Inputs: `target_tokens` and `weights`, without which the embedded server uses 1. Both have the shape `[N]` for `N` positions, or `[N, K]` for `K` weighted targets per
-    /// position, dense or sparse. Weight 0 takes a prompt position out of the loss. No options.
+    /// Inputs: `target_tokens` and `weights`. Without `weights`, the embedded server uses 1. Both have the shape `[N]` for `N` positions,
+    /// or `[N, K]` for `K` weighted targets per position, dense or sparse. Weight 0 takes a prompt position out of the loss. No options.
     CrossEntropy,
     /// `importance_sampling`, the policy gradient corrected by the probability ratio: `-r · A`.
     ///
@@ -69,8 +69,8 @@ pub enum LossFn {
     /// prompt positions must be the log-probabilities of the prompt tokens, as `compute_logprobs` of a sampling client returns them; with 0
     /// the loss would train on the prompt. Option: `beta`, the weight of the penalty (the documentation shows 0.05).
     Dro,
-    /// `gspo`, PPO with one ratio per sequence, `s = exp(mean of (p - q))` over the positions where `sequence_ratio_mask` is 1, in place of
-    /// `r`: `-min(s · A, clip(s, low, high) · A)`.
+    /// `gspo`, PPO with one ratio per sequence in place of `r`. The ratio is `s = exp(mean of (p - q))` over the positions where
+    /// `sequence_ratio_mask` is 1. The loss is `-min(s · A, clip(s, low, high) · A)`.
     ///
     /// Inputs: `target_tokens`, `logprobs`, `advantages`, `sequence_ratio_mask`, each `[N]`. At prompt positions all but `target_tokens` are
     /// 0: a mask of 1 there would count the position in the mean. Options: `clip_low_threshold` and `clip_high_threshold`; their defaults are not documented.
@@ -80,11 +80,11 @@ pub enum LossFn {
     /// Inputs: `target_tokens` and `advantages`, and provenance spans ([`Datum::model_input_spans`](crate::Datum::model_input_spans)) that
     /// name samples taken with `record_stability_info`. Option: `kl_coeff`.
     StableReinforce,
-    /// `custom`, a loss function that was uploaded to the server. Its inputs are those that it declares.
+    /// `custom`, a loss function that was uploaded to the server. The uploaded function declares its inputs.
     ///
     /// Option: `loss_id`, the id of the uploaded function, a string.
     Custom,
-    /// A loss function whose name this version does not know. The name is sent unchanged, and the inputs are not checked.
+    /// A loss function with a name that this version does not know. The name is sent unchanged, and the loss inputs are not checked.
     Other(String),
 }
 
@@ -133,7 +133,7 @@ impl LossFn {
         }
     }
 
-    /// Returns the names of all loss inputs, required and optional, or `None` if this version does not know them.
+    /// Returns the names of all loss inputs, required and optional, or `None` if this version does not know the function.
     pub fn inputs(&self) -> Option<&'static [&'static str]> {
         match self {
             Self::CrossEntropy => Some(&["target_tokens", "weights"]),
@@ -144,7 +144,7 @@ impl LossFn {
         }
     }
 
-    /// Returns the names of the options with their default values, or `None` if this version does not know them.
+    /// Returns the names of the options with their default values, or `None` if this version does not know the function.
     pub fn options(&self) -> Option<&'static [(&'static str, f64)]> {
         match self {
             Self::CrossEntropy | Self::ImportanceSampling => Some(&[]),
@@ -155,7 +155,7 @@ impl LossFn {
         }
     }
 
-    /// Returns the loss function with a name, [`LossFn::Other`] if the name is not known.
+    /// Returns the loss function with this name, or [`LossFn::Other`] if the name is not known.
     pub(crate) fn from_name(name: String) -> Self {
         let known = Self::KNOWN.into_iter().find(|known| known.name() == name);
         known.unwrap_or(Self::Other(name))
@@ -216,7 +216,7 @@ pub fn loss_input_dtype(input: &str) -> Option<DType> {
     }
 }
 
-/// The value of a loss option. Must be finite if it is a number; JSON cannot encode others.
+/// The value of a loss option. Must be finite if it is a number; JSON cannot encode NaN and the infinities.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
@@ -224,7 +224,7 @@ pub fn loss_input_dtype(input: &str) -> Option<DType> {
 pub enum LossConfigValue {
     /// A number.
     Number(f64),
-    /// A string. The older JSON requests have no form for strings, so servers that read only these reject it.
+    /// A string. The older JSON requests have no form for string options, so servers that read only these requests reject such an option.
     Text(String),
 }
 
@@ -248,7 +248,7 @@ impl From<String> for LossConfigValue {
 
 /// A loss function with its options.
 ///
-/// Built from a [`LossFn`], which converts to a loss without options:
+/// A [`LossFn`] converts to a loss without options:
 ///
 /// ```
 /// use tinkers_wire::{Loss, LossFn};
@@ -264,7 +264,7 @@ pub struct Loss {
     /// The loss function.
     #[serde(rename = "loss_fn")]
     pub name: LossFn,
-    /// The options by name. The server uses its defaults for options that are missing here.
+    /// The options by name. For missing options the server uses its defaults.
     #[serde(
         rename = "loss_fn_config",
         default,

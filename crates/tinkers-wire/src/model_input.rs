@@ -13,8 +13,8 @@ pub(crate) const MAX_TOKEN: u32 = i32::MAX as u32;
 
 /// The input of a model: a prompt, or the tokens of a training example, as a sequence of chunks.
 ///
-/// Vectors, slices and arrays of token ids (`u32`) convert to an input, and iterators can be collected into one. Cheap to clone: tokens and
-/// images are shared.
+/// Vectors, slices and arrays of token ids (`u32`) convert to an input, and iterators of token ids can be collected into an input. Cheap to
+/// clone: clones share the tokens and images.
 ///
 /// ```
 /// use tinkers_wire::{Chunk, ModelInput};
@@ -50,7 +50,8 @@ pub enum Chunk {
         data: Bytes,
         /// `png` or `jpeg`.
         format: String,
-        /// The number of tokens that the caller expects the image to take, if known. Servers may reject an image with another number.
+        /// The number of tokens that the caller expects the image to take, if known. Servers may reject an image that takes another number
+        /// of tokens.
         expected_tokens: Option<u32>,
     },
     /// An image that the server fetches from a URL. It can be part of a prompt, but not of a training example.
@@ -64,7 +65,7 @@ pub enum Chunk {
     },
     /// A serialised container of tensors in the format `dmel` of the protocol. The bytes are sent unchanged.
     Dmel(Bytes),
-    /// The JSON object of a chunk whose kind this version does not know. It is sent as it was decoded.
+    /// The JSON object of a chunk of a kind that this version does not know. The object is sent as it was decoded.
     Other(Value),
 }
 
@@ -118,12 +119,14 @@ impl ModelInput {
         Some(all)
     }
 
-    /// Estimates the bytes of the input in a sampling request with the formula of the official SDK: 10 per token, plus the size of images.
+    /// Estimates the size of the input in a sampling request in bytes, with the formula of the official SDK: 10 bytes per token, plus the
+    /// size of images.
     pub fn sampling_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.bytes(10)).sum()
     }
 
-    /// Estimates the bytes of the input in a training request with the formula of the official SDK: 4 per token, plus the size of images.
+    /// Estimates the size of the input in a training request in bytes, with the formula of the official SDK: 4 bytes per token, plus the
+    /// size of images.
     pub fn training_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.bytes(4)).sum()
     }
@@ -211,7 +214,7 @@ impl FromIterator<u32> for ModelInput {
 }
 
 impl Chunk {
-    /// Creates an image chunk from the bytes of a file. `format` is `png` or `jpeg`.
+    /// Creates an image chunk from the content of an image file. `format` is `png` or `jpeg`.
     pub fn image(data: impl Into<Bytes>, format: impl Into<String>) -> Self {
         Self::Image {
             data: data.into(),
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_convert_from_every_container() {
+    fn model_input_converts_from_each_container_of_tokens() {
         let (vec, array) = (vec![1, 2], [1, 2]);
         let input = ModelInput::from_tokens([1, 2]);
         for converted in [

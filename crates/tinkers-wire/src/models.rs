@@ -31,7 +31,7 @@ pub struct LoraConfig {
     #[serde(default = "default_rank", deserialize_with = "rank_or_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u32>"))]
     pub rank: u32,
-    /// The seed of the random initialisation.
+    /// The seed for the random initial weights of the adapter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// Whether to train an adapter of the unembedding layer.
@@ -46,7 +46,7 @@ pub struct LoraConfig {
 }
 
 impl LoraConfig {
-    /// Creates a configuration with a rank. The server uses its defaults for all other fields.
+    /// Creates a configuration with this rank. The server uses its defaults for all other fields.
     pub const fn rank(rank: u32) -> Self {
         Self {
             rank,
@@ -57,7 +57,7 @@ impl LoraConfig {
         }
     }
 
-    /// Sets the seed of the random initialisation.
+    /// Sets the seed for the random initial weights of the adapter.
     #[must_use]
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -122,7 +122,8 @@ fn rank_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
     Ok(Option::deserialize(deserializer)?.unwrap_or_else(default_rank))
 }
 
-/// The optimizer of a model, which is fixed when the model is created. Fields of families that this version does not know are kept.
+/// The optimizer of a model. It is fixed when the model is created. Fields of optimizer families that this version does not know are
+/// decoded and sent unchanged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -163,8 +164,8 @@ impl OptimizerConfig {
 pub struct CreateModel {
     /// The id of the session.
     pub session_id: String,
-    /// The sequence number of the model in the session, from 0. A request with a number can be repeated; without a number, each request
-    /// creates another model.
+    /// The sequence number of the model in the session, from 0. A request with a `model_seq_id` can be repeated. Without a `model_seq_id`,
+    /// each request creates another model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_seq_id: Option<u64>,
     /// The name of the base model.
@@ -198,7 +199,7 @@ impl OperationResult for ModelCreated {
     }
 }
 
-/// The body of requests whose only argument is a model, such as `POST /get_info`.
+/// The body of requests with a model id as the only argument, such as `POST /get_info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelRef {
@@ -251,7 +252,7 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
-    /// Creates a description with only the id set.
+    /// Creates a description in which only the model id is set.
     pub fn new(model_id: impl Into<String>) -> Self {
         Self {
             model_id: model_id.into(),
@@ -263,7 +264,7 @@ impl ModelInfo {
         }
     }
 
-    /// Decodes a response.
+    /// Decodes the response to `POST /get_info`.
     ///
     /// # Errors
     /// If the body cannot be decoded.
@@ -271,7 +272,7 @@ impl ModelInfo {
         read_json(body).map_err(|error| error.quoting(body))
     }
 
-    /// Returns the name of the base model, which servers send in different fields, or `None` if the server sends none.
+    /// Returns the name of the base model from any of the fields in which servers send it, or `None` if the server sends no name.
     pub fn base_model(&self) -> Option<&str> {
         self.model_data
             .model_name
@@ -305,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn create_model_omits_unset_fields() {
+    fn create_model_request_omits_unset_fields() {
         let create = CreateModel {
             session_id: "s".into(),
             model_seq_id: Some(0),
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn only_adamw_without_fields_is_the_default_optimizer() {
+    fn adamw_without_further_fields_is_the_only_default_optimizer() {
         for (json, expected) in [
             (r#"{"type": "adamw"}"#, true),
             (r#"{"type": "adamw", "beta3": 1}"#, false),
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn base_model_is_found_in_the_field_of_each_server() {
+    fn base_model_is_found_in_any_of_the_fields_that_servers_use() {
         let hosted = r#"{"model_id": "m", "model_data": {"model_name": "a"}, "type": "get_info", "later": 1}"#;
         let skyrl = r#"{"model_id": "m", "status": "created", "model_data": {"base_model": "b", "lora_config": {"seed": null}}}"#;
         for (json, expected) in [

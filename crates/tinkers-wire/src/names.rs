@@ -43,7 +43,7 @@ mod tests {
         LossFn, PollTargetKind, QueueState, RequestKind, SamplerSaveKind, SpanKind, StopReason,
     };
 
-    /// Checks that a value is displayed as the string that it is in JSON, and decoded from this string.
+    /// Checks that a value is displayed as the same string as in JSON, and is decoded from this string.
     fn check<T>(value: T, name: &str)
     where
         T: Display + Debug + PartialEq + Serialize + DeserializeOwned,
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn displayed_name_is_the_name_in_json() {
+    fn displayed_name_of_a_wire_enum_is_its_name_in_json() {
         check(CheckpointKind::Sampler, "sampler");
         check(CheckpointType::Known(CheckpointKind::External), "external");
         check(CheckpointType::Other("merged".into()), "merged");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn displayed_name_is_padded() {
+    fn format_width_pads_a_displayed_name() {
         assert_eq!(format!("{:<8}|", DType::Int64), "int64   |");
         assert_eq!(format!("{:>8}|", StopReason::Stop), "    stop|");
     }

@@ -86,7 +86,7 @@ mod tests {
     use crate::CsrIndices;
 
     #[test]
-    fn array_converts_to_a_tensor_in_row_major_order() {
+    fn ndarray_converts_to_a_tensor_in_row_major_order() {
         let array: Array2<i64> = array![[1, 2, 3], [4, 5, 6]];
         let tensor = TensorData::from(array.t());
         assert_eq!(tensor.shape(), [3, 2]);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn view_of_the_wrong_dtype_or_layout_is_an_error() {
+    fn ndarray_view_of_the_wrong_dtype_or_layout_is_an_error() {
         let floats = TensorData::from(array![0.5_f32]);
         assert_eq!(floats.view_i64().unwrap_err().field(), "dtype");
         assert_eq!(floats.view_f32().unwrap(), array![0.5].into_dyn());

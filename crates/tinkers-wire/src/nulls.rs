@@ -13,7 +13,8 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Removes the null fields of an object and deserialises the rest with `read`. For types whose fields have defaults of their own.
+/// Removes the null fields of an object and deserialises the remaining fields with `read`. For types whose fields have defaults of their
+/// own.
 pub(crate) fn without_nulls<'de, D, T>(
     deserializer: D,
     read: impl FnOnce(Value) -> Result<T, serde_json::Error>,

@@ -8,13 +8,13 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
-/// Converts a JSON value to a number. Accepts numbers, strings such as `"0.1"` or `"NaN"`, booleans, and null, which is NaN.
+/// Converts a JSON value to a number. Accepts numbers, strings such as `"0.1"` or `"NaN"`, booleans, and null (as NaN).
 pub(crate) fn number(value: &Value) -> Option<f64> {
     Some(Number::<true>::deserialize(value).ok()?.as_f64())
 }
 
-/// A decoded list of JSON numbers. Null is NaN. If `LENIENT`, the elements may also be booleans and numbers in strings, as some servers
-/// send them in results.
+/// A decoded list of JSON numbers. Null is NaN. If `LENIENT`, the elements may also be booleans, and strings that contain a number. Some
+/// servers send such elements in results.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Numbers<const LENIENT: bool = false> {
     /// All numbers are integers of at most 64 bits.
@@ -27,10 +27,11 @@ pub(crate) enum Numbers<const LENIENT: bool = false> {
     },
 }
 
-/// The bound up to which `f64` represents every integer exactly.
+/// The largest integer up to which `f64` represents every integer exactly.
 const MAX_EXACT: i64 = 1 << 53;
 
-/// The maximum number of elements to reserve memory for before they are read, since the sender chooses the size hint.
+/// The maximum number of elements for which memory is reserved before the elements are read. The limit is needed because the sender chooses
+/// the size hint.
 const MAX_RESERVED: usize = 1 << 16;
 
 impl<const LENIENT: bool> Numbers<LENIENT> {
@@ -125,7 +126,7 @@ impl<'de, const LENIENT: bool> Deserialize<'de> for Numbers<LENIENT> {
     }
 }
 
-/// Returns the name of a number that JSON has no literal for; `None` for a finite number.
+/// Returns the name of NaN or an infinity in JSON, such as `"NaN"`. Returns `None` for a finite number.
 pub(crate) const fn non_finite_name(number: f64) -> Option<&'static str> {
     if number.is_nan() {
         Some("NaN")
@@ -138,14 +139,15 @@ pub(crate) const fn non_finite_name(number: f64) -> Option<&'static str> {
     }
 }
 
-/// Returns the number of a name that [`non_finite_name`] returns.
+/// Returns the NaN or infinity with this name. The inverse of [`non_finite_name`].
 fn non_finite_number(name: &str) -> Option<f64> {
     let all = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
     all.into_iter()
         .find(|number| non_finite_name(*number) == Some(name))
 }
 
-/// Serialises an `f64`. In text formats NaN and the infinities become strings if `LOSSLESS`, else null, as Python servers send them.
+/// Serialises an `f64`. In text formats NaN and the infinities become strings if `LOSSLESS`, and otherwise null, as in the JSON of Python
+/// servers.
 pub(crate) struct Float64<const LOSSLESS: bool>(pub(crate) f64);
 
 impl<const LOSSLESS: bool> Serialize for Float64<LOSSLESS> {
@@ -162,8 +164,8 @@ impl<const LOSSLESS: bool> Serialize for Float64<LOSSLESS> {
 /// Serialises an `f32`, with NaN and the infinities as in [`Float64`].
 pub(crate) struct Float32<const LOSSLESS: bool>(pub(crate) f32);
 
-/// The only positive `f32` that does not survive its shortest decimal form, `7.038531e-26`: parsed as `f64`, as JSON parsers do, this lies
-/// halfway between two `f32`, and is then rounded to the other one.
+/// The only positive `f32` that does not survive its shortest decimal form, `7.038531e-26`: JSON parsers parse it as an `f64` halfway
+/// between two `f32`, and then round it to the wrong one of the two.
 const ROUNDED_TWICE: f32 = f32::from_bits(0x15ae_43fd);
 
 impl<const LOSSLESS: bool> Serialize for Float32<LOSSLESS> {
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn inexact_integers_are_rejected() {
+    fn integers_that_a_float_cannot_represent_are_rejected() {
         let large = "[9007199254740993, -9223372036854775808, 9223372036854775807]";
         assert_eq!(
             read(large).into_i64().as_deref(),
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn non_finite_floats_are_strings_or_null_in_json() {
+    fn nan_and_infinite_floats_are_strings_or_null_in_json() {
         let floats = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.5];
         let json = serde_json::to_string(&Floats::<true>(&floats)).unwrap();
         assert_eq!(json, r#"["NaN","Infinity","-Infinity",0.5]"#);

@@ -10,15 +10,15 @@ use crate::{DecodeError, routes};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ApiDocument {
-    /// The title of the document. On some servers it contains the name of the server software.
+    /// The title of the document. On some servers the title contains the name of the server software.
     pub title: String,
     /// The version of the API or of the server.
     pub version: String,
-    /// The listed paths, in which ids are placeholders such as `{model_id}`.
+    /// The paths that the document lists, with placeholders such as `{model_id}` for ids.
     pub paths: BTreeSet<String>,
-    /// The media types that `forward_backward` accepts as body; empty if the document does not list them.
+    /// The media types of request bodies that `forward_backward` accepts; empty if the document does not list any.
     pub pass_bodies: BTreeSet<String>,
-    /// Whether the server rejects unknown fields. This is taken from the schema of `create_model`.
+    /// Whether the server rejects unknown fields in requests. The value is taken from the schema of `create_model`.
     pub forbids_unknown_fields: bool,
     /// Whether `optim_step` has the field `seq_id`. Without this field the server cannot distinguish a retry from a second step.
     pub optim_step_has_seq_id: bool,
@@ -28,7 +28,7 @@ impl ApiDocument {
     /// The path of the document on the server, below the base URL.
     pub const PATH: &str = "/openapi.json";
 
-    /// Decodes a document.
+    /// Decodes an OpenAPI document.
     ///
     /// # Errors
     /// If the body is not JSON, or has no `paths`.
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_openapi_document_has_default_properties() {
+    fn incomplete_openapi_document_is_decoded_with_default_values() {
         let read = ApiDocument::read(document("{}", "").as_bytes()).unwrap();
         assert!(read.pass_bodies.is_empty() && !read.optim_step_has_seq_id);
         let nowhere = r##"{"paths": {"/api/v1/create_model": {"post": {"requestBody": {"content": {"application/json":

@@ -67,7 +67,8 @@ impl FromStr for CheckpointKind {
     }
 }
 
-/// The path of a checkpoint, `tinker://<training run>/<kind>/<name>`. Some servers send paths without a kind, which name sampler weights.
+/// The path of a checkpoint, `tinker://<training run>/<kind>/<name>`. A path without a kind, as some servers send it, names sampler
+/// weights.
 ///
 /// ```
 /// use tinkers_wire::{CheckpointKind, TinkerPath};
@@ -95,7 +96,7 @@ impl TinkerPath {
         format!("{SCHEME}{run}/{}/{name}", kind.segment()).parse()
     }
 
-    /// Returns the id of the training run, which is also the id of its model.
+    /// Returns the id of the training run. The model of the run has the same id.
     pub fn run_id(&self) -> &str {
         &self.text[SCHEME.len()..self.run_end]
     }

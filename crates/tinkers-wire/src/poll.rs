@@ -16,7 +16,7 @@ use crate::{DecodeError, lenient};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SubmissionResponse {
-    /// The id to poll `retrieve_future` with.
+    /// The request id, for polls of `retrieve_future`.
     #[serde(deserialize_with = "lenient::id")]
     pub request_id: String,
     /// The id of the model that the operation creates or changes, if the server sends it.
@@ -26,7 +26,7 @@ pub struct SubmissionResponse {
         deserialize_with = "lenient::optional_id"
     )]
     pub model_id: Option<String>,
-    /// One id per requested sample, if the server sends them.
+    /// The ids of the sampled sequences, one per requested sample, if the server sends them.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -36,7 +36,7 @@ pub struct SubmissionResponse {
 }
 
 impl SubmissionResponse {
-    /// Decodes a response.
+    /// Decodes the response to a submission.
     ///
     /// # Errors
     /// If the body is not a JSON object with a `request_id`.
@@ -65,7 +65,7 @@ pub struct CancelFuture {
     pub request_id: String,
 }
 
-/// The kind of an operation, which polls for its result send as a header.
+/// The kind of an operation. Polls for the result send this kind in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the variants are named after the operations")]
@@ -149,7 +149,7 @@ pub enum FailureCategory {
     User,
     /// The server.
     Server,
-    /// The server does not say, or sends an unknown category.
+    /// The server sends no category, or an unknown one.
     Unknown,
 }
 
@@ -198,7 +198,7 @@ pub enum PollResponse {
     },
     /// The result, as protobuf.
     Protobuf(Bytes),
-    /// A JSON object with none of the known signs of a pending or failed operation. Whether it has the fields of a result is checked by
+    /// A JSON object without any known sign of a pending or failed operation. Whether the object has the fields of a result is checked by
     /// [`OperationResult::from_json`](crate::OperationResult::from_json).
     Json(Bytes),
 }
@@ -287,8 +287,8 @@ impl PollResponse {
         }
     }
 
-    /// Returns the failure in a body that cannot be a result. The field `detail` also counts as a failure here. [`PollResponse::read`]
-    /// ignores this field, since a result may have it, too.
+    /// Returns the failure that a response body reports, for a body that cannot be a result. The field `detail` also counts as a failure
+    /// here. [`PollResponse::read`] ignores the field `detail`, since a result may contain it, too.
     pub fn failure_in(body: &Bytes) -> Option<Self> {
         match Self::read(None, body.clone()) {
             Ok(failed @ Self::Failed { .. }) => return Some(failed),
@@ -299,7 +299,7 @@ impl PollResponse {
         is_set(view.detail.as_ref()).then(|| view.failed(&body))
     }
 
-    /// Returns the queue state and its reason from the body of a 408 response, where present.
+    /// Returns the queue state and the reason for this state from the body of a 408 response, if the body contains them.
     pub fn queue_state_of_timeout(body: &[u8]) -> (Option<QueueState>, Option<String>) {
         read_json::<View>(body).map_or((None, None), |view| view.queue())
     }
@@ -318,7 +318,7 @@ impl PollResponse {
     }
 }
 
-/// Returns whether a content type means protobuf. Servers use two names for it.
+/// Returns whether a content type means protobuf. Servers use two names for protobuf.
 fn is_protobuf(content_type: &str) -> bool {
     content_type.contains("application/x-protobuf") || content_type.contains("application/protobuf")
 }
@@ -341,7 +341,7 @@ fn normalise(field: Option<&Value>) -> String {
     letters.map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// Decodes the result of an operation of `kind` whose `fields` are all optional. So that no other response is taken for the result, the
+/// Decodes the result of an operation of `kind`. All `fields` of the result are optional. To exclude responses that are not the result, the
 /// JSON object must be empty, have one of the `fields`, have `kind` as its `type`, or have the `status` of a successful operation.
 pub(crate) fn read_known<T: DeserializeOwned>(
     body: &[u8],
@@ -382,7 +382,7 @@ struct View {
 }
 
 impl View {
-    /// Parses the fields. Also returns the body, in which the literals `NaN` and `Infinity` have become strings.
+    /// Parses the fields of a poll response. Also returns the body, with the literals `NaN` and `Infinity` replaced by strings.
     fn read(body: Bytes) -> Result<(Self, Bytes), DecodeError> {
         let error = match serde_json::from_slice(&body) {
             Ok(view) => return Ok((view, body)),
@@ -394,7 +394,7 @@ impl View {
         }
     }
 
-    /// Returns whether a field that only failures have is set.
+    /// Returns whether a field is set that only the responses of failed operations contain.
     fn has_error_field(&self) -> bool {
         [&self.error, &self.error_message, &self.category]
             .into_iter()
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn poll_responses_are_decoded() {
+    fn poll_responses_of_each_kind_are_decoded() {
         assert_eq!(
             read(
                 r#"{"type": "try_again", "request_id": "1", "queue_state": "paused_capacity", "queue_state_reason": "busy"}"#
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_operation_is_not_taken_for_a_result() {
+    fn response_of_a_failed_operation_is_not_taken_for_a_result() {
         use FailureCategory as C;
         for (body, error, category) in [
             (
@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn pending_operation_is_not_taken_for_a_result() {
+    fn response_of_a_pending_operation_is_not_taken_for_a_result() {
         for body in [
             r#"{"status": "pending"}"#,
             r#"{"status": "pending", "request_id": "4", "future_id": "4", "error": null}"#,
@@ -582,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn wrapped_result_is_unwrapped() {
+    fn result_inside_a_wrapper_object_is_unwrapped() {
         let wrapped = read(r#"{"status": "completed", "result": {"model_id": "m"}}"#);
         assert_eq!(
             wrapped,
@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn poll_body_that_is_not_a_json_object_is_rejected() {
+    fn poll_response_that_is_not_a_json_object_is_rejected() {
         for body in ["", "<html>", "[]", "[1, 2]", "\"text\"", "{"] {
             assert!(
                 PollResponse::read(Some("text/html"), Bytes::from_static(body.as_bytes())).is_err(),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// The error for a body that cannot be decoded.
+/// The error for a request or response body that cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct DecodeError {
@@ -13,7 +13,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// Creates an error. The message should be lower-case and without a full stop, such as `cannot decode the tokens: odd length`.
+    /// Creates a decode error. The message should be lower-case and without a full stop, such as `cannot decode the tokens: odd length`.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -54,8 +54,8 @@ pub(crate) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeErr
     }
 }
 
-/// Replaces the literals `NaN`, `Infinity` and `-Infinity` with strings, so that the body becomes JSON. Returns the same body if it has no
-/// such literal.
+/// Replaces the literals `NaN`, `Infinity` and `-Infinity` with strings, so that the body becomes JSON. Returns the body unchanged if it
+/// contains no such literal.
 pub(crate) fn quote_literals(body: &[u8]) -> Cow<'_, [u8]> {
     const LITERALS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
     let mut quoted = Vec::new();
@@ -109,7 +109,7 @@ const REASONS: [&str; 10] = [
 /// Returns the error message in a response body, as one line of at most 600 characters without control characters.
 ///
 /// In JSON the message is the text of a field such as `error_message`, `detail` or `error`, also in nested objects and lists; a sentence is
-/// preferred to an error code. Plain text is a message as a whole. Returns `None` for HTML pages and bodies without a message.
+/// preferred to an error code. A plain text body is the message as a whole. Returns `None` for HTML pages and bodies without a message.
 pub fn error_text(body: &[u8]) -> Option<String> {
     let text = match read_json::<Value>(body) {
         Ok(value) => reason(&value)?,
@@ -119,7 +119,7 @@ pub fn error_text(body: &[u8]) -> Option<String> {
     (!text.is_empty() && !text.starts_with('<')).then_some(text)
 }
 
-/// Returns the start of a body for use in an error message: one line of at most 200 characters without control characters.
+/// Returns the start of a response body for use in an error message: one line of at most 200 characters without control characters.
 pub fn excerpt(body: &[u8]) -> String {
     let start = &body[..body.len().min(4 * MAX_EXCERPT_LEN)];
     match on_one_line(&String::from_utf8_lossy(start), MAX_EXCERPT_LEN) {
@@ -137,7 +137,7 @@ fn on_one_line(text: &str, max_len: usize) -> String {
     words.join(" ").chars().take(max_len).collect()
 }
 
-/// Returns the error message in a JSON value, or `None` if there is none.
+/// Returns the error message in a JSON value, or `None` if the value contains no error message.
 pub(crate) fn reason(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => (!text.trim().is_empty()).then(|| text.clone()),
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_text_is_found_in_the_body_of_each_server() {
+    fn error_text_is_found_in_the_error_bodies_of_all_servers() {
         let rows: [(&str, Option<&str>); 21] = [
             (
                 r#"{"detail": "Future not found"}"#,
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_ms_may_be_a_string() {
+    fn retry_after_ms_in_an_error_body_may_be_a_string() {
         for (body, expected) in [
             (r#"{"retry_after_ms": 750}"#, Some(750.0)),
             (r#"{"retry_after_ms": "750"}"#, Some(750.0)),

@@ -57,7 +57,7 @@ impl Capabilities {
     }
 }
 
-/// The position of a page in a listing, which is returned in pages.
+/// The position of a page within a listing that the server returns in pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -86,7 +86,7 @@ impl Cursor {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct TrainingRun {
-    /// The id of the run, which is also the id of its model.
+    /// The id of the training run. The model of the run has the same id.
     pub training_run_id: String,
     /// The name of the base model.
     pub base_model: String,
@@ -117,7 +117,7 @@ pub struct TrainingRun {
 }
 
 impl TrainingRun {
-    /// Creates a run in which only the ids are set.
+    /// Creates a training run in which only the id and the base model are set.
     pub fn new(training_run_id: impl Into<String>, base_model: impl Into<String>) -> Self {
         Self {
             training_run_id: training_run_id.into(),
@@ -134,7 +134,7 @@ impl TrainingRun {
     }
 }
 
-/// The purpose of a checkpoint in a listing, which may be one that this version does not know.
+/// The purpose of a checkpoint in a listing, including purposes that this version does not know.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
@@ -248,7 +248,7 @@ pub struct CheckpointList {
 }
 
 impl CheckpointList {
-    /// Creates a page of checkpoints. `cursor` is `None` if the list is not a page but complete.
+    /// Creates a page of checkpoints. `cursor` is `None` if the list contains all checkpoints.
     pub fn new(checkpoints: Vec<Checkpoint>, cursor: Option<Cursor>) -> Self {
         Self {
             checkpoints,
@@ -256,7 +256,7 @@ impl CheckpointList {
         }
     }
 
-    /// Decodes a response.
+    /// Decodes the response body.
     ///
     /// # Errors
     /// If the body cannot be decoded.
@@ -317,7 +317,7 @@ pub struct WeightsInfoRequest {
     pub tinker_path: String,
 }
 
-/// How the weights of a checkpoint were trained, the response to `POST /weights_info`.
+/// The description of how the weights of a checkpoint were trained, the response to `POST /weights_info`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -358,7 +358,7 @@ impl WeightsInfo {
         }
     }
 
-    /// Decodes a response.
+    /// Decodes the response body.
     ///
     /// # Errors
     /// If the body cannot be decoded.
@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listings_of_each_server_are_decoded() {
+    fn rest_listings_of_all_servers_are_decoded() {
         let runs: TrainingRunList = serde_json::from_str(
             r#"{"training_runs": [{"training_run_id": "model_1", "base_model": "tiny/model", "model_owner": "default",
                 "is_lora": true, "corrupted": false, "lora_rank": 8, "last_request_time": "2026-11-23T08:52:27.925306",

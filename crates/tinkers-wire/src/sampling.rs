@@ -13,7 +13,7 @@ pub struct CreateSamplingSession {
     /// The id of the session.
     pub session_id: String,
     /// The sequence number of the sampling session in the session, from 0. Unnamed sampler saves are numbered in the same sequence. A
-    /// request with a number can be repeated; without a number, each request creates another sampling session.
+    /// request with such a number can be repeated. Without the number, each request creates another sampling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_seq_id: Option<u64>,
     /// The base model to sample from.
@@ -34,7 +34,7 @@ pub struct SamplingSessionCreated {
 }
 
 impl SamplingSessionCreated {
-    /// Decodes a response.
+    /// Decodes the response body.
     ///
     /// # Errors
     /// If the body cannot be decoded.
@@ -43,14 +43,14 @@ impl SamplingSessionCreated {
     }
 }
 
-/// The strings or tokens that end a sampled sequence. They replace the default, the end-of-text token.
+/// The strings or tokens that end a sampled sequence. These strings or tokens replace the default, the end-of-text token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 #[expect(clippy::exhaustive_enums, reason = "a list of strings or integers")]
 pub enum Stop {
-    /// The sequence ends at any of these strings. With an empty list it ends only at the token limit.
+    /// The sequence ends at any of these strings. With an empty list the sequence ends only at the token limit.
     Texts(Vec<String>),
-    /// The sequence ends at any of these tokens. With an empty list it ends only at the token limit.
+    /// The sequence ends at any of these tokens. With an empty list the sequence ends only at the token limit.
     Tokens(Vec<u32>),
 }
 
@@ -119,7 +119,7 @@ impl<const N: usize> From<[u32; N]> for Stop {
     }
 }
 
-/// How tokens are sampled.
+/// The parameters of sampling.
 ///
 /// Fields that are `None` are not sent. The server then uses the defaults of the official Python SDK (0.38.0, type `SamplingParams`):
 /// temperature 1, no top-k (-1), top-p 1, and a stop at the end-of-text token.
@@ -136,7 +136,7 @@ impl<const N: usize> From<[u32; N]> for Stop {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct SamplingParams {
-    /// The maximum number of sampled tokens per sequence. Some servers require it.
+    /// The maximum number of sampled tokens per sequence. Some servers require this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
     /// The seed of the random numbers. A request with the same seed, prompt and parameters samples the same tokens.
@@ -151,7 +151,7 @@ pub struct SamplingParams {
     /// The number of most likely tokens to sample from at each position; -1 is all tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<i32>,
-    /// The probability that the tokens to sample from must reach together, the most likely first; 1 is all tokens.
+    /// The total probability of the tokens to sample from, starting with the most likely token (nucleus sampling); 1 is all tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
 }
@@ -197,7 +197,7 @@ impl SamplingParams {
         self
     }
 
-    /// Sets the probability that the tokens to sample from must reach together, the most likely first.
+    /// Sets the total probability of the tokens to sample from, starting with the most likely token (nucleus sampling).
     #[must_use]
     pub fn top_p(mut self, top_p: f64) -> Self {
         self.top_p = Some(top_p);
@@ -245,14 +245,14 @@ pub struct SampleRequest {
     pub num_samples: Option<u32>,
     /// The prompt.
     pub prompt: ModelInput,
-    /// How tokens are sampled.
+    /// The parameters of sampling.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<SamplingParams>"))]
     pub sampling_params: SamplingParams,
     /// The id of the sampling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_id: Option<String>,
-    /// The sequence number of this sample within its client; the same on every retry.
+    /// The sequence number of this sample within its sampling client; the same on every retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq_id: Option<u64>,
     /// The base model to sample from, if there is no sampling session.
@@ -270,14 +270,14 @@ pub struct SampleRequest {
     /// The number of most likely tokens to return per sampled position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topk_sample_logprobs: Option<u32>,
-    /// The tokens whose log-probabilities to return, as int64 of the shape `[prompt length - 1, K]`: row `i` has `K` candidates for prompt
-    /// token `i + 1`, with -1 for none.
+    /// The tokens whose log-probabilities to return, as int64 of the shape `[prompt length - 1, K]`: row `i` has `K` token ids for the
+    /// position of prompt token `i + 1`; -1 requests nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_prompt_logprobs: Option<TensorData>,
     /// The number of alternative tokens to sample per prompt token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_alt_tokens_k: Option<u32>,
-    /// The number of tokens at the end of the prompt that `prompt_logprobs` is restricted to.
+    /// The number of tokens at the end of the prompt for which `prompt_logprobs` are returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs_last_n: Option<u32>,
     /// Whether the server records the data that the loss `stable_reinforce` needs.
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_stop_is_encoded_and_each_stop_form_decoded() {
+    fn empty_stop_list_is_encoded_and_each_form_of_stop_is_decoded() {
         let params = SamplingParams::new().stop(Stop::Texts(vec![]));
         assert_eq!(serde_json::to_string(&params).unwrap(), r#"{"stop":[]}"#);
         for (json, expected) in [
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn error_for_an_invalid_sample_names_the_field() {
+    fn error_for_an_invalid_sample_request_names_the_field() {
         let with = |change: fn(&mut SampleRequest)| {
             let mut request = request();
             change(&mut request);

@@ -49,15 +49,15 @@ serde_name!(StopReason);
 
 /// The result of one sampling request.
 ///
-/// The serde traits encode every field. NaN and the infinities are the strings `"NaN"`, `"Infinity"` and `"-Infinity"` in JSON. The JSON of
-/// servers is decoded as well.
+/// The serde traits encode every field. NaN and the infinities are the strings `"NaN"`, `"Infinity"` and `"-Infinity"` in JSON. The serde
+/// traits also decode the JSON of servers.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct SampleResponse {
     /// The sampled sequences, one per requested sample.
     pub sequences: Vec<SampledSequence>,
-    /// The log-probabilities (natural logarithm) of the prompt tokens, if requested. The entry of a token is `None` if the server computed
-    /// none, as for the first token.
+    /// The log-probabilities (natural logarithm) of the prompt tokens, if requested. The entry is `None` for tokens without a
+    /// log-probability, such as the first token.
     pub prompt_logprobs: Option<Vec<Option<f32>>>,
     /// The most likely tokens at each prompt position, if requested.
     pub topk_prompt_logprobs: Option<TopkLogprobs>,
@@ -100,10 +100,11 @@ impl SampledSequence {
 
 /// The most likely tokens at each position of a prompt or a sampled sequence, with their log-probabilities.
 ///
-/// In JSON it is a list with one entry per position: a list of `[token, logprob]` pairs, or null for a position without any.
+/// In JSON the type is a list with one entry per position. An entry is a list of `[token, logprob]` pairs, or null for a position without
+/// pairs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TopkLogprobs {
-    /// For each position, the end of its row in `ids` and `logprobs`.
+    /// For each position, the end index of the position's row in `ids` and `logprobs`.
     ends: Vec<usize>,
     ids: Vec<u32>,
     logprobs: Vec<f32>,
@@ -123,7 +124,8 @@ impl TopkLogprobs {
     /// The (token, log-probability) pair that fills unused cells of the protobuf matrix.
     pub(crate) const EMPTY: (u32, f32) = (0, -99999.0);
 
-    /// Creates the lists from one row of (token, log-probability) pairs per position, the most likely token first. Rows may differ in length.
+    /// Creates the value from one row of (token, log-probability) pairs per position, the most likely token first. Rows may differ in
+    /// length.
     pub fn from_rows(rows: &[Vec<(u32, f32)>]) -> Self {
         rows.iter().map(|row| row.iter().copied()).collect()
     }
@@ -138,8 +140,8 @@ impl TopkLogprobs {
         self.ends.is_empty()
     }
 
-    /// Returns the (token, log-probability) pairs at `position`, the most likely token first. There are none if the model made no
-    /// prediction, as at the first position of a prompt.
+    /// Returns the (token, log-probability) pairs at `position`, the most likely token first. The iterator is empty if the model made no
+    /// prediction at this position, such as at the first position of a prompt.
     ///
     /// # Panics
     /// If `position` is not below [`TopkLogprobs::len`].
@@ -199,8 +201,8 @@ impl<const LOSSLESS: bool> Serialize for TopkJson<'_, LOSSLESS> {
     }
 }
 
-/// A sequence as it is in JSON. If `LOSSLESS`, all fields are present, and NaN and the infinities are strings. Otherwise it is the JSON of
-/// the servers, in which they are null.
+/// The JSON form of a sequence. If `LOSSLESS`, all fields are present, and NaN and the infinities are strings. Otherwise it is the JSON
+/// form of the servers, with null for NaN and the infinities.
 #[derive(Serialize)]
 struct JsonSequence<'a, const LOSSLESS: bool> {
     stop_reason: &'a StopReason,
@@ -232,7 +234,7 @@ impl Serialize for SampledSequence {
     }
 }
 
-/// A response as it is in JSON; see [`JsonSequence`].
+/// The JSON form of a response; see [`JsonSequence`].
 #[derive(Serialize)]
 struct JsonResponse<'a, const LOSSLESS: bool> {
     sequences: Vec<JsonSequence<'a, LOSSLESS>>,
@@ -277,7 +279,7 @@ impl Serialize for SampleResponse {
 
 impl<'de> Deserialize<'de> for SampledSequence {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// A sequence in the JSON of any server.
+        /// The fields of a sequence in the JSON of any server.
         #[derive(Deserialize)]
         struct Fields {
             #[serde(default)]
@@ -306,7 +308,7 @@ impl<'de> Deserialize<'de> for SampledSequence {
 
 impl<'de> Deserialize<'de> for SampleResponse {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// A response in the JSON of any server.
+        /// The fields of a response in the JSON of any server.
         #[derive(Deserialize)]
         struct Fields {
             sequences: Vec<SampledSequence>,
@@ -336,7 +338,8 @@ impl<'de> Deserialize<'de> for SampleResponse {
     }
 }
 
-/// Deserialises a field whose JSON form is defined only by this crate. Another form is `None`, since servers may use the name otherwise.
+/// Deserialises a field whose JSON form is defined only by this crate. A field in another form becomes `None`, since servers may use the
+/// same field name for something else.
 fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -347,8 +350,8 @@ where
 }
 
 impl SampleResponse {
-    /// Encodes the response as the JSON of a server. In contrast to the serde traits, this leaves out `topk_logprobs`,
-    /// `target_prompt_logprobs` and `prompt_alt_tokens`, for which servers have no JSON form, and writes NaN and the infinities as null.
+    /// Encodes the response as the JSON of a server. In contrast to the serde traits, this method writes NaN and the infinities as null. It
+    /// leaves out `topk_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens`, since servers have no JSON form for these fields.
     pub fn to_json(&self) -> Bytes {
         crate::to_json(&JsonResponse::<false>::of(self))
     }
@@ -376,7 +379,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_json_round_trips() {
+    fn sample_response_round_trips_through_server_json() {
         let mut response = SampleResponse::default();
         let mut sequence = SampledSequence::new(StopReason::Length, vec![7, 8]);
         sequence.logprobs = Some(vec![-0.5, -1.0]);
@@ -411,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_stop_reasons_are_decoded_in_every_form() {
+    fn numbers_and_stop_reasons_of_samples_are_decoded_in_each_form() {
         let json = br#"{"sequences": [
             {"stop_reason": "LENGTH", "tokens": [1.0, "2"], "logprobs": [NaN, "-0.5"], "sequence_id": 7},
             {"stop_reason": null, "tokens": []}, {"tokens": [3], "logprobs": null}],
@@ -484,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn server_json_omits_fields_that_only_protobuf_has() {
+    fn server_json_of_a_sample_omits_fields_that_only_protobuf_has() {
         let mut sequence = SampledSequence::new(StopReason::Stop, vec![7]);
         sequence.logprobs = Some(vec![f32::NEG_INFINITY]);
         sequence.topk_logprobs = Some(TopkLogprobs::from_rows(&[vec![(7, -0.5)]]));
@@ -502,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_another_form_than_ours_are_ignored() {
+    fn sample_fields_in_an_unknown_json_form_are_ignored() {
         let json = br#"{"sequences": [{"stop_reason": "stop", "tokens": [], "topk_logprobs": {"7": -0.5}}],
             "target_prompt_logprobs": [[-1.0]], "prompt_alt_tokens": [[3]]}"#;
         let response = SampleResponse::from_json(json).unwrap();

@@ -12,13 +12,15 @@ use crate::{DecodeError, lenient};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetrieveFutures {
-    /// The client whose operations the poll is for.
+    /// The sampling client whose operations the poll asks for.
     pub target: PollTarget,
-    /// The cursor of the previous response, initially 0. It acknowledges all completions up to this cursor, which the server may then discard.
+    /// The cursor of the previous response, initially 0. The cursor acknowledges all completions up to this position. The server may then
+    /// discard these completions.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<i64>"))]
     pub prev_cursor: i64,
-    /// The time in seconds for which the server may wait for a completion before it responds. 0 means no wait, `None` the server's default.
+    /// The time in seconds for which the server may wait for a completion before it responds. 0 means no wait, and `None` means the
+    /// server's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
     /// The request ids of the operations whose results were fetched or are no longer needed, in the order in which they completed.
@@ -27,11 +29,11 @@ pub struct RetrieveFutures {
     pub retrieved_request_ids: Vec<String>,
 }
 
-/// The operations that a poll is for: the samples of one client of a sampling session.
+/// The operations that a poll asks for: the samples of one client of a sampling session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollTarget {
-    /// The kind of target; only one kind exists.
+    /// The kind of operations that the poll asks for; only one kind exists.
     #[serde(rename = "type", default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<PollTargetKind>"))]
     pub kind: PollTargetKind,
@@ -64,7 +66,7 @@ impl PollTargetKind {
 }
 
 impl PollTarget {
-    /// Returns the target for the samples of one client of a sampling session.
+    /// Returns the poll target that asks for the samples of one client of a sampling session.
     pub fn samples(sampling_session_id: impl Into<String>, cloned_sampler_id: u64) -> Self {
         Self {
             kind: PollTargetKind::SamplingSession,
@@ -73,8 +75,8 @@ impl PollTarget {
         }
     }
 
-    /// The number of sequence numbers that each client of a sampling session has for its samples: client 0 uses those below this number, client 1
-    /// the next ones, and so on.
+    /// The number of sequence numbers that each client of a sampling session has for its samples: client 0 uses the sequence numbers below
+    /// this constant, client 1 uses as many following ones, and so on.
     pub const SEQ_IDS_PER_CLIENT: u64 = 1_000_000_000;
 
     /// Returns the index of the client that a sample with the sequence number `seq_id` belongs to.
@@ -90,13 +92,13 @@ pub struct Completions {
     /// The operations that have finished or failed since the cursor of the poll.
     #[serde(deserialize_with = "valid_completions")]
     pub completions: Vec<Completion>,
-    /// The cursor to send with the next poll. Its value has no meaning to the client, except that it never decreases.
+    /// The cursor to send with the next poll. The value of the cursor has no meaning to the client, except that it never decreases.
     #[serde(default = "no_cursor", deserialize_with = "cursor")]
     pub cursor: i64,
 }
 
 impl Completions {
-    /// The `cursor` of a response without a valid one. It is lower than every valid cursor.
+    /// The value of `cursor` for a response without a valid cursor. This value is lower than every valid cursor.
     pub const NO_CURSOR: i64 = i64::MIN;
 
     /// Decodes a response. Invalid completions are skipped and logged; an invalid cursor becomes [`Completions::NO_CURSOR`].
@@ -134,7 +136,7 @@ fn valid_completions<'de, D: Deserializer<'de>>(
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Completion {
-    /// How the operation ended.
+    /// The state in which the operation ended.
     #[serde(default)]
     pub state: CompletionState,
     /// The request id of the operation.
@@ -149,7 +151,8 @@ pub struct Completion {
     pub response_payload_uncompressed_size: Option<u64>,
 }
 
-/// How an operation ended. The client fetches the result in any state, since the result also tells why an operation failed.
+/// The state in which an operation ended. The client fetches the result in any state, since the result also contains the reason of a
+/// failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]

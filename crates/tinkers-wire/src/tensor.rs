@@ -56,8 +56,8 @@ pub enum TensorValues {
 }
 
 impl TensorValues {
-    /// Converts decoded numbers to elements of `dtype`, or to floats if `dtype` is int64 and a number is not an integer. Without a
-    /// `dtype`, integers become int64 and other numbers float32.
+    /// Converts decoded numbers to elements of `dtype`. If `dtype` is int64 and a number is not an integer, converts to floats instead.
+    /// Without a `dtype`, integers become int64 and other numbers float32.
     pub(crate) fn from_numbers<const LENIENT: bool>(
         numbers: Numbers<LENIENT>,
         dtype: Option<DType>,
@@ -100,14 +100,15 @@ impl TensorValues {
 /// The row and column indices of a 2-D tensor in compressed sparse row (CSR) form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CsrIndices {
-    /// The index in the stored values at which each row begins, followed by the number of stored values: one entry more than rows.
+    /// The index at which each row begins in the list of explicit values, followed by the number of explicit values. There is one entry
+    /// more than rows.
     pub crow: Arc<[i64]>,
-    /// The column of each stored value.
+    /// The column of each explicit value.
     pub col: Arc<[i64]>,
 }
 
 impl CsrIndices {
-    /// Creates indices from the begin of each row (`crow`) and the column of each stored value (`col`).
+    /// Creates indices from the begin of each row (`crow`) and the column of each explicit value (`col`).
     pub fn new(crow: impl Into<Arc<[i64]>>, col: impl Into<Arc<[i64]>>) -> Self {
         Self {
             crow: crow.into(),
@@ -122,8 +123,8 @@ impl CsrIndices {
 /// tensor. The feature `ndarray` adds conversions from and to arrays of the crate `ndarray`.
 ///
 /// JSON has no literal for NaN and the infinities, so the serde traits of this type write them as the strings `"NaN"`, `"Infinity"` and
-/// `"-Infinity"`. Every tensor is therefore decoded as it was encoded, except for the payload bits of a NaN. A tensor with such an
-/// element can be stored, but [`TensorData::validate`] rejects it as an input of a request.
+/// `"-Infinity"`. Therefore a decoded tensor equals the encoded tensor, except for the payload bits of a NaN. A tensor with NaN or an
+/// infinity can be serialised, but [`TensorData::validate`] rejects it as an input of a request.
 ///
 /// ```
 /// use tinkers_wire::{DType, TensorData};
@@ -184,12 +185,12 @@ impl TensorData {
         Ok(tensor)
     }
 
-    /// Creates a 2-D sparse tensor from its stored values. `shape` is the number of rows and columns, including the cells that are not
-    /// stored.
+    /// Creates a 2-D sparse tensor from its explicit values. `shape` is the number of rows and columns, including cells without an explicit
+    /// value.
     ///
     /// # Errors
-    /// Names the field `sparse_crow_indices` or `sparse_col_indices` if the indices do not match the shape and the number of values, and
-    /// `data` if a value is not finite.
+    /// Names the field `sparse_crow_indices` or `sparse_col_indices` if the indices do not match the shape and the number of explicit
+    /// values, and `data` if a value is not finite.
     pub fn csr(
         values: impl Into<TensorValues>,
         shape: [usize; 2],
@@ -204,7 +205,7 @@ impl TensorData {
         Ok(tensor)
     }
 
-    /// Creates a decoded tensor without validation.
+    /// Creates a tensor from decoded parts without validation.
     pub(crate) fn from_parts(
         values: TensorValues,
         shape: Option<Vec<usize>>,
@@ -229,12 +230,12 @@ impl TensorData {
         Ok(self)
     }
 
-    /// Returns the elements; for a sparse tensor, the stored values.
+    /// Returns the elements. For a sparse tensor these are the explicit values.
     pub fn values(&self) -> &TensorValues {
         &self.values
     }
 
-    /// Returns the elements of a float32 tensor, or `None` for an int64 tensor. For a sparse tensor these are the stored values.
+    /// Returns the elements of a float32 tensor, or `None` for an int64 tensor. For a sparse tensor these are the explicit values.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.values {
             TensorValues::F32(values) => Some(values),
@@ -242,7 +243,7 @@ impl TensorData {
         }
     }
 
-    /// Returns the elements of an int64 tensor, or `None` for a float32 tensor. For a sparse tensor these are the stored values.
+    /// Returns the elements of an int64 tensor, or `None` for a float32 tensor. For a sparse tensor these are the explicit values.
     pub fn as_i64(&self) -> Option<&[i64]> {
         match &self.values {
             TensorValues::I64(values) => Some(values),
@@ -262,12 +263,12 @@ impl TensorData {
             .unwrap_or_else(|| vec![self.values.len()])
     }
 
-    /// Returns the row and column indices of a sparse tensor, or `None` for a dense one.
+    /// Returns the row and column indices of a sparse tensor, or `None` for a dense tensor.
     pub fn csr_indices(&self) -> Option<&CsrIndices> {
         self.csr.as_ref()
     }
 
-    /// Estimates the bytes of the tensor in a request body: 4 per float32 element, 8 per int64 element and per index.
+    /// Estimates the size of the tensor in a request body in bytes: 4 per float32 element, 8 per int64 element and per index.
     pub fn estimated_bytes(&self) -> u64 {
         let size = match self.dtype() {
             DType::Float32 => 4,
@@ -383,7 +384,7 @@ impl Serialize for TensorData {
     }
 }
 
-/// A tensor as it is in JSON, where the dtype may be missing.
+/// The JSON form of a tensor, in which the dtype may be missing.
 #[derive(Deserialize)]
 pub(crate) struct UntypedTensor {
     data: Numbers,
@@ -394,8 +395,8 @@ pub(crate) struct UntypedTensor {
 }
 
 impl UntypedTensor {
-    /// Converts the fields to a tensor. If the JSON has no dtype, the element type is `expected`; if `expected` is `None` as well, it is
-    /// int64 for a list of integers and float32 otherwise.
+    /// Converts the fields to a tensor. If the JSON has no dtype, the element type is `expected`; if `expected` is `None` as well, the
+    /// element type is int64 for a list of integers and float32 otherwise.
     pub(crate) fn into_tensor(self, expected: Option<DType>) -> Result<TensorData, &'static str> {
         let dtype = self.dtype.or(expected).unwrap_or(match self.data {
             Numbers::Integers(_) => DType::Int64,
@@ -455,7 +456,7 @@ pub(crate) fn from_little_endian<T: Element, C: FromIterator<T>>(bytes: &[u8]) -
     Some(bytes.chunks_exact(size).map(T::from_le).collect())
 }
 
-/// A shared array whose memory [`Bytes`] can refer to.
+/// A shared array. [`Bytes`] can refer to the memory of the array.
 struct SharedBytes<T>(Arc<[T]>);
 
 impl<T: Element> AsRef<[u8]> for SharedBytes<T> {

@@ -2,9 +2,9 @@
 
 use crate::{TensorData, TensorValues};
 
-/// A number type that [`TensorData`] is built from without loss: `f32`, `i64`, `i32` and `u32`. Integers become int64.
+/// A number type whose values convert to elements of [`TensorData`] without loss: `f32`, `i64`, `i32` and `u32`. Integers become int64.
 ///
-/// `f64` is not one of them, since its values would be rounded to `f32`. The trait cannot be implemented outside of this crate.
+/// `f64` does not implement this trait, since its values would be rounded to `f32`. The trait cannot be implemented outside of this crate.
 pub trait TensorElement: sealed::Sealed + Copy {
     /// Converts a list of numbers to the elements of a tensor.
     fn into_values(elements: Vec<Self>) -> TensorValues;

@@ -13,7 +13,8 @@ use crate::{Datum, DecodeError, InvalidInput, Loss, input, proto};
 pub enum PassMode {
     /// Computes losses only.
     Forward,
-    /// Computes losses and gradients. The gradients are added to those that the model has accumulated since its last optimizer step.
+    /// Computes losses and gradients. The gradients are added to the gradients that the model has accumulated since its last optimizer
+    /// step.
     ForwardBackward,
 }
 
@@ -29,7 +30,8 @@ impl PassMode {
 
 display_name!(PassMode);
 
-/// The body of `POST /forward_backward`, and in JSON also of `POST /forward`: computes the losses of a batch, and gradients depending on `mode`.
+/// The body of `POST /forward_backward`, and in JSON also of `POST /forward`: computes the losses of a batch, and also the gradients if
+/// `mode` says so.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PassRequest {
     /// The id of the model.
@@ -45,15 +47,15 @@ pub struct PassRequest {
 }
 
 impl PassRequest {
-    /// Encodes the protobuf body. Tensors are copied once, into the body.
+    /// Encodes the request body as protobuf. Tensors are copied once, into the body.
     ///
     /// # Errors
-    /// Names the field `type` of a chunk whose kind has no protobuf form, or `seq_id` if it exceeds `i32::MAX`.
+    /// Names the field `type` of a chunk of a kind that has no protobuf form, or `seq_id` if the sequence number exceeds `i32::MAX`.
     pub fn to_protobuf(&self) -> Result<Bytes, InvalidInput> {
         proto::training::encode_request(self)
     }
 
-    /// Decodes a protobuf body.
+    /// Decodes a request body in protobuf.
     ///
     /// # Errors
     /// If the body cannot be decoded.
@@ -61,8 +63,8 @@ impl PassRequest {
         proto::training::decode_request(body)
     }
 
-    /// Encodes the JSON body: for `/forward` with [`PassMode::Forward`], and for `/forward_backward` otherwise. A forward pass must not be
-    /// sent to `/forward_backward` as JSON, since servers would compute gradients.
+    /// Encodes the request body as JSON: for `/forward` with [`PassMode::Forward`], and for `/forward_backward` otherwise. A forward pass
+    /// must not be sent to `/forward_backward` as JSON, since servers would compute gradients.
     pub fn to_json(&self) -> Bytes {
         #[derive(Serialize)]
         struct Input<'a> {
@@ -135,8 +137,9 @@ impl PassRequest {
 
 /// The parameters of an AdamW step.
 ///
-/// Fields that are `None` are not sent. The server then uses the defaults of the official Python SDK (0.38.0, type `AdamParams`): `beta1` 0.9,
-/// `beta2` 0.95, `eps` 1e-12, no weight decay and no gradient clipping. [`AdamParams::default`] has the learning rate of the same type, 1e-4.
+/// Fields that are `None` are not sent. The server then uses the defaults of the official Python SDK (0.38.0, type `AdamParams`): `beta1`
+/// 0.9, `beta2` 0.95, `eps` 1e-12, no weight decay and no gradient clipping. [`AdamParams::default`] has the learning rate 1e-4, the
+/// default of that Python type.
 ///
 /// ```
 /// use tinkers_wire::AdamParams;
@@ -164,13 +167,13 @@ pub struct AdamParams {
     /// The decoupled weight decay, a fraction of each weight that a step with learning rate 1 would subtract.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
-    /// The maximum norm of the gradients over all parameters, above which they are scaled down. 0 disables clipping.
+    /// The maximum norm of the gradients over all parameters. Gradients with a larger norm are scaled down. 0 disables clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_clip_norm: Option<f64>,
 }
 
 impl AdamParams {
-    /// Creates parameters with a learning rate. The server uses its defaults for all others.
+    /// Creates parameters with a learning rate. The server uses its defaults for all other parameters.
     pub const fn new(learning_rate: f64) -> Self {
         Self {
             learning_rate,
@@ -249,7 +252,7 @@ impl AdamParams {
 }
 
 impl Default for AdamParams {
-    /// Returns the parameters of the official Python SDK: learning rate 1e-4, and the server's defaults for all others.
+    /// Returns the parameters of the official Python SDK: learning rate 1e-4, and the server's defaults for all other parameters.
     fn default() -> Self {
         Self::new(1e-4)
     }
@@ -286,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn pass_json_of_each_route_matches_older_sdks() {
+    fn json_of_passes_matches_older_sdks_on_both_routes() {
         let json = request(PassMode::ForwardBackward).to_json();
         assert_eq!(
             std::str::from_utf8(&json).unwrap(),
@@ -306,13 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn pass_json_with_inputs_of_both_routes_is_rejected() {
+    fn json_pass_with_inputs_of_both_routes_is_rejected() {
         let json = br#"{"forward_input": {"data": [], "loss_fn": "ppo"}, "forward_backward_input": {"data": [], "loss_fn": "ppo"}, "model_id": "m"}"#;
         assert!(PassRequest::from_json(json).is_err());
     }
 
     #[test]
-    fn optim_step_omits_unset_and_rejects_invalid_fields() {
+    fn optim_step_request_omits_unset_and_rejects_invalid_fields() {
         let step = OptimStep {
             model_id: "m".into(),
             seq_id: 2,

@@ -14,7 +14,8 @@ use crate::response::read_json;
 use crate::tensor::TensorJson;
 use crate::{DecodeError, OperationResult, TensorData, lenient_tensor, proto};
 
-/// The outputs of the loss function for one datum, by name. Usually the only one is `logprobs`, the log-probability of each target.
+/// The outputs of the loss function for one datum, by name. Usually the only output is `logprobs`, the log-probability of each target
+/// token.
 pub type LossFnOutput = BTreeMap<String, TensorData>;
 
 /// The result of a forward or forward-backward pass.
@@ -62,7 +63,7 @@ impl ForwardBackwardOutput {
         self.metrics.get("loss:sum").copied()
     }
 
-    /// Encodes the result as the JSON of a server, in which NaN and the infinities are null.
+    /// Encodes the result as the JSON of a server, with null for NaN and the infinities.
     pub fn to_json(&self) -> Bytes {
         #[derive(Serialize)]
         struct Json<'a> {
@@ -103,7 +104,7 @@ impl OperationResult for ForwardBackwardOutput {
     }
 }
 
-/// The result of an optimizer step. Its serde traits encode numbers as those of [`ForwardBackwardOutput`] do.
+/// The result of an optimizer step. The serde traits encode numbers in the same form as for [`ForwardBackwardOutput`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -123,7 +124,7 @@ impl OptimStepResult {
         Self { metrics }
     }
 
-    /// Encodes the result as the JSON of a server, in which NaN and the infinities are null.
+    /// Encodes the result as the JSON of a server, with null for NaN and the infinities.
     pub fn to_json(&self) -> Bytes {
         crate::to_json(&BTreeMap::from([("metrics", &self.metrics)]))
     }
@@ -137,8 +138,8 @@ impl OperationResult for OptimStepResult {
     }
 }
 
-/// Deserialises metrics. Values that are not numbers are skipped and logged, since the server has applied the operation and a metric is no
-/// reason to report a failure.
+/// Deserialises metrics. Values that are not numbers are skipped and logged, since the server has applied the operation, and an invalid
+/// metric is no reason to report a failure.
 fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
     static HAS_WARNED: AtomicBool = AtomicBool::new(false);
 
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unusual_training_results_are_decoded() {
+    fn training_results_of_unusual_servers_are_decoded() {
         let output = ForwardBackwardOutput::from_json(
             br#"{"loss_fn_output_type": "scalar", "loss_fn_outputs": [{"logprobs": {"data": [-0.5, null], "dtype": "float32", "shape": [2]}}], "metrics": {}}"#,
         )
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_that_are_not_numbers_are_skipped() {
+    fn training_metrics_that_are_not_numbers_are_skipped() {
         let body = br#"{"metrics": {"loss": 3.0, "n": 5, "lr": "0.1", "ok": true, "bad": NaN, "down": -Infinity,
             "name": "x", "nested": {"a": 1}, "list": [1]}}"#;
         let metrics = OptimStepResult::from_json(body).unwrap().metrics;
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn result_tensors_are_decoded_in_every_form() {
+    fn tensors_of_training_results_are_decoded_in_each_form() {
         let output = |tensor: &str| {
             let body = format!(r#"{{"loss_fn_outputs": [{{"logprobs": {tensor}}}]}}"#);
             let read = ForwardBackwardOutput::from_json(body.as_bytes()).unwrap();
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn server_json_has_null_for_numbers_that_are_not_finite() {
+    fn server_json_of_results_has_null_for_nan_and_infinity() {
         let output = LossFnOutput::from([("logprobs".to_owned(), TensorData::f32([f32::NAN]))]);
         let metrics = BTreeMap::from([("loss:sum".to_owned(), f64::INFINITY)]);
         let pass = ForwardBackwardOutput::new("x", vec![output]).with_metrics(metrics.clone());

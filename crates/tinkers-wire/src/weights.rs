@@ -23,7 +23,7 @@ pub struct SaveWeights {
     /// The name of the checkpoint; chosen by the server if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The time until the checkpoint is deleted, in seconds; `None` keeps it forever.
+    /// The time until the checkpoint is deleted, in seconds; `None` means that the checkpoint is not deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
     /// Whether to replace an existing checkpoint of the same name.
@@ -34,13 +34,13 @@ pub struct SaveWeights {
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
-/// Whether a sampler follows later saves of its model.
+/// The weights that a sampler uses after later saves of its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum SamplerSaveKind {
-    /// The sampler keeps the weights that it was created with.
+    /// The sampler always uses the weights from its creation.
     Snapshot,
     /// The sampler switches to the weights of later saves.
     Inflight,
@@ -72,10 +72,10 @@ pub struct SaveWeightsForSampler {
     /// The name of the checkpoint; `None` for unnamed weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The sequence number in the session of the sampler to create from unnamed weights; `None` for named weights.
+    /// The sequence number, within the session, of the sampler to create from unnamed weights; `None` for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_seq_id: Option<u64>,
-    /// Whether the sampler of unnamed weights follows later saves; a snapshot if `None`.
+    /// The weights that the sampler of unnamed weights uses after later saves; those of this save if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<SamplerSaveKind>,
     /// The time until the checkpoint is deleted, in seconds; only for named weights.
@@ -166,7 +166,7 @@ pub struct LoadWeights {
     /// Metadata of the new model, chosen by the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The optimizer of the new model, if its state is not restored.
+    /// The optimizer of the new model, if the optimizer state is not restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer_config: Option<OptimizerConfig>,
     /// An access token of the account that owns the checkpoint.
@@ -252,7 +252,7 @@ pub fn check_checkpoint_name(name: &str) -> Result<(), InvalidInput> {
     Err(InvalidInput::new("name", expected))
 }
 
-/// Checks a checkpoint name and a time to live.
+/// Checks the name of a checkpoint and the time until it is deleted.
 fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), InvalidInput> {
     if let Some(name) = name {
         check_checkpoint_name(name)?;

@@ -30,7 +30,7 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     assert_eq!(&through_json(value), value);
 }
 
-/// Generates any `f32`. There is only one NaN, since JSON does not keep the payload of a NaN.
+/// Generates any `f32`. All NaN values have the same payload, since JSON cannot encode the payload of a NaN.
 fn float() -> impl Strategy<Value = f32> {
     any::<u32>().prop_map(|bits| match f32::from_bits(bits) {
         x if x.is_nan() => f32::NAN,
@@ -38,7 +38,7 @@ fn float() -> impl Strategy<Value = f32> {
     })
 }
 
-/// Generates any `f64`, with one NaN.
+/// Generates any `f64`. All NaN values have the same payload.
 fn metric() -> impl Strategy<Value = f64> {
     let special = prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0]);
     let any = any::<u64>().prop_map(|bits| match f64::from_bits(bits) {
@@ -61,7 +61,7 @@ fn tensor() -> impl Strategy<Value = TensorData> {
     prop_oneof![floats, special, integers, matrix, sparse]
 }
 
-/// A tensor in which floats are replaced with their bits, so that NaN equals NaN and 0 differs from -0.
+/// A tensor with floats replaced by their bits, so that NaN equals NaN and 0 differs from -0.
 type TensorBits = (Vec<i64>, String, Vec<usize>, Option<CsrIndices>);
 
 fn bits_of(tensor: &TensorData) -> TensorBits {
@@ -111,7 +111,7 @@ fn topk() -> impl Strategy<Value = TopkLogprobs> {
     vec(row, 0..5).prop_map(|rows| TopkLogprobs::from_rows(&rows))
 }
 
-/// Returns the rows, in which floats are replaced with their bits.
+/// Returns the rows, with floats replaced by their bits.
 fn bits_of_topk(topk: Option<&TopkLogprobs>) -> Option<Vec<Vec<(u32, u32)>>> {
     let bits = |(id, logprob): (u32, f32)| (id, logprob.to_bits());
     topk.map(|topk| {
@@ -161,12 +161,12 @@ fn finite() -> impl Strategy<Value = f64> {
 
 proptest! {
     #[test]
-    fn tensors_round_trip_to_the_bit(tensor in tensor()) {
+    fn tensors_round_trip_without_changing_any_bit(tensor in tensor()) {
         prop_assert_eq!(bits_of(&through_json(&tensor)), bits_of(&tensor));
     }
 
     #[test]
-    fn data_round_trip_to_the_bit(
+    fn training_data_round_trips_without_changing_any_bit(
         chunks in vec(chunk(), 0..4),
         inputs in btree_map("[a-z_]{1,9}", tensor(), 0..4),
         offset in any::<u64>(),
@@ -183,7 +183,7 @@ proptest! {
     }
 
     #[test]
-    fn training_results_round_trip_to_the_bit(
+    fn training_results_round_trip_without_changing_any_bit(
         outputs in vec(btree_map("[a-z_]{1,9}", tensor(), 0..3), 0..4),
         metrics in btree_map("[a-z_]{1,9}:(sum|mean)", metric(), 0..4),
     ) {
@@ -201,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn samples_round_trip_to_the_bit(
+    fn samples_round_trip_without_changing_any_bit(
         sequences in vec(sequence(), 0..3),
         prompt in option::of(vec(float().prop_map(|x| (!x.is_nan()).then_some(x)), 0..5)),
         topk in option::of(topk()),
@@ -233,7 +233,7 @@ proptest! {
     }
 
     #[test]
-    fn parameters_round_trip_through_json(
+    fn request_parameters_round_trip_through_json(
         numbers in vec(option::of(finite()), 6),
         seed in option::of(any::<u64>()),
         stop in option::of(prop_oneof![
@@ -281,7 +281,7 @@ fn alternative_tokens_of_a_sample_round_trip_through_json() {
 }
 
 #[test]
-fn ids_paths_and_descriptions_round_trip_through_json() {
+fn ids_paths_and_model_descriptions_round_trip_through_json() {
     let path = TinkerPath::new("run:train:0", CheckpointKind::Sampler, "s1").unwrap();
     check(&path);
     check(&SavedWeights::new(path.clone()));

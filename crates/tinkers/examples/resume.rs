@@ -8,12 +8,12 @@ use tinkers::{Clock, TokioClock};
 use tokio::runtime::{Builder, Handle};
 
 const STEPS: usize = 12;
-/// The number of steps between checkpoints. A lost session costs at most this number of steps.
+/// The number of training steps between checkpoints. A lost session repeats at most this number of steps.
 const SAVE_EVERY: usize = 4;
 /// The number of lost sessions after which the program gives up.
 const MAX_LOSSES: usize = 3;
 
-/// The path of the last checkpoint, and the number of steps before it.
+/// The path of the last checkpoint, and the number of training steps before this checkpoint.
 #[derive(Default)]
 struct Saved {
     steps: usize,

@@ -2,7 +2,8 @@
 
 use tinkers_core::{Error, ErrorKind, Result, Sent};
 
-/// Checks the form of an API key. Keys of the hosted service start with `tml-`. Other servers may accept any key, and most need none.
+/// Checks the form of an API key. API keys of the hosted service start with `tml-`. Other servers may accept any API key, and most need no
+/// API key.
 pub(crate) fn check(key: Option<&str>, hosted: bool) -> Result<()> {
     match key {
         Some(key) if !key.bytes().all(|byte| byte.is_ascii_graphic()) => Err(Error::invalid(

@@ -26,7 +26,7 @@ use crate::{ServiceClient, api_key};
 /// The base URL of the hosted service.
 const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
 
-/// The settings of a [`ServiceClient`]. Missing ones are read from the [`Environment`], unless
+/// The settings of a [`ServiceClient`]. Missing settings are read from the [`Environment`], unless
 /// [`without_environment`](ServiceClientBuilder::without_environment) is called.
 #[must_use = "nothing happens before connect() is awaited"]
 pub struct ServiceClientBuilder {
@@ -78,13 +78,14 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets the base URL of the server, such as `http://127.0.0.1:8000`. Its path is prepended to the paths of the API.
+    /// Sets the base URL of the server, such as `http://127.0.0.1:8000`. The path of this URL is prepended to the paths of the API.
     pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
         self.base_url = Some(base_url.into());
         self
     }
 
-    /// Sets the API key, which is trimmed. It is sent only to the origin of the base URL, and does not occur in logs, errors or spans.
+    /// Sets the API key. White space around the API key is removed. The API key is sent only to the origin of the base URL, and does not
+    /// occur in logs, errors or spans.
     pub fn api_key(mut self, api_key: impl Into<String>) -> Self {
         self.api_key = Some(api_key.into());
         self
@@ -124,28 +125,29 @@ impl ServiceClientBuilder {
     ///
     /// An operation fails with `Timeout` when the limit is exceeded. It fails at once with `RateLimited` and
     /// [`Error::retry_at`](crate::Error::retry_at) if the server requires a pause beyond the limit. Only the wait ends: a training call
-    /// that has its place in the order is still submitted, at `retry_at` if there is one. Therefore do not repeat such a call
+    /// that is in the submission queue is still submitted, at `retry_at` if the error has one. Therefore do not repeat such a call
     /// ([`Sent::MaybeSent`](crate::Sent::MaybeSent)).
     pub fn operation_deadline(mut self, deadline: Duration) -> Self {
         self.session.operation_deadline = Some(deadline);
         self
     }
 
-    /// Sets the encoding of the bodies of training passes. By default, protobuf is tried first, and JSON if the server rejects it.
+    /// Sets the format of the request bodies of forward-backward passes. By default, protobuf is tried first, and JSON if the server
+    /// rejects protobuf.
     pub fn body_format(mut self, format: BodyFormat) -> Self {
         self.session.bodies = Some(format);
         self
     }
 
-    /// Sets rate limits, in addition to those in the configuration of the server. All clients with the same server and key share them:
-    /// the strictest value applies, and different values are logged as a warning.
+    /// Sets rate limits, in addition to the limits in the configuration of the server. All clients with the same server and API key share
+    /// their limits: the strictest value applies, and different values are logged as a warning.
     pub fn limits(mut self, limits: LimiterSettings) -> Self {
         self.session.limits = Some(limits);
         self
     }
 
-    /// Sets the number of threads of the I/O runtime; one by default. All clients of the process share the runtime, so the number cannot
-    /// be changed after the first client.
+    /// Sets the number of threads of the I/O runtime; one by default. All clients of the process share the runtime, so the number of
+    /// threads cannot be changed after the first client.
     pub fn io_threads(mut self, threads: NonZeroUsize) -> Self {
         self.io_threads = Some(threads);
         self
@@ -157,14 +159,15 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Replaces the I/O runtime of the SDK by a runtime of the caller, who must keep it running. Heartbeats stay on their own thread.
+    /// Replaces the I/O runtime of the SDK by a runtime of the caller. The caller must keep the runtime running. Heartbeats stay on their
+    /// own thread.
     pub fn runtime(mut self, handle: tokio::runtime::Handle) -> Self {
         self.runtime = Some(handle);
         self
     }
 
     /// Adds a header to every request to the origin of the base URL, including heartbeats. A redirect to another origin does not carry
-    /// the header. A later value replaces an earlier one of the same name.
+    /// the header. A later value replaces an earlier value of the same header.
     ///
     /// The value does not occur in `Debug` output. If the name contains `auth`, `cookie`, `key`, `password`, `secret` or `token`, the value
     /// is also masked in responses and errors, as the API key is. Headers that the SDK sets itself, such as `user-agent` and `x-api-key`,
@@ -191,16 +194,16 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets the time limit for opening a connection, including the TLS handshake; 5 s by default. It applies to all route classes, and
-    /// replaces the value of an earlier call of [`timeouts`](Self::timeouts).
+    /// Sets the time limit for opening a connection, including the TLS handshake; 5 s by default. The limit applies to all route classes,
+    /// and replaces the value of an earlier call of [`timeouts`](Self::timeouts).
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.session.timeouts.set_connect(limit);
         self
     }
 
-    /// Sets the timeouts of one request of a route class, such as [`RouteClass::Train`]; [`Timeouts::of`] returns the defaults. A request
-    /// whose timeout passes is retried as the [`retry_policy`](Self::retry_policy) allows, if that is safe. For the time limit of a whole
-    /// operation see [`operation_deadline`](Self::operation_deadline).
+    /// Sets the timeouts of one request of a route class, such as [`RouteClass::Train`]; [`Timeouts::of`] returns the defaults. After a
+    /// timeout, the request is retried if the [`retry_policy`](Self::retry_policy) allows this and a retry is safe. For the time limit of a
+    /// whole operation see [`operation_deadline`](Self::operation_deadline).
     ///
     /// Some requests of the class `Control` have a shorter limit of their own: heartbeats, the refresh of the configuration, and the close.
     pub fn timeouts(mut self, class: RouteClass, timeouts: Timeouts) -> Self {
@@ -214,7 +217,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets the connection limits of a route class; [`ClassConnectionLimits::of`] returns the defaults. They apply to this client only.
+    /// Sets the connection limits of a route class; [`ClassConnectionLimits::of`] returns the defaults. The limits apply to this client
+    /// only.
     pub fn connection_limits(mut self, class: RouteClass, limits: ClassConnectionLimits) -> Self {
         self.connection_limits.push((class, limits));
         self
@@ -226,35 +230,35 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Uses HTTP/2 without negotiation, also without TLS. The server must support it.
+    /// Uses HTTP/2 without negotiation, also without TLS. The server must support HTTP/2.
     pub fn http2_prior_knowledge(self) -> Self {
         self.http_versions(HttpVersions::Http2PriorKnowledge)
     }
 
-    /// Sets the proxies, in place of those of the environment. [`ProxyConfig::none`] uses no proxy.
+    /// Sets the proxies. They replace the proxies from the environment. [`ProxyConfig::none`] uses no proxy.
     pub fn proxy(mut self, proxy: ProxyConfig) -> Self {
         self.proxy = Some(proxy);
         self
     }
 
-    /// Trusts the certificates in a PEM text, in addition to those of the system.
+    /// Trusts the certificates in a PEM text, in addition to the certificates of the system.
     pub fn root_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root_certificates.push(pem.into());
         self
     }
 
-    /// Trusts only the certificates of [`root_certificate_pem`](Self::root_certificate_pem), and neither those of the system nor those that
-    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    /// Trusts only the certificates of [`root_certificate_pem`](Self::root_certificate_pem), and neither the certificates of the system nor
+    /// those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     pub fn without_system_root_certificates(mut self) -> Self {
         self.has_system_roots = false;
         self
     }
 
-    /// Sets the certificate with which the client authenticates itself to the server (mutual TLS): a certificate chain in PEM form, the
-    /// client's own certificate first, and its unencrypted private key in PEM form.
+    /// Sets the certificate with which the client authenticates itself to the server (mutual TLS): a certificate chain and an unencrypted
+    /// private key in PEM form. The client's own certificate is the first of the chain.
     ///
-    /// Only the origin of the base URL gets the certificate. The key does not occur in `Debug` output, logs or errors, and its text is
-    /// overwritten in memory after use.
+    /// Only the origin of the base URL gets the certificate. The private key does not occur in `Debug` output, logs or errors, and its text
+    /// is overwritten in memory after use.
     pub fn client_certificate_pem(
         mut self,
         chain: impl Into<Vec<u8>>,
@@ -264,13 +268,13 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Wraps the transport in a layer, for example to count or record requests, or to simulate network errors. The layer gets every
-    /// request and response, including retries, but no heartbeats. It does not see the key. A second layer replaces the first.
+    /// Wraps the transport in a layer, for example to count or record requests, or to simulate network errors. The layer gets every request
+    /// and response, including retries, but no heartbeats. The layer does not receive the API key. A second layer replaces the first.
     ///
     /// A layer may make calls of the SDK itself before it passes a request on. Such a call never waits: a training call fails with
-    /// `Unsupported` while the submission queue of its model is busy, possibly with the request in the layer. This applies to calls that
-    /// are made and awaited in the future of [`Transport::send`]. In a task that the layer spawns, calls may wait, so the layer must not
-    /// wait for the task.
+    /// `Unsupported` while the submission queue of its model is busy, possibly with the request that the layer handles. This applies to
+    /// calls that are made and awaited in the future of [`Transport::send`]. In a task that the layer spawns, calls may wait, so the layer
+    /// must not wait for the task.
     pub fn layer_transport(
         mut self,
         layer: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + Sync + 'static,
@@ -283,8 +287,8 @@ impl ServiceClientBuilder {
     ///
     /// # Errors
     /// `InvalidInput` or `Authentication` for invalid settings, before anything is sent. `Connection` if the server is not reachable, and
-    /// `Protocol` if it is not a Tinker server; the first request is not retried, so a wrong address fails at once. Otherwise the errors
-    /// that the server returns.
+    /// `Protocol` if the server is not a Tinker server; the first request is not retried, so a wrong address fails at once. Otherwise the
+    /// errors that the server returns.
     pub async fn connect(self) -> Result<ServiceClient> {
         // The builder can be awaited directly, too. The future is boxed there, since it is large and would be part of all callers' futures.
         self.await
@@ -396,7 +400,7 @@ impl ServiceClientBuilder {
     }
 }
 
-/// Adds the name of the environment variable that an invalid setting is from.
+/// Adds the name of the environment variable from which an invalid setting was read.
 fn with_variable(variable: Option<&str>, error: Error) -> Error {
     match variable {
         Some(variable) => error.with_context(variable),
@@ -404,7 +408,7 @@ fn with_variable(variable: Option<&str>, error: Error) -> Error {
     }
 }
 
-/// Returns jitter that differs between processes.
+/// Returns a jitter source with a random seed, so that the jitter of two processes differs.
 pub(crate) fn jitter() -> Arc<dyn Jitter> {
     use std::hash::{BuildHasher, RandomState};
     Arc::new(SplitMix::new(RandomState::new().hash_one("tinkers")))

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use tinkers_core::{Error, Result};
 
-/// The headers that the caller adds to every request. Their values are not shown.
+/// The headers that the caller adds to every request. `Debug` does not show the values of these headers.
 #[derive(Clone, Default)]
 pub(crate) struct DefaultHeaders(Vec<(String, String)>);
 
@@ -39,16 +39,16 @@ const RESERVED: &[&str] = &[
     "x-tinker-sampling-backpressure",
 ];
 
-/// Parts of the names of headers whose values are secrets.
+/// The parts of a header name that show that the value of the header is a secret.
 const SECRET_NAMES: &[&str] = &["auth", "cookie", "key", "password", "secret", "token"];
 
 impl DefaultHeaders {
-    /// Adds a header. A later value replaces an earlier one of the same name.
+    /// Adds a header. A later value replaces an earlier value of the same header.
     pub(crate) fn add(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.0.push((name.into(), value.into()));
     }
 
-    /// Checks the headers.
+    /// Checks the default headers.
     ///
     /// # Errors
     /// `InvalidInput` for an invalid name or value, and for a name that the SDK sets itself.
@@ -72,7 +72,7 @@ impl DefaultHeaders {
     }
 }
 
-/// Returns what to do instead if the SDK sets the header itself.
+/// Returns the setting to use instead of a header that the SDK sets itself, for the error message.
 fn conflict(name: &HeaderName) -> Option<&'static str> {
     match name.as_str() {
         "x-api-key" => Some("no header that the SDK sets itself; use the option api_key"),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_and_reserved_headers_are_rejected_by_name() {
+    fn error_names_an_invalid_or_reserved_default_header() {
         for (name, value, field) in [
             ("X-API-Key", "hush", "default_headers.x-api-key"),
             ("User-Agent", "hush", "default_headers.user-agent"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn later_value_replaces_an_earlier_one() {
+    fn later_default_header_replaces_an_earlier_value() {
         let parsed = headers(&[("x-team", "1"), ("X-Team", "2")]).parse();
         let parsed = parsed.expect("valid");
         assert_eq!(
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_credential_headers_are_sensitive() {
+    fn default_headers_with_credentials_are_marked_sensitive() {
         for (name, is_sensitive) in [
             ("authorization", true),
             ("x-gateway-token", true),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_contains_names_only() {
+    fn debug_output_of_default_headers_contains_only_names() {
         let headers = headers(&[("x-team", "hush"), ("hush hush", "x")]);
         assert_eq!(format!("{headers:?}"), r#"["x-team"]"#);
     }

@@ -24,8 +24,8 @@ impl ServiceClient {
     /// Samples and adapters without a seed differ from run to run. Set their seeds to reproduce a run, or use
     /// [`ServiceClient::over_local`] with a seeded engine.
     ///
-    /// Checkpoints are stored in a temporary directory, which is removed when the last handle of this client is dropped. Use
-    /// [`ServiceClient::local_in`] to keep checkpoints.
+    /// Checkpoints are stored in a temporary directory. The directory is removed when the last handle of this client is dropped. To keep
+    /// checkpoints on disk, use [`ServiceClient::local_in`].
     ///
     /// The model runs on the CPU, and is about 40 times slower in a build without optimization. To optimize dependencies in debug builds, set
     /// `opt-level = 3` under `[profile.dev.package."*"]` in the `Cargo.toml` of your workspace.
@@ -68,15 +68,15 @@ impl ServiceClient {
     /// Opens a session on an embedded server that the program has built, for example with injected faults and a request journal. Requests
     /// and responses are the same as with a server over a socket. The server must not require an API key.
     ///
-    /// The client and its heartbeats use the clock and the spawner of the server, and share rate limits with no other client. On a runtime
-    /// with paused time (`tokio::time::pause`), waits take no real time. The jitter has a fixed seed, so each run of a program makes the
-    /// same requests.
+    /// The client and its heartbeats use the clock and the spawner of the server, and do not share rate limits with other clients. On a
+    /// runtime with paused time (`tokio::time::pause`), waits take no real time. The jitter has a fixed seed, so each run of a program
+    /// makes the same requests.
     ///
     /// See the example `faults`, which tests a training loop.
     ///
     /// # Errors
-    /// The errors of [`ServiceClientBuilder::connect`](crate::ServiceClientBuilder::connect), for example because of faults in the first
-    /// requests.
+    /// The errors of [`ServiceClientBuilder::connect`](crate::ServiceClientBuilder::connect), for example because of injected faults in the
+    /// first requests.
     pub async fn over_local(server: LocalServer) -> Result<Self> {
         let runtime: Runtime = (Arc::clone(server.time()), Arc::clone(server.spawner()));
         let transport = Arc::new(InProcess::new(server));

@@ -14,7 +14,7 @@ use tinkers_transport::{CloudflareAccess, ProxyConfig, RootFiles};
 /// The settings of a client in the environment variables of the process.
 ///
 /// [`ServiceClientBuilder`](crate::ServiceClientBuilder) uses these settings unless the program sets others. Use this type to show or check
-/// them. Values are trimmed, and blank values count as unset. An invalid value is an error only when it is used.
+/// these settings. Values are trimmed, and blank values count as unset. An invalid value is an error only when the value is used.
 ///
 /// ```
 /// let environment = tinkers::Environment::read();
@@ -55,7 +55,7 @@ impl Environment {
     /// | `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` | proxies, in upper or lower case: see [`ProxyConfig::from_variables`] |
     /// | `SSL_CERT_FILE`, `SSL_CERT_DIR` | root certificates that replace those of the system: see [`RootFiles::from_variables`] |
     ///
-    /// Invalid Unicode is replaced, so that such a value is rejected when it is used.
+    /// Invalid Unicode in a value is replaced, so that the value is rejected when it is used.
     pub fn read() -> Self {
         Self::from_variables(|name| env::var_os(name))
     }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn api_key_from_the_environment_is_trimmed() {
+    fn white_space_around_the_api_key_variable_is_removed() {
         let environment = of(&[("TINKER_API_KEY", "tml-x\r\n")]);
         assert_eq!(environment.api_key.as_deref(), Some("tml-x"));
     }

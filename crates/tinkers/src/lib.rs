@@ -61,7 +61,7 @@ pub use tinkers_wire::{
     TinkerPath, TopkLogprobs,
 };
 
-/// The embedded server, with which programs that use the SDK can be tested: see [`ServiceClient::over_local`].
+/// The embedded server, for tests of programs that use the SDK: see [`ServiceClient::over_local`].
 #[cfg(feature = "local")]
 pub use tinkers_local as local;
 

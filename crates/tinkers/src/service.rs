@@ -9,7 +9,7 @@ use tinkers_session::{Session, SessionEvents};
 use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState};
 use tinkers_wire::{Capabilities, FinishReason};
 
-/// A client of a Tinker server. It holds one session, and creates the training and sampling clients of the session.
+/// A client of a Tinker server. The client holds one session, and creates the training and sampling clients of the session.
 ///
 /// Clones share the session. [`ServiceClient::close`] ends the session. Without a close, the server ends the session some time (usually two
 /// minutes) after the service client, its clones and all clients created from it are dropped.
@@ -37,8 +37,8 @@ impl ServiceClient {
         Self { session }
     }
 
-    /// Creates a training client with a new LoRA adapter of `base_model`. Nothing is sent before the returned builder is awaited; its type
-    /// describes the errors.
+    /// Creates a training client with a new LoRA adapter of `base_model`. Nothing is sent before the returned builder is awaited. The type
+    /// of the builder describes the errors.
     ///
     /// ```no_run
     /// # async fn create(service: tinkers::ServiceClient) -> tinkers::Result<()> {
@@ -55,7 +55,7 @@ impl ServiceClient {
     }
 
     /// Creates a training client with the weights of a training checkpoint and a new optimizer. `path` is the `tinker://` path of the
-    /// checkpoint. Nothing is sent before the returned builder is awaited; its type describes the errors.
+    /// checkpoint. Nothing is sent before the returned builder is awaited. The type of the builder describes the errors.
     ///
     /// ```no_run
     /// # async fn start(service: tinkers::ServiceClient) -> tinkers::Result<()> {
@@ -72,8 +72,8 @@ impl ServiceClient {
     }
 
     /// Creates a training client with the weights and the optimizer state of a training checkpoint, so that training continues as if it had
-    /// not been interrupted. `path` is the `tinker://` path of the checkpoint. Nothing is sent before the returned builder is awaited; its
-    /// type describes the errors.
+    /// not been interrupted. `path` is the `tinker://` path of the checkpoint. Nothing is sent before the returned builder is awaited. The
+    /// type of the builder describes the errors.
     ///
     /// ```no_run
     /// # async fn resume(service: tinkers::ServiceClient) -> tinkers::Result<()> {
@@ -90,7 +90,7 @@ impl ServiceClient {
     }
 
     /// Creates a sampling client for `source`: the name of a base model, or the `tinker://` path of weights that were saved for sampling.
-    /// Nothing is sent before the returned builder is awaited; its type describes the errors.
+    /// Nothing is sent before the returned builder is awaited. The type of the builder describes the errors.
     ///
     /// ```no_run
     /// # async fn create(service: tinkers::ServiceClient) -> tinkers::Result<()> {
@@ -136,8 +136,8 @@ impl ServiceClient {
         self.session.server_profile()
     }
 
-    /// Returns the current state of the rate limits for each route class: waiting requests, requests in flight, and the limits detected so
-    /// far. All clients of the process with the same server and API key share the limits.
+    /// Returns the current state of the rate limits for each route class: the number of waiting requests, the number of requests in flight,
+    /// and the limits detected so far. All clients of the process with the same server and API key share the limits.
     pub fn limits(&self) -> LimiterSnapshot {
         self.session.endpoint().limiter().snapshot()
     }
@@ -148,9 +148,9 @@ impl ServiceClient {
         self.session.endpoint().limiter().events()
     }
 
-    /// Returns the counters of errors from which the session and its clients have recovered, by kind: retried requests and polls, failed
-    /// heartbeats, models that could not be unloaded, and so on. Each of these errors is also logged, at level `DEBUG` or above. Rate-limited
-    /// responses are not included; they are counted in [`limits`](Self::limits).
+    /// Returns the number of errors from which the session and its clients have recovered, by kind: retried requests and polls, failed
+    /// heartbeats, models that could not be unloaded, and so on. Each of these errors is also logged, at level `DEBUG` or above.
+    /// Rate-limited responses are not included; [`limits`](Self::limits) contains their number.
     ///
     /// ```
     /// # async fn watch(service: tinkers::ServiceClient) {
@@ -206,8 +206,8 @@ impl ServiceClient {
     /// ```
     ///
     /// # Errors
-    /// The error of the report to the server. The session is closed nevertheless, and the server ends it after its expiry, so the error needs
-    /// no action.
+    /// The error of the report to the server. The session is closed nevertheless, and the server ends the session after its expiry, so the
+    /// error needs no action.
     ///
     /// # Cancel safety
     /// Dropping the future closes the session for its clients, but may leave it open on the server until its expiry.

@@ -31,7 +31,7 @@ fn public_types_implement_the_auto_traits() {
 }
 
 #[test]
-fn futures_of_connect_are_send() {
+fn connect_futures_are_send() {
     fn spawnable<T: Send + 'static>(_: impl FnOnce() -> T) {}
     spawnable(|| ServiceClient::builder().connect());
     spawnable(ServiceClient::from_env);

@@ -26,13 +26,13 @@ use crate::user_code::catch_panic;
 
 /// The size in bytes above which a refused request waits for an extra pause, if the server sent no retry delay.
 const LARGE_BODY: u64 = 128 * 1024;
-/// The extra pause of a large request.
+/// The extra pause after the refusal of a large request without a retry delay from the server.
 const LARGE_BODY_PAUSE: Duration = Duration::from_secs(5);
 
-/// The maximum number of retries after successful responses that cannot be decoded.
+/// The maximum number of retries of a call after successful responses that cannot be decoded.
 const MAX_UNREADABLE: u32 = 3;
 
-/// The state of one call, kept across its attempts.
+/// The state of one call, across all of its attempts.
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
     began: Timestamp,
@@ -280,7 +280,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns the action of the retry table, unless the call overrides it.
+    /// Returns the action for a response: the action of the retry table, unless the call overrides that action.
     fn action(&mut self, call: &Call, response: &HttpResponse) -> RetryAction {
         match retry::classify(response, self.caller.time.wall()) {
             RetryAction::Again { kind, .. } if call.is_final.is_some_and(|is| is(response)) => {
@@ -321,7 +321,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns the in-flight permit for the retry if the server may still work on the request, and drops the permit otherwise.
+    /// Returns the in-flight permit for the retry if the server may still work on the request. Drops the permit otherwise.
     fn keep(&self, held: InFlightPermit, applied: Applied) -> Option<InFlightPermit> {
         (self.maybe_applied || applied == Applied::Maybe).then_some(held)
     }
@@ -400,7 +400,7 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Waits for a pause before readmission. The pause does not count for the retry window.
+    /// Waits for a pause before the call asks for admission again. The pause does not count for the retry window.
     async fn sleep(
         &mut self,
         call: &Call,

@@ -124,7 +124,7 @@ fn all_retries_succeed_within_two_seconds_of_server_recovery() {
 }
 
 #[test]
-fn number_of_outage_checks_does_not_grow_with_the_retries() {
+fn number_of_outage_checks_is_independent_of_the_number_of_retries() {
     let scene = Scene::new(600.0);
     let (_, alone) = scene.run(1, true);
     // One outage check per second for 20 s, then one in each twentieth of the outage.
@@ -138,14 +138,14 @@ fn number_of_outage_checks_does_not_grow_with_the_retries() {
 }
 
 #[test]
-fn released_retry_waits_for_the_server_retry_delay() {
+fn retry_woken_after_an_outage_waits_for_the_server_retry_delay() {
     let scene = Scene::with_hint(31.0, secs(20.0));
     let (answered, failed) = scene.run(1, true);
     assert_eq!(failed, 2);
     assert!(answered[0].since_origin() >= secs(40.0));
 }
 
-/// A request that failed now and waits for its backoff, with a server's retry delay of an hour.
+/// A request that has just failed and waits for its backoff. The server sent a retry delay of one hour.
 struct Sleeper<'a>(BoxFuture<'a, ()>);
 
 impl<'a> Sleeper<'a> {
@@ -154,7 +154,7 @@ impl<'a> Sleeper<'a> {
         Self::with_check(scene, sent_at, not_before)
     }
 
-    /// Returns a waiting request that was sent at `sent_at` and may be retried from `not_before` on.
+    /// Returns a failed request that was sent at `sent_at` and may be retried from `not_before` on.
     fn with_check(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
         let pause = OutageBackoff {
             sent_at,
@@ -180,7 +180,7 @@ impl Scene {
 }
 
 #[test]
-fn short_failures_and_fast_flapping_rarely_release_retries() {
+fn short_failures_and_fast_flapping_rarely_wake_retries_early() {
     let scene = Scene::new(0.0);
     let mut called = Vec::new();
     // The server fails for three seconds and responds once, repeatedly.
@@ -229,7 +229,7 @@ fn retry_with_a_long_first_pause_can_be_the_outage_check() {
 }
 
 #[test]
-fn response_to_a_request_before_the_outage_does_not_end_it() {
+fn response_to_a_request_sent_before_an_outage_does_not_end_the_outage() {
     let scene = Scene::new(0.0);
     scene.clock.advance(secs(1.0));
     let mut sleeper = Sleeper::new(&scene, secs_at(1.0), secs_at(1.0));
@@ -245,7 +245,7 @@ fn response_to_a_request_before_the_outage_does_not_end_it() {
 }
 
 #[test]
-fn outage_soon_after_another_is_also_ended_by_recovery() {
+fn second_outage_soon_after_the_first_also_ends_on_recovery() {
     let scene = Scene::new(0.0);
     let mut first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
@@ -296,7 +296,7 @@ fn dropped_outage_check_passes_to_another_retry() {
 }
 
 #[test]
-fn released_retry_waits_for_its_retry_delay_and_a_random_time() {
+fn retry_woken_after_an_outage_waits_for_retry_delay_and_jitter() {
     let scene = Scene::new(0.0);
     let hint = secs_at(20.0);
     let mut pending_retries: Vec<_> = (0..1000)
@@ -326,7 +326,7 @@ fn released_retry_waits_for_its_retry_delay_and_a_random_time() {
 }
 
 #[test]
-fn request_that_fails_after_the_recovery_is_retried_soon() {
+fn request_that_fails_after_the_end_of_an_outage_is_retried_soon() {
     let scene = Scene::new(0.0);
     let first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
@@ -342,7 +342,7 @@ fn request_that_fails_after_the_recovery_is_retried_soon() {
 }
 
 #[test]
-fn each_outage_has_its_own_checks() {
+fn times_of_outage_checks_do_not_carry_over_to_the_next_outage() {
     let scene = Scene::new(0.0);
     let first = Sleeper::with_check(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(300.0));
@@ -408,7 +408,7 @@ fn start_and_end_of_an_outage_are_logged_once() {
 }
 
 #[test]
-fn released_retries_are_spread_by_half_a_millisecond_each() {
+fn retries_woken_after_an_outage_are_spread_by_half_a_millisecond_each() {
     let scene = Scene::new(0.0);
     let mut pending_retries: Vec<_> = (0..2000)
         .map(|_| Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
@@ -429,7 +429,7 @@ fn released_retries_are_spread_by_half_a_millisecond_each() {
 }
 
 #[test]
-fn outage_state_is_reset_before_its_retries_are_woken() {
+fn outage_state_is_reset_before_pending_retries_are_woken() {
     struct Looks(Arc<Outage>, Mutex<Vec<(u64, bool)>>);
     impl std::task::Wake for Looks {
         fn wake(self: Arc<Self>) {

@@ -7,7 +7,7 @@ use crate::support::{World, post};
 use crate::{OK, secs};
 
 #[test]
-fn client_policy_sets_attempts_window_and_pauses_of_a_call() {
+fn client_retry_policy_sets_attempts_window_and_pauses_of_a_call() {
     let sent_at = |retries: RetryPolicy| {
         // Not a status of 5xx, after which outage checks may send a retry early.
         let mut world = World::new(&[], Says(408, "{}"));
@@ -27,7 +27,7 @@ fn client_policy_sets_attempts_window_and_pauses_of_a_call() {
 }
 
 #[test]
-fn client_policy_does_not_extend_a_call_with_one_attempt() {
+fn client_retry_policy_adds_no_retries_to_a_call_with_one_attempt() {
     let mut world = World::new(&[], Says(500, "{}"));
     world.caller.retries = RetryPolicy::new().with_window(secs(1000));
     let mut call = post(RouteClass::Rest);
@@ -37,7 +37,7 @@ fn client_policy_does_not_extend_a_call_with_one_attempt() {
 }
 
 #[test]
-fn retry_without_budget_keeps_the_pace_of_the_backoff() {
+fn retries_without_a_retry_budget_follow_the_backoff() {
     for (has_budget, pause) in [(true, 8), (false, 2)] {
         let mut world = World::new(&[Says(408, "{}")], OK).with_empty_budget();
         let retries = RetryPolicy::new().with_backoff(secs(2), secs(8));
@@ -52,7 +52,7 @@ fn retry_without_budget_keeps_the_pace_of_the_backoff() {
 }
 
 #[test]
-fn request_has_the_timeouts_of_its_class() {
+fn request_has_the_timeouts_of_its_route_class() {
     let mut timeouts = ClassTimeouts::default();
     timeouts.set_connect(secs(7));
     let of_train = Timeouts::of(RouteClass::Train).with_first_byte(secs(9));

@@ -71,7 +71,7 @@ fn wait_for_admission_does_not_count_for_the_retry_window() {
 }
 
 #[test]
-fn request_not_sent_because_the_gate_closed_is_readmitted() {
+fn request_not_sent_because_the_gate_closed_is_admitted_again_first() {
     let held = Fails(T::Held, Sent::NotSent);
     let world = World::new(&[held, held], OK);
     let accepted = world.call(post(RouteClass::Train)).expect("accepted");

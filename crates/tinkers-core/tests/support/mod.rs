@@ -102,7 +102,8 @@ impl Transport for Server {
     }
 }
 
-/// A simple limiter. A refusal closes it for the server's retry delay, or for a second if there is none. It counts in-flight permits.
+/// A simple limiter. A refusal closes the limiter for the server's retry delay, or for a second if the response contains no retry delay.
+/// The limiter counts in-flight permits.
 #[derive(Debug, Clone)]
 struct Gate {
     clock: ManualClock,
@@ -232,7 +233,7 @@ impl World {
         self.server.timeouts.lock().unwrap().clone()
     }
 
-    /// Replaces the jitter source by one that always returns the maximum.
+    /// Replaces the jitter source: all pauses get the maximum jitter.
     pub(crate) fn with_jitter(mut self) -> Self {
         self.caller.jitter = Arc::new(FixedJitter(1.0));
         self
@@ -338,7 +339,7 @@ impl World {
         self.server.retry_counts.lock().unwrap().clone()
     }
 
-    /// Returns the number of received requests that the limiter still allows to be sent.
+    /// Returns the number of requests that the server received and the limiter still allows to be sent.
     pub(crate) fn departures_that_may_leave(&self) -> usize {
         let departures = self.server.departures.lock().unwrap();
         departures.iter().filter(|one| one.may_leave()).count()

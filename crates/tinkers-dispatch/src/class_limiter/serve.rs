@@ -68,7 +68,7 @@ impl ClassLimiter {
         }
     }
 
-    /// Sets a timer at `at` for the first entry of each client, since nothing else will serve the queue.
+    /// Sets a timer at `at` for the first entry of each client. Without a timer the queue would not be served again.
     fn serve_again_at(&self, state: &mut State, at: Timestamp, deferred: &mut Deferred) {
         state.serve_at = Some(at);
         for waker in state.queue.set_alarms(at) {
@@ -76,8 +76,8 @@ impl ClassLimiter {
         }
     }
 
-    /// Counts polls that were not refused for a while as accepted, while a ramp limits the polls: the server holds accepted polls, so
-    /// their responses come too late for the ramp. Returns whether the limit of the ramp rose.
+    /// During the gradual increase after a pause, counts polls that were not refused for a while as accepted: the server holds accepted
+    /// polls, so the responses come too late. Returns whether the limit of the gradual increase rose.
     fn step_ramp(&self, state: &mut State, now: Timestamp) -> bool {
         if self.class != RouteClass::Poll || self.constraints.has_no_ramp() {
             state.ramp_at = None;
@@ -114,8 +114,8 @@ impl ClassLimiter {
         !lapsed.is_empty()
     }
 
-    /// Returns the time at which the oldest grant is taken back, if uncollected grants hold all slots in use: then nothing else serves
-    /// the queue.
+    /// Returns the time at which the oldest grant is taken back, if uncollected grants hold all slots in use. In that case nothing else
+    /// serves the queue.
     fn earliest_lapse(&self, state: &State) -> Option<Timestamp> {
         let uncollected = state.queue.uncollected();
         let unanswered = self.constraints.window().view().unanswered as usize;
@@ -154,8 +154,8 @@ impl ClassLimiter {
         }
     }
 
-    /// Opens the gate if the first request after a pause is a poll that was not refused for a while: the server holds a poll that it
-    /// accepts.
+    /// Opens the gate if the first request after a pause is a poll and the server has not refused the poll for a while: the server holds a
+    /// poll that it accepts.
     fn open_unrefused(&self, state: &mut State, now: Timestamp, deferred: &mut Deferred) {
         if self.class != RouteClass::Poll {
             return;

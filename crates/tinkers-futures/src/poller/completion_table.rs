@@ -23,11 +23,11 @@ pub struct CompletionNotice {
     pub size: Option<NonZeroU64>,
 }
 
-/// The maximum number of completions that are stored for requests that are not registered yet.
+/// The maximum number of completions that the table stores for requests that are not registered yet.
 const MAX_EARLY: usize = 16_384;
-/// The maximum number of ids that wait to be acknowledged. The server discards other results later by itself.
+/// The maximum number of request ids that wait to be acknowledged. The server discards results without an acknowledgement later by itself.
 const MAX_RETRIEVED: usize = 65_536;
-/// The maximum number of ids that one poll acknowledges.
+/// The maximum number of request ids that one poll acknowledges.
 const MAX_ACKNOWLEDGED: usize = 4096;
 
 /// The next step of the polling task.
@@ -48,7 +48,7 @@ pub(super) struct Acknowledgement {
     pub(super) retrieved: Vec<Arc<str>>,
 }
 
-/// The effect of a response on the table.
+/// The effect of a poll response on the completion table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Applied {
     /// The number of waiters that the response notified.
@@ -76,13 +76,13 @@ struct State {
     early: BTreeMap<String, (u64, CompletionNotice)>,
     early_order: BTreeMap<u64, String>,
     next_early: u64,
-    /// The number of early completions that were evicted for lack of room.
+    /// The number of completions that were evicted from `early` for lack of room.
     evictions: u64,
-    /// The ids of results that were retrieved or abandoned. They are to be acknowledged.
+    /// The ids of requests whose results were retrieved or abandoned, and that have to be acknowledged.
     retrieved: BTreeSet<Arc<str>>,
     /// The highest cursor that the server sent.
     cursor: i64,
-    /// The highest cursor that the server sent with a new completion. It has to be acknowledged.
+    /// The highest cursor that the server sent with a new completion. This cursor has to be acknowledged.
     cursor_to_acknowledge: i64,
     acknowledged_cursor: i64,
     has_bad_cursor: bool,
@@ -102,7 +102,7 @@ enum Waiter {
 }
 
 impl CompletionTable {
-    /// Returns the number of evictions so far, which is passed to [`CompletionTable::register`].
+    /// Returns the number of completions that were evicted so far. Pass this number to [`CompletionTable::register`].
     ///
     /// # Errors
     /// The error with which the poller ended.
@@ -114,7 +114,7 @@ impl CompletionTable {
         }
     }
 
-    /// Registers a request. `evictions` is the number of evictions when its submission began.
+    /// Registers a request. `evictions` is the number of evicted completions when the submission of the request began.
     ///
     /// # Errors
     /// `Protocol` if the id is registered already.
@@ -157,7 +157,7 @@ impl CompletionTable {
         Ok(())
     }
 
-    /// Polls for the completion of the request `id`, and registers the waker. A request that is not registered is ready.
+    /// Polls for the completion of the request `id`, and registers the waker. If the request is not registered, returns `Ready` at once.
     pub(super) fn poll(&self, id: &str, waker: &Waker) -> Poll<Result<CompletionNotice>> {
         let mut guard = self.lock();
         let State { waiters, ended, .. } = &mut *guard;
@@ -229,7 +229,8 @@ impl CompletionTable {
         self.lock().has_unacknowledged()
     }
 
-    /// Returns the acknowledgement for the next poll. It is repeated until a response to a poll with it is applied.
+    /// Returns the acknowledgement for the next poll. Each poll repeats the acknowledgement until the response to one of these polls is
+    /// applied.
     pub(super) fn acknowledgement(&self) -> Acknowledgement {
         let state = self.lock();
         Acknowledgement {
@@ -245,8 +246,8 @@ impl CompletionTable {
 
     /// Applies the response to a poll that carried `acknowledgement`.
     ///
-    /// Only this method moves the cursor, so the server repeats the completions of a response that was lost. A cursor that goes back is
-    /// ignored.
+    /// Only this method moves the cursor, so the server repeats the completions of a response that was lost. A cursor below the current one
+    /// is ignored.
     pub(super) fn apply(
         &self,
         now: Timestamp,
@@ -282,7 +283,7 @@ impl CompletionTable {
         self.lock().acknowledge(acknowledgement);
     }
 
-    /// Suspends the shared poll: releases all waiters, and later ones at once, so that each request is polled for individually.
+    /// Suspends the shared poll: tells all current and later waiters to poll for their requests individually.
     pub(super) fn suspend(&self) {
         let mut guard = self.lock();
         guard.is_suspended = true;
@@ -296,7 +297,7 @@ impl CompletionTable {
         self.lock().is_suspended = false;
     }
 
-    /// Restarts the progress deadline and the measured wait of all waiters.
+    /// Restarts the progress deadlines and the measured wait times of all waiters.
     pub(super) fn reset_deadlines(&self, now: Timestamp) {
         let mut state = self.lock();
         for waiter in state.waiters.values_mut() {
@@ -311,7 +312,7 @@ impl CompletionTable {
         state.waiting_since = now;
     }
 
-    /// Releases the waiters that have waited for `limit` or longer, so that they poll individually. Their completions may be lost.
+    /// Tells the waiters that have waited for `limit` or longer to poll individually, since their completions may be lost.
     pub(super) fn release_overdue(&self, now: Timestamp, limit: Duration) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -368,8 +369,8 @@ impl State {
         self.acknowledged_cursor = self.acknowledged_cursor.max(acknowledgement.cursor);
     }
 
-    /// Releases the waiters for whose start time `is_released` returns true, so that each polls for its own result. Returns their
-    /// wakers.
+    /// Tells waiters to poll individually, if `is_released` returns true for the time at which their wait began. Returns the wakers of
+    /// these waiters.
     fn release(&mut self, mut is_released: impl FnMut(Timestamp) -> bool) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for waiter in self.waiters.values_mut() {

@@ -60,10 +60,10 @@ impl SessionPoller {
         Ok(PendingSubmission { evictions })
     }
 
-    /// Registers `request_id`, which the server assigned to `submission`. Its completion is reported to `progress`.
+    /// Registers `request_id`, the id that the server assigned to `submission`. The completion of the request is reported to `progress`.
     ///
-    /// If another request made the submission, for example in a transport layer, that request may be the shared poll itself. Such a
-    /// submission is not registered but polled for individually.
+    /// A submission that was made inside another request, for example by a transport layer, is not registered but polled for individually.
+    /// The outer request may be the shared poll itself.
     ///
     /// # Errors
     /// `Protocol` if the id is registered already: the server has assigned it twice.

@@ -21,7 +21,7 @@ use crate::poll_loop::{PollHandler, PollLoop, Verdict};
 
 /// The time limit of one poll that only acknowledges, and of all final acknowledgements together.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(5);
-/// The time for which an acknowledgement waits for a poll that can carry it.
+/// The time for which an acknowledgement waits for the next poll that can carry the acknowledgement.
 const ACKNOWLEDGE_DELAY: Duration = Duration::from_secs(1);
 /// The maximum number of polls for final acknowledgements.
 const MAX_FINAL_ACKNOWLEDGEMENTS: u32 = 20;
@@ -136,8 +136,8 @@ impl SharedPoll {
         self.polls.run(&mut poll, None).await
     }
 
-    /// Sends the remaining acknowledgements, within a few seconds. If one fails, the server stores results for longer than necessary,
-    /// but no waiter loses a result.
+    /// Sends the remaining acknowledgements, within a few seconds. If an acknowledgement fails, the server stores results for longer than
+    /// necessary, but no waiter loses a result.
     async fn acknowledge_rest(&mut self) {
         let session = Arc::clone(&self.session);
         let caller = session.caller();
@@ -250,7 +250,7 @@ struct FinalAck<'a> {
     target: &'a PollTarget,
     completions: &'a CompletionTable,
     acknowledgement: Acknowledgement,
-    /// The number of polls that may still be sent.
+    /// The number of polls for final acknowledgements that may still be sent.
     remaining: u32,
     timeouts: Timeouts,
 }

@@ -63,7 +63,7 @@ fn suspension(fixture: &Fixture, handles: &mut Vec<CompletionHandle>) -> usize {
 }
 
 #[test]
-fn suspensions_of_the_shared_poll_double_until_a_response() {
+fn shared_poll_suspensions_double_until_the_server_responds() {
     let lost = Step::Json(410, r#"{"detail": "no such session"}"#);
     for response in [NOTHING, Step::Json(408, "{}")] {
         let script = [lost.clone(), lost.clone(), lost.clone(), response.clone()];
@@ -82,7 +82,7 @@ fn suspensions_of_the_shared_poll_double_until_a_response() {
 }
 
 #[test]
-fn suspension_resets_the_retry_counters() {
+fn shared_poll_suspension_restarts_the_retry_limits() {
     let missing = Step::Json(404, r#"{"detail": "starting"}"#);
     let fixture = fixture(std::iter::repeat_n(missing, 8));
     let first = fixture.register("1");
@@ -95,7 +95,7 @@ fn suspension_resets_the_retry_counters() {
 }
 
 #[test]
-fn completion_of_a_waiter_resets_the_retry_counters() {
+fn completed_request_restarts_the_retry_limits_of_the_shared_poll() {
     let missing = || std::iter::repeat_n(Step::Json(404, r#"{"detail": "starting"}"#), 3);
     let second = Step::Json(
         200,
@@ -124,7 +124,7 @@ fn refused_poll_resets_the_progress_deadlines_of_all_waiters() {
 }
 
 #[test]
-fn suspension_is_at_least_as_long_as_the_server_retry_delay() {
+fn shared_poll_suspension_lasts_at_least_the_server_retry_delay() {
     let lost = Step::WithHeader(401, "retry-after", "100");
     let fixture = fixture(std::iter::repeat_n(lost, 7).chain([FIRST]));
     let handle = fixture.register("0");

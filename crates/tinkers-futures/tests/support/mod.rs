@@ -50,7 +50,7 @@ pub(crate) struct Scripted {
     pub(crate) released: Mutex<Vec<&'static str>>,
     pub(crate) bytes_held: AtomicU64,
     pub(crate) max_bytes_held: AtomicU64,
-    /// The reason for which the session is closed, if it is.
+    /// The reason of the close, if the session is closed.
     pub(crate) ended: Mutex<Option<Error>>,
     /// The number of times that the server was asked whether it knows the session.
     pub(crate) confirmations: AtomicU64,

@@ -12,7 +12,8 @@ pub(crate) struct Group {
     pub(crate) hint: Duration,
     /// The cases of the group, one per seed.
     pub(crate) cases: Vec<Case>,
-    /// The minimum average fraction of the samples that a client with full knowledge of the server would finish.
+    /// The minimum number of finished samples, as a fraction of those that a client with full knowledge of the server would finish, on
+    /// average.
     pub(crate) min_share: f64,
     /// The minimum evenness between clients: the samples of the slowest client as a fraction of those of the fastest.
     pub(crate) min_evenness: f64,
@@ -20,7 +21,7 @@ pub(crate) struct Group {
 
 /// The minimum number of accepted requests per refusal.
 const ACCEPTED_PER_REFUSAL: f64 = 20.0;
-/// The number of seeds. The seed varies random walks and the times of capacity changes.
+/// The number of seeds of the random number generator. The seed varies random walks and the times of capacity changes.
 const SEEDS: u64 = 8;
 
 const fn ms(n: u64) -> Duration {
@@ -32,7 +33,8 @@ const HINTS: [Duration; 2] = [ms(200), ms(1_000)];
 const SAMPLES: [Duration; 2] = [ms(200), ms(1_000)];
 
 /// Cases with a server of constant capacity, with 50 samples per unit of capacity. If the server's retry delay is 1 s and a sample takes
-/// 200 ms, one closure costs so much that a client that learns by a refusal cannot exceed a fraction of 0.92.
+/// 200 ms, one gate closure takes so long that a client that learns from refusals finishes at most a fraction of 0.92 of the possible
+/// samples.
 pub(crate) fn fixed() -> Vec<Group> {
     let group = |size: u32, sample, hint| Group {
         name: format!("W = {size}"),
@@ -87,7 +89,7 @@ pub(crate) fn walks() -> Vec<Group> {
     grid(&[0], group)
 }
 
-/// Cases with two processes that share one key for ten minutes, at a capacity of 50. The second process starts five seconds later.
+/// Cases with two processes that share one API key for ten minutes, at a capacity of 50. The second process starts five seconds later.
 pub(crate) fn pairs() -> Vec<Group> {
     let group = |size: u32, sample: Duration, hint| {
         let samples = 600 * u64::from(size) * 1_000 / sample.as_millis() as u64;
@@ -173,7 +175,7 @@ pub(crate) const fn next(state: u64) -> u64 {
         .wrapping_add(1_442_695_040_888_963_407)
 }
 
-/// A case with random refusals, which do not depend on the requests in flight. They are continuous, or come in a burst.
+/// A case with random refusals, which do not depend on the requests in flight. The random refusals are continuous, or come in a burst.
 pub(crate) struct NoiseCase {
     pub(crate) per_mille: u64,
     /// The capacity of the server, or `None` if it is unlimited.
@@ -188,8 +190,8 @@ pub(crate) struct NoiseCase {
 
 /// The result of a case with random refusals.
 pub(crate) struct NoiseOutcome {
-    /// The number of samples finished during the random refusals, relative to a client with the same gate and ramp that knows the
-    /// server's capacity.
+    /// The number of samples finished during the random refusals, relative to a client that has the same gate and gradual increase, and
+    /// knows the server's capacity.
     pub(crate) during: f64,
     /// The fraction of the possible samples that were finished, from two seconds after the end of a burst on. `None` without a burst.
     pub(crate) after: Option<f64>,
@@ -202,7 +204,7 @@ impl NoiseCase {
     /// The start and the end of the burst.
     const BURST: [Duration; 2] = [ms(10_000), ms(20_000)];
     const END: Duration = ms(40_000);
-    /// The seeds. None of them was used to choose the constants of the algorithm.
+    /// The seeds of the random number generator. None of these seeds was used to choose the constants of the algorithm.
     const SEEDS: std::ops::RangeInclusive<u64> = 101..=120;
     const SETTLED: Duration = ms(2_000);
     /// The minimum of [`NoiseOutcome::during`]: the samples finished during the random refusals, relative to a client that knows the capacity.
@@ -243,7 +245,7 @@ impl NoiseCase {
         self.window.unwrap_or(u32::MAX).min(self.callers as u32)
     }
 
-    /// Returns the required minimums that an outcome misses.
+    /// Returns a description of each required minimum that the outcome misses.
     pub(crate) fn failures(&self, outcome: &NoiseOutcome) -> Vec<String> {
         let mut failures = Vec::new();
         let mut require = |share: f64, least: f64, what: &str| {
@@ -276,7 +278,7 @@ impl NoiseCase {
         failures
     }
 
-    /// Returns a name: the fraction and duration of the random refusals, and the capacity.
+    /// Returns the name of the case: the fraction and duration of the random refusals, and the capacity.
     pub(crate) fn name(&self) -> String {
         let lasts = if self.is_burst { " for 10 s" } else { "" };
         let window = self
@@ -376,7 +378,7 @@ impl Figures {
 }
 
 impl Group {
-    /// Returns the required minimums that these figures miss.
+    /// Returns a description of each required minimum that these figures miss.
     pub(crate) fn failures(&self, figures: &Figures) -> Vec<String> {
         let mut failures = Vec::new();
         let mut require = |is_met: bool, what: String| {

@@ -10,14 +10,14 @@ use tinkers_limits::{
 /// The kind of a simulated client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// A client with the real limits.
+    /// A client with the real gate, gradual increase and adaptive in-flight limit.
     Adaptive,
-    /// A client with the real gate and ramp, but a fixed in-flight limit of the initial size.
+    /// A client with the real gate and gradual increase, and a fixed in-flight limit: that at the start.
     FixedWindow,
-    /// A client with the real gate and ramp, and a fixed in-flight limit of this size: the capacity of the server.
+    /// A client with the real gate and gradual increase, and this fixed in-flight limit: the capacity of the server.
     KnownWindow(u32),
-    /// A client with an adaptive in-flight limit, but whose gate opens completely at its deadline: without a first request, ramp or
-    /// slow start.
+    /// A client with an adaptive in-flight limit and a gate that opens completely at its deadline: without a first request, gradual
+    /// increase or slow start.
     OpensAtDeadline,
 }
 
@@ -31,7 +31,7 @@ pub(crate) enum Admission {
     },
     /// The request may be sent at this time.
     NotUntil(Duration),
-    /// The request may be sent after another one has ended.
+    /// The request may be sent after another request has ended.
     Full,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Client {
     events: u64,
     /// Whether a request is waiting.
     has_waiters: bool,
-    /// The deadline of the gate, which a client of kind [`Policy::OpensAtDeadline`] keeps itself.
+    /// The deadline of the gate of a client of the kind [`Policy::OpensAtDeadline`].
     until: Duration,
 }
 
@@ -172,7 +172,7 @@ impl Client {
         self.policy != Policy::FixedWindow && !matches!(self.policy, Policy::KnownWindow(_))
     }
 
-    /// Opens the gate of a client that keeps the deadline itself.
+    /// Opens the gate of a client of the kind [`Policy::OpensAtDeadline`].
     fn open_gate(&mut self) {
         let gate = self.constraints.gate();
         if gate.enter(self.until, PATIENCE).is_ok() && gate.reopen(gate.epoch()) {

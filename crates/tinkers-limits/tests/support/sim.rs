@@ -12,7 +12,7 @@ use crate::clients::{Admission, Client, Policy};
 pub(crate) struct Window {
     pub(crate) sizes: Vec<u32>,
     pub(crate) each: Duration,
-    /// The part of the first interval that has passed at the start.
+    /// The time of the first interval that has passed at the start of the simulation.
     pub(crate) begun: Duration,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Case {
     pub(crate) callers: u64,
     /// The time at which the simulation ends, even if samples are unfinished.
     pub(crate) end: Duration,
-    /// The random refusals, in addition to those for lack of capacity.
+    /// The random refusals, in addition to refusals for lack of capacity.
     pub(crate) noise: Option<Noise>,
 }
 
@@ -143,7 +143,7 @@ enum SimEvent {
     Arrives(u64),
     /// The server finishes a request.
     Ends,
-    /// A client receives the response to a submission. Contains whether the server accepted the request.
+    /// A client receives the response to a submission. Contains the index of the request, and whether the server accepted it.
     Response(u64, bool),
     /// A client receives a result.
     Result,
@@ -172,7 +172,7 @@ struct Run<'a> {
     case: &'a Case,
     queue: EventQueue,
     clients: Vec<Client>,
-    /// The submissions without a response, each with the number of congestion events that its client had observed before.
+    /// The submissions without a response. Each has the number of congestion events that its client had observed before the submission.
     sent: BTreeMap<u64, u64>,
     ids: u64,
     running: u32,
@@ -182,7 +182,7 @@ struct Run<'a> {
     /// The state of the random number generator for random refusals.
     random: u64,
     ends: Vec<Vec<Duration>>,
-    /// The congestion events, by client and by the number of events before the refused request was admitted.
+    /// The congestion events, by client and by the number of congestion events before the refused request was admitted.
     events: BTreeMap<(usize, u64), Event>,
     out: Outcome,
 }

@@ -13,7 +13,7 @@ use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(tinkers_loom))]
 use std::sync::{Mutex, MutexGuard};
 
-/// A registry under test, whose values report to a tracker.
+/// A registry under test. The values in the registry report to a tracker.
 pub(crate) trait Subject: Default + Send + Sync + 'static {
     /// The type of a handle of a value.
     type Handle: Deref<Target = Tracked> + Clone + Send + 'static;
@@ -29,7 +29,8 @@ pub(crate) trait Subject: Default + Send + Sync + 'static {
     /// Returns the number of keys in use.
     fn len(&self) -> usize;
 
-    /// Returns the amount of contention, or the number of faulty overwrites. Loom models need neither.
+    /// Returns the number of times that concurrent calls affected each other; for the negative control, the number of live entries that
+    /// were overwritten. Loom models do not use this method.
     #[cfg(not(tinkers_loom))]
     fn contention(&self) -> u64;
 }
@@ -63,8 +64,8 @@ impl Subject for Registry<usize, Tracked> {
     }
 }
 
-/// Negative control: a registry that looks up the key, builds without a lock, and overwrites any value inserted meanwhile. It has no other
-/// fault.
+/// Negative control: a registry that looks up the key, builds without a lock, and overwrites any value inserted meanwhile. The registry has
+/// no other fault.
 #[derive(Default)]
 pub(crate) struct CheckThenInsert(Arc<Entries>);
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The counts of a tracker.
+/// The numbers of values and handles that a tracker has recorded.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Observations {
     /// The number of values that were built.
@@ -22,7 +22,7 @@ pub(crate) struct Observations {
 }
 
 impl Observations {
-    /// Returns the faults at the end of a run.
+    /// Returns the violations that were found by the end of a run.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut found = Vec::new();
         if self.disagreements > 0 {
@@ -67,7 +67,7 @@ impl Tracker {
         }
     }
 
-    /// Records that a handle was acquired.
+    /// Records that a handle of the value was acquired.
     pub(crate) fn acquired(&self, tracked: &Tracked) {
         #[cfg(tinkers_loom)]
         tracked.memory.read();
@@ -77,7 +77,7 @@ impl Tracker {
         observed.held.insert(tracked.key, (tracked.id, holders + 1));
     }
 
-    /// Records that a handle is about to be dropped.
+    /// Records that a handle of the value is about to be dropped.
     pub(crate) fn releasing(&self, tracked: &Tracked) {
         #[cfg(tinkers_loom)]
         tracked.memory.read();
@@ -103,7 +103,7 @@ impl Tracker {
     }
 }
 
-/// A value in the registry under test. It reports to a tracker.
+/// A value in the registry under test. The value reports to a tracker.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) id: u64,
@@ -129,9 +129,8 @@ impl Drop for Tracked {
     }
 }
 
-/// Memory that loom checks: the model fails if a read is not ordered, by the registry alone, after the build and before the drop of the
-/// value. The memory is an atomic, since safe code can share nothing else; its reads are relaxed, so that they provide no ordering
-/// themselves.
+/// Memory that loom checks. The model fails unless the registry orders each read after the build and before the drop of the value. The
+/// memory is an atomic, since safe code can share nothing else. Reads are relaxed, so that they provide no ordering themselves.
 #[cfg(tinkers_loom)]
 #[derive(Debug)]
 struct Memory(loom::sync::atomic::AtomicUsize);

@@ -15,11 +15,11 @@ pub(crate) struct Workload {
     pub(crate) keys: usize,
     /// The number of operations of each thread.
     pub(crate) operations: u64,
-    /// The seed of all operations. The interleaving of the threads depends on the machine.
+    /// The seed from which all operations are generated. The interleaving of the threads depends on the machine.
     pub(crate) seed: u64,
 }
 
-/// The counts of a run, which must be consistent with each other.
+/// The numbers of calls, values and errors in a run. They must be consistent with each other.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// The number of calls with a build function.
@@ -36,11 +36,11 @@ pub(crate) struct Counts {
     pub(crate) errors_seen: u64,
     /// The number of panics that reached callers.
     pub(crate) panics_seen: u64,
-    /// The number of lookups of held keys.
+    /// The number of lookups of keys with a handle.
     pub(crate) looked_up: u64,
-    /// The number of successful lookups of held keys.
+    /// The number of successful lookups of keys with a handle.
     pub(crate) found: u64,
-    /// The contention in the registry.
+    /// The number of times that concurrent calls of the registry affected each other.
     pub(crate) contention: u64,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Counts {
 pub(crate) enum RunError {
     /// There was no contention, so nothing was tested.
     Inconclusive { seed: u64, counts: Counts },
-    /// The run found faults.
+    /// The run found violations.
     Faults { seed: u64, faults: Vec<String> },
 }
 
@@ -163,7 +163,7 @@ impl Counts {
     }
 }
 
-/// A thread of the workload and its handles.
+/// A thread of the workload, with the handles that it has acquired.
 struct Worker<'a, S: Subject> {
     subject: &'a S,
     tracker: &'a Arc<Tracker>,
@@ -225,7 +225,7 @@ impl<S: Subject> Worker<'_, S> {
         self.counts.add(&builds);
     }
 
-    /// Looks up a held key, which must find the same value.
+    /// Looks up a key of which this thread has a handle. The lookup must return the same value.
     fn look_up(&mut self) {
         let Some(at) = self.random_held() else { return };
         self.counts.looked_up += 1;

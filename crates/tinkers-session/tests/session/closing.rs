@@ -19,7 +19,7 @@ fn close(fixture: &Fixture, session: &Arc<Session>) -> Result<(), tinkers_core::
 }
 
 #[test]
-fn close_sends_one_finish_request_and_stops_background_tasks() {
+fn session_close_sends_one_finish_request_and_stops_background_tasks() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let mut events = session.events();
@@ -46,7 +46,7 @@ fn close_sends_one_finish_request_and_stops_background_tasks() {
 }
 
 #[test]
-fn first_close_decides_the_reported_reason_and_detail() {
+fn first_session_close_decides_the_reported_reason_and_detail() {
     for (reason, name) in [
         (FinishReason::Success, "success"),
         (FinishReason::Errored, "errored"),
@@ -67,7 +67,7 @@ fn first_close_decides_the_reported_reason_and_detail() {
 }
 
 #[test]
-fn calls_after_close_fail_without_a_request() {
+fn calls_after_session_close_fail_without_a_request() {
     let fixture = Fixture::new();
     let session = fixture.open();
     close(&fixture, &session).expect("closed");
@@ -84,7 +84,7 @@ fn calls_after_close_fail_without_a_request() {
 }
 
 #[test]
-fn close_succeeds_if_the_server_lacks_the_route_or_session() {
+fn session_close_succeeds_if_the_server_lacks_the_route_or_session() {
     for reply in [
         Reply::Status(404, r#"{"detail": "Not Found"}"#),
         Reply::Status(405, "method not allowed"),
@@ -101,7 +101,7 @@ fn close_succeeds_if_the_server_lacks_the_route_or_session() {
 }
 
 #[test]
-fn rejected_close_returns_an_error_and_closes_the_session() {
+fn rejected_close_request_returns_an_error_and_closes_the_session() {
     for (status, kind) in [
         (400, ErrorKind::Rejected),
         (401, ErrorKind::Authentication),
@@ -123,7 +123,7 @@ fn rejected_close_returns_an_error_and_closes_the_session() {
 }
 
 #[test]
-fn close_is_retried_while_heartbeats_continue() {
+fn session_close_is_retried_while_heartbeats_continue() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let busy = Reply::Status(503, "{}");
@@ -145,7 +145,7 @@ fn close_is_retried_while_heartbeats_continue() {
 }
 
 #[test]
-fn close_takes_at_most_one_minute() {
+fn session_close_takes_at_most_one_minute() {
     for reply in [
         Reply::Header(429, "retry-after", "600"),
         Reply::Header(503, "retry-after", "600"),
@@ -163,7 +163,7 @@ fn close_takes_at_most_one_minute() {
 }
 
 #[test]
-fn close_follows_a_short_retry_after_and_fails_on_a_long_one() {
+fn session_close_follows_short_retry_delays_and_fails_on_long_ones() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let short = Reply::Header(429, "retry-after", "40");
@@ -184,7 +184,7 @@ fn close_follows_a_short_retry_after_and_fails_on_a_long_one() {
 }
 
 #[test]
-fn concurrent_closes_send_one_finish_request() {
+fn concurrent_session_closes_send_one_finish_request() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let late = Reply::Late(Duration::from_secs(4), 200, "{}");
@@ -201,7 +201,7 @@ fn concurrent_closes_send_one_finish_request() {
 }
 
 #[test]
-fn dropped_close_future_closes_the_session_and_stops_its_tasks() {
+fn dropped_close_future_closes_the_session_and_stops_background_tasks() {
     let fixture = Fixture::new();
     let session = fixture.open();
     fixture.server.set_default(FINISH, Reply::Hangs);
@@ -215,7 +215,7 @@ fn dropped_close_future_closes_the_session_and_stops_its_tasks() {
 }
 
 #[test]
-fn dropping_the_last_handle_stops_heartbeats_without_a_request() {
+fn dropping_the_last_session_handle_stops_heartbeats_without_a_request() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let mut events = session.events();
@@ -234,7 +234,7 @@ fn dropping_the_last_handle_stops_heartbeats_without_a_request() {
 }
 
 #[test]
-fn dropped_session_cancels_its_heartbeat_in_flight() {
+fn dropped_session_cancels_the_heartbeat_in_flight() {
     let fixture = Fixture::new();
     fixture
         .server
@@ -247,7 +247,7 @@ fn dropped_session_cancels_its_heartbeat_in_flight() {
 }
 
 #[test]
-fn session_lost_during_close_sends_no_ended_event() {
+fn session_that_is_lost_during_its_close_sends_no_ended_event() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let mut events = session.events();
@@ -264,7 +264,7 @@ fn session_lost_during_close_sends_no_ended_event() {
 }
 
 #[test]
-fn close_and_drop_release_the_heartbeat_thread() {
+fn heartbeat_thread_ends_after_session_close_or_drop() {
     for by_drop in [false, true] {
         let fixture = Fixture::new();
         let parts = fixture.parts();

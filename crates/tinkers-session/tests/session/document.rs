@@ -10,8 +10,8 @@ use crate::support::{Fixture, Reply};
 const JSON_ONLY: &str = r#"{"info": {"title": "Another server", "version": "7"}, "paths": {
     "/api/v1/forward_backward": {"post": {"requestBody": {"content": {"application/json": {}}}}}}}"#;
 
-/// The relevant part of SkyRL's OpenAPI document. It does not describe the body of `forward_backward`, and has a sequence number in the body
-/// of `optim_step`.
+/// The relevant part of SkyRL's OpenAPI document. The document does not describe the body of `forward_backward`, and the body of
+/// `optim_step` contains a `seq_id`.
 const SKYRL: &str = r#"{"info": {"title": "Tinker API Mock", "version": "0.0.1"}, "paths": {
     "/api/v1/forward_backward": {"post": {}},
     "/api/v1/optim_step": {"post": {"requestBody": {"content": {"application/json":
@@ -86,7 +86,7 @@ fn sessions_of_an_endpoint_fetch_the_openapi_document_once() {
 }
 
 #[test]
-fn openapi_document_is_not_fetched_if_the_config_names_the_server() {
+fn openapi_document_is_not_fetched_if_the_server_is_known() {
     let fixture = with_document(JSON_ONLY);
     let named = Reply::Status(200, r#"{"server": "tinkers-local/1"}"#);
     fixture.server.set_default(routes::CLIENT_CONFIG, named);

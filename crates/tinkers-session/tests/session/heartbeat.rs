@@ -154,7 +154,7 @@ fn hanging_heartbeat_times_out_after_ten_seconds() {
 }
 
 #[test]
-fn second_heartbeat_is_sent_before_expiry_if_the_first_hangs() {
+fn second_heartbeat_is_sent_before_session_expiry_if_the_first_hangs() {
     for expiry in [3, 6, 15, 30, 60, 120] {
         let fixture = Fixture::new();
         fixture.server.set_default(HEARTBEAT, Reply::Hangs);
@@ -173,7 +173,7 @@ fn second_heartbeat_is_sent_before_expiry_if_the_first_hangs() {
 }
 
 #[test]
-fn session_is_at_risk_from_half_the_expiry_until_a_heartbeat() {
+fn session_is_at_risk_from_half_its_expiry_until_a_heartbeat_succeeds() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let mut events = session.events();
@@ -202,7 +202,7 @@ fn session_is_at_risk_from_half_the_expiry_until_a_heartbeat() {
 }
 
 #[test]
-fn at_risk_event_after_the_expiry_has_zero_time_left() {
+fn session_at_risk_event_after_the_expiry_has_zero_time_left() {
     let fixture = Fixture::new();
     let session = fixture.open();
     fixture.server.set_default(HEARTBEAT, LOST);
@@ -288,7 +288,7 @@ fn heartbeat_404_for_a_missing_route_does_not_end_the_session() {
 }
 
 #[test]
-fn heartbeat_retry_after_is_followed_up_to_a_third_of_expiry() {
+fn heartbeat_retry_delay_is_followed_up_to_a_third_of_session_expiry() {
     for (hint, expected) in [
         (Reply::Header(429, "retry-after", "600"), 50.0),
         (Reply::Header(429, "retry-after-ms", "3600000"), 50.0),
@@ -316,7 +316,7 @@ fn heartbeat_retry_after_is_followed_up_to_a_third_of_expiry() {
 }
 
 #[test]
-fn heartbeat_retry_after_is_capped_by_a_short_expiry() {
+fn heartbeat_retry_delay_is_capped_by_a_short_session_expiry() {
     let fixture = Fixture::new();
     let says = Reply::Status(200, r#"{"session_expiry_sec": 45}"#);
     fixture.server.set_default(routes::CLIENT_CONFIG, says);

@@ -134,7 +134,7 @@ fn heartbeats_continue_while_the_caller_blocks_its_runtime() {
 }
 
 #[test]
-fn negative_control_heartbeats_stop_on_a_blocked_runtime() {
+fn negative_control_heartbeats_on_a_blocked_runtime_stop() {
     let threads = ThreadFixture::new();
     let caller = caller();
     let heartbeat = IoRuntime::from_handle(caller.handle().clone());

@@ -87,7 +87,7 @@ fn session_options_are_sent_unchanged() {
 }
 
 #[test]
-fn invalid_session_options_fail_before_any_request() {
+fn invalid_session_options_fail_before_any_request_is_sent() {
     let base = SessionOptions::default;
     let rows = [
         (
@@ -195,7 +195,7 @@ fn opening_on_an_unreachable_server_fails_and_names_the_address() {
 }
 
 #[test]
-fn rejected_api_key_fails_each_request_of_open_without_retry() {
+fn rejected_api_key_fails_each_request_of_session_open_without_retry() {
     for (status, kind) in [
         (401, ErrorKind::Authentication),
         (403, ErrorKind::PermissionDenied),
@@ -274,7 +274,7 @@ fn decode_error_of_session_open_names_the_request() {
 }
 
 #[test]
-fn first_request_of_open_is_not_retried_and_later_ones_are() {
+fn only_the_requests_after_the_first_of_session_open_are_retried() {
     let busy = Reply::Status(503, r#"{"detail": "starting"}"#);
     let fixture = Fixture::new();
     fixture.server.script(routes::CLIENT_CONFIG, [busy]);
@@ -302,7 +302,7 @@ fn first_request_of_open_is_not_retried_and_later_ones_are() {
 }
 
 #[test]
-fn server_without_dynamic_config_route_gets_the_defaults() {
+fn session_uses_default_dynamic_config_if_the_server_lacks_the_route() {
     let fixture = Fixture::new();
     let reply = Reply::Status(404, r#"{"detail": "Not Found"}"#);
     fixture.server.set_default(routes::DYNAMIC_CONFIG, reply);
@@ -312,7 +312,7 @@ fn server_without_dynamic_config_route_gets_the_defaults() {
 }
 
 #[test]
-fn server_configuration_is_stored_in_session_and_profile() {
+fn server_configuration_sets_the_session_config_and_server_profile() {
     let fixture = Fixture::new();
     let reply = Reply::Status(
         200,
@@ -360,7 +360,7 @@ fn only_the_hosted_service_is_assumed_to_deduplicate_requests() {
 }
 
 #[test]
-fn dropped_session_open_leaves_no_task_timer_or_endpoint() {
+fn dropped_session_open_future_leaves_no_task_timer_or_endpoint() {
     for hanging in OPENING {
         let fixture = Fixture::new();
         fixture.server.set_default(hanging, Reply::Hangs);
@@ -381,7 +381,7 @@ fn dropped_session_open_leaves_no_task_timer_or_endpoint() {
 }
 
 #[test]
-fn session_open_makes_progress_without_being_polled() {
+fn session_open_future_makes_progress_without_being_polled() {
     let fixture = Fixture::new();
     for path in OPENING {
         let busy = Reply::Status(503, "{}");
@@ -403,7 +403,7 @@ fn session_open_makes_progress_without_being_polled() {
 }
 
 #[test]
-fn query_and_close_make_progress_without_being_polled() {
+fn query_and_close_futures_make_progress_without_being_polled() {
     let fixture = Fixture::new();
     let session = fixture.open();
     let busy = Reply::Status(503, "{}");

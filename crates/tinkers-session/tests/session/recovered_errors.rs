@@ -9,7 +9,7 @@ use crate::support::{Channel, Fixture, Reply};
 const LOST: Reply = Reply::Fails(TransportErrorKind::Connect, Sent::NotSent);
 
 #[test]
-fn each_recovered_error_is_counted_once_per_session() {
+fn recovered_error_is_counted_once_in_its_session() {
     let fixture = Fixture::new();
     let unaffected = fixture.open();
     // A retry of a creation is counted for the session that is created.

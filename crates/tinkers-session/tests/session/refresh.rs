@@ -28,7 +28,7 @@ fn flags(session: &Session) -> (u64, bool, u32) {
 }
 
 #[test]
-fn refresh_interval_is_set_by_the_server_and_at_least_10_s() {
+fn config_refresh_interval_is_set_by_the_server_and_at_least_10_s() {
     for (interval, expected) in [
         ("{}", [0.0, 300.0, 600.0]),
         (r#"{"refresh_interval_sec": 45}"#, [0.0, 45.0, 90.0]),
@@ -50,7 +50,7 @@ fn refresh_interval_is_set_by_the_server_and_at_least_10_s() {
 }
 
 #[test]
-fn refresh_replaces_the_dynamic_config_and_its_interval() {
+fn config_refresh_replaces_the_dynamic_config_and_the_refresh_interval() {
     let fixture = Fixture::new();
     let first = Reply::Status(200, r#"{"refresh_interval_sec": 20}"#);
     let second = Reply::Status(
@@ -66,7 +66,7 @@ fn refresh_replaces_the_dynamic_config_and_its_interval() {
 }
 
 #[test]
-fn failed_refresh_keeps_the_dynamic_config_and_its_interval() {
+fn failed_refresh_keeps_the_dynamic_config_and_the_refresh_interval() {
     for failure in [
         Reply::Fails(TransportErrorKind::Connect, Sent::NotSent),
         Reply::Fails(TransportErrorKind::Broken, Sent::MaybeSent),
@@ -100,7 +100,7 @@ fn failed_refresh_keeps_the_dynamic_config_and_its_interval() {
 }
 
 #[test]
-fn refresh_retry_after_is_followed_up_to_a_third_of_expiry() {
+fn config_refresh_retry_delay_is_followed_up_to_a_third_of_expiry() {
     for (hint, pause) in [("35", 35.0), ("600", 40.0)] {
         let fixture = Fixture::new();
         let good = Reply::Status(200, r#"{"refresh_interval_sec": 30}"#);

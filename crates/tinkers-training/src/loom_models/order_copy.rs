@@ -10,7 +10,7 @@ use super::Call;
 use crate::model_failure::{ModelFailure, Recovery};
 use crate::submission_queue::{Order, Queued, SendPermit};
 
-/// An order of submissions under test: the real one, or a copy with a planted fault.
+/// A submission order under test: the real one, or a copy with a planted fault (negative control).
 pub(crate) trait TestedOrder: Send + Sync + Sized + 'static {
     type Permit: Send;
 
@@ -58,7 +58,7 @@ impl TestedOrder for Order<Call> {
     }
 }
 
-/// The faults that can be planted into an [`OrderCopy`].
+/// The faults that can be planted into an [`OrderCopy`] for negative controls.
 pub(crate) mod fault {
     pub(crate) const NONE: u8 = 0;
     /// Sequence numbers are reserved under one lock, and the call is queued under another.
@@ -71,7 +71,7 @@ pub(crate) mod fault {
     pub(crate) const DROP_IN_TWO_STEPS: u8 = 4;
     /// A dropped sender does not fail the queued and later calls.
     pub(crate) const DROP_WITHOUT_FAILURE: u8 = 5;
-    /// Later calls report the last failure instead of the first.
+    /// Later calls report the last failure of the model instead of the first.
     pub(crate) const LAST_FAILURE_REPORTED: u8 = 6;
 }
 

@@ -18,7 +18,7 @@ use crate::dialer::{DialTimeout, NewConnection};
 use crate::errors;
 use crate::exchange::RequestLimits;
 
-/// The connections of one route class, and a FIFO queue of requests that wait for one.
+/// The connections of one route class, and a FIFO queue of requests that wait for a connection.
 pub(crate) struct ClassPool {
     context: Arc<PoolContext>,
     class: RouteClass,
@@ -45,7 +45,8 @@ fn fail(waiters: impl IntoIterator<Item = Waiter>, error: impl Fn() -> Transport
     }
 }
 
-/// The time limit for the rest of an upload when the response is already complete. An HTTP/1.1 connection that needs longer is closed.
+/// The time limit for the rest of an upload when the response is already complete. An HTTP/1.1 connection is closed if the rest of the
+/// upload takes longer.
 const UPLOAD_GRACE: Duration = Duration::from_secs(5);
 
 impl ClassPool {
@@ -146,7 +147,7 @@ impl ClassPool {
         errors::timed_out(&self.context.origin, timeout, limit, Sent::NotSent)
     }
 
-    /// Retires all connections if the machine was suspended since the last call. Returns the idle ones.
+    /// Retires all connections if the machine was suspended since the last call. Returns the idle connections.
     fn retire_after_suspend(&self) -> Vec<Connection> {
         let (now, wall) = (self.context.clock.now(), self.context.clock.wall());
         let mut inner = self.lock();
@@ -156,21 +157,21 @@ impl ClassPool {
         Vec::new()
     }
 
-    /// Returns whether the maximum number of connections is open, and when a connection last turned out to carry fewer requests than
-    /// expected.
+    /// Returns whether the maximum number of connections is open, and the last time at which a new connection turned out to carry fewer
+    /// requests than expected.
     fn capacity(&self) -> (bool, Timestamp) {
         let inner = self.lock();
         let is_full = inner.dials.opening == 0 && inner.table.len() >= self.limits.max_connections;
         (is_full, inner.dials.shortfall_at)
     }
 
-    /// Closes the idle connections. Called when the server has closed one of them, since it has probably closed the others, too.
+    /// Closes the idle connections. Called when the server has closed an idle connection, since it has probably closed all of them.
     pub(crate) fn close_idle(&self) {
         let idle = self.lock().table.drain_idle();
         drop(idle);
     }
 
-    /// Closes the pool: current and later waiters fail, and each connection is closed when its last request is done.
+    /// Closes the pool: current and later waiters fail, and each connection is closed when its last request has ended.
     pub(super) fn close(&self) {
         let (waiters, idle, reaper) = {
             let mut inner = self.lock();
@@ -233,14 +234,14 @@ impl ClassPool {
         self.start_reaper();
     }
 
-    /// Removes a connection that has ended, or whose request was cancelled.
+    /// Removes a connection that has ended, or a connection with a cancelled request.
     fn remove(self: &Arc<Self>, id: u64) {
         if self.lock().table.remove(id) {
             self.serve();
         }
     }
 
-    /// Grants free connections to waiters, and opens more for the remaining ones.
+    /// Grants free connections to waiters, and opens more connections for the remaining waiters.
     fn serve(self: &Arc<Self>) {
         let (mut grants, mut expired) = (Vec::new(), Vec::new());
         let now = self.context.clock.now();
@@ -345,7 +346,7 @@ impl ClassPool {
         });
     }
 
-    /// Fails the waiters for which a connection was to be opened, and opens connections for the remaining waiters.
+    /// Fails the waiters that the failed connection was opened for, and opens connections for the remaining waiters.
     fn fail_dial(self: &Arc<Self>, error: TransportError) {
         tracing::debug!(class = self.class.name(), %error, "cannot open a connection");
         let waiters: Vec<Waiter> = {
@@ -372,7 +373,7 @@ impl ClassPool {
         })));
     }
 
-    /// Closes expired connections. Returns a sleep until the next one expires, or `None` if no connection is idle.
+    /// Closes expired connections. Returns a sleep until the next idle connection expires, or `None` if no connection is idle.
     fn reap(&self) -> Option<impl Future<Output = ()> + use<>> {
         let now = self.context.clock.now();
         let (expired, next, reaper) = {
@@ -396,7 +397,7 @@ impl ClassPool {
 
 /// A connection, or one stream of it, that is assigned to one request.
 ///
-/// Dropping the lease returns a connection that is still usable, and closes it otherwise.
+/// Dropping the lease returns the connection to the pool if the connection is still usable, and closes it otherwise.
 pub(crate) struct Lease {
     class_pool: Arc<ClassPool>,
     id: u64,
@@ -416,7 +417,7 @@ impl Lease {
         }
     }
 
-    /// Returns the number of the connection.
+    /// Returns the id of the connection.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -459,7 +460,7 @@ impl Drop for Lease {
     }
 }
 
-/// A guard of one connection that is being opened. If the guard is dropped without a result, because the task panicked or the runtime has
+/// A guard for the attempt to open one connection. If the guard is dropped without a result, because the task panicked or the runtime has
 /// ended, all waiters fail.
 struct DialGuard(Option<Arc<ClassPool>>);
 
@@ -564,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_while_connecting_fails_all_waiting_requests() {
+    fn panic_of_a_connection_attempt_fails_all_waiting_requests() {
         let class_pool = class_pool(HttpVersions::Http1);
         let grants: Vec<_> = (0..2)
             .map(|_| {

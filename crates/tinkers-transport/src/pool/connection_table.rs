@@ -9,7 +9,7 @@ use tinkers_core::Timestamp;
 pub(crate) trait PooledConnection: Sized {
     /// Returns whether the connection accepts no further request.
     fn is_closed(&self) -> bool;
-    /// Returns another handle of the same connection, or `None` if the connection cannot carry concurrent requests, as HTTP/1.1 cannot.
+    /// Returns another handle of the same connection, or `None` if the connection cannot carry concurrent requests (HTTP/1.1).
     fn share(&self) -> Option<Self>;
     /// Returns the number of concurrent requests that the server allows.
     fn max_requests(&self) -> usize;
@@ -21,7 +21,7 @@ pub(crate) struct IdleLimits {
     pub(crate) http1: Duration,
     pub(crate) http2: Duration,
     pub(crate) count: usize,
-    /// The age from which a connection that was used accepts no further request.
+    /// The age at which a used connection stops accepting requests.
     pub(crate) age: Duration,
 }
 
@@ -37,9 +37,9 @@ impl IdleLimits {
 
 /// The connections of a pool, by state: idle, busy and shared. Ids are never reused.
 pub(crate) struct ConnectionTable<S> {
-    /// The idle HTTP/1.1 connections. The first one has been idle for the longest time.
+    /// The idle HTTP/1.1 connections. The first connection has been idle for the longest time.
     idle: VecDeque<IdleConnection<S>>,
-    /// The busy HTTP/1.1 connections, with the time from which each accepts no further request.
+    /// The busy HTTP/1.1 connections, each with the time at which it stops accepting requests.
     busy: BTreeMap<u64, Timestamp>,
     /// The HTTP/2 connections.
     shared: BTreeMap<u64, SharedConnection<S>>,
@@ -62,8 +62,8 @@ struct SharedConnection<S> {
 }
 
 impl<S: PooledConnection> SharedConnection<S> {
-    /// Returns whether the connection is young enough for another request. An unused connection always is, so that each connection carries at
-    /// least one request.
+    /// Returns whether the connection is young enough for another request. An unused connection is always young enough, so that each
+    /// connection carries at least one request.
     fn is_fresh(&self, now: Timestamp) -> bool {
         self.unused || now < self.retire_at
     }
@@ -126,8 +126,8 @@ impl<S: PooledConnection> ConnectionTable<S> {
         }
     }
 
-    /// Checks out a connection for one request, with at most `streams` requests on one connection. Moves connections that are closed or too old
-    /// to `expired`, which the caller must drop without holding a lock.
+    /// Checks out a connection for one request, with at most `streams` requests on one connection. Moves connections that are closed or too
+    /// old to `expired`. The caller must drop `expired` without holding a lock.
     pub(crate) fn check_out(
         &mut self,
         streams: usize,
@@ -170,15 +170,15 @@ impl<S: PooledConnection> ConnectionTable<S> {
         None
     }
 
-    /// Returns whether the number of requests on connection `id` is at most `streams` and at most the limit of the server, which the server may
-    /// have lowered since the checkout.
+    /// Returns whether the number of requests on connection `id` is at most `streams` and at most the server's stream limit. The server may
+    /// have lowered this limit since the checkout.
     pub(crate) fn fits(&self, id: u64, streams: usize) -> bool {
         let shared = self.shared.get(&id);
         shared.is_none_or(|shared| shared.streams <= streams.min(shared.connection.max_requests()))
     }
 
-    /// Puts a connection back into the table. If that connection is not usable, or another idle one exceeds a limit, returns the one to close,
-    /// which the caller must drop without holding a lock.
+    /// Puts a connection back into the table. If the connection is not usable, returns it; if an idle connection exceeds a limit, returns
+    /// that connection. The caller must close the returned connection by dropping it without holding a lock.
     pub(crate) fn check_in(
         &mut self,
         id: u64,
@@ -211,7 +211,7 @@ impl<S: PooledConnection> ConnectionTable<S> {
         None
     }
 
-    /// Marks all connections as retired, so that they accept no further request. Returns the idle ones.
+    /// Marks all connections as retired, so that they accept no further request. Returns the idle connections.
     pub(crate) fn retire(&mut self, now: Timestamp) -> Vec<S> {
         for retire_at in self.busy.values_mut() {
             *retire_at = now;
@@ -244,8 +244,8 @@ impl<S: PooledConnection> ConnectionTable<S> {
         removed.map(|shared| shared.connection).collect()
     }
 
-    /// Removes and returns the connections that were idle for too long, with the time at which the next one expires, or `None` if no connection
-    /// is idle.
+    /// Removes and returns the connections that were idle for too long. Also returns the time at which the next idle connection expires, or
+    /// `None` if no connection is idle.
     pub(crate) fn expire(
         &mut self,
         now: Timestamp,
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_beyond_its_age_accepts_no_request() {
+    fn connection_above_the_maximum_age_accepts_no_request() {
         let limits = IdleLimits {
             age: Duration::from_secs(100),
             ..LIMITS
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_ages_are_spread_over_the_last_quarter() {
+    fn maximum_connection_ages_are_spread_over_the_last_quarter() {
         let mut ages: Vec<Duration> = (0..256).map(|id| LIMITS.age_of(id)).collect();
         assert!(ages.iter().all(|age| (750..=1000).contains(&age.as_secs())));
         ages.sort();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn retired_connections_close_after_their_requests() {
+    fn retired_connections_close_when_their_requests_are_done() {
         let mut table = ConnectionTable::new();
         for id in 0..2 {
             table.add(id, single(), at(0), LIMITS);
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn last_used_http1_connection_is_reused_first() {
+    fn most_recently_used_http1_connection_is_reused_first() {
         let mut table = ConnectionTable::new();
         for id in 0..2 {
             table.add(id, single(), at(0), LIMITS);
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn http2_connection_is_filled_to_the_smaller_stream_limit() {
+    fn http2_connection_carries_requests_up_to_the_lower_stream_limit() {
         let mut table = ConnectionTable::new();
         table.add(0, shared(3), at(0), LIMITS);
         table.add(1, shared(100), at(0), LIMITS);
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_connections_expire_by_time_and_count() {
+    fn idle_connections_are_limited_in_time_and_number() {
         let mut table = ConnectionTable::new();
         table.add(9, shared(9), at(0), LIMITS);
         for id in 0..3 {
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_connection_is_not_checked_in_again() {
+    fn removed_connection_is_not_put_back_into_the_table() {
         let mut table = ConnectionTable::new();
         table.add(0, single(), at(0), LIMITS);
         let checkout = check_out(&mut table, 1).expect("free");

@@ -18,7 +18,8 @@ pub(super) struct DialPlan {
 }
 
 impl DialPlan {
-    /// Creates a plan for connections that carry up to `streams` requests each, if `may_multiplex`, or else one.
+    /// Creates a plan for new connections. Each connection is expected to carry `streams` requests if `may_multiplex`, and one request
+    /// otherwise.
     pub(super) fn new(may_multiplex: bool, streams: usize) -> Self {
         Self {
             opening: 0,
@@ -35,7 +36,7 @@ impl DialPlan {
         waiters <= self.opening * self.expected_requests
     }
 
-    /// Returns the number of connections to open now for `waiters` requests, at most `room`, and adds it to `opening`.
+    /// Returns the number of connections to open now for `waiters` requests, at most `room`, and adds this number to `opening`.
     pub(super) fn start(&mut self, waiters: usize, room: usize) -> usize {
         let covered = self.opening * self.expected_requests;
         let uncovered = waiters.saturating_sub(covered);
@@ -44,7 +45,7 @@ impl DialPlan {
         dials
     }
 
-    /// Updates the expectation when a connection that carries `capacity` requests was opened at `now`.
+    /// Updates the expected number of requests per connection, after a connection that carries `capacity` requests was opened at `now`.
     pub(super) fn record_capacity(&mut self, capacity: usize, now: Timestamp) {
         if capacity < self.expected_requests {
             self.shortfall_at = now;

@@ -19,7 +19,7 @@ pub(crate) use class_pool::ClassPool;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassConnectionLimits {
-    /// The maximum number of open connections, at least 1. Requests beyond their capacity wait in FIFO order.
+    /// The maximum number of open connections, at least 1. Requests beyond the capacity of the connections wait in FIFO order.
     pub max_connections: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection, at least 1. A lower limit of the server applies as well.
     pub streams: usize,
@@ -29,8 +29,8 @@ pub struct ClassConnectionLimits {
     pub idle_http1: Duration,
     /// The time after which an idle HTTP/2 connection is closed.
     pub idle_http2: Duration,
-    /// The maximum age of a connection. An older one accepts no further request and closes when its requests are done, so that the host
-    /// name is resolved again. Every connection carries at least one request.
+    /// The maximum age of a connection. An older connection accepts no further requests and closes when its requests are done. The host
+    /// name is then resolved again for a new connection. Every connection carries at least one request.
     ///
     /// For each connection, up to a quarter of the age is subtracted, so that connections that were opened together are not replaced at
     /// the same time.
@@ -64,7 +64,7 @@ impl ClassConnectionLimits {
         }
     }
 
-    /// Sets the maximum number of open connections, at least 1, and that of idle connections to the same number.
+    /// Sets the maximum number of open connections and the maximum number of idle connections to the same number, at least 1.
     #[must_use]
     pub const fn with_max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
@@ -119,7 +119,7 @@ pub struct ClassConnectionStats {
     pub open: usize,
     /// The number of connections that are being opened.
     pub opening: usize,
-    /// The number of requests that use a connection, or a stream of one.
+    /// The number of requests that use a connection or an HTTP/2 stream.
     pub in_use: usize,
     /// The number of requests that wait for a connection.
     pub waiting: usize,

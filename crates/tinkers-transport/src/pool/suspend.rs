@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use tinkers_core::Timestamp;
 
 /// The time that the date may advance more than the monotonic clock; a larger difference counts as a suspend of the machine. On Linux and
-/// macOS, the monotonic clock stands still during a suspend. A date that is set forward looks the same and is treated the same, since the
-/// real idle times are unknown in both cases.
+/// macOS, the monotonic clock stands still during a suspend. If the date is set forward, this also counts as a suspend, since the real idle
+/// times are unknown in both cases.
 const THRESHOLD: Duration = Duration::from_millis(500);
 
 /// Detects whether the machine was suspended between two readings of the clocks.

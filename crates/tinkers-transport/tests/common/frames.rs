@@ -29,12 +29,13 @@ fn max_streams(count: u32) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &[&[0, 3], &value[..]].concat())
 }
 
-/// Encodes an empty response of status 200, which ends `stream`.
+/// Encodes an empty response of status 200. The response ends `stream`.
 pub(crate) fn ok(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_STREAM_AND_HEADERS, stream, &[0x88])
 }
 
-/// A server with one connection, on the current runtime. It acknowledges settings, ignores pings, and writes the frames of the test.
+/// A server with one connection, on the current runtime. The server acknowledges settings, ignores pings, and writes the frames of the
+/// test.
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     write: mpsc::UnboundedSender<Vec<u8>>,

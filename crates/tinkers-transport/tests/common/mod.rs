@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 pub(crate) mod frames;
 pub(crate) mod secure;
 
-/// The runtime of the servers, which outlives that of a test.
+/// The runtime of the servers. It outlives the runtimes of the tests.
 pub(crate) static SERVERS: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -152,8 +152,8 @@ pub(crate) async fn serve<S>(
     };
 }
 
-/// Accepts connections, and runs `each` with each of them and its number, which counts from 0. Returns the address, and the counter of
-/// connections.
+/// Accepts connections, and runs `each` for each connection and its index, from 0. Returns the address of the listener, and the counter of
+/// accepted connections.
 pub(crate) fn listen<F>(
     each: impl Fn(TcpStream, usize) -> F + Send + Sync + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>)
@@ -175,7 +175,7 @@ where
     (address, connections)
 }
 
-/// Reads the head of an HTTP/1.1 request, and nothing behind it. Returns `None` at the end of the stream.
+/// Reads the head of an HTTP/1.1 request, and no bytes after the head. Returns `None` at the end of the stream.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -251,7 +251,8 @@ pub(crate) fn spawn(transport: &HttpTransport, request: HttpRequest) -> Sending 
     tokio::spawn(async move { transport.send(request).await })
 }
 
-/// Starts a server that takes a permit of the semaphore before it responds to a request for `/held`. It responds to other requests at once.
+/// Starts a server that takes a permit of the semaphore before it responds to a request for `/held`. The server responds to other requests
+/// at once.
 pub(crate) fn holding_server(server_version: ServerVersion) -> (Server, Arc<Semaphore>) {
     let permits = Arc::new(Semaphore::new(0));
     let server = Server::start(server_version, {

@@ -20,12 +20,12 @@ pub(crate) struct Secure {
 
 pub(crate) type Agreed = (Option<String>, Option<String>);
 
-/// Starts a TLS server for `localhost` that offers `protocols`. It responds with `secure`, and never responds to `/held`.
+/// Starts a TLS server for `localhost` that offers `protocols`. The server responds with `secure`, and never responds to `/held`.
 pub(crate) fn secure(protocols: &[&str]) -> Secure {
     secure_after(protocols, |stream, _| async { Some(stream) })
 }
 
-/// Starts the server of [`secure`], which runs `before` on each connection before the TLS handshake. If `before` returns `None`, the
+/// Starts the server of [`secure`]. The server runs `before` on each connection before the TLS handshake. If `before` returns `None`, the
 /// connection ends.
 pub(crate) fn secure_after<F>(
     protocols: &[&str],

@@ -9,7 +9,7 @@ use crate::{
     DecodeError, PromptAltTokens, SampleResponse, SampledSequence, StopReason, TopkLogprobs,
 };
 
-/// The number sent for a stop reason that has no number in the schema. Decoders take it for an unknown reason.
+/// The number sent for a stop reason that has no number in the schema. Decoders read this number as an unknown stop reason.
 const NO_STOP_REASON: i32 = -1;
 
 pub(crate) fn encode(response: &SampleResponse) -> Bytes {
@@ -139,7 +139,7 @@ fn tokens(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
     Ok(ids)
 }
 
-/// Encodes the rows as a matrix, padded to the longest row with unused cells.
+/// Encodes the rows of most likely tokens as a matrix. Shorter rows are padded with unused cells.
 fn encode_topk(topk: &TopkLogprobs) -> m::TopkLogprobs {
     // A matrix without columns would lose the number of positions.
     let k = topk.rows().map(Iterator::count).max().unwrap_or(0).max(1);

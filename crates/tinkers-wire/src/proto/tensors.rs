@@ -34,7 +34,7 @@ pub(super) fn decode_request(tensor: m::Tensor) -> Result<TensorData, DecodeErro
     decode(tensor, |_| false)
 }
 
-/// Decodes a tensor of a response. A tensor with one value and an empty shape is a scalar there.
+/// Decodes a tensor of a response. In a response, a tensor with one value and an empty shape is a scalar.
 pub(super) fn decode_response(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
     decode(tensor, |len| len == 1)
 }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_shape_is_scalar_in_responses_only() {
+    fn empty_tensor_shape_means_a_scalar_only_in_responses() {
         let tensor = || m::Tensor {
             encoding: Some(Encoding::Dense(pack(&[6i64]))),
             dtype: DType::Int64 as i32,
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn int32_and_bfloat16_elements_are_widened() {
+    fn int32_and_bfloat16_tensor_elements_are_widened() {
         let half = [1.5f32, -2.0]
             .iter()
             .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())

@@ -319,9 +319,10 @@ fn decode_record(
     Ok(())
 }
 
-/// The maximum number of outputs without fields in a result. Requests have fewer data than this.
+/// The maximum number of outputs without fields in a result. A request contains fewer data than this number.
 const MAX_EMPTY_OUTPUTS: usize = 1 << 16;
-/// The maximum length of a field name in bytes. The name and the trailing shape are copied to every datum of a batch, so both are limited.
+/// The maximum length of a field name in bytes. The name and the trailing shape are copied to every datum of a batch, so their sizes are
+/// limited.
 const MAX_NAME_LEN: usize = 200;
 /// The maximum number of trailing dimensions of a field.
 const MAX_DIMENSIONS: usize = 32;
@@ -436,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_chunks_and_large_seq_ids_are_rejected() {
+    fn protobuf_request_rejects_unsupported_chunks_and_large_seq_ids() {
         let mut bad = request();
         bad.data[0].model_input.chunks[1] = Chunk::ImageAssetPointer {
             location: "gs://x".into(),
@@ -508,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn small_messages_cannot_force_large_allocations() {
+    fn small_protobuf_messages_cannot_force_large_allocations() {
         let read = |records: Vec<m::ArrayRecord>| {
             let message = m::ForwardBackwardOutput {
                 loss_fn_output_type: "x".into(),

@@ -58,7 +58,7 @@ fn size(polled: Poll<Result<CompletionNotice>>) -> Option<u64> {
 }
 
 #[test]
-fn waiter_is_woken_once_by_its_own_completion() {
+fn waiter_is_woken_once_by_the_completion_of_its_request() {
     let table = CompletionTable::default();
     let (one, two) = (Arc::<Count>::default(), Arc::<Count>::default());
     let progress = register(&table, "1");
@@ -102,7 +102,7 @@ fn panicking_waker_does_not_stop_other_wake_ups() {
 }
 
 #[test]
-fn completion_before_registration_is_kept_for_its_request() {
+fn completion_before_registration_is_delivered_after_registration() {
     let table = CompletionTable::default();
     assert_eq!(apply(&table, &["1"], 1), 0, "not registered yet");
     register(&table, "1");
@@ -111,7 +111,7 @@ fn completion_before_registration_is_kept_for_its_request() {
 }
 
 #[test]
-fn requests_begun_before_an_eviction_poll_individually() {
+fn request_polls_individually_if_its_early_completion_was_evicted() {
     let table = CompletionTable::default();
     let evictions = table.begin().unwrap();
     let all: Vec<String> = (0..=MAX_EARLY).map(|i| i.to_string()).collect();
@@ -139,7 +139,7 @@ fn requests_begun_before_an_eviction_poll_individually() {
 }
 
 #[test]
-fn acknowledgement_is_repeated_until_a_response_is_applied() {
+fn acknowledgement_is_repeated_until_a_poll_response_is_applied() {
     let table = CompletionTable::default();
     register(&table, "1");
     table.deregister(&"1".into());
@@ -164,7 +164,7 @@ fn acknowledgement_is_repeated_until_a_response_is_applied() {
 }
 
 #[test]
-fn cursor_never_goes_back_and_an_invalid_one_is_reported_once() {
+fn poll_cursor_never_goes_back_and_invalid_cursors_are_reported_once() {
     let table = CompletionTable::default();
     let cursor = |to: i64| {
         let applied = table.apply(at(1), &table.acknowledgement(), response(&[], to));
@@ -179,7 +179,7 @@ fn cursor_never_goes_back_and_an_invalid_one_is_reported_once() {
 }
 
 #[test]
-fn only_cursors_with_new_completions_are_acknowledged() {
+fn poll_cursor_is_acknowledged_only_after_new_completions() {
     let table = CompletionTable::default();
     apply(&table, &[], 3);
     assert_eq!(table.work(), Work::Idle, "no completion");
@@ -201,7 +201,7 @@ fn only_cursors_with_new_completions_are_acknowledged() {
 }
 
 #[test]
-fn suspended_shared_poll_releases_all_waiters() {
+fn waiters_poll_individually_while_the_shared_poll_is_suspended() {
     let table = CompletionTable::default();
     apply(&table, &["early"], 1);
     register(&table, "waiting");
@@ -281,7 +281,7 @@ fn completion_repeated_after_retrieval_is_ignored() {
 }
 
 #[test]
-fn end_of_the_poller_fails_pending_and_later_waiters_once() {
+fn ended_poller_fails_pending_and_later_waiters_with_its_first_error() {
     let table = CompletionTable::default();
     register(&table, "completed");
     register(&table, "waiting");
@@ -333,7 +333,7 @@ fn request_id_cannot_be_registered_twice() {
 }
 
 #[test]
-fn only_waiters_beyond_the_wait_limit_are_released() {
+fn only_waiters_beyond_the_wait_limit_poll_individually() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
     register(&table, "old");
@@ -354,7 +354,7 @@ fn only_waiters_beyond_the_wait_limit_are_released() {
 }
 
 #[test]
-fn reset_deadlines_restarts_the_wait_of_all_waiters() {
+fn reset_deadlines_restarts_the_measured_wait_of_all_waiters() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
     let progress = register(&table, "1");
@@ -405,7 +405,7 @@ fn completion_table_is_updated_before_the_polling_task_is_woken() {
 }
 
 #[test]
-fn ended_or_full_completion_table_takes_no_acknowledgements() {
+fn ended_or_full_completion_table_stores_no_acknowledgements() {
     let table = CompletionTable::default();
     for id in 0..=MAX_RETRIEVED {
         table.deregister(&id.to_string().into());

@@ -13,7 +13,7 @@ use tinkers_core::{BoxFuture, Spawn, Task};
 pub(crate) struct WakeFlag(AtomicBool);
 
 impl WakeFlag {
-    /// Creates a flag that is already set, so that a new task is polled for the first time.
+    /// Creates a flag that is already set, so that the executor polls a new task once without a wake-up.
     pub(crate) fn raised() -> Arc<Self> {
         Arc::new(Self(AtomicBool::new(true)))
     }

@@ -30,7 +30,7 @@ pub(crate) enum Reply {
     Panics,
 }
 
-/// The transport on which a request was sent: that of heartbeats, or that of all other requests.
+/// The transport on which a request was sent: the transport of heartbeats, or the transport of all other requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
     Main,
