@@ -11,7 +11,7 @@ use futures_util::future::{join, join_all};
 use support::{FakeSession, Step, session};
 use tinkers_core::outage::OutageBackoff;
 use tinkers_core::{
-    Call, ClientId, Clock, Deduplication, ProfileUpdate, RouteClass, ServerProfile,
+    Call, ClientId, Clock, Deduplication, ProfileUpdate, RecoveredError, RouteClass, ServerProfile,
     TransportErrorKind,
 };
 use tinkers_core::{Error, SessionContext};
@@ -131,4 +131,25 @@ fn only_timeout_of_a_long_poll_is_retried_without_backoff() {
         let expected = Duration::from_millis(milliseconds + backoff);
         assert_eq!(now, expected, "{kind:?} after {milliseconds} ms");
     }
+}
+
+#[test]
+fn each_retried_poll_is_counted_as_a_recovered_error() {
+    let held = Step::After(Duration::from_secs(45));
+    let timeout = Step::Fails(TransportErrorKind::Timeout);
+    let not_ready = Step::Json(408, "{}");
+    let script = [
+        Step::Json(503, ""),
+        Step::Json(400, ""),
+        Step::Fails(TransportErrorKind::Broken),
+        not_ready,
+        held,
+        timeout,
+        Step::Json(200, "<html>"),
+        DONE,
+    ];
+    let (session, server) = session(script);
+    server.drive(poll(Arc::clone(&session))).expect("a result");
+    let counts = session.caller().recovered_errors.snapshot();
+    assert_eq!((counts.of(RecoveredError::Poll), counts.total()), (5, 5));
 }
