@@ -343,6 +343,28 @@ fn final_acknowledgement_has_a_retry_limit() {
 }
 
 #[test]
+fn refused_final_acknowledgement_is_sent_20_times() {
+    let refusal = Step::WithHeader(429, "retry-after-ms", "10");
+    let script = [FIRST].into_iter().chain(std::iter::repeat_n(refusal, 99));
+    let fixture = fixture(script);
+    let handle = fixture.register("1");
+    fixture.completed(&handle).unwrap();
+    drop(handle);
+    let Fixture {
+        server,
+        session,
+        poller,
+    } = fixture;
+    drop(poller);
+    let time: &dyn Clock = &server.clock;
+    server.drive(time.sleep(Duration::from_secs(60)));
+    assert_eq!(server.request_times().len(), 1 + 20);
+    assert_eq!(server.tasks(), 0);
+    let counts = session.caller().recovered_errors.snapshot();
+    assert_eq!(counts.of(RecoveredError::Acknowledgement), 1);
+}
+
+#[test]
 fn runtime_shutdown_fails_the_waiters() {
     let fixture = fixture([Step::After(Duration::from_secs(3600)), NOTHING]);
     let handle = fixture.register("1");
