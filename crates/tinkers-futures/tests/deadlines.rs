@@ -1,4 +1,4 @@
-//! Tests of the progress deadline and the deadline of an operation.
+//! Tests of the progress deadline and the deadline of an operation, and of the timeouts of polls.
 
 mod support;
 
@@ -8,9 +8,13 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use support::{Scripted, session_with_limits};
-use tinkers_core::{Clock, ErrorKind, ProgressCell, Result, RouteClass, SessionContext};
-use tinkers_futures::{ApiFuture, Operation, start};
+use futures_util::future::join;
+use support::{Scripted, Step, session, session_with_limits};
+use tinkers_core::{
+    ClientId, Clock, ErrorKind, ProgressCell, Result, RouteClass, SessionContext, Timeouts,
+};
+use tinkers_futures::{ApiFuture, Operation, Retrieval, SessionPoller, retrieve, start};
+use tinkers_wire::{ModelCreated, PollTarget, RequestKind};
 
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -140,4 +144,39 @@ fn timed_out_work_is_dropped_before_the_waiter_is_woken() {
     let time: &dyn Clock = &server.clock;
     server.drive(time.sleep(seconds(6)));
     assert_eq!(*recorder.is_released.lock().unwrap(), [true]);
+}
+
+#[test]
+fn polls_have_the_poll_timeouts_of_the_client() {
+    let (mut session, server) = session([]);
+    let timeouts = Timeouts::new().with_first_byte(seconds(33));
+    let caller = &mut Arc::get_mut(&mut session).expect("one owner").caller;
+    caller.timeouts.set(RouteClass::Poll, timeouts);
+    let done = r#"{"model_id": "m", "type": "create_model"}"#;
+    server.on("retrieve_future", [Step::Json(200, done)]);
+    let completed = r#"{"completions": [{"state": "finished", "request_id": "1"}], "cursor": 1}"#;
+    server.on("retrieve_futures", [Step::Json(200, completed)]);
+    let session = session as Arc<dyn SessionContext>;
+    let target = PollTarget::samples("s:sample:0", 0);
+    let poller = SessionPoller::new(Arc::clone(&session), ClientId(0), target);
+    let operation = Operation::new(session, "Test.run", RouteClass::Sample);
+    let submission = poller.begin().expect("the poller runs");
+    let handle = poller
+        .register(submission, "1", &operation.progress)
+        .expect("a new id");
+    let retrieval = Retrieval {
+        operation,
+        client: ClientId(0),
+        request_id: "r".into(),
+        kind: RequestKind::CreateModel,
+        submitted_in: Duration::ZERO,
+        queue_log: None,
+    };
+    let polls = join(handle.completed(), retrieve::<ModelCreated>(retrieval));
+    let (completed, result) = server.drive(polls);
+    completed.expect("the completion");
+    result.expect("the result");
+    let requests = server.requests.lock().unwrap();
+    let used: Vec<Timeouts> = requests.iter().map(|(_, poll)| poll.timeouts).collect();
+    assert_eq!(used, [timeouts, timeouts]);
 }

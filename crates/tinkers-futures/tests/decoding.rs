@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use support::{Scripted, Step, session};
 use tinkers_core::{Error, ErrorKind, HttpResponse, Result, RouteClass, SessionContext};
-use tinkers_futures::{Operation, Retrieval, read_submission, retrieve};
+use tinkers_futures::{Operation, Retrieval, is_submission, read_submission, retrieve};
 use tinkers_wire::{
     FailureCategory, ForwardBackwardOutput, LoadedWeights, ModelCreated, OperationResult,
     OptimStepResult, RequestKind, SampleResponse, SavedSamplerWeights, SavedWeights, UnloadedModel,
@@ -97,15 +97,36 @@ fn empty_poll_response_is_a_result_if_no_fields_are_required() {
     assert!(run::<UnloadedModel>(empty()).0.is_ok());
 }
 
+fn submission_response(body: &'static str) -> HttpResponse {
+    HttpResponse {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: Bytes::from_static(body.as_bytes()),
+    }
+}
+
+#[test]
+fn only_response_with_a_request_id_is_a_submission() {
+    for (body, expected) in [
+        (r#"{"request_id": "r"}"#, true),
+        (
+            r#"{"error": "m is not served here", "category": "User"}"#,
+            false,
+        ),
+        (r#"{"status": "accepted"}"#, false),
+        ("<html>welcome</html>", false),
+    ] {
+        assert_eq!(
+            is_submission(&submission_response(body)),
+            expected,
+            "{body}"
+        );
+    }
+}
+
 #[test]
 fn invalid_submission_response_reports_the_server_text() {
-    let read = |body: &'static str| {
-        read_submission(&HttpResponse {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            body: Bytes::from_static(body.as_bytes()),
-        })
-    };
+    let read = |body| read_submission(&submission_response(body));
     let submission = read(r#"{"request_id": 7}"#).unwrap();
     assert_eq!(submission.request_id, "7");
     for body in [

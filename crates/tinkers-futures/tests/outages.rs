@@ -11,7 +11,8 @@ use futures_util::future::{join, join_all};
 use support::{FakeSession, Step, session};
 use tinkers_core::outage::OutageBackoff;
 use tinkers_core::{
-    Call, ClientId, Clock, Deduplication, ProfileUpdate, RouteClass, ServerProfile,
+    Call, ClientId, Clock, Deduplication, ProfileUpdate, RecoveredError, RouteClass, ServerProfile,
+    TransportErrorKind,
 };
 use tinkers_core::{Error, SessionContext};
 use tinkers_futures::{Operation, Retrieval, retrieve};
@@ -110,4 +111,45 @@ fn poll_retries_5xx_of_a_server_that_reports_failures_in_bodies() {
     let fact = ProfileUpdate::Deduplicates(Deduplication::Everything);
     *server.profile.lock().unwrap() = ServerProfile::default().learn(fact);
     server.drive(poll(strict)).expect("waited out");
+}
+
+#[test]
+fn only_timeout_of_a_long_poll_is_retried_without_backoff() {
+    use TransportErrorKind as K;
+    // The limit of a poll is 45 s. A poll that takes at least half of it is a long poll.
+    for (kind, milliseconds, backoff) in [
+        (K::Timeout, 22_500, 0),
+        (K::Timeout, 22_499, 500),
+        (K::Timeout, 0, 500),
+        (K::Broken, 44_000, 500),
+        (K::Connect, 44_000, 500),
+    ] {
+        let held = Step::After(Duration::from_millis(milliseconds));
+        let (session, server) = session([held, Step::Fails(kind), DONE]);
+        server.drive(poll(session)).expect("a result");
+        let now = server.clock.now().since_origin();
+        let expected = Duration::from_millis(milliseconds + backoff);
+        assert_eq!(now, expected, "{kind:?} after {milliseconds} ms");
+    }
+}
+
+#[test]
+fn each_retried_poll_is_counted_as_a_recovered_error() {
+    let held = Step::After(Duration::from_secs(45));
+    let timeout = Step::Fails(TransportErrorKind::Timeout);
+    let not_ready = Step::Json(408, "{}");
+    let script = [
+        Step::Json(503, ""),
+        Step::Json(400, ""),
+        Step::Fails(TransportErrorKind::Broken),
+        not_ready,
+        held,
+        timeout,
+        Step::Json(200, "<html>"),
+        DONE,
+    ];
+    let (session, server) = session(script);
+    server.drive(poll(Arc::clone(&session))).expect("a result");
+    let counts = session.caller().recovered_errors.snapshot();
+    assert_eq!((counts.of(RecoveredError::Poll), counts.total()), (5, 5));
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Scripted, Step, session};
+use support::{FakeSession, Scripted, Step, session, session_with_limits};
 use tinkers_core::{
     Arrival, AttemptOutcome, ClientId, Clock, ErrorKind, ProgressCell, Readmission, RecoveredError,
     Result, SessionContext, Timestamp, TransportErrorKind,
@@ -31,7 +31,10 @@ struct Fixture {
 }
 
 fn fixture(script: impl IntoIterator<Item = Step>) -> Fixture {
-    let (session, server) = session(script);
+    fixture_of(session(script))
+}
+
+fn fixture_of((session, server): (Arc<FakeSession>, Arc<Scripted>)) -> Fixture {
     let target = PollTarget::samples("s:sample:0", 3);
     let session = session as Arc<dyn SessionContext>;
     let poller = SessionPoller::new(Arc::clone(&session), ClientId(0), target);
@@ -340,6 +343,41 @@ fn final_acknowledgement_is_retried_a_limited_number_of_times() {
         let is_acknowledged = matches!(step, Step::Json(200, body) if body.starts_with('{'));
         assert_eq!(times.len() == 2, is_acknowledged, "{step:?}: {times:?}");
     }
+}
+
+#[test]
+fn refused_final_acknowledgement_is_sent_20_times() {
+    let refusal = Step::WithHeader(429, "retry-after-ms", "10");
+    let script = [FIRST].into_iter().chain(std::iter::repeat_n(refusal, 99));
+    let fixture = fixture(script);
+    let handle = fixture.register("1");
+    fixture.completed(&handle).unwrap();
+    drop(handle);
+    let Fixture {
+        server,
+        session,
+        poller,
+    } = fixture;
+    drop(poller);
+    let time: &dyn Clock = &server.clock;
+    server.drive(time.sleep(Duration::from_secs(60)));
+    assert_eq!(server.request_times().len(), 1 + 20);
+    assert_eq!(server.tasks(), 0);
+    let counts = session.caller().recovered_errors.snapshot();
+    assert_eq!(counts.of(RecoveredError::Acknowledgement), 1);
+}
+
+#[test]
+fn waiter_is_released_after_half_the_progress_deadline() {
+    let held = |seconds| Step::After(Duration::from_secs(seconds));
+    let script = [held(29), NOTHING, held(2), NOTHING, held(3600), NOTHING];
+    let fixture = fixture_of(session_with_limits(script, Duration::from_secs(60), None));
+    let handle = fixture.register("1");
+    assert!(is_released(fixture.completed(&handle)));
+    assert_eq!(fixture.server.clock.now().since_origin().as_secs(), 31);
+    // No waiter is left, so there is no third poll.
+    fixture.wait(1);
+    assert_eq!(fixture.server.request_times(), [0.0, 29.0]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Tests of the retrieval of one result: the effect of each response, and the pauses between polls.
 
+#[path = "retrieve/progress.rs"]
+mod progress;
 mod support;
 
 use std::sync::Arc;

@@ -68,7 +68,7 @@ pub(crate) struct Scripted {
 pub(crate) struct FakeSession {
     pub(crate) server: Arc<Scripted>,
     spawner: Box<dyn Spawn>,
-    caller: Caller,
+    pub(crate) caller: Caller,
     config: ClientConfig,
     progress_deadline: Duration,
     operation_deadline: Option<Duration>,
