@@ -140,9 +140,11 @@ impl CompletionTable {
                 Waiter::Notified(CompletionNotice::default())
             }
             None => {
-                if state.waiting == 0 {
-                    state.waiting_since = now;
-                }
+                // The caller read the clock before it took the lock, so an earlier time may come second.
+                state.waiting_since = match state.waiting {
+                    0 => now,
+                    _ => state.waiting_since.min(now),
+                };
                 state.waiting += 1;
                 Waiter::Waiting {
                     progress: Arc::clone(progress),

@@ -355,6 +355,18 @@ fn only_waiters_beyond_the_wait_limit_poll_individually() {
 }
 
 #[test]
+fn wait_is_measured_from_the_earliest_registration_in_any_order() {
+    let table = CompletionTable::default();
+    let progress = Arc::new(ProgressCell::new(at(0)));
+    for (id, since) in [("later", 5), ("earlier", 3)] {
+        table.register(0, id.into(), &progress, at(since)).unwrap();
+    }
+    table.release_overdue(at(103), Duration::from_secs(100));
+    assert_eq!(size(poll(&table, "earlier")), None);
+    assert!(poll(&table, "later").is_pending());
+}
+
+#[test]
 fn reset_deadlines_restarts_the_measured_wait_of_all_waiters() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
