@@ -223,7 +223,7 @@ fn started_probe(events: &mut LimiterEvents) -> bool {
 }
 
 #[test]
-fn limit_probe_starts_after_twenty_times_the_pause() {
+fn limit_probe_starts_twenty_pause_lengths_after_the_pause() {
     let bench = Bench::sampling(64, 100_000, 99);
     let (mut under_way, mut queue) = learn_limit(&bench);
     let mut events = bench.limiter.events();

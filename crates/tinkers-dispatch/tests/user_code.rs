@@ -38,7 +38,7 @@ impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Subscriber for OnEvent<F> {
 }
 
 #[test]
-fn panicking_log_subscriber_loses_no_wake_up() {
+fn no_wake_up_is_lost_if_a_log_subscriber_panics() {
     let bench = Bench::sampling(9, 1000, 99);
     refuse(bench.admit(sample()), Some(SECOND));
     let mut queue: Vec<_> = (0..6).map(|_| bench.ask(sample())).collect();

@@ -195,7 +195,7 @@ fn is_released(outcome: Result<CompletionNotice>) -> bool {
 }
 
 #[test]
-fn possibly_transient_poll_response_is_retried() {
+fn poll_is_retried_after_a_possibly_transient_failure() {
     let page = "<html>welcome</html>";
     let steps = [
         200, 302, 401, 403, 404, 405, 409, 410, 413, 418, 421, 422, 431, 501,

@@ -178,7 +178,7 @@ fn alternating_poll_failures_have_separate_retry_limits() {
 }
 
 #[test]
-fn poll_held_beyond_the_time_limit_restarts_the_retry_limits() {
+fn poll_timeout_without_a_response_resets_the_retry_counts() {
     let unknown = Step::Json(404, r#"{"detail": "no such future"}"#);
     let held = [
         Step::After(Duration::from_secs(45)),

@@ -443,7 +443,7 @@ fn limit_recovery_steps_double_despite_many_earlier_refusals() {
 }
 
 #[test]
-fn failed_step_of_a_limit_recovery_keeps_the_probe_interval() {
+fn failed_probe_during_limit_recovery_does_not_delay_the_next_probe() {
     let mut limit = learned(40);
     let change = limit.on_refusal(refusal(ms(1_000), 10));
     assert_eq!(change, Some(LimitChange::Lowered));

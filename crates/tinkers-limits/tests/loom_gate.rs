@@ -319,7 +319,7 @@ fn late_end_of_a_first_request<E: EndReport>(
 }
 
 #[test]
-fn end_of_a_replaced_first_request_does_not_affect_the_next() {
+fn late_end_of_a_first_request_after_a_pause_keeps_its_replacement() {
     late_end_of_a_first_request::<OwnFirstRequest>("late drop", |gate, first_request| {
         gate.hand_over_first_request(ms(105), first_request)
     })

@@ -123,7 +123,7 @@ fn doctor_times_out_on_an_unresponsive_server() {
 
 #[cfg(unix)]
 #[test]
-fn interrupt_ends_commands_on_an_unresponsive_server() {
+fn interrupt_ends_commands_that_wait_for_an_unresponsive_server() {
     let home = tempfile::tempdir().unwrap();
     for command in [
         &["doctor"][..],

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_routed_unambiguously() {
+    fn each_path_matches_only_its_own_route() {
         for route in Route::ALL {
             let segments: Vec<&str> = route.segments().collect();
             let segments: Vec<&str> = segments
