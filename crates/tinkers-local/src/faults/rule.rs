@@ -7,9 +7,10 @@ use tinkers_core::{Jitter, RouteClass, SplitMix, Timestamp};
 
 /// A rule that selects the requests into which a fault is injected. By default, it selects the first request that matches.
 ///
-/// A rule counts the requests that match its path or class while the rule is active. From these counts alone it follows which
-/// matches the rule is due for, so the same requests always get the same faults. The fault is applied if no earlier rule of the
-/// script is due for the same request. Otherwise the rule remains due for its next match.
+/// A rule counts the requests that match its path or class while the rule is active. From this count alone, the rule decides
+/// whether it is due to inject its fault into the current request. So the same requests always get the same faults. If an earlier
+/// rule of the script is due for the same request too, the request gets only the fault of the earlier rule, and this rule remains
+/// due for its next matching request.
 #[derive(Debug, Clone)]
 pub struct Rule {
     name: Option<Arc<str>>,

@@ -129,7 +129,8 @@ impl Protocol {
         }
     }
 
-    /// Ends a held poll, for a single result or for completions, with a response that describes the current state.
+    /// Ends a held poll that has reached its maximum time. The poll is for a single result or for completed samples. The response
+    /// describes the current state.
     pub(super) fn poll_is_due(&mut self, exchange: ExchangeId) {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
             let response = self.try_again(poll.operation);

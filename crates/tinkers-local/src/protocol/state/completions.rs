@@ -88,7 +88,7 @@ impl CompletionLog {
         }
     }
 
-    /// Deletes the completion of an operation.
+    /// Deletes the completion of the sample with this operation number.
     pub(crate) fn remove(&mut self, operation: OperationId) {
         if let Some(cursor) = self.cursors.get(&operation) {
             self.remove_at(*cursor);
@@ -123,8 +123,8 @@ impl CompletionLog {
         }
     }
 
-    /// Returns the completions of a client after the cursor `after`, and the cursor of the last returned completion. The
-    /// completions are not deleted until the client acknowledges them, since the response may be lost.
+    /// Returns the completions of a client after the cursor `after`, and the cursor of the last returned completion, from which the
+    /// next poll continues. The completions are not deleted until the client acknowledges them, since the response may be lost.
     pub(crate) fn after(&self, target: &Target, after: i64) -> (Vec<Completion>, i64) {
         let Some(log) = self.logs.get(target) else {
             return (Vec::new(), after);

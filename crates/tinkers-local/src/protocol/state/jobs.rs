@@ -17,10 +17,10 @@ const PAUSED_POLL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Role {
     Operation(OperationId),
-    /// Deletes a checkpoint, either because a client asked for the deletion in this exchange, or because the checkpoint has
+    /// The job deletes a checkpoint, either because a client asked for the deletion in this exchange, or because the checkpoint has
     /// expired.
     Delete(Option<ExchangeId>, Box<CheckpointRecord>),
-    /// Does work for which no client waits.
+    /// The job does work for which no client waits, such as unloading a model after its session has ended.
     Cleanup,
 }
 
