@@ -89,13 +89,13 @@ pub enum PassBodies {
     Protobuf,
 }
 
-/// The response to a request body in an encoding that the server does not accept.
+/// The response to a request if the server does not accept the encoding of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OtherBodies {
-    /// A 415 response with a reason.
+    /// The server sends a 415 response with a reason.
     Unsupported,
-    /// A 500 response in plain text, as after an unhandled exception.
+    /// The server sends a 500 response in plain text, as after an unhandled exception.
     Crash,
 }
 
@@ -103,11 +103,11 @@ pub enum OtherBodies {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResultForm {
-    /// The encoding that the `Accept` header of the poll names. JSON if the header names none.
+    /// The server encodes a result as the `Accept` header of the poll asks. If the header names no encoding, it sends JSON.
     AsAsked,
-    /// JSON, regardless of the `Accept` header.
+    /// The server sends JSON, regardless of the `Accept` header.
     Json,
-    /// Protobuf, regardless of the `Accept` header.
+    /// The server sends protobuf, regardless of the `Accept` header.
     Protobuf,
 }
 
@@ -148,11 +148,11 @@ pub enum KeyNeed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flags {
-    /// All flags of the official service and of this server.
+    /// The response contains all flags of the official service and of this server.
     All,
-    /// The flags that the Python SDK 0.25 knows, without the name and the guarantees of this server.
+    /// The response contains the flags that the Python SDK 0.25 knows, without the name and the guarantees of this server.
     OfSdk025,
-    /// Only the flag `pjwt_auth_enabled`.
+    /// The response contains only the flag `pjwt_auth_enabled`.
     JwtAlone,
 }
 
@@ -181,9 +181,9 @@ pub enum Words {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failures {
-    /// A 200 response with `error` and `category` in the body.
+    /// The server sends a 200 response with `error` and `category` in the body.
     InBody,
-    /// A response with this status, and the error as `detail` in the body.
+    /// The server sends a response with this status, and the error as `detail` in the body.
     Status(StatusCode),
 }
 
@@ -191,9 +191,9 @@ pub enum Failures {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PollEnd {
-    /// A 200 response with `try_again` and the state of the queue.
+    /// The server sends a 200 response with `try_again` and the state of the queue.
     TryAgain,
-    /// A 408 response with `detail`, without the state of the queue.
+    /// The server sends a 408 response with `detail`, without the state of the queue.
     Timeout,
 }
 
@@ -279,8 +279,8 @@ pub enum PromptLogprobs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SamplerPaths {
-    /// `tinker://RUN/sampler_weights/NAME`, with the kind of checkpoint.
+    /// The server writes `tinker://RUN/sampler_weights/NAME`, with the kind of checkpoint.
     WithKind,
-    /// `tinker://RUN/NAME`, without the kind of checkpoint.
+    /// The server writes `tinker://RUN/NAME`, without the kind of checkpoint.
     Bare,
 }

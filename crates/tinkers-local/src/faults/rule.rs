@@ -86,7 +86,7 @@ impl Rule {
         self
     }
 
-    /// Removes the limit that [`Rule::times`] sets.
+    /// Injects the fault into every request for which the rule is due, without the limit that [`Rule::times`] sets.
     #[must_use]
     pub const fn always(self) -> Self {
         self.times(u64::MAX)
@@ -148,8 +148,8 @@ impl Rule {
 }
 
 impl SeededProbability {
-    /// Returns whether the matching request number `k` is selected. The decision is the `k`th number of a random generator whose
-    /// state advances by a constant step.
+    /// Returns whether the fault is injected into the matching request number `k`. The decision is the `k`th number of a random
+    /// generator whose state advances by a constant step.
     fn selects(self, k: u64) -> bool {
         let state = self.seed.wrapping_add(SplitMix::GAMMA.wrapping_mul(k - 1));
         SplitMix::new(state).unit() < self.probability

@@ -98,7 +98,7 @@ impl LocalServer {
         })
     }
 
-    /// Records that a request was refused, so that later requests of its model do not wait for its sequence number.
+    /// Records that a request was refused. Later requests of its model then do not wait for its sequence number.
     pub(super) fn number_refused(&self, numbered: &Numbered) {
         let shared = &self.shared;
         shared.change(|protocol, _| protocol.number_refused(numbered));

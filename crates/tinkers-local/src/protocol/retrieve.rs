@@ -100,7 +100,7 @@ impl Protocol {
         response
     }
 
-    /// Returns the response to a poll that was held for the maximum time.
+    /// Returns the response to a poll that was held for the maximum time while its operation has not ended.
     fn try_again(&self, id: OperationId) -> LazyResponse {
         if self.config.dialect.poll_end == PollEnd::Timeout {
             return Dialect::timed_out();

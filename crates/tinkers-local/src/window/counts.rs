@@ -54,12 +54,14 @@ pub struct Congestion {
     /// The time at which the last `retry-after` hint expired. If the refusals carry no hint, the time of the last refusal.
     pub over: Duration,
     /// The duration from the end of the congestion event to the first sample that was accepted afterwards. The duration begins when
-    /// the last `retry-after` hint of the event expires or, if this is later, when the number of samples in flight falls below the
-    /// limit. `None` if no sample has been accepted since, or if the first submission after the event was refused.
+    /// the last `retry-after` hint of the event expires (without hints, at the last refusal) or, if this is later, when the number
+    /// of samples in flight falls below the limit. `None` if no sample has been accepted since, or if the first submission after
+    /// the event was refused.
     pub first_grant: Option<Duration>,
     /// The duration from the end of the congestion event to the time at which 90 % of the limit was in flight again. The duration
-    /// begins when the last `retry-after` hint of the event expires or, if this is later, when the number of samples in flight
-    /// falls below the limit. `None` if 90 % have not been reached yet, or if a submission was refused before.
+    /// begins when the last `retry-after` hint of the event expires (without hints, at the last refusal) or, if this is later, when
+    /// the number of samples in flight falls below the limit. `None` if 90 % have not been reached yet, or if another submission
+    /// was refused after the event and before that time.
     pub full_flow: Option<Duration>,
 }
 

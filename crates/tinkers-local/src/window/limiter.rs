@@ -34,7 +34,7 @@ pub(crate) struct WindowLimiter {
 #[derive(Debug)]
 struct OpenEvent {
     event: Congestion,
-    /// The time at which the last `retry-after` hint of the event expires.
+    /// The time at which the last `retry-after` hint of the event expires. Without hints, the time of the last refusal.
     hint_expiry: Timestamp,
     /// The end of the congestion event. A submission that is refused before this time belongs to the event.
     until: Timestamp,

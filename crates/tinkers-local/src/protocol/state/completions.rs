@@ -13,7 +13,7 @@ use crate::protocol::ids::{ExchangeId, OperationId};
 /// A client of a sampling session: the session id and the client number.
 pub(crate) type Target = (String, u64);
 
-/// The maximum number of completions in one response.
+/// The maximum number of completed samples that one response lists.
 const MAX_IN_RESPONSE: usize = 4096;
 
 /// Returns the client whose polls cover a sample of this origin. Returns `None` if no client polls for all of its samples at once.
@@ -141,7 +141,8 @@ impl CompletionLog {
         (completions.collect(), last)
     }
 
-    /// Holds a poll for the completions of a client after the cursor `after`. The poll is held at most until `until`.
+    /// Holds a poll for the completed samples of a client after the cursor `after`. The poll ends when a sample completes, at the
+    /// latest at `until`.
     pub(crate) fn hold(
         &mut self,
         agenda: &mut Agenda,

@@ -90,7 +90,7 @@ impl Jobs {
         self.paused_until.is_some_and(|until| until <= now)
     }
 
-    /// Ends the capacity pause and starts the postponed jobs.
+    /// Ends the capacity pause and returns the effects that start the postponed jobs.
     #[must_use]
     pub(crate) fn resume(&mut self) -> Vec<Effect> {
         self.paused_until = None;

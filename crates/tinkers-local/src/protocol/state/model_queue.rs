@@ -257,7 +257,7 @@ impl ModelQueue {
         self.skipped.get(&number) == Some(&Skip::Refused)
     }
 
-    /// Determines the missing sequence number. Returns the gap before and after the update.
+    /// Updates the gap: the missing sequence number for which operations wait, if any. Returns the gap before and after the update.
     pub(crate) fn update_gap(&mut self, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         let number = (!self.early.is_empty()).then_some(self.next);

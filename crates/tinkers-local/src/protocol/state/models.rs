@@ -91,7 +91,7 @@ impl Model {
 pub(crate) struct Retired {
     /// The operations that have not started and will not run.
     pub(crate) not_run: Vec<OperationId>,
-    /// The operation that is running. If no operation is running, the engine can unload the model now.
+    /// The operation that is still running. If there is none, the engine can unload the model now.
     pub(crate) running: Option<OperationId>,
 }
 
