@@ -25,7 +25,8 @@ use crate::paths;
 pub(crate) enum Backend {
     /// A model on the CPU.
     Model {
-        /// The model directory in the Hugging Face layout, and the name of the model. `None` for the built-in model.
+        /// The model directory in the Hugging Face layout, and the name under which the server lists the model, if the user chose
+        /// one. `None` instead of a directory stands for the built-in model.
         model: Option<(PathBuf, Option<String>)>,
         /// The directory in which checkpoints are stored.
         data_dir: PathBuf,
@@ -50,7 +51,7 @@ pub(crate) struct TestHooks {
 
 /// How long a shutdown waits for running exchanges.
 const EXCHANGE_GRACE: Duration = Duration::from_millis(700);
-/// How long a shutdown then waits for running saves.
+/// How long a shutdown waits for running saves, after it has waited for running exchanges.
 const SAVE_GRACE: Duration = Duration::from_secs(30);
 
 /// A running embedded server with its own thread.
@@ -156,7 +157,8 @@ fn load(model: Option<(PathBuf, Option<String>)>, data_dir: &Path) -> Result<Mod
     })
 }
 
-/// An engine, or the options from which an engine is created inside the runtime.
+/// An engine that has been loaded, or the options of a scripted engine. The scripted engine is created inside the runtime of the
+/// server.
 enum EngineSource {
     Loaded(Arc<ModelEngine>),
     Scripted { latency: Duration, script: Script },

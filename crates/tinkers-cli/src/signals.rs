@@ -7,7 +7,7 @@ use std::io;
 #[error("interrupted")]
 pub(crate) struct Interrupted;
 
-/// The signal handlers. As long as they exist, the signals do not terminate the process by default.
+/// The signal handlers. As long as this value exists, the signals that it handles do not terminate the process.
 pub(crate) struct Signals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,

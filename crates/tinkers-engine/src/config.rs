@@ -274,8 +274,8 @@ impl RopeParameters {
 }
 
 impl Llama3Scaling {
-    /// Returns the scaled frequency. Frequencies with long wavelengths are divided, frequencies with short wavelengths are
-    /// unchanged, and frequencies in between are interpolated.
+    /// Returns the scaled frequency. Frequencies with long wavelengths are divided by `factor`, frequencies with short wavelengths
+    /// are unchanged, and frequencies in between are interpolated.
     fn scaled(&self, frequency: f64) -> f64 {
         let context = self.original_max_position_embeddings;
         let (low, high) = (self.low_freq_factor, self.high_freq_factor);

@@ -11,7 +11,7 @@ pub enum Error {
     Input {
         /// The path of the invalid field, such as `data[3].loss_fn_inputs.weights`.
         field: String,
-        /// The found value and the expected value.
+        /// A text that states what was found and what was expected.
         expected: String,
     },
     /// The model directory or its weights are invalid.

@@ -38,8 +38,8 @@ pub(crate) struct Output<R> {
     pub(crate) report: R,
 }
 
-/// A loss function. Its arguments are the index of a sequence and the log-probabilities of the sequence. It returns their
-/// derivatives and a report.
+/// A loss function. Its arguments are the index of a sequence and the log-probabilities of the sequence. It returns the derivatives
+/// of the loss with respect to these log-probabilities, and a report.
 pub(crate) type Loss<'a, R> = dyn Fn(usize, &[f32]) -> (Vec<f32>, R) + Sync + 'a;
 
 /// The model, built on the tape of one microbatch.

@@ -12,7 +12,7 @@ use crate::pretrain::weight_shapes;
 use crate::rng::Rng;
 use crate::weights::Weights;
 
-/// Returns the config of a small model of this family. The model has two layers. Its dimensions are all different.
+/// Returns the config of a small model of the model family `family`. The model has two layers. Its dimensions are all different.
 pub(crate) fn config(family: &str) -> ModelConfig {
     let json = format!(
         r#"{{"model_type": "{family}", "vocab_size": 23, "hidden_size": 12, "intermediate_size": 20,
@@ -49,7 +49,7 @@ pub(crate) fn weights(config: &ModelConfig) -> BTreeMap<String, (Vec<f32>, [usiz
     all
 }
 
-/// Builds the model of the family with [`config`] and [`weights`].
+/// Builds a model of the model family `family` with [`config`] and [`weights`].
 pub(crate) fn model(family: &str) -> Arc<Model> {
     let config = config(family);
     let nodes = weights(&config)

@@ -23,8 +23,8 @@ pub struct LocalConfig {
     /// The maximum total size of the stored results, in bytes. Above the limit, fetched results are dropped first, then the oldest
     /// results.
     pub max_result_bytes: usize,
-    /// The size in bytes from which a result counts as large. If a poll asks for announcements, the server announces a large result
-    /// before it sends the result.
+    /// The size in bytes from which a result counts as large. If a poll contains `allow_metadata_only`, the response contains only
+    /// a notice with the size of the large result. The client then polls for the result without this field.
     pub large_result: usize,
     /// The maximum size of a request body after decompression, in bytes.
     pub max_body: usize,

@@ -16,8 +16,8 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Returns the base models that the engine offers.
     fn models(&self) -> Vec<BaseModel>;
 
-    /// Returns the supported losses. The server refuses requests with other losses. By default, the five losses that every server
-    /// has.
+    /// Returns the supported losses. The server refuses requests with other losses. By default, these are the five losses that
+    /// every server supports.
     fn losses(&self) -> Vec<LossFn> {
         vec![
             LossFn::CrossEntropy,
@@ -83,7 +83,7 @@ pub enum Work {
         /// Whether the state of the optimizer is restored too.
         optimizer: bool,
     },
-    /// Loads a checkpoint into an existing model of the same base and shape. The outcome is [`Outcome::Done`].
+    /// Loads a checkpoint into an existing model with the same base model and adapter shapes. The outcome is [`Outcome::Done`].
     LoadCheckpoint {
         /// The id of the model.
         model: String,

@@ -111,8 +111,8 @@ impl LazyResponse {
         Self::of(status, None, Content::Bytes(Bytes::new()))
     }
 
-    /// Creates a 200 response with a result in the encoding `form`. If the result is too large, the response contains the
-    /// announcement instead.
+    /// Creates a 200 response with a result in the encoding `form`. If an announcement is given and the result exceeds its size
+    /// limit, the response contains the announcement instead.
     pub(crate) fn result(
         payload: Arc<Payload>,
         form: Form,

@@ -50,7 +50,7 @@ impl CheckingEngine {
         self.seen.lock().expect("no test panics with the lock")
     }
 
-    /// Runs one of the held jobs. Returns `false` if the engine holds no job.
+    /// Runs one of the held jobs, which `which` selects. Returns `false` if the engine holds no job.
     fn run_one(&self, which: usize) -> bool {
         let (job, done) = {
             let mut seen = self.seen();

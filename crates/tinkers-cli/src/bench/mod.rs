@@ -66,7 +66,7 @@ async fn connect(server: &ServerArgs, exchanges: Arc<ExchangeCounters>) -> Resul
     remote::connect(builder, &server.connection).await
 }
 
-/// The connection to the server and the counters, which both kinds of load share.
+/// The server connection and the request counters of a bench run. The sampling load and the training load both use them.
 struct Bench {
     service: ServiceClient,
     /// The URL of the server without credentials.
@@ -98,7 +98,8 @@ impl Bench {
     }
 }
 
-/// Returns `length` token ids between 1 and 100. Every vocabulary contains these ids. `start` selects the first one.
+/// Returns `length` token ids between 1 and 100. Every vocabulary contains these ids. The ids count up from an id that depends on
+/// `start`, and continue with 1 after 100.
 fn tokens(length: u32, start: u32) -> Vec<u32> {
     (0..length).map(|i| (start + i) % 100 + 1).collect()
 }

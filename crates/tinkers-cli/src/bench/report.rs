@@ -36,7 +36,7 @@ pub(crate) struct Report {
     pub(crate) exchanges: u64,
     /// The number of 429 responses.
     pub(crate) rejections: u64,
-    /// The maximum number of open connections.
+    /// The maximum number of connections that were open at the same time.
     pub(crate) connections: Option<usize>,
     /// The resident memory before the load.
     pub(crate) resident_bytes_before: Option<u64>,

@@ -17,7 +17,8 @@ const DIGITS: u8 = 3;
 /// The maximum latency that can be recorded: one day, in microseconds.
 const MAX_LATENCY: u64 = 24 * 3600 * 1_000_000;
 
-/// The first interval between two counts of the open connections. The interval grows up to a maximum.
+/// How long after the start of a load the open connections are counted for the first time. The intervals between later counts are
+/// longer, up to a maximum.
 const MIN_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -62,7 +63,8 @@ impl LoadStats {
         Ok((stats, measurement))
     }
 
-    /// Records a finished request or training round, with its duration. `outcome` is its number of tokens, or its error.
+    /// Records the latency and the outcome of a finished sampling request or training round. `outcome` is the number of its tokens,
+    /// or its error.
     pub(crate) fn record(&self, seconds: f64, outcome: tinkers::Result<u64>) {
         let mut inner = self.lock();
         match outcome {

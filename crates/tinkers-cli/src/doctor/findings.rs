@@ -18,7 +18,7 @@ pub(crate) struct Findings {
     pub(crate) software: Option<String>,
     /// The encoding of the bodies of forward and backward passes: `protobuf` or `json`.
     pub(crate) pass_bodies: &'static str,
-    /// Whether the server has accepted the body of a forward-backward pass in this encoding.
+    /// Whether the server has accepted the body of a forward-backward pass in the encoding that `pass_bodies` names.
     pub(crate) pass_bodies_confirmed: bool,
     /// Which operations the server applies only once if a client repeats their requests: `everything`, `passes and steps`, or
     /// `unknown`.

@@ -22,7 +22,7 @@ use crate::signals::{Signals, interruptible};
 
 /// The maximum number of round trips that are measured.
 const MAX_ROUND_TRIPS: usize = 7;
-/// The time limit of the measurement. After it, no further round trip is measured.
+/// The time limit for measuring round trips. After this time, no further round trip is measured.
 const MAX_MEASURING_TIME: Duration = Duration::from_secs(2);
 
 /// The time limit of each step of the examination.

@@ -22,7 +22,7 @@ pub(crate) struct Report {
     /// The loss of each step, measured before the weights were updated.
     pub(crate) loss: Vec<f64>,
     pub(crate) prompts: Vec<String>,
-    /// The sample for each prompt, before and after training.
+    /// The sample for each prompt, drawn before training. The next field contains the samples drawn after training.
     pub(crate) samples_before: Vec<Sample>,
     pub(crate) samples_after: Vec<Sample>,
     /// The path of the training checkpoint.

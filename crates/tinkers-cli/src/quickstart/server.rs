@@ -125,7 +125,8 @@ impl Server {
         }
     }
 
-    /// Returns the directory in which the checkpoints remain after the run. Returns `None` if there is none or it is unknown.
+    /// Returns the directory in which the checkpoints remain after the run. Returns `None` if the directory is temporary or the
+    /// server is remote.
     pub(crate) fn data_dir(&self) -> Option<String> {
         match self {
             Self::Embedded {

@@ -104,8 +104,8 @@ fn tokens(data: &[Datum]) -> usize {
         .sum()
 }
 
-/// Returns the sum of the loss over all target tokens. The sum is read from the metric. If the server sends no such metric, the sum
-/// is computed from the log-probabilities, since all weights are 1.
+/// Returns the sum of the loss over all target tokens. The sum is read from the metric `loss:sum`. If the server sends no such
+/// metric, the sum is computed from the log-probabilities, since all weights are 1.
 fn loss_sum(output: &ForwardBackwardOutput) -> Result<f64> {
     if let Some(sum) = output.loss_sum() {
         return Ok(sum);

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// The suffix of complete checkpoint files. Temporary files have a further suffix after it.
+/// The suffix of complete checkpoint files. The names of temporary files have a further suffix after this suffix.
 const FINISHED: &str = ".safetensors";
 const UNFINISHED: &str = ".safetensors.tmp";
 
@@ -58,7 +58,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(Error::io("cannot write", path))
 }
 
-/// Removes a file. If this fails, the next store that is opened in the directory removes the file.
+/// Removes an incomplete file of a failed save. If this fails, the file is removed when a store is opened in the directory again.
 fn discard(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

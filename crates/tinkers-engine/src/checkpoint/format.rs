@@ -120,7 +120,7 @@ pub(super) fn decode(file: &[u8]) -> Result<CheckpointContents, String> {
     })
 }
 
-/// Returns the record of the caller from the header of a checkpoint file.
+/// Returns the record from the header of a checkpoint file. The record is the text that the caller stored with the checkpoint.
 pub(super) fn record(header: &[u8]) -> Result<String, String> {
     Ok(metadata(header)?.record)
 }

@@ -122,8 +122,8 @@ impl Store {
         }
     }
 
-    /// Returns the record and the file size of each checkpoint, in the order of the paths. Files that cannot be read are skipped
-    /// with a warning.
+    /// Returns the record (the text that the caller stored with the checkpoint) and the file size of each checkpoint, in the order
+    /// of the paths. Files that cannot be read are skipped with a warning.
     ///
     /// # Errors
     ///

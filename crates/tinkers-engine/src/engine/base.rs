@@ -20,7 +20,7 @@ impl Shared {
 
     /// Reads a checkpoint and checks that the checkpoint belongs to the base model.
     ///
-    /// A checkpoint without a fingerprint, written by an older version, is accepted with a warning if its shapes match.
+    /// A checkpoint without a fingerprint of its base model, written by an older version, is accepted with a warning if its shapes match.
     pub(super) fn read(&self, path: &TinkerPath) -> Result<CheckpointContents> {
         let checkpoint = self.store.load(&key(path))?;
         let record: CheckpointRecord = serde_json::from_str(&checkpoint.record).map_err(|e| {

@@ -70,7 +70,7 @@ struct Shared {
     end_tokens: Vec<u32>,
     store: Store,
     samplers: SamplerCache,
-    /// The checkpoints without a fingerprint for which the engine has already logged a warning.
+    /// The checkpoints without a fingerprint of their base model for which the engine has already logged a warning.
     warned_checkpoints: Mutex<BTreeSet<TinkerPath>>,
     running: Mutex<BTreeMap<JobId, Arc<AtomicBool>>>,
     closing: AtomicBool,

@@ -10,8 +10,8 @@ thread_local! {
     static IS_ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Marks this thread as a thread that runs jobs. A marked thread never waits for writes, because the write may be one of its own
-/// jobs.
+/// Marks the current thread as a thread that runs engine jobs. A marked thread never waits for pending writes, because the pending
+/// write may be the job that this thread is running.
 pub(super) fn mark_engine_thread() {
     IS_ENGINE_THREAD.set(true);
 }

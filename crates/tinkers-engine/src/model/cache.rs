@@ -102,7 +102,8 @@ impl KvCache {
         self.len
     }
 
-    /// Increases the length by `new` positions, after every layer has stored their keys and values.
+    /// Increases the length of each sequence by `new` positions. Must be called after every layer has stored the keys and values of
+    /// these positions.
     pub(super) fn advance(&mut self, new: usize) {
         self.len += new;
     }

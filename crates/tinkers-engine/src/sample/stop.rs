@@ -51,8 +51,8 @@ impl StopConditions {
     }
 }
 
-/// The number of tokens that are decoded before the searched tokens. A decoder may drop the space of the first token or replace an
-/// incomplete first character. Because of these extra tokens, such changes do not affect the searched text.
+/// The number of tokens before the searched tokens that are decoded together with them. A decoder may drop the space of the first
+/// token or replace an incomplete first character. Because of these extra tokens, such changes do not affect the searched text.
 pub(crate) const LEAD_TOKENS: usize = 8;
 
 /// The text that decoders write for invalid UTF-8, such as the rest of a truncated character. Some decoders write this text for
@@ -72,7 +72,7 @@ fn whole_characters<'a>(mut tokens: &'a [u32], text: &Text) -> Result<&'a [u32]>
 /// The decoded text of the last tokens of a sample.
 struct DecodedTail {
     text: Vec<u8>,
-    /// The length of `text` without the last token.
+    /// The length in bytes of `text` without the text of the last token of the sample.
     before_last: usize,
 }
 

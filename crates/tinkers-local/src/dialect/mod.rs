@@ -31,7 +31,7 @@ use crate::read::Route;
 pub struct Dialect {
     /// The encodings in which the server accepts the request body of `forward_backward`.
     pub pass_bodies: PassBodies,
-    /// The response to a request body in another encoding.
+    /// The response to a `forward_backward` request if the server does not accept the encoding of its body.
     pub other_bodies: OtherBodies,
     /// The encoding of the results of forward and backward passes, and of samples.
     pub results: ResultForm,
@@ -55,7 +55,7 @@ pub struct Dialect {
     pub words: Words,
     /// The response to a poll for an operation that failed.
     pub failures: Failures,
-    /// The response to a poll when the operation has not ended in time.
+    /// The response to a poll that was held for the maximum time while its operation was still queued or running.
     pub poll_end: PollEnd,
     /// How long a poll is held open. If `None`, [`LocalConfig::long_poll`](crate::LocalConfig::long_poll) applies.
     pub long_poll: Option<Duration>,
@@ -81,21 +81,21 @@ pub struct Dialect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PassBodies {
-    /// Both JSON and protobuf.
+    /// The server accepts JSON and protobuf.
     Both,
-    /// JSON, not protobuf.
+    /// The server accepts JSON, but not protobuf.
     Json,
-    /// Protobuf, not JSON.
+    /// The server accepts protobuf, but not JSON.
     Protobuf,
 }
 
-/// The response to a request body in an encoding that the server does not accept.
+/// The response to a request if the server does not accept the encoding of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OtherBodies {
-    /// A 415 response with a reason.
+    /// The server sends a 415 response with a reason.
     Unsupported,
-    /// A 500 response in plain text, as after an unhandled exception.
+    /// The server sends a 500 response in plain text, as after an unhandled exception.
     Crash,
 }
 
@@ -103,11 +103,11 @@ pub enum OtherBodies {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResultForm {
-    /// The encoding that the `Accept` header of the poll names. JSON if the header names none.
+    /// The server encodes a result as the `Accept` header of the poll asks. If the header names no encoding, it sends JSON.
     AsAsked,
-    /// JSON, regardless of the `Accept` header.
+    /// The server sends JSON, regardless of the `Accept` header.
     Json,
-    /// Protobuf, regardless of the `Accept` header.
+    /// The server sends protobuf, regardless of the `Accept` header.
     Protobuf,
 }
 
@@ -148,11 +148,11 @@ pub enum KeyNeed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flags {
-    /// All flags of the official service and of this server.
+    /// The response contains all flags of the official service and of this server.
     All,
-    /// The flags that the Python SDK 0.25 knows, without the name and the guarantees of this server.
+    /// The response contains the flags that the Python SDK 0.25 knows, without the name and the guarantees of this server.
     OfSdk025,
-    /// Only the flag `pjwt_auth_enabled`.
+    /// The response contains only the flag `pjwt_auth_enabled`.
     JwtAlone,
 }
 
@@ -181,19 +181,19 @@ pub enum Words {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failures {
-    /// A 200 response with `error` and `category` in the body.
+    /// The server sends a 200 response with `error` and `category` in the body.
     InBody,
-    /// A response with this status, and the error as `detail` in the body.
+    /// The server sends a response with this status, and the error as `detail` in the body.
     Status(StatusCode),
 }
 
-/// The response to a poll when the operation has not ended in time.
+/// The response to a poll that was held for the maximum time while its operation was still queued or running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PollEnd {
-    /// A 200 response with `try_again` and the state of the queue.
+    /// The server sends a 200 response with `try_again` and the state of the queue.
     TryAgain,
-    /// A 408 response with `detail`, without the state of the queue.
+    /// The server sends a 408 response with `detail`, without the state of the queue.
     Timeout,
 }
 
@@ -214,9 +214,9 @@ pub enum Expiry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
-    /// In the order of their `seq_id`. The first `seq_id` is 1, and there are no gaps.
+    /// Operations run in the order of their `seq_id`. The first `seq_id` is 1, and there are no gaps.
     BySeqId,
-    /// In the order in which their requests arrive. One operation runs at a time.
+    /// Operations run in the order in which their requests arrive. One operation runs at a time.
     OnArrival,
 }
 
@@ -224,11 +224,11 @@ pub enum Order {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repeats {
-    /// All requests with a sequence number.
+    /// Every request with a sequence number is applied only once.
     AllOnce,
-    /// Forward and backward passes, and optimizer steps. Repeated saves, loads and samples are applied again.
+    /// Forward and backward passes and optimizer steps are applied only once. Repeated saves, loads and samples are applied again.
     ComputeOnce,
-    /// No requests, since the server ignores sequence numbers.
+    /// Every repeated request is applied again, since the server ignores sequence numbers.
     Again,
 }
 
@@ -236,11 +236,12 @@ pub enum Repeats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Loads {
-    /// At any time, into an existing or a new model.
+    /// A checkpoint can be loaded at any time, into an existing or a new model.
     Anytime,
-    /// At any time, into an existing model. A request that names no model gets a 422.
+    /// A checkpoint can be loaded at any time, but only into an existing model. A load request that names no model gets a 422.
     IntoModels,
-    /// Only as the first request of an existing model. A later request gets a 400. A request that names no model gets a 422.
+    /// A checkpoint can be loaded only by the first request of an existing model. A later load request gets a 400. A load request
+    /// that names no model gets a 422.
     FirstOfModel,
 }
 
@@ -258,9 +259,9 @@ pub enum MaxTokens {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopForm {
-    /// A text, a list of texts, or a list of tokens.
+    /// `stop` may be a text, a list of texts, or a list of tokens.
     TextOrList,
-    /// Only a list. A text gets a 422.
+    /// `stop` must be a list. A request with a text gets a 422.
     List,
 }
 
@@ -268,9 +269,9 @@ pub enum StopForm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PromptLogprobs {
-    /// The first prompt token. Its entry is empty.
+    /// The list begins with the first prompt token. The entry of this token is empty.
     FromFirst,
-    /// The second prompt token. The list is one entry shorter than the prompt.
+    /// The list begins with the second prompt token, so the list is one entry shorter than the prompt.
     FromSecond,
 }
 
@@ -278,8 +279,8 @@ pub enum PromptLogprobs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SamplerPaths {
-    /// `tinker://RUN/sampler_weights/NAME`, with the kind of checkpoint.
+    /// The server writes `tinker://RUN/sampler_weights/NAME`, with the kind of checkpoint.
     WithKind,
-    /// `tinker://RUN/NAME`, without the kind of checkpoint.
+    /// The server writes `tinker://RUN/NAME`, without the kind of checkpoint.
     Bare,
 }

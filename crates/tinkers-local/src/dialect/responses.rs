@@ -77,7 +77,8 @@ impl Dialect {
     ///
     /// # Errors
     ///
-    /// In the SkyRL dialect. This dialect refuses the request instead of failing the operation.
+    /// In the SkyRL dialect, returns a refusal, because this dialect refuses the request instead of accepting it and failing the
+    /// operation.
     pub(crate) fn name_in_use(&self, path: &TinkerPath) -> Result<EngineError, Refusal> {
         match self.words {
             Words::Tinker => Ok(EngineError::user(format!(

@@ -22,9 +22,10 @@ pub use self::script::InvalidScript;
 
 /// A fault script: a list of fault rules. Clones share the same script. Rules can be added at any time.
 ///
-/// For each request, the rules are tried in the order in which they were added. The first rule that matches the request and is due
-/// applies its fault, so a request gets at most one fault. Each rule counts all requests that it matches, but only those that its
-/// own fault was applied to count towards [`Rule::times`]. `GET /faults/counts` and `GET /scripted/counts` are never faulted.
+/// For each request, the rules are tried in the order in which they were added. A matching rule is due or not, as its number of
+/// matches and its probability say. The first matching rule that is due applies its fault, so a request gets at most one fault.
+/// Each rule counts all requests that it matches, but only those that its own fault was applied to count towards [`Rule::times`].
+/// `GET /faults/counts` and `GET /scripted/counts` are never faulted.
 ///
 /// ```
 /// # use std::sync::Arc;

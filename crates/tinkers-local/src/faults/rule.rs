@@ -7,9 +7,10 @@ use tinkers_core::{Jitter, RouteClass, SplitMix, Timestamp};
 
 /// A rule that selects the requests into which a fault is injected. By default, it selects the first request that matches.
 ///
-/// A rule counts the requests that match its path or class while the rule is active. From these counts alone it follows which
-/// matches the rule is due for, so the same requests always get the same faults. The fault is applied if no earlier rule of the
-/// script is due for the same request. Otherwise the rule remains due for its next match.
+/// A rule counts the requests that match its path or class while the rule is active. From this count alone, the rule decides
+/// whether it is due to inject its fault into the current request. So the same requests always get the same faults. If an earlier
+/// rule of the script is due for the same request too, the request gets only the fault of the earlier rule, and this rule remains
+/// due for its next matching request.
 #[derive(Debug, Clone)]
 pub struct Rule {
     name: Option<Arc<str>>,
@@ -85,7 +86,7 @@ impl Rule {
         self
     }
 
-    /// Removes the limit that [`Rule::times`] sets.
+    /// Injects the fault into every request for which the rule is due, without the limit that [`Rule::times`] sets.
     #[must_use]
     pub const fn always(self) -> Self {
         self.times(u64::MAX)
@@ -147,8 +148,8 @@ impl Rule {
 }
 
 impl SeededProbability {
-    /// Returns whether the matching request number `k` is selected. The decision is the `k`th number of a random generator whose
-    /// state advances by a constant step.
+    /// Returns whether the fault is injected into the matching request number `k`. The decision is the `k`th number of a random
+    /// generator whose state advances by a constant step.
     fn selects(self, k: u64) -> bool {
         let state = self.seed.wrapping_add(SplitMix::GAMMA.wrapping_mul(k - 1));
         SplitMix::new(state).unit() < self.probability

@@ -90,8 +90,9 @@ async fn respond(
     Ok(to_hyper(server.deliver(request).await?))
 }
 
-/// Receives the request body. Returns `None` if the body is longer than `limit`. In this case, receives up to `discard` further
-/// bytes, passes them to `scan` and drops them, so that the client can finish sending.
+/// Receives the request body. Returns `None` if the body is longer than `limit`. In this case, passes the body to `scan`, which
+/// searches it for a sequence number, and drops it. Goes on receiving up to a total of `discard` bytes, so that the client can
+/// finish sending.
 async fn collect(
     mut body: Incoming,
     limit: usize,

@@ -33,7 +33,8 @@ pub(super) enum Delivery {
 #[derive(Clone)]
 struct ParseRefusal {
     response: LazyResponse,
-    /// The model and the sequence number of the request. `None` if the client may use the sequence number again.
+    /// The model and the sequence number of the request, if the client will not use the sequence number again. Later requests of
+    /// the model then do not wait for it. `None` if the client may use the sequence number again.
     numbered: Option<Numbered>,
 }
 
@@ -97,13 +98,13 @@ impl LocalServer {
         })
     }
 
-    /// Records that a request was refused, so that later requests of its model do not wait for its sequence number.
+    /// Records that a request was refused. Later requests of its model then do not wait for its sequence number.
     pub(super) fn number_refused(&self, numbered: &Numbered) {
         let shared = &self.shared;
         shared.change(|protocol, _| protocol.number_refused(numbered));
     }
 
-    /// Returns the fault to inject into a request. Requests for the counters of the server get no fault.
+    /// Returns the fault to inject into a request. Requests for `GET /faults/counts` and `GET /scripted/counts` get no fault.
     fn select_fault(&self, request: &Request) -> Option<SelectedFault> {
         let route = request.route();
         if is_counts(route) {

@@ -10,7 +10,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::exchange::Delivery;
 use crate::http::Response;
 
-/// The size in bytes of the pieces in which a body that will be cut is sent.
+/// The size in bytes of the pieces in which the server sends a body when a fault will cut the connection.
 const PIECE: usize = 16 << 10;
 
 /// The body of an HTTP response on a socket.
@@ -19,7 +19,7 @@ pub(super) enum ResponseBody {
     Half(Half),
 }
 
-/// The first half of a response body. The response header declares the full length.
+/// The first half of a response body, sent before a fault cuts the connection. The response header declares the full length.
 pub(super) struct Half {
     length: u64,
     rest: Bytes,

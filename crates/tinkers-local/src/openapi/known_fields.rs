@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::dialect::Shape;
 use crate::read::Route;
 
-/// Removes unknown fields from the schemas of request bodies, and forbids additional fields.
+/// Removes the fields that the SDK 0.25 does not know from the schemas of request bodies, and forbids additional fields there.
 pub(super) fn prune(schemas: &mut Map<String, Value>, bodies: &[(Route, Value)]) {
     for (route, body) in bodies {
         if let Some(name) = reference(body) {
@@ -16,7 +16,7 @@ pub(super) fn prune(schemas: &mut Map<String, Value>, bodies: &[(Route, Value)])
     }
 }
 
-/// Removes `seq_id` from the schemas of training requests, for servers that ignore it.
+/// Removes `seq_id` from the schemas of training requests, for dialects that ignore `seq_id`.
 pub(super) fn remove_seq_ids(schemas: &mut Map<String, Value>, bodies: &[(Route, Value)]) {
     for (route, body) in bodies {
         // SkyRL accepts the `seq_id` of samples.

@@ -14,7 +14,7 @@ use crate::read::Route;
 pub(super) struct Refused {
     /// The reason as text, or a list with one entry for each invalid field.
     detail: Detail,
-    /// The delay before a retry, in milliseconds.
+    /// The time that the client should wait before it sends the request again, in milliseconds.
     retry_after_ms: Option<u64>,
 }
 
@@ -32,9 +32,9 @@ enum Detail {
 struct Finding {
     /// The path of the field: `body` or `query`, followed by names and indices.
     loc: Vec<Step>,
-    /// The expected value.
+    /// A text that says why the field is invalid.
     msg: String,
-    /// The kind of error.
+    /// The kind of error, such as `value_error`.
     #[serde(rename = "type")]
     kind: String,
 }

@@ -29,8 +29,9 @@ impl Protocol {
         Ok(LazyResponse::ok(&serde_json::json!({})))
     }
 
-    /// Schedules a check of the running samples among `operations` after their client disconnected from a poll. By the time of the
-    /// check, the client may have polled again.
+    /// Handles the disconnect of a client during a poll for `operations`. If the client does not poll again within
+    /// `disconnect_timeout`, those samples among the operations that are running now are cancelled: an alarm after this time checks
+    /// for later polls and cancels the abandoned samples.
     pub(super) fn poll_disconnected(&mut self, at: Stamp, operations: &[OperationId]) {
         let due = at.now.after(self.config.disconnect_timeout);
         for id in operations {
@@ -41,7 +42,7 @@ impl Protocol {
         }
     }
 
-    /// Cancels a sample if its client disconnected from a poll and did not poll again within the timeout.
+    /// Cancels a running sample if its client disconnected from a poll and did not poll again within `disconnect_timeout`.
     pub(super) fn abandonment_is_due(&mut self, at: Stamp, id: OperationId) {
         let operation = self.operations.get(id);
         let Some(operation) = operation.filter(|operation| operation.is_running()) else {

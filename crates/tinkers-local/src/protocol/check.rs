@@ -15,7 +15,7 @@ pub(super) const MAX_TOP_K: u32 = 1024;
 /// cells, and an engine may expand the cells to dense tensors.
 const MAX_SPARSE_CELLS: usize = 1 << 25;
 
-/// Checks the data of a forward or backward pass. `prefix` is the path of the pass input in the request body.
+/// Checks the data of a forward or backward pass. `prefix` is the path of the pass input in the request body, for error messages.
 pub(super) fn pass(
     base: &BaseModel,
     known: &[LossFn],

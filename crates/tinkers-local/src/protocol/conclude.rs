@@ -129,7 +129,7 @@ impl Protocol {
         }
     }
 
-    /// Stores the result of an operation until the result expires, and responds to the polls for the result.
+    /// Stores the result of an operation until the result expires, and responds to the held polls for the result.
     pub(super) fn end(&mut self, at: Stamp, id: OperationId, result: Result<Payload, EngineError>) {
         let keep = match self.config.dialect.expiry {
             Expiry::After(length) => length.min(self.config.keep_results),

@@ -9,7 +9,7 @@ use crate::engine::EngineError;
 use crate::read::Numbered;
 
 impl Protocol {
-    /// Records that a request was refused, so that later requests of its model do not wait for its sequence number.
+    /// Records that a request was refused. Later requests of its model then do not wait for its sequence number.
     pub(crate) fn number_refused(&mut self, numbered: &Numbered) {
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             queue.refuse(numbered.number);

@@ -102,7 +102,7 @@ impl Protocol {
         }
     }
 
-    /// Starts an engine job whose outcome no client waits for.
+    /// Starts an engine job that frees resources. No client waits for its outcome.
     pub(super) fn clean_up(&mut self, work: Work) {
         self.effects
             .push(self.jobs.start(super::Role::Cleanup, work));

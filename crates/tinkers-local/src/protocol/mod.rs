@@ -119,9 +119,7 @@ impl Protocol {
     /// Parses a request. Does not depend on the protocol state.
     ///
     /// # Errors
-    /// The response to send if the API key, the route or the request body is invalid.
-    ///
-    /// The response to send if the key, the route or the body is invalid.
+    /// Returns the response to send if the API key, the route or the request body is invalid.
     #[expect(
         clippy::result_large_err,
         reason = "the error is the response and is used at once"
@@ -224,7 +222,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Handles the alarms that are due at `at`.
+    /// Handles the alarms that are due at `at`, such as timeouts of polls and the expiry of results.
     pub fn tick(&mut self, at: Stamp) -> Vec<Effect> {
         while let Some(alarm) = self.agenda.pop_due(at.now) {
             match alarm {

@@ -100,7 +100,7 @@ impl Protocol {
         response
     }
 
-    /// Returns the response to a poll that was held for the maximum time.
+    /// Returns the response to a poll that was held for the maximum time while its operation has not ended.
     fn try_again(&self, id: OperationId) -> LazyResponse {
         if self.config.dialect.poll_end == PollEnd::Timeout {
             return Dialect::timed_out();
@@ -129,7 +129,8 @@ impl Protocol {
         }
     }
 
-    /// Ends a held poll, for a single result or for completions, with a response that describes the current state.
+    /// Ends a held poll that has reached its maximum time. The poll is for a single result or for completed samples. The response
+    /// describes the current state.
     pub(super) fn poll_is_due(&mut self, exchange: ExchangeId) {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
             let response = self.try_again(poll.operation);

@@ -122,7 +122,7 @@ impl Protocol {
         }
     }
 
-    /// Responds to a held `retrieve_futures` poll with the current completions.
+    /// Responds to a held `retrieve_futures` poll with the completed samples that are currently available to its client.
     pub(super) fn answer_completion_poll(&mut self, exchange: ExchangeId) {
         if let Some((target, after)) = self.completions.release(&mut self.agenda, exchange) {
             let response = self.completions_after(&target, after);
@@ -130,7 +130,8 @@ impl Protocol {
         }
     }
 
-    /// Removes a held `retrieve_futures` poll whose client has disconnected.
+    /// Removes a held `retrieve_futures` poll whose client has disconnected. The running samples of the client are cancelled later
+    /// if the client does not poll again.
     pub(super) fn completion_poll_disconnected(&mut self, at: Stamp, exchange: ExchangeId) {
         let Some((target, _)) = self.completions.release(&mut self.agenda, exchange) else {
             return;

@@ -189,7 +189,8 @@ impl Protocol {
     }
 }
 
-/// Creates a refusal that names the field `path` of the request body. The checks of `tinkers-wire` call this field a name.
+/// Converts a failed check of `tinkers-wire` to a refusal. The check calls the checkpoint name `name`, but the field of the request
+/// body is `path`, so the refusal names `path`.
 fn invalid(error: InvalidInput) -> Refusal {
     match error.field() {
         "name" => Refusal::field("path", format!("expected {}", error.expected())),

@@ -9,7 +9,8 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Handles `POST /forward` and `POST /forward_backward`. `prefix` is the path of the pass input in the request body.
+    /// Handles `POST /forward` and `POST /forward_backward`. `prefix` is the path of the pass input in the request body, for error
+    /// messages.
     pub(super) fn pass(
         &mut self,
         at: Stamp,

@@ -24,7 +24,7 @@ const FAULT_COUNTS: &str = "/faults/counts";
 /// The path of the health check. Requests for it need no API key.
 const HEALTH: &str = "/api/v1/healthz";
 
-/// Returns whether a path returns the statistics of the in-flight limit or the counters of the fault rules.
+/// Returns whether `route` is the path of the statistics of the in-flight limit or the path of the counters of the fault rules.
 pub(crate) fn is_counts(route: &str) -> bool {
     [WINDOW_COUNTS, FAULT_COUNTS].contains(&route)
 }

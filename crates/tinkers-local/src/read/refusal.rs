@@ -96,7 +96,8 @@ impl Refusal {
         }
     }
 
-    /// Creates a 422 refusal whose `detail` has these entries, in the format of other servers of the API.
+    /// Creates a 422 refusal whose `detail` is the list `findings`, with one entry for each invalid field. Other servers of the API
+    /// use this format.
     pub(crate) fn findings(findings: Vec<Value>) -> Self {
         Self {
             detail: Value::Array(findings),

@@ -132,7 +132,7 @@ impl Route {
     }
 }
 
-/// Returns whether the segment of a route `name` matches the segment of a request.
+/// Returns whether the path segment `segment` of a request matches the path segment `name` of a route.
 fn matches_segment(name: &str, segment: &str) -> bool {
     match name {
         "{kind}" => CheckpointKind::from_segment(segment).is_some(),

@@ -184,7 +184,7 @@ impl JsonScan {
     }
 }
 
-/// A scanner that finds the fields 1 and 2 of the outermost protobuf message.
+/// A scanner that finds the model id (field 1) and the sequence number (field 2) of the outermost protobuf message.
 #[derive(Debug, Default)]
 pub(crate) struct ProtobufScan {
     part: Part,
@@ -204,9 +204,9 @@ enum Part {
     Varint(u64),
     /// The length of the value of the field with this number.
     Length(u64),
-    /// The rest of the model id. It has this many bytes.
+    /// The rest of the model id, which has this many bytes.
     Model(u64),
-    /// Bytes that are skipped. There are this many of them.
+    /// This many bytes, which are skipped.
     Skip(u64),
     /// No further part, because the request body is not protobuf.
     Invalid,

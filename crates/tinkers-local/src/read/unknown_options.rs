@@ -51,7 +51,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Returns the traversal of a value nested in this one.
+    /// Returns a traversal for a value that is nested in the current value.
     fn nested<'b>(&'b mut self, shape: &'b Shape) -> Walk<'b> {
         Walk {
             shape,

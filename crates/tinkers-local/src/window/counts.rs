@@ -22,11 +22,11 @@ pub struct WindowCounts {
     pub most_in_flight: u64,
     /// The time at which the last sample ended.
     pub last_end: Option<Duration>,
-    /// The number of congestion events.
+    /// The number of congestion events. A congestion event is a series of refusals, as described at [`Congestion`].
     pub congestions: u64,
     /// The first [`WindowCounts::KEPT`] congestion events.
     pub events: Vec<Congestion>,
-    /// The first [`WindowCounts::KEPT`] values of the limit so far.
+    /// The first [`WindowCounts::KEPT`] values that the in-flight limit has had so far, each with the time from which it applied.
     pub levels: Vec<WindowLevel>,
 }
 
@@ -36,7 +36,7 @@ pub struct WindowCounts {
 pub struct WindowLevel {
     /// The time from which this value of the limit applies.
     pub at: Duration,
-    /// The maximum number of samples in flight from that time on.
+    /// The maximum number of samples in flight while this value applies.
     pub most: u32,
 }
 
@@ -53,12 +53,15 @@ pub struct Congestion {
     pub refused: u64,
     /// The time at which the last `retry-after` hint expired. If the refusals carry no hint, the time of the last refusal.
     pub over: Duration,
-    /// The time until the first accepted sample after the event. It is measured from the expiry of the last `retry-after` hint, or
-    /// from the later time at which the number of samples in flight fell below the limit. `None` if the next submission was refused
-    /// or none arrived.
+    /// The duration from the end of the congestion event to the first sample that was accepted afterwards. The duration begins when
+    /// the last `retry-after` hint of the event expires (without hints, at the last refusal) or, if this is later, when the number
+    /// of samples in flight falls below the limit. `None` if no sample has been accepted since, or if the first submission after
+    /// the event was refused.
     pub first_grant: Option<Duration>,
-    /// The time until the number of samples in flight reached 90 % of the limit, measured from the same start as `first_grant`.
-    /// `None` if the next refusal came first.
+    /// The duration from the end of the congestion event to the time at which 90 % of the limit was in flight again. The duration
+    /// begins when the last `retry-after` hint of the event expires (without hints, at the last refusal) or, if this is later, when
+    /// the number of samples in flight falls below the limit. `None` if 90 % have not been reached yet, or if another submission
+    /// was refused after the event and before that time.
     pub full_flow: Option<Duration>,
 }
 

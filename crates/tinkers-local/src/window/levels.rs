@@ -70,7 +70,7 @@ impl Levels {
         })
     }
 
-    /// Returns an iterator-like sequence that starts at the first value.
+    /// Returns the sequence of values of the limit, at its first value.
     pub(super) fn start(&self) -> LevelSequence {
         match self {
             Self::Fixed(level) => LevelSequence::Fixed(*level),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn in_flight_limit_restarts_at_the_end_of_its_list() {
+    fn list_of_in_flight_limits_repeats_from_the_first_after_the_last() {
         let levels = Levels::steps(vec![20, 50, 10], SECOND).unwrap();
         assert_eq!(first_levels(&levels, 5), [20, 50, 10, 20, 50]);
     }

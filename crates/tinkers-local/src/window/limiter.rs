@@ -22,22 +22,24 @@ pub(crate) struct WindowLimiter {
     start: Option<Timestamp>,
     /// The time from which the current value of the limit applies.
     level_start: Timestamp,
-    /// The last time at which the number of samples in flight fell below the limit.
+    /// The last time at which the number of samples in flight fell below the limit, so that a sample could be accepted again.
     room_since: Timestamp,
-    /// The last congestion event. `None` once no further refusal can belong to the event and its recovery has been measured.
+    /// The last congestion event. `None` if there was none, or if the event has ended and the number of samples in flight has
+    /// reached 90 % of the limit again.
     open: Option<OpenEvent>,
     counts: WindowCounts,
 }
 
-/// A congestion event that may still change.
+/// A congestion event whose statistics may still change.
 #[derive(Debug)]
 struct OpenEvent {
     event: Congestion,
-    /// The time at which the last `retry-after` hint of the event expires.
+    /// The time at which the last `retry-after` hint of the event expires. Without hints, the time of the last refusal.
     hint_expiry: Timestamp,
-    /// The end of the event. A refusal before this time belongs to the event.
+    /// The end of the congestion event. A submission that is refused before this time belongs to the event.
     until: Timestamp,
-    /// The time from which the recovery is measured. It is set at the first sample that is accepted after the event.
+    /// The time from which [`Congestion::first_grant`] and [`Congestion::full_flow`] are measured. `None` until a sample is
+    /// accepted after the event.
     recovery_start: Option<Timestamp>,
     /// The index of the event in the list of all congestion events. Only the first [`WindowCounts::KEPT`] events are stored.
     index: usize,

@@ -39,20 +39,20 @@ pub struct Window {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintForm {
-    /// In the header `retry-after-ms`.
+    /// The header `retry-after-ms` contains the delay in milliseconds.
     Milliseconds,
-    /// In the header `Retry-After`, in seconds, rounded up.
+    /// The header `Retry-After` contains the delay in seconds, rounded up.
     Seconds,
-    /// In the header `Retry-After`, as a date, rounded up to a whole second.
+    /// The header `Retry-After` contains the date at which the delay ends, rounded up to a whole second.
     Date,
-    /// In the field `retry_after_ms` of the response body.
+    /// The field `retry_after_ms` of the response body contains the delay in milliseconds.
     Body,
     /// The response contains no `retry-after` hint.
     None,
 }
 
 impl Window {
-    /// The default delay of the `retry-after` hint.
+    /// The default delay for which the `retry-after` hint asks.
     const HINT: Duration = Duration::from_secs(1);
 
     const fn of(levels: Levels) -> Self {

@@ -142,7 +142,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Checks that all fields were read. The error for an unknown field calls the table `what`.
+    /// Checks that all fields were read. Otherwise returns the error for an unknown field. In this error, `what` describes the
+    /// table, for example as "a script".
     pub(super) fn finish(self, what: &str) -> Result<(), InvalidScript> {
         let Some((name, _)) = self.table.iter().next() else {
             return Ok(());
@@ -153,7 +154,7 @@ impl<'a> Fields<'a> {
         Err(self.error(name, format!("{expected}{meant}")))
     }
 
-    /// Returns an error for a field value that is not in the list `known`.
+    /// Returns an error for a field value that is not in the list `known`. The error suggests the most similar value of the list.
     pub(super) fn unknown<'w>(
         &self,
         name: &str,
@@ -179,8 +180,8 @@ impl<'a> Fields<'a> {
             .or(self.peek(name))
     }
 
-    /// Describes the actual value of a field for an error message. If the field is missing, names a field that may be its
-    /// misspelling.
+    /// Describes the actual value of a field for an error message. If the field is missing, the description names a field of the
+    /// script that may be a misspelling of it.
     fn got(&self, name: &str) -> String {
         match self.given(name) {
             None => match self.misspelling(name) {
@@ -197,7 +198,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Returns a field that may be a misspelling of `name`.
+    /// Returns an unread field of the script whose name may be a misspelling of `name`.
     fn misspelling(&self, name: &str) -> Option<&str> {
         nearest(name, self.table.keys().map(String::as_str))
     }

@@ -7,7 +7,7 @@ use tinkers_wire::TinkerPath;
 
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// A check that is due at a certain time. When the check runs, there may be nothing to do.
+/// A check that the server makes at a certain time, for example whether a result has expired. By then, there may be nothing to do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Alarm {
     /// A held poll has reached its maximum time.

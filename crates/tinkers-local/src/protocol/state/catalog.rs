@@ -34,7 +34,7 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If there is no base model of this name.
     pub(crate) fn base(&self, name: &str) -> Result<Arc<BaseModel>, Refusal> {
         let found = self.bases.iter().find(|base| base.is_called(name));
         found.map(Arc::clone).ok_or_else(|| {

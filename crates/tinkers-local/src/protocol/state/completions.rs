@@ -13,7 +13,7 @@ use crate::protocol::ids::{ExchangeId, OperationId};
 /// A client of a sampling session: the session id and the client number.
 pub(crate) type Target = (String, u64);
 
-/// The maximum number of completions in one response.
+/// The maximum number of completed samples that one response lists.
 const MAX_IN_RESPONSE: usize = 4096;
 
 /// Returns the client whose polls cover a sample of this origin. Returns `None` if no client polls for all of its samples at once.
@@ -88,7 +88,7 @@ impl CompletionLog {
         }
     }
 
-    /// Deletes the completion of an operation.
+    /// Deletes the completion of the sample with this operation number.
     pub(crate) fn remove(&mut self, operation: OperationId) {
         if let Some(cursor) = self.cursors.get(&operation) {
             self.remove_at(*cursor);
@@ -123,8 +123,8 @@ impl CompletionLog {
         }
     }
 
-    /// Returns the completions of a client after the cursor `after`, and the cursor of the last returned completion. The
-    /// completions are not deleted until the client acknowledges them, since the response may be lost.
+    /// Returns the completions of a client after the cursor `after`, and the cursor of the last returned completion, from which the
+    /// next poll continues. The completions are not deleted until the client acknowledges them, since the response may be lost.
     pub(crate) fn after(&self, target: &Target, after: i64) -> (Vec<Completion>, i64) {
         let Some(log) = self.logs.get(target) else {
             return (Vec::new(), after);
@@ -141,7 +141,8 @@ impl CompletionLog {
         (completions.collect(), last)
     }
 
-    /// Holds a poll for the completions of a client after the cursor `after`. The poll is held at most until `until`.
+    /// Holds a poll for the completed samples of a client after the cursor `after`. The poll ends when a sample completes, at the
+    /// latest at `until`.
     pub(crate) fn hold(
         &mut self,
         agenda: &mut Agenda,

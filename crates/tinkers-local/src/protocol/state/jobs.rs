@@ -17,10 +17,10 @@ const PAUSED_POLL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Role {
     Operation(OperationId),
-    /// Deletes a checkpoint, either because a client asked for the deletion in this exchange, or because the checkpoint has
+    /// The job deletes a checkpoint, either because a client asked for the deletion in this exchange, or because the checkpoint has
     /// expired.
     Delete(Option<ExchangeId>, Box<CheckpointRecord>),
-    /// Does work for which no client waits.
+    /// The job does work for which no client waits, such as unloading a model after its session has ended.
     Cleanup,
 }
 
@@ -90,7 +90,7 @@ impl Jobs {
         self.paused_until.is_some_and(|until| until <= now)
     }
 
-    /// Ends the capacity pause and starts the postponed jobs.
+    /// Ends the capacity pause and returns the effects that start the postponed jobs.
     #[must_use]
     pub(crate) fn resume(&mut self) -> Vec<Effect> {
         self.paused_until = None;

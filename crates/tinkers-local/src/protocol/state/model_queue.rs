@@ -17,7 +17,7 @@ use crate::read::{Digest, Refusal};
 /// A queue of the operations of one model.
 #[derive(Debug)]
 pub(crate) struct ModelQueue {
-    /// The lowest sequence number that is neither used nor closed.
+    /// The lowest sequence number that no accepted request has used and that a request can still use.
     next: u64,
     /// The operations that wait for a request with a lower sequence number to arrive.
     early: BTreeMap<u64, Queued>,
@@ -130,7 +130,7 @@ impl ModelQueue {
     ///
     /// # Errors
     ///
-    /// If another request used the number, or if the number is closed.
+    /// If a different request used the sequence number, or if no request can use it any more.
     pub(crate) fn repeated(
         &self,
         number: u64,
@@ -208,7 +208,8 @@ impl ModelQueue {
         }
     }
 
-    /// Closes the refused sequence numbers below `number`, after a request with the sequence number `number` was accepted.
+    /// Closes the refused sequence numbers below `number`: no request can use them any more. Called after a request with the
+    /// sequence number `number` was accepted.
     fn close_refused_before(&mut self, number: u64) {
         let before = self.skipped.range_mut(..number);
         let mut refused = before.filter(|(_, skip)| **skip == Skip::Refused);
@@ -229,7 +230,7 @@ impl ModelQueue {
         }
     }
 
-    /// Advances `next` over all sequence numbers that are used or closed.
+    /// Advances `next` over all sequence numbers that accepted requests have used or that no request can use any more.
     fn advance_next(&mut self) {
         loop {
             if let Some(queued) = self.early.remove(&self.next) {
@@ -256,7 +257,7 @@ impl ModelQueue {
         self.skipped.get(&number) == Some(&Skip::Refused)
     }
 
-    /// Determines the missing sequence number. Returns the gap before and after the update.
+    /// Updates the gap: the missing sequence number for which operations wait, if any. Returns the gap before and after the update.
     pub(crate) fn update_gap(&mut self, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         let number = (!self.early.is_empty()).then_some(self.next);
@@ -283,7 +284,7 @@ impl ModelQueue {
     }
 
     /// Stops waiting for the missing sequence number. Removes the operations that waited for it and returns them with their
-    /// sequence numbers. These sequence numbers are then closed.
+    /// sequence numbers. No request can use these sequence numbers any more.
     pub(crate) fn give_up_gap(&mut self) -> Vec<(u64, OperationId)> {
         self.gap = None;
         self.bytes[0] = 0;

@@ -91,7 +91,7 @@ impl Model {
 pub(crate) struct Retired {
     /// The operations that have not started and will not run.
     pub(crate) not_run: Vec<OperationId>,
-    /// The operation that is running. If no operation is running, the engine can unload the model now.
+    /// The operation that is still running. If there is none, the engine can unload the model now.
     pub(crate) running: Option<OperationId>,
 }
 
@@ -233,7 +233,9 @@ impl Models {
         model.map_or_else(Vec::new, |model| std::mem::take(&mut model.snapshots))
     }
 
-    /// Deletes all models. A model with a running operation becomes an orphan, unless `unloads` returns `true` for this operation.
+    /// Deletes all models. The id of a model with a running operation is stored as an orphan, so that the engine can unload the
+    /// model when the operation has ended. Exception: if `unloads` returns `true` for this operation, the operation itself unloads
+    /// the model.
     pub(crate) fn restart(&mut self, unloads: impl Fn(OperationId) -> bool) {
         for (id, model) in std::mem::take(&mut self.all) {
             if model
@@ -246,7 +248,8 @@ impl Models {
         }
     }
 
-    /// Removes an orphan. The engine can unload it now. Returns whether the model was an orphan.
+    /// Removes an orphan (a model that a restart deleted during its last operation), so that the engine can unload it now. Returns
+    /// whether the model was an orphan.
     pub(crate) fn take_orphan(&mut self, id: &str) -> bool {
         self.orphans.remove(id)
     }

@@ -20,7 +20,7 @@ impl<T: Copy> NumberedRequests<T> {
     ///
     /// # Errors
     ///
-    /// If a different request used the sequence number. The error calls the sequence number `field`.
+    /// If a different request used the sequence number. The error names the sequence number by its field `field`.
     pub(crate) fn known(
         &self,
         field: &str,

@@ -32,11 +32,11 @@ pub(crate) enum Goal {
 /// The model or sampler that an operation belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A model, and the `seq_id` of the operation. A `seq_id` of 0 stands for none.
+    /// The operation belongs to this model and has this `seq_id`. A `seq_id` of 0 stands for none.
     Model(String, u64),
-    /// A sampler, and the `seq_id` of the operation. `None` for an operation without a `seq_id`.
+    /// The operation belongs to this sampler and has this `seq_id`. `None` for an operation without a `seq_id`.
     Sampler(String, Option<u64>),
-    /// Neither a model nor a sampler: the operation is a sample from a base model or a checkpoint.
+    /// The operation belongs neither to a model nor to a sampler: it is a sample from a base model or a checkpoint.
     Free,
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Polls {
 }
 
 impl Polls {
-    /// Holds a poll at most until `until`.
+    /// Holds a poll until its operation ends, at most until `until`.
     pub(crate) fn hold(
         &mut self,
         agenda: &mut Agenda,
