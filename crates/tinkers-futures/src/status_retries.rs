@@ -13,14 +13,14 @@ pub(crate) enum RetryCause {
     Body,
 }
 
-/// The number of retries for each cause since the server last reported progress.
+/// The number of retries of a poll for each cause since the server last reported progress.
 ///
 /// Each cause is counted separately, so that a restarting server with alternating responses does not use up one limit early.
 #[derive(Debug, Default)]
 pub(crate) struct StatusRetries(Vec<(RetryCause, u32)>);
 
 impl StatusRetries {
-    /// Counts a retry for `cause`. Returns whether it is allowed: at most `limit` retries have this cause.
+    /// Counts a retry for `cause`. Returns whether this retry is allowed: `cause` may have at most `limit` retries.
     pub(crate) fn may_retry(&mut self, cause: RetryCause, limit: u32) -> bool {
         let index = self.0.iter().position(|(known, _)| *known == cause);
         let index = index.unwrap_or_else(|| {

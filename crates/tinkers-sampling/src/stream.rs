@@ -30,7 +30,7 @@ pub struct StreamedSample {
 /// flight.
 #[must_use = "a stream starts samples only when it is polled"]
 pub struct SampleStream<'a> {
-    /// The requests that are not started yet.
+    /// The requests whose samples are not started yet.
     requests: Box<dyn Iterator<Item = Sample> + Send + 'a>,
     limit: usize,
     next_index: usize,
