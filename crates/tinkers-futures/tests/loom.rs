@@ -75,7 +75,7 @@ fn paused_queue_reports_with_unordered_timestamps_log_one_warning() {
     .assert_none();
 }
 
-/// Negative control: a log that reads and writes the time of the last warning in separate steps. Loom must find two concurrent warnings.
+/// Negative control: a check that reads and writes the time of the last warning in separate steps. Loom must find two warnings.
 #[test]
 fn negative_control_separate_read_and_write_is_detected() {
     fn read_then_write(stamp: &AtomicU64, now: Timestamp) -> bool {

@@ -23,8 +23,8 @@ pub struct StreamedSample {
     pub result: Result<SampleResponse>,
 }
 
-/// A stream of samples over many prompts, in the order in which the samples finish; see [`SamplingClient::sample_stream`](crate::SamplingClient::sample_stream). `'a` is the
-/// lifetime of the prompts.
+/// A stream of samples over many prompts, in the order in which the samples finish; see
+/// [`SamplingClient::sample_stream`](crate::SamplingClient::sample_stream). `'a` is the lifetime of the prompts.
 ///
 /// While the stream is not polled, it starts no samples, and samples in flight continue. Dropping the stream abandons the samples in
 /// flight.

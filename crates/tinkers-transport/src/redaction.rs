@@ -12,9 +12,9 @@ use tinkers_core::{Error, HttpResponse, TransportError};
 
 /// Replaces secrets in responses and errors by asterisks. Finds the secrets in all encodings in which servers echo them.
 pub(crate) struct Redactor {
-    /// The secrets without encoding. In successful responses only these forms are masked.
+    /// The secrets as they are, without encoding. Only these are masked in successful responses.
     plain: Vec<Finder<'static>>,
-    /// The secrets in all encodings. In errors and failed responses all of these forms are masked.
+    /// The secrets in all encodings in which servers echo them. All of these are masked in errors and failed responses.
     encoded: Vec<Finder<'static>>,
 }
 

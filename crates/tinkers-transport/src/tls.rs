@@ -73,8 +73,8 @@ impl Tls {
         })
     }
 
-    /// Returns the connector for TLS with `origin`, and the server name. Only the origin of the base URL is trusted and gets the client
-    /// certificate.
+    /// Returns the connector for TLS with `origin`, and the server name that its certificate must have. The client certificate is used only
+    /// if `is_trusted`: for the origin of the base URL.
     ///
     /// # Errors
     /// `Tls` if there is no root certificate or no TLS provider, or the host is not a valid server name.

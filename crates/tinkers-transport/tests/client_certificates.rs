@@ -23,7 +23,7 @@ fn authority() -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signs")
 }
 
-/// Records for each connection whether the client sent a certificate.
+/// One entry for each connection that the server has accepted: whether the client sent a certificate.
 type Authenticated = Arc<Mutex<Vec<bool>>>;
 
 /// Starts a TLS server that asks for a client certificate. The server redirects all requests to `to`, or responds with `here` if `to` is

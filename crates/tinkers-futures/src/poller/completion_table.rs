@@ -55,7 +55,7 @@ pub(super) struct Acknowledgement {
 pub(super) struct Applied {
     /// The number of registered requests that the response reported as completed.
     pub(super) notified: usize,
-    /// Whether the response is the first one with an invalid cursor. The cursor is then ignored, and a warning is logged.
+    /// Whether the response is the first one with an invalid cursor. Invalid cursors are ignored.
     pub(super) is_first_bad_cursor: bool,
 }
 

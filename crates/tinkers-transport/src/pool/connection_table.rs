@@ -15,7 +15,7 @@ pub(crate) trait PooledConnection: Sized {
     fn max_requests(&self) -> usize;
 }
 
-/// The limits of idle connections.
+/// The limits after which the connections of a pool are closed or accept no further request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IdleLimits {
     pub(crate) http1: Duration,
@@ -69,7 +69,7 @@ impl<S: PooledConnection> SharedConnection<S> {
     }
 }
 
-/// A connection that is checked out for one request.
+/// A connection that is taken out of the table for one request.
 pub(crate) struct Checkout<S> {
     pub(crate) id: u64,
     pub(crate) connection: S,
@@ -126,8 +126,8 @@ impl<S: PooledConnection> ConnectionTable<S> {
         }
     }
 
-    /// Checks out a connection for one request, with at most `streams` requests on one connection. Moves connections that are closed or too
-    /// old to `expired`. The caller must drop `expired` without holding a lock.
+    /// Takes a connection for one request, if one has room. An HTTP/2 connection carries at most `streams` requests. Moves connections that
+    /// are closed or too old to `expired`. The caller must drop `expired` without holding a lock.
     pub(crate) fn check_out(
         &mut self,
         streams: usize,

@@ -14,7 +14,7 @@ use super::{RecordedRequest, ServerVersion, listen, respond_with, serve};
 pub(crate) struct Secure {
     pub(crate) url: String,
     pub(crate) authority: String,
-    /// The ALPN protocol and the server name of each connection.
+    /// The negotiated ALPN protocol and the requested server name of each connection.
     pub(crate) agreed: Arc<Mutex<Vec<Agreed>>>,
 }
 
