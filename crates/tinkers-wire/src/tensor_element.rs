@@ -6,7 +6,7 @@ use crate::{TensorData, TensorValues};
 ///
 /// `f64` does not implement this trait, since its values would be rounded to `f32`. The trait cannot be implemented outside of this crate.
 pub trait TensorElement: sealed::Sealed + Copy {
-    /// Converts a list of numbers to the elements of a tensor.
+    /// Converts a list of numbers of this type to the elements of a tensor.
     fn into_values(elements: Vec<Self>) -> TensorValues;
 }
 
