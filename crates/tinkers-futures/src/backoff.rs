@@ -15,7 +15,7 @@ pub(crate) struct PollBackoff {
     /// The number of consecutive "not ready" responses that arrived within one second of their polls, so that the server did not hold the
     /// polls.
     immediate: u32,
-    /// The number of consecutive failed polls.
+    /// The number of consecutive failed polls, which determines the next backoff.
     failures: u32,
 }
 

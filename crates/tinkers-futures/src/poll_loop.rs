@@ -56,13 +56,13 @@ pub(crate) trait PollHandler: Send {
     /// Called after each poll that does not end the loop, before the wait for the next poll.
     fn before_wait(&mut self) {}
 
-    /// Returns the error for a response that ends the loop.
+    /// Builds the error with which the loop ends after a response whose status is final.
     fn final_error(kind: ErrorKind, response: &HttpResponse) -> Error {
         response_error(kind, response)
     }
 }
 
-/// The decision of a [`PollHandler`] about a response.
+/// The decision of a [`PollHandler`] on how the poll loop continues after a response.
 #[derive(Debug)]
 pub(crate) enum Verdict<T> {
     /// The loop ends with this value.
@@ -90,14 +90,14 @@ pub(crate) struct PollLoop {
     arrival: Arrival,
 }
 
-/// A poll that was sent, with its outcome.
+/// A poll that was sent, with its timing and its response or error.
 struct Exchange {
     sent_at: Timestamp,
     duration: Duration,
     outcome: Result<HttpResponse, TransportError>,
 }
 
-/// The classified outcome of a poll.
+/// The outcome of a poll, classified by what the poll loop does next.
 enum Reply {
     Success(HttpResponse),
     NotReady(HttpResponse),

@@ -30,7 +30,7 @@ struct State {
 }
 
 impl QueueLog {
-    /// The minimum interval between two warnings.
+    /// The minimum interval between two warnings about a paused queue.
     const INTERVAL: Duration = Duration::from_secs(60);
     const TRAINING_GRACE: Duration = Duration::from_secs(900);
 

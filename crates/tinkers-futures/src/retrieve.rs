@@ -102,7 +102,7 @@ pub async fn retrieve_completed<T: OperationResult>(
     }
 }
 
-/// The handler of polls for one result.
+/// The handler of the polls for the result of one request.
 struct ResultPoll<T> {
     retrieval: Retrieval,
     /// The number of responses that contained the size of the result in place of the result.

@@ -5,11 +5,11 @@ use tinkers_core::TransportErrorKind;
 /// The cause of a retry of a poll. The number of retries for each cause is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryCause {
-    /// A response with this status.
+    /// The server responded with this status.
     Status(u16),
-    /// A transport error of this kind.
+    /// The transport failed with an error of this kind.
     Transport(TransportErrorKind),
-    /// A successful response whose body cannot be decoded.
+    /// The server responded with a 2xx status and a body that cannot be decoded.
     Body,
 }
 

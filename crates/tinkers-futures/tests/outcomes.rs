@@ -56,7 +56,7 @@ const CASES: [(Work, Event); 9] = [
     (Work::NeverEnds, Event::RuntimeEnds),
 ];
 
-/// A function that wraps the task of an operation.
+/// A function that the test applies to the task of an operation before the task is spawned, to plant a fault.
 type Wrap = fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 
 /// A spawner that runs the task of one operation on a given runtime, and stores the abort handle of the task for the test.

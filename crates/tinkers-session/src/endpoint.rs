@@ -111,12 +111,12 @@ impl Endpoints {
             .get_or_create(key, || EndpointState::new(LimiterSettings::default()))
     }
 
-    /// Returns the number of endpoints in use.
+    /// Returns the number of endpoints that a session uses.
     pub fn len(&self) -> usize {
         self.registry.len()
     }
 
-    /// Returns whether no endpoint is in use.
+    /// Returns whether no session uses an endpoint.
     pub fn is_empty(&self) -> bool {
         self.registry.is_empty()
     }

@@ -71,7 +71,7 @@ impl SessionEvents {
 #[derive(Debug, Clone, Copy, Default)]
 struct EventState {
     event: Option<SessionEvent>,
-    /// The number of events that were sent so far.
+    /// The number of events that were sent so far, by which a receiver detects a new event.
     count: u64,
     /// Whether the session has ended, so that there will be no more events.
     is_finished: bool,

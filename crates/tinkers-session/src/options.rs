@@ -45,17 +45,17 @@ pub struct HeartbeatParts {
 /// The options of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// Tags of the session on the server.
+    /// The tags with which the server lists the session.
     pub tags: Vec<String>,
-    /// Metadata of the session on the server.
+    /// The metadata that the server stores with the session.
     pub user_metadata: BTreeMap<String, String>,
-    /// The project of the session.
+    /// The id of the project that the session belongs to.
     pub project_id: Option<String>,
     /// The display name of the session, which need not be unique.
     pub display_name: Option<String>,
     /// How long an operation may make no progress before it fails as stalled. Two hours by default.
     pub progress_deadline: Duration,
-    /// The time limit of an operation. None by default.
+    /// The time limit of an operation, including queues, retries and polls. None by default.
     pub operation_deadline: Option<Duration>,
     /// The body format of forward-backward passes, protobuf or JSON. By default, the format that the server accepts is detected.
     pub bodies: Option<BodyFormat>,

@@ -165,7 +165,7 @@ impl ModelCreation {
         ))
     }
 
-    /// Fetches the configuration of a checkpoint.
+    /// Requests the base model and the LoRA configuration with which a checkpoint was trained.
     async fn weights_info(&self, path: &TinkerPath) -> Result<WeightsInfo> {
         let body = to_json(&WeightsInfoRequest {
             tinker_path: path.to_string(),

@@ -21,7 +21,7 @@ pub(crate) enum Recovery {
 }
 
 impl ModelFailure {
-    /// Returns the error with which a later call fails.
+    /// Returns the error for a call that is made after the failure.
     pub(crate) fn error(&self) -> Error {
         let advice = match self.recovery {
             Recovery::From(_) => "no part of that call was applied; call recover() to continue",

@@ -245,7 +245,7 @@ pub(crate) struct Order<T> {
 struct State<T> {
     next_seq: u64,
     queue: VecDeque<T>,
-    /// Whether a [`SendPermit`] exists.
+    /// Whether a [`SendPermit`] exists, so that a task sends the queued entries.
     has_sender: bool,
     /// Whether an entry was taken out of the queue, and the server has not accepted the entry yet.
     is_head_pending: bool,

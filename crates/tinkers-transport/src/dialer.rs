@@ -236,7 +236,7 @@ where
     }
 }
 
-/// A connector that returns an open connection, once.
+/// A connector that returns a connection that is open already. For the proxy tunnel, which takes its connection from a connector.
 struct ReadyConnector(Option<ObservedStream<TcpStream>>);
 
 impl Service<Uri> for ReadyConnector {

@@ -91,7 +91,7 @@ pub(crate) struct ObservedStream<T> {
     /// Notified when the reader has read all bytes that were received, and waits for more bytes.
     drained: Arc<Notify>,
     has_read: bool,
-    /// Whether each read returns at most one byte.
+    /// Whether the stream is in bytewise mode: each read returns at most one byte.
     bytewise: bool,
     /// In bytewise mode, the bytes that were received and not read yet.
     ahead: VecDeque<u8>,

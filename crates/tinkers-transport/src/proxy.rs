@@ -245,7 +245,7 @@ impl NoProxyEntry {
 struct UnusableProxy {
     variable: String,
     scheme: Option<String>,
-    /// The address of the request that needs the proxy.
+    /// The address of the server that would be reached through the proxy.
     destination: String,
 }
 
@@ -287,7 +287,7 @@ pub(crate) struct ProxyRoute {
 }
 
 impl ProxyRoute {
-    /// Returns the host and port, for messages.
+    /// Returns the host and port of the proxy, for error messages.
     pub(crate) fn host_and_port(&self) -> String {
         let host = self.address.host().unwrap_or_default();
         format!("{host}:{}", self.address.port_u16().unwrap_or(80))

@@ -87,7 +87,7 @@ impl RootFiles {
         (!self.sources.is_empty()).then_some(&*self.variables)
     }
 
-    /// Reads the certificates.
+    /// Reads the root certificates from the configured source.
     pub(crate) fn load(&self) -> LoadedRoots {
         if self.is_none {
             return LoadedRoots {

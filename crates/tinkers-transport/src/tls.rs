@@ -24,7 +24,7 @@ pub enum HttpVersions {
     /// HTTP/2 if it is negotiated in the TLS handshake, else HTTP/1.1.
     #[default]
     Negotiate,
-    /// Only HTTP/1.1.
+    /// Only HTTP/1.1 is used.
     Http1,
     /// HTTP/2 without negotiation, also without TLS. For servers that are known to support HTTP/2.
     Http2PriorKnowledge,

@@ -97,7 +97,7 @@ pub trait OperationResult: Sized + Send + 'static {
     }
 }
 
-/// Serialises a body as JSON.
+/// Serialises a request or response body as JSON.
 pub fn to_json<T: serde::Serialize>(body: &T) -> bytes::Bytes {
     to_json_with_capacity(body, 128)
 }

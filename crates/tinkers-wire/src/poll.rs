@@ -145,11 +145,11 @@ serde_name!(QueueState, FailureCategory);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureCategory {
-    /// The caller, with invalid input.
+    /// The caller caused the failure, with invalid input.
     User,
-    /// The server.
+    /// The server caused the failure.
     Server,
-    /// The server sends no category, or an unknown one.
+    /// The party is unknown: the server sends no category, or an unknown one.
     Unknown,
 }
 
@@ -186,7 +186,7 @@ pub enum PollResponse {
     },
     /// The result is ready but large. To get it, the client polls again with `allow_metadata_only: false`.
     MetadataOnly {
-        /// The size of the result in bytes.
+        /// The size in bytes of the result that the next poll would return.
         size: u64,
     },
     /// The operation failed.
@@ -196,7 +196,7 @@ pub enum PollResponse {
         /// The party that caused the failure.
         category: FailureCategory,
     },
-    /// The result, as protobuf.
+    /// The body is the result of the operation, as protobuf.
     Protobuf(Bytes),
     /// A JSON object without any known sign of a pending or failed operation. The fields of the result are checked later, by
     /// [`OperationResult::from_json`](crate::OperationResult::from_json).

@@ -115,7 +115,7 @@ pub struct TopkLogprobs {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PromptAltTokens {
-    /// The token ids, of shape `[prompt length - 1, k]`.
+    /// The ids of the alternative tokens, of shape `[prompt length - 1, k]`.
     pub tokens: TensorData,
     /// The log-probabilities of the alternative tokens, of shape `[prompt length - 1, k]`.
     pub logprobs: TensorData,
@@ -131,7 +131,7 @@ impl TopkLogprobs {
         rows.iter().map(|row| row.iter().copied()).collect()
     }
 
-    /// Returns the number of positions.
+    /// Returns the number of positions, each of which has a row of most likely tokens.
     pub fn len(&self) -> usize {
         self.ends.len()
     }

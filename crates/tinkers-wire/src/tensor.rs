@@ -466,7 +466,7 @@ impl<T: Element> AsRef<[u8]> for SharedBytes<T> {
     }
 }
 
-/// An array element with a little-endian encoding.
+/// A type of tensor elements that can be encoded as little-endian bytes.
 pub(crate) trait Element: bytemuck::NoUninit + Send + Sync + 'static {
     fn to_le(self) -> Vec<u8>;
     fn from_le(bytes: &[u8]) -> Self;

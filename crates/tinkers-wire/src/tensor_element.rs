@@ -39,42 +39,42 @@ impl<T: TensorElement> From<Vec<T>> for TensorValues {
 }
 
 impl<T: TensorElement> From<Vec<T>> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: Vec<T>) -> Self {
         TensorValues::from(elements).into()
     }
 }
 
 impl<T: TensorElement> From<&Vec<T>> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: &Vec<T>) -> Self {
         elements.as_slice().into()
     }
 }
 
 impl<T: TensorElement> From<&[T]> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: &[T]) -> Self {
         elements.to_vec().into()
     }
 }
 
 impl<T: TensorElement, const N: usize> From<[T; N]> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: [T; N]) -> Self {
         elements.to_vec().into()
     }
 }
 
 impl<T: TensorElement, const N: usize> From<&[T; N]> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: &[T; N]) -> Self {
         elements.to_vec().into()
     }
 }
 
 impl<T: TensorElement> FromIterator<T> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from_iter<I: IntoIterator<Item = T>>(elements: I) -> Self {
         Vec::from_iter(elements).into()
     }

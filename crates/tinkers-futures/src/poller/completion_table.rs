@@ -34,11 +34,11 @@ const MAX_ACKNOWLEDGED: usize = 4096;
 /// The next step of the task that sends the shared polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    /// There is nothing to do.
+    /// There is nothing to do, so no poll is sent.
     Idle,
-    /// Acknowledge completions up to the cursor, and retrieved results.
+    /// Send a poll that only acknowledges completions up to the cursor, and retrieved results.
     Acknowledge,
-    /// Wait for completions of registered requests.
+    /// Send a poll that waits for completions of registered requests.
     Wait,
 }
 

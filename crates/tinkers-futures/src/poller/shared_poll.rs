@@ -29,7 +29,7 @@ const MAX_FINAL_ACKNOWLEDGEMENTS: u32 = 20;
 /// The duration of a suspension of the shared poll. It grows with consecutive suspensions.
 const SUSPENSION: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_secs(600));
 
-/// The state of the background task of a shared poll.
+/// The background task that sends the shared polls of a sampling client.
 pub(super) struct SharedPoll {
     session: Arc<dyn SessionContext>,
     client: ClientId,
@@ -125,7 +125,7 @@ impl SharedPoll {
         suspension
     }
 
-    /// Polls until a poll fails, and returns the error.
+    /// Sends shared polls until one of them fails finally, and returns its error.
     async fn poll(&mut self) -> Result<Infallible> {
         let mut poll = CompletionPoll {
             session: &*self.session,
@@ -168,13 +168,13 @@ impl SharedPoll {
     }
 }
 
-/// The handler of polls that wait for completions.
+/// The handler of the shared polls that wait for completions of registered requests.
 struct CompletionPoll<'a> {
     session: &'a dyn SessionContext,
     target: &'a PollTarget,
     completions: &'a CompletionTable,
     suspensions: &'a mut u32,
-    /// The acknowledgement that the poll in flight carries.
+    /// The completions and results that the poll in flight acknowledges.
     acknowledgement: Acknowledgement,
     work: Work,
 }

@@ -24,17 +24,17 @@ use tinkers_wire::{ClientConfig, DynamicConfig};
 /// One step in the script of the server.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    /// Responds with this status and JSON body.
+    /// The server responds with this status and JSON body.
     Json(u16, &'static str),
-    /// Responds with this status, header and JSON body.
+    /// The server responds with this status, header and JSON body.
     WithHeader(u16, &'static str, &'static str),
-    /// Responds with this protobuf body.
+    /// The server responds with this protobuf body.
     Protobuf(Bytes),
-    /// Fails with a transport error of this kind.
+    /// The request fails with a transport error of this kind.
     Fails(TransportErrorKind),
-    /// Delays the next response.
+    /// The response of the next step is delayed by this time.
     After(Duration),
-    /// Panics in the transport.
+    /// The transport panics.
     Panics,
 }
 
@@ -229,7 +229,7 @@ impl Wake for Woken {
     }
 }
 
-/// A background task.
+/// A background task that [`Scripted::drive`] polls.
 struct Spawned {
     work: BoxFuture<'static, ()>,
     aborted: Arc<AtomicBool>,

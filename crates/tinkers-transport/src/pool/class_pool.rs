@@ -420,7 +420,7 @@ impl Lease {
         }
     }
 
-    /// Returns the id of the connection.
+    /// Returns the id of the leased connection.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }

@@ -41,7 +41,7 @@ pub(crate) struct ConnectionTable<S> {
     idle: VecDeque<IdleConnection<S>>,
     /// The busy HTTP/1.1 connections, each with the time at which it stops accepting requests.
     busy: BTreeMap<u64, Timestamp>,
-    /// The HTTP/2 connections.
+    /// The HTTP/2 connections, each with the requests that share it.
     shared: BTreeMap<u64, SharedConnection<S>>,
 }
 
@@ -101,7 +101,7 @@ impl<S: PooledConnection> ConnectionTable<S> {
                 .sum::<usize>()
     }
 
-    /// Adds a new connection.
+    /// Adds a connection that was just opened to the table.
     pub(crate) fn add(&mut self, id: u64, connection: S, now: Timestamp, limits: IdleLimits) {
         let retire_at = now.after(limits.age_of(id));
         if connection.share().is_some() {

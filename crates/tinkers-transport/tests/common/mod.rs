@@ -108,7 +108,7 @@ impl Server {
     }
 }
 
-/// Serves one connection.
+/// Serves the requests of one connection with the handler of the test server.
 pub(crate) async fn serve<S>(
     stream: S,
     server_version: ServerVersion,

@@ -26,7 +26,7 @@ pub(crate) enum Reply {
     Fails(TransportErrorKind, Sent),
     /// No response, so that the request fails by its timeout.
     Hangs,
-    /// A panic in the transport.
+    /// The transport panics.
     Panics,
 }
 
