@@ -139,7 +139,7 @@ impl SharedPoll {
     }
 
     /// Sends the acknowledgements that are left when the client is dropped, within a few seconds. If an acknowledgement fails, the server
-    /// stores results for longer than necessary, but no waiter loses a result.
+    /// stores results for longer than necessary, but no request loses its result.
     async fn acknowledge_rest(&mut self) {
         let session = Arc::clone(&self.session);
         let caller = session.caller();

@@ -76,8 +76,8 @@ impl ClassPool {
     /// Waits for a connection with capacity for one request, in FIFO order. Cancel-safe: if the future is dropped after a connection was
     /// granted to it, the next waiting request gets the connection.
     ///
-    /// If the server lowers its stream limit between the grant and the wake-up of the waiter, the request queues again. Otherwise it would
-    /// wait inside h2, where the rate limit is not checked again.
+    /// If the server lowers its stream limit after a connection was granted and before this future continues, the request queues again.
+    /// Otherwise it would wait inside h2, where the rate limit is not checked again.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         limits: &RequestLimits,

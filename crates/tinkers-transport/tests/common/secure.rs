@@ -20,7 +20,8 @@ pub(crate) struct Secure {
 
 pub(crate) type Agreed = (Option<String>, Option<String>);
 
-/// Starts a TLS server for `localhost` that offers `protocols`. The server responds with `secure`, and never responds to `/held`.
+/// Starts a TLS server for `localhost` that offers `protocols`. The server responds with the body `secure`, but never responds to a request
+/// for `/held`.
 pub(crate) fn secure(protocols: &[&str]) -> Secure {
     secure_after(protocols, |stream, _| async { Some(stream) })
 }
