@@ -6,22 +6,25 @@ use tinkers_core::hint::retry_after;
 use tinkers_core::retry::{BACKOFF, SPREAD};
 use tinkers_core::{Backoff, HttpResponse, Jitter};
 
-/// The pauses of a poll loop.
+/// The backoff state of a poll loop, which computes the pause before the next poll.
 ///
 /// The pauses grow with the number of immediate responses, in every order of "not ready" responses and failures, so that no server can
 /// cause a busy loop.
 #[derive(Debug, Default)]
 pub(crate) struct PollBackoff {
-    /// The number of consecutive "not ready" responses that arrived at once.
+    /// The number of consecutive "not ready" responses that arrived within one second of their polls, so that the server did not hold the
+    /// polls.
     immediate: u32,
-    /// The number of consecutive failed polls.
+    /// The number of consecutive failed polls, which determines the next backoff.
     failures: u32,
 }
 
-/// The minimum duration of a long poll: one that the server holds. No pause follows a long poll.
+/// The duration from which a poll counts as a long poll: the server held the poll open instead of responding at once. No pause follows a
+/// long poll.
 const LONG_POLL: Duration = Duration::from_secs(1);
 const IMMEDIATE: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-/// The maximum retry delay that is followed, as for rate-limited responses. A server with a wrong date must not delay a result for days.
+/// The maximum retry delay of a server that the client follows; a longer delay is cut to this value, as for rate-limited responses. A
+/// server whose clock is wrong must not delay a result for days.
 const LONGEST_HINT: Duration = Duration::from_secs(15 * 60);
 
 impl PollBackoff {

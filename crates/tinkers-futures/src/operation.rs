@@ -23,14 +23,14 @@ pub trait QueueActivity: Send + Sync + fmt::Debug {
     fn last_activity(&self) -> Option<Timestamp>;
 }
 
-/// The context of an operation.
+/// The context of an operation: its session, deadline, and the place where its progress is reported.
 #[derive(Debug, Clone)]
 pub struct Operation {
     /// The session to which the operation belongs.
     pub session: Arc<dyn SessionContext>,
-    /// The progress that the handle reports.
+    /// The progress of the operation, which its [`ApiFuture`] reports to the user.
     pub progress: Arc<ProgressCell>,
-    /// The name of the public method, as `Client.method`.
+    /// The name of the public method that started the operation, as `Client.method`, for errors and logs.
     pub name: &'static str,
     /// The route class of the operation's requests. They wait for admission in the queue of this class.
     pub class: RouteClass,
@@ -61,7 +61,8 @@ impl Operation {
         self
     }
 
-    /// Returns the time at which the operation times out if there is no further progress.
+    /// Returns the time at which the operation times out if there is no further progress. `limit` is the longest time without progress
+    /// before the operation counts as stalled.
     ///
     /// # Errors
     /// `Stalled` or `Timeout` if that time has passed.

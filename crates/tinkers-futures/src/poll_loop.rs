@@ -32,12 +32,13 @@ pub(crate) trait PollHandler: Send {
     /// The type of the value with which the loop ends.
     type Output: Send;
 
-    /// Waits until there is something to poll for. Returns the output of the loop if there is nothing left.
+    /// Waits until there is something to poll for. If there is nothing left to poll for, returns the output with which the loop ends.
     fn until_work(&mut self) -> impl Future<Output = Option<Self::Output>> + Send {
         ready(None)
     }
 
-    /// Builds the next request. The loop calls this method after admission, and again if the gate closed before the request was sent.
+    /// Builds the next request. The loop calls this method after the rate limiter has admitted the poll, and again if a rate-limited
+    /// response closed the gate of the limiter before the request was sent.
     fn request(&mut self) -> HttpRequest;
 
     /// Handles a response with a 2xx status and a body. An error ends the loop.
@@ -55,20 +56,20 @@ pub(crate) trait PollHandler: Send {
     /// Called after each poll that does not end the loop, before the wait for the next poll.
     fn before_wait(&mut self) {}
 
-    /// Returns the error for a response that ends the loop.
+    /// Builds the error with which the loop ends after a response whose status is final.
     fn final_error(kind: ErrorKind, response: &HttpResponse) -> Error {
         response_error(kind, response)
     }
 }
 
-/// The decision of a [`PollHandler`] about a response.
+/// The decision of a [`PollHandler`] on how the poll loop continues after a response.
 #[derive(Debug)]
 pub(crate) enum Verdict<T> {
     /// The loop ends with this value.
     Done(T),
-    /// The response reports progress. The next poll follows at once, and the retry limits start anew.
+    /// The response reports progress. The next poll follows at once, and the counts of retries start again at 0.
     Progress,
-    /// The server still works on the operation.
+    /// The server still works on the operation. The next poll follows after a pause if the server responded at once.
     NotReady,
     /// The response body is not valid for a poll. A proxy may have sent or truncated the body, so the poll is retried a few times.
     Invalid(Error),
@@ -78,29 +79,29 @@ pub(crate) enum Verdict<T> {
 pub(crate) struct PollLoop {
     session: Arc<dyn SessionContext>,
     client: ClientId,
-    /// The kind of recovered error under which retried polls are counted and logged.
+    /// The kind under which the retries of this loop's polls are counted and logged.
     recovered_error: RecoveredError,
     /// The request id or session id that is logged with retried polls.
     subject: Box<str>,
     backoff: PollBackoff,
     retries: StatusRetries,
     readmission: Readmission,
-    /// The queue position of the last poll. If the server refuses the poll, its retry keeps this position.
+    /// The position of the last poll in the queue of the rate limiter. If the server refuses the poll, its retry keeps this position.
     arrival: Arrival,
 }
 
-/// A poll that was sent, with its outcome.
+/// A poll that was sent, with its timing and its response or error.
 struct Exchange {
     sent_at: Timestamp,
     duration: Duration,
     outcome: Result<HttpResponse, TransportError>,
 }
 
-/// The classified outcome of a poll.
+/// The outcome of a poll, classified by what the poll loop does next.
 enum Reply {
     Success(HttpResponse),
     NotReady(HttpResponse),
-    /// Poll again after this wait.
+    /// The poll is repeated after this wait.
     Retry {
         wait: Wait,
         is_held_back: bool,
@@ -110,8 +111,8 @@ enum Reply {
 /// The kind of wait before the next poll.
 enum Wait {
     Pause(Duration),
-    /// The pause after a failure that may be part of an outage. The end of the outage ends the pause, but not before the server's retry
-    /// delay (`hint`) has passed.
+    /// The pause after a failure that may be part of an outage. The pause ends early when the outage ends, but not before the server's
+    /// retry delay (`hint`) has passed.
     Outage {
         sent_at: Timestamp,
         hint: Duration,
@@ -388,7 +389,7 @@ impl PollLoop {
         }
     }
 
-    /// Counts a failed poll and returns the pause after it.
+    /// Counts a failed poll and returns the pause before the next poll.
     fn failure_pause(&mut self, cause: &dyn fmt::Display, hint: Duration) -> Duration {
         self.count(cause);
         let jitter = &*self.session.caller().jitter;
@@ -425,7 +426,8 @@ impl PollLoop {
     }
 }
 
-/// Returns the outcome of a poll, for the limiter. A refusal closes the gate of the class for the server's retry delay.
+/// Converts the result of a poll to the outcome that the rate limiter expects. After a refusal (429), the limiter closes the gate of the
+/// class for the server's retry delay.
 fn attempt_outcome(
     outcome: &Result<HttpResponse, TransportError>,
     caller: &Caller,

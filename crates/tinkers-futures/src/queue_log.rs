@@ -9,7 +9,7 @@ use tinkers_wire::QueueState;
 
 use crate::sync::Mutex;
 
-/// Logs a warning if the server has paused the queue of a client. Each client has its own log.
+/// A log of the state of the server's queue. Logs a warning while the server has paused the queue of a client. Each client has its own log.
 #[derive(Debug)]
 pub struct QueueLog {
     subject: String,
@@ -30,11 +30,11 @@ struct State {
 }
 
 impl QueueLog {
-    /// The minimum interval between two warnings.
+    /// The minimum interval between two warnings about a paused queue.
     const INTERVAL: Duration = Duration::from_secs(60);
     const TRAINING_GRACE: Duration = Duration::from_secs(900);
 
-    /// Creates the log of a training client. It warns when a pause has lasted for 15 minutes, then once a minute.
+    /// Creates the log of a training client. It warns when the server has paused the queue for 15 minutes, then once a minute.
     pub fn training(subject: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
@@ -43,7 +43,7 @@ impl QueueLog {
         }
     }
 
-    /// Creates the log of a sampling client. It warns at once, then once a minute.
+    /// Creates the log of a sampling client. It warns as soon as the server pauses the queue, then once a minute.
     pub fn sampling(subject: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),

@@ -33,13 +33,13 @@ pub struct Retrieval {
     pub request_id: String,
     /// The kind of the request, which tells how to decode the result.
     pub kind: RequestKind,
-    /// The time from the call to the response to its submission.
+    /// The time from the call of the public method to the response to the submission.
     pub submitted_in: Duration,
     /// The log that warns about a paused queue of the server.
     pub queue_log: Option<Arc<QueueLog>>,
 }
 
-/// The number of headers of a poll that the transport does not add.
+/// The number of headers of a poll, without those that the transport adds.
 const HEADERS: usize = 6;
 
 /// Polls until the result is available. Continues after the end of the session: results of accepted requests are still retrieved.
@@ -59,7 +59,7 @@ pub async fn retrieve<T: OperationResult>(retrieval: Retrieval) -> Result<T> {
 /// Retrieves the result of an operation that the server has reported as completed.
 ///
 /// If the notice has a size, that many bytes of the budget for large results are reserved before the first poll. This saves the poll that
-/// asks for the size.
+/// would otherwise ask for the size first.
 ///
 /// # Errors
 /// Those of [`retrieve`].
@@ -102,14 +102,14 @@ pub async fn retrieve_completed<T: OperationResult>(
     }
 }
 
-/// The handler of polls for one result.
+/// The handler of the polls for the result of one request.
 struct ResultPoll<T> {
     retrieval: Retrieval,
     /// The number of responses that contained the size of the result in place of the result.
     size_replies: u32,
     iteration: u64,
     may_ask_for_size: bool,
-    /// The bytes of a large result, reserved from before its transfer until it is decoded.
+    /// The bytes of the budget for large results that are reserved from before the transfer of the result until it is decoded.
     budget: Option<BytesGuard>,
     result: PhantomData<fn() -> T>,
 }
@@ -186,7 +186,8 @@ impl<T> ResultPoll<T> {
         Verdict::NotReady
     }
 
-    /// Reserves the bytes of a large result. From now on, polls ask for the whole result.
+    /// Waits until `size` bytes of the budget for large results are reserved. From now on, polls ask for the whole result instead of its
+    /// size.
     async fn reserve(&mut self, size: u64) {
         self.may_ask_for_size = false;
         self.retrieval.operation.progress.enter(Phase::Fetching);
@@ -196,7 +197,7 @@ impl<T> ResultPoll<T> {
         }
     }
 
-    /// Restarts the progress deadline.
+    /// Restarts the progress deadline of the operation.
     fn reset_deadline(&self) {
         let operation = &self.retrieval.operation;
         operation

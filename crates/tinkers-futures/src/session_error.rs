@@ -4,7 +4,8 @@ use tinkers_core::{Error, ErrorKind, RouteClass, SessionContext};
 
 use crate::Operation;
 
-/// Replaces an error that the end of the session may have caused by the error of that end. The original error becomes its source.
+/// If the session has ended and this may be the cause of `error`, returns the error of the end of the session, with `error` as its source.
+/// Otherwise returns `error` unchanged.
 ///
 /// Servers report the loss of a session's models and results in different ways; with this function the user gets one kind of error for all.
 pub fn session_error(session: &dyn SessionContext, error: Error) -> Error {
@@ -23,8 +24,8 @@ pub fn session_error(session: &dyn SessionContext, error: Error) -> Error {
     }
 }
 
-/// Replaces the error of `operation` like [`session_error`]. If the result is lost, asks the server first whether it still knows the
-/// session.
+/// Replaces an error of `operation` that the end of the session may have caused, like [`session_error`]. If the result is lost, asks the
+/// server first whether it still knows the session.
 ///
 /// A restarted server knows neither the results nor the sessions. For a sample the server is not asked: the sample is submitted again, and
 /// the response to that submission shows whether the session is lost.

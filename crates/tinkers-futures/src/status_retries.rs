@@ -5,22 +5,22 @@ use tinkers_core::TransportErrorKind;
 /// The cause of a retry of a poll. The number of retries for each cause is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryCause {
-    /// A response with this status.
+    /// The server responded with this status.
     Status(u16),
-    /// A transport error of this kind.
+    /// The transport failed with an error of this kind.
     Transport(TransportErrorKind),
-    /// A successful response whose body cannot be decoded.
+    /// The server responded with a 2xx status and a body that cannot be decoded.
     Body,
 }
 
-/// The number of retries for each cause since the server last reported progress.
+/// The number of retries of a poll for each cause since the server last reported progress.
 ///
 /// Each cause is counted separately, so that a restarting server with alternating responses does not use up one limit early.
 #[derive(Debug, Default)]
 pub(crate) struct StatusRetries(Vec<(RetryCause, u32)>);
 
 impl StatusRetries {
-    /// Counts a retry for `cause`. Returns whether it is allowed: at most `limit` retries have this cause.
+    /// Counts a retry for `cause`. Returns whether this retry is allowed: `cause` may have at most `limit` retries.
     pub(crate) fn may_retry(&mut self, cause: RetryCause, limit: u32) -> bool {
         let index = self.0.iter().position(|(known, _)| *known == cause);
         let index = index.unwrap_or_else(|| {

@@ -22,7 +22,8 @@ pub fn read_submission(response: &HttpResponse) -> Result<SubmissionResponse> {
     })
 }
 
-/// Returns whether a response to a submission can be decoded. For [`Call::is_readable`](tinkers_core::Call::is_readable).
+/// Returns whether a response to a submission can be decoded. Used as [`Call::is_readable`](tinkers_core::Call::is_readable), which decides
+/// whether the submission is retried.
 pub fn is_submission(response: &HttpResponse) -> bool {
     SubmissionResponse::read(&response.body).is_ok()
 }

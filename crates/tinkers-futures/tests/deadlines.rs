@@ -22,7 +22,7 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
-/// Starts an operation that never ends. It reports progress at the given times, in seconds from its start.
+/// Starts an operation whose work never ends. The work reports progress at the given times, in seconds from its start.
 fn operation(
     deadline: Option<Duration>,
     progress_at: &'static [u64],
@@ -49,7 +49,7 @@ async fn report(clock: &dyn Clock, progress: &ProgressCell, progress_at: &[u64])
     }
 }
 
-/// Returns the error of an operation that never ends, and the number of seconds after which it failed.
+/// Returns the kind of the error of an operation whose work never ends, and the number of seconds after which the operation failed.
 fn failure(deadline: Option<Duration>, progress_at: &'static [u64]) -> (ErrorKind, u64) {
     let (handle, server) = operation(deadline, progress_at);
     let start = server.clock.now();

@@ -29,7 +29,7 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp::from_origin(Duration::from_secs(seconds))
 }
 
-/// Returns the number of three concurrent calls of `warns` that logged a warning.
+/// Returns how many of three concurrent calls of `warns` returned true, that is, logged a warning.
 fn warnings<S: Send + Sync + 'static>(
     shared: S,
     warns: fn(&S, Timestamp) -> bool,
@@ -75,7 +75,7 @@ fn paused_queue_reports_with_unordered_timestamps_log_one_warning() {
     .assert_none();
 }
 
-/// Negative control: a timestamp that is read and written in separate steps.
+/// Negative control: a check that reads and writes the time of the last warning in separate steps. Loom must find two warnings.
 #[test]
 fn negative_control_separate_read_and_write_is_detected() {
     fn read_then_write(stamp: &AtomicU64, now: Timestamp) -> bool {
@@ -98,7 +98,7 @@ fn negative_control_separate_read_and_write_is_detected() {
     assert!(!findings.faults.is_empty());
 }
 
-/// Returns the state that the table reports to a waiter.
+/// Returns the state that the table reports to the waiter of the request under test.
 fn outcome(table: &CompletionTable) -> &'static str {
     match table.poll("1", Waker::noop()) {
         Poll::Ready(Ok(notice)) if notice.size.is_some() => "completed",
@@ -108,7 +108,7 @@ fn outcome(table: &CompletionTable) -> &'static str {
     }
 }
 
-/// A waker that reads the table at once, while the thread that calls it may still be at work.
+/// A waker that reads the state of the table at once, while the thread that calls the waker may still change the table.
 struct StateRecorder {
     table: std::sync::Arc<CompletionTable>,
     seen: std::sync::Mutex<Vec<&'static str>>,
@@ -228,7 +228,7 @@ fn waiter_is_woken_once_in_any_order_of_events() {
     .assert_none();
 }
 
-/// Negative control: a table that looks up early completions and registers the waiter in separate steps.
+/// Negative control: a table that looks up early completions and registers the waiter in separate steps. Loom must find a lost completion.
 #[test]
 fn negative_control_separate_lookup_and_registration_is_detected() {
     #[derive(Default)]

@@ -37,7 +37,8 @@ async fn call(session: Arc<FakeSession>) -> Result<(), Error> {
     session.caller().call(call).await.map(drop)
 }
 
-/// Returns the number of seconds after which the backoffs of 20 failed requests end. `request` succeeds after five seconds.
+/// Returns the number of seconds after which the backoffs of 20 failed requests of `class` end. `request` gets a response after five
+/// seconds, which ends the outage.
 fn backoffs_end<F>(class: RouteClass, request: fn(Arc<FakeSession>) -> F) -> u64
 where
     F: Future<Output = Result<(), Error>>,

@@ -18,12 +18,12 @@ use tinkers_futures::{ApiFuture, Operation, start};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
-/// The maximum wait for one outcome.
+/// The maximum wait of the test for the outcome of one operation.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
-/// The number of operations for each kind of work and event.
+/// The number of operations that run for each combination of [`Work`] and [`Event`].
 const EACH: usize = 500;
 
-/// The way in which the work of an operation ends.
+/// The way in which the work of an operation under test ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Succeeds,
@@ -32,7 +32,7 @@ enum Work {
     NeverEnds,
 }
 
-/// An event during an operation.
+/// The event that interrupts an operation under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
     Nothing,
@@ -56,10 +56,10 @@ const CASES: [(Work, Event); 9] = [
     (Work::NeverEnds, Event::RuntimeEnds),
 ];
 
-/// A function that wraps the task of an operation.
+/// A function that the test applies to the task of an operation before the task is spawned, to plant a fault.
 type Wrap = fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 
-/// A spawner that runs the task of one operation on a runtime, and stores the abort handle of the task.
+/// A spawner that runs the task of one operation on a given runtime, and stores the abort handle of the task for the test.
 #[derive(Debug)]
 struct OnThreads {
     runtime: Handle,
@@ -102,7 +102,7 @@ struct Started {
     number: usize,
     handle: ApiFuture<usize>,
     abort: Arc<Mutex<Option<AbortHandle>>>,
-    /// The number of drops of the resource.
+    /// The number of times that the resource of the work was dropped.
     drops: Arc<AtomicUsize>,
 }
 
@@ -146,7 +146,7 @@ fn error(number: usize) -> Error {
     Error::new(ErrorKind::Rejected, Sent::Answered, message)
 }
 
-/// Returns whether an outcome is allowed for this kind of work and event.
+/// Returns whether an operation may have this outcome, for this kind of work and event.
 fn is_allowed(number: usize, case: (Work, Event), outcome: &Result<usize>) -> bool {
     let has_message =
         |words: &str| matches!(outcome, Err(error) if error.to_string().contains(words));
@@ -236,7 +236,7 @@ fn each_operation_ends_with_exactly_one_outcome() {
     }
 }
 
-/// Negative control: the runtime leaks an aborted task, so its operation hangs.
+/// Negative control: the runtime leaks an aborted task, so that its operation never returns an outcome.
 #[test]
 fn negative_control_leaked_task_is_detected() {
     struct Leaked(ManuallyDrop<BoxFuture<'static, ()>>);

@@ -189,7 +189,7 @@ fn refusals_and_empty_responses_lengthen_the_pause_between_polls() {
     assert!(took > 80.0, "fifty polls in {took} s");
 }
 
-/// Returns whether the outcome tells the waiter to poll individually.
+/// Returns whether the outcome of a wait for a completion tells the caller to poll individually.
 fn is_released(outcome: Result<CompletionNotice>) -> bool {
     outcome.is_ok_and(|notice| notice.size.is_none())
 }

@@ -116,8 +116,8 @@ impl Sample {
         self
     }
 
-    /// Requests the log-probabilities of given tokens at each position of the prompt except the first. `targets` is an int64 tensor of token
-    /// ids with the shape `[prompt length - 1, K]`; the id -1 requests nothing.
+    /// Requests the log-probabilities of given tokens at each position of the prompt except the first. `targets` is an int64 tensor of
+    /// token ids with the shape `[prompt length - 1, K]`; the id -1 leaves an entry out.
     pub fn target_prompt_logprobs(mut self, targets: TensorData) -> Self {
         self.request.target_prompt_logprobs = Some(targets);
         self

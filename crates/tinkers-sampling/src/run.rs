@@ -79,16 +79,16 @@ fn max_resubmissions(error: &Error) -> u32 {
     }
 }
 
-/// A sample that the server has accepted.
+/// A sample that the server has accepted and whose result is not retrieved yet.
 struct Accepted {
     result: PendingResult,
     sequence_ids: Option<Box<[String]>>,
     submitted_in: Duration,
-    /// The permit of the in-flight limit. The permit is returned when the result is retrieved or abandoned.
+    /// The permit of the rate limiter that counts the sample as in flight. It is returned when the result is retrieved or abandoned.
     _permit: InFlightPermit,
 }
 
-/// The way in which the client waits for the result of an accepted sample.
+/// How the client learns that an accepted sample has ended.
 enum PendingResult {
     /// The shared poll of the sampling client reports the completion of the sample.
     Registered(CompletionHandle),
@@ -183,7 +183,7 @@ fn estimated_body_len(request: &SampleRequest) -> usize {
     400 + 6 * request.prompt.len().unwrap_or(0)
 }
 
-/// Retrieves the result of an accepted sample. Then drops `accepted`, which acknowledges the result to the server.
+/// Retrieves the result of an accepted sample. Then drops `accepted`: this acknowledges the result, so that the server may discard it.
 async fn retrieve(
     sampler: &Sampler,
     accepted: Accepted,
@@ -201,7 +201,8 @@ async fn retrieve(
     retrieve_completed(retrieval, notice).await
 }
 
-/// Adds the sequence ids to a response. Fails if the response lacks data that the request asked for.
+/// Adds the sequence ids from the response to the submission to the sequences of the result. Fails if the response lacks data that the
+/// request asked for.
 fn checked(
     request: &SampleRequest,
     mut response: SampleResponse,
@@ -250,7 +251,7 @@ mod tests {
         response
     }
 
-    /// Returns the size in bytes of the future that a function returns.
+    /// Returns the size in bytes of the future that a function returns, without calling the function.
     fn size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
         size_of::<F>()
     }

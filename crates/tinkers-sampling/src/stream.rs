@@ -23,14 +23,14 @@ pub struct StreamedSample {
     pub result: Result<SampleResponse>,
 }
 
-/// A stream of samples over many prompts, in the order in which the samples finish; see [`SamplingClient::sample_stream`](crate::SamplingClient::sample_stream). `'a` is the
-/// lifetime of the prompts.
+/// A stream of samples over many prompts, in the order in which the samples finish; see
+/// [`SamplingClient::sample_stream`](crate::SamplingClient::sample_stream). `'a` is the lifetime of the prompts.
 ///
 /// While the stream is not polled, it starts no samples, and samples in flight continue. Dropping the stream abandons the samples in
 /// flight.
 #[must_use = "a stream starts samples only when it is polled"]
 pub struct SampleStream<'a> {
-    /// The requests that are not started yet.
+    /// The requests whose samples are not started yet.
     requests: Box<dyn Iterator<Item = Sample> + Send + 'a>,
     limit: usize,
     next_index: usize,

@@ -13,8 +13,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The maximum size of an OpenAPI document in bytes. The documents of known servers have about 30 kB.
 const MAX_BYTES: usize = 4 << 20;
 
-/// Adds the OpenAPI document of an unknown server to the profile of the endpoint. Requests the document once for all sessions of the
-/// endpoint. If the server has no document, the session learns the features of the server from its responses.
+/// Adds the features that the OpenAPI document of an unknown server shows to the profile of the endpoint. The document is requested once
+/// for all sessions of the endpoint. If the server has no document, the session learns the features of the server from its responses.
 pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
     let profile = endpoint.profile();
     let is_known = endpoint.key().address().is_hosted_service() || profile.software.is_some();

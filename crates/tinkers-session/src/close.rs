@@ -8,8 +8,8 @@ use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
 use crate::session::Session;
 
-/// The time limit of all attempts of the finish request, including pauses. A longer retry delay of the server or an unpaid bill must not
-/// delay a program that wants to exit.
+/// The time limit of the request that ends the session on the server, including its retries and pauses. A longer retry delay of the server
+/// or an unpaid bill must not delay a program that wants to exit.
 const FINISH_WINDOW: Duration = Duration::from_secs(60);
 
 impl Session {
@@ -22,9 +22,9 @@ impl Session {
     /// A close takes at most one minute. Closing a closed session does nothing.
     ///
     /// # Errors
-    /// The error of the server, unless the server does not know the session. If the server asks for a pause of more than a minute, the close
-    /// fails with `RateLimited`, and [`Error::retry_at`] is the end of the pause. The session counts as closed nevertheless, and the server
-    /// ends it after its expiry.
+    /// The error of the server, unless the server does not know the session. If the server asks to retry after more than a minute, the
+    /// close fails with `RateLimited`, and [`Error::retry_at`] is the time of that retry. The session counts as closed nevertheless, and
+    /// the server ends it after its expiry.
     ///
     /// # Cancel safety
     /// Dropping the future closes the session for its clients, but may leave it open on the server until its expiry.

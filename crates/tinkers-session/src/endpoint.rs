@@ -52,7 +52,7 @@ impl EndpointState {
         &self.budget
     }
 
-    /// Returns the outage detectors. They wake pending retries early when the server responds again.
+    /// Returns the outage detectors. When the server responds again after an outage, they wake the retries that wait in a backoff.
     pub fn outages(&self) -> &Arc<Outages> {
         &self.outages
     }
@@ -62,12 +62,12 @@ impl EndpointState {
         &self.notices
     }
 
-    /// Returns the pause of all requests while the server requires payment (402).
+    /// Returns the billing pause: all requests wait while the server requires payment (402).
     pub fn billing(&self) -> &Arc<BillingPause> {
         &self.billing
     }
 
-    /// Returns the reachability of the server, from which outages are logged.
+    /// Returns the detector of whether the server is reachable, which decides when an outage is logged.
     pub(crate) fn reachability(&self) -> &Arc<Reachability> {
         &self.reachability
     }
@@ -100,7 +100,7 @@ impl Endpoints {
         Self::default()
     }
 
-    /// Returns the registry that all sessions of the process use by default.
+    /// Returns the registry that all sessions of the process use unless they are given another.
     pub fn shared() -> &'static Self {
         &SHARED
     }
@@ -111,12 +111,12 @@ impl Endpoints {
             .get_or_create(key, || EndpointState::new(LimiterSettings::default()))
     }
 
-    /// Returns the number of endpoints in use.
+    /// Returns the number of endpoints that a session uses.
     pub fn len(&self) -> usize {
         self.registry.len()
     }
 
-    /// Returns whether no endpoint is in use.
+    /// Returns whether no session uses an endpoint.
     pub fn is_empty(&self) -> bool {
         self.registry.is_empty()
     }

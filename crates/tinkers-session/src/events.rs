@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// An event of a session: failing heartbeats, their recovery, or the end of the session.
+/// An event of a session: its heartbeats fail, its heartbeats succeed again, or the session has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
@@ -71,7 +71,7 @@ impl SessionEvents {
 #[derive(Debug, Clone, Copy, Default)]
 struct EventState {
     event: Option<SessionEvent>,
-    /// The number of events that were sent so far.
+    /// The number of events that were sent so far, by which a receiver detects a new event.
     count: u64,
     /// Whether the session has ended, so that there will be no more events.
     is_finished: bool,
@@ -101,7 +101,7 @@ impl EventSender {
         });
     }
 
-    /// Ends the stream of events. Receivers still get the latest event.
+    /// Ends the stream of events: later events are not sent. Receivers still get the latest event.
     pub(crate) fn finish(&self) {
         self.watch.send_modify(|state| state.is_finished = true);
     }

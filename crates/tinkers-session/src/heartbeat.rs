@@ -18,7 +18,7 @@ use tinkers_wire::{Heartbeat, error_text, routes, to_json};
 use crate::events::SessionEvent;
 use crate::session_state::SessionState;
 
-/// The maximum value of the time limit of one heartbeat. The time limit includes the time to connect.
+/// The upper bound of the time limit of one heartbeat. The time limit includes the time to connect.
 const MAX_LIMIT: Duration = Duration::from_secs(10);
 
 /// A loop that sends the heartbeats of one session, and reports their failures as events.

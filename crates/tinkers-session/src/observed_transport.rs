@@ -18,7 +18,8 @@ pub(crate) struct ObservedTransport {
     inner: Arc<dyn Transport>,
     time: Arc<dyn Clock>,
     server: BaseUrl,
-    /// The reachability of the endpoint. The transport does not hold the endpoint itself, since that would keep the endpoint alive.
+    /// The detector of whether the server of the endpoint is reachable. The transport does not hold the endpoint itself, since that would
+    /// keep the endpoint alive.
     reachability: Arc<Reachability>,
 }
 

@@ -107,7 +107,7 @@ impl Session {
     }
 }
 
-/// The responses of the server to the requests that open a session.
+/// The configuration and the session that the server returned while a session is opened.
 struct Negotiated {
     config: ClientConfig,
     dynamic: DynamicConfig,
@@ -181,7 +181,7 @@ async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfi
     Ok(config)
 }
 
-/// Adds the address and a text that says what to check to the error of the first request.
+/// Adds to the error of the first request the address of the server and a text that says which setting to check.
 fn first_request_error(error: Error, address: &BaseUrl) -> Error {
     match error.kind() {
         ErrorKind::NotFound => {
@@ -208,8 +208,8 @@ fn first_request_error(error: Error, address: &BaseUrl) -> Error {
     }
 }
 
-/// Returns whether an error is the response of an ordinary web server to a POST request. Proxies in front of Tinker servers respond with
-/// other statuses.
+/// Returns whether an error is the way in which an ordinary web server, not a Tinker server, rejects a POST request. Proxies in front of
+/// Tinker servers reject requests with other statuses.
 fn is_web_server(error: &Error) -> bool {
     let has_page = !error.body().is_empty() && !json_response::is_object(error.body());
     has_page && matches!(error.status(), Some(400 | 411 | 415 | 501))

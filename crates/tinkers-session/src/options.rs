@@ -18,7 +18,7 @@ pub struct SessionParts {
     pub transport: Arc<dyn Transport>,
     /// The clock. Sessions that share an endpoint must use clocks with the same origin.
     pub time: Arc<dyn Clock>,
-    /// The jitter of retries.
+    /// The source of the random spread of retry delays.
     pub jitter: Arc<dyn Jitter>,
     /// The spawner of tasks on the I/O runtime.
     pub spawner: Arc<dyn Spawn>,
@@ -36,7 +36,7 @@ pub struct SessionParts {
 pub struct HeartbeatParts {
     /// The transport that sends the heartbeats.
     pub transport: Arc<dyn Transport>,
-    /// The clock of the heartbeat intervals.
+    /// The clock that determines when heartbeats are sent.
     pub time: Arc<dyn Clock>,
     /// The spawner of the heartbeat loop. Dropped with the session.
     pub spawner: Arc<dyn Spawn>,
@@ -45,19 +45,19 @@ pub struct HeartbeatParts {
 /// The options of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// Tags of the session on the server.
+    /// The tags with which the server lists the session.
     pub tags: Vec<String>,
-    /// Metadata of the session on the server.
+    /// The metadata that the server stores with the session.
     pub user_metadata: BTreeMap<String, String>,
-    /// The project of the session.
+    /// The id of the project that the session belongs to.
     pub project_id: Option<String>,
     /// The display name of the session, which need not be unique.
     pub display_name: Option<String>,
     /// How long an operation may make no progress before it fails as stalled. Two hours by default.
     pub progress_deadline: Duration,
-    /// The time limit of an operation. None by default.
+    /// The time limit of an operation, including queues, retries and polls. None by default.
     pub operation_deadline: Option<Duration>,
-    /// The body format of forward-backward passes. Detected by default.
+    /// The body format of forward-backward passes, protobuf or JSON. By default, the format that the server accepts is detected.
     pub bodies: Option<BodyFormat>,
     /// The limits that the session requests. The strictest limits apply: of these limits, of the server's limits, and of the limits of all
     /// other sessions with the same server and API key.
@@ -69,7 +69,7 @@ pub struct SessionOptions {
     pub expiry: Duration,
     /// The timeouts of requests, by route class.
     pub timeouts: ClassTimeouts,
-    /// How requests are retried.
+    /// The retry policy: which failed requests are retried, how often, and after which pauses.
     pub retry_policy: RetryPolicy,
 }
 
@@ -118,7 +118,7 @@ impl SessionOptions {
     }
 }
 
-/// Checks that no limit is set that would have no effect.
+/// Checks that no limit is set that the limiter would ignore. For example, requests in flight are limited for the class `Sample` only.
 fn check_limits(limits: &LimiterSettings) -> Result<(), Error> {
     let LimiterSettings {
         sample: _,

@@ -9,12 +9,12 @@ use tinkers_core::Timestamp;
 /// The time from the first failure to the first report of an outage. Shorter outages are not reported, since broken connections are soon
 /// replaced.
 const FIRST_REPORT: Duration = Duration::from_secs(2);
-/// The time from the first failure to the second report of an outage. [`NEXT_REPORTS`] is the interval of later reports.
+/// The time from the first failure to the second report of an outage. Further reports follow at the interval [`NEXT_REPORTS`].
 const SECOND_REPORT: Duration = Duration::from_secs(10);
 const NEXT_REPORTS: Duration = Duration::from_secs(60);
 
-/// The reachability of a server, judged by the outcomes of all requests to an endpoint. All sessions of the endpoint share this value, so
-/// that an outage is reported once.
+/// The detector of whether a server is reachable, judged by the outcomes of all requests to an endpoint. All sessions of the endpoint share
+/// this value, so that an outage is reported once.
 #[derive(Debug, Default)]
 pub(crate) struct Reachability {
     /// Whether an outage may be in progress. If not, a successful request reads only this flag and takes no lock.
@@ -24,15 +24,15 @@ pub(crate) struct Reachability {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The time of the first failure since the last response; `None` if no request has failed since.
+    /// The time of the first failed request since the last response; `None` if no request has failed since that response.
     since: Option<Timestamp>,
-    /// The earliest time at which a failure is reported.
+    /// The earliest time at which the next failed request is reported as an outage.
     report_at: Timestamp,
     is_reported: bool,
 }
 
 impl Reachability {
-    /// Records a failed request. Returns the duration of the outage if it is time for a report.
+    /// Records a failed request. If the outage has to be reported now, returns its duration so far.
     pub(crate) fn failed(&self, now: Timestamp) -> Option<Duration> {
         let mut state = self.lock();
         let Some(since) = state.since else {

@@ -17,7 +17,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(10);
 /// The time limit of one request for the dynamic configuration.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Builds the request for the dynamic configuration.
+/// Builds the request for the dynamic configuration, the settings that a client refreshes during a session.
 pub(crate) fn request(policy: CallPolicy) -> Call {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::DYNAMIC_CONFIG, body, RouteClass::Control);

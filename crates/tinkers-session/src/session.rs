@@ -47,7 +47,7 @@ impl Session {
         &self.id
     }
 
-    /// Subscribes to the events of the session: failing heartbeats, their recovery, and the end of the session.
+    /// Subscribes to the events of the session: its heartbeats fail, its heartbeats succeed again, or the session has ended.
     pub fn events(&self) -> SessionEvents {
         self.state.events.subscribe()
     }

@@ -12,7 +12,7 @@ use crate::events::{EventSender, SessionEvent};
 /// do not keep the session alive.
 #[derive(Debug)]
 pub(crate) struct SessionState {
-    /// The signal that ends all calls of the session. The `Caller` of the session shares it.
+    /// The signal that ends all calls of the session. The session's `Caller`, which sends its requests, shares this signal.
     closing: Arc<CloseSignal>,
     pub(crate) events: EventSender,
     pub(crate) dynamic: ArcSwap<DynamicConfig>,
@@ -44,7 +44,8 @@ impl SessionState {
         was_open
     }
 
-    /// Records that the server has ended the session, and sends the event. Does nothing if the program has closed the session.
+    /// Records that the server has ended the session, and sends the event [`SessionEvent::Ended`]. Does nothing if the program has closed
+    /// the session.
     pub(crate) fn end(&self) {
         let ended = Error::new(
             ErrorKind::SessionLost,

@@ -23,8 +23,8 @@ impl From<&ClientConfig> for ChunkLimits {
     }
 }
 
-/// Splits `data` into chunks, and returns the index range of each chunk. The ranges are in order and without gaps. A datum above the byte
-/// limit forms a chunk of its own.
+/// Splits `data` into chunks, and returns the index range of each chunk. The ranges are in order and without gaps. A datum that exceeds the
+/// byte limit alone forms a chunk of its own.
 pub fn plan_chunks(data: &[Datum], limits: ChunkLimits) -> Vec<Range<usize>> {
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);

@@ -90,7 +90,7 @@ impl CreateLoraTrainingClient {
         self
     }
 
-    /// Attaches metadata to the training run.
+    /// Attaches metadata to the training run: strings that the program chooses.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = Some(metadata);
         self
@@ -183,7 +183,7 @@ impl CreateTrainingClientFromState {
         }
     }
 
-    /// Attaches metadata to the training run.
+    /// Attaches metadata to the training run: strings that the program chooses.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = Some(metadata);
         self

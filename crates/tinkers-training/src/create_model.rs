@@ -14,8 +14,8 @@ use tinkers_wire::{
 
 use crate::TrainingClient;
 
-/// Returns whether the server rejected a load because the request names no model. Some open-source servers load checkpoints only into
-/// existing models.
+/// Returns whether the server rejected the request to load a checkpoint into a new model because the request names no existing model. Some
+/// open-source servers load checkpoints only into existing models.
 pub(crate) fn needs_existing_model(error: &Error) -> bool {
     let is_refused = error.sent() == Sent::Answered && matches!(error.status(), Some(400 | 422));
     // An error with a request id is the failure of an accepted request.
@@ -113,7 +113,7 @@ impl ModelCreation {
         Ok((result, response.model_id))
     }
 
-    /// Logs a warning if a lost response may have left a second, unused model on the server.
+    /// Logs a warning if an earlier attempt of the creation, whose response was lost, may have created a second model that is not used.
     fn warn_of_orphan(&self, earlier: Sent, request_id: &str) {
         if earlier == Sent::MaybeSent
             && self.operation.session.profile().deduplicates != Deduplication::Everything
@@ -165,7 +165,7 @@ impl ModelCreation {
         ))
     }
 
-    /// Fetches the configuration of a checkpoint.
+    /// Requests the base model and the LoRA configuration with which a checkpoint was trained.
     async fn weights_info(&self, path: &TinkerPath) -> Result<WeightsInfo> {
         let body = to_json(&WeightsInfoRequest {
             tinker_path: path.to_string(),

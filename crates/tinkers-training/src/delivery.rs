@@ -21,13 +21,13 @@ enum RequestState {
     Accepted(Submitted),
     /// The server accepted the request. Its result is not retrieved, because the call has failed.
     Abandoned,
-    /// The server did not apply the request, so the sequence number of the request can be used again.
+    /// The server certainly did not apply the request, so its sequence number can be used again.
     Refused,
-    /// The request may have been applied.
+    /// The outcome of the request is unknown: the server may have applied it.
     Unknown,
 }
 
-/// Sends the requests of one submission.
+/// The delivery of one submission: sends the requests of a training call and reports the outcome to its caller.
 ///
 /// The first failure is reported to the caller at once, and also fails all later calls if the submission changes the model. Requests that
 /// are still in flight are awaited, since their outcomes decide whether the model may accept calls again.
@@ -190,7 +190,7 @@ impl Delivery {
         self.abandon_results();
     }
 
-    /// Returns whether the model may accept calls again after this failed call, judged by the current states of its requests.
+    /// Decides whether the model may accept calls again after this failed call, from the current states of its requests.
     fn recovery(&self) -> Recovery {
         let any = |is: fn(&RequestState) -> bool| self.states.iter().any(is);
         if any(|state| {
@@ -235,7 +235,7 @@ impl Delivery {
         }
     }
 
-    /// Counts an outcome that cannot be reported to the caller as a recovered error.
+    /// Counts a recovered error for an outcome that could not be reported, because the caller has dropped its future.
     fn count_undelivered(&self) {
         let caller = self.queue.session().caller();
         caller.recovered_errors.count(RecoveredError::Undelivered);

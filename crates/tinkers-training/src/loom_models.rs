@@ -17,10 +17,10 @@ use tinkers_core::{Error, ErrorKind, Sent};
 use crate::model_failure::{ModelFailure, Recovery};
 use crate::submission_queue::{Order, Queued};
 
-/// The maximum number of thread switches that loom forces in one execution.
+/// The maximum number of times that loom preempts a thread in one execution.
 const BOUND: usize = 3;
 
-/// A queued call, which records its outcome.
+/// A queued training call of a loom model. It records in a [`Record`] how it ended.
 pub(crate) struct Call {
     name: &'static str,
     first_seq: u64,
@@ -38,7 +38,7 @@ impl Queued for Call {
     }
 }
 
-/// A record of the calls of one execution. It uses a mutex that loom does not see, so recording adds no interleavings.
+/// A record of the training calls of one loom execution. It uses a mutex that loom does not see, so recording adds no interleavings.
 #[derive(Default)]
 struct Record {
     events: Mutex<Events>,
@@ -74,7 +74,8 @@ impl Record {
         self.write(|events| events.has_model_failed = true);
     }
 
-    /// Returns the violations of the invariants. Called after all threads have ended.
+    /// Returns the violations that this execution has shown: a call out of order, or a call that was not ended exactly once. Called after
+    /// all threads have ended.
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         self.write(|events| {
@@ -95,7 +96,7 @@ impl Record {
         faults
     }
 
-    /// Returns the violations of the invariants, including calls whose error does not name `cause`.
+    /// Returns the violations like [`Record::faults`]. A failed call whose error does not contain `cause` is a violation as well.
     fn faults_expecting_cause(&self, cause: &str) -> Vec<String> {
         let mut faults = self.faults();
         self.write(|events| {
@@ -111,7 +112,7 @@ pub(crate) fn error(words: &str) -> Error {
     Error::new(ErrorKind::Aborted, Sent::MaybeSent, words)
 }
 
-/// A submission order under test with the record of its calls.
+/// A submission order under test, with the record of the calls that were made.
 struct Scenario<L> {
     order: Arc<L>,
     record: Arc<Record>,
@@ -138,7 +139,7 @@ impl<L: TestedOrder> Scenario<L> {
         }
     }
 
-    /// Queues a call of `count` requests. A caller that receives the sender permit must send the queued calls.
+    /// Queues a call of `count` requests. If the sender permit is returned, the caller must send the queued calls.
     fn push(&self, name: &'static str, count: u64) -> Option<L::Permit> {
         let mut is_late = false;
         self.record.write(|events| {
@@ -189,7 +190,8 @@ impl<L: TestedOrder> Scenario<L> {
         });
     }
 
-    /// Takes the next call from the queue and fails this call. The failure also fails all queued and later calls.
+    /// Takes the next call from the queue and fails this call. The failure also fails all queued and later calls of the model. `recovery`
+    /// is whether the model may accept calls again.
     fn fail_next(&self, permit: &mut L::Permit, recovery: Recovery) {
         let call = L::next(permit).expect("its own call at least");
         let cause = error("the first cause");
@@ -250,7 +252,7 @@ fn negative_control_call_lost_at_the_end_of_the_sender_is_detected() {
     );
 }
 
-/// Explores a call that fails while two other calls arrive.
+/// Explores the interleavings of a call that fails and of two calls that other threads make meanwhile.
 fn failing_call<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -282,7 +284,7 @@ fn negative_control_separate_locks_for_failure_and_queue_are_detected() {
     assert!(findings.faults.contains(&late), "{:?}", findings.faults);
 }
 
-/// Explores a sender that is dropped after its first call, while two other calls arrive.
+/// Explores the interleavings of a sender that is dropped after it has sent one call, and of two calls that other threads make meanwhile.
 fn dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -314,7 +316,8 @@ fn negative_control_dropped_sender_without_failed_calls_is_detected() {
     assert!(faults.contains(&"queued after the failure".to_owned()));
 }
 
-/// Explores a call that fails, and a sender that is dropped before it reads the queue again, while another call arrives.
+/// Explores the interleavings of a sender that fails a call and is dropped before it reads the queue again, and of a call that another
+/// thread makes meanwhile.
 fn failure_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -342,7 +345,8 @@ fn negative_control_report_of_the_last_failure_is_detected() {
     assert_eq!(findings.faults, ["another cause"]);
 }
 
-/// Explores a rejected call and a dropped sender, while another thread recovers the model and makes a call.
+/// Explores the interleavings of a sender that fails a rejected call and is dropped, and of a thread that recovers the model and then makes
+/// a call.
 fn recovery_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();

@@ -6,8 +6,8 @@ use tinkers_wire::ForwardBackwardOutput;
 
 /// Merges the results of all chunks of a batch, in the order of the chunks. A single result is returned unchanged.
 ///
-/// Each metric is merged by the reduction in its name, as in `loss:sum`. Means are weighted by the number of outputs of each chunk. The
-/// result contains a metric without a known reduction only if all chunks have the same value.
+/// Each metric is merged by the reduction in its name, as in `loss:sum`. Means are weighted by the number of outputs of each chunk. A
+/// metric without a known reduction is kept only if all chunks have the same value of it.
 pub fn merge(mut chunks: Vec<ForwardBackwardOutput>) -> ForwardBackwardOutput {
     if chunks.len() == 1 {
         return chunks.remove(0);

@@ -79,8 +79,8 @@ impl ModelCalls {
             .collect()
     }
 
-    /// Starts a call that consists of one request. If the response to a save was lost and the checkpoint was found by name, `found` makes
-    /// the result from the path of the checkpoint.
+    /// Starts a call that consists of one request. `found` is used if the response to a save was lost and the checkpoint was found by its
+    /// name: it makes the result of the save from the path of the checkpoint.
     pub(crate) fn single<T: OperationResult>(
         &self,
         operation: Operation,
@@ -92,7 +92,8 @@ impl ModelCalls {
         start(operation, result)
     }
 
-    /// Queues a call that consists of one request before it returns. The returned future waits for the result.
+    /// Starts a call that consists of one request. The request enters the submission queue before this method returns; the returned future
+    /// waits for the result.
     pub(crate) fn queue_one<T: OperationResult>(
         &self,
         operation: &Operation,
@@ -117,8 +118,8 @@ impl ModelCalls {
         Box::pin(waiter.single(queued, found))
     }
 
-    /// Creates an operation that contains a training call of this model. While the submission queue of the model moves, the operation does
-    /// not count as stalled.
+    /// Creates the operation of a training call of this model. While the submission queue of the model moves, the operation does not count
+    /// as stalled.
     pub(crate) fn operation(&self, name: &'static str) -> Operation {
         let session = Arc::clone(self.queue.session());
         let queue = Arc::<SubmissionQueue>::clone(&self.queue);

@@ -16,7 +16,8 @@ pub(crate) fn is_name_taken(error: &Error) -> bool {
     kind && says_exists(error)
 }
 
-/// Returns whether the server's error text says that an object exists already. Conflicts about a reused sequence number have other texts.
+/// Returns whether the server's error text says that an object exists already. This distinguishes a name conflict from a conflict about a
+/// reused sequence number, which has another text.
 pub(crate) fn says_exists(error: &Error) -> bool {
     let words = tinkers_wire::error_text(error.body()).unwrap_or_default();
     let words = words.to_ascii_lowercase();
@@ -24,7 +25,7 @@ pub(crate) fn says_exists(error: &Error) -> bool {
     words.contains("exist") && !is_missing.iter().any(|missing| words.contains(missing))
 }
 
-/// Converts the error of a save under an existing name to a `Conflict` error, in whatever form the server reported the conflict.
+/// Converts the error of a save whose name is in use to a `Conflict` error. Servers report such a conflict with different statuses.
 pub(crate) fn name_taken(name: &SavedName, error: Error) -> Error {
     let overwrite = match name.kind {
         CheckpointKind::Training => ", or replace the checkpoint with SaveState::overwrite",

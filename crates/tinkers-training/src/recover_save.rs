@@ -15,7 +15,7 @@ use crate::requests::{OnLostReply, SavedName};
 use crate::submission_queue::SubmissionQueue;
 use crate::submit::{Outgoing, Submitted};
 
-/// Submits a named save. Records the name in `queue` unless the server certainly saved nothing.
+/// Submits a named save. Records in `queue` that the name may be in use, unless the server certainly saved nothing.
 pub(crate) async fn send_named(
     queue: &SubmissionQueue,
     save: &Outgoing<'_>,
@@ -40,8 +40,9 @@ pub(crate) async fn send_named(
     sent
 }
 
-/// Submits a save, and recovers the save if the response was lost. `new_name` is the name of the save if only this call can have created a
-/// checkpoint of that name. Without `new_name` the save cannot be found by name.
+/// Submits a save. If the response was lost, looks for the checkpoint by its name, and repeats the save if there is none. `new_name` is the
+/// name of the save if only this call can have created a checkpoint of that name. Without `new_name` the checkpoint cannot be found by
+/// name.
 pub(crate) async fn send(save: &Outgoing<'_>, new_name: Option<&SavedName>) -> Result<Submitted> {
     let error = match save.send(save.policy()).await {
         Ok(submitted) => return Ok(submitted),
@@ -70,7 +71,7 @@ fn is_own_conflict(error: &Error) -> bool {
 }
 
 /// Looks for the checkpoint of a save after the response to the save was lost. Repeats the save if there is no such checkpoint. `lost` is
-/// the error of the save.
+/// the error of the save, returned if the lookup fails.
 async fn look_up_or_repeat(
     save: &Outgoing<'_>,
     new_name: Option<&SavedName>,
@@ -98,7 +99,8 @@ async fn look_up_or_repeat(
     Err(error.with_context("the response to the save was lost, and its retry failed, too"))
 }
 
-/// Handles a retry that the server rejected because the sequence number or the name is in use. `conflict` is the error of the retry.
+/// Finds out the outcome of a save whose retry the server rejected because the sequence number or the name is in use, probably by the first
+/// attempt. `conflict` is the error of the retry.
 async fn handle_conflict(
     save: &Outgoing<'_>,
     new_name: Option<&SavedName>,

@@ -20,7 +20,7 @@ pub(crate) trait Request: Send + Sync + fmt::Debug {
     /// Builds the HTTP call of the request with this sequence number.
     fn call(&self, seq_id: u64, profile: &ServerProfile) -> Result<Call>;
 
-    /// Returns what to do if the response was lost and the server is not known to deduplicate the request.
+    /// Returns the action after a lost response, for a server that is not known to deduplicate the request.
     fn on_lost_reply(&self) -> OnLostReply;
 
     /// Returns whether the request saves weights.
@@ -40,17 +40,17 @@ pub(crate) trait Request: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Returns whether the request can be encoded in protobuf or in JSON, depending on the server.
+    /// Returns whether the body of the request has two formats, protobuf and JSON, of which the server may accept only one.
     fn has_formats(&self) -> bool {
         false
     }
 
-    /// Returns whether servers decode the same data from the JSON body as from the protobuf body.
+    /// Returns whether the JSON body loses no data, so that servers decode the same request from it as from the protobuf body.
     fn is_the_same_in_json(&self) -> bool {
         true
     }
 
-    /// Returns whether the request adds gradients.
+    /// Returns whether the request adds gradients to the accumulated gradients of the model.
     fn adds_gradients(&self) -> bool {
         false
     }
@@ -60,7 +60,7 @@ pub(crate) trait Request: Send + Sync + fmt::Debug {
         true
     }
 
-    /// Returns the kind of deduplication with which a server applies the request only once even if it is retried.
+    /// Returns the kind of deduplication that a server must have, so that it applies the request only once even if the request is retried.
     fn required_deduplication(&self) -> Deduplication {
         Deduplication::Everything
     }
@@ -161,7 +161,8 @@ impl Pass {
         sparse.next().map(|(name, _)| name.as_str())
     }
 
-    /// Fails if a loss input is sparse: some servers silently ignore the indices of sparse tensors in JSON.
+    /// Checks that the pass can be sent as JSON. Fails if a loss input is sparse, since some servers silently ignore the indices of sparse
+    /// tensors in JSON.
     fn check_json(&self) -> Result<()> {
         let Some(name) = self.sparse_input() else {
             return Ok(());

@@ -73,7 +73,8 @@ impl ResultWaiter {
         Ok(merge(outputs.into_iter().flatten().collect()))
     }
 
-    /// Waits until the requests of the call are accepted. Fails as soon as a rate limit delays the call beyond the deadline of the operation.
+    /// Waits until the requests of the call are accepted. Fails as soon as a pause of the rate limiter will delay the call beyond the
+    /// deadline of the operation.
     async fn submitted(&self, mut receiver: OutcomeReceiver) -> Result<Vec<Submitted>> {
         let Some(deadline) = self.operation.deadline else {
             return delivered(receiver.await);
@@ -95,7 +96,7 @@ impl ResultWaiter {
         }
     }
 
-    /// Fails if the call waits for the rate limit, and the server's retry delay ends after `deadline`.
+    /// Fails if the call waits for admission by the rate limiter, and the pause that the server asked for ends after `deadline`.
     fn check_deadline(&self, deadline: Timestamp) -> Result<()> {
         let Operation {
             session,
@@ -174,7 +175,8 @@ impl ResultWaiter {
         }
     }
 
-    /// Adds to the error of a failed chunk which other chunks are done. Logs the abandoned results of the other chunks.
+    /// Adds to the error of a failed chunk the sequence numbers of the chunks that are done. Logs that the results of the remaining chunks
+    /// are abandoned.
     fn chunk_failed(
         &self,
         failed: usize,

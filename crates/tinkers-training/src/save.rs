@@ -14,8 +14,8 @@ use tinkers_wire::{
 use crate::model_calls::ModelCalls;
 use crate::requests::{OnLostReply, Request, SavedName};
 
-/// A builder for a save of weights and optimizer state, made by [`TrainingClient::save_state`](crate::TrainingClient::save_state). Await the builder, or start the save with
-/// [`SaveState::send`]. Until then nothing is queued or sent.
+/// A builder for a save of weights and optimizer state, made by [`TrainingClient::save_state`](crate::TrainingClient::save_state). Await
+/// the builder, or start the save with [`SaveState::send`]. Until then nothing is queued or sent.
 ///
 /// ```no_run
 /// # async fn save(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
@@ -62,7 +62,7 @@ impl SaveState {
         self
     }
 
-    /// Attaches metadata of the program to the checkpoint.
+    /// Attaches metadata to the checkpoint: strings that the program chooses.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.body.user_metadata = Some(metadata);
         self
@@ -90,8 +90,9 @@ impl IntoFuture for SaveState {
     }
 }
 
-/// A builder for a save of weights for sampling, made by [`TrainingClient::save_weights_for_sampler`](crate::TrainingClient::save_weights_for_sampler). Await the builder, or start the save
-/// with [`SaveForSampler::send`]. Until then nothing is queued or sent.
+/// A builder for a save of weights for sampling, made by
+/// [`TrainingClient::save_weights_for_sampler`](crate::TrainingClient::save_weights_for_sampler). Await the builder, or start the save with
+/// [`SaveForSampler::send`]. Until then nothing is queued or sent.
 ///
 /// ```no_run
 /// # async fn save(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
@@ -133,7 +134,7 @@ impl SaveForSampler {
         self
     }
 
-    /// Attaches metadata of the program to the saved weights.
+    /// Attaches metadata to the saved weights: strings that the program chooses.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.body.user_metadata = Some(metadata);
         self
@@ -164,8 +165,8 @@ impl SaveForSampler {
     }
 }
 
-/// Validates a save. Assigns a sampling sequence number to an unnamed save. The sampling sequence number is assigned once, since each retry
-/// of an unnamed save must have the same one.
+/// Validates a save of weights for sampling, and builds its request. Assigns a sampling sequence number to an unnamed save. The sampling
+/// sequence number is assigned once, since each retry of an unnamed save must have the same one.
 fn request_for_sampler(
     mut body: wire::SaveWeightsForSampler,
     next_sampling_seq: impl FnOnce() -> u64,

@@ -27,7 +27,8 @@ pub(crate) fn submit(
     Ok(outcome)
 }
 
-/// Sends queued submissions until the queue is empty. If the task is aborted, dropping `permit` fails the remaining submissions.
+/// Sends queued submissions until the queue is empty. If the task that runs this function is aborted, `permit` is dropped, which fails the
+/// remaining submissions.
 async fn send_all(queue: Arc<SubmissionQueue>, mut permit: SendPermit<Entry>) {
     while let Some(entry) = permit.next() {
         // Nothing is submitted after the close of the session, so the sequence numbers are not needed any more.

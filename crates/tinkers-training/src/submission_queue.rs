@@ -25,7 +25,7 @@ pub(crate) struct Submission {
     pub(crate) progress: Arc<ProgressCell>,
     pub(crate) operation: &'static str,
     pub(crate) called_at: Timestamp,
-    /// The flag for calls made inside another request, such as by a transport layer.
+    /// The mark of whether the call was made inside another request, such as by a transport layer.
     pub(crate) mark: NestedMark,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct SubmissionQueue {
     head: Mutex<Head>,
 }
 
-/// The submission that is being sent. Its progress shows that the queue moves.
+/// The submission at the head of the queue, which is being sent. Its progress shows that the queue moves.
 #[derive(Debug, Default)]
 struct Head {
     since: Timestamp,
@@ -129,7 +129,7 @@ impl SubmissionQueue {
         Ok((outcome, permit))
     }
 
-    /// Accepts calls again after a failed call of which the server applied nothing. See [`Order::recover`].
+    /// Lets the model accept calls again after a failed call of which the server applied nothing. See [`Order::recover`].
     pub(crate) fn recover(&self) -> Result<()> {
         self.order.recover()
     }
@@ -140,17 +140,19 @@ impl SubmissionQueue {
         self.order.fail_model(failure);
     }
 
-    /// Records that the server has accepted the submission that is being sent, so that new calls no longer wait for this submission.
+    /// Records that the server has accepted the submission that is being sent, so that calls that must not wait, those made inside another
+    /// request, can be queued again.
     pub(crate) fn mark_head_accepted(&self) {
         self.order.mark_head_accepted();
     }
 
-    /// Makes the `count` sequence numbers of the submission that is being sent available to the next submissions.
+    /// Makes the `count` sequence numbers of the submission that is being sent available again, because the server has used none of these.
+    /// Queued submissions are renumbered and use them.
     pub(crate) fn free_numbers(&self, count: u64) {
         self.order.free_numbers(count);
     }
 
-    /// Records whether the model may accept calls again. Called when all requests of the failed submission have ended.
+    /// Records whether the failed model may accept calls again. Called when all requests of the failed submission have ended.
     pub(crate) fn decide_recovery(&self, recovery: Recovery) {
         self.order.decide_recovery(recovery);
     }
@@ -165,7 +167,7 @@ impl SubmissionQueue {
         lock(&self.saved).insert(name);
     }
 
-    /// Records the progress of the submission that is being sent.
+    /// Records the progress of the submission that is being sent, from which the activity of the queue is read.
     pub(crate) fn set_head(&self, progress: &Arc<ProgressCell>) {
         *lock(&self.head) = Head {
             since: self.session.caller().time.now(),
@@ -243,7 +245,7 @@ pub(crate) struct Order<T> {
 struct State<T> {
     next_seq: u64,
     queue: VecDeque<T>,
-    /// Whether a [`SendPermit`] exists.
+    /// Whether a [`SendPermit`] exists, so that a task sends the queued entries.
     has_sender: bool,
     /// Whether an entry was taken out of the queue, and the server has not accepted the entry yet.
     is_head_pending: bool,
@@ -276,8 +278,8 @@ impl<T: Queued> Order<T> {
     /// numbers. A caller that receives the permit must send the queued entries.
     ///
     /// # Errors
-    /// The error of a failed model. The error `busy`, if `busy` is given and another entry is queued or being sent. In both cases `entry`
-    /// is not called.
+    /// If the model has failed, the error of the failure. If `busy` is given and another entry is queued or being sent, the error `busy`.
+    /// In both cases `entry` is not called.
     pub(crate) fn push(
         self: &Arc<Self>,
         count: u64,
@@ -304,7 +306,7 @@ impl<T: Queued> Order<T> {
         }))
     }
 
-    /// Accepts calls again after a failed call of which the server applied nothing. Does nothing if the model has not failed.
+    /// Lets a failed model accept calls again, if the server applied nothing of the failed call. Does nothing if the model has not failed.
     ///
     /// # Errors
     /// The error of the failed model, if a part of the failed call may have been applied or some of its requests are in flight.
@@ -342,7 +344,7 @@ impl<T: Queued> Order<T> {
         failed.notify();
     }
 
-    /// Records whether the model may accept calls again, if this is still undecided.
+    /// Records whether the failed model may accept calls again, if this is still undecided.
     pub(crate) fn decide_recovery(&self, recovery: Recovery) {
         if let Some(failure) = &mut lock(&self.state).failure
             && failure.recovery == Recovery::Undecided

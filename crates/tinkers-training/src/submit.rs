@@ -15,15 +15,15 @@ use tinkers_wire::{SubmissionResponse, TinkerPath, routes};
 
 use crate::requests::{OnLostReply, Request};
 
-/// A request of a training call that the server has accepted.
+/// A request of a training call whose submission has succeeded.
 #[derive(Debug)]
 pub(crate) enum Submitted {
     /// The server returned a request id. The result can be retrieved with this id.
     Accepted {
         response: SubmissionResponse,
-        /// The permit of the in-flight limit. The permit is held until the result is retrieved.
+        /// The permit of the rate limiter that counts the request as in flight. The permit is held until the result is retrieved.
         in_flight_permit: InFlightPermit,
-        /// The time from the method call to the server's response.
+        /// The time from the call of the public method to the server's response.
         elapsed: Duration,
         seq_id: u64,
         /// Whether an earlier attempt of the request may have been applied.
@@ -70,7 +70,7 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Returns a retry policy that also retries after attempts that may have been applied.
+    /// Returns a retry policy that also retries after an attempt that the server may have applied.
     pub(crate) fn repeating(&self) -> CallPolicy {
         let window = CallPolicy::PATIENT.window;
         CallPolicy {
@@ -79,8 +79,8 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Sends the request. If the server is not known to accept a body format and rejects the format of a forward or forward-backward pass,
-    /// sends the request once in the other format. Remembers the format that the server accepts.
+    /// Sends the request. If the server rejects a forward or forward-backward pass, probably because of its body format, and is not known
+    /// to accept this format, sends the request once in the other format. Remembers the format that the server accepts.
     pub(crate) async fn send(&self, policy: CallPolicy) -> Result<Submitted> {
         let profile = self.session.profile();
         if !self.request.has_formats() || profile.body_format_confirmed {
@@ -166,8 +166,8 @@ impl Outgoing<'_> {
         self.accepted(accepted)
     }
 
-    /// Returns whether the server is known to accept the format of the attempt: the OpenAPI document lists the format, or a concurrent
-    /// request in this format was accepted.
+    /// Returns whether the server is known to accept the body format of the attempt: its OpenAPI document lists the format, or another
+    /// request in this format was accepted meanwhile.
     fn is_known_format(&self, tried: &ServerProfile) -> bool {
         let known = self.session.profile();
         let accepted = known.body_format_confirmed && known.body_format == tried.body_format;
@@ -223,7 +223,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// Returns whether the server responded with one of these statuses, and no earlier attempt may have been applied.
+/// Returns whether the server responded with one of these statuses, and no earlier attempt of the request can have been applied.
 fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
     let status = error
         .status()
@@ -231,12 +231,13 @@ fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
     status && error.sent() == Sent::Answered
 }
 
-/// The response statuses after which an attempt is not retried.
+/// The rule that decides after which response statuses an attempt is not retried.
 #[derive(Debug, Clone, Copy)]
 enum FinalStatuses {
-    /// The final statuses of the retry policy.
+    /// The statuses that the retry policy does not retry.
     Standard,
-    /// The final statuses of the retry policy, and the 500 of a server that cannot decode the body format.
+    /// The statuses that the retry policy does not retry, and a 500 in plain text, with which some servers respond if they cannot decode
+    /// the body format.
     StandardAndBare500,
 }
 

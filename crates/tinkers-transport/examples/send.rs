@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Responds to each request with the method and path of the request, and whether the request contains an API key.
+/// Responds to each request with the method and path of the request, and with a statement of whether the request contains an API key.
 async fn serve(listener: TcpListener) {
     let service = service_fn(|request: Request<Incoming>| async move {
         let key = request.headers().contains_key("x-api-key");

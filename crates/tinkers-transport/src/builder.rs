@@ -98,13 +98,13 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the HTTP versions; negotiated by default.
+    /// Sets the HTTP versions; by default, HTTP/2 or HTTP/1.1 is negotiated in the TLS handshake.
     pub fn http_versions(mut self, versions: HttpVersions) -> Self {
         self.versions = versions;
         self
     }
 
-    /// Sets the proxies; none by default.
+    /// Sets the proxies; without this call, no proxy is used.
     pub fn proxy(mut self, proxy: ProxyConfig) -> Self {
         self.proxy = proxy;
         self
@@ -147,7 +147,7 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the counters of recovered errors in which the transport counts its own errors.
+    /// Sets the counters in which the transport counts the errors that it recovers from, such as a retry on another connection.
     pub fn recovered_errors(mut self, recovered_errors: Arc<RecoveredErrors>) -> Self {
         self.recovered_errors = recovered_errors;
         self

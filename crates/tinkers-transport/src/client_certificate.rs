@@ -19,7 +19,7 @@ pub struct ClientCertificate {
     key: SecretSlice<u8>,
 }
 
-/// The name of the invalid field in errors.
+/// The name of the field in errors about an invalid client certificate.
 const FIELD: &str = "client_certificate";
 
 impl ClientCertificate {
@@ -33,7 +33,7 @@ impl ClientCertificate {
         }
     }
 
-    /// Parses the certificate chain and the private key.
+    /// Parses the certificate chain and the private key to the form in which the TLS configuration presents them.
     ///
     /// # Errors
     /// `InvalidInput` with the field `client_certificate` if the chain or the key is invalid, or the key belongs to another certificate.

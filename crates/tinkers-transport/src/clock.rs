@@ -30,7 +30,7 @@ use crate::shared_runtime;
 /// that the tasks that sleep can proceed and report the end of the runtime.
 #[derive(Clone)]
 pub struct TokioClock {
-    /// The shared state. A single pointer, since each of many sleeps holds a clone of the clock.
+    /// The shared state of all clones. It is a single pointer, since a program may have many sleeps, and each holds a clone of the clock.
     inner: Arc<Inner>,
 }
 
@@ -82,7 +82,7 @@ impl TokioClock {
         Some(tokio::time::sleep_until(instant.into()))
     }
 
-    /// Waits until `at` in a task of the runtime, for a thread that cannot enter the runtime.
+    /// Waits until `at` in a task of the runtime. Used on a thread that cannot enter the runtime.
     async fn wait_in_task(&self, at: Timestamp) {
         let sleep = self.sleep_until(at);
         if self.inner.handle.spawn(sleep).await.is_err() {
@@ -102,7 +102,7 @@ impl TokioClock {
         }
     }
 
-    /// Waits until `at` on the timers of the shared runtime.
+    /// Waits until `at` on the timers of the shared runtime. Used after the clock's own runtime has ended.
     async fn wait_on_shared_runtime(&self, at: Timestamp) {
         let left = at.since(self.now());
         match shared_runtime::handle() {
@@ -164,7 +164,7 @@ impl fmt::Debug for TokioClock {
     }
 }
 
-/// The maximum difference between two clock readings that count as simultaneous.
+/// The maximum difference between two clock readings that the tests regard as simultaneous.
 const TOLERANCE: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

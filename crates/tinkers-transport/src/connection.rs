@@ -17,7 +17,7 @@ use crate::upload_body::UploadBody;
 pub(crate) enum Connection {
     Http1 {
         sender: http1::SendRequest<UploadBody>,
-        /// The proxy at the other end, if there is one. A proxy needs request URIs in absolute form.
+        /// The proxy to which the connection leads, if it leads to a proxy without a tunnel. A proxy needs request URIs in absolute form.
         proxy: Option<ProxyRoute>,
         first_bytes: FirstBytes,
     },
@@ -51,8 +51,7 @@ impl Connection {
         }
     }
 
-    /// Returns the protocol of the peer and the name of this protocol, if the first bytes from the peer show that the peer does not speak
-    /// HTTP/1.1.
+    /// Returns the protocol of the peer and its name, if the first bytes that the peer has sent show a protocol other than HTTP/1.1.
     pub(crate) fn foreign_protocol(&self) -> Option<(PeerProtocol, &'static str)> {
         match self {
             Self::Http1 { first_bytes, .. } => {
@@ -63,7 +62,7 @@ impl Connection {
         }
     }
 
-    /// Returns the name of the peer for messages: the address of `origin`, or the proxy.
+    /// Returns the name of the peer for error messages: the address of `origin`, or that of the proxy.
     pub(crate) fn peer(&self, origin: &Origin) -> String {
         match self {
             Self::Http1 {

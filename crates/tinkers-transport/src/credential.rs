@@ -11,7 +11,7 @@ use tinkers_wire::check_api_key;
 
 use crate::redaction::Redactor;
 
-/// A credential of the client.
+/// A credential with which the client authenticates itself to the server.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Credential {
@@ -66,13 +66,14 @@ impl fmt::Debug for CloudflareAccess {
 /// The headers that are sent only to the origin of the base URL: the credential, Cloudflare Access, and the default headers.
 pub(crate) struct TrustedHeaders {
     fixed: HeaderMap,
-    /// The header of the credential. The credential may be replaced while requests are in flight.
+    /// The header with the API key. The API key may be replaced while requests are in flight.
     key: RwLock<Key>,
 }
 
 struct Key {
     value: Option<HeaderValue>,
-    /// Masks the current API key and the previous one. Requests in flight may still carry the previous API key.
+    /// The redactor that masks the current API key and the previous one in responses and errors. Requests in flight may still carry the
+    /// previous API key.
     redactor: Arc<Redactor>,
 }
 
@@ -105,18 +106,19 @@ impl TrustedHeaders {
         Ok(())
     }
 
-    /// Returns the redactor of the current secrets.
+    /// Returns the redactor, which masks these headers' secrets in responses and errors.
     pub(crate) fn redactor(&self) -> Arc<Redactor> {
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&key.redactor)
     }
 
-    /// Returns the number of headers that [`add_to`](Self::add_to) adds at most.
+    /// Returns the maximum number of headers that [`add_to`](Self::add_to) adds to a request.
     pub(crate) fn len(&self) -> usize {
         self.fixed.len() + 1
     }
 
-    /// Adds the trusted headers to `headers`. Replaces headers of the same name.
+    /// Adds the API key, the Cloudflare token and the default headers to the `headers` of a request. They replace headers of the same name.
+    /// The request must go to the origin of the base URL, since no other server may receive these headers.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = &key.value {

@@ -21,7 +21,7 @@ pub struct DedicatedThread {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The shared threads that are running, by name.
+/// The threads that [`DedicatedThread::shared`] has started and that still run, by name.
 static SHARED: Mutex<BTreeMap<String, Weak<DedicatedThread>>> = Mutex::new(BTreeMap::new());
 
 impl DedicatedThread {

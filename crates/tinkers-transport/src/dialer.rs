@@ -26,7 +26,7 @@ pub(crate) struct NewConnection {
     pub(crate) connection: Connection,
     /// The future that does the I/O of the connection. The caller must poll this future until it ends.
     pub(crate) driver: Driver,
-    /// The number of concurrent streams that the server allows; `None` for HTTP/1.1.
+    /// The number of concurrent streams that the server allows, as it changes; `None` for HTTP/1.1.
     pub(crate) max_streams: Option<watch::Receiver<usize>>,
 }
 
@@ -50,8 +50,8 @@ pub(crate) struct DialTimeout<'a> {
 }
 
 impl<'a> DialTimeout<'a> {
-    /// Starts a time limit that is 5 % shorter than `connect`. So a slow connection fails, with an error that names the slow step, shortly
-    /// before the timeout of the request, since the error of that timeout does not name the step.
+    /// Starts a time limit that is 5 % shorter than `connect`. The request that waits for the connection has the timeout `connect`, and the
+    /// error of that timeout does not say which step was slow. The shorter limit passes first, with an error that names the step.
     pub(crate) fn new(connect: Duration, clock: &'a dyn Clock) -> Self {
         let timeout = connect - connect / 20;
         let deadline = clock.now().after(timeout);
@@ -72,8 +72,8 @@ impl<'a> DialTimeout<'a> {
     }
 }
 
-/// The time without traffic after which a keep-alive ping is sent to the peer. Applies to idle connections, too. The peer has the same time
-/// to reply to the ping.
+/// The time without traffic after which a keep-alive ping is sent to the peer. Applies to idle connections, too. If the peer does not reply
+/// to the ping within the same time, the connection is closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// The flow-control window of an HTTP/2 stream. Results may be many megabytes, and each 64 KiB of the default window costs a round trip.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -236,7 +236,7 @@ where
     }
 }
 
-/// A connector that returns an open connection, once.
+/// A connector that returns a connection that is open already. For the proxy tunnel, which takes its connection from a connector.
 struct ReadyConnector(Option<ObservedStream<TcpStream>>);
 
 impl Service<Uri> for ReadyConnector {
@@ -355,7 +355,8 @@ mod tests {
     use super::*;
     use crate::io_runtime::IoRuntime;
 
-    /// A resolver that returns the next list of addresses for each lookup, and the last one from then on.
+    /// A fake resolver of host names. Each lookup returns the next of the given address lists; when only one list is left, every lookup
+    /// returns this list.
     #[derive(Clone)]
     struct FakeResolver {
         results: Arc<Mutex<Vec<Vec<SocketAddr>>>>,
@@ -407,7 +408,8 @@ mod tests {
             .await
     }
 
-    /// Listens on one port of two loopback addresses: the backlog of the first one is full, and the second one accepts connections.
+    /// Listens on the same port of two loopback addresses. Connections to the first address are never accepted, since its backlog is full;
+    /// the second address accepts connections.
     async fn dead_and_live() -> (SocketAddr, SocketAddr, Backlog, TcpListener) {
         let live = TcpListener::bind("127.0.0.2:0").await.unwrap();
         let live_at = live.local_addr().unwrap();

@@ -30,7 +30,7 @@ pub(crate) fn unreachable(
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message).with_source(error)
 }
 
-/// Returns the error of a TCP connection to `address` that was not accepted in time.
+/// Returns the error of a TCP connection to `address` that was not established within `limit`.
 pub(crate) fn not_connected(address: &str, limit: Duration) -> TransportError {
     let message = format!(
         "{address} did not accept the connection within {limit:?} (the `connect` limit); check the address and the network"
@@ -103,7 +103,7 @@ fn correction(peer_protocol: PeerProtocol, scheme: Scheme) -> &'static str {
     }
 }
 
-/// Returns the error of a TLS handshake with `origin` that was not finished in time.
+/// Returns the error of a TLS handshake with `origin` that was not finished within `limit`.
 pub(crate) fn no_handshake(origin: &Origin, limit: Duration) -> TransportError {
     let message = format!(
         "{} accepted the connection and did not finish the TLS handshake within {limit:?} (the `connect` limit); does it speak TLS on this port?",
@@ -112,7 +112,7 @@ pub(crate) fn no_handshake(origin: &Origin, limit: Duration) -> TransportError {
     TransportError::new(TransportErrorKind::Timeout, Sent::NotSent, message)
 }
 
-/// Returns the error of a proxy that did not respond to `CONNECT` in time.
+/// Returns the error of a proxy that did not respond to `CONNECT` within `limit`.
 pub(crate) fn no_tunnel(origin: &Origin, proxy: &str, limit: Duration) -> TransportError {
     let message = format!(
         "cannot connect to {} through the proxy {proxy}: it did not respond to CONNECT within {limit:?} (the `connect` limit)",
@@ -148,7 +148,7 @@ pub(crate) fn tunnel(
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message).with_source(error)
 }
 
-/// Returns the error of an HTTP/2 connection after the settings of the server did not arrive in time.
+/// Returns the error of a new HTTP/2 connection on which the settings of the server did not arrive in time.
 pub(crate) fn no_settings(
     origin: &Origin,
     peer_protocol: PeerProtocol,
@@ -255,7 +255,7 @@ pub(crate) fn aborted(origin: &Origin, sent: Sent) -> TransportError {
     TransportError::new(TransportErrorKind::Aborted, sent, message)
 }
 
-/// Returns the error of a timeout that passed. `phase` is the name of the timeout's field in `Timeouts`.
+/// Returns the error of a request whose timeout has passed. `phase` names the timeout by its field in `Timeouts`, such as `idle`.
 pub(crate) fn timed_out(
     origin: &Origin,
     phase: &str,
@@ -275,7 +275,7 @@ pub(crate) fn timed_out(
     TransportError::new(TransportErrorKind::Timeout, sent, message)
 }
 
-/// Returns the error of a broken connection.
+/// Returns the error of a request whose connection broke.
 pub(crate) fn broken(origin: &Origin, sent: Sent, error: hyper::Error) -> TransportError {
     let message = match sent {
         Sent::NotSent => format!(
@@ -290,7 +290,8 @@ pub(crate) fn broken(origin: &Origin, sent: Sent, error: hyper::Error) -> Transp
     TransportError::new(TransportErrorKind::Broken, sent, message).with_source(error)
 }
 
-/// Returns the error of a request that was admitted but must not be sent, because a rate-limited response has closed the gate.
+/// Returns the error of a request that was admitted but must not be sent, because a rate-limited response to another request has meanwhile
+/// closed the gate of the rate limiter.
 pub(crate) fn held(origin: &Origin) -> TransportError {
     let message = format!(
         "the request to {} was held back by the rate limit",
@@ -304,7 +305,7 @@ pub(crate) fn invalid(message: impl Into<String>) -> TransportError {
     TransportError::new(TransportErrorKind::Invalid, Sent::NotSent, message)
 }
 
-/// Returns the error of a closed transport.
+/// Returns the error of a request on a transport that was closed.
 pub(crate) fn closed() -> TransportError {
     TransportError::new(
         TransportErrorKind::Closed,

@@ -26,14 +26,17 @@ pub(crate) struct OutgoingRequest<'a> {
     pub(crate) method: &'a Method,
     /// The headers of the caller, without those that the transport adds.
     pub(crate) headers: &'a HeaderMap,
-    /// Whether all redirects so far led to the origin of the base URL. Only such a request may carry secrets.
+    /// Whether all redirects so far led to the origin of the base URL. Only such a request may carry the API key and the other headers for
+    /// that origin.
     pub(crate) is_trusted: bool,
     pub(crate) body: &'a Bytes,
-    /// The rate-limit check. It is called immediately before the request is written, and informed of a rate-limited response.
+    /// The check of whether the rate limiter still lets the request be sent. It is made immediately before the request is written. It is
+    /// also told of a rate-limited response.
     pub(crate) departure: &'a DepartureCheck,
 }
 
-/// The timeouts and the size limit of a request. They cover all redirects and the retry on another connection.
+/// The timeouts of a request, and the size limit of its response. The total timeout covers all redirects and the retry on another
+/// connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestLimits {
     pub(crate) timeouts: Timeouts,
@@ -41,7 +44,7 @@ pub(crate) struct RequestLimits {
     pub(crate) max_bytes: usize,
 }
 
-/// The error of a request without a complete response.
+/// The error of a request for which no complete response arrived.
 pub(crate) struct ExchangeError {
     pub(crate) error: TransportError,
     /// Whether the server has certainly not processed the request, according to hyper or the server. If so, the request may be sent again.
@@ -59,8 +62,9 @@ impl From<TransportError> for ExchangeError {
 
 /// Sends a request with `headers` on `connection` and reads the whole response.
 ///
-/// The rate limit is checked again when the connection is ready for the request. If the request may not be sent, the error is `Held`,
-/// and the connection is unchanged. Dropping the future resets the HTTP/2 stream, or closes the HTTP/1.1 connection.
+/// When the connection is ready for the request, the rate limiter is asked again whether the request may be sent. If not, the error is
+/// `Held`, and the connection can be used for another request. Dropping the future resets the HTTP/2 stream, or closes the HTTP/1.1
+/// connection.
 pub(crate) async fn exchange(
     connection: &mut Connection,
     outgoing: &OutgoingRequest<'_>,
@@ -114,7 +118,7 @@ pub(crate) async fn exchange(
 type HeadResult = Result<Response<Incoming>, TrySendError<Request<UploadBody>>>;
 type Sending<'a> = Pin<&'a mut (dyn Future<Output = HeadResult> + Send)>;
 
-/// The wait for the head of a response.
+/// The wait for the head of a response, which ends early if the request times out.
 struct ResponseHead<'a> {
     origin: &'a Origin,
     progress: &'a UploadProgress,
@@ -188,8 +192,8 @@ fn broken(
     }
 }
 
-/// Returns the timeout that passes next: its name, its length, and the time at which it passes. The timeout is `idle` during the upload and
-/// `first_byte` after the upload, or `total` if that timeout passes earlier.
+/// Returns the timeout that applies to the wait for the head of the response: its name, its length, and the time at which it passes. The
+/// timeout is `idle` during the upload and `first_byte` after the upload, or `total` if that timeout passes earlier.
 fn phase(progress: &UploadProgress, limits: &RequestLimits) -> (&'static str, Duration, Timestamp) {
     let (last, done) = progress.state();
     let (phase, limit) = if done {

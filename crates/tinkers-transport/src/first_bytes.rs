@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// The number of bytes that are recorded. It is enough to recognise every protocol below.
+/// The number of bytes at the start of a connection that are recorded. It is enough to recognise every protocol below.
 const CAPACITY: usize = 24;
 
-/// The first bytes that a peer has sent. Clones share these bytes.
+/// A record of the first bytes that a peer has sent, from which its protocol is recognised. Clones share the record.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FirstBytes(Arc<Mutex<Vec<u8>>>);
 
@@ -34,7 +34,7 @@ impl FirstBytes {
 /// The protocol of a peer, according to its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PeerProtocol {
-    /// Unknown, since the peer has sent nothing.
+    /// The protocol is unknown, since the peer has sent nothing.
     Nothing,
     /// HTTP/1.0 or HTTP/1.1, with the response status if the status line is complete.
     Http1(Option<u16>),
@@ -68,7 +68,7 @@ impl PeerProtocol {
         }
     }
 
-    /// Returns the name of the protocol if it is not HTTP/1.
+    /// Returns the name of the protocol if it is a protocol other than HTTP/1.
     pub(crate) const fn foreign_name(self) -> Option<&'static str> {
         match self {
             Self::Http2 => Some("HTTP/2"),
@@ -81,7 +81,8 @@ impl PeerProtocol {
     }
 }
 
-/// A byte stream that records the first bytes it receives, and notifies when the reader has read all received bytes.
+/// A byte stream that records the first bytes it receives, and notifies waiting tasks when the reader has read all bytes that were
+/// received.
 #[derive(Debug)]
 pub(crate) struct ObservedStream<T> {
     inner: T,
@@ -90,7 +91,7 @@ pub(crate) struct ObservedStream<T> {
     /// Notified when the reader has read all bytes that were received, and waits for more bytes.
     drained: Arc<Notify>,
     has_read: bool,
-    /// Whether each read returns at most one byte.
+    /// Whether the stream is in bytewise mode: each read returns at most one byte.
     bytewise: bool,
     /// In bytewise mode, the bytes that were received and not read yet.
     ahead: VecDeque<u8>,
@@ -109,8 +110,8 @@ impl<T> ObservedStream<T> {
         }
     }
 
-    /// Starts bytewise mode: each read returns one byte until [`restart`](Self::restart) is called. For a reader that needs some
-    /// bytes and would discard the bytes after them.
+    /// Starts bytewise mode: each read returns one byte until [`restart`](Self::restart) is called. For a reader that needs only the next
+    /// few bytes, and would otherwise read and discard bytes that are meant for the next reader.
     pub(crate) fn bytewise(mut self) -> Self {
         self.bytewise = true;
         self
@@ -129,7 +130,7 @@ impl<T> ObservedStream<T> {
         self.first_bytes.clone()
     }
 
-    /// Returns the notification that is sent when the reader has read all received bytes.
+    /// Returns the notification that is sent each time the reader has read all bytes that were received.
     pub(crate) fn drained(&self) -> Arc<Notify> {
         Arc::clone(&self.drained)
     }

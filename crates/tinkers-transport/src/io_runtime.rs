@@ -72,7 +72,7 @@ impl IoRuntime {
         self.handle.block_on(work)
     }
 
-    /// Starts a task without an abort handle. The task ends by itself, such as the driver of a connection.
+    /// Starts a task that cannot be aborted, and that ends by itself, such as the driver of a connection.
     pub(crate) fn launch(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.handle.spawn(work));
     }
@@ -96,7 +96,7 @@ impl IoRuntime {
         received
     }
 
-    /// Returns whether the calling thread is in the context of this runtime, as its tasks are.
+    /// Returns whether the calling thread is in the context of this runtime, as in a task of the runtime.
     pub(crate) fn is_current(&self) -> bool {
         Handle::try_current().is_ok_and(|current| current.id() == self.handle.id())
     }

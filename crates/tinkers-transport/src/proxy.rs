@@ -21,22 +21,22 @@ pub struct ProxyConfig {
 /// The settings of one proxy, from an environment variable or set by the caller.
 #[derive(Clone)]
 struct Proxy {
-    /// The name of the environment variable or of the field, for error messages.
+    /// The name of the environment variable, or of the builder field, from which the proxy was set; for error messages.
     variable: String,
-    /// `None` if the value is not the address of an HTTP proxy.
+    /// The address of the proxy; `None` if the value is not the address of an HTTP proxy.
     address: Option<String>,
-    /// The scheme of the value, if it has one.
+    /// The scheme of the proxy's URL, if the value has one.
     scheme: Option<String>,
 }
 
-/// An entry of `NO_PROXY`: a host or network in the form of the matcher, and the port if the entry applies to one port only.
+/// An entry of `NO_PROXY`: a host or network as text, and the port if the entry applies to one port only.
 #[derive(Clone)]
 struct NoProxyEntry {
     host: String,
     port: Option<u16>,
 }
 
-/// The name of the invalid field in errors about a proxy that the caller set.
+/// The name of the field in errors about a proxy that was set by the caller and not by an environment variable.
 const FIELD: &str = "proxy";
 
 impl ProxyConfig {
@@ -119,7 +119,7 @@ impl ProxyConfig {
         })
     }
 
-    /// Checks the proxies that the caller set, and that the proxy for `origin` is usable.
+    /// Checks that the proxies set by the caller are valid, and that the proxy for `origin` is usable.
     ///
     /// # Errors
     /// `InvalidInput` with `proxy` or the variable as the field.
@@ -245,7 +245,7 @@ impl NoProxyEntry {
 struct UnusableProxy {
     variable: String,
     scheme: Option<String>,
-    /// The address of the request that needs the proxy.
+    /// The address of the server that would be reached through the proxy.
     destination: String,
 }
 
@@ -279,7 +279,7 @@ impl fmt::Debug for ProxyConfig {
     }
 }
 
-/// The proxy of a connection.
+/// The proxy through which a connection is opened.
 #[derive(Clone, Debug)]
 pub(crate) struct ProxyRoute {
     pub(crate) address: Uri,
@@ -287,7 +287,7 @@ pub(crate) struct ProxyRoute {
 }
 
 impl ProxyRoute {
-    /// Returns the host and port, for messages.
+    /// Returns the host and port of the proxy, for error messages.
     pub(crate) fn host_and_port(&self) -> String {
         let host = self.address.host().unwrap_or_default();
         format!("{host}:{}", self.address.port_u16().unwrap_or(80))

@@ -12,9 +12,9 @@ use tinkers_core::{Error, HttpResponse, TransportError};
 
 /// Replaces secrets in responses and errors by asterisks. Finds the secrets in all encodings in which servers echo them.
 pub(crate) struct Redactor {
-    /// The secrets without encoding. In successful responses only these forms are masked.
+    /// The secrets as they are, without encoding. In successful responses, only these are replaced by asterisks.
     plain: Vec<Finder<'static>>,
-    /// The secrets in all encodings. In errors and failed responses all of these forms are masked.
+    /// The secrets in all encodings in which servers echo them. In errors and failed responses, all of these are replaced by asterisks.
     encoded: Vec<Finder<'static>>,
 }
 
@@ -47,7 +47,7 @@ impl Redactor {
         }
     }
 
-    /// Masks the secrets in a response or an error.
+    /// Replaces the secrets in a response or an error by asterisks.
     pub(crate) fn redact(&self, outcome: &mut Result<HttpResponse, TransportError>) {
         if self.plain.is_empty() {
             return;
@@ -66,7 +66,7 @@ impl Redactor {
         }
     }
 
-    /// Returns `text` with the secrets masked.
+    /// Returns `text` with the secrets replaced by asterisks.
     pub(crate) fn text(&self, text: &str) -> String {
         match self.mask(text.as_bytes()) {
             Some(masked) => String::from_utf8_lossy(&masked).into_owned(),

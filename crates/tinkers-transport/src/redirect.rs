@@ -7,7 +7,7 @@ use tinkers_core::{HttpResponse, Scheme, Sent, TransportError, TransportErrorKin
 use crate::exchange::OutgoingRequest;
 use crate::target::Target;
 
-/// The maximum number of redirects that a request follows.
+/// The maximum number of redirects that the transport follows for one request.
 pub(crate) const MAX_HOPS: usize = 5;
 
 /// Returns the target that a response redirects to, or `None` if the response is not a redirect.

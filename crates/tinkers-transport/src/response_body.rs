@@ -31,7 +31,7 @@ enum Inner {
     Plain {
         first: Bytes,
         more: BytesMut,
-        /// The capacity in bytes to reserve in the buffer when a second chunk arrives.
+        /// The capacity in bytes that the buffer reserves when a second chunk arrives. A body of one chunk is not copied into a buffer.
         room: usize,
     },
     Gzip(Box<flate2::write::MultiGzDecoder<BoundedBuffer>>),
@@ -158,7 +158,7 @@ impl BodyCollector {
     }
 }
 
-/// Decodes a body in two chunks, for fuzz tests.
+/// Decodes a body that is passed in two chunks, for fuzz tests. `limit` is the maximum number of bytes after decompression.
 ///
 /// # Errors
 /// `Decode` for a body that cannot be decoded, and `TooLarge` for a body of more than `limit` bytes.
@@ -175,7 +175,7 @@ pub fn decode_body(encoding: &str, body: &[u8], limit: usize) -> Result<Bytes, T
     collector.finish()
 }
 
-/// A zstd decoder that is fed with chunks, and detects a body that ends within a frame.
+/// A streaming zstd decoder, which detects a truncated body: one that ends within a frame.
 #[cfg(feature = "zstd")]
 struct ZstdStream {
     decoder: zstd::stream::raw::Decoder<'static>,

@@ -15,7 +15,7 @@ use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 #[derive(Debug, Clone, Default)]
 pub struct RootFiles {
     is_none: bool,
-    /// The files and directories in PEM form. If there are none, the certificate store of the system is used.
+    /// The PEM files and the directories of PEM files to read. If there are none, the certificate store of the system is used.
     sources: Vec<Source>,
     /// The names of the environment variables that list the files, for error messages.
     variables: String,
@@ -87,7 +87,7 @@ impl RootFiles {
         (!self.sources.is_empty()).then_some(&*self.variables)
     }
 
-    /// Reads the certificates.
+    /// Reads the root certificates from the configured source.
     pub(crate) fn load(&self) -> LoadedRoots {
         if self.is_none {
             return LoadedRoots {

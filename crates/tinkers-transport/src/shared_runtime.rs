@@ -17,7 +17,8 @@ struct Shared {
     runtime: Option<Runtime>,
 }
 
-/// The maximum number of threads for blocking work. The only blocking work is name resolution, and more threads do not make it faster.
+/// The maximum number of threads for blocking work. The only blocking work is the resolution of host names, and more threads do not make it
+/// faster.
 pub(crate) const RESOLVER_THREADS: usize = 8;
 
 /// Returns the handle of the shared runtime. The runtime is started on first use, on threads named `tinkers-io`.

@@ -7,7 +7,7 @@ use http::uri::{self, Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 use tinkers_core::{Origin, Scheme};
 
-/// An origin, with the forms of the origin that requests need. The forms are computed once.
+/// An origin, with the header and URI forms of it that requests need. These forms are computed once.
 pub(crate) struct OriginParts {
     pub(crate) origin: Origin,
     /// The value of the `Host` header.
@@ -16,7 +16,7 @@ pub(crate) struct OriginParts {
 }
 
 impl OriginParts {
-    /// Computes the forms of `origin` that requests need. Returns `None` if the host is not valid in a request.
+    /// Computes the header and URI forms of `origin` that requests need. Returns `None` if the host is not valid in a request.
     pub(crate) fn new(origin: Origin) -> Option<Arc<Self>> {
         let name = Bytes::from(origin.authority());
         Some(Arc::new(Self {
@@ -27,7 +27,7 @@ impl OriginParts {
     }
 }
 
-/// An origin with a path and a query.
+/// The target of a request: an origin with a path and a query.
 #[derive(Clone)]
 pub(crate) struct Target {
     origin_parts: Arc<OriginParts>,

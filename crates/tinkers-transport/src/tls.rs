@@ -24,7 +24,7 @@ pub enum HttpVersions {
     /// HTTP/2 if it is negotiated in the TLS handshake, else HTTP/1.1.
     #[default]
     Negotiate,
-    /// Only HTTP/1.1.
+    /// Only HTTP/1.1 is used.
     Http1,
     /// HTTP/2 without negotiation, also without TLS. For servers that are known to support HTTP/2.
     Http2PriorKnowledge,
@@ -73,8 +73,8 @@ impl Tls {
         })
     }
 
-    /// Returns the connector for TLS with `origin`, and the server name. Only the origin of the base URL is trusted and gets the client
-    /// certificate.
+    /// Returns the connector for TLS with `origin`, and the server name that its certificate must have. The client certificate is used only
+    /// if `is_trusted`: for the origin of the base URL.
     ///
     /// # Errors
     /// `Tls` if there is no root certificate or no TLS provider, or the host is not a valid server name.

@@ -199,7 +199,7 @@ impl fmt::Debug for HttpTransport {
     }
 }
 
-/// Returns the span of a request. The span does not contain the query of the URL, since a query may contain a secret.
+/// Returns the tracing span of a request. The span does not contain the query of the URL, since a query may contain a secret.
 fn span(request: &HttpRequest) -> Span {
     tracing::debug_span!(
         "http",
@@ -239,7 +239,8 @@ impl Drop for InFlightGuard {
 
 impl Inner {
     /// Applies `change` to the close state. If the transport is closed and no request is in flight after the change, closes the connections
-    /// and wakes the waiters of [`HttpTransport::closed`]. Other changes do not wake these waiters, since each request causes two changes.
+    /// and wakes the tasks that wait in [`HttpTransport::closed`]. Other changes do not wake these tasks, since each request causes two
+    /// changes.
     fn change(&self, change: impl FnOnce(&mut CloseState)) {
         let is_finished = self.close_state.send_if_modified(|close_state| {
             change(close_state);
@@ -310,7 +311,8 @@ impl Inner {
         Err(redirect::too_many(&outgoing))
     }
 
-    /// Builds the headers of a request, except those that depend on the connection.
+    /// Builds the headers of a request, except those that depend on the connection, such as `Host`. The API key and the other headers for
+    /// the origin of the base URL are added only if the request goes there.
     fn headers(&self, outgoing: &OutgoingRequest<'_>) -> HeaderMap {
         let room = outgoing.headers.len() + self.trusted_headers.len() + COMMON_HEADERS;
         let mut headers = HeaderMap::with_capacity(room);
@@ -392,7 +394,7 @@ impl Inner {
         }
     }
 
-    /// Sends a request to another origin after a redirect, on a new connection that carries only this request.
+    /// Sends a request to the target of a redirect to another origin, on a new connection that carries only this request.
     async fn send_foreign(
         &self,
         outgoing: &OutgoingRequest<'_>,

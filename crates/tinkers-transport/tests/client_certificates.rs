@@ -23,11 +23,11 @@ fn authority() -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signs")
 }
 
-/// Records for each connection whether the client sent a certificate.
+/// One entry for each connection that the server has accepted: whether the client sent a certificate.
 type Authenticated = Arc<Mutex<Vec<bool>>>;
 
-/// Starts a TLS server that asks for a client certificate. The server redirects all requests to `to`, or responds with `here` if `to` is
-/// `None`.
+/// Starts a TLS server that asks for a client certificate. The server redirects all requests to `to`, or responds with the body `here` if
+/// `to` is `None`.
 fn server(authority: &Authority, to: Option<String>) -> (String, Authenticated) {
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(["localhost".to_owned()]).expect("valid");

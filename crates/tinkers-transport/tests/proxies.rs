@@ -13,8 +13,8 @@ mod common;
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// Starts a proxy. The proxy connects all tunnels with `to`, or refuses tunnels if `to` is `None`. The proxy itself responds to requests in
-/// absolute form.
+/// Starts a test proxy. The proxy opens every tunnel to the address `to`, or refuses tunnels if `to` is `None`. It responds itself to
+/// requests in absolute form.
 fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
     let heads = Heads::default();
     let journal = Arc::clone(&heads);

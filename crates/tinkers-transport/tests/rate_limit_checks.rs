@@ -19,7 +19,7 @@ use common::{
 
 mod common;
 
-/// A limiter that is open or closed, and that records the outcomes of attempts.
+/// A fake rate limiter whose gate is open or closed, and that records the outcomes of attempts.
 #[derive(Debug, Default)]
 struct FakeLimiter {
     is_closed: AtomicBool,

@@ -163,7 +163,7 @@ async fn head_of_a_429_response_closes_the_gate_before_the_body_arrives() {
     }
 }
 
-/// A log subscriber that records for each event whether the event was logged inside a request.
+/// A log subscriber that records for each log event whether the flag for code that runs inside a request was set.
 #[derive(Clone, Default)]
 struct Marks(Arc<Mutex<Vec<bool>>>);
 

@@ -277,7 +277,7 @@ fn panic_in_a_request_is_an_error() {
     }
 }
 
-/// Creates a transport to `server` on a new runtime, which only this transport uses.
+/// Creates a transport to `server` that runs on a new runtime. No other transport uses this runtime.
 fn transport_on_its_own_runtime(
     server: &Server,
     clock: Option<Arc<PanickingClock>>,

@@ -133,7 +133,8 @@ impl Datum {
     /// without the last token, the targets are `tokens` without the first, and `weights[i]` is the weight of predicting `tokens[i + 1]`.
     ///
     /// # Errors
-    /// Names the field `tokens` if there are fewer than two tokens, and `weights` if it does not have one element fewer than `tokens`.
+    /// The error names the field `tokens` if there are fewer than two tokens, and `weights` if it does not have one element fewer than
+    /// `tokens`.
     pub fn next_token(
         tokens: &[u32],
         weights: impl Into<Arc<[f32]>>,
@@ -165,7 +166,8 @@ impl Datum {
     /// predict prompt tokens. To give each token its own advantage, replace the input with [`Datum::advantages`].
     ///
     /// # Errors
-    /// Names the field `prompt` or `tokens` if that list is empty, and `logprobs` if it does not have one element per sampled token.
+    /// The error names the field `prompt` or `tokens` if that list is empty, and `logprobs` if it does not have one element per sampled
+    /// token.
     ///
     /// ```
     /// use tinkers_wire::Datum;
@@ -256,7 +258,7 @@ impl Datum {
     /// Whether all inputs of a loss are present depends on the loss and is not checked here.
     ///
     /// # Errors
-    /// Names the invalid field, such as `loss_fn_inputs.target_tokens`.
+    /// The error names the invalid field, such as `loss_fn_inputs.target_tokens`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         self.model_input
             .validate()
@@ -321,7 +323,7 @@ fn loss_inputs<'de, D: Deserializer<'de>>(
         }
     }
 
-    /// Deserialises the tensor of the loss input with this name.
+    /// Deserialises the tensor of the loss input with this name. The name determines the dtype if the JSON has none.
     struct NamedTensor<'a>(&'a str);
 
     impl<'de> DeserializeSeed<'de> for NamedTensor<'_> {

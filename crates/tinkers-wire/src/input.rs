@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The error for an invalid argument: the name of the field and the expected value.
+/// The error for an invalid argument: the path of the field, and a description of the values that are valid there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {field}: expected {expected}")]
 pub struct InvalidInput {
@@ -11,8 +11,8 @@ pub struct InvalidInput {
 }
 
 impl InvalidInput {
-    /// Creates an error for a field. `expected` completes the sentence "invalid <field>: expected ..." and should include the value found, as
-    /// in `at least 1, got 0`.
+    /// Creates an error for a field. `expected` completes the error message "invalid <field>: expected ...". It describes the valid values
+    /// and should include the value that was found, as in `at least 1, got 0`.
     pub fn new(field: impl Into<String>, expected: impl fmt::Display) -> Self {
         Self {
             field: field.into(),
@@ -25,12 +25,12 @@ impl InvalidInput {
         &self.field
     }
 
-    /// Returns the description of the expected value, such as `at least 1, got 0`.
+    /// Returns the part of the error message that describes the valid values, such as `at least 1, got 0`.
     pub fn expected(&self) -> &str {
         &self.expected
     }
 
-    /// Prepends `prefix` to the path of the field. The prefix includes its separator, as in `data[3].`.
+    /// Prepends `prefix` to the path of the field. The prefix ends with a separator, as in `data[3].`.
     #[must_use]
     pub fn within(mut self, prefix: impl fmt::Display) -> Self {
         self.field = format!("{prefix}{}", self.field);
@@ -38,10 +38,10 @@ impl InvalidInput {
     }
 }
 
-/// Checks that an API key can be sent in a header: visible ASCII characters, at least one.
+/// Checks that an API key can be sent in a header: it is not empty and consists of visible ASCII characters.
 ///
 /// # Errors
-/// Names the field `api_key`. The message does not contain the API key.
+/// The error names the field `api_key`. The message does not contain the API key.
 pub fn check_api_key(key: &str) -> Result<(), InvalidInput> {
     if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
@@ -62,7 +62,8 @@ pub(crate) fn check_finite(field: &str, value: f64) -> Result<(), InvalidInput> 
     }
 }
 
-/// Returns an error for `field` unless `value` is finite and `is_in_range` is true. The message contains `range`, the description of the range.
+/// Returns an error for `field` unless `value` is finite and `is_in_range` is true. The error message contains `range`, a description of
+/// the valid range.
 pub(crate) fn check_range(
     field: &str,
     value: f64,

@@ -19,7 +19,7 @@ pub(crate) fn optional_id<'de, D: Deserializer<'de>>(
     Ok(id_of(&Value::deserialize(deserializer)?))
 }
 
-/// Deserialises a list of ids. Any other value, or a list in which an element is not an id, becomes `None`.
+/// Deserialises a list of ids, each a string or an integer. Any other value, and a list with any other element, becomes `None`.
 pub(crate) fn optional_ids<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<String>>, D::Error> {
@@ -28,7 +28,7 @@ pub(crate) fn optional_ids<'de, D: Deserializer<'de>>(
     Ok(ids.flatten())
 }
 
-/// Deserialises a non-negative integer. Any other value becomes `None`.
+/// Deserialises a non-negative integer, such as a size. Any other value becomes `None`.
 pub(crate) fn optional_count<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::numbers::{Number, Numbers};
 use crate::{CsrIndices, DType, TensorData, TensorValues};
 
-/// Deserialises the outputs of the loss function, one map per datum. Fields that are not tensors are skipped and logged.
+/// Deserialises the outputs of the loss function, one map per datum. Outputs that are not tensors are skipped and logged.
 pub(crate) fn outputs<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<BTreeMap<String, TensorData>>, D::Error> {
@@ -31,24 +31,24 @@ pub(crate) fn outputs<'de, D: Deserializer<'de>>(
     Ok(outputs)
 }
 
-/// Deserialises a tensor. Any other value is `None`.
+/// Deserialises a tensor. A value that is not a tensor becomes `None`.
 pub(crate) fn optional<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<TensorData>, D::Error> {
     Ok(LenientValue::deserialize(deserializer)?.tensor())
 }
 
-/// A JSON value. Lists in the value are parsed directly into numbers, since a [`Value`] per tensor element would be expensive.
+/// A JSON value that may be a tensor. Its lists are parsed directly into numbers, since a [`Value`] per tensor element would be expensive.
 enum LenientValue {
     Number(Number<true>),
     Text(String),
-    /// `None` if an element is not a number.
+    /// A list of numbers; `None` for a list in which an element is not a number.
     List(Option<Numbers<true>>),
     Map(Box<TensorFields>),
     Null,
 }
 
-/// The fields of a tensor object.
+/// The fields of a JSON object that may be a tensor.
 #[derive(Default)]
 struct TensorFields {
     data: Option<Numbers<true>>,

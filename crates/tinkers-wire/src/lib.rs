@@ -79,16 +79,16 @@ pub trait OperationResult: Sized + Send + 'static {
     /// Whether servers can also send the result as protobuf.
     const PROTOBUF: bool;
 
-    /// Decodes a result from JSON.
+    /// Decodes a result from the JSON body of a poll response.
     ///
     /// # Errors
-    /// If the body is not JSON or lacks the fields of the result. The message contains the start of the body.
+    /// Fails if the body is not JSON or lacks the fields of the result. The message contains the start of the body.
     fn from_json(body: &[u8]) -> Result<Self, DecodeError>;
 
-    /// Decodes a result from protobuf.
+    /// Decodes a result from the protobuf body of a poll response.
     ///
     /// # Errors
-    /// If the body cannot be decoded, or the result has no protobuf form.
+    /// Fails if the body cannot be decoded, or the result has no protobuf form.
     fn from_protobuf(body: bytes::Bytes) -> Result<Self, DecodeError> {
         let _ = body;
         Err(DecodeError::new(
@@ -97,7 +97,7 @@ pub trait OperationResult: Sized + Send + 'static {
     }
 }
 
-/// Serialises a body as JSON.
+/// Serialises a request or response body as JSON.
 pub fn to_json<T: serde::Serialize>(body: &T) -> bytes::Bytes {
     to_json_with_capacity(body, 128)
 }

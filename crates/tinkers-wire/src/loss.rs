@@ -175,7 +175,7 @@ impl FromStr for LossFn {
     /// Parses the name of a known loss function.
     ///
     /// # Errors
-    /// Names the field `loss_fn` and lists the known names. Use [`LossFn::Other`] for a function that only the server knows.
+    /// The error names the field `loss_fn` and lists the known names. Use [`LossFn::Other`] for a function that only the server knows.
     fn from_str(name: &str) -> Result<Self, InvalidInput> {
         Self::KNOWN
             .into_iter()
@@ -294,7 +294,7 @@ impl Loss {
     /// checked by the server.
     ///
     /// # Errors
-    /// Names the field `loss_fn` or `loss_fn_config.<option>`.
+    /// The error names the field `loss_fn` or `loss_fn_config.<option>`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.name.name().is_empty() {
             return Err(InvalidInput::new("loss_fn", "a non-empty name"));

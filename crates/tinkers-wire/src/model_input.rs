@@ -134,7 +134,7 @@ impl ModelInput {
     /// Checks that every chunk is of a kind that can be trained on.
     ///
     /// # Errors
-    /// Names the field `chunks[i].type`.
+    /// The error names the field `chunks[i].type`.
     pub fn validate_trainable(&self) -> Result<(), InvalidInput> {
         let untrainable =
             |chunk: &Chunk| matches!(chunk, Chunk::ImageAssetPointer { .. } | Chunk::Other(_));
@@ -150,7 +150,7 @@ impl ModelInput {
     /// Checks that there is at least one token, that token ids fit the protocol (up to `i32::MAX`), and that images are `png` or `jpeg`.
     ///
     /// # Errors
-    /// Names the field `chunks`, `chunks[i].tokens` or `chunks[i].format`.
+    /// The error names the field `chunks`, `chunks[i].tokens` or `chunks[i].format`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.is_empty() {
             return Err(InvalidInput::new("chunks", "at least one token"));

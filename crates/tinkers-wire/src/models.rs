@@ -88,7 +88,7 @@ impl LoraConfig {
     /// Checks that the rank is not 0 and that at least one group of layers is trained.
     ///
     /// # Errors
-    /// Names the field `lora_config.rank` or `lora_config.train_attn`.
+    /// The error names the field `lora_config.rank` or `lora_config.train_attn`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.rank == 0 {
             return Err(InvalidInput::new("lora_config.rank", "at least 1, got 0"));
@@ -267,7 +267,7 @@ impl ModelInfo {
     /// Decodes the response to `POST /get_info`.
     ///
     /// # Errors
-    /// If the body cannot be decoded.
+    /// Fails if the body cannot be decoded.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }

@@ -1,6 +1,6 @@
 //! `Display` and serde traits of the types that are names on the wire.
 
-/// Implements `Display` by the method `name`. Padding and alignment of the format string apply.
+/// Implements `Display` for a type: writes the result of its method `name`, with the padding and alignment of the format string.
 macro_rules! display_name {
     ($($type:ty),* $(,)?) => {$(
         impl std::fmt::Display for $type {
@@ -11,7 +11,7 @@ macro_rules! display_name {
     )*};
 }
 
-/// Implements serde traits by the method `name` and `From<&str>`.
+/// Implements the serde traits for a type: it is serialised as the string that its method `name` returns, and deserialised by `From<&str>`.
 macro_rules! serde_name {
     ($($type:ty),* $(,)?) => {$(
         impl serde::Serialize for $type {
@@ -43,7 +43,7 @@ mod tests {
         LossFn, PollTargetKind, QueueState, RequestKind, SamplerSaveKind, SpanKind, StopReason,
     };
 
-    /// Checks that a value is displayed as the same string as in JSON, and is decoded from this string.
+    /// Checks that a value is displayed and serialised as `name`, and decoded from `name`.
     fn check<T>(value: T, name: &str)
     where
         T: Display + Debug + PartialEq + Serialize + DeserializeOwned,

@@ -33,7 +33,8 @@ impl TensorData {
     /// Returns a view of a dense float32 tensor. The elements are not copied.
     ///
     /// # Errors
-    /// Names the field `dtype` if the elements are int64, and `shape` if the tensor is sparse or its shape does not match its elements.
+    /// The error names the field `dtype` if the elements are int64, and `shape` if the tensor is sparse or its shape does not match its
+    /// elements.
     ///
     /// ```
     /// use ndarray::array;
@@ -53,7 +54,8 @@ impl TensorData {
     /// Returns a view of a dense int64 tensor. The elements are not copied.
     ///
     /// # Errors
-    /// Names the field `dtype` if the elements are float32, and `shape` if the tensor is sparse or its shape does not match its elements.
+    /// The error names the field `dtype` if the elements are float32, and `shape` if the tensor is sparse or its shape does not match its
+    /// elements.
     pub fn view_i64(&self) -> Result<ArrayViewD<'_, i64>, InvalidInput> {
         match self.values() {
             TensorValues::I64(values) => self.view(values),

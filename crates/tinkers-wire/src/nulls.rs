@@ -4,7 +4,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// Deserialises a value; null becomes the default of the type.
+/// Deserialises a value; JSON null becomes the default of its type.
 pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -13,8 +13,8 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Removes the null fields of an object and deserialises the remaining fields with `read`. For types whose fields have defaults of their
-/// own.
+/// Removes the null fields of an object and deserialises the remaining fields with `read`. For types whose fields have defaults that differ
+/// from the defaults of the field types.
 pub(crate) fn without_nulls<'de, D, T>(
     deserializer: D,
     read: impl FnOnce(Value) -> Result<T, serde_json::Error>,

@@ -13,16 +13,16 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
     Some(Number::<true>::deserialize(value).ok()?.as_f64())
 }
 
-/// A decoded list of JSON numbers. Null is NaN. If `LENIENT`, the elements may also be booleans, and strings that contain a number. Some
-/// servers send such elements in results.
+/// A decoded list of JSON numbers, in which null means NaN. If `LENIENT`, booleans and strings that contain a number are accepted as well,
+/// since some servers send such elements in results.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Numbers<const LENIENT: bool = false> {
-    /// All numbers are integers of at most 64 bits.
+    /// All numbers of the list are integers that fit into `i64`.
     Integers(Vec<i64>),
-    /// At least one number is a float or an integer of more than 64 bits.
+    /// At least one number of the list is not an integer that fits into `i64`: it is a float, or an integer beyond the range of `i64`.
     Mixed {
         values: Vec<f64>,
-        /// Whether `values` represents every number exactly. False if an integer exceeds the 53 bits of an `f64`.
+        /// Whether every number of the list is equal to its `f64` in `values`. False if an integer needs more than the 53 bits of an `f64`.
         exact: bool,
     },
 }
@@ -30,8 +30,8 @@ pub(crate) enum Numbers<const LENIENT: bool = false> {
 /// The largest integer up to which `f64` represents every integer exactly.
 const MAX_EXACT: i64 = 1 << 53;
 
-/// The maximum number of elements for which memory is reserved before the elements are read. The limit is needed because the sender chooses
-/// the size hint.
+/// The maximum number of elements for which memory is reserved before the elements are read. The limit is needed because the sender of the
+/// data chooses the announced number of elements.
 const MAX_RESERVED: usize = 1 << 16;
 
 impl<const LENIENT: bool> Numbers<LENIENT> {
@@ -48,7 +48,7 @@ impl<const LENIENT: bool> Numbers<LENIENT> {
         integers.iter().map(|&x| T::try_from(x).ok()).collect()
     }
 
-    /// Converts the numbers to integers. Returns `None` if a number is not an integer of at most 64 bits.
+    /// Converts the numbers to integers. Returns `None` if a number is not an integer, or does not fit into `i64`.
     pub(crate) fn into_i64(self) -> Option<Arc<[i64]>> {
         match self {
             Self::Integers(values) => Some(values.into()),
@@ -139,15 +139,15 @@ pub(crate) const fn non_finite_name(number: f64) -> Option<&'static str> {
     }
 }
 
-/// Returns the NaN or infinity with this name. The inverse of [`non_finite_name`].
+/// Returns the NaN or infinity that has this name in JSON, such as `"NaN"`. The inverse of [`non_finite_name`].
 fn non_finite_number(name: &str) -> Option<f64> {
     let all = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
     all.into_iter()
         .find(|number| non_finite_name(*number) == Some(name))
 }
 
-/// Serialises an `f64`. In text formats NaN and the infinities become strings if `LOSSLESS`, and otherwise null, as in the JSON of Python
-/// servers.
+/// Serialises an `f64`. If `LOSSLESS`, NaN and the infinities become strings in text formats such as JSON. Otherwise they become null, as
+/// in the JSON of Python servers.
 pub(crate) struct Float64<const LOSSLESS: bool>(pub(crate) f64);
 
 impl<const LOSSLESS: bool> Serialize for Float64<LOSSLESS> {
@@ -161,7 +161,7 @@ impl<const LOSSLESS: bool> Serialize for Float64<LOSSLESS> {
     }
 }
 
-/// Serialises an `f32`, with NaN and the infinities as in [`Float64`].
+/// Serialises an `f32`. If `LOSSLESS`, NaN and the infinities become strings in text formats such as JSON; otherwise they become null.
 pub(crate) struct Float32<const LOSSLESS: bool>(pub(crate) f32);
 
 /// The only positive `f32` that does not survive its shortest decimal form, `7.038531e-26`: JSON parsers parse it as an `f64` halfway
@@ -177,7 +177,8 @@ impl<const LOSSLESS: bool> Serialize for Float32<LOSSLESS> {
     }
 }
 
-/// Serialises a list of floats, each as a [`Float32`].
+/// Serialises a list of `f32`. If `LOSSLESS`, NaN and the infinities become strings in text formats such as JSON; otherwise they become
+/// null.
 pub(crate) struct Floats<'a, const LOSSLESS: bool>(pub(crate) &'a [f32]);
 
 impl<const LOSSLESS: bool> Serialize for Floats<'_, LOSSLESS> {
@@ -203,7 +204,7 @@ impl<const LENIENT: bool> Number<LENIENT> {
 }
 
 impl<const LENIENT: bool> From<u64> for Number<LENIENT> {
-    /// Converts an unsigned integer. Numbers above `i64::MAX` become floats.
+    /// Converts an unsigned integer to a number. Values above `i64::MAX` become floats.
     fn from(number: u64) -> Self {
         i64::try_from(number).map_or(Self::Float(number as f64), Self::Integer)
     }

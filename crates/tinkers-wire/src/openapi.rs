@@ -16,11 +16,12 @@ pub struct ApiDocument {
     pub version: String,
     /// The paths that the document lists, with placeholders such as `{model_id}` for ids.
     pub paths: BTreeSet<String>,
-    /// The media types of request bodies that `forward_backward` accepts; empty if the document does not list any.
+    /// The media types that the document lists for the request body of `forward_backward`; empty if it lists none.
     pub pass_bodies: BTreeSet<String>,
-    /// Whether the server rejects unknown fields in requests. The value is taken from the schema of `create_model`.
+    /// Whether the server rejects unknown fields in requests. This is taken from the schema of the `create_model` request.
     pub forbids_unknown_fields: bool,
-    /// Whether `optim_step` has the field `seq_id`. Without this field the server cannot distinguish a retry from a second step.
+    /// Whether the request `optim_step` has the field `seq_id`. Without this field the server cannot distinguish a retry from a second
+    /// step.
     pub optim_step_has_seq_id: bool,
 }
 
@@ -31,7 +32,7 @@ impl ApiDocument {
     /// Decodes an OpenAPI document.
     ///
     /// # Errors
-    /// If the body is not JSON, or has no `paths`.
+    /// Fails if the body is not JSON, or has no `paths`.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let document: Value = serde_json::from_slice(body)?;
         let Some(paths) = document.get("paths").and_then(Value::as_object) else {

@@ -91,7 +91,7 @@ impl TinkerPath {
     /// Creates the path of a checkpoint.
     ///
     /// # Errors
-    /// Names the field `path` if `run` or `name` is empty, `.` or `..`, or contains a `/` or white space.
+    /// The error names the field `path` if `run` or `name` is empty, `.` or `..`, or contains a `/` or white space.
     pub fn new(run: &str, kind: CheckpointKind, name: &str) -> Result<Self, InvalidInput> {
         format!("{SCHEME}{run}/{}/{name}", kind.segment()).parse()
     }

@@ -39,7 +39,7 @@ impl SubmissionResponse {
     /// Decodes the response to a submission.
     ///
     /// # Errors
-    /// If the body is not a JSON object with a `request_id`.
+    /// Fails if the body is not a JSON object with a `request_id`.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }
@@ -65,7 +65,7 @@ pub struct CancelFuture {
     pub request_id: String,
 }
 
-/// The kind of an operation. Polls for the result send this kind in a header.
+/// The kind of an operation. Polls for the result of the operation send this kind in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the variants are named after the operations")]
@@ -145,11 +145,11 @@ serde_name!(QueueState, FailureCategory);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureCategory {
-    /// The caller, with invalid input.
+    /// The caller caused the failure, with invalid input.
     User,
-    /// The server.
+    /// The server caused the failure.
     Server,
-    /// The server sends no category, or an unknown one.
+    /// The party is unknown: the server sends no category, or an unknown one.
     Unknown,
 }
 
@@ -181,12 +181,12 @@ pub enum PollResponse {
     TryAgain {
         /// The state of the server's queue.
         queue_state: Option<QueueState>,
-        /// The server's reason for the state of the queue.
+        /// The server's reason for `queue_state`, such as a reached rate limit.
         reason: Option<String>,
     },
     /// The result is ready but large. To get it, the client polls again with `allow_metadata_only: false`.
     MetadataOnly {
-        /// The size of the result in bytes.
+        /// The size in bytes of the result that the next poll would return.
         size: u64,
     },
     /// The operation failed.
@@ -196,14 +196,15 @@ pub enum PollResponse {
         /// The party that caused the failure.
         category: FailureCategory,
     },
-    /// The result, as protobuf.
+    /// The body is the result of the operation, as protobuf.
     Protobuf(Bytes),
-    /// A JSON object without any known sign of a pending or failed operation. Whether the object has the fields of a result is checked by
+    /// A JSON object without any known sign of a pending or failed operation. The fields of the result are checked later, by
     /// [`OperationResult::from_json`](crate::OperationResult::from_json).
     Json(Bytes),
 }
 
-/// The values of `type` or `status` that mean that an operation is pending, in the form that [`normalise`] returns.
+/// The values of the fields `type` and `status` in a poll response that mean that the operation is pending, in the form that [`normalise`]
+/// returns.
 const PENDING: [&str; 10] = [
     "tryagain",
     "tryagainresponse",
@@ -216,7 +217,7 @@ const PENDING: [&str; 10] = [
     "waiting",
     "started",
 ];
-/// The values of `status` that mean that an operation has failed.
+/// The values of the field `status` in a poll response that mean that the operation has failed, in the form that [`normalise`] returns.
 const FAILED: [&str; 8] = [
     "failed",
     "failure",
@@ -227,7 +228,7 @@ const FAILED: [&str; 8] = [
     "aborted",
     "rejected",
 ];
-/// The values of `status` that mean that an operation has succeeded.
+/// The values of the field `status` in a poll response that mean that the operation has succeeded, in the form that [`normalise`] returns.
 const SUCCEEDED: [&str; 7] = [
     "ok",
     "success",
@@ -242,7 +243,7 @@ impl PollResponse {
     /// Decodes the body of a 2xx response. Bodies with a known sign of a failed or pending operation are never taken for a result.
     ///
     /// # Errors
-    /// If the body is neither protobuf nor a JSON object.
+    /// Fails if the body is neither protobuf nor a JSON object.
     pub fn read(content_type: Option<&str>, body: Bytes) -> Result<Self, DecodeError> {
         if content_type.is_some_and(is_protobuf) {
             return Ok(Self::Protobuf(body));
@@ -287,8 +288,9 @@ impl PollResponse {
         }
     }
 
-    /// Returns the failure that a response body reports, for a body that cannot be a result. The field `detail` also counts as a failure
-    /// here. [`PollResponse::read`] ignores the field `detail`, since a result may contain it, too.
+    /// Returns the failure of an operation that a response body reports. For a body that cannot be a result, such as that of an error
+    /// status. The field `detail` also counts as a failure here. [`PollResponse::read`] ignores the field `detail`, since a result may
+    /// contain it, too.
     pub fn failure_in(body: &Bytes) -> Option<Self> {
         match Self::read(None, body.clone()) {
             Ok(failed @ Self::Failed { .. }) => return Some(failed),
@@ -304,7 +306,7 @@ impl PollResponse {
         read_json::<View>(body).map_or((None, None), |view| view.queue())
     }
 
-    /// Builds the body of a `try_again` response, for servers.
+    /// Builds the body of a `try_again` response, with which a server says that the result is not ready.
     pub fn try_again_body(
         request_id: &str,
         queue_state: &QueueState,
@@ -318,7 +320,7 @@ impl PollResponse {
     }
 }
 
-/// Returns whether a content type means protobuf. Servers use two names for protobuf.
+/// Returns whether a `Content-Type` value means protobuf. Servers use two names for protobuf.
 fn is_protobuf(content_type: &str) -> bool {
     content_type.contains("application/x-protobuf") || content_type.contains("application/protobuf")
 }
@@ -334,15 +336,16 @@ fn is_set(field: Option<&Value>) -> bool {
     }
 }
 
-/// Returns the ASCII letters and digits of a field in lower case: `try_again` and `TryAgain` both give `tryagain`.
+/// Returns the ASCII letters and digits of a string field in lower case, so that `try_again` and `TryAgain` both give `tryagain`.
 fn normalise(field: Option<&Value>) -> String {
     let text = field.and_then(Value::as_str).unwrap_or_default();
     let letters = text.chars().filter(char::is_ascii_alphanumeric);
     letters.map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// Decodes the result of an operation of `kind`. All `fields` of the result are optional. To exclude responses that are not the result, the
-/// JSON object must be empty, have one of the `fields`, have `kind` as its `type`, or have the `status` of a successful operation.
+/// Decodes the result of an operation of `kind`. `fields` are the fields of the result, all optional. So that another response is not
+/// mistaken for the result, the JSON object must be empty, have one of the `fields`, have `kind` as its `type`, or have the `status` of a
+/// successful operation.
 pub(crate) fn read_known<T: DeserializeOwned>(
     body: &[u8],
     kind: &str,
@@ -364,7 +367,7 @@ pub(crate) fn read_known<T: DeserializeOwned>(
         .map_err(|error| DecodeError::from(error).quoting(body))
 }
 
-/// The fields that distinguish the forms of a poll response.
+/// The fields of a poll response that show whether the operation is pending, has failed or has succeeded.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct View {
@@ -382,7 +385,8 @@ struct View {
 }
 
 impl View {
-    /// Parses the fields of a poll response. Also returns the body, with the literals `NaN` and `Infinity` replaced by strings.
+    /// Parses these fields of a poll response. Also returns the body, in which the literals `NaN` and `Infinity` are replaced by strings if
+    /// they make the body invalid JSON.
     fn read(body: Bytes) -> Result<(Self, Bytes), DecodeError> {
         let error = match serde_json::from_slice(&body) {
             Ok(view) => return Ok((view, body)),

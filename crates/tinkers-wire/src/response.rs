@@ -20,7 +20,7 @@ impl DecodeError {
         }
     }
 
-    /// Appends an excerpt of the body to the message.
+    /// Appends the start of `body` to the error message, so that the user sees what could not be decoded.
     pub(crate) fn quoting(self, body: &[u8]) -> Self {
         Self::new(format!(
             "{}; the server sent: {}",
@@ -87,12 +87,12 @@ pub(crate) fn quote_literals(body: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(quoted)
 }
 
-/// The maximum number of characters that are taken from an error message of the server.
+/// The maximum number of characters that are taken over from an error message in a response body.
 const MAX_REASON_LEN: usize = 600;
-/// The maximum number of characters of an excerpt of a body.
+/// The maximum number of characters of a body that are quoted in an error message.
 const MAX_EXCERPT_LEN: usize = 200;
 
-/// The fields in which servers put an error message, in order of preference.
+/// The JSON fields in which servers send an error message. The preferred field comes first.
 const REASONS: [&str; 10] = [
     "error_message",
     "detail",
@@ -137,7 +137,7 @@ fn on_one_line(text: &str, max_len: usize) -> String {
     words.join(" ").chars().take(max_len).collect()
 }
 
-/// Returns the error message in a JSON value, or `None` if the value contains no error message.
+/// Returns the error message that a JSON value of an error body contains, or `None` if it contains none.
 pub(crate) fn reason(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => (!text.trim().is_empty()).then(|| text.clone()),
@@ -176,8 +176,8 @@ fn validation_error(map: &Map<String, Value>) -> Option<String> {
     })
 }
 
-/// Returns the time in milliseconds after which the server wants a request to be repeated: the field `retry_after_ms` of an error body, at
-/// the top level or in `detail` or `error`.
+/// Returns the retry delay of the server in milliseconds: the field `retry_after_ms` of an error body, at the top level or in `detail` or
+/// `error`.
 pub fn retry_after_ms(body: &[u8]) -> Option<f64> {
     let value: Value = read_json(body).ok()?;
     let read = |value: &Value| crate::numbers::number(value.get("retry_after_ms")?);

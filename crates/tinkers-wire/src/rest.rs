@@ -256,10 +256,10 @@ impl CheckpointList {
         }
     }
 
-    /// Decodes the response body.
+    /// Decodes the body of the server's response.
     ///
     /// # Errors
-    /// If the body cannot be decoded.
+    /// Fails if the body cannot be decoded.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }
@@ -358,10 +358,10 @@ impl WeightsInfo {
         }
     }
 
-    /// Decodes the response body.
+    /// Decodes the body of the server's response.
     ///
     /// # Errors
-    /// If the body cannot be decoded.
+    /// Fails if the body cannot be decoded.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }

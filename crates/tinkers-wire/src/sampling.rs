@@ -34,10 +34,10 @@ pub struct SamplingSessionCreated {
 }
 
 impl SamplingSessionCreated {
-    /// Decodes the response body.
+    /// Decodes the body of the server's response.
     ///
     /// # Errors
-    /// If the body cannot be decoded.
+    /// Fails if the body cannot be decoded.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }
@@ -157,7 +157,7 @@ pub struct SamplingParams {
 }
 
 impl SamplingParams {
-    /// Creates parameters that are all left to the server's defaults.
+    /// Creates parameters without any setting, so that the server's defaults apply.
     pub fn new() -> Self {
         Self::default()
     }
@@ -207,7 +207,7 @@ impl SamplingParams {
     /// Checks that every parameter is finite and in range.
     ///
     /// # Errors
-    /// Names the invalid parameter.
+    /// The error names the invalid parameter.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.max_tokens == Some(0) {
             return Err(InvalidInput::new("max_tokens", "at least 1, got 0"));
@@ -286,10 +286,10 @@ pub struct SampleRequest {
 }
 
 impl SampleRequest {
-    /// Checks all fields, as far as possible without the vocabulary and the limits of the server.
+    /// Checks all fields. Whether token ids exist and server limits are kept is checked by the server only.
     ///
     /// # Errors
-    /// Names the invalid field, such as `prompt.chunks` or `temperature`.
+    /// The error names the invalid field, such as `prompt.chunks` or `temperature`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         self.prompt
             .validate()

@@ -18,7 +18,7 @@ pub enum StopReason {
     Stop,
     /// `length`: the token limit was reached.
     Length,
-    /// A reason that this version does not know, as sent by the server; in protobuf, its number.
+    /// A reason that this version does not know, as the server sent it. For a protobuf response this is the number of the reason.
     Other(String),
 }
 
@@ -63,7 +63,7 @@ pub struct SampleResponse {
     pub topk_prompt_logprobs: Option<TopkLogprobs>,
     /// The number of prompt tokens found in the server's prefix cache.
     pub prompt_cache_hit_tokens: Option<u32>,
-    /// The log-probabilities of the tokens that the request named in `target_prompt_logprobs`, in the same shape.
+    /// The log-probabilities of the tokens that the request named in its field `target_prompt_logprobs`, in the shape of that field.
     pub target_prompt_logprobs: Option<TensorData>,
     /// The alternative tokens that were sampled for each prompt token, if requested.
     pub prompt_alt_tokens: Option<PromptAltTokens>,
@@ -104,33 +104,34 @@ impl SampledSequence {
 /// pairs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TopkLogprobs {
-    /// For each position, the end index of the position's row in `ids` and `logprobs`.
+    /// For each position, the index in `ids` and `logprobs` at which the row of the position ends. The next row begins at this index.
     ends: Vec<usize>,
     ids: Vec<u32>,
     logprobs: Vec<f32>,
 }
 
-/// Alternatives to each prompt token except the first, sampled from the model's prediction at the position of the token.
+/// Alternative tokens for each prompt token except the first. They are sampled from the model's prediction for the position of the prompt
+/// token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PromptAltTokens {
-    /// The token ids, of shape `[prompt length - 1, k]`.
+    /// The ids of the alternative tokens, of shape `[prompt length - 1, k]`.
     pub tokens: TensorData,
-    /// The log-probabilities of these tokens, in the same shape.
+    /// The log-probabilities of the alternative tokens, of shape `[prompt length - 1, k]`.
     pub logprobs: TensorData,
 }
 
 impl TopkLogprobs {
-    /// The (token, log-probability) pair that fills unused cells of the protobuf matrix.
+    /// The (token, log-probability) pair that fills the unused cells of the matrix by which protobuf encodes [`TopkLogprobs`].
     pub(crate) const EMPTY: (u32, f32) = (0, -99999.0);
 
-    /// Creates the value from one row of (token, log-probability) pairs per position, the most likely token first. Rows may differ in
-    /// length.
+    /// Creates the most likely tokens from one row of (token, log-probability) pairs per position, the most likely token first. Rows may
+    /// differ in length.
     pub fn from_rows(rows: &[Vec<(u32, f32)>]) -> Self {
         rows.iter().map(|row| row.iter().copied()).collect()
     }
 
-    /// Returns the number of positions.
+    /// Returns the number of positions, each of which has a row of most likely tokens.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -144,7 +145,7 @@ impl TopkLogprobs {
     /// prediction at this position, such as at the first position of a prompt.
     ///
     /// # Panics
-    /// If `position` is not below [`TopkLogprobs::len`].
+    /// Panics if `position` is not below [`TopkLogprobs::len`].
     pub fn row(&self, position: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
         let before = position.checked_sub(1);
         let range = before.map_or(0, |before| self.ends[before])..self.ends[position];
@@ -152,7 +153,8 @@ impl TopkLogprobs {
         self.ids[range].iter().copied().zip(logprobs)
     }
 
-    /// Returns an iterator over the rows of all positions.
+    /// Returns an iterator over the positions. Each item iterates over the (token, log-probability) pairs at the position, as
+    /// [`TopkLogprobs::row`] does.
     pub(crate) fn rows(&self) -> impl Iterator<Item: Iterator<Item = (u32, f32)>> {
         (0..self.len()).map(|position| self.row(position))
     }
@@ -188,7 +190,7 @@ impl<'de> Deserialize<'de> for TopkLogprobs {
     }
 }
 
-/// Serialises [`TopkLogprobs`]. NaN and the infinities are strings if `LOSSLESS`, else null.
+/// The JSON form of [`TopkLogprobs`]. If `LOSSLESS`, NaN and the infinities are strings; otherwise they are null.
 struct TopkJson<'a, const LOSSLESS: bool>(&'a TopkLogprobs);
 
 impl<const LOSSLESS: bool> Serialize for TopkJson<'_, LOSSLESS> {
@@ -201,8 +203,8 @@ impl<const LOSSLESS: bool> Serialize for TopkJson<'_, LOSSLESS> {
     }
 }
 
-/// The JSON form of a sequence. If `LOSSLESS`, all fields are present, and NaN and the infinities are strings. Otherwise it is the JSON
-/// form of the servers, with null for NaN and the infinities.
+/// The JSON form of a [`SampledSequence`]. If `LOSSLESS`, every field that is set is written, and NaN and the infinities are strings.
+/// Otherwise it is the JSON that servers send, with null for NaN and the infinities.
 #[derive(Serialize)]
 struct JsonSequence<'a, const LOSSLESS: bool> {
     stop_reason: &'a StopReason,
@@ -234,7 +236,8 @@ impl Serialize for SampledSequence {
     }
 }
 
-/// The JSON form of a response; see [`JsonSequence`].
+/// The JSON form of a [`SampleResponse`]. If `LOSSLESS`, every field that is set is written, and NaN and the infinities are strings.
+/// Otherwise it is the JSON that servers send, with null for NaN and the infinities.
 #[derive(Serialize)]
 struct JsonResponse<'a, const LOSSLESS: bool> {
     sequences: Vec<JsonSequence<'a, LOSSLESS>>,
@@ -279,7 +282,8 @@ impl Serialize for SampleResponse {
 
 impl<'de> Deserialize<'de> for SampledSequence {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// The fields of a sequence in the JSON of any server.
+        /// The JSON fields from which a [`SampledSequence`] is decoded. Missing fields and the different number formats of servers are
+        /// accepted.
         #[derive(Deserialize)]
         struct Fields {
             #[serde(default)]
@@ -308,7 +312,8 @@ impl<'de> Deserialize<'de> for SampledSequence {
 
 impl<'de> Deserialize<'de> for SampleResponse {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// The fields of a response in the JSON of any server.
+        /// The JSON fields from which a [`SampleResponse`] is decoded. Missing fields and the different number formats of servers are
+        /// accepted.
         #[derive(Deserialize)]
         struct Fields {
             sequences: Vec<SampledSequence>,
@@ -350,13 +355,14 @@ where
 }
 
 impl SampleResponse {
-    /// Encodes the response as the JSON of a server. In contrast to the serde traits, this method writes NaN and the infinities as null. It
-    /// leaves out `topk_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens`, since servers have no JSON form for these fields.
+    /// Encodes the response as the JSON that a server sends. In contrast to the serde traits, this method writes NaN and the infinities as
+    /// null. It leaves out `topk_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens`, since servers have no JSON form for these
+    /// fields.
     pub fn to_json(&self) -> Bytes {
         crate::to_json(&JsonResponse::<false>::of(self))
     }
 
-    /// Encodes the response as the protobuf of a server.
+    /// Encodes the response as the protobuf message that a server sends.
     pub fn to_protobuf(&self) -> Bytes {
         proto::sampling::encode(self)
     }

@@ -66,7 +66,7 @@ impl PollTargetKind {
 }
 
 impl PollTarget {
-    /// Returns the poll target that asks for the samples of one client of a sampling session.
+    /// Creates the poll target for the samples of one client of a sampling session.
     pub fn samples(sampling_session_id: impl Into<String>, cloned_sampler_id: u64) -> Self {
         Self {
             kind: PollTargetKind::SamplingSession,
@@ -75,8 +75,8 @@ impl PollTarget {
         }
     }
 
-    /// The number of sequence numbers that each client of a sampling session has for its samples: client 0 uses the sequence numbers below
-    /// this constant, client 1 uses as many following ones, and so on.
+    /// The number of sequence numbers that each client of a sampling session may use for its samples. Client 0 uses the sequence numbers
+    /// below this constant, client 1 the same number of following sequence numbers, and so on.
     pub const SEQ_IDS_PER_CLIENT: u64 = 1_000_000_000;
 
     /// Returns the index of the client that a sample with the sequence number `seq_id` belongs to.
@@ -104,7 +104,7 @@ impl Completions {
     /// Decodes a response. Invalid completions are skipped and logged; an invalid cursor becomes [`Completions::NO_CURSOR`].
     ///
     /// # Errors
-    /// If the body is not a JSON object with a list of completions.
+    /// Fails if the body is not a JSON object with a list of completions.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }

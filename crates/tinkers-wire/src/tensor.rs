@@ -171,7 +171,8 @@ impl TensorData {
     /// Creates a dense tensor from its elements in row-major order.
     ///
     /// # Errors
-    /// Names the field `shape` if the product of the dimensions is not the number of elements, and `data` if an element is not finite.
+    /// The error names the field `shape` if the product of the dimensions is not the number of elements, and `data` if an element is not
+    /// finite.
     pub fn dense(
         values: impl Into<TensorValues>,
         shape: impl Into<Vec<usize>>,
@@ -189,8 +190,8 @@ impl TensorData {
     /// value.
     ///
     /// # Errors
-    /// Names the field `sparse_crow_indices` or `sparse_col_indices` if the indices do not match the shape and the number of explicit
-    /// values, and `data` if a value is not finite.
+    /// The error names the field `sparse_crow_indices` or `sparse_col_indices` if the indices do not match the shape and the number of
+    /// explicit values, and `data` if a value is not finite.
     pub fn csr(
         values: impl Into<TensorValues>,
         shape: [usize; 2],
@@ -205,7 +206,7 @@ impl TensorData {
         Ok(tensor)
     }
 
-    /// Creates a tensor from decoded parts without validation.
+    /// Creates a tensor from parts that were decoded, without checking that they match.
     pub(crate) fn from_parts(
         values: TensorValues,
         shape: Option<Vec<usize>>,
@@ -214,10 +215,10 @@ impl TensorData {
         Self { values, shape, csr }
     }
 
-    /// Returns the same elements in another shape, such as `[rows, columns]`.
+    /// Returns a tensor with the same elements in another shape, such as `[rows, columns]`.
     ///
     /// # Errors
-    /// Names the field `shape` if the product of the dimensions is not the number of elements, or if the tensor is sparse.
+    /// The error names the field `shape` if the product of the dimensions is not the number of elements, or if the tensor is sparse.
     pub fn reshape(mut self, shape: impl Into<Vec<usize>>) -> Result<Self, InvalidInput> {
         if self.csr.is_some() {
             return Err(InvalidInput::new(
@@ -284,7 +285,7 @@ impl TensorData {
     /// Checks that the shape and the indices match the number of elements, and that every element is finite.
     ///
     /// # Errors
-    /// Names the field `shape`, `sparse_crow_indices`, `sparse_col_indices` or `data`.
+    /// The error names the field `shape`, `sparse_crow_indices`, `sparse_col_indices` or `data`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if let TensorValues::F32(values) = &self.values
             && let Some(at) = values.iter().position(|value| !value.is_finite())
@@ -352,7 +353,7 @@ impl From<TensorValues> for TensorData {
     }
 }
 
-/// Serialises a tensor as JSON. NaN and the infinities are strings if `LOSSLESS`, else null.
+/// Serialises a tensor as JSON. If `LOSSLESS`, NaN and the infinities are strings; otherwise they are null.
 pub(crate) struct TensorJson<'a, const LOSSLESS: bool>(pub(crate) &'a TensorData);
 
 impl<const LOSSLESS: bool> Serialize for TensorJson<'_, LOSSLESS> {
@@ -384,7 +385,7 @@ impl Serialize for TensorData {
     }
 }
 
-/// The JSON form of a tensor, in which the dtype may be missing.
+/// The JSON fields of a tensor. The dtype may be missing; the caller then says which one is expected.
 #[derive(Deserialize)]
 pub(crate) struct UntypedTensor {
     data: Numbers,
@@ -395,8 +396,8 @@ pub(crate) struct UntypedTensor {
 }
 
 impl UntypedTensor {
-    /// Converts the fields to a tensor. If the JSON has no dtype, the element type is `expected`; if `expected` is `None` as well, the
-    /// element type is int64 for a list of integers and float32 otherwise.
+    /// Converts the JSON fields to a tensor, or returns the reason why they are not valid. If the JSON has no dtype, the element type is
+    /// `expected`; if `expected` is `None` as well, the element type is int64 for a list of integers and float32 otherwise.
     pub(crate) fn into_tensor(self, expected: Option<DType>) -> Result<TensorData, &'static str> {
         let dtype = self.dtype.or(expected).unwrap_or(match self.data {
             Numbers::Integers(_) => DType::Int64,
@@ -456,7 +457,7 @@ pub(crate) fn from_little_endian<T: Element, C: FromIterator<T>>(bytes: &[u8]) -
     Some(bytes.chunks_exact(size).map(T::from_le).collect())
 }
 
-/// A shared array. [`Bytes`] can refer to the memory of the array.
+/// A shared array that can own the memory of a [`Bytes`], so that the elements are not copied.
 struct SharedBytes<T>(Arc<[T]>);
 
 impl<T: Element> AsRef<[u8]> for SharedBytes<T> {
@@ -465,7 +466,7 @@ impl<T: Element> AsRef<[u8]> for SharedBytes<T> {
     }
 }
 
-/// An array element with a little-endian encoding.
+/// A type of tensor elements that can be encoded as little-endian bytes.
 pub(crate) trait Element: bytemuck::NoUninit + Send + Sync + 'static {
     fn to_le(self) -> Vec<u8>;
     fn from_le(bytes: &[u8]) -> Self;

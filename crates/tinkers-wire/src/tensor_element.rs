@@ -6,7 +6,7 @@ use crate::{TensorData, TensorValues};
 ///
 /// `f64` does not implement this trait, since its values would be rounded to `f32`. The trait cannot be implemented outside of this crate.
 pub trait TensorElement: sealed::Sealed + Copy {
-    /// Converts a list of numbers to the elements of a tensor.
+    /// Converts a list of numbers of this type to the elements of a tensor.
     fn into_values(elements: Vec<Self>) -> TensorValues;
 }
 
@@ -39,42 +39,42 @@ impl<T: TensorElement> From<Vec<T>> for TensorValues {
 }
 
 impl<T: TensorElement> From<Vec<T>> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: Vec<T>) -> Self {
         TensorValues::from(elements).into()
     }
 }
 
 impl<T: TensorElement> From<&Vec<T>> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: &Vec<T>) -> Self {
         elements.as_slice().into()
     }
 }
 
 impl<T: TensorElement> From<&[T]> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: &[T]) -> Self {
         elements.to_vec().into()
     }
 }
 
 impl<T: TensorElement, const N: usize> From<[T; N]> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: [T; N]) -> Self {
         elements.to_vec().into()
     }
 }
 
 impl<T: TensorElement, const N: usize> From<&[T; N]> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from(elements: &[T; N]) -> Self {
         elements.to_vec().into()
     }
 }
 
 impl<T: TensorElement> FromIterator<T> for TensorData {
-    /// Creates a 1-D tensor.
+    /// Creates a 1-D tensor of these elements.
     fn from_iter<I: IntoIterator<Item = T>>(elements: I) -> Self {
         Vec::from_iter(elements).into()
     }

@@ -50,7 +50,8 @@ impl PassRequest {
     /// Encodes the request body as protobuf. Tensors are copied once, into the body.
     ///
     /// # Errors
-    /// Names the field `type` of a chunk of a kind that has no protobuf form, or `seq_id` if the sequence number exceeds `i32::MAX`.
+    /// The error names the field `type` of a chunk of a kind that has no protobuf form, or `seq_id` if the sequence number exceeds
+    /// `i32::MAX`.
     pub fn to_protobuf(&self) -> Result<Bytes, InvalidInput> {
         proto::training::encode_request(self)
     }
@@ -58,7 +59,7 @@ impl PassRequest {
     /// Decodes a request body in protobuf.
     ///
     /// # Errors
-    /// If the body cannot be decoded.
+    /// Fails if the body cannot be decoded.
     pub fn from_protobuf(body: Bytes) -> Result<Self, DecodeError> {
         proto::training::decode_request(body)
     }
@@ -99,7 +100,7 @@ impl PassRequest {
     /// Decodes a JSON body of `/forward` or `/forward_backward`.
     ///
     /// # Errors
-    /// If the body cannot be decoded.
+    /// Fails if the body cannot be decoded.
     pub fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
         #[derive(Deserialize)]
         struct Input {
@@ -217,7 +218,7 @@ impl AdamParams {
     /// Checks that every parameter is finite and in range.
     ///
     /// # Errors
-    /// Names the invalid parameter.
+    /// The error names the invalid parameter.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         input::check_range(
             "learning_rate",

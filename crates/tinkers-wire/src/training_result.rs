@@ -63,7 +63,7 @@ impl ForwardBackwardOutput {
         self.metrics.get("loss:sum").copied()
     }
 
-    /// Encodes the result as the JSON of a server, with null for NaN and the infinities.
+    /// Encodes the result as the JSON that a server sends, with null for NaN and the infinities.
     pub fn to_json(&self) -> Bytes {
         #[derive(Serialize)]
         struct Json<'a> {
@@ -86,7 +86,7 @@ impl ForwardBackwardOutput {
         })
     }
 
-    /// Encodes the result as the protobuf of a server.
+    /// Encodes the result as the protobuf message that a server sends.
     pub fn to_protobuf(&self) -> Bytes {
         proto::training::encode_output(self)
     }
@@ -124,7 +124,7 @@ impl OptimStepResult {
         Self { metrics }
     }
 
-    /// Encodes the result as the JSON of a server, with null for NaN and the infinities.
+    /// Encodes the result as the JSON that a server sends, with null for NaN and the infinities.
     pub fn to_json(&self) -> Bytes {
         crate::to_json(&BTreeMap::from([("metrics", &self.metrics)]))
     }
@@ -172,7 +172,7 @@ fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
     Ok(metrics)
 }
 
-/// Serialises metrics, with NaN and the infinities as strings in JSON.
+/// Serialises metrics without loss: NaN and the infinities become strings in JSON.
 fn lossless_metrics<S: Serializer>(
     metrics: &BTreeMap<String, f64>,
     serializer: S,

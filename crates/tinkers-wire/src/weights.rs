@@ -239,7 +239,7 @@ pub const MAX_CHECKPOINT_NAME: usize = 255;
 /// with `.`.
 ///
 /// # Errors
-/// Names the field `name`.
+/// The error names the field `name`.
 pub fn check_checkpoint_name(name: &str) -> Result<(), InvalidInput> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let is_valid_length = (1..=MAX_CHECKPOINT_NAME).contains(&name.len());
@@ -252,7 +252,7 @@ pub fn check_checkpoint_name(name: &str) -> Result<(), InvalidInput> {
     Err(InvalidInput::new("name", expected))
 }
 
-/// Checks the name of a checkpoint and the time until it is deleted.
+/// Checks the name of a checkpoint to save, and the time after which the server deletes it (`ttl_seconds`).
 fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), InvalidInput> {
     if let Some(name) = name {
         check_checkpoint_name(name)?;
@@ -269,21 +269,21 @@ fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), Inv
 }
 
 impl SaveWeights {
-    /// Checks the name and that the time to live is between one hour and ten years.
+    /// Checks the name of the checkpoint (`path`), and that `ttl_seconds` is between one hour and ten years.
     ///
     /// # Errors
-    /// Names the field `name` or `ttl_seconds`.
+    /// The error names the field `name` or `ttl_seconds`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         validate_save(self.path.as_deref(), self.ttl_seconds)
     }
 }
 
 impl SaveWeightsForSampler {
-    /// Checks the name, the time to live, that exactly one of `path` and `sampling_session_seq_id` is set, and that named weights are a
-    /// snapshot.
+    /// Checks the name of the checkpoint (`path`), that `ttl_seconds` is between one hour and ten years, that exactly one of `path` and
+    /// `sampling_session_seq_id` is set, and that named weights have the kind [`SamplerSaveKind::Snapshot`].
     ///
     /// # Errors
-    /// Names the field `name`, `kind` or `ttl_seconds`.
+    /// The error names the field `name`, `kind` or `ttl_seconds`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.path.is_some() == self.sampling_session_seq_id.is_some() {
             return Err(InvalidInput::new(

@@ -25,7 +25,7 @@ fn through_json<T: Serialize + DeserializeOwned>(value: &T) -> T {
     serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error} in {json}"))
 }
 
-/// Checks that a value equals its decoded encoding.
+/// Checks that a value is unchanged after it was encoded as JSON and decoded again.
 fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     assert_eq!(&through_json(value), value);
 }
@@ -111,7 +111,7 @@ fn topk() -> impl Strategy<Value = TopkLogprobs> {
     vec(row, 0..5).prop_map(|rows| TopkLogprobs::from_rows(&rows))
 }
 
-/// Returns the rows, with floats replaced by their bits.
+/// Returns the rows of most likely tokens, with floats replaced by their bits, so that NaN equals NaN.
 fn bits_of_topk(topk: Option<&TopkLogprobs>) -> Option<Vec<Vec<(u32, u32)>>> {
     let bits = |(id, logprob): (u32, f32)| (id, logprob.to_bits());
     topk.map(|topk| {
@@ -262,7 +262,7 @@ proptest! {
     }
 }
 
-/// Decodes a value from JSON and checks that it round-trips.
+/// Decodes a value from JSON, and checks that it is unchanged after it was encoded and decoded again.
 fn check_json<T: Serialize + DeserializeOwned + PartialEq + Debug>(json: serde_json::Value) {
     check(&serde_json::from_value::<T>(json).unwrap());
 }

@@ -38,7 +38,7 @@ struct Run {
 }
 
 impl Run {
-    /// Runs the loop with a new server. Each engine job on this server takes two seconds.
+    /// Runs the training loop against a new server with these injected faults. Each engine job on this server takes two seconds.
     fn start(faults: Faults) -> Result<Self, Error> {
         // With paused time, the clock jumps to the next timer when all tasks are idle.
         let runtime = Builder::new_current_thread()

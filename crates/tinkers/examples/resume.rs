@@ -8,7 +8,7 @@ use tinkers::{Clock, TokioClock};
 use tokio::runtime::{Builder, Handle};
 
 const STEPS: usize = 12;
-/// The number of training steps between checkpoints. A lost session repeats at most this number of steps.
+/// The number of training steps between checkpoints. After a lost session, at most this number of steps is repeated.
 const SAVE_EVERY: usize = 4;
 /// The number of lost sessions after which the program gives up.
 const MAX_LOSSES: usize = 3;

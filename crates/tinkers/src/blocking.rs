@@ -40,7 +40,7 @@ use tinkers_transport::block_on;
 
 /// An extension trait that waits for a future or builder of the SDK by blocking the calling thread.
 pub trait Wait: IntoFuture + Sized {
-    /// Starts the call if it is not started yet, blocks the calling thread until the call ends, and returns its result.
+    /// Starts the operation if it is not started yet, blocks the calling thread until the operation has ended, and returns its result.
     fn wait(self) -> Self::Output {
         block_on(self.into_future())
     }

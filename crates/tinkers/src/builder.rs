@@ -72,7 +72,8 @@ impl ServiceClientBuilder {
         }
     }
 
-    /// Ignores the environment: the `TINKER_*` variables, proxies and root certificates. The certificates of the system are trusted.
+    /// Ignores the environment variables: `TINKER_*`, and those for proxies and root certificates. The certificates of the system are
+    /// trusted.
     pub fn without_environment(mut self) -> Self {
         self.environment = Environment::default;
         self
@@ -109,7 +110,7 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets the metadata of the session.
+    /// Sets the metadata of the session: strings that the program chooses.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.session.user_metadata = metadata;
         self
@@ -124,7 +125,7 @@ impl ServiceClientBuilder {
     /// Sets the time limit of an operation, including queues, pauses, retries and polls; none by default.
     ///
     /// An operation fails with `Timeout` when the limit is exceeded. It fails at once with `RateLimited` and
-    /// [`Error::retry_at`](crate::Error::retry_at) if the server requires a pause beyond the limit. Only the wait ends: a training call
+    /// [`Error::retry_at`](crate::Error::retry_at) if the server asks to retry only after the limit. Only the wait ends: a training call
     /// that is in the submission queue is still submitted, at `retry_at` if the error has one. Therefore do not repeat such a call
     /// ([`Sent::MaybeSent`](crate::Sent::MaybeSent)).
     pub fn operation_deadline(mut self, deadline: Duration) -> Self {
@@ -211,7 +212,7 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets how requests are retried.
+    /// Sets the retry policy: which failed requests are retried, how often, and after which pauses.
     pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
         self.session.retry_policy = policy;
         self
@@ -235,7 +236,7 @@ impl ServiceClientBuilder {
         self.http_versions(HttpVersions::Http2PriorKnowledge)
     }
 
-    /// Sets the proxies. They replace the proxies from the environment. [`ProxyConfig::none`] uses no proxy.
+    /// Sets the proxies, in place of the proxies from the environment variables. With [`ProxyConfig::none`], no proxy is used.
     pub fn proxy(mut self, proxy: ProxyConfig) -> Self {
         self.proxy = Some(proxy);
         self
@@ -383,7 +384,7 @@ impl ServiceClientBuilder {
 }
 
 impl ServiceClientBuilder {
-    /// Returns the `User-Agent` with the suffix of the caller.
+    /// Returns the value of the `User-Agent` header: that of the SDK, with the suffix of the caller.
     ///
     /// # Errors
     /// `InvalidInput` with the field `user_agent_suffix`.

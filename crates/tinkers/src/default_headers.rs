@@ -72,7 +72,7 @@ impl DefaultHeaders {
     }
 }
 
-/// Returns the setting to use instead of a header that the SDK sets itself, for the error message.
+/// Returns the builder setting to use instead of a header that the SDK sets itself; for the error message.
 fn conflict(name: &HeaderName) -> Option<&'static str> {
     match name.as_str() {
         "x-api-key" => Some("no header that the SDK sets itself; use the option api_key"),

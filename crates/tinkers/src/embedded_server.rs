@@ -85,7 +85,7 @@ impl ServiceClient {
     }
 }
 
-/// A clock and a spawner that belong to the same runtime.
+/// A clock and a spawner of background tasks that belong to the same runtime.
 type Runtime = (Arc<dyn Clock>, Arc<dyn Spawn>);
 
 async fn open_session(
@@ -113,7 +113,8 @@ async fn open_session(
     Ok(ServiceClient::from_session(session))
 }
 
-/// Starts an embedded server with the built-in model and opens a session on it.
+/// Starts an embedded server with the built-in model and opens a session on it. `directory` is the temporary directory to remove with the
+/// client, if there is one.
 async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClient> {
     let runtime = IoRuntime::shared()?;
     let engine = ModelEngine::builtin(data_dir)

@@ -99,7 +99,7 @@ impl Environment {
         self.base_url.as_deref()
     }
 
-    /// Returns the log filter of the command-line program, the value of `TINKER_LOG`.
+    /// Returns the log filter for the command-line program `tinkers`, the value of `TINKER_LOG`.
     pub fn log(&self) -> Option<&str> {
         self.log.as_deref()
     }

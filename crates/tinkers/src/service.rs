@@ -136,14 +136,15 @@ impl ServiceClient {
         self.session.server_profile()
     }
 
-    /// Returns the current state of the rate limits for each route class: the number of waiting requests, the number of requests in flight,
-    /// and the limits detected so far. All clients of the process with the same server and API key share the limits.
+    /// Returns the current state of the rate limits for each route class: the number of requests that wait for admission, the number of
+    /// requests in flight, and the limits that the SDK has detected so far. All clients of the process with the same server and API key
+    /// share the limits.
     pub fn limits(&self) -> LimiterSnapshot {
         self.session.endpoint().limiter().snapshot()
     }
 
-    /// Subscribes to events of the rate limits: pauses requested by the server, the first request after a pause, and changes of the in-flight
-    /// limit.
+    /// Subscribes to events of the rate limits: the server requests a pause, the first request is sent after such a pause, or the limit of
+    /// requests in flight changes.
     pub fn limiter_events(&self) -> LimiterEvents {
         self.session.endpoint().limiter().events()
     }
@@ -188,7 +189,7 @@ impl ServiceClient {
         self.session.id()
     }
 
-    /// Subscribes to events of the session: failing heartbeats, their recovery, and the end of the session.
+    /// Subscribes to events of the session: its heartbeats fail, its heartbeats succeed again, or the session has ended.
     pub fn events(&self) -> SessionEvents {
         self.session.events()
     }

@@ -8,7 +8,8 @@ use tinkers_core::Result;
 
 use super::completion_table::{CompletionNotice, CompletionTable};
 
-/// A request that is registered with a [`SessionPoller`](crate::SessionPoller). Keep the handle until the result is retrieved.
+/// The registration of a request with a [`SessionPoller`](crate::SessionPoller), which reports when the request has completed. Keep the
+/// handle until the result is retrieved.
 ///
 /// Dropping the handle removes the registration and acknowledges the result to the server, which may then discard the result.
 pub struct CompletionHandle {

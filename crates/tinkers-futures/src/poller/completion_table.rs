@@ -23,25 +23,27 @@ pub struct CompletionNotice {
     pub size: Option<NonZeroU64>,
 }
 
-/// The maximum number of completions that the table stores for requests that are not registered yet.
+/// The maximum number of completions that the table stores for requests that are not registered yet; beyond this number, completions are
+/// evicted.
 const MAX_EARLY: usize = 16_384;
 /// The maximum number of request ids that wait to be acknowledged. The server discards results without an acknowledgement later by itself.
 const MAX_RETRIEVED: usize = 65_536;
-/// The maximum number of request ids that one poll acknowledges.
+/// The maximum number of retrieved results that one poll acknowledges.
 const MAX_ACKNOWLEDGED: usize = 4096;
 
-/// The next step of the polling task.
+/// The next step of the task that sends the shared polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    /// There is nothing to do.
+    /// There is nothing to do, so no poll is sent.
     Idle,
-    /// Acknowledge the cursor and retrieved results.
+    /// Send a poll that only acknowledges completions up to the cursor, and retrieved results.
     Acknowledge,
-    /// Wait for completions of registered requests.
+    /// Send a poll that waits for completions of registered requests.
     Wait,
 }
 
-/// The acknowledgement that a poll carries: the position in the list of completions, and retrieved results.
+/// The acknowledgement that a poll carries: the cursor up to which completions were received, and the ids of retrieved results. The server
+/// may discard what is acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Acknowledgement {
     pub(super) cursor: i64,
@@ -51,13 +53,13 @@ pub(super) struct Acknowledgement {
 /// The effect of a poll response on the completion table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Applied {
-    /// The number of waiters that the response notified.
+    /// The number of registered requests that the response reported as completed.
     pub(super) notified: usize,
-    /// Whether the response is the first one with an invalid cursor, which is ignored.
+    /// Whether the response is the first one with an invalid cursor. Invalid cursors are ignored.
     pub(super) is_first_bad_cursor: bool,
 }
 
-/// The state that the completion handles and the polling task share.
+/// The table of registered requests and reported completions, which the completion handles and the polling task share.
 #[derive(Default)]
 pub(super) struct CompletionTable {
     state: Mutex<State>,
@@ -68,9 +70,9 @@ pub(super) struct CompletionTable {
 #[derive(Default)]
 struct State {
     waiters: BTreeMap<Arc<str>, Waiter>,
-    /// The number of waiters that have not been notified yet.
+    /// The number of registered requests whose completion was not reported yet.
     waiting: usize,
-    /// A lower bound of the times at which the current waits began.
+    /// A lower bound of the times at which the registered requests began to wait for their completions.
     waiting_since: Timestamp,
     /// The completions of requests that are not registered yet, with their position in `early_order`.
     early: BTreeMap<String, (u64, CompletionNotice)>,
@@ -78,11 +80,11 @@ struct State {
     next_early: u64,
     /// The number of completions that were evicted from `early` for lack of room.
     evictions: u64,
-    /// The ids of requests whose results were retrieved or abandoned, and that have to be acknowledged.
+    /// The ids of requests whose results were retrieved or abandoned. A poll has to acknowledge these ids to the server.
     retrieved: BTreeSet<Arc<str>>,
-    /// The highest cursor that the server sent.
+    /// The highest cursor that the server sent, its position in the list of completions.
     cursor: i64,
-    /// The highest cursor that the server sent with a new completion. This cursor has to be acknowledged.
+    /// The highest cursor that the server sent together with a new completion. A poll has to acknowledge this cursor to the server.
     cursor_to_acknowledge: i64,
     acknowledged_cursor: i64,
     has_bad_cursor: bool,
@@ -102,7 +104,8 @@ enum Waiter {
 }
 
 impl CompletionTable {
-    /// Returns the number of completions that were evicted so far. Pass this number to [`CompletionTable::register`].
+    /// Returns the number of completions that were evicted so far. Call this method before a request is submitted, and pass the number to
+    /// [`CompletionTable::register`], which detects whether the completion of the request may have been evicted.
     ///
     /// # Errors
     /// The error with which the poller ended.
@@ -159,7 +162,8 @@ impl CompletionTable {
         Ok(())
     }
 
-    /// Polls for the completion of the request `id`, and registers the waker. If the request is not registered, returns `Ready` at once.
+    /// Returns the completion of the request `id` if the server has reported it, and stores `waker` otherwise. If the request is not
+    /// registered, returns `Ready` at once.
     pub(super) fn poll(&self, id: &str, waker: &Waker) -> Poll<Result<CompletionNotice>> {
         let mut guard = self.lock();
         let State { waiters, ended, .. } = &mut *guard;
@@ -177,7 +181,8 @@ impl CompletionTable {
         }
     }
 
-    /// Removes the registration of `id`. One of the next polls acknowledges the id.
+    /// Removes the registration of the request `id`. One of the next polls acknowledges its result to the server, which may then discard
+    /// the result.
     pub(super) fn deregister(&self, id: &Arc<str>) {
         let mut state = self.lock();
         if let Some(Waiter::Waiting { .. }) = state.waiters.remove(id) {
@@ -190,7 +195,7 @@ impl CompletionTable {
         self.work.notify_one();
     }
 
-    /// Lets the polling task end after its final acknowledgements.
+    /// Closes the table: the polling task sends its final acknowledgements and ends.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.closed.notify_one();
@@ -214,7 +219,7 @@ impl CompletionTable {
         }
     }
 
-    /// Waits until a registered request waits for its completion. For the polling task only.
+    /// Waits until a registered request has no completion yet, so that a poll is needed. For the polling task only.
     pub(super) async fn until_waiting(&self) {
         while self.lock().work() != Work::Wait {
             self.work.notified().await;
@@ -226,7 +231,7 @@ impl CompletionTable {
         self.lock().work()
     }
 
-    /// Returns whether there is something to acknowledge.
+    /// Returns whether a cursor or a retrieved result has to be acknowledged to the server.
     pub(super) fn has_unacknowledged(&self) -> bool {
         self.lock().has_unacknowledged()
     }
@@ -246,7 +251,7 @@ impl CompletionTable {
         }
     }
 
-    /// Applies the response to a poll that carried `acknowledgement`.
+    /// Applies the response to a poll that carried `acknowledgement`: wakes the waiters of completed requests, and advances the cursor.
     ///
     /// Only this method moves the cursor, so the server repeats the completions of a response that was lost. A cursor below the current one
     /// is ignored.
@@ -285,7 +290,8 @@ impl CompletionTable {
         self.lock().acknowledge(acknowledgement);
     }
 
-    /// Suspends the shared poll: tells all current and later waiters to poll for their requests individually.
+    /// Suspends the shared poll: all registered requests, and those registered until [`CompletionTable::resume`], are told to poll
+    /// individually for their results.
     pub(super) fn suspend(&self) {
         let mut guard = self.lock();
         guard.is_suspended = true;
@@ -294,12 +300,12 @@ impl CompletionTable {
         wake_all(wakers);
     }
 
-    /// Ends the suspension for requests that are registered from now on.
+    /// Ends the suspension of the shared poll. Requests that are registered from now on wait for the shared poll again.
     pub(super) fn resume(&self) {
         self.lock().is_suspended = false;
     }
 
-    /// Restarts the progress deadlines and the measured wait times of all waiters.
+    /// Restarts the progress deadlines of all registered requests, and the measurement of their wait times.
     pub(super) fn reset_deadlines(&self, now: Timestamp) {
         let mut state = self.lock();
         for waiter in state.waiters.values_mut() {
@@ -314,7 +320,7 @@ impl CompletionTable {
         state.waiting_since = now;
     }
 
-    /// Tells the waiters that have waited for `limit` or longer to poll individually, since their completions may be lost.
+    /// Tells the registered requests that have waited for `limit` or longer to poll individually, since their completions may be lost.
     pub(super) fn release_overdue(&self, now: Timestamp, limit: Duration) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -334,7 +340,7 @@ impl CompletionTable {
         wake_all(wakers);
     }
 
-    /// Fails all current and later waiters with `error`. Later calls have no effect.
+    /// Ends the table: the waits of all registered and later requests fail with `error`. Later calls of this method have no effect.
     pub(super) fn end(&self, error: Error) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -371,8 +377,8 @@ impl State {
         self.acknowledged_cursor = self.acknowledged_cursor.max(acknowledgement.cursor);
     }
 
-    /// Tells waiters to poll individually, if `is_released` returns true for the time at which their wait began. Returns the wakers of
-    /// these waiters.
+    /// Tells requests to poll individually, if `is_released` returns true for the time at which the request began to wait. Returns the
+    /// wakers of these requests.
     fn release(&mut self, mut is_released: impl FnMut(Timestamp) -> bool) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for waiter in self.waiters.values_mut() {
@@ -398,7 +404,8 @@ impl State {
         }
     }
 
-    /// Records a completion. Returns whether it is new, since the server may repeat completions.
+    /// Records a completion that the server has reported. Returns false for a completion that is known already, since the server may repeat
+    /// completions.
     fn record(&mut self, now: Timestamp, completion: Completion, wakers: &mut Vec<Waker>) -> bool {
         let notice = CompletionNotice {
             size: match completion.state {

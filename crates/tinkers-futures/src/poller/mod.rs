@@ -21,8 +21,8 @@ use self::shared_poll::SharedPoll;
 /// One background task polls. It starts with the first [`SessionPoller::begin`] and ends after the poller is dropped.
 ///
 /// No response of the server ends the task. After a final response, too many retries or a panic, the shared poll is suspended, for 30 s at
-/// first and 10 minutes at most. Meanwhile each request is polled for individually. Only the end of its runtime fails all current and later
-/// waiters.
+/// first and 10 minutes at most. Meanwhile each request is polled for individually. Only the end of its runtime fails the waits of all
+/// current and later requests.
 pub struct SessionPoller {
     session: Arc<dyn SessionContext>,
     client: ClientId,
@@ -31,7 +31,7 @@ pub struct SessionPoller {
     task: Mutex<Option<Task>>,
 }
 
-/// A submission that has begun. Completions that arrive from this time on are stored until its request id is known.
+/// A submission that has begun. Completions that arrive from this time on are stored until the request id of the submission is known.
 #[derive(Debug)]
 #[must_use = "pass it to SessionPoller::register when the request id is known"]
 pub struct PendingSubmission {
@@ -50,7 +50,8 @@ impl SessionPoller {
         }
     }
 
-    /// Starts to store completions for a submission. Call this method before each submission.
+    /// Starts to store completions for a submission. Call this method before each submission, since its completion may arrive before its
+    /// request id.
     ///
     /// # Errors
     /// The error with which the poller ended.
@@ -99,7 +100,7 @@ impl SessionPoller {
 }
 
 impl Drop for SessionPoller {
-    /// Lets the background task send its last acknowledgements, within a few seconds, and then end.
+    /// Lets the background task send its final acknowledgements within a few seconds and then end.
     fn drop(&mut self) {
         self.completions.close();
         let task = self

@@ -19,27 +19,29 @@ use super::completion_table::{Acknowledgement, CompletionTable, Work};
 use crate::catch_unwind;
 use crate::poll_loop::{PollHandler, PollLoop, Verdict};
 
-/// The time limit of one poll that only acknowledges, and of all final acknowledgements together.
+/// The time limit of a single poll that only acknowledges completions, and of all final acknowledgements together.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(5);
-/// The time for which an acknowledgement waits for the next poll that can carry the acknowledgement.
+/// The time for which an acknowledgement waits for a poll that is sent anyway. After this time, a poll is sent for the acknowledgement
+/// alone.
 const ACKNOWLEDGE_DELAY: Duration = Duration::from_secs(1);
-/// The maximum number of polls for final acknowledgements.
+/// The maximum number of polls that send the final acknowledgements after the client was dropped.
 const MAX_FINAL_ACKNOWLEDGEMENTS: u32 = 20;
 /// The duration of a suspension of the shared poll. It grows with consecutive suspensions.
 const SUSPENSION: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_secs(600));
 
-/// The state of the background task of a shared poll.
+/// The background task that sends the shared polls of a sampling client.
 pub(super) struct SharedPoll {
     session: Arc<dyn SessionContext>,
     client: ClientId,
     target: PollTarget,
     completions: Arc<CompletionTable>,
     polls: PollLoop,
-    /// The number of suspensions since the last response.
+    /// The number of consecutive suspensions without a successful response in between.
     suspensions: u32,
 }
 
-/// Fails all waiters if the task is dropped before it has ended: it was aborted, or its runtime has ended.
+/// A guard that fails the waits of all registered requests if the polling task is dropped before it has ended: it was aborted, or its
+/// runtime has ended.
 struct FailWaitersOnAbort(Arc<CompletionTable>);
 
 impl Drop for FailWaitersOnAbort {
@@ -103,7 +105,7 @@ impl SharedPoll {
         }
     }
 
-    /// Counts and logs a failure of the shared poll. Returns the duration of the suspension.
+    /// Counts and logs a failure of the shared poll. Returns the time for which the shared poll is suspended.
     fn fail(&mut self, error: &Error) -> Duration {
         let hint = error.retry_after().unwrap_or_default();
         let suspension = SUSPENSION.pause(self.suspensions).max(hint);
@@ -123,7 +125,7 @@ impl SharedPoll {
         suspension
     }
 
-    /// Polls until a poll fails, and returns the error.
+    /// Sends shared polls until one of them fails finally, and returns its error.
     async fn poll(&mut self) -> Result<Infallible> {
         let mut poll = CompletionPoll {
             session: &*self.session,
@@ -136,8 +138,8 @@ impl SharedPoll {
         self.polls.run(&mut poll, None).await
     }
 
-    /// Sends the remaining acknowledgements, within a few seconds. If an acknowledgement fails, the server stores results for longer than
-    /// necessary, but no waiter loses a result.
+    /// Sends the acknowledgements that are left when the client is dropped, within a few seconds. If an acknowledgement fails, the server
+    /// stores results for longer than necessary, but no request loses its result.
     async fn acknowledge_rest(&mut self) {
         let session = Arc::clone(&self.session);
         let caller = session.caller();
@@ -166,13 +168,13 @@ impl SharedPoll {
     }
 }
 
-/// The handler of polls that wait for completions.
+/// The handler of the shared polls that wait for completions of registered requests.
 struct CompletionPoll<'a> {
     session: &'a dyn SessionContext,
     target: &'a PollTarget,
     completions: &'a CompletionTable,
     suspensions: &'a mut u32,
-    /// The acknowledgement that the current poll carries.
+    /// The completions and results that the poll in flight acknowledges.
     acknowledgement: Acknowledgement,
     work: Work,
 }
@@ -245,7 +247,7 @@ impl PollHandler for CompletionPoll<'_> {
     }
 }
 
-/// The handler of polls for the final acknowledgements of a client.
+/// The handler of the polls that send the final acknowledgements after a client was dropped.
 struct FinalAck<'a> {
     target: &'a PollTarget,
     completions: &'a CompletionTable,

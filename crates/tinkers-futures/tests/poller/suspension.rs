@@ -50,7 +50,8 @@ fn failed_shared_poll_is_suspended_and_resumed() {
     drop((new, first, next, last, handles));
 }
 
-/// Returns the length of the current suspension in seconds. Registers a request each second, since an idle poller does not poll.
+/// Returns the number of seconds after which the current suspension of the shared poll ends. Registers a request each second, since an idle
+/// poller does not poll.
 fn suspension(fixture: &Fixture, handles: &mut Vec<CompletionHandle>) -> usize {
     let polls = fixture.server.request_times().len();
     (0..1000)

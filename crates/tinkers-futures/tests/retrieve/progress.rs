@@ -70,7 +70,7 @@ fn poll_response_updates_queue_state_and_queue_log() {
     server.drive(handle).expect("the result");
 }
 
-/// Returns the time at which an operation stalls whose first poll gets this response after 60 s. No other response follows.
+/// Returns the time at which an operation fails as stalled if its first poll gets this response after 60 s and no other response follows.
 fn stalled_at(response: Step) -> Duration {
     let held = |seconds| Step::After(Duration::from_secs(seconds));
     let (handle, server) = started([held(60), response, held(3600), DONE], None);

@@ -24,17 +24,17 @@ use tinkers_wire::{ClientConfig, DynamicConfig};
 /// One step in the script of the server.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    /// Responds with this status and JSON body.
+    /// The server responds with this status and JSON body.
     Json(u16, &'static str),
-    /// Responds with this status, header and JSON body.
+    /// The server responds with this status, header and JSON body.
     WithHeader(u16, &'static str, &'static str),
-    /// Responds with this protobuf body.
+    /// The server responds with this protobuf body.
     Protobuf(Bytes),
-    /// Fails with a transport error of this kind.
+    /// The request fails with a transport error of this kind.
     Fails(TransportErrorKind),
-    /// Delays the next response.
+    /// The response of the next step is delayed by this time.
     After(Duration),
-    /// Panics in the transport.
+    /// The transport panics.
     Panics,
 }
 
@@ -44,13 +44,13 @@ pub(crate) struct Scripted {
     pub(crate) clock: ManualClock,
     pub(crate) requests: Mutex<Vec<(Timestamp, HttpRequest)>>,
     pub(crate) settled: Mutex<Vec<AttemptOutcome>>,
-    /// The queue position that each poll asked for, in order.
+    /// The queue position in the rate limiter that each poll asked for, in order.
     pub(crate) readmissions: Mutex<Vec<Readmission>>,
-    /// The kinds of the returned permits, in order.
+    /// The kinds of the limiter permits that were returned, in order.
     pub(crate) released: Mutex<Vec<&'static str>>,
     pub(crate) bytes_held: AtomicU64,
     pub(crate) max_bytes_held: AtomicU64,
-    /// The reason of the close, if the session is closed.
+    /// The error with which the session was closed, if it is closed.
     pub(crate) ended: Mutex<Option<Error>>,
     /// The number of times that the server was asked whether it knows the session.
     pub(crate) confirmations: AtomicU64,
@@ -59,7 +59,7 @@ pub(crate) struct Scripted {
     /// The scripts for requests whose path ends in the given route.
     by_route: Mutex<Vec<(&'static str, VecDeque<Step>)>>,
     tasks: Mutex<Vec<Spawned>>,
-    /// The end of the pause after a refusal.
+    /// The time until which the gate is closed after a rate-limited response (429).
     gate: Mutex<Timestamp>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn session(script: impl IntoIterator<Item = Step>) -> (Arc<FakeSessio
     session_with_limits(script, Duration::from_secs(7200), None)
 }
 
-/// Creates a session with these deadlines.
+/// Creates a session with this progress deadline and operation deadline.
 pub(crate) fn session_with_limits(
     script: impl IntoIterator<Item = Step>,
     progress_deadline: Duration,
@@ -145,7 +145,7 @@ fn build(
 }
 
 impl Scripted {
-    /// Returns the times at which requests arrived, in seconds.
+    /// Returns the times at which requests arrived, in seconds from the origin of the clock.
     pub(crate) fn request_times(&self) -> Vec<f64> {
         self.requests
             .lock()
@@ -229,7 +229,7 @@ impl Wake for Woken {
     }
 }
 
-/// A background task.
+/// A background task that [`Scripted::drive`] polls.
 struct Spawned {
     work: BoxFuture<'static, ()>,
     aborted: Arc<AtomicBool>,
@@ -313,7 +313,8 @@ fn json() -> HeaderMap {
     headers
 }
 
-/// An admission that only has a gate. A refusal closes the gate for the server's retry delay, or for one second.
+/// An admission without queues and limits. It only has a gate, which a rate-limited response closes for the server's retry delay, or for
+/// one second.
 #[derive(Debug)]
 struct Gate(Arc<Scripted>);
 

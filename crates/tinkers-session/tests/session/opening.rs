@@ -14,7 +14,7 @@ use tinkers_wire::{ApiDocument, FinishReason, SDK_VERSION, routes};
 
 use crate::support::{ADDRESS, Channel, Fixture, Recorded, Reply};
 
-/// The routes of the requests that open a session, in order.
+/// The routes of the requests that open a session, in the order in which they are sent.
 const OPENING: [&str; 4] = [
     routes::CLIENT_CONFIG,
     ApiDocument::PATH,

@@ -17,7 +17,8 @@ fn refresh_times(fixture: &Fixture, count: usize) -> Vec<f64> {
     requests.iter().map(|request| request.seconds()).collect()
 }
 
-/// Returns the refresh interval, whether samples can be cancelled, and the maximum size of a batch of cancelled samples.
+/// Returns fields of the session's dynamic configuration: the refresh interval, whether samples can be cancelled, and the maximum number of
+/// samples that are cancelled concurrently.
 fn flags(session: &Session) -> (u64, bool, u32) {
     let flags = session.dynamic_config();
     (

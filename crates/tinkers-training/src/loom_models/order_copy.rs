@@ -61,17 +61,17 @@ impl TestedOrder for Order<Call> {
 /// The faults that can be planted into an [`OrderCopy`] for negative controls.
 pub(crate) mod fault {
     pub(crate) const NONE: u8 = 0;
-    /// Sequence numbers are reserved under one lock, and the call is queued under another.
+    /// A call reserves its sequence numbers under one lock, and enters the queue under another.
     pub(crate) const SEPARATE_NUMBERING: u8 = 1;
     /// The sender finds the queue empty under one lock, and its permit ends under another.
     pub(crate) const SEPARATE_SENDER_END: u8 = 2;
-    /// The failure of the model is checked under one lock, and the call is queued under another.
+    /// A call checks under one lock whether the model has failed, and enters the queue under another.
     pub(crate) const SEPARATE_FAILURE_CHECK: u8 = 3;
     /// A dropped sender fails the calls under one lock, and its permit ends under another.
     pub(crate) const DROP_IN_TWO_STEPS: u8 = 4;
     /// A dropped sender does not fail the queued and later calls.
     pub(crate) const DROP_WITHOUT_FAILURE: u8 = 5;
-    /// Later calls report the last failure of the model instead of the first.
+    /// Later calls report the last failure of the model. The real order reports the first.
     pub(crate) const LAST_FAILURE_REPORTED: u8 = 6;
 }
 

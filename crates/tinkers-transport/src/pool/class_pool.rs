@@ -73,11 +73,11 @@ impl ClassPool {
         })
     }
 
-    /// Waits for a connection with capacity for one request, in FIFO order. Cancel-safe: a connection that was granted to a dropped waiter is
-    /// granted to the next waiter.
+    /// Waits for a connection with capacity for one request, in FIFO order. Cancel-safe: if the future is dropped after a connection was
+    /// granted to it, the next waiting request gets the connection.
     ///
-    /// If the server lowers its stream limit between the grant and the wake-up of the waiter, the request queues again. Otherwise it would
-    /// wait inside h2, where the rate limit is not checked again.
+    /// If the server lowers its stream limit after a connection was granted and before this future continues, the request queues again.
+    /// Otherwise it would wait inside h2, where the rate limit is not checked again.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         limits: &RequestLimits,
@@ -147,7 +147,8 @@ impl ClassPool {
         errors::timed_out(&self.context.origin, timeout, limit, Sent::NotSent)
     }
 
-    /// Retires all connections if the machine was suspended since the last call. Returns the idle connections.
+    /// Retires all connections if the machine was suspended since the last call. A retired connection carries no further request. Returns
+    /// the idle connections, which the caller must drop.
     fn retire_after_suspend(&self) -> Vec<Connection> {
         let (now, wall) = (self.context.clock.now(), self.context.clock.wall());
         let mut inner = self.lock();
@@ -171,7 +172,8 @@ impl ClassPool {
         drop(idle);
     }
 
-    /// Closes the pool: current and later waiters fail, and each connection is closed when its last request has ended.
+    /// Closes the pool: requests that wait for a connection and later requests fail, and each connection is closed when its last request
+    /// has ended.
     pub(super) fn close(&self) {
         let (waiters, idle, reaper) = {
             let mut inner = self.lock();
@@ -200,7 +202,7 @@ impl ClassPool {
         }
     }
 
-    /// Makes a connection available for the next request, after a complete response.
+    /// Makes a connection available for the next request, after a response was read completely.
     fn recycle(self: &Arc<Self>, id: u64, mut connection: Connection) {
         if connection.is_ready() || connection.share().is_some() {
             return self.check_in(id, connection);
@@ -241,7 +243,7 @@ impl ClassPool {
         }
     }
 
-    /// Grants free connections to waiters, and opens more connections for the remaining waiters.
+    /// Grants free connections to the requests that wait for one, and opens more connections for the remaining requests.
     fn serve(self: &Arc<Self>) {
         let (mut grants, mut expired) = (Vec::new(), Vec::new());
         let now = self.context.clock.now();
@@ -332,7 +334,7 @@ impl ClassPool {
         self.start_reaper();
     }
 
-    /// Starts a task that serves waiters whenever the server raises the stream limit of a connection.
+    /// Starts a task that grants streams to waiting requests whenever the server raises the stream limit of a connection.
     fn watch_max_streams(self: &Arc<Self>, mut max_streams: watch::Receiver<usize>) {
         let class_pool = Arc::downgrade(self);
         self.context.runtime.launch(async move {
@@ -346,7 +348,7 @@ impl ClassPool {
         });
     }
 
-    /// Fails the waiters that the failed connection was opened for, and opens connections for the remaining waiters.
+    /// Fails the requests for which a connection was opened without success, and opens connections for the remaining requests.
     fn fail_dial(self: &Arc<Self>, error: TransportError) {
         tracing::debug!(class = self.class.name(), %error, "cannot open a connection");
         let waiters: Vec<Waiter> = {
@@ -373,7 +375,8 @@ impl ClassPool {
         })));
     }
 
-    /// Closes expired connections. Returns a sleep until the next idle connection expires, or `None` if no connection is idle.
+    /// Closes the connections that were idle for too long. Returns a sleep until the next idle connection expires, or `None` if no
+    /// connection is idle.
     fn reap(&self) -> Option<impl Future<Output = ()> + use<>> {
         let now = self.context.clock.now();
         let (expired, next, reaper) = {
@@ -417,7 +420,7 @@ impl Lease {
         }
     }
 
-    /// Returns the id of the connection.
+    /// Returns the id of the leased connection.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -461,7 +464,7 @@ impl Drop for Lease {
 }
 
 /// A guard for the attempt to open one connection. If the guard is dropped without a result, because the task panicked or the runtime has
-/// ended, all waiters fail.
+/// ended, all requests that wait for a connection fail.
 struct DialGuard(Option<Arc<ClassPool>>);
 
 impl DialGuard {

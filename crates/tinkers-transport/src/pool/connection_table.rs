@@ -15,7 +15,7 @@ pub(crate) trait PooledConnection: Sized {
     fn max_requests(&self) -> usize;
 }
 
-/// The limits of idle connections.
+/// The limits after which the connections of a pool are closed or accept no further request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IdleLimits {
     pub(crate) http1: Duration,
@@ -41,7 +41,7 @@ pub(crate) struct ConnectionTable<S> {
     idle: VecDeque<IdleConnection<S>>,
     /// The busy HTTP/1.1 connections, each with the time at which it stops accepting requests.
     busy: BTreeMap<u64, Timestamp>,
-    /// The HTTP/2 connections.
+    /// The HTTP/2 connections, each with the requests that share it.
     shared: BTreeMap<u64, SharedConnection<S>>,
 }
 
@@ -69,7 +69,7 @@ impl<S: PooledConnection> SharedConnection<S> {
     }
 }
 
-/// A connection that is checked out for one request.
+/// A connection that is taken out of the table for one request.
 pub(crate) struct Checkout<S> {
     pub(crate) id: u64,
     pub(crate) connection: S,
@@ -101,7 +101,7 @@ impl<S: PooledConnection> ConnectionTable<S> {
                 .sum::<usize>()
     }
 
-    /// Adds a new connection.
+    /// Adds a connection that was just opened to the table.
     pub(crate) fn add(&mut self, id: u64, connection: S, now: Timestamp, limits: IdleLimits) {
         let retire_at = now.after(limits.age_of(id));
         if connection.share().is_some() {
@@ -126,8 +126,8 @@ impl<S: PooledConnection> ConnectionTable<S> {
         }
     }
 
-    /// Checks out a connection for one request, with at most `streams` requests on one connection. Moves connections that are closed or too
-    /// old to `expired`. The caller must drop `expired` without holding a lock.
+    /// Takes a connection for one request, if one has room. An HTTP/2 connection carries at most `streams` requests. Moves connections that
+    /// are closed or too old to `expired`. The caller must drop `expired` without holding a lock.
     pub(crate) fn check_out(
         &mut self,
         streams: usize,

@@ -10,10 +10,10 @@ pub(super) struct DialPlan {
     pub(super) opening: usize,
     /// The number of concurrent requests that a new connection is expected to carry.
     pub(super) expected_requests: usize,
-    /// The `connect` timeout of the latest request.
+    /// The `connect` timeout of the request that began to wait last. It limits the next attempts to open a connection.
     pub(super) connect_timeout: Duration,
-    /// The time at which a connection last turned out to carry fewer requests than expected. The `connect` timeout of the requests that still
-    /// wait starts again at this time.
+    /// The time at which a connection last turned out to carry fewer requests than expected. The `connect` timeout of the requests that
+    /// still wait for a connection starts again at this time, since more connections are opened for them.
     pub(super) shortfall_at: Timestamp,
 }
 

@@ -13,7 +13,7 @@ const SETTINGS: u8 = 4;
 const END_STREAM_AND_HEADERS: u8 = 0x5;
 const ACK: u8 = 1;
 
-/// Encodes a frame (RFC 9113, 4.1).
+/// Encodes an HTTP/2 frame (RFC 9113, 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
     let mut bytes = length[1..].to_vec();
@@ -23,19 +23,19 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Encodes a `SETTINGS` frame with `SETTINGS_MAX_CONCURRENT_STREAMS`.
+/// Encodes an HTTP/2 `SETTINGS` frame that sets `SETTINGS_MAX_CONCURRENT_STREAMS` to `count`.
 fn max_streams(count: u32) -> Vec<u8> {
     let value = count.to_be_bytes();
     frame(SETTINGS, 0, 0, &[&[0, 3], &value[..]].concat())
 }
 
-/// Encodes an empty response of status 200. The response ends `stream`.
+/// Encodes the HTTP/2 frame of a response with status 200 and no body, which ends `stream`.
 pub(crate) fn ok(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_STREAM_AND_HEADERS, stream, &[0x88])
 }
 
-/// A server with one connection, on the current runtime. The server acknowledges settings, ignores pings, and writes the frames of the
-/// test.
+/// An HTTP/2 test server for one connection. It runs on the current runtime. The server acknowledges settings, ignores pings, and writes
+/// the frames of the test.
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     write: mpsc::UnboundedSender<Vec<u8>>,

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 pub(crate) mod frames;
 pub(crate) mod secure;
 
-/// The runtime of the servers. It outlives the runtimes of the tests.
+/// The runtime of the test servers. It outlives the runtimes of the tests.
 pub(crate) static SERVERS: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -37,7 +37,7 @@ pub(crate) static SERVERS: LazyLock<Runtime> = LazyLock::new(|| {
 
 pub(crate) type ResponseFuture = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 
-/// A recorded request.
+/// A request that the test server has received.
 #[derive(Debug, Clone)]
 pub(crate) struct RecordedRequest {
     pub(crate) method: Method,
@@ -108,7 +108,7 @@ impl Server {
     }
 }
 
-/// Serves one connection.
+/// Serves the requests of one connection with the handler of the test server.
 pub(crate) async fn serve<S>(
     stream: S,
     server_version: ServerVersion,
@@ -152,8 +152,8 @@ pub(crate) async fn serve<S>(
     };
 }
 
-/// Accepts connections, and runs `each` for each connection and its index, from 0. Returns the address of the listener, and the counter of
-/// accepted connections.
+/// Listens on a free port, accepts connections, and calls `each` with each connection and its index, from 0. Returns the address of the
+/// listener, and the counter of accepted connections.
 pub(crate) fn listen<F>(
     each: impl Fn(TcpStream, usize) -> F + Send + Sync + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>)
@@ -237,7 +237,7 @@ pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
 
 const TURNS: usize = 50_000_000;
 
-/// Both versions of HTTP, each as a setting of the server and of the client.
+/// HTTP/1.1 and HTTP/2, each as the setting of a test server and of a client.
 pub(crate) const BOTH: [(ServerVersion, HttpVersions); 2] = [
     (ServerVersion::Http1, HttpVersions::Http1),
     (ServerVersion::Http2, HttpVersions::Http2PriorKnowledge),

@@ -14,13 +14,14 @@ use super::{RecordedRequest, ServerVersion, listen, respond_with, serve};
 pub(crate) struct Secure {
     pub(crate) url: String,
     pub(crate) authority: String,
-    /// The ALPN protocol and the server name of each connection.
+    /// The negotiated ALPN protocol and the requested server name of each connection.
     pub(crate) agreed: Arc<Mutex<Vec<Agreed>>>,
 }
 
 pub(crate) type Agreed = (Option<String>, Option<String>);
 
-/// Starts a TLS server for `localhost` that offers `protocols`. The server responds with `secure`, and never responds to `/held`.
+/// Starts a TLS server for `localhost` that offers `protocols`. The server responds with the body `secure`, but never responds to a request
+/// for `/held`.
 pub(crate) fn secure(protocols: &[&str]) -> Secure {
     secure_after(protocols, |stream, _| async { Some(stream) })
 }

@@ -9,7 +9,8 @@ use crate::{
     DecodeError, PromptAltTokens, SampleResponse, SampledSequence, StopReason, TopkLogprobs,
 };
 
-/// The number sent for a stop reason that has no number in the schema. Decoders read this number as an unknown stop reason.
+/// The enum number that is sent for a stop reason without a number in the protobuf schema. Decoders read this number as an unknown stop
+/// reason.
 const NO_STOP_REASON: i32 = -1;
 
 pub(crate) fn encode(response: &SampleResponse) -> Bytes {
@@ -139,7 +140,7 @@ fn tokens(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
     Ok(ids)
 }
 
-/// Encodes the rows of most likely tokens as a matrix. Shorter rows are padded with unused cells.
+/// Encodes the most likely tokens at each position as a matrix with one row per position. Shorter rows are padded with unused cells.
 fn encode_topk(topk: &TopkLogprobs) -> m::TopkLogprobs {
     // A matrix without columns would lose the number of positions.
     let k = topk.rows().map(Iterator::count).max().unwrap_or(0).max(1);
@@ -153,7 +154,8 @@ fn encode_topk(topk: &TopkLogprobs) -> m::TopkLogprobs {
     }
 }
 
-/// Decodes a matrix of `length` rows and `k` columns, without its unused cells. Returns `None` for an empty matrix.
+/// Decodes the most likely tokens at each position from a matrix of `length` rows and `k` columns, and leaves out the unused cells. Returns
+/// `None` for an empty matrix.
 fn decode_topk(topk: m::TopkLogprobs) -> Result<Option<TopkLogprobs>, DecodeError> {
     let (k, length) = (topk.k as usize, topk.length as usize);
     if k == 0 || length == 0 {

@@ -60,7 +60,7 @@ fn decode(
     Ok(TensorData::from_parts(values, shape, csr))
 }
 
-/// Decodes the elements of a tensor. Element types without a public [`crate::DType`] are widened: int32 to int64, bfloat16 to float32.
+/// Decodes the elements of a tensor. Element types that [`crate::DType`] does not have are widened: int32 to int64, bfloat16 to float32.
 pub(super) fn values(dtype: i32, data: &[u8]) -> Result<TensorValues, DecodeError> {
     Ok(match DType::try_from(dtype) {
         Ok(DType::Float32) => TensorValues::F32(elements(data)?),
@@ -91,7 +91,7 @@ pub(super) fn values(dtype: i32, data: &[u8]) -> Result<TensorValues, DecodeErro
     })
 }
 
-/// Returns the size in bytes of one element of a dtype, given by its number in protobuf.
+/// Returns the size in bytes of one element. `dtype` is the number of the element type in the protobuf schema.
 pub(super) fn element_size(dtype: i32) -> usize {
     match DType::try_from(dtype) {
         Ok(DType::Int64) => 8,

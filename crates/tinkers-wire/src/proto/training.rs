@@ -319,15 +319,16 @@ fn decode_record(
     Ok(())
 }
 
-/// The maximum number of outputs without fields in a result. A request contains fewer data than this number.
+/// The maximum number of empty outputs, one per datum, that are created for a result without output fields. A request contains fewer data
+/// than this number.
 const MAX_EMPTY_OUTPUTS: usize = 1 << 16;
-/// The maximum length of a field name in bytes. The name and the trailing shape are copied to every datum of a batch, so their sizes are
+/// The maximum length in bytes of the name of an output field. The name is copied to the output of every datum of a batch, so its length is
 /// limited.
 const MAX_NAME_LEN: usize = 200;
-/// The maximum number of trailing dimensions of a field.
+/// The maximum number of dimensions of an output field after the first, the batch dimension. They are copied to the output of every datum.
 const MAX_DIMENSIONS: usize = 32;
 
-/// Splits the field `name` of a batch into one tensor per datum. The byte offsets of the tensors are part of the batch.
+/// Splits the field `name` of a batch into one tensor per datum. The batch contains the byte offset of each tensor.
 fn split(name: &str, batch: &m::BatchedTensor) -> Result<Vec<TensorData>, DecodeError> {
     if name.len() > MAX_NAME_LEN || batch.trailing_shape.len() > MAX_DIMENSIONS {
         return Err(DecodeError::new(format!(

@@ -30,7 +30,7 @@ fn response(ids: &[&str], cursor: i64) -> Completions {
     }
 }
 
-/// Applies a response with these completions and this cursor. Returns the number of waiters that it notified.
+/// Applies a response with the completions of the requests `ids` and this cursor. Returns the number of waiters that were notified.
 fn apply(table: &CompletionTable, ids: &[&str], cursor: i64) -> usize {
     table
         .apply(at(1), &table.acknowledgement(), response(ids, cursor))
@@ -222,7 +222,7 @@ fn waiters_poll_individually_while_the_shared_poll_is_suspended() {
     assert_eq!(table.work(), Work::Wait);
 }
 
-/// A waker that reads the table when it is called, like an executor on another thread.
+/// A waker that reads the state of the table when it is called, as an executor on another thread might.
 struct StateRecorder {
     table: Arc<CompletionTable>,
     id: &'static str,
@@ -379,7 +379,7 @@ fn reset_deadlines_restarts_the_measured_wait_of_all_waiters() {
     assert_eq!(size(poll(&table, "1")), None);
 }
 
-/// A waker of the polling task that reads the table when it is called.
+/// A waker of the polling task that reads the next step from the table when it is called.
 struct WorkRecorder {
     table: Arc<CompletionTable>,
     seen: Mutex<Vec<Option<(Work, bool)>>>,

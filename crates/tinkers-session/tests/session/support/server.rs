@@ -24,9 +24,9 @@ pub(crate) enum Reply {
     Late(Duration, u16, &'static str),
     /// A transport error of this kind.
     Fails(TransportErrorKind, Sent),
-    /// No response, so that the request waits for its timeout.
+    /// No response, so that the request fails by its timeout.
     Hangs,
-    /// A panic in the transport.
+    /// The transport panics.
     Panics,
 }
 
