@@ -11,7 +11,7 @@ pub struct InvalidInput {
 }
 
 impl InvalidInput {
-    /// Creates an error for a field. `expected` completes the error message "invalid <field>: expected ...". It describes the valid values
+    /// Creates an error for a field. `expected` completes the error message `invalid <field>: expected …`. It describes the valid values
     /// and should include the value that was found, as in `at least 1, got 0`.
     pub fn new(field: impl Into<String>, expected: impl fmt::Display) -> Self {
         Self {
