@@ -65,7 +65,8 @@ pub enum ErrorKind {
     /// The server's rate limit holds the request back beyond its deadline, so the request was not sent. Repeat the call at
     /// [`Error::retry_at`].
     RateLimited,
-    /// The server rejected the request for another reason (400, 422 and other 4xx). The message has the server's reason; a repeat fails, too.
+    /// The server rejected the request for another reason (400, 422 and other 4xx). The message contains the server's reason. Repeating the
+    /// same request fails, too.
     Rejected,
     /// The server failed (5xx) at every attempt. Repeat the call later if [`Error::sent`] allows it.
     Server,
@@ -74,7 +75,8 @@ pub enum ErrorKind {
     /// A timeout or deadline passed. The server may still carry out the operation: repeat the call only if [`Error::sent`] allows it, or set a
     /// longer time limit.
     Timeout,
-    /// The operation made no progress for its progress deadline; [`Error::stalled`] has its phase. Check the state of the server before a repeat.
+    /// The operation made no progress for as long as its progress deadline allows; [`Error::stalled`] has its phase. Check the state of the
+    /// server before you repeat the call.
     Stalled,
     /// The operation failed on the server. [`Error::category`] tells whether the request or the server is the cause: correct the request, or
     /// repeat the call.
@@ -99,8 +101,8 @@ pub enum ErrorKind {
     Closed,
     /// The caller cancelled the operation. A training call that was sent is still applied.
     Cancelled,
-    /// The background task panicked or its runtime ended. Keep the runtime alive as long as the client; a panic is an error of the SDK, or
-    /// of a layer or engine of the program.
+    /// The background task of the operation panicked, or the runtime of that task ended. Keep the runtime alive as long as the client. A
+    /// panic is a bug of the SDK, or of a transport layer or an engine that the program provides.
     Aborted,
     /// The server or this version does not support the operation. The message names what is missing.
     Unsupported,
@@ -115,7 +117,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// The phase of an operation.
+/// The phase of an operation, from the wait for admission to the fetch of its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
@@ -240,7 +242,7 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns whether the request may have reached the server.
+    /// Returns whether the failed request may have reached the server.
     pub fn sent(&self) -> Sent {
         self.0.sent
     }
@@ -258,12 +260,12 @@ impl Error {
         ) || self.0.category == Some(FailureCategory::Server)
     }
 
-    /// Returns the time, on the client's clock, at which the server will accept the request. `None` if unknown.
+    /// Returns the time, on the client's clock, at which the server will accept the rejected request. `None` if the server did not say.
     pub fn retry_at(&self) -> Option<Timestamp> {
         self.0.retry_at
     }
 
-    /// Returns the time from this error until the server will accept the request. `None` if unknown.
+    /// Returns the time from the creation of this error until the server will accept the request. `None` if the server did not say.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
@@ -288,12 +290,13 @@ impl Error {
         self.0.field.as_deref()
     }
 
-    /// Returns whether the user or the server caused the failure of the operation, according to the server.
+    /// Returns whether the request of the user or the server caused the failure of the operation, according to the server. `None` for other
+    /// errors.
     pub fn category(&self) -> Option<FailureCategory> {
         self.0.category
     }
 
-    /// Returns the state of a stalled operation. `None` for other errors.
+    /// Returns the phase in which the operation stalled, and for how long it made no progress. `None` for other errors than `Stalled`.
     pub fn stalled(&self) -> Option<Stalled> {
         self.0.stalled
     }
@@ -311,7 +314,7 @@ impl Error {
         })
     }
 
-    /// Prepends `context` to the message.
+    /// Puts `context` before the message of the error.
     #[must_use]
     pub fn with_context(self, context: impl fmt::Display) -> Self {
         self.edit(|inner| inner.message = format!("{context}: {}", inner.message))
@@ -330,7 +333,7 @@ impl Error {
         self.edit(|inner| inner.field = Some(field))
     }
 
-    /// Adds the status and body of the response.
+    /// Adds the status and the body of the response. The body is cut to [`Error::MAX_BODY`] bytes.
     #[must_use]
     pub fn with_response(self, status: u16, body: &Bytes) -> Self {
         // A copy, so that a small error does not keep a large body alive.
@@ -348,7 +351,8 @@ impl Error {
         self.edit(|inner| inner.request_id = Some(id))
     }
 
-    /// Adds the time `at` at which the server will accept the request. `now` is the time of the error.
+    /// Adds `at`, the time at which the server will accept the request. `now` is the time of the error, from which [`Error::retry_after`]
+    /// is counted.
     #[must_use]
     pub fn with_retry_at(self, now: Timestamp, at: Timestamp) -> Self {
         self.edit(|inner| {
@@ -357,7 +361,7 @@ impl Error {
         })
     }
 
-    /// Adds the cause of a failed operation according to the server.
+    /// Adds whether the user or the server caused the failure of the operation, according to the server.
     #[must_use]
     pub fn with_category(self, category: FailureCategory) -> Self {
         self.edit(|inner| inner.category = Some(category))
