@@ -12,8 +12,8 @@ use crate::word::Word;
 /// times are measured from the origin of the caller's clock.
 ///
 /// A deadline is only ever extended: nothing shortens it, and nothing opens the gate before it. It is rounded up to microseconds, so the
-/// gate never opens early. After the deadline the gate admits only one request, called the first request. If the server
-/// responds to the first request with anything but a refusal, the gate opens. Otherwise it is closed again.
+/// gate never opens early. After the deadline the gate admits only one request, called the first request. If the server responds to the
+/// first request with anything but a refusal, the gate opens. Otherwise it is closed again.
 #[derive(Debug)]
 pub struct BackoffGate {
     word: Word,
