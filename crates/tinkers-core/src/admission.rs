@@ -83,7 +83,7 @@ pub struct AdmissionRequest {
     /// The permit that an earlier attempt of this request took from the in-flight limit, if the outcome of that attempt is unknown. The
     /// retry keeps this permit and takes no second permit.
     pub in_flight_permit: Option<InFlightPermit>,
-    /// The position of the request in the queue of its client.
+    /// The position at which the request enters the queue of its client: the end, or its position before the server refused it.
     pub readmission: Readmission,
     /// Whether the request is nested: made during another request, for example by a transport layer.
     ///
@@ -350,7 +350,7 @@ pub struct DepartureCheck {
 }
 
 impl DepartureCheck {
-    /// Returns whether the request may be sent now. If not, the transport returns the connection and fails with
+    /// Returns whether the request may be sent now. If not, the transport returns the connection to its pool and fails with
     /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). Costs a few atomic loads while the client and the gate are open.
     #[inline]
     pub fn may_leave(&self) -> bool {

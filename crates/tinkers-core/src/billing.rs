@@ -27,14 +27,14 @@ struct Incident {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers handle each action")]
 pub enum BillingAction {
-    /// Wait for this time, then send the request again.
+    /// Wait for this duration, then send the request again.
     Pause(Duration),
     /// Return an error, since 402 responses have continued for too long.
     GiveUp,
 }
 
 impl BillingPause {
-    /// The pause after a 402 response.
+    /// The pause before a request that got a 402 response is sent again.
     pub const STEP: Duration = Duration::from_secs(5);
     /// The time without a 402 response that ends a run of 402 responses.
     pub const FORGET: Duration = Duration::from_secs(300);

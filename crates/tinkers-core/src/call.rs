@@ -188,7 +188,7 @@ pub struct Caller {
     pub transport: Arc<dyn Transport>,
     /// The rate limits.
     pub admission: Arc<dyn Admission>,
-    /// The clock for deadlines and pauses.
+    /// The clock that determines when deadlines pass and pauses end.
     pub time: Arc<dyn Clock>,
     /// The source of jitter for the pauses between retries.
     pub jitter: Arc<dyn Jitter>,
@@ -215,11 +215,11 @@ pub struct Caller {
 impl Caller {
     /// Makes `call`, with retries according to its policy.
     ///
-    /// When [`Caller::closing`] is closed, a call that the server has not accepted fails at once with the reason of the close, whether
-    /// it waits for admission, a retry or a response. Nothing is sent afterwards.
+    /// When the signal [`Caller::closing`] is closed, a call that the server has not accepted fails at once with the reason of the close,
+    /// whether it waits for admission, a retry or a response. Nothing is sent afterwards.
     ///
     /// # Errors
-    /// An error has [`Sent::MaybeSent`] if any attempt may have been applied.
+    /// The error of the last attempt, or of the wait for admission. It has [`Sent::MaybeSent`] if any attempt may have been applied.
     ///
     /// # Cancel safety
     /// Dropping the future returns all permits. The server may have received the request.

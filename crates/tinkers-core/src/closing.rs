@@ -70,7 +70,8 @@ impl CloseSignal {
         .await
     }
 
-    /// Returns a waiter for the close, which is polled with [`CloseWatch::poll`]. The waiter registers with the signal on its first poll.
+    /// Returns a value with which a future waits for the close, by polling [`CloseWatch::poll`]. It registers with the signal on its first
+    /// poll.
     pub(crate) fn watch(&self) -> CloseWatch<'_> {
         CloseWatch {
             signal: self,
@@ -123,7 +124,7 @@ impl SendDecision {
     }
 }
 
-/// A waiter for the close of a [`CloseSignal`]. Dropping the waiter unregisters it.
+/// The registration of a future that waits for the close of a [`CloseSignal`]. Dropping it unregisters the future.
 #[derive(Debug)]
 pub(crate) struct CloseWatch<'a> {
     signal: &'a CloseSignal,

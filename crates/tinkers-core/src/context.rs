@@ -36,7 +36,7 @@ pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
     /// Adds `fact` to the known properties of the server, for all clients of the endpoint.
     fn learn(&self, fact: ProfileUpdate);
 
-    /// Checks that the session is open, without a request.
+    /// Checks that the session is open, as far as the client knows. Sends no request.
     ///
     /// # Errors
     /// `Closed` if the user closed the session, `SessionLost` if the server ended it.

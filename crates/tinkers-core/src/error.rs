@@ -10,7 +10,7 @@ use tinkers_wire::{FailureCategory, InvalidInput};
 
 use crate::time::Timestamp;
 
-/// Whether a failed request may have reached the server, in any of its attempts.
+/// Whether a failed request may have reached the server in any of its attempts, and so may have been applied.
 ///
 /// If any attempt has an unknown outcome, the error has [`Sent::MaybeSent`], even if a later attempt got a response. So a conflict (409)
 /// with `MaybeSent` may be caused by an earlier attempt of the same call.
@@ -46,7 +46,7 @@ pub enum Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An argument is invalid, and nothing was sent. Correct the argument that [`Error::field`] names.
+    /// An argument is invalid, and no request was sent. Correct the argument that [`Error::field`] names.
     InvalidInput,
     /// The configuration of the client is invalid: base URL, API key or environment. Correct the setting that the message names.
     Configuration,
@@ -57,7 +57,7 @@ pub enum ErrorKind {
     /// The server requires payment (402), and the client has waited for the payment as long as it may. Settle the bill, then repeat the
     /// call.
     Billing,
-    /// An object such as a checkpoint or base model does not exist (404). Check its name; the server lists what exists.
+    /// An object such as a checkpoint or base model does not exist (404). Compare its name with the names that the server lists.
     NotFound,
     /// An object exists already, or a sequence number was reused (409). Use another name. With [`Sent::MaybeSent`] an earlier attempt of the
     /// same call may have created the object.
@@ -104,7 +104,7 @@ pub enum ErrorKind {
     /// The background task of the operation panicked, or the runtime of that task ended. Keep the runtime alive as long as the client. A
     /// panic is a bug of the SDK, or of a transport layer or an engine that the program provides.
     Aborted,
-    /// The server or this version does not support the operation. The message names what is missing.
+    /// The server, or this version of the SDK, does not support the operation. The message names what is missing.
     Unsupported,
     /// Access to a local file or device failed. The source has the reason.
     Io,
@@ -143,7 +143,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The state of a stalled operation: its progress deadline has passed.
+/// How an operation stalled, which means that its progress deadline has passed: in which phase, and for how long without progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stalled {
@@ -290,8 +290,8 @@ impl Error {
         self.0.field.as_deref()
     }
 
-    /// Returns whether the request of the user or the server caused the failure of the operation, according to the server. `None` for other
-    /// errors.
+    /// Returns who caused the failure of the operation, according to the server: the user, by the request, or the server itself. `None` for
+    /// other errors.
     pub fn category(&self) -> Option<FailureCategory> {
         self.0.category
     }
@@ -301,12 +301,12 @@ impl Error {
         self.0.stalled
     }
 
-    /// Returns the public method that failed, as `Client.method`.
+    /// Returns the name of the public method that failed, in the form `Client.method`.
     pub fn operation(&self) -> Option<&'static str> {
         self.0.operation
     }
 
-    /// Sets the public method that failed, unless one is set.
+    /// Sets the name of the public method that failed, unless a name is set already.
     #[must_use]
     pub fn with_operation(self, operation: &'static str) -> Self {
         self.edit(|inner| {
@@ -367,7 +367,7 @@ impl Error {
         self.edit(|inner| inner.category = Some(category))
     }
 
-    /// Adds the state of a stalled operation.
+    /// Adds the phase in which the operation stalled, and for how long it made no progress.
     #[must_use]
     pub fn with_stalled(self, stalled: Stalled) -> Self {
         self.edit(|inner| inner.stalled = Some(stalled))

@@ -29,7 +29,7 @@ pub enum RecoveredError {
     LostSample,
     /// The response to a save was lost, and the client looked up or repeated the save.
     LostSave,
-    /// The server does not support the format or route of a request, and the client used another one.
+    /// The server does not support the format or the route of a request, and the client used another format or route.
     Fallback,
     /// A request to unload a model failed. The model takes memory on the server until the session ends.
     Unload,

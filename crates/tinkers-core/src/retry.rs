@@ -126,7 +126,7 @@ pub enum RetryAction {
     Fail(ErrorKind),
 }
 
-/// Whether a server may have applied a request.
+/// Whether a server may have applied a request, so that sending the request again may apply it twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers handle each case")]
 pub enum Applied {
@@ -207,17 +207,17 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
     }
 }
 
-/// How the client retries its requests: the maximum number of attempts, the time for retries, and the pauses between them.
+/// How the client retries its requests: the maximum number of attempts, the time in which retries may start, and the pauses between them.
 ///
-/// The default retries for as long as a retry can be useful: a training call until its
-/// progress deadline, every other request for five minutes, with pauses that grow from 0.5 s to 30 s.
+/// The default retries for as long as a retry can be useful: a training call until its progress deadline, every other request for five
+/// minutes, with pauses that grow from 0.5 s to 30 s.
 ///
-/// Whatever the policy, a request is sent again only where that is safe: a training call that the server may have applied is not
-/// sent again unless the server applies a repeated call once.
+/// Whatever the policy, a request is sent again only where that is safe: a training call that the server may have applied is sent again
+/// only if the server is known to deduplicate repeated calls.
 ///
-/// The policy does not apply to polls for results. Polls are repeated until the operation makes no progress for its progress deadline.
-/// It does not apply to responses with status 429 or 402 either: such a request was not processed, and waits until the server accepts
-/// requests again. To limit both, set an operation deadline.
+/// The policy does not apply to polls for results. Polls are repeated until the operation makes no progress for its progress deadline. It
+/// does not apply to responses with status 429 or 402 either: such a request was not processed, and waits until the server accepts requests
+/// again. To limit the time for polls and for such waits, set an operation deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -278,7 +278,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Checks the values.
+    /// Checks that the values of all fields are valid.
     ///
     /// # Errors
     /// `InvalidInput` with the name of the invalid field.
@@ -320,7 +320,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// How often and for how long one call is retried, within the limits of the client's [`RetryPolicy`].
+/// How often and for how long one call is retried. The client's [`RetryPolicy`] may limit this further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallPolicy {
     /// The time after the first attempt in which a retry may start, unless the client's policy sets another time. Waits for admission
@@ -330,8 +330,8 @@ pub struct CallPolicy {
     pub attempts: u32,
     /// What the call does after an attempt that failed, but that the server may have applied.
     pub when_maybe_applied: WhenMaybeApplied,
-    /// The longest pause that a server's retry delay may cause; a longer delay is cut. With `None` the client waits for the whole
-    /// delay, or fails if the delay ends after the retry window.
+    /// The longest pause that a server's retry delay may cause; a longer delay is cut. With `None` the client waits for the whole delay, or
+    /// fails if the delay ends later than a retry may start.
     pub longest_hint: Option<Duration>,
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Sent};
 pub use crate::response::HttpResponse;
 use crate::spawn::BoxFuture;
 
-/// A transport, which sends one request at a time and returns its response, whatever the status is. It does not retry.
+/// A transport: it sends requests and returns their responses, whatever the status of a response is. It does not retry.
 ///
 /// A transport that writes to a network adds the credential, decompresses responses and follows redirects. It calls the check in
 /// [`HttpRequest::departure`] before it writes the first byte. A layer that only forwards requests to another transport need not do so.
@@ -34,7 +34,7 @@ pub struct HttpRequest {
     pub headers: HeaderMap,
     /// The request body.
     pub body: Bytes,
-    /// The route class. It selects the connection pool.
+    /// The route class of the request. The transport has a connection pool for each class.
     pub class: RouteClass,
     /// The timeouts of the request.
     pub timeouts: Timeouts,
@@ -247,7 +247,7 @@ pub enum TransportErrorKind {
     Broken,
     /// The response body is too large.
     TooLarge,
-    /// The response could not be decoded.
+    /// The response could not be decoded, because it is not valid HTTP or its body could not be decompressed.
     Decode,
     /// The response is a redirect that is not followed.
     Redirect,

@@ -98,7 +98,7 @@ impl ByteSemaphore {
 pub struct AcquireBytes {
     shared: Arc<Shared>,
     bytes: u64,
-    /// The position in the queue. `None` if the future does not wait in the queue.
+    /// The position of the future in the queue. `None` if the future does not wait there.
     id: Option<u64>,
 }
 

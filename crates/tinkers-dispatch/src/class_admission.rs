@@ -22,7 +22,7 @@ pub(crate) struct ClassAdmission {
     pub(crate) jitter: Arc<dyn Jitter>,
     /// The maximum time for which a refusal closes the gate. All clients of the limiter share it.
     pub(crate) max_hint: Arc<MaxHint>,
-    /// Notified when a refusal closes the gate.
+    /// The notifier that wakes tasks when a refusal closes the gate.
     pub(crate) closures: Arc<Notify>,
 }
 

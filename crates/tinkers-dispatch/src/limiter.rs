@@ -26,7 +26,7 @@ use crate::sync::{AtomicU64, Ordering};
 pub struct Limiter {
     limits: Arc<SharedLimits>,
     clients: AtomicU64,
-    /// Notified when the gate of a route class closes. One per class, in the order of [`CLASSES`].
+    /// The notifiers that wake tasks when the gate of a route class closes. One per class, in the order of [`CLASSES`].
     closures: [Arc<Notify>; 4],
     events: broadcast::Sender<LimiterEvent>,
 }

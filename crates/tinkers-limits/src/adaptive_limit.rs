@@ -51,8 +51,8 @@ pub enum LimitChange {
     ProbeSucceeded,
     /// The server refused a request during a limit probe.
     ProbeFailed,
-    /// The server accepted late more requests than the learned limit. These requests were sent before the last refusal. The learned limit
-    /// rises to their number.
+    /// Responses to requests that were sent before the last refusal showed that the server accepts more requests than the learned limit,
+    /// which rises to their number.
     Corrected,
     /// Refusals continued however few requests were in flight, so they are random. The limit that applied before these refusals was
     /// restored.
@@ -130,9 +130,9 @@ impl AdaptiveLimit {
     const ACCEPTED_PER_REFUSAL: i64 = 25;
     /// The maximum of the field `credit`, in accepted requests.
     const MAX_CREDIT: i64 = 500;
-    /// The lower bound of the field `credit` is negative: minus this number, minus `NEGATIVE_CREDIT_PER_UNIT` times the learned limit.
+    /// The field `credit` never falls below -(`BASE_NEGATIVE_CREDIT` + `NEGATIVE_CREDIT_PER_UNIT` × learned limit).
     const BASE_NEGATIVE_CREDIT: i64 = 8;
-    /// The factor of the learned limit in the lower bound of the field `credit`; see `BASE_NEGATIVE_CREDIT`.
+    /// The field `credit` never falls below -(`BASE_NEGATIVE_CREDIT` + `NEGATIVE_CREDIT_PER_UNIT` × learned limit).
     const NEGATIVE_CREDIT_PER_UNIT: i64 = 4;
     /// A refusal at exactly the learned limit lowers the learned limit by 1/7: although the server had accepted that many requests before,
     /// other processes now use a part of its capacity.

@@ -53,7 +53,7 @@ fn learned(level: u32) -> AdaptiveLimit {
     limit
 }
 
-/// Refuses a limit probe at `now`, so that it fails, and opens the gate again. The gate holds requests back for `held` ms; returns the time
+/// Refuses a limit probe at `now`, so that it fails, and opens the gate again. A part of the window is idle for `held` ms; returns the time
 /// at which the window is full again.
 fn fail_probe(limit: &mut AdaptiveLimit, now: u64, held: u64) -> u64 {
     let level = limit.level().unwrap();

@@ -54,7 +54,7 @@ impl RetryBudget {
         }
     }
 
-    /// Takes the tokens for a retry, or none if there are too few.
+    /// Takes the tokens for a retry with this reason. If there are too few tokens, takes none.
     pub fn draw(&self, failure: RetryReason) -> RetryDraw {
         let drawn = self.tokens.change(|tokens| {
             let left = tokens.checked_sub(failure.cost()).ok_or(())?;

@@ -47,10 +47,10 @@ pub enum InitialLimit {
 }
 
 /// The units and bytes that an attempt takes from the limits. The caller decides whether the attempt needs an in-flight unit in addition to
-/// its slot.
+/// its slot; a retry that kept the unit of an earlier attempt does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
-    /// The units that the attempt takes from the window.
+    /// The units that the attempt takes from the in-flight window: a slot, with or without an in-flight unit.
     pub take: SlotRequest,
     /// The size of the body in bytes.
     pub bytes: u64,
@@ -79,8 +79,8 @@ pub enum Blocked {
     NotUntil(Duration),
 }
 
-/// The outcome of an attempt. It contains the end of a pause instead of the server's retry delay, since the caller adds jitter to the delay
-/// and limits it.
+/// The outcome of an attempt. It contains times up to which the gate is closed instead of the server's retry delay, since the caller adds
+/// jitter to that delay and limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TicketOutcome {
     /// The server accepted the request.
@@ -181,8 +181,8 @@ impl Constraints {
         pass.map(|pass| Ticket::new(charge, pass))
     }
 
-    /// Returns whether an admitted request may still be sent, or the gate was closed meanwhile. Call it immediately before sending, since
-    /// time may have passed after the admission.
+    /// Returns whether an admitted request may still be sent: not if a refusal has closed the gate since the admission. Call it immediately
+    /// before sending.
     #[inline]
     pub fn may_leave(&self, ticket: &Ticket) -> bool {
         self.gate.still_admits(ticket.pass())

@@ -92,7 +92,7 @@ impl BackoffGate {
         Self { word: Word::new(0) }
     }
 
-    /// Returns the current gate epoch if the gate is open. Costs one atomic load and needs no clock.
+    /// Returns the current gate epoch if the gate is open, and `None` otherwise. Costs one atomic load and needs no clock.
     #[inline]
     pub fn open(&self) -> Option<Epoch> {
         let word = Packed(self.word.load());

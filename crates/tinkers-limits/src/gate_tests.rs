@@ -160,8 +160,8 @@ fn refusal_of_a_replaced_first_request_closes_the_gate() {
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(4_000)));
 }
 
-/// Checks that first requests admitted at the same clock time are distinct: every change of the gate between two admissions advances the
-/// time.
+/// Checks that two first requests have distinct identities even if they are admitted at the same clock time: each change of the gate
+/// between the two admissions advances the recorded time.
 #[test]
 fn first_requests_in_flight_are_distinct() {
     let at = ms(10);

@@ -53,7 +53,7 @@ pub(crate) enum RefusalMeaning {
 pub(crate) enum ProbeFailure {
     /// The probe tested whether the server accepts more requests than the learned limit.
     Regular,
-    /// The probe was a step of the recovery to a previous limit. The failure of such a probe starts no new interval until the next probe.
+    /// The probe was a step of the recovery to a previous limit. The failure of such a probe causes no further delay of the next probe.
     Recovery,
 }
 

@@ -179,7 +179,8 @@ fn negative_control_limit_change_that_stores_the_count_is_detected() {
     );
 }
 
-/// The order in which a waiter sets the waiters flag and tries to take units.
+/// The order in which a request that starts to wait sets the waiters flag and tries to take units: the flag first, as it must, or last (a
+/// planted fault).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitOrder {
     FlagThenTake,

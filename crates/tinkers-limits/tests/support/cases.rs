@@ -32,9 +32,9 @@ const fn ms(n: u64) -> Duration {
 const HINTS: [Duration; 2] = [ms(200), ms(1_000)];
 const SAMPLES: [Duration; 2] = [ms(200), ms(1_000)];
 
-/// Cases with a server of constant capacity, with 50 samples per unit of capacity. If the server's retry delay is 1 s and a sample takes
-/// 200 ms, one gate closure takes so long that a client that learns from refusals finishes at most a fraction of 0.92 of the possible
-/// samples.
+/// Cases with a server of constant capacity, in which the clients finish 50 samples per unit of capacity. If the server's retry delay is 1
+/// s and a sample takes 200 ms, one gate closure takes so long that a client that learns from refusals finishes at most a fraction of 0.92
+/// of the possible samples.
 pub(crate) fn fixed() -> Vec<Group> {
     let group = |size: u32, sample, hint| Group {
         name: format!("W = {size}"),

@@ -184,7 +184,8 @@ struct Run<'a> {
     /// The state of the random number generator for random refusals.
     random: u64,
     ends: Vec<Vec<Duration>>,
-    /// The congestion events, by client and by the number of congestion events before the refused request was admitted.
+    /// The congestion events so far. The key consists of the client, and the number of congestion events that it had observed when it sent
+    /// the refused requests.
     events: BTreeMap<(usize, u64), Event>,
     out: Outcome,
 }

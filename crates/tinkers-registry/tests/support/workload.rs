@@ -40,7 +40,7 @@ pub(crate) struct Counts {
     pub(crate) looked_up: u64,
     /// The number of lookups, of a key of which the thread held a handle, that found the value. It must equal `looked_up`.
     pub(crate) found: u64,
-    /// The number of times that concurrent calls of the registry affected each other.
+    /// How often concurrent calls of the registry affected each other.
     pub(crate) contention: u64,
 }
 
