@@ -14,8 +14,8 @@ use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
 use crate::time::Timestamp;
 
-/// The route classes of requests. Each class has its own rate-limit gate, queue and connections, so a 429 response holds back only the
-/// requests of its class.
+/// The route classes of requests. Each class has its own queue, its own connections and its own rate-limit gate, which a 429 response
+/// closes. So a 429 response holds back only requests of its class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RouteClass {
@@ -78,11 +78,12 @@ pub struct AdmissionRequest {
     pub client: ClientId,
     /// The amounts that the request takes from the rate limits.
     pub cost: Cost,
-    /// The time at which the wait for admission fails. `None` waits without limit.
+    /// The time at which the request gives up its wait for admission and fails. With `None` the request waits without limit.
     pub deadline: Option<Timestamp>,
-    /// The in-flight permit of an earlier attempt with an unknown outcome. The retry keeps this permit and takes no second permit.
+    /// The permit that an earlier attempt of this request took from the in-flight limit, if the outcome of that attempt is unknown. The
+    /// retry keeps this permit and takes no second permit.
     pub in_flight_permit: Option<InFlightPermit>,
-    /// The position of the request in the queue of its client.
+    /// The position at which the request enters the queue of its client: the end, or its position before the server refused it.
     pub readmission: Readmission,
     /// Whether the request is nested: made during another request, for example by a transport layer.
     ///
@@ -104,7 +105,7 @@ pub enum Readmission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Arrival(pub u64);
 
-/// The permits of an admitted request.
+/// The permits that a request has received with its admission.
 #[derive(Debug)]
 pub struct Admitted {
     /// The permit to send this attempt.
@@ -116,7 +117,8 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// Returns the permits for a request of a class without limits.
+    /// Returns the permits for a request of a class without limits. Its submission permit holds nothing; `in_flight_permit` is passed on if
+    /// given.
     pub fn free(in_flight_permit: Option<InFlightPermit>) -> Self {
         Self {
             permit: SubmitPermit::free(),
@@ -126,7 +128,7 @@ impl Admitted {
     }
 }
 
-/// The outcome of an attempt, as reported to the limiter.
+/// The outcome of an attempt, which the caller reports to the limiter when it returns the permit of the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "admissions handle each outcome")]
 pub enum AttemptOutcome {
@@ -141,7 +143,7 @@ pub enum AttemptOutcome {
     Answered,
     /// The request failed without a response. A retry keeps the in-flight permit.
     Unknown,
-    /// The attempt was dropped before it ended.
+    /// The attempt was dropped before its outcome was known.
     Dropped,
 }
 
@@ -158,22 +160,22 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
     /// Dropping the future returns all permits that it had taken.
     fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>>;
 
-    /// Returns the last time at which a response or a result made room in the queue of `class` while requests waited, or `None` if
+    /// Returns the last time at which the queue of `class` moved: a response or a result made room while requests waited. `None` if
     /// unknown.
     ///
-    /// While the queue of its class moves, a waiting request counts as making progress.
+    /// While this queue moves, a request that waits in it counts as making progress, and so does not fail as stalled.
     fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
 
-    /// Returns the time at which the gate of `class` opens, or `None` if no refusal has closed it.
+    /// Returns the time at which the rate-limit gate of `class` opens, or `None` if the gate is open.
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
 
-    /// Waits for the next sign that the gate of `class` holds requests back: a refusal that closes the gate, or a request for admission
+    /// Waits until the rate-limit gate of `class` holds requests back: until a refusal closes the gate, or a request asks for admission
     /// while the gate is closed. Events before the call of this method do not count.
     fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
         let _ = class;
@@ -181,16 +183,17 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
     }
 }
 
-/// The issuer of permits. Each permit is returned to its ledger exactly once.
+/// The part of a limiter that issues permits and takes them back. Each permit is returned to its ledger exactly once.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
-    /// Returns whether an admitted attempt may still be sent. A refusal that arrives after the admission forbids it.
+    /// Returns whether an admitted attempt may still be sent. The answer is no if the gate was closed by a refusal of another request after
+    /// the admission.
     fn may_leave(&self, ticket: Ticket) -> bool {
         let _ = ticket;
         true
     }
 
-    /// Closes the gate for the retry delay `hint`, counted from now. Called if the response body of a refusal contains a retry delay and
-    /// the response headers contain none.
+    /// Closes the gate for the retry delay `hint`, counted from now. Called after a refused attempt was settled, if the response body
+    /// contains a retry delay and the response headers contain none.
     fn extend(&self, ticket: Ticket, hint: Duration) {
         let _ = (ticket, hint);
     }
@@ -210,7 +213,7 @@ pub struct SubmitPermit {
 }
 
 enum PermitSource {
-    /// The permit holds nothing: it was issued without limits, or was returned already.
+    /// The permit holds nothing: it was issued for a class without limits, or it was returned already.
     Nothing,
     Alone(Arc<dyn Ledger>, Ticket),
     Shared(Arc<Attempt>),
@@ -221,13 +224,14 @@ enum PermitSource {
 struct Attempt {
     ledger: Arc<dyn Ledger>,
     ticket: Ticket,
-    /// [`IN_PROGRESS`] at first, and later one of the two final states.
+    /// [`IN_PROGRESS`] at first, and a final state after the outcome of the attempt was reported.
     state: AtomicU8,
 }
 
 const IN_PROGRESS: u8 = 0;
 const SETTLED: u8 = 1;
-/// The final state of a refused attempt whose response head contains no retry delay. The response body may still contain a retry delay.
+/// The final state of an attempt that was refused with a response head without a retry delay. If the response body contains a retry delay,
+/// that delay still extends the closure of the gate.
 const REFUSED_WITHOUT_HINT: u8 = 2;
 
 impl Attempt {
@@ -268,14 +272,14 @@ impl SubmitPermit {
         }
     }
 
-    /// Creates a permit for a class without limits.
+    /// Creates a permit for a class without limits. It holds nothing.
     pub const fn free() -> Self {
         Self {
             from: PermitSource::Nothing,
         }
     }
 
-    /// Returns a check that the transport makes immediately before it sends the request.
+    /// Returns the check that the transport makes immediately before it sends the request of this permit.
     pub fn departure(&mut self) -> DepartureCheck {
         let attempt = match std::mem::replace(&mut self.from, PermitSource::Nothing) {
             PermitSource::Nothing => return DepartureCheck::default(),
@@ -331,20 +335,22 @@ impl fmt::Debug for SubmitPermit {
     }
 }
 
-/// A check of the limits immediately before a request is sent. The check is a field of the [`HttpRequest`](crate::HttpRequest). A transport
-/// calls the check before it writes the first byte, and again when the head of the response has arrived.
+/// A check that an admitted request may still be sent, made immediately before it is sent. The check is a field of the
+/// [`HttpRequest`](crate::HttpRequest). A transport calls [`DepartureCheck::may_leave`] before it writes the first byte, and
+/// [`DepartureCheck::head`] when the head of the response has arrived.
 ///
-/// Between admission and the socket a request may wait for a connection, a TLS handshake or a busy executor. Meanwhile the server may ask
-/// for a pause. The default check lets every request pass.
+/// Between admission and the socket a request may wait for a connection, a TLS handshake or a busy executor. Meanwhile a refusal of another
+/// request may close the gate. The default check lets every request pass.
 #[derive(Debug, Clone, Default)]
 pub struct DepartureCheck {
     attempt: Option<Arc<Attempt>>,
-    /// Prevents a submission from being sent after its client was closed. `None` for other requests.
+    /// The decision that prevents a submission from being sent after its caller gave up or its client was closed. `None` for requests that
+    /// are not submissions.
     send_decision: Option<Arc<SendDecision>>,
 }
 
 impl DepartureCheck {
-    /// Returns whether the request may be sent now. If not, the transport returns the connection and fails with
+    /// Returns whether the request may be sent now. If not, the transport returns the connection to its pool and fails with
     /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). Costs a few atomic loads while the client and the gate are open.
     #[inline]
     pub fn may_leave(&self) -> bool {
@@ -356,14 +362,15 @@ impl DepartureCheck {
                 .is_none_or(|send_decision| send_decision.mark_sent())
     }
 
-    /// Adds the send decision of a submission. The decision prevents the submission from being sent after its client was closed.
+    /// Adds the send decision of a submission, which prevents the submission from being sent after its caller gave up or its client was
+    /// closed.
     pub(crate) fn with_send_decision(mut self, send_decision: &Arc<SendDecision>) -> Self {
         self.send_decision = Some(Arc::clone(send_decision));
         self
     }
 
-    /// Reports the head of a response. A 429 closes the gate at once, since the response body may be slow. A `Retry-After` date is
-    /// compared with the `Date` of the response, or with `wall` if the response has no date.
+    /// Reports the head of a response. A 429 closes the gate at once, without waiting for the response body, which may be slow. The retry
+    /// delay of a `Retry-After` date is counted from the `Date` of the response, or from `wall` if the response has no date.
     pub fn head(&self, status: StatusCode, headers: &HeaderMap, wall: SystemTime) {
         if let Some(attempt) = &self.attempt
             && status == StatusCode::TOO_MANY_REQUESTS

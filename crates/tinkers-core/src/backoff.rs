@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Exponential backoff: pauses that double from a first pause up to a maximum. [`Jitter::stretch`](crate::Jitter) adds jitter.
+/// Exponential backoff: pauses before retries, which double from a first pause up to a maximum. The pauses contain no jitter; callers add
+/// it with `Jitter::stretch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,

@@ -50,7 +50,7 @@ impl Origin {
     /// Returns the origin of an absolute URI. A user name or password in the URI is left out.
     ///
     /// # Errors
-    /// A description of the URI that is expected.
+    /// If the URI has no valid origin, the error is a description of a valid URI.
     pub fn of(uri: &Uri) -> Result<Self, &'static str> {
         let scheme = uri.scheme_str().unwrap_or_default();
         let scheme = [Scheme::Http, Scheme::Https]
@@ -93,7 +93,7 @@ impl Origin {
         self.port
     }
 
-    /// Returns host and port without the default port, as in the headers `Host` and `:authority`.
+    /// Returns host and port as in the headers `Host` and `:authority`: without the port if it is the default port of the scheme.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.default_port() {
             self.host.clone()
@@ -160,7 +160,7 @@ impl BaseUrl {
     /// Parses a base URL. Surrounding spaces and trailing slashes are removed, and the path is kept.
     ///
     /// # Errors
-    /// `InvalidInput` for the field `base_url`. The message does not repeat the text, which may contain a password.
+    /// `InvalidInput` with the field `base_url`. The error message does not repeat `text`, which may contain a password.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let invalid = |expected: &str| Error::invalid("base_url", expected);
         let text = text.trim();
@@ -203,8 +203,8 @@ impl BaseUrl {
         &self.prefix
     }
 
-    /// Returns whether this is a URL of the hosted service (thinkingmachines.dev or thinkingmachines.ai). The properties of that server
-    /// are known in advance.
+    /// Returns whether this is a URL of the hosted Tinker service (thinkingmachines.dev or thinkingmachines.ai). For that service the
+    /// client assumes known server properties from the start.
     pub fn is_hosted_service(&self) -> bool {
         ["thinkingmachines.dev", "thinkingmachines.ai"]
             .iter()

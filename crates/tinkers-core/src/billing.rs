@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::time::Timestamp;
 use crate::user_code::catch_panic;
 
-/// The billing state of a session, shared by all of its requests.
+/// The billing state of a session, shared by all of its requests. It decides whether a request that got a 402 response (payment required)
+/// is sent again after a pause or fails.
 ///
 /// The first 402 response begins a run of 402 responses. The run ends after [`BillingPause::FORGET`] without a 402 response. If a run lasts
 /// longer than the limit in the server's configuration (one hour by default), all requests fail.
@@ -26,20 +27,21 @@ struct Incident {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers handle each action")]
 pub enum BillingAction {
-    /// Wait for this time, then send the request again.
+    /// Wait for this duration, then send the request again.
     Pause(Duration),
     /// Return an error, since 402 responses have continued for too long.
     GiveUp,
 }
 
 impl BillingPause {
-    /// The pause after a 402 response.
+    /// The pause before a request that got a 402 response is sent again.
     pub const STEP: Duration = Duration::from_secs(5);
     /// The time without a 402 response that ends a run of 402 responses.
     pub const FORGET: Duration = Duration::from_secs(300);
     const LOG_EVERY: Duration = Duration::from_secs(60);
 
-    /// Records a 402 response at the time `now` and returns the action. 402 responses may continue for up to `limit`.
+    /// Records a 402 response at the time `now`, and returns what to do with its request. The action is [`BillingAction::GiveUp`] if 402
+    /// responses have continued for longer than `limit`.
     pub fn on_payment_required(&self, now: Timestamp, limit: Duration) -> BillingAction {
         let mut slot = self.incident.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = Incident {

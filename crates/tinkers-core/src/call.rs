@@ -37,7 +37,7 @@ use attempts::Attempts;
 /// A call of the API: the request, and the data for its admission, attempts and retries.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// The public method that makes the call, as `Client.method`. `None` for background work.
+    /// The name of the public method that makes the call, in the form `Client.method`; errors contain it. `None` for background work.
     pub operation: Option<&'static str>,
     /// The HTTP method.
     pub method: Method,
@@ -51,27 +51,27 @@ pub struct Call {
     pub class: RouteClass,
     /// The client in whose queue the call waits.
     pub client: ClientId,
-    /// The amounts that the call takes from the rate limits.
+    /// The amounts that the call takes from the rate limits, such as the size of its body.
     pub cost: Cost,
     /// The retry policy of the call.
     pub policy: CallPolicy,
-    /// The time at which the call fails, in whatever phase it is.
+    /// The time at which the call fails, whether it waits for admission, a response or a retry. `None` is no deadline.
     pub deadline: Option<Timestamp>,
     /// The time limit of one attempt. `None` applies the timeouts that the client has for the route class.
     pub attempt_limit: Option<Duration>,
     /// The maximum size of the response body, in bytes; by default that of the [route class](HttpRequest::default_max_response_bytes).
     pub max_response_bytes: usize,
-    /// The cell that receives the progress of the call.
+    /// The cell that records the progress of the operation to which the call belongs.
     pub progress: Option<Arc<ProgressCell>>,
-    /// Returns whether a response ends the call although the policy would retry the call. For callers that react to such a response with a
-    /// different request.
+    /// A function that returns whether a response ends the call with an error although the policy would retry the call. For callers that
+    /// react to such a response with a different request.
     pub is_final: Option<fn(&HttpResponse) -> bool>,
-    /// Returns whether a successful response can be decoded. If not, a proxy may have corrupted the response. The call is then retried
-    /// a few times, provided that the policy repeats requests that may have been applied.
+    /// A function that returns whether a successful response can be decoded. If it returns false, a proxy may have corrupted the response.
+    /// The call is then retried a few times, provided that its policy repeats requests that may have been applied.
     pub is_readable: Option<fn(&HttpResponse) -> bool>,
 }
 
-/// The number of headers that a submission adds to those of the transport.
+/// The number of headers that a submission adds to those of the transport. The header map gets this capacity.
 const HEADERS: usize = 5;
 
 impl Call {
@@ -139,12 +139,12 @@ pub struct Accepted {
     pub in_flight_permit: InFlightPermit,
     /// The time from the start of the call to the response, including all waits.
     pub elapsed: Duration,
-    /// `MaybeSent` if an attempt before the accepted one may also have been applied.
+    /// `MaybeSent` if the server may also have applied an earlier attempt of the same call.
     pub earlier: Sent,
 }
 
-/// An admission that is acquired before its call is built, so that a waiting call needs no memory for its request. Dropping it returns the
-/// permits.
+/// The permits for the first attempt of a call that is built only afterwards, so that a call that waits for admission needs no memory for
+/// its request. Dropping the value returns the permits.
 #[derive(Debug)]
 pub struct CallAdmission {
     admitted: Admitted,
@@ -188,13 +188,13 @@ pub struct Caller {
     pub transport: Arc<dyn Transport>,
     /// The rate limits.
     pub admission: Arc<dyn Admission>,
-    /// The clock for deadlines and pauses.
+    /// The clock that determines when deadlines pass and pauses end.
     pub time: Arc<dyn Clock>,
     /// The source of jitter for the pauses between retries.
     pub jitter: Arc<dyn Jitter>,
     /// The retry budget, which slows down retries under load.
     pub budget: Arc<RetryBudget>,
-    /// The outage state of the endpoint, which ends backoffs when the server has recovered.
+    /// The outage state of the endpoint. It wakes retries early when the server responds again after an outage.
     pub outages: Arc<Outages>,
     /// The logger of deprecation notices.
     pub notices: Arc<DeprecationNotices>,
@@ -204,7 +204,7 @@ pub struct Caller {
     pub billing_limit: Duration,
     /// The numbers of recovered errors of the session, by kind.
     pub recovered_errors: Arc<RecoveredErrors>,
-    /// The close signal, which fails calls when the client is closed.
+    /// The signal that the client is closed. Closing it makes all calls fail.
     pub closing: Arc<CloseSignal>,
     /// The timeouts of requests.
     pub timeouts: ClassTimeouts,
@@ -215,11 +215,11 @@ pub struct Caller {
 impl Caller {
     /// Makes `call`, with retries according to its policy.
     ///
-    /// When [`Caller::closing`] is closed, a call that the server has not accepted fails at once with the reason of the close, whether
-    /// it waits for admission, a retry or a response. Nothing is sent afterwards.
+    /// When the signal [`Caller::closing`] is closed, a call that the server has not accepted fails at once with the reason of the close,
+    /// whether it waits for admission, a retry or a response. Nothing is sent afterwards.
     ///
     /// # Errors
-    /// An error has [`Sent::MaybeSent`] if any attempt may have been applied.
+    /// The error of the last attempt, or of the wait for admission. It has [`Sent::MaybeSent`] if any attempt may have been applied.
     ///
     /// # Cancel safety
     /// Dropping the future returns all permits. The server may have received the request.
@@ -227,8 +227,8 @@ impl Caller {
         self.make(call, self.time.now(), None).await
     }
 
-    /// Waits for the admission of a call that the caller builds later, with the class, client and size of `ask`. Pass the result to
-    /// [`Caller::call_admitted`].
+    /// Waits for the admission of a call that the caller builds later. `ask` contains the route class, client and size of that call. Pass
+    /// the result to [`Caller::call_admitted`].
     pub fn admit(&self, ask: AdmissionRequest) -> CallAdmissionFuture<'_> {
         CallAdmissionFuture {
             began: self.time.now(),
@@ -240,12 +240,12 @@ impl Caller {
         }
     }
 
-    /// Sends one attempt of `request` under its permit. The transport checks the limits again immediately before it sends, and reports
-    /// a refusal when the head of the response arrives.
+    /// Sends one attempt of `request`, which `permit` admits. The transport checks immediately before it sends whether the gate is still
+    /// open, and closes the gate at once if the head of the response is a refusal.
     ///
     /// # Errors
-    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed after the admission. The caller then asks for admission again, with
-    /// the old queue position.
+    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed after the admission. The caller then asks for admission again, and
+    /// gives the old arrival number to keep its queue position.
     pub async fn send(
         &self,
         permit: &mut SubmitPermit,
@@ -254,7 +254,7 @@ impl Caller {
         self.send_as(permit.departure(), request).await
     }
 
-    /// Sends one attempt of a submission, unless the attempt was retracted or the client was closed before.
+    /// Sends one attempt of a submission, unless the caller has given up the attempt or the client was closed before.
     async fn submit(
         &self,
         permit: &mut SubmitPermit,
@@ -277,8 +277,8 @@ impl Caller {
         nesting::inside(|| self.transport.send(request)).await
     }
 
-    /// Makes `call` like [`Caller::call`], but uses an acquired admission for the first attempt. Call this method without delay, since
-    /// other requests wait for the permits.
+    /// Makes `call` like [`Caller::call`], but sends the first attempt with the permits of an admission that [`Caller::admit`] returned.
+    /// Call this method without delay, since other requests wait for these permits.
     pub async fn call_admitted(
         &self,
         admission: CallAdmission,

@@ -22,13 +22,14 @@ pub struct CloseSignal {
 
 #[derive(Debug, Default)]
 struct Waiters {
-    /// The id of the latest waiter. The first waiter has id 1.
+    /// The id of the latest [`CloseWatch`] that waits for the close. The first one has id 1.
     last_id: u64,
     wakers: BTreeMap<u64, Waker>,
 }
 
 impl CloseSignal {
-    /// Closes the signal. Returns whether the signal was open. The reason of a second close is ignored.
+    /// Closes the signal. `reason` is the error that calls return from now on. Returns whether the signal was open; if it was closed
+    /// already, the first reason stays.
     pub fn close(&self, reason: Error) -> bool {
         let wakers = {
             // Set the reason and take the wakers under one lock: a waiter is either among the wakers, or sees the reason when
@@ -47,7 +48,7 @@ impl CloseSignal {
     /// Checks that the signal is open.
     ///
     /// # Errors
-    /// The reason of the close.
+    /// If the signal is closed, returns the error that was given as the reason of the close.
     pub fn check(&self) -> Result<(), Error> {
         match self.reason.get() {
             Some(reason) => Err(reason.clone()),
@@ -58,7 +59,7 @@ impl CloseSignal {
     /// Runs `work` until it completes or the signal is closed. `work` is not polled after the close.
     ///
     /// # Errors
-    /// The reason of the close.
+    /// If the signal is closed before `work` completes, returns the error that was given as the reason of the close.
     pub async fn unless_closed<T>(&self, work: impl Future<Output = T> + Send) -> Result<T, Error> {
         let mut work = pin!(work);
         let mut closed = self.watch();
@@ -69,7 +70,8 @@ impl CloseSignal {
         .await
     }
 
-    /// Returns a future-like waiter. It registers with the signal on its first poll.
+    /// Returns a value with which a future waits for the close, by polling [`CloseWatch::poll`]. It registers with the signal on its first
+    /// poll.
     pub(crate) fn watch(&self) -> CloseWatch<'_> {
         CloseWatch {
             signal: self,
@@ -83,11 +85,11 @@ impl CloseSignal {
 }
 
 /// The one-time decision whether an attempt of a submission is sent or retracted. The transport decides to send it; a caller that gives up
-/// retracts it.
+/// the call retracts it, so that it is never sent.
 #[derive(Debug)]
 pub(crate) struct SendDecision {
     closing: Arc<CloseSignal>,
-    /// [`WAITING`] at first, and later one of the two final states.
+    /// [`WAITING`] at first, and later either the state of a sent attempt or that of a retracted one.
     state: AtomicU8,
 }
 
@@ -103,12 +105,13 @@ impl SendDecision {
         })
     }
 
-    /// Marks the attempt as sent, unless the attempt was retracted or the client is closed. Returns whether the transport may send it.
+    /// Decides that the attempt is sent, unless the attempt was retracted or the client is closed. Returns whether the transport may send
+    /// it.
     pub(crate) fn mark_sent(&self) -> bool {
         self.closing.check().is_ok() && self.settle(SENT) == SENT
     }
 
-    /// Retracts the attempt. Returns `false` if the attempt was sent before.
+    /// Decides that the attempt is never sent. Returns `false` if it was sent before.
     pub(crate) fn retract(&self) -> bool {
         self.settle(RETRACTED) == RETRACTED
     }
@@ -121,7 +124,7 @@ impl SendDecision {
     }
 }
 
-/// A waiter for the close of a [`CloseSignal`]. Dropping the waiter unregisters it.
+/// The registration of a future that waits for the close of a [`CloseSignal`]. Dropping it unregisters the future.
 #[derive(Debug)]
 pub(crate) struct CloseWatch<'a> {
     signal: &'a CloseSignal,
@@ -129,7 +132,7 @@ pub(crate) struct CloseWatch<'a> {
 }
 
 impl CloseWatch<'_> {
-    /// Returns the reason once the signal is closed.
+    /// Returns `Ready` with the error that was given as the reason of the close once the signal is closed.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Error> {
         // The waker is cloned and dropped without the lock, since wakers are user code.
         let waker = cx.waker().clone();

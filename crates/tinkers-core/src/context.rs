@@ -33,38 +33,39 @@ pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
     /// Returns the known properties of the server.
     fn profile(&self) -> Arc<ServerProfile>;
 
-    /// Updates the known properties of the server, for all clients of the endpoint.
+    /// Adds `fact` to the known properties of the server, for all clients of the endpoint.
     fn learn(&self, fact: ProfileUpdate);
 
-    /// Checks that the session is open, without a request.
+    /// Checks that the session is open, as far as the client knows. Sends no request.
     ///
     /// # Errors
     /// `Closed` if the user closed the session, `SessionLost` if the server ended it.
     fn check_open(&self) -> Result<(), Error>;
 
-    /// Checks that the session is open, like [`SessionContext::check_open`], and asks the server if needed. For use after the server
-    /// has lost an object of the session.
+    /// Checks that the session is open, like [`SessionContext::check_open`], and asks the server if the client cannot tell. Call it after
+    /// the server reported that it no longer knows a model or sampler of the session, to find out whether the whole session is lost.
     fn confirm(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(self.check_open()))
     }
 
-    /// Returns an id for a new client handle, which has its own queue in the limiter.
+    /// Returns a new id for a client handle. Requests with this id have their own queue in the limiter.
     fn next_client(&self) -> ClientId;
 
-    /// Returns the next `model_seq_id`. The first one is 0.
+    /// Returns the next `model_seq_id`, the sequence number that the API requires for the creation of a model. The first one is 0.
     fn next_model_seq(&self) -> u64;
 
-    /// Returns the next `sampling_session_seq_id`. The first one is 0. Sampler creation and unnamed saves share the sequence.
+    /// Returns the next `sampling_session_seq_id`, a sequence number that the API requires. The first one is 0. The creation of samplers
+    /// and saves without a name take their numbers from the same sequence.
     fn next_sampling_seq(&self) -> u64;
 
     /// Returns the time without progress after which an operation counts as stalled.
     fn progress_deadline(&self) -> Duration;
 
-    /// Returns the maximum duration of an operation. `None` is unlimited.
+    /// Returns the maximum duration of an operation, after which it fails. `None` is unlimited.
     fn operation_deadline(&self) -> Option<Duration>;
 
-    /// Waits until the byte budget for large results has room for a result of `bytes` bytes. Dropping the guard returns the bytes to the
-    /// budget.
+    /// Waits until the byte budget that all large results share has room for a result of `bytes` bytes. Dropping the guard returns the
+    /// bytes to the budget.
     fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard>;
 }
 

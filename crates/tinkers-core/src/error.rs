@@ -10,7 +10,7 @@ use tinkers_wire::{FailureCategory, InvalidInput};
 
 use crate::time::Timestamp;
 
-/// Whether a failed request may have reached the server, in any of its attempts.
+/// Whether a failed request may have reached the server in any of its attempts, and so may have been applied.
 ///
 /// If any attempt has an unknown outcome, the error has [`Sent::MaybeSent`], even if a later attempt got a response. So a conflict (409)
 /// with `MaybeSent` may be caused by an earlier attempt of the same call.
@@ -46,7 +46,7 @@ pub enum Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An argument is invalid, and nothing was sent. Correct the argument that [`Error::field`] names.
+    /// An argument is invalid, and no request was sent. Correct the argument that [`Error::field`] names.
     InvalidInput,
     /// The configuration of the client is invalid: base URL, API key or environment. Correct the setting that the message names.
     Configuration,
@@ -57,7 +57,7 @@ pub enum ErrorKind {
     /// The server requires payment (402), and the client has waited for the payment as long as it may. Settle the bill, then repeat the
     /// call.
     Billing,
-    /// An object such as a checkpoint or base model does not exist (404). Check its name; the server lists what exists.
+    /// An object such as a checkpoint or base model does not exist (404). Compare its name with the names that the server lists.
     NotFound,
     /// An object exists already, or a sequence number was reused (409). Use another name. With [`Sent::MaybeSent`] an earlier attempt of the
     /// same call may have created the object.
@@ -65,7 +65,8 @@ pub enum ErrorKind {
     /// The server's rate limit holds the request back beyond its deadline, so the request was not sent. Repeat the call at
     /// [`Error::retry_at`].
     RateLimited,
-    /// The server rejected the request for another reason (400, 422 and other 4xx). The message has the server's reason; a repeat fails, too.
+    /// The server rejected the request for another reason (400, 422 and other 4xx). The message contains the server's reason. Repeating the
+    /// same request fails, too.
     Rejected,
     /// The server failed (5xx) at every attempt. Repeat the call later if [`Error::sent`] allows it.
     Server,
@@ -74,7 +75,8 @@ pub enum ErrorKind {
     /// A timeout or deadline passed. The server may still carry out the operation: repeat the call only if [`Error::sent`] allows it, or set a
     /// longer time limit.
     Timeout,
-    /// The operation made no progress for its progress deadline; [`Error::stalled`] has its phase. Check the state of the server before a repeat.
+    /// The operation made no progress for as long as its progress deadline allows; [`Error::stalled`] has its phase. Check the state of the
+    /// server before you repeat the call.
     Stalled,
     /// The operation failed on the server. [`Error::category`] tells whether the request or the server is the cause: correct the request, or
     /// repeat the call.
@@ -99,10 +101,10 @@ pub enum ErrorKind {
     Closed,
     /// The caller cancelled the operation. A training call that was sent is still applied.
     Cancelled,
-    /// The background task panicked or its runtime ended. Keep the runtime alive as long as the client; a panic is an error of the SDK, or
-    /// of a layer or engine of the program.
+    /// The background task of the operation panicked, or the runtime of that task ended. Keep the runtime alive as long as the client. A
+    /// panic is a bug of the SDK, or of a transport layer or an engine that the program provides.
     Aborted,
-    /// The server or this version does not support the operation. The message names what is missing.
+    /// The server, or this version of the SDK, does not support the operation. The message names what is missing.
     Unsupported,
     /// Access to a local file or device failed. The source has the reason.
     Io,
@@ -115,7 +117,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// The phase of an operation.
+/// The phase of an operation, from the wait for admission to the fetch of its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
@@ -141,7 +143,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The state of a stalled operation: its progress deadline has passed.
+/// How an operation stalled, which means that its progress deadline has passed: in which phase, and for how long without progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stalled {
@@ -240,7 +242,7 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns whether the request may have reached the server.
+    /// Returns whether the failed request may have reached the server.
     pub fn sent(&self) -> Sent {
         self.0.sent
     }
@@ -258,12 +260,12 @@ impl Error {
         ) || self.0.category == Some(FailureCategory::Server)
     }
 
-    /// Returns the time, on the client's clock, at which the server will accept the request. `None` if unknown.
+    /// Returns the time, on the client's clock, at which the server will accept the rejected request. `None` if the server did not say.
     pub fn retry_at(&self) -> Option<Timestamp> {
         self.0.retry_at
     }
 
-    /// Returns the time from this error until the server will accept the request. `None` if unknown.
+    /// Returns the time from the creation of this error until the server will accept the request. `None` if the server did not say.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
@@ -288,22 +290,23 @@ impl Error {
         self.0.field.as_deref()
     }
 
-    /// Returns whether the user or the server caused the failure of the operation, according to the server.
+    /// Returns who caused the failure of the operation, according to the server: the user, by the request, or the server itself. `None` for
+    /// other errors.
     pub fn category(&self) -> Option<FailureCategory> {
         self.0.category
     }
 
-    /// Returns the state of a stalled operation. `None` for other errors.
+    /// Returns the phase in which the operation stalled, and for how long it made no progress. `None` for other errors than `Stalled`.
     pub fn stalled(&self) -> Option<Stalled> {
         self.0.stalled
     }
 
-    /// Returns the public method that failed, as `Client.method`.
+    /// Returns the name of the public method that failed, in the form `Client.method`.
     pub fn operation(&self) -> Option<&'static str> {
         self.0.operation
     }
 
-    /// Sets the public method that failed, unless one is set.
+    /// Sets the name of the public method that failed, unless a name is set already.
     #[must_use]
     pub fn with_operation(self, operation: &'static str) -> Self {
         self.edit(|inner| {
@@ -311,7 +314,7 @@ impl Error {
         })
     }
 
-    /// Prepends `context` to the message.
+    /// Puts `context` before the message of the error.
     #[must_use]
     pub fn with_context(self, context: impl fmt::Display) -> Self {
         self.edit(|inner| inner.message = format!("{context}: {}", inner.message))
@@ -330,7 +333,7 @@ impl Error {
         self.edit(|inner| inner.field = Some(field))
     }
 
-    /// Adds the status and body of the response.
+    /// Adds the status and the body of the response. The body is cut to [`Error::MAX_BODY`] bytes.
     #[must_use]
     pub fn with_response(self, status: u16, body: &Bytes) -> Self {
         // A copy, so that a small error does not keep a large body alive.
@@ -348,7 +351,8 @@ impl Error {
         self.edit(|inner| inner.request_id = Some(id))
     }
 
-    /// Adds the time `at` at which the server will accept the request. `now` is the time of the error.
+    /// Adds `at`, the time at which the server will accept the request. `now` is the time of the error, from which [`Error::retry_after`]
+    /// is counted.
     #[must_use]
     pub fn with_retry_at(self, now: Timestamp, at: Timestamp) -> Self {
         self.edit(|inner| {
@@ -357,13 +361,13 @@ impl Error {
         })
     }
 
-    /// Adds the cause of a failed operation according to the server.
+    /// Adds whether the user or the server caused the failure of the operation, according to the server.
     #[must_use]
     pub fn with_category(self, category: FailureCategory) -> Self {
         self.edit(|inner| inner.category = Some(category))
     }
 
-    /// Adds the state of a stalled operation.
+    /// Adds the phase in which the operation stalled, and for how long it made no progress.
     #[must_use]
     pub fn with_stalled(self, stalled: Stalled) -> Self {
         self.edit(|inner| inner.stalled = Some(stalled))

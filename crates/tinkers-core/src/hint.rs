@@ -9,14 +9,14 @@ use crate::response::HttpResponse;
 /// Returns the server's retry delay, from the first of these that the response contains: the header `retry-after-ms`, the header
 /// `Retry-After` in seconds or as a date, or the field `retry_after_ms` of a JSON body. Invalid, negative and infinite values are ignored.
 ///
-/// A date is compared with the `Date` header of the response, so that a wrong local clock does not shorten the pause. `wall` replaces a
-/// missing `Date`.
+/// The delay up to a date is counted from the `Date` header of the response, so that a wrong local clock does not shorten it. If that
+/// header is missing, the delay is counted from `wall`, the local time.
 pub fn retry_after(answer: &HttpResponse, wall: SystemTime) -> Option<Duration> {
     retry_after_header(&answer.headers, wall)
         .or_else(|| positive(body_milliseconds(&answer.body)? / 1e3))
 }
 
-/// Returns the server's retry delay from response headers. See [`retry_after`].
+/// Returns the server's retry delay from response headers only, in the way of [`retry_after`].
 pub(crate) fn retry_after_header(headers: &HeaderMap, wall: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     text("retry-after-ms")

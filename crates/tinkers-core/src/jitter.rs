@@ -17,14 +17,14 @@ pub trait Jitter: Send + Sync + fmt::Debug + 'static {
 }
 
 impl dyn Jitter {
-    /// Returns `base` plus a random part of up to `fraction` of it. Jitter is only added, so a pause is never shorter than the server's
-    /// retry delay.
+    /// Returns `base` plus a random part of at most `fraction` times `base`. Jitter is only added, so a pause is never shorter than the
+    /// server's retry delay.
     pub fn stretch(&self, base: Duration, fraction: f64) -> Duration {
         base.saturating_add(base.mul_f64(self.unit() * fraction.clamp(0.0, 1.0)))
     }
 }
 
-/// The SplitMix64 random number generator, as an atomic word. Its sequence depends only on the seed.
+/// The SplitMix64 random number generator, with its state in an atomic word. Its sequence depends only on the seed.
 #[derive(Debug)]
 pub struct SplitMix(AtomicU64);
 

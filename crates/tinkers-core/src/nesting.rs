@@ -13,13 +13,14 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A flag that tells whether code runs during a request. Requests that are made by such code are nested requests.
+/// A flag that tells whether code runs inside of another request, for example in a transport layer. Requests that such code makes are
+/// nested requests: they must not wait for permits that the outer request may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NestedMark(bool);
 
 impl NestedMark {
     const INSIDE: Self = Self(true);
-    /// The flag outside of all requests.
+    /// The flag of code that runs outside of all requests.
     pub const OUTSIDE: Self = Self(false);
 
     /// Returns the flag of the current thread.
@@ -28,7 +29,7 @@ impl NestedMark {
         Self(INSIDE.try_with(Cell::get).unwrap_or(false))
     }
 
-    /// Returns whether the code runs during a request.
+    /// Returns whether the code with this flag runs inside of a request.
     pub const fn is_inside(self) -> bool {
         self.0
     }
@@ -60,8 +61,8 @@ impl Drop for Restore {
     }
 }
 
-/// Creates and awaits a request, with the flag set. The flag is already set while `begin` creates the request, since a transport layer may
-/// call the API before its future is polled.
+/// Creates a request with `begin` and awaits it, while the flag of the thread says that code runs inside of a request. The flag is already
+/// set while `begin` runs, since a transport layer may call the API before its future is polled.
 pub(crate) async fn inside<'a, T>(begin: impl FnOnce() -> BoxFuture<'a, T>) -> T {
     let request = NestedMark::INSIDE.during(begin);
     NestedMark::INSIDE.carry(request).await

@@ -15,19 +15,20 @@ use crate::jitter::Jitter;
 use crate::time::{Clock, Timestamp};
 use crate::user_code::{catch_panic, wake_all};
 
-/// The minimum duration of an outage. Shorter series of failures leave the pauses of all retries unchanged.
+/// The minimum duration of an outage. After a shorter series of failures, retries are neither woken early nor sent early as checks of the
+/// server.
 const MIN_OUTAGE: Duration = Duration::from_secs(2);
-/// The interval between two outage checks is the duration of the outage divided by this number, but at least `SHORTEST_INTERVAL` and at most
-/// `LONGEST_INTERVAL`.
+/// During an outage one retry at a time is sent early, as a check whether the server responds again. The interval between two such outage
+/// checks is the duration of the outage divided by this number, but at least `SHORTEST_INTERVAL` and at most `LONGEST_INTERVAL`.
 const CHECKS_PER_OUTAGE: u32 = 20;
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
-/// Retries that are woken early start at random times within a period. The length of the period is this constant times the number of
-/// retries, at least `LEAST_SPREAD` and at most `MOST_SPREAD`.
+/// When an outage ends, all pending retries are woken early, and each starts at a random time within a period. The length of the period is
+/// this constant times the number of retries, at least `LEAST_SPREAD` and at most `MOST_SPREAD`.
 const SPREAD: Duration = Duration::from_micros(500);
 const LEAST_SPREAD: Duration = Duration::from_millis(500);
 const MOST_SPREAD: Duration = Duration::from_millis(1500);
-/// The minimum time between two occasions on which all pending retries are woken early.
+/// The minimum time between two outages whose end wakes all pending retries early.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The outage state of an endpoint. Each route class has its own, since the backends of the classes may fail independently.
@@ -44,7 +45,7 @@ impl Outages {
 /// The outage state of one route class.
 #[derive(Debug, Default)]
 pub struct Outage {
-    /// Whether there was a failure since the last response. If not, recording a response reads only this flag.
+    /// Whether an attempt has failed since the last response. If not, recording a response reads only this flag.
     is_failing: AtomicBool,
     state: Mutex<State>,
 }
@@ -54,33 +55,34 @@ struct State {
     /// The time of the first failure since the last response.
     since: Option<Timestamp>,
     is_logged: bool,
-    /// The earliest time of the next outage check.
+    /// The earliest time at which a retry may next be sent early, as a check whether the server responds again.
     next_check: Timestamp,
-    /// The time of an outage check that has lost its retry, since the retry was dropped. Another retry takes the check over.
+    /// The time of an outage check whose retry was dropped before it was sent. Another pending retry takes the check over.
     vacant_check: Option<Timestamp>,
-    /// The number of times that all pending retries were woken early.
+    /// The number of outages so far whose end woke all pending retries early.
     releases: u64,
     /// The last time at which all pending retries were woken early.
     released_at: Option<Timestamp>,
-    /// The period over which the retries that were last woken early are spread.
+    /// The length of the period within which the retries that were last woken early start, each at a random time.
     spread: Duration,
     next_id: u64,
     pending_retries: BTreeMap<u64, Waker>,
 }
 
-/// The backoff of a retry after a failed attempt.
+/// The times that bound the backoff of a retry after a failed attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct OutageBackoff {
     /// The time at which the failed attempt was sent.
     pub sent_at: Timestamp,
-    /// The end of the server's retry delay. The retry is never sent before.
+    /// The end of the server's retry delay, before which the retry is never sent.
     pub not_before: Timestamp,
-    /// The end of the backoff, if the retry is not woken early.
+    /// The time at which the retry is sent if it is not woken early.
     pub until: Timestamp,
 }
 
 impl Outage {
-    /// Records a response to a request that was sent at `sent_at`. Costs one atomic load if there was no failure.
+    /// Records a response to a request that was sent at `sent_at`. The response ends a current outage and wakes the pending retries early. Costs
+    /// one atomic load if there was no failure.
     pub fn answered(&self, sent_at: Timestamp, now: Timestamp) {
         // If a failure is recorded concurrently, its retry waits for the next response or for its own backoff.
         if !self.is_failing.load(Ordering::Acquire) {
@@ -102,8 +104,8 @@ impl Outage {
         });
     }
 
-    /// Ends the outage, unless pending retries were woken early a short time ago. Returns the duration of the outage and the wakers of the
-    /// pending retries.
+    /// Ends the outage after a response, unless the end of another outage woke the pending retries less than [`RELEASE_INTERVAL`] ago.
+    /// Returns the duration of the outage and the wakers of the pending retries, or `None` if no retries are to be woken.
     fn ended(
         &self,
         sent_at: Timestamp,
@@ -140,8 +142,8 @@ impl Outage {
         Some((lasted, pending_retries))
     }
 
-    /// Waits for the backoff of a failed attempt. Returns early if the server has responded to another request, or if this retry is
-    /// chosen as the outage check. Dropping the future passes its outage check to another retry.
+    /// Waits for the backoff of a failed attempt. Returns early if the server has responded to another request, or if this retry is chosen
+    /// to check whether the server responds again. If the future is dropped, another pending retry makes that check.
     pub async fn back_off(&self, pause: OutageBackoff, time: &dyn Clock, jitter: &dyn Jitter) {
         let mut sleep = match self.record_failure(time.now(), &pause) {
             RetryWait::Backoff { sleep, is_first } => {
@@ -194,7 +196,7 @@ impl Outage {
         at.min(pause.until)
     }
 
-    /// Records a failure, and returns how the retry of the failed attempt waits.
+    /// Records a failed attempt, and returns how the retry of this attempt waits.
     fn record_failure(&self, now: Timestamp, pause: &OutageBackoff) -> RetryWait<'_> {
         let mut state = self.lock();
         if state.released_at.is_some_and(|at| pause.sent_at < at) {
@@ -229,21 +231,22 @@ impl Outage {
 
 /// The way in which a retry waits.
 enum RetryWait<'a> {
-    /// The retry waits for its backoff, unless it is woken early or chosen as the outage check.
+    /// The retry waits until the end of its backoff, unless it is woken early or chosen as an outage check.
     Backoff {
         sleep: PendingRetry<'a>,
-        /// Whether this failure is the first to be logged as an outage. The caller logs it without the lock, since log subscribers
-        /// are user code.
+        /// Whether this failure is the one at which the outage is logged. The caller logs it after the lock is released, since log
+        /// subscribers are user code.
         is_first: bool,
     },
-    /// The server recovered after the failed attempt was sent. The retry waits only for the server's retry delay and a random time.
+    /// The server responded to another request after the failed attempt was sent. The retry waits only for the server's retry delay and a
+    /// random time.
     UntilRelease,
 }
 
 /// A retry that waits for its backoff.
 struct PendingRetry<'a> {
     outage: &'a Outage,
-    /// The number of times that all pending retries had been woken early when this retry began to wait.
+    /// The value of `State::releases` when this retry began to wait. A higher value means that all pending retries were woken early since.
     seen: u64,
     id: Option<u64>,
     not_before: Timestamp,
@@ -254,17 +257,17 @@ struct PendingRetry<'a> {
 
 /// The reason why a pending retry is woken.
 enum WakeReason {
-    /// A spurious wake-up.
+    /// The wake-up has no reason: the retry continues to wait.
     None,
-    /// The server has recovered.
+    /// The server responded to another request, so this retry is sent early.
     Recovered,
-    /// The retry must be sent as an outage check at this time.
+    /// This retry must be sent at this time, as a check whether the server responds again.
     Check(Timestamp),
 }
 
 impl PendingRetry<'_> {
-    /// Schedules this retry as the outage check at `check_at`, if that is before the end of its backoff and not before the end of the
-    /// server's retry delay. Returns whether it is scheduled.
+    /// Schedules this retry to be sent at `check_at` as an outage check, if that is before the end of its backoff and not before the end of
+    /// the server's retry delay. Returns whether it is scheduled.
     fn schedule_check(&mut self, check_at: Timestamp) -> bool {
         let is_taken = check_at >= self.not_before && check_at < self.until;
         if is_taken {

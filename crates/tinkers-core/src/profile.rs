@@ -26,20 +26,21 @@ impl BodyFormat {
     }
 }
 
-/// The kinds of requests that a server deduplicates: it applies a request only once if the request is sent again with the same `(model,
-/// seq_id)`.
+/// Which requests a server deduplicates: it applies such a request only once if the request is sent again with the same `(model, seq_id)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Deduplication {
     /// No requests are known to be deduplicated.
     Unknown,
-    /// Forward-backward passes and optimizer steps are deduplicated, but not saves and loads. SkyRL from August 2026.
+    /// The server deduplicates forward-backward passes and optimizer steps, but not saves and loads. This is the behaviour of SkyRL from
+    /// August 2026.
     PassesAndSteps,
-    /// All requests are deduplicated: by the hosted service, the embedded server, and servers that declare it in their configuration.
+    /// The server deduplicates all requests. This holds for the hosted service, the embedded server, and servers that declare it in their
+    /// configuration.
     Everything,
 }
 
-/// Whether a server has an OpenAPI document.
+/// Whether a server has an OpenAPI document, as far as the client knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Document {
@@ -51,11 +52,11 @@ pub enum Document {
     Read,
 }
 
-/// A finding about a server, which updates its [`ServerProfile`].
+/// A fact that the client found out about a server, and that updates its [`ServerProfile`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProfileUpdate {
-    /// The server accepted a request body in this format, or rejected one in the other format.
+    /// The server supports this body format: it accepted a request in this format, or rejected one in the other format.
     BodyFormat(BodyFormat),
     /// The server deduplicates these requests.
     Deduplicates(Deduplication),
@@ -77,7 +78,7 @@ pub struct ServerProfile {
     pub software: Option<String>,
     /// The format of the request bodies of forward-backward passes.
     pub body_format: BodyFormat,
-    /// Whether an accepted request has confirmed that the server supports the body format.
+    /// Whether `body_format` is confirmed by a response of the server or by a choice of the user. If not, it is only assumed.
     pub body_format_confirmed: bool,
     /// The requests that the server is known to deduplicate.
     pub deduplicates: Deduplication,
@@ -109,11 +110,11 @@ impl Default for ServerProfile {
     }
 }
 
-/// The title of SkyRL's OpenAPI document.
+/// The title of SkyRL's OpenAPI document, by which the client recognizes that server.
 const SKYRL: &str = "Tinker API Mock";
 
 impl ServerProfile {
-    /// Returns this profile with an update.
+    /// Returns this profile with the facts of `update` added.
     #[must_use]
     pub fn learn(mut self, update: ProfileUpdate) -> Self {
         match update {
@@ -129,7 +130,7 @@ impl ServerProfile {
         self
     }
 
-    /// Returns this profile with a fixed body format for forward-backward passes.
+    /// Returns this profile with `format` as the body format of forward-backward passes. The format counts as confirmed.
     #[must_use]
     pub fn with_body_format(mut self, format: BodyFormat) -> Self {
         self.body_format = format;

@@ -15,9 +15,9 @@ use crate::time::Timestamp;
 pub struct Progress {
     /// The current phase of the operation.
     pub phase: Phase,
-    /// The time of the last response.
+    /// The time of the last response of the server to a request of the operation, or the start of the operation.
     pub last_news: Timestamp,
-    /// The state of the server's queue, if the server reported one.
+    /// The state of the server's queue for the operation, if the server reported one.
     pub queue_state: Option<QueueState>,
     /// The reason for the state of the queue, in the words of the server.
     pub queue_reason: Option<String>,
@@ -28,9 +28,10 @@ pub struct Progress {
     pub request_id: Option<String>,
 }
 
-/// The shared state behind [`Progress`]. The lock is held for a few assignments, and never across an await.
+/// The shared state of an operation from which snapshots of its [`Progress`] are taken. The lock is held for a few assignments, and never
+/// across an await.
 ///
-/// It also records whether any request of the operation may have reached the server, for the error of an abandoned operation.
+/// The cell also records whether any request of the operation may have reached the server, for the error of an abandoned operation.
 #[derive(Debug)]
 pub struct ProgressCell(Mutex<State>);
 
@@ -45,13 +46,14 @@ struct State {
     queue: Option<Box<(QueueState, Option<String>)>>,
     /// The number of attempts that are being sent.
     attempts: u32,
-    /// Whether an attempt may have reached the server.
+    /// Whether an attempt that has ended may have reached the server.
     sent: bool,
-    /// Whether the operation will be sent even if its waiter is dropped.
+    /// Whether the operation was handed over for sending: it will be sent even if the future that waits for its result is dropped.
     queued: bool,
 }
 
-/// A guard of an attempt in progress. If the guard is dropped, the attempt counts as possibly received by the server.
+/// A guard of an attempt in progress. If the guard is dropped without [`AttemptGuard::mark_not_applied`], the attempt counts as possibly
+/// received by the server.
 #[derive(Debug)]
 #[must_use = "an attempt that is dropped counts as one that may have reached the server"]
 pub struct AttemptGuard<'a> {
@@ -61,7 +63,8 @@ pub struct AttemptGuard<'a> {
 }
 
 impl AttemptGuard<'_> {
-    /// Sets the send decision of the attempt. Dropping the guard retracts the attempt, and a retracted attempt counts as not sent.
+    /// Sets the send decision of the attempt. Dropping the guard then retracts an attempt that was not sent yet: it is never sent and
+    /// counts as not sent.
     pub(crate) fn set_send_decision(&mut self, send_decision: Option<Arc<SendDecision>>) {
         self.send_decision = send_decision;
     }
@@ -119,7 +122,8 @@ impl ProgressCell {
         }
     }
 
-    /// Returns `NotSent` if no request of the operation was sent, and none will be sent. Otherwise returns `MaybeSent`.
+    /// Returns `NotSent` if no request of the operation was sent and none will be sent, otherwise `MaybeSent`. For the error of the
+    /// operation.
     pub fn sent(&self) -> Sent {
         let state = self.lock();
         if state.may_be_sent() || state.queued {
@@ -134,7 +138,7 @@ impl ProgressCell {
         self.lock().may_be_sent()
     }
 
-    /// Marks the operation as queued: it will be sent even if its waiter is dropped.
+    /// Marks the operation as handed over for sending: it will be sent even if the future that waits for its result is dropped.
     pub fn mark_queued(&self) {
         self.lock().queued = true;
     }
@@ -154,7 +158,7 @@ impl ProgressCell {
         self.lock().phase = phase;
     }
 
-    /// Records a response at `now`, which resets the progress deadline.
+    /// Records that a response arrived at `now`. The time without progress is counted from there.
     pub fn record_response(&self, now: Timestamp) {
         let mut state = self.lock();
         state.last_news = state.last_news.max(now);
@@ -182,7 +186,7 @@ impl ProgressCell {
         self.lock().polls += 1;
     }
 
-    /// Records the state of the server's queue. Returns whether it changed.
+    /// Records the state of the server's queue, and the server's reason for it. Returns whether the state or the reason changed.
     pub fn queue(&self, state: QueueState, reason: Option<&str>) -> bool {
         let mut cell = self.lock();
         let known = cell.queue.as_deref();
@@ -195,8 +199,8 @@ impl ProgressCell {
 
     /// Returns the time at which the operation will count as stalled if there is no further progress.
     ///
-    /// While the operation waits for admission, a moving queue counts as progress: `moved` returns the last time at which the queue
-    /// moved.
+    /// While the operation waits for admission, it also makes progress when the limiter's queue moves. `moved` returns the last time at
+    /// which that queue moved.
     ///
     /// # Errors
     /// `Stalled` if there was no progress for `limit` before `now`.
@@ -273,7 +277,7 @@ mod tests {
         assert_eq!(cell.snapshot().request_id.as_deref(), Some("r-1"));
     }
 
-    /// Returns the error of an operation without progress.
+    /// Checks `cell` at a time when there was no progress for too long. Returns the `Stalled` error.
     fn stall(cell: &ProgressCell) -> Error {
         let limit = Duration::from_secs(10);
         let stalled = cell.check_stall(Timestamp::ORIGIN.after(limit), limit, || None);

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::user_code::catch_panic;
 
-/// The kind of an error that the client recovered from without returning it to the user. Named by the operation that failed.
+/// The kind of an error that the client recovered from without returning it to the user. The kinds are named after the operation that
+/// failed.
 ///
-/// Each recovered error is logged with its [name](RecoveredError::name) in the field `recovered_error`. Rate-limited responses are counted
-/// by the limiter and not here, except responses to control requests, which count as [`RecoveredError::Repeat`].
+/// Each recovered error is logged with its [name](RecoveredError::name) in the field `recovered_error`. Rate-limited responses are not
+/// among these kinds, since the limiter counts them. Only rate-limited responses to control requests count here, as
+/// [`RecoveredError::Repeat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RecoveredError {
@@ -20,31 +22,33 @@ pub enum RecoveredError {
     Poll,
     /// A poll for all results of a sampling client failed and was repeated.
     SharedPoll,
-    /// The last acknowledgement of a sampling client failed. The server stores the client's results for longer than necessary.
+    /// The last acknowledgement of received results by a sampling client failed. So the server stores the results for longer than
+    /// necessary.
     Acknowledgement,
     /// The server lost a sample, and the client sampled it again.
     LostSample,
     /// The response to a save was lost, and the client looked up or repeated the save.
     LostSave,
-    /// The server does not support the format or route of a request, and the client used another one.
+    /// The server does not support the format or the route of a request, and the client used another format or route.
     Fallback,
-    /// The unload of a model failed. The model takes memory on the server until the session ends.
+    /// A request to unload a model failed. The model takes memory on the server until the session ends.
     Unload,
-    /// The response to a creation was lost, and the client repeated the request. The server may keep an unused object.
+    /// The response to the creation of an object, such as a sampler, was lost, and the client repeated the request. The server may have
+    /// created two objects, one of which is never used.
     Orphan,
-    /// An operation ended after its call had failed or its handle was dropped, so its outcome was discarded.
+    /// The outcome of an operation was discarded, since its call had failed or its handle was dropped before the operation ended.
     Undelivered,
     /// A heartbeat failed.
     Heartbeat,
-    /// A refresh of the dynamic configuration failed. The old configuration stays in use.
+    /// A refresh of the server's dynamic configuration failed. The old configuration stays in use.
     Refresh,
-    /// The OpenAPI document of an unknown server could not be read.
+    /// The OpenAPI document of a server whose software is unknown could not be read.
     Document,
-    /// The close of a session failed, since the server does not know the session.
+    /// The request to close a session failed, since the server no longer knows the session.
     Close,
     /// A connection broke while it was idle, or broke during a request that was then sent again on another connection.
     Connection,
-    /// A certificate of the system could not be read.
+    /// A root certificate of the operating system could not be read.
     Certificate,
 }
 
@@ -103,7 +107,7 @@ impl RecoveredError {
 pub struct RecoveredErrors([AtomicU64; RecoveredError::ALL.len()]);
 
 impl RecoveredErrors {
-    /// Counts a recovered error. The caller logs the error itself.
+    /// Adds one to the number of errors of this kind. Does not log the error: the caller does.
     pub fn count(&self, recovered_error: RecoveredError) {
         self.0[recovered_error.index()].fetch_add(1, Ordering::Relaxed);
     }
@@ -116,7 +120,7 @@ impl RecoveredErrors {
         );
     }
 
-    /// Returns a copy of the numbers of recovered errors. The numbers are read one after the other, not at one instant.
+    /// Returns a copy of the current numbers of recovered errors. The numbers are read one after the other, not at one instant.
     pub fn snapshot(&self) -> RecoveredErrorCounts {
         RecoveredErrorCounts(
             RecoveredError::ALL

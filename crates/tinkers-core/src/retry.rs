@@ -25,8 +25,9 @@ pub enum StatusAction {
     /// Send the request again after a pause, until the caller's deadline, since the server or a proxy failed. A submission is sent
     /// again only where that is safe.
     Repeat,
-    /// Poll again at most this many times with growing pauses, since the error may be temporary or final. After that, treat the error
-    /// as final: a poll for one result fails; after a shared poll, each waiter polls for its own result.
+    /// Poll again at most this many times with growing pauses, since the error may be temporary or final. After that, treat the error as
+    /// final. If it was a poll for one result, that operation fails. If it was a shared poll for many results, each waiting operation polls
+    /// for its own result.
     RetryUpTo(u32),
     /// Fail, since a retry cannot change the response.
     Fail,
@@ -38,14 +39,16 @@ pub enum StatusAction {
 pub enum ExchangeKind {
     /// A request that submits work, or asks for the state of the server.
     Submission,
-    /// A poll for one or more results. A poll may be repeated freely, while a poll that fails wrongly loses work that was paid for.
+    /// A poll for one or more results. A poll may be repeated freely, but if it wrongly counts as failed, a result that was paid for is
+    /// lost.
     Poll,
 }
 
-/// The maximum number of retries of a poll after an error that the API itself reports. The retries take 3.5 s with the usual pauses.
+/// The maximum number of retries of a poll after an error that the API itself reports. With the usual pauses, the retries take 3.5 s in
+/// all.
 pub const API_ERROR_RETRIES: u32 = 3;
-/// The maximum number of retries of a poll after an error that a proxy or a starting server may have sent, or after a 500 with a reason.
-/// The retries take about 30 s.
+/// The maximum number of retries of a poll after an error that a proxy or a starting server may have sent, or after a 500 response whose
+/// body gives a reason. With the usual pauses, the retries take about 30 s in all.
 pub const PROXY_ERROR_RETRIES: u32 = 6;
 
 impl StatusAction {
@@ -88,7 +91,7 @@ impl StatusAction {
     }
 }
 
-/// Returns whether the body is an error of the API, and not an HTML page or plain text of a proxy.
+/// Returns whether the response body is an error in the format of the API, and not an HTML page or plain text of a proxy.
 fn has_api_error(response: &HttpResponse) -> bool {
     response.body.trim_ascii_start().starts_with(b"{")
         && tinkers_wire::error_text(&response.body).is_some()
@@ -109,9 +112,9 @@ pub enum RetryAction {
     Again {
         /// The server's retry delay: the minimum pause before the retry.
         hint: Option<Duration>,
-        /// Whether the server may have applied this attempt.
+        /// Whether the server may have applied this attempt. If it may have, the request is sent again only where that is safe.
         applied: Applied,
-        /// The kind of the error that the call returns if no attempt is left.
+        /// The kind of the error that the call returns if it may not be retried any more.
         kind: ErrorKind,
     },
     /// Pause, since the server requires payment, then send the request again.
@@ -123,7 +126,7 @@ pub enum RetryAction {
     Fail(ErrorKind),
 }
 
-/// Whether a server may have applied a request.
+/// Whether a server may have applied a request, so that sending the request again may apply it twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers handle each case")]
 pub enum Applied {
@@ -170,8 +173,8 @@ pub fn classify(response: &HttpResponse, wall: SystemTime) -> RetryAction {
     }
 }
 
-/// Returns whether an overloaded server rejected a request unprocessed and invites a retry. A 503 without such an invitation may come from
-/// a proxy that lost its server during the work.
+/// Returns whether a response says that an overloaded server rejected the request unprocessed and wants it to be sent again. A 503 response
+/// that does not say so may come from a proxy that lost its server while the server processed the request.
 fn invites_retry(status: StatusCode, hint: Option<Duration>, should_retry: Option<&str>) -> bool {
     status == StatusCode::SERVICE_UNAVAILABLE && (hint.is_some() || should_retry == Some("true"))
 }
@@ -204,17 +207,17 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
     }
 }
 
-/// How the client retries its requests: the maximum number of attempts, the time for retries, and the pauses between them.
+/// How the client retries its requests: the maximum number of attempts, the time in which retries may start, and the pauses between them.
 ///
-/// The default retries for as long as a retry can be useful: a training call until its
-/// progress deadline, every other request for five minutes, with pauses that grow from 0.5 s to 30 s.
+/// The default retries for as long as a retry can be useful: a training call until its progress deadline, every other request for five
+/// minutes, with pauses that grow from 0.5 s to 30 s.
 ///
-/// Whatever the policy, a request is sent again only where that is safe: a training call that the server may have applied is not
-/// sent again unless the server applies a repeated call once.
+/// Whatever the policy, a request is sent again only where that is safe: a training call that the server may have applied is sent again
+/// only if the server is known to deduplicate repeated calls.
 ///
-/// The policy does not apply to polls for results. Polls are repeated until the operation makes no progress for its progress deadline.
-/// It does not apply to responses with status 429 or 402 either: such a request was not processed, and waits until the server accepts
-/// requests again. To limit both, set an operation deadline.
+/// The policy does not apply to polls for results. Polls are repeated until the operation makes no progress for its progress deadline. It
+/// does not apply to responses with status 429 or 402 either: such a request was not processed, and waits until the server accepts requests
+/// again. To limit the time for polls and for such waits, set an operation deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -275,7 +278,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Checks the values.
+    /// Checks that the values of all fields are valid.
     ///
     /// # Errors
     /// `InvalidInput` with the name of the invalid field.
@@ -299,8 +302,8 @@ impl RetryPolicy {
         Ok(())
     }
 
-    /// Returns whether another attempt of a call with `policy` may start after `made` attempts, when `elapsed` has passed since the first
-    /// attempt.
+    /// Returns whether another attempt of a call with `policy` may start. `made` is the number of attempts so far, and `elapsed` the time
+    /// since the first attempt.
     pub(crate) fn allows(&self, policy: &CallPolicy, made: u32, elapsed: Duration) -> bool {
         made < self.max_attempts.min(policy.attempts) && elapsed < self.window(policy)
     }
@@ -317,34 +320,33 @@ impl Default for RetryPolicy {
     }
 }
 
-/// How often and for how long one call is retried, within the limits of the client's [`RetryPolicy`].
+/// How often and for how long one call is retried. The client's [`RetryPolicy`] may limit this further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallPolicy {
     /// The time after the first attempt in which a retry may start, unless the client's policy sets another time. Waits for admission
     /// and pauses that a rate-limited response asked for do not count.
     pub window: Duration,
-    /// The maximum number of attempts without a usable response. The client's policy may set a lower number. Rate-limited responses do
-    /// not count.
+    /// The maximum number of attempts of the call, not counting rate-limited responses. The client's policy may set a lower number.
     pub attempts: u32,
-    /// The action after an attempt that the server may have applied.
+    /// What the call does after an attempt that failed, but that the server may have applied.
     pub when_maybe_applied: WhenMaybeApplied,
-    /// The longest pause that a server's retry delay may cause; a longer delay is cut. With `None` the client waits for the whole
-    /// delay, or fails if the delay ends after the retry window.
+    /// The longest pause that a server's retry delay may cause; a longer delay is cut. With `None` the client waits for the whole delay, or
+    /// fails if the delay ends later than a retry may start.
     pub longest_hint: Option<Duration>,
 }
 
-/// The action after an attempt that may have been applied.
+/// What a call does after an attempt that failed, but that the server may have applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "there are two policies")]
 pub enum WhenMaybeApplied {
     /// Send the request again, since the server deduplicates it, or applying it twice is harmless.
     Repeat,
-    /// Fail with `OutcomeUnknown`.
+    /// Fail with `OutcomeUnknown`, since applying the request twice would do harm.
     GiveUp,
 }
 
 impl CallPolicy {
-    /// Retries for five minutes, the window of the official SDK.
+    /// A policy that retries for five minutes, as long as the official SDK.
     pub const PATIENT: Self = Self {
         window: Duration::from_secs(300),
         attempts: u32::MAX,
@@ -352,8 +354,8 @@ impl CallPolicy {
         longest_hint: None,
     };
 
-    /// Makes one attempt. For requests that a loop repeats, and for the first request of a client, which should fail at once if the
-    /// address is wrong.
+    /// A policy with one attempt. For requests that a loop of the caller repeats, and for the first request of a client, which should fail
+    /// at once if the address is wrong.
     pub const ONCE: Self = Self {
         window: Duration::ZERO,
         attempts: 1,
@@ -361,15 +363,15 @@ impl CallPolicy {
         longest_hint: None,
     };
 
-    /// Returns this policy, changed to fail if a request may have been applied.
+    /// Returns this policy, changed so that a call fails if an attempt failed but the server may have applied it.
     #[must_use]
     pub const fn giving_up_when_maybe_applied(mut self) -> Self {
         self.when_maybe_applied = WhenMaybeApplied::GiveUp;
         self
     }
 
-    /// Returns this policy with the server's retry delay limited to `longest`. For requests that a server must not be able to delay for
-    /// long.
+    /// Returns this policy, changed so that the server's retry delay causes a pause of at most `longest`. For requests that a server must
+    /// not be able to delay for long.
     #[must_use]
     pub const fn following_hints_up_to(mut self, longest: Duration) -> Self {
         self.longest_hint = Some(longest);
@@ -383,11 +385,11 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The default pauses between retries. [`SPREAD`] is added at random.
 pub const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), LONGEST_PAUSE);
 
-/// The maximum jitter, as a fraction of the pause.
+/// The maximum jitter that is added to a pause between retries, as a fraction of the pause.
 pub const SPREAD: f64 = 0.25;
 
-/// Returns the reason of a retry after an error of `kind`. The reason determines the number of tokens that the retry takes from the retry
-/// budget.
+/// Returns the reason of a retry after an error of `kind`, for the retry budget. The number of tokens that the retry takes from the budget
+/// depends on the reason.
 pub(crate) fn budget_failure(kind: ErrorKind) -> RetryReason {
     match kind {
         ErrorKind::RateLimited => RetryReason::Refused,

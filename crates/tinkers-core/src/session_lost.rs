@@ -2,7 +2,8 @@
 
 use http::StatusCode;
 
-/// Words for the objects of a session. A message about a lost session contains at least one of these words.
+/// Words for the objects of a session, such as models and samplers. An error message about a lost session contains at least one of these
+/// words.
 const NOUNS: [&str; 9] = [
     "session",
     "session_id",
@@ -14,8 +15,8 @@ const NOUNS: [&str; 9] = [
     "sampling_session_id",
     "sampling",
 ];
-/// Words for other missing objects: checkpoints, base models and results. A message with one of them is not about a lost session, even if
-/// it also contains a word for an object of the session.
+/// Words for other objects that may be missing: checkpoints, base models and results. An error message with one of these words is not about
+/// a lost session, even if it also contains a word for an object of the session.
 const OTHERS: [&str; 9] = [
     "checkpoint",
     "weights",
@@ -29,7 +30,7 @@ const OTHERS: [&str; 9] = [
 ];
 
 /// Returns whether an error response means that the session, or a model or sampler of the session, is lost: expired, unloaded, or forgotten
-/// in a restart of the server. `words` is the message of the response. The message distinguishes a lost session from a missing route,
+/// in a restart of the server. `words` is the error message of the response, which distinguishes a lost session from a missing route,
 /// checkpoint or result.
 pub fn says_session_lost(status: StatusCode, words: &str) -> bool {
     if !matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {

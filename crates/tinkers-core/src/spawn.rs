@@ -13,7 +13,7 @@ pub trait Spawn: Send + Sync + fmt::Debug + 'static {
     fn spawn(&self, work: BoxFuture<'static, ()>) -> Task;
 }
 
-/// The handle of a background task. Dropping the handle aborts the task, so a task does not outlive its waiter.
+/// The handle of a background task. Dropping the handle aborts the task, so a task does not outlive the future that waits for it.
 pub struct Task {
     abort: Option<Box<dyn FnOnce() + Send + Sync>>,
 }

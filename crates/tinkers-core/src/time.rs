@@ -55,7 +55,7 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// Returns the current date. It is used for `Retry-After` dates and for timestamps that leave the process.
     fn wall(&self) -> SystemTime;
 
-    /// Waits until `at`, or not at all if `at` has passed. Cancel safe.
+    /// Waits until the time `at`. Completes at once if `at` has passed. Cancel safe.
     fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()>;
 }
 
@@ -101,7 +101,7 @@ impl ManualClock {
         Self::default()
     }
 
-    /// Advances the time by `step` and wakes the sleeps that are due.
+    /// Advances the time by `step` and wakes the sleeping tasks whose time has come.
     pub fn advance(&self, step: Duration) {
         let due = {
             let mut inner = self.lock();
@@ -113,7 +113,7 @@ impl ManualClock {
         wake_all(due.into_values());
     }
 
-    /// Advances the time to the end of the next sleep. Returns the new time, or `None` if nothing sleeps.
+    /// Advances the time to the earliest end of a pending sleep. Returns the new time, or `None` if nothing sleeps.
     pub fn advance_to_next(&self) -> Option<Timestamp> {
         let (at, now) = {
             let inner = self.lock();

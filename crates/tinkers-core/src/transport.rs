@@ -12,10 +12,10 @@ use crate::error::{Error, ErrorKind, Sent};
 pub use crate::response::HttpResponse;
 use crate::spawn::BoxFuture;
 
-/// Sends one request and returns its response, whatever the status is.
+/// A transport: it sends requests and returns their responses, whatever the status of a response is. It does not retry.
 ///
-/// A transport adds the credential, decompresses responses and follows redirects; it does not retry. It calls the check in
-/// [`HttpRequest::departure`] before it writes to a network. A layer that only forwards requests need not do so.
+/// A transport that writes to a network adds the credential, decompresses responses and follows redirects. It calls the check in
+/// [`HttpRequest::departure`] before it writes the first byte. A layer that only forwards requests to another transport need not do so.
 ///
 /// Dropping the future cancels the request, but the server may have received it.
 pub trait Transport: Send + Sync + fmt::Debug + 'static {
@@ -34,13 +34,14 @@ pub struct HttpRequest {
     pub headers: HeaderMap,
     /// The request body.
     pub body: Bytes,
-    /// The route class. It selects the connection pool.
+    /// The route class of the request. The transport has a connection pool for each class.
     pub class: RouteClass,
     /// The timeouts of the request.
     pub timeouts: Timeouts,
     /// The maximum size of the decompressed response body, in bytes.
     pub max_response_bytes: usize,
-    /// The check that the transport makes immediately before it sends the request. It also receives the head of the response.
+    /// The check that the transport makes immediately before it sends the request, in case the rate-limit gate has closed meanwhile. The
+    /// transport also reports the head of the response to it.
     pub departure: DepartureCheck,
 }
 
@@ -106,7 +107,8 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// Returns the values of the official SDK: 5 s to connect, 60 s to the first byte, 60 s idle; 10 minutes in total.
+    /// Returns the timeouts of the official SDK: 5 s to connect, 60 s to the first byte of the response, 60 s between two chunks of a body,
+    /// and 10 minutes in total.
     pub const fn new() -> Self {
         Self {
             connect: Duration::from_secs(5),
@@ -195,7 +197,7 @@ impl ClassTimeouts {
         self.0.iter_mut().for_each(|class| class.connect = limit);
     }
 
-    /// Checks the values.
+    /// Checks that no timeout is zero.
     ///
     /// # Errors
     /// `InvalidInput` with the name of the first timeout that is zero, such as `timeouts.sample.connect`.
@@ -218,7 +220,7 @@ impl ClassTimeouts {
     }
 }
 
-/// The error of a request that got no usable response.
+/// The error of a request that got no response, or a response that the transport could not read.
 #[derive(Debug)]
 pub struct TransportError {
     /// The kind of the error.
@@ -241,11 +243,11 @@ pub enum TransportErrorKind {
     Tls,
     /// One of the [`Timeouts`] passed.
     Timeout,
-    /// The connection broke.
+    /// The connection broke after it was opened.
     Broken,
     /// The response body is too large.
     TooLarge,
-    /// The response could not be decoded.
+    /// The response could not be decoded, because it is not valid HTTP or its body could not be decompressed.
     Decode,
     /// The response is a redirect that is not followed.
     Redirect,
@@ -253,11 +255,11 @@ pub enum TransportErrorKind {
     Credential,
     /// The transport is closed.
     Closed,
-    /// The rate-limit gate closed after the request was admitted. The request was not sent and has to be admitted again.
+    /// The request was admitted, but the rate-limit gate closed before the request was sent. It was not sent and has to be admitted again.
     Held,
-    /// The request is not valid in HTTP.
+    /// The request cannot be expressed in HTTP, for example because of an invalid header.
     Invalid,
-    /// The task of the request panicked, or its runtime ended. A retry cannot succeed.
+    /// The background task that sends the request panicked, or the runtime of that task ended. A retry cannot succeed.
     Aborted,
 }
 

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-/// Runs `user_code` and discards a panic in it.
+/// Runs `user_code` and discards a panic in it. User code is code that the program provides, such as wakers and log subscribers.
 ///
 /// The end of one request wakes other tasks and notifies log subscribers. A panic there must neither fail the request nor lose the wake-ups
 /// of other tasks.

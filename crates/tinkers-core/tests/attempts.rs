@@ -200,7 +200,7 @@ fn only_an_attempt_of_unknown_outcome_keeps_its_in_flight_permit() {
     }
 }
 
-/// The response to a request that the transport did not send because the gate had closed.
+/// The result of a request that the transport did not send because the rate-limit gate had closed after the admission.
 const HELD: Step = Fails(T::Held, Sent::NotSent);
 
 #[test]

@@ -13,10 +13,10 @@ use tinkers_limits::ByteBudget;
 
 use crate::sync::{Mutex, lock};
 
-/// A FIFO semaphore that counts bytes. Clones share one byte budget.
+/// A FIFO semaphore whose units are bytes: a future waits until it may take a number of bytes. Clones share one byte budget.
 ///
-/// The budget is soft: the first waiter is served while any bytes are left, and is charged in full. So a request that is larger than the
-/// whole budget passes, and the total exceeds the budget by at most one request.
+/// The budget is soft: while any bytes are left, the first waiting future takes all bytes that it asked for. So a request that is larger
+/// than the whole budget passes, and the total exceeds the budget by at most one request.
 #[derive(Debug, Clone)]
 pub struct ByteSemaphore {
     shared: Arc<Shared>,
@@ -30,16 +30,16 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The waiters in FIFO order, each with its number of bytes. While there are waiters, no bytes are left.
+    /// The waiting futures in FIFO order, each with the number of bytes that it asked for. While there are any, no bytes are left.
     waiting: BTreeMap<u64, (u64, Waker)>,
-    /// The bytes of waiters that were served and have not been polled since.
+    /// The bytes of futures that were served (have got their bytes) and have not been polled since.
     served: BTreeMap<u64, u64>,
     last_id: u64,
 }
 
 impl State {
-    /// Serves waiters in order while bytes are left. Returns the wakers of these waiters. The caller calls the wakers after it has released
-    /// the lock.
+    /// Gives waiting futures their bytes, in order, while bytes are left. Returns the wakers of these futures. The caller calls the wakers
+    /// after it has released the lock.
     fn serve(&mut self, budget: &ByteBudget) -> Vec<Waker> {
         let mut served = Vec::new();
         while let Some(first) = self.waiting.first_entry()
@@ -76,7 +76,7 @@ impl ByteSemaphore {
         }
     }
 
-    /// Waits until `bytes` bytes may be taken. Dropping the guard returns the bytes.
+    /// Waits until bytes are left, and takes `bytes` bytes. Dropping the returned guard gives the bytes back.
     ///
     /// # Cancel safety
     /// A future that is dropped before it completes takes no bytes.
@@ -98,7 +98,7 @@ impl ByteSemaphore {
 pub struct AcquireBytes {
     shared: Arc<Shared>,
     bytes: u64,
-    /// The position in the queue. `None` if the future does not wait in the queue.
+    /// The position of the future in the queue. `None` if the future does not wait there.
     id: Option<u64>,
 }
 

@@ -22,21 +22,23 @@ pub(crate) struct ClassAdmission {
     pub(crate) jitter: Arc<dyn Jitter>,
     /// The maximum time for which a refusal closes the gate. All clients of the limiter share it.
     pub(crate) max_hint: Arc<MaxHint>,
-    /// Notified when a refusal closes the gate.
+    /// The notifier that wakes tasks when a refusal closes the gate.
     pub(crate) closures: Arc<Notify>,
 }
 
 impl ClassAdmission {
     /// The time for which a refusal closes the gate if the server sends no retry delay.
     const PAUSE_WITHOUT_HINT: Duration = Duration::from_secs(1);
-    /// The maximum jitter as a fraction of the pause.
+    /// The maximum jitter that is added to the duration of a gate closure, as a fraction of that duration.
     const SPREAD: f64 = 0.05;
-    /// The maximum jitter as a duration.
+    /// The maximum jitter that is added to the duration of a gate closure, as an absolute time.
     const MAX_SPREAD: Duration = Duration::from_millis(10);
-    /// The minimum pause after a refusal. It grows with the number of consecutive first requests after a pause that failed.
+    /// The minimum time for which a refusal closes the gate. It grows with the number of first requests after a gate closure that failed in
+    /// a row.
     const PAUSE_AFTER_REFUSED: Backoff =
         Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-    /// The pause after a first request without a response. It grows with the number of consecutive first requests that failed.
+    /// The time for which the gate is closed again if the first request after a closure gets no response. It grows with the number of first
+    /// requests that failed in a row.
     const PAUSE_AFTER_UNANSWERED: Backoff =
         Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
@@ -45,7 +47,8 @@ impl ClassAdmission {
         catch_panic(|| self.closures.notify_waiters());
     }
 
-    /// Returns the permits of an admitted request. A request that kept its in-flight permit gets no second in-flight permit.
+    /// Returns the permits of an admitted request. `kept` is the in-flight permit that a retry has kept from an earlier attempt; such a
+    /// retry gets no second in-flight permit.
     #[inline]
     pub(crate) fn admitted(
         self: Arc<Self>,
@@ -67,7 +70,7 @@ impl ClassAdmission {
         }
     }
 
-    /// Admits a nested request, which is made during another request, or fails at once.
+    /// Admits a nested request, which is made during another request. If the gate is closed, fails at once instead of waiting.
     pub(crate) fn admit_nested(
         self: Arc<Self>,
         kept: Option<InFlightPermit>,
@@ -87,8 +90,8 @@ impl ClassAdmission {
         Ok(self.admitted(ticket, kept, Arrival::default()))
     }
 
-    /// Returns the time for which a refusal closes the gate. Jitter is only added, so the gate never opens before the server's retry
-    /// delay has passed.
+    /// Returns the time for which a refusal closes the gate. `hint` is the server's retry delay. Jitter is only added, so the gate does not
+    /// open before this delay (at most `max_hint`) has passed.
     fn refusal_pause(&self, hint: Option<Duration>) -> Duration {
         let pause = hint
             .unwrap_or(Self::PAUSE_WITHOUT_HINT)

@@ -25,7 +25,7 @@ pub(crate) struct ClassLimiter {
     pub(crate) constraints: Constraints,
     pub(crate) counters: Counters,
     state: Mutex<State>,
-    /// The number of consecutive first requests after a pause that were refused or got no response.
+    /// The number of first requests after a gate closure that were refused or got no response, one after the other. A success resets it.
     failed_first_requests: AtomicU64,
     events: broadcast::Sender<LimiterEvent>,
 }
@@ -34,30 +34,33 @@ pub(crate) struct ClassLimiter {
 struct State {
     queue: WaitQueue,
     adaptive_limit: AdaptiveLimit,
-    /// The time at which a timer serves the queue again, while the gate or the rate limit holds the first waiter back.
+    /// While the gate or the rate limit holds back the first waiting request: the time at which a timer tries again to admit waiting
+    /// requests.
     serve_at: Option<Timestamp>,
-    /// The admission time of the latest first request after a pause.
+    /// The time at which the latest first request after a gate closure was admitted.
     first_request: Option<Timestamp>,
-    /// The response time of the last successful first request after a pause.
+    /// The response time of the last successful first request after a gate closure. The timeout of the next first request depends on it.
     first_request_took: Duration,
-    /// The last time at which a response or a returned permit made room for waiters.
+    /// The last time at which a response or a returned permit made room for waiting requests.
     last_queue_progress: Option<Timestamp>,
-    /// The earliest time at which a grant is taken back if its waiter has not collected the grant.
+    /// The earliest time at which uncollected grants are taken back. A grant is uncollected if a waiting request was admitted, but its
+    /// future was not polled since.
     lapse_at: Timestamp,
-    /// The time at which polls without a response count as accepted, during the gradual increase after a pause.
+    /// During the gradual increase after a gate closure: the time at which polls without a response count as accepted by the server.
     ramp_at: Option<Timestamp>,
 }
 
-/// The outcome of polling an entry of the queue.
+/// The outcome of polling a request in the queue.
 #[derive(Debug)]
 pub(crate) enum PollOutcome {
     /// The request was admitted.
     Granted(Ticket),
-    /// The request still waits. Its waker is called on changes. If a time is given, the request must also be polled at that time.
+    /// The request still waits. Its waker is called when the request should be polled again. If a time is given, the request must also be
+    /// polled at that time, since that poll admits waiting requests.
     Waiting(Option<Timestamp>),
 }
 
-/// An attempt that has ended, with the effects on the limits.
+/// An attempt that has ended, with the effects of its end on the limits.
 struct Ended {
     ticket: Ticket,
     outcome: TicketOutcome,
@@ -67,14 +70,14 @@ struct Ended {
 }
 
 impl ClassLimiter {
-    /// The minimum time after which a first request without a response is replaced by another one. If twice the response time of the last
-    /// successful first request is longer, that time applies instead.
+    /// The minimum time without a response after which another request may take the place of the first request after a gate closure. If
+    /// twice the response time of the last successful first request is longer, that time applies instead.
     const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
-    /// The time after which a first poll without a response is replaced. The time is short: the server holds a poll that it accepts, so a
-    /// missing response suggests that the poll was accepted.
+    /// The time after which the first poll after a gate closure counts as accepted although it has no response. The time is short: the
+    /// server refuses a poll at once, but responds to an accepted poll only when there is a result.
     const FIRST_POLL_TIMEOUT: Duration = Duration::from_millis(250);
-    /// The time after which an uncollected grant is taken back if other requests wait. The runtime of its waiter is probably not
-    /// running.
+    /// The time after which an uncollected grant is taken back while other requests wait. A grant is uncollected if a waiting request was
+    /// admitted, but its future was not polled since; the runtime of this future is then probably not running.
     const COLLECT_WITHIN: Duration = Duration::from_secs(1);
 
     pub(crate) fn new(
@@ -101,7 +104,7 @@ impl ClassLimiter {
         }
     }
 
-    /// Returns the units and bytes that a request takes from the limits.
+    /// Returns the units and bytes that a request takes from the limits. It takes no in-flight unit if it has an in-flight permit already.
     pub(crate) fn charge(&self, bytes: u64, has_in_flight: bool) -> Charge {
         let take = if self.counts_in_flight() && !has_in_flight {
             SlotRequest::SlotAndInFlight
@@ -111,13 +114,13 @@ impl ClassLimiter {
         Charge { take, bytes }
     }
 
-    /// Returns whether this route class has an in-flight limit. Only the class of sampling requests has such a limit: other requests are
-    /// too few or too short.
+    /// Returns whether this route class has an in-flight limit. Only the class of sampling requests has one: other requests are too few, or
+    /// end too soon, to need it.
     pub(crate) fn counts_in_flight(&self) -> bool {
         self.class == RouteClass::Sample
     }
 
-    /// Admits a request if there are no waiters and the limits have room. Takes no lock.
+    /// Admits a request if no requests wait in the queue and the limits have room. Takes no lock.
     #[inline]
     pub(crate) fn try_now(
         &self,
@@ -137,7 +140,7 @@ impl ClassLimiter {
         Some(ticket)
     }
 
-    /// Returns whether an admitted request may still be sent.
+    /// Returns whether an admitted request may still be sent. Not if a refusal has closed the gate since the admission.
     pub(crate) fn may_leave(&self, ticket: &Ticket) -> bool {
         let may = self.constraints.may_leave(ticket);
         if !may {
@@ -146,7 +149,7 @@ impl ClassLimiter {
         may
     }
 
-    /// Closes the gate until `until`, for a refusal with a retry delay that arrived after the outcome was recorded.
+    /// Extends the closure of the gate until `until`, for a refused attempt that was settled before its retry delay was known.
     pub(crate) fn extend(&self, ticket: &Ticket, until: Timestamp, now: Timestamp) {
         self.locked(|state, deferred| {
             let closed = self.constraints.extend(ticket, until.since_origin());
@@ -155,7 +158,7 @@ impl ClassLimiter {
         });
     }
 
-    /// Adds a request to the queue. Admits the request if it is the first in the queue and the limits have room.
+    /// Adds a request to the queue. Admits the request at once if it is the first in the queue and the limits have room.
     pub(crate) fn join(
         &self,
         key: QueueKey,
@@ -173,10 +176,10 @@ impl ClassLimiter {
         })
     }
 
-    /// Polls an entry of the queue. If the request still waits, `waiter` replaces the waiter from the last poll.
+    /// Polls a request in the queue. If the request still waits, the waker of `waiter` replaces the waker from the last poll.
     ///
-    /// A grant is checked again when it is collected: if the gate has closed since, or the grant was taken back, the request waits
-    /// again at its old position.
+    /// If the request was admitted after the last poll, its grant is checked again: if the gate has closed since, or the grant was taken
+    /// back, the request waits again at its old position.
     pub(crate) fn poll(&self, entry: QueueEntry, waiter: Waiter, now: Timestamp) -> PollOutcome {
         self.locked(|state, deferred| {
             if state.serve_at.is_some_and(|at| at <= now) {
@@ -202,8 +205,7 @@ impl ClassLimiter {
         })
     }
 
-    /// Removes an entry from the queue. If the request was granted and the grant not collected, returns the units of the request to the
-    /// limits.
+    /// Removes a request from the queue. If it was admitted, but not polled since, returns its units and bytes to the limits.
     pub(crate) fn leave(&self, entry: QueueEntry, now: Timestamp) {
         self.locked(|state, deferred| {
             match state.queue.leave(entry) {
@@ -218,7 +220,7 @@ impl ClassLimiter {
         });
     }
 
-    /// Records the outcome of an attempt, releases its units and serves the queue.
+    /// Records the outcome of an attempt, releases what its ticket has taken, and admits waiting requests for which there is room now.
     pub(crate) fn settle(
         &self,
         ticket: Ticket,
@@ -273,12 +275,12 @@ impl ClassLimiter {
         }
     }
 
-    /// Returns the last time at which the queue could advance: a response arrived or an in-flight permit was returned.
+    /// Returns the last time at which the queue could advance, because a response arrived or an in-flight permit was returned.
     pub(crate) fn last_queue_progress(&self) -> Option<Timestamp> {
         lock(&self.state).last_queue_progress
     }
 
-    /// Replaces the limits. Requests in progress keep their permits.
+    /// Replaces the configured limits. Requests in progress keep their permits.
     pub(crate) fn resize(&self, settings: ClassSettings, now: Timestamp) {
         self.locked(|state, deferred| {
             self.constraints.resize(settings.bounds(self.class));
@@ -290,12 +292,13 @@ impl ClassLimiter {
         });
     }
 
-    /// Returns the number of consecutive first requests after a pause that were refused or got no response.
+    /// Returns the number of first requests after a gate closure that were refused or got no response, one after the other.
     pub(crate) fn failed_first_requests(&self) -> u32 {
         u32::try_from(self.failed_first_requests.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
-    /// Returns the number of waiters, the number of grants that waiters have not collected, and the learned in-flight limit.
+    /// Returns the number of waiting requests, the number of admitted requests whose future was not polled since, and the learned in-flight
+    /// limit.
     pub(crate) fn waiting(&self) -> (usize, usize, Option<u32>) {
         let state = lock(&self.state);
         let queue = &state.queue;
@@ -306,12 +309,12 @@ impl ClassLimiter {
         )
     }
 
-    /// Returns the time after which a first request without a response is replaced by another one.
+    /// Returns the time without a response after which another request may take the place of the first request after a gate closure.
     pub(crate) fn first_request_timeout(&self) -> Duration {
         self.first_request_timeout_in(&lock(&self.state))
     }
 
-    /// Returns the limit at which the gradual increase after a pause ends.
+    /// Returns the limit at which the gradual increase after a gate closure ends. `u32::MAX` stands for an unknown limit.
     fn level(&self) -> u32 {
         match self.class {
             RouteClass::Sample => lock(&self.state).adaptive_limit.level().unwrap_or(u32::MAX),
@@ -397,8 +400,8 @@ impl ClassLimiter {
         });
     }
 
-    /// Returns the outcome of polling `entry`. The first entry of each client gets a timer, so that no client depends on the runtime of
-    /// another client.
+    /// Returns whether the request of `entry` is admitted or waits. If the queue must be served at a certain time, the first request of
+    /// each client gets that time for its timer, so that no client depends on the runtime of another client.
     fn outcome(&self, state: &mut State, entry: QueueEntry) -> PollOutcome {
         if let Some(ticket) = state.queue.collect(entry) {
             self.counters.grants.add(1);
@@ -413,8 +416,8 @@ impl ClassLimiter {
         PollOutcome::Waiting(alarm)
     }
 
-    /// Runs `change` under the lock. Then releases the lock, and runs the wakers and event subscribers that `change` deferred. They are
-    /// user code.
+    /// Runs `change` under the lock. After releasing the lock, wakes the tasks and publishes the events that `change` has deferred, since
+    /// wakers and event subscribers are user code.
     fn locked<T>(&self, change: impl FnOnce(&mut State, &mut Deferred) -> T) -> T {
         let mut deferred = Deferred::default();
         let done = change(&mut lock(&self.state), &mut deferred);

@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 
 use crate::events::LimiterEvent;
 
-/// The wakers to call or drop, and the events to publish, in order.
+/// The wakers to call or drop and the events to publish, in order, after the lock of the limiter is released.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
     wakes: Vec<Waker>,
@@ -29,10 +29,9 @@ impl Deferred {
         self.events.push(event);
     }
 
-    /// Wakes the waiters, then publishes the events. Returns the number of waiters.
+    /// Calls the wakers, then publishes the events. Returns the number of wakers that were called.
     ///
-    /// The wakers and log subscribers that run here may belong to other requests. Their panics are caught, so that every waiter is
-    /// woken.
+    /// The wakers and log subscribers that run here may belong to other requests. Their panics are caught, so that every waker is called.
     pub(crate) fn run(self, subscribers: &broadcast::Sender<LimiterEvent>) -> u64 {
         let woken = self.wakes.len() as u64;
         wake_all(self.wakes);

@@ -9,7 +9,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// An event of a limiter.
+/// An event of a limiter, such as the closure of a gate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum LimiterEvent {
@@ -17,14 +17,15 @@ pub enum LimiterEvent {
     ClosedUntil {
         /// The route class of the refused request.
         class: RouteClass,
-        /// The duration, from now, for which no request is admitted.
+        /// The time, from the event on, for which no request is admitted.
         pause: Duration,
         /// Whether the refusal contained a retry delay.
         is_hinted: bool,
-        /// Whether the refusal begins a congestion event. `false` for further refusals of the same event.
+        /// Whether the refusal begins a congestion event. `false` for a refusal of a request that was in flight together with an earlier
+        /// refused request.
         is_first: bool,
     },
-    /// The first request after a pause is sent. Its response decides whether the gate opens.
+    /// The gate has admitted one request after its closure, called the first request. The response to it decides whether the gate opens.
     FirstRequest {
         /// The route class of the request.
         class: RouteClass,
@@ -34,9 +35,9 @@ pub enum LimiterEvent {
         /// The route class of the gate.
         class: RouteClass,
     },
-    /// The in-flight limit changed.
+    /// The maximum number of requests in flight has changed.
     WindowChanged {
-        /// The route class of the limit.
+        /// The route class to which the limit applies.
         class: RouteClass,
         /// The maximum number of requests in flight from now on.
         limit: u32,
@@ -57,8 +58,8 @@ impl LimiterEvents {
         Self { events, missed: 0 }
     }
 
-    /// Waits for the next event. Returns `None` after the limiter is dropped. A subscriber that lags behind continues with the oldest event
-    /// in the buffer. Cancel safe.
+    /// Waits for the next event. Returns `None` after the limiter is dropped. If more events are pending than the buffer holds, the oldest
+    /// ones are lost, and [`LimiterEvents::missed`] counts them. Cancel safe.
     pub async fn next(&mut self) -> Option<LimiterEvent> {
         loop {
             match self.events.recv().await {
@@ -72,7 +73,7 @@ impl LimiterEvents {
         }
     }
 
-    /// Returns the number of events that this subscriber lost because it lagged behind.
+    /// Returns the number of events that this subscriber has lost because it did not receive them in time.
     pub const fn missed(&self) -> u64 {
         self.missed
     }
@@ -89,17 +90,18 @@ impl LimiterEvents {
     }
 }
 
-/// The numbers of grants, waits, wake-ups and refusals of a route class since the limiter was created.
+/// The numbers of admissions, waits, wake-ups and refusals of a route class since the limiter was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClassCounts {
     /// The number of admitted attempts.
     pub grants: u64,
-    /// The number of attempts that waited in the queue.
+    /// The number of attempts that had to wait in the queue.
     pub waits: u64,
-    /// The number of wake-ups of waiters.
+    /// The number of times that a waiting request was woken.
     pub wakes: u64,
-    /// The number of wake-ups that only let a waiter set a timer, in case a grant is never collected.
+    /// The number of times that a waiting request was woken only to set a timer, in case the future of an admitted request is never polled
+    /// again.
     pub watches: u64,
     /// The number of refusals (rate-limited responses).
     pub refusals: u64,
@@ -107,13 +109,14 @@ pub struct ClassCounts {
     pub hints: u64,
     /// The number of refusals that began a congestion event.
     pub events: u64,
-    /// The number of first requests after a pause.
+    /// The number of first requests after a gate closure.
     pub first_requests: u64,
-    /// The number of admitted attempts that were not sent, since the gate had closed meanwhile.
+    /// The number of admitted attempts that were not sent, since the gate had closed after their admission.
     pub held: u64,
-    /// The number of grants that were not collected because the waiter was dropped before.
+    /// The number of requests that were admitted from the queue, but whose future was dropped before it was polled again.
     pub unused: u64,
-    /// The number of grants that were taken back, since the waiter was not polled for a second while other requests waited.
+    /// The number of admissions from the queue that were taken back, since the future of the request was not polled for a second while
+    /// other requests waited.
     pub lapsed: u64,
 }
 

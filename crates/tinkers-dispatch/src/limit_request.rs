@@ -10,7 +10,7 @@ use crate::class_limiter::ClassLimiter;
 use crate::settings::LimiterSettings;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
-/// The limits that one client requests. They apply until this value is dropped.
+/// The limits that one client requests of a limiter which it shares with other clients. The request ends when this value is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it withdraws the request"]
 pub struct LimitRequest {
@@ -31,7 +31,7 @@ impl LimitRequest {
         request
     }
 
-    /// Replaces the requested limits, for example by those in the server's configuration.
+    /// Replaces the requested limits by `settings`, for example by those in the server's configuration.
     pub fn replace(&self, settings: LimiterSettings) {
         lock(&self.limits.requests).by_id.insert(self.id, settings);
         self.apply();
@@ -49,7 +49,7 @@ impl Drop for LimitRequest {
     }
 }
 
-/// The class limiters of a limiter, and the limits that clients request.
+/// The limiters of the route classes, and the limits that clients have requested for them.
 #[derive(Debug)]
 pub(crate) struct SharedLimits {
     pub(crate) limiters: [Arc<ClassLimiter>; 4],
@@ -65,7 +65,7 @@ struct Requests {
     last_id: u64,
 }
 
-/// The maximum time for which one refusal closes a gate, in nanoseconds. Changes with the requested limits.
+/// The maximum time for which one refusal closes a gate, in nanoseconds. It changes when clients request other limits.
 #[derive(Debug)]
 pub(crate) struct MaxHint(AtomicU64);
 
@@ -96,7 +96,7 @@ impl SharedLimits {
         }
     }
 
-    /// Returns the strictest value of each requested limit.
+    /// Returns the limits that apply: of each limit, the strictest value that any client requests.
     fn effective(&self) -> LimiterSettings {
         let requests = lock(&self.requests);
         let strictest = requests
@@ -122,8 +122,8 @@ impl SharedLimits {
         id
     }
 
-    /// Applies the strictest limits. Another thread may apply older limits at the same time, so the loop compares again afterwards:
-    /// whichever thread is last leaves the current limits.
+    /// Applies the strictest requested limits to the limiters. Another thread may apply older limits at the same time, so the loop compares
+    /// again afterwards: whichever thread is last leaves the current limits.
     fn apply(&self, clock: &dyn Clock) {
         let mut effective = self.effective();
         loop {

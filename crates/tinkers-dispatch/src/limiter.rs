@@ -26,7 +26,7 @@ use crate::sync::{AtomicU64, Ordering};
 pub struct Limiter {
     limits: Arc<SharedLimits>,
     clients: AtomicU64,
-    /// Notified when a gate closes, in the order of [`CLASSES`].
+    /// The notifiers that wake tasks when the gate of a route class closes. One per class, in the order of [`CLASSES`].
     closures: [Arc<Notify>; 4],
     events: broadcast::Sender<LimiterEvent>,
 }
@@ -40,7 +40,7 @@ const CLASSES: [RouteClass; 4] = [
 ];
 
 impl Limiter {
-    /// The number of events in the buffer of the event channel. A subscriber that lags behind by more events loses the oldest ones.
+    /// The number of events in the buffer of the event channel. A subscriber that is behind by more events loses the oldest ones.
     const EVENTS_KEPT: usize = 256;
 
     /// Creates a limiter without any requests.
@@ -56,7 +56,8 @@ impl Limiter {
         }
     }
 
-    /// Returns the admission for a client with the clock `time`. `jitter` is added to the pauses.
+    /// Returns the interface through which a client with the clock `time` asks for admission. `jitter` is added to the durations of gate
+    /// closures.
     pub fn admission(&self, time: Arc<dyn Clock>, jitter: Arc<dyn Jitter>) -> LimiterAdmission {
         let class_admission = |at: usize| {
             Arc::new(ClassAdmission {
@@ -72,14 +73,14 @@ impl Limiter {
         }
     }
 
-    /// Requests limits until the [`LimitRequest`] is dropped. The strictest value of each requested limit applies to all clients of the
-    /// endpoint and API key. Limits that differ from those of another client are logged as a warning. In-flight permits stay valid, and
-    /// waiters keep their position.
+    /// Requests limits until the [`LimitRequest`] is dropped. Of each limit, the strictest value that any client requests applies to all
+    /// clients of the endpoint and API key. Limits that differ from those of another client are logged as a warning. In-flight permits stay
+    /// valid, and waiting requests keep their position.
     pub fn request_limits(&self, settings: LimiterSettings, time: Arc<dyn Clock>) -> LimitRequest {
         LimitRequest::new(Arc::clone(&self.limits), settings, time)
     }
 
-    /// Returns the id of a new client. The first id is 1, since 0 is for requests without a client.
+    /// Returns the id of a new client. The first id is 1, since 0 is for requests that belong to no client.
     pub fn next_client(&self) -> ClientId {
         ClientId(self.clients.fetch_add(1, Ordering::Relaxed) + 1)
     }
@@ -108,7 +109,7 @@ impl Limiter {
     }
 }
 
-/// The admission for one client: a [`Limiter`] with the client's clock and jitter.
+/// The interface through which one client asks a [`Limiter`] for admission, with the client's clock and jitter.
 #[derive(Debug, Clone)]
 pub struct LimiterAdmission {
     classes: [Arc<ClassAdmission>; 4],
@@ -116,7 +117,7 @@ pub struct LimiterAdmission {
 
 impl LimiterAdmission {
     /// Returns the future of [`Admission::admit`] without a box, or `None` for [`RouteClass::Control`]: that class has no limits. If the
-    /// limits have room, the first poll admits the request without a lock.
+    /// limits have room, the first poll of the future admits the request without taking a lock.
     #[inline]
     pub fn wait(&self, request: AdmissionRequest) -> Option<PendingAdmission> {
         let class_admission = self.of(request.class)?;

@@ -16,12 +16,13 @@ use crate::class_admission::ClassAdmission;
 use crate::class_limiter::PollOutcome;
 use crate::wait_queue::{QueueEntry, QueueKey, Waiter};
 
-/// The future of a pending admission. It holds only its queue position until the request is admitted.
+/// The future of a request that asks for admission. Until the request is admitted, it has a position in the queue, but takes nothing from
+/// the limits.
 ///
 /// # Cancel safety
-/// Dropping the future leaves the queue and returns a grant that was not collected.
+/// Dropping the future leaves the queue. If the request was admitted meanwhile, its units and bytes return to the limits.
 pub struct PendingAdmission {
-    /// `None` after the admission: the reference has moved into the permits. The move saves changes of the reference count.
+    /// `None` after the admission: the reference has moved into the permits, which saves changes of the reference count.
     class_admission: Option<Arc<ClassAdmission>>,
     wait: Wait,
 }
@@ -69,7 +70,7 @@ impl PendingAdmission {
         }
     }
 
-    /// Polls a request that must wait in the queue.
+    /// Polls a request that cannot be admitted without the queue: adds it to the queue, or polls it there.
     fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<Result<Admitted, Error>> {
         let Some(class_admission) = &self.class_admission else {
             return Poll::Pending;
@@ -101,7 +102,7 @@ impl PendingAdmission {
         }
     }
 
-    /// Completes with the permits for `ticket`. Later polls return `Pending`.
+    /// Completes the future with the permits for `ticket`. Later polls return `Pending`.
     #[inline]
     fn admitted(&mut self, ticket: Ticket, arrival: Arrival) -> Poll<Result<Admitted, Error>> {
         let Some(class_admission) = self.class_admission.take() else {
@@ -113,7 +114,10 @@ impl PendingAdmission {
 }
 
 impl Wait {
-    /// Returns an error if the deadline has passed, or if the gate opens only after the deadline.
+    /// Checks whether the request can still be admitted before its deadline.
+    ///
+    /// # Errors
+    /// `Timeout` if the deadline has passed, `RateLimited` if the gate opens only after the deadline.
     fn check_deadline(
         &self,
         class_admission: &ClassAdmission,
@@ -144,7 +148,7 @@ impl Wait {
         Ok(())
     }
 
-    /// Adds the request to the queue, or polls its entry if the request is in the queue already.
+    /// Adds the request to the queue, or polls it there if it is in the queue already.
     fn poll_queue(
         &mut self,
         class_admission: &ClassAdmission,
@@ -177,7 +181,7 @@ impl Wait {
         }
     }
 
-    /// Polls the timer at `at`, if there is one. Returns whether that time has come.
+    /// Polls a timer that fires at `at`. `Ready` means that this time has come. Without a time, returns `Pending`.
     fn sleep(
         &mut self,
         class_admission: &ClassAdmission,

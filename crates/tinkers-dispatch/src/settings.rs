@@ -20,7 +20,7 @@ pub struct ClassSettings {
 }
 
 impl ClassSettings {
-    /// Returns settings that limit only the number of requests that are being sent.
+    /// Returns settings with a limit of `slots` on the number of requests that are being sent, and no other limit.
     pub const fn slots(slots: u32) -> Self {
         Self {
             slots,
@@ -30,7 +30,8 @@ impl ClassSettings {
         }
     }
 
-    /// Returns the stricter value of each limit. The stricter of two rates is the slower one, with its burst.
+    /// Returns settings with the stricter value of each limit of `self` and `other`. The stricter of two rates is the slower one, with its
+    /// burst.
     #[must_use]
     pub fn stricter(self, other: Self) -> Self {
         Self {
@@ -90,13 +91,13 @@ pub struct LimiterSettings {
     pub poll: ClassSettings,
     /// The limits of listings and administration.
     pub rest: ClassSettings,
-    /// The maximum time for which one refusal closes a gate, even if the server asks for a longer delay. Of two values the longer one
-    /// counts as stricter.
+    /// The maximum time for which one refusal closes a gate, even if the server asks for a longer delay. If clients request different
+    /// values, the longest one applies.
     pub max_hint: Duration,
 }
 
 impl LimiterSettings {
-    /// Returns the stricter value of each limit.
+    /// Returns settings with the stricter value of each limit of `self` and `other`.
     #[must_use]
     pub fn stricter(self, other: Self) -> Self {
         Self {
@@ -120,8 +121,8 @@ impl LimiterSettings {
 }
 
 impl Default for LimiterSettings {
-    /// Returns the limits of the official SDK where it has any: 400 samples and 10 MiB of prompts being sent, 2000 samples in flight,
-    /// and 50 MB of forward-backward passes being sent. 4000 polls at once need fewer ports than one IP address has.
+    /// Returns the limits of the official SDK where it has any: 400 samples and 10 MiB of prompts being sent, 2000 samples in flight, and
+    /// 50 MB of forward-backward passes being sent. For polls the limit is 4000 at once, which needs fewer ports than one IP address has.
     fn default() -> Self {
         Self {
             sample: ClassSettings {

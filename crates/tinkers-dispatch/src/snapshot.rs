@@ -6,34 +6,36 @@ use tinkers_limits::{GateState, WindowView};
 use crate::class_limiter::ClassLimiter;
 use crate::events::ClassCounts;
 
-/// The state of all route classes with limits. The classes, and the fields of a class, are read one after the other.
+/// The state of all route classes with limits. Its parts are read one after the other, not at one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimiterSnapshot {
-    /// The state of sampling submissions.
+    /// The state of the limits of sampling submissions.
     pub sample: ClassSnapshot,
-    /// The state of training submissions.
+    /// The state of the limits of training submissions.
     pub train: ClassSnapshot,
-    /// The state of polls for results.
+    /// The state of the limits of polls for results.
     pub poll: ClassSnapshot,
-    /// The state of listings and administration.
+    /// The state of the limits of listings and administration.
     pub rest: ClassSnapshot,
 }
 
-/// The state of a gate, with timestamps. While the response to a first request is pending, the snapshot contains the time at which another
-/// request may replace the first request. [`GateState`] contains the time at which the first request was sent.
+/// The state of the gate of a route class. Times are timestamps of the client's clock.
+///
+/// While the response to the first request after a closure is pending, this state contains the time at which another request may take its
+/// place. [`GateState`] instead contains the time at which the first request was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GateSnapshot {
     /// Requests are admitted.
     Open,
-    /// No request is admitted before this time. Then one request is admitted, as the first request after the pause.
+    /// No request is admitted before this time. Then one request is admitted, as the first request after the closure.
     ClosedUntil(Timestamp),
-    /// The response to the first request after a pause is pending. Another request may replace it at this time.
+    /// The response to the first request after a closure is pending. If there is none by this time, another request may take its place.
     FirstRequestUntil(Timestamp),
 }
 
-/// The state of one route class.
+/// The state of the limits of one route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassSnapshot {
@@ -41,12 +43,12 @@ pub struct ClassSnapshot {
     pub gate: GateSnapshot,
     /// The number of requests that wait for admission.
     pub waiting: usize,
-    /// The number of admitted requests with a future that has not been polled since the admission.
+    /// The number of requests that were admitted from the queue, but whose future has not been polled since.
     pub uncollected: usize,
-    /// The number of requests that are being sent.
+    /// The number of requests that were sent and have no response yet.
     pub slots: u32,
-    /// The maximum number of requests that may be sent at present: the configured slots, or fewer during the slow start or the gradual
-    /// increase after a pause.
+    /// The maximum number of requests without a response at present: the configured slots, or fewer during the slow start or the gradual
+    /// increase after a gate closure.
     pub slots_allowed: u32,
     /// The number of bytes that are being sent.
     pub bytes: u64,
@@ -56,7 +58,7 @@ pub struct ClassSnapshot {
     pub limit: u32,
     /// The in-flight limit that the client has learned from refusals, or `None` before the first refusal.
     pub level: Option<u32>,
-    /// The numbers of grants, waits, wake-ups and refusals of the class.
+    /// The numbers of admissions, waits, wake-ups and refusals of the class.
     pub counts: ClassCounts,
     /// The number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]

@@ -9,7 +9,8 @@ pub(crate) use loom::sync::{Mutex, MutexGuard};
 // These atomics are not loom's: they are counters and ids on whose order no decision depends.
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Locks `mutex`, even if a thread has panicked under the lock: every change of the guarded state is complete or not made.
+/// Locks `mutex`, even if a thread has panicked while it held the lock. The guarded state is then still valid, since every change of it is
+/// either complete or not made.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()

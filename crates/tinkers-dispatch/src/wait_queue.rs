@@ -6,15 +6,15 @@ use std::task::Waker;
 use tinkers_core::{Arrival, ClientId, Timestamp};
 use tinkers_limits::{Charge, Ticket};
 
-/// The key of a part of the queue: a client, and whether the requests have an in-flight permit. Retries that kept their in-flight permit
-/// are served first: a request that waits for a permit must not delay a request that may return a permit.
+/// The key of a part of the queue: a client, and whether the requests in this part have an in-flight permit. Retries that kept their
+/// in-flight permit are admitted first: a request that waits for such a permit must not delay a request that may return one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueKey {
     pub(crate) client: ClientId,
     pub(crate) has_in_flight: bool,
 }
 
-/// An entry of the queue. Entries with the same key are sorted in the order of service.
+/// The identity of a request in the queue. Entries with the same key are sorted in the order in which they are admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueEntry {
     pub(crate) key: QueueKey,
@@ -23,24 +23,25 @@ pub(crate) struct QueueEntry {
     number: u64,
 }
 
-/// A waiting request.
+/// The data of a request that waits in the queue.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     pub(crate) charge: Charge,
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) waker: Waker,
-    /// The time at which the timer of the waiter wakes it.
+    /// The time at which the future of the request wakes itself by a timer, in order to poll the queue.
     pub(crate) alarm: Option<Timestamp>,
 }
 
 impl Waiter {
-    /// Takes the waker, to be called without the lock. The waker is not cloned, since cloning runs user code; the next poll stores a new
-    /// waker.
+    /// Takes the waker, which the caller calls after it has released the lock. The waker is not cloned, since cloning runs user code; the
+    /// next poll stores a new waker.
     fn take_waker(&mut self) -> Waker {
         std::mem::replace(&mut self.waker, Waker::noop().clone())
     }
 
-    /// Sets the timer to `at` and returns the waker to be called. Returns `None` if an earlier timer is set.
+    /// Sets the timer to `at`. Returns the waker, which the caller calls so that the future starts the timer. Does nothing and returns
+    /// `None` if an earlier timer is set.
     fn set_alarm(&mut self, at: Timestamp) -> Option<Waker> {
         if self.alarm.is_some_and(|alarm| alarm <= at) {
             return None;
@@ -50,18 +51,18 @@ impl Waiter {
     }
 }
 
-/// The state that a removed entry had.
+/// The state of an entry at the time of its removal from the queue.
 #[derive(Debug)]
 pub(crate) enum Removed {
     /// The request was waiting.
     Waiting(Waiter),
-    /// The request was admitted, and its waiter had not collected the grant.
+    /// The request was admitted, but its future had not been polled since.
     Granted(Ticket),
-    /// The entry no longer exists, since its grant was taken back.
+    /// The entry was not in the queue any more, since its grant was taken back.
     NotFound,
 }
 
-/// A ticket that was granted to a waiting request. The future of the request has not been polled since.
+/// A grant: the ticket of a request that was admitted from the queue, and whose future has not been polled since.
 #[derive(Debug)]
 struct Grant {
     ticket: Ticket,
@@ -73,7 +74,7 @@ struct Grant {
 #[derive(Debug, Default)]
 pub(crate) struct WaitQueue {
     queues: BTreeMap<QueueKey, BTreeMap<(Arrival, u64), Waiter>>,
-    /// The clients with waiting requests. The first client is served next.
+    /// The clients with waiting requests, in the order of their turns. The next request to be admitted is one of the first client.
     turns: VecDeque<ClientId>,
     granted: BTreeMap<QueueEntry, Grant>,
     last_number: u64,
@@ -99,7 +100,7 @@ impl WaitQueue {
         entry
     }
 
-    /// Adds an entry again after its grant was taken back.
+    /// Adds an entry to the queue, at the position that its arrival number determines. The entry is new, or its grant was taken back.
     pub(crate) fn rejoin(&mut self, entry: QueueEntry, waiter: Waiter) {
         self.with_deadline += usize::from(waiter.deadline.is_some());
         if self.head_of(entry.key.client).is_none() {
@@ -109,12 +110,13 @@ impl WaitQueue {
         waiting.insert((entry.arrival, entry.number), waiter);
     }
 
-    /// Returns the request that is served next.
+    /// Returns the request that is admitted next.
     pub(crate) fn next(&self) -> Option<(QueueEntry, &Waiter)> {
         self.head_of(*self.turns.front()?)
     }
 
-    /// Returns the next request that has an in-flight permit. For use when the in-flight limit is reached.
+    /// Returns the next request that has an in-flight permit already. Such a request can be admitted although the in-flight limit is
+    /// reached.
     pub(crate) fn next_with_in_flight(&self) -> Option<(QueueEntry, &Waiter)> {
         let of_client = |client: &ClientId| {
             self.head(QueueKey {
@@ -125,8 +127,8 @@ impl WaitQueue {
         self.turns.iter().find_map(of_client)
     }
 
-    /// Grants a ticket to an entry, and moves the client of the entry to the end of `turns`. Returns the waker, to be called or dropped
-    /// without the lock.
+    /// Stores the ticket of a request that is admitted from the queue, until its future collects the ticket. Moves the client to the end of
+    /// `turns`. Returns the waker of the request, which the caller calls or drops after it has released the lock.
     pub(crate) fn grant(
         &mut self,
         entry: QueueEntry,
@@ -143,7 +145,7 @@ impl WaitQueue {
         Some(waiter.waker)
     }
 
-    /// Removes and returns the ticket of a granted entry.
+    /// Removes and returns the ticket of a request that was admitted from the queue. `None` if the request was not admitted.
     pub(crate) fn collect(&mut self, entry: QueueEntry) -> Option<Ticket> {
         Some(self.granted.remove(&entry)?.ticket)
     }
@@ -166,7 +168,7 @@ impl WaitQueue {
         self.granted.values().map(|grant| grant.at).min()
     }
 
-    /// Removes an entry and returns its state.
+    /// Removes an entry from the queue. Returns the state that the entry had.
     pub(crate) fn leave(&mut self, entry: QueueEntry) -> Removed {
         if let Some(ticket) = self.collect(entry) {
             return Removed::Granted(ticket);
@@ -175,7 +177,7 @@ impl WaitQueue {
             .map_or(Removed::NotFound, Removed::Waiting)
     }
 
-    /// Returns the waiter of an entry if the entry is still waiting.
+    /// Returns the data of a request if it is still waiting, and not admitted.
     pub(crate) fn waiter(&mut self, entry: QueueEntry) -> Option<&mut Waiter> {
         self.queues
             .get_mut(&entry.key)?
@@ -188,12 +190,13 @@ impl WaitQueue {
             .get(&(entry.arrival, entry.number))
     }
 
-    /// Returns whether an entry is the first one with its key.
+    /// Returns whether an entry is the first waiting entry with its key.
     pub(crate) fn is_first_of_its_client(&self, entry: QueueEntry) -> bool {
         self.head(entry.key).is_some_and(|(head, _)| head == entry)
     }
 
-    /// Sets a timer at `at` for the first entry of each key, unless the entry has an earlier timer. Returns the wakers of these entries.
+    /// Sets a timer at `at` for the first entry of each key, unless the entry has an earlier timer. Returns the wakers of these entries, to
+    /// be called so that the timers start.
     pub(crate) fn set_alarms(&mut self, at: Timestamp) -> Vec<Waker> {
         let firsts = self
             .queues
@@ -202,9 +205,9 @@ impl WaitQueue {
         firsts.filter_map(|waiter| waiter.set_alarm(at)).collect()
     }
 
-    /// Sets a timer at `at` for one waiter, in case the clients with uncollected tickets never collect them. Chooses the waiter of another
-    /// client that will be served last, so that the timer stays useful for a long time. Returns the waker of this waiter, or `None` if such
-    /// a timer is set already.
+    /// Sets a timer at `at` for one waiting request, in case the clients of admitted requests never collect their tickets. Chooses the
+    /// request of another client that will be admitted last, so that the timer stays useful for a long time. Returns the waker of the
+    /// request, to be called so that the timer starts, or `None` if such a timer is set already.
     pub(crate) fn set_watcher(&mut self, at: Timestamp) -> Option<Waker> {
         let holders: BTreeSet<ClientId> =
             self.granted.keys().map(|entry| entry.key.client).collect();
@@ -227,7 +230,7 @@ impl WaitQueue {
         self.waiter(*others.first()?)?.set_alarm(at)
     }
 
-    /// Takes the wakers of the waiters whose deadline is before `at`.
+    /// Takes the wakers of the waiting requests whose deadline is before `at`.
     pub(crate) fn take_wakers_with_deadline_before(&mut self, at: Timestamp) -> Vec<Waker> {
         if self.with_deadline == 0 {
             return Vec::new();
@@ -244,12 +247,12 @@ impl WaitQueue {
         self.queues.values().map(BTreeMap::len).sum()
     }
 
-    /// Returns the number of granted tickets that their waiters have not collected.
+    /// Returns the number of requests that were admitted, but whose future has not collected the ticket.
     pub(crate) fn uncollected(&self) -> usize {
         self.granted.len()
     }
 
-    /// Returns the first request of a client, preferably one with an in-flight permit.
+    /// Returns the waiting request of a client that is admitted next: the first one with an in-flight permit, or else the first one.
     fn head_of(&self, client: ClientId) -> Option<(QueueEntry, &Waiter)> {
         let key = |has_in_flight| QueueKey {
             client,

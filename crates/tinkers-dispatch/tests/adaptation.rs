@@ -24,7 +24,7 @@ fn bench() -> Bench {
     Bench::new(LimiterSettings::default())
 }
 
-/// Returns the time until the gate opens.
+/// Returns the time from now until the closed gate opens.
 fn pause(bench: &Bench, class: RouteClass) -> Duration {
     match bench.state(class).gate {
         GateSnapshot::ClosedUntil(at) => at.since(bench.clock.now()),
@@ -32,7 +32,7 @@ fn pause(bench: &Bench, class: RouteClass) -> Duration {
     }
 }
 
-/// Advances the clock until the gate admits the first request after the pause. Returns this request.
+/// Advances the clock until the gate admits the first request after its closure. Returns the permits of this request.
 fn first_request(bench: &Bench, class: RouteClass) -> Admitted {
     bench.clock.advance(pause(bench, class));
     bench.admit(ask(class))
@@ -42,11 +42,11 @@ fn admitted(queue: &mut [Waiting]) -> Vec<Admitted> {
     queue.iter_mut().filter_map(Waiting::try_admitted).collect()
 }
 
-/// The way in which the first request after a pause succeeds.
+/// The way in which the first request after a gate closure succeeds: by a response, or because it is not refused for a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Opens {
     Accepted,
-    /// The server holds the poll.
+    /// The server has accepted the poll, but does not respond before it has a result.
     Held,
 }
 
@@ -190,8 +190,8 @@ fn request_is_admitted_at_once_if_no_other_request_is_queued() {
     assert_eq!(bench.sample().counts.waits, 1);
 }
 
-/// Lets the limiter learn a limit of four requests in flight, from a refusal with a pause of one second. Then accepts requests until the
-/// next limit probe is allowed. Returns the requests in flight and the waiters.
+/// Lets the limiter learn a limit of four requests in flight, from a refusal that closes the gate for one second. Then accepts requests
+/// until the next limit probe is allowed. Returns the requests in flight and the waiting requests.
 fn learn_limit(bench: &Bench) -> (Vec<Admitted>, Vec<Waiting>) {
     let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
     let in_flight_permits: Vec<_> = held
@@ -273,7 +273,7 @@ fn gradual_increase_of_samples_ends_at_the_learned_limit() {
     assert_eq!(allowed, [8, 8, 8, 64]);
 }
 
-/// A waker that records whether an event was published before the waker was called.
+/// A waker that records, each time it is called, whether an event had been published before.
 struct EventRecorder(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
 
 impl Wake for EventRecorder {

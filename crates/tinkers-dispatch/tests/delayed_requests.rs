@@ -28,7 +28,7 @@ fn nested() -> AdmissionRequest {
     }
 }
 
-/// Reports the head of a 429 response.
+/// Reports the head of a 429 response to a departure check, as a transport does.
 fn refusal_head(departure: &DepartureCheck, retry_after: Option<&'static str>) {
     let mut headers = HeaderMap::new();
     if let Some(seconds) = retry_after {

@@ -15,7 +15,7 @@ fn of(client: u64) -> AdmissionRequest {
     }
 }
 
-/// Admits all waiters through one slot, one after another. Returns the order of the clients.
+/// Admits all waiting requests, one after another, through the only slot. Returns the clients in the order of admission.
 fn drain(held: Admitted, mut queue: Vec<(u64, Waiting)>) -> Vec<u64> {
     let mut held = VecDeque::from([held]);
     let mut order = Vec::new();

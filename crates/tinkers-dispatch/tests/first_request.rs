@@ -8,8 +8,8 @@ use common::{Bench, NANO, SECOND, Waiting, accept, ask, refuse, sample};
 use tinkers_core::{AdmissionRequest, Admitted, AttemptOutcome, ClientId, RouteClass};
 use tinkers_dispatch::{GateSnapshot, LimiterEvent, LimiterSettings};
 
-/// Returns a request of the class `Rest`. That class has no in-flight limit, so only the gate and the gradual increase after a pause limit
-/// its requests.
+/// Returns a request of the class `Rest`. That class has no in-flight limit, so only the gate and the gradual increase after a gate closure
+/// limit its requests.
 fn listing() -> AdmissionRequest {
     ask(RouteClass::Rest)
 }

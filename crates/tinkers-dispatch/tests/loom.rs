@@ -35,7 +35,7 @@ impl Wake for Woken {
     }
 }
 
-/// A pending admission that is polled by hand.
+/// The future of a request that asks for admission, polled by hand.
 struct Waiting {
     future: Option<Pin<Box<PendingAdmission>>>,
     woken: Arc<Woken>,
@@ -71,7 +71,7 @@ impl Waiting {
         }
     }
 
-    /// Polls the admission only after a wake-up, like an executor.
+    /// Polls the future if it was woken since the last poll, as an executor would.
     fn run(&mut self) -> Option<Admitted> {
         if self.woken.0.swap(0, Ordering::SeqCst) == 0 {
             return None;
@@ -106,7 +106,7 @@ fn accept(admitted: Admitted) {
     drop(in_flight_permit);
 }
 
-/// Returns the waiters and permits that are left in a limiter. Both should be zero.
+/// Returns a description of the waiting requests and permits that are left in a limiter. Empty if there are none, as there should be.
 fn left(limiter: &Limiter) -> Vec<String> {
     let class = limiter.snapshot().sample;
     let left = (
@@ -298,8 +298,8 @@ fn stricter_of_two_concurrently_requested_limits_applies() {
     .assert_none();
 }
 
-/// Negative control: a dropped waiter does not pass its grant on. The future is forgotten instead of dropped, so that it does not leave the
-/// queue.
+/// Negative control: a request was admitted, and its future is forgotten instead of dropped. So the future does not leave the queue, and
+/// the permit does not pass to the next waiting request.
 #[test]
 fn negative_control_grant_that_is_not_passed_on_is_detected() {
     let findings = explore("negative control: a grant is kept", BOUND, || {

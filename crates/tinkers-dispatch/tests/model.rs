@@ -13,17 +13,17 @@ const SLOTS: u32 = 4;
 const BYTES: u64 = 1000;
 const MAX_IN_FLIGHT: u32 = 6;
 
-/// A waiting request in the model.
+/// A request that waits in the model of the queue.
 struct Entry {
     waiting: Waiting,
     bytes: u64,
-    /// The sort key: requests with an in-flight permit come first, then the order is that of arrival.
+    /// The sort key: requests with an in-flight permit come first, and otherwise the order of arrival decides.
     rank: (u8, u64),
     number: u64,
     has_in_flight_permit: bool,
 }
 
-/// The reference model of one route class, and the limiter under test.
+/// A simple model of one route class, and the limiter under test, which is compared with the model.
 struct ClassModel {
     bench: Bench,
     random: SplitMix,
@@ -129,8 +129,8 @@ impl ClassModel {
         }
     }
 
-    /// Polls the waiters in random order and records the admitted ones. Checks that the admitted waiters precede all remaining waiters in
-    /// the order of the model.
+    /// Polls the waiting requests in random order and records the admitted ones. Checks that the admitted requests precede all remaining
+    /// ones in the order of the model.
     fn serve(&mut self) {
         let start = self.below(self.queue.len());
         let length = self.queue.len();
@@ -183,7 +183,7 @@ impl ClassModel {
         self.in_flight_permits.push(admitted.in_flight_permit);
     }
 
-    /// Returns the number of in-flight permits of admitted requests and of waiting retries.
+    /// Returns the number of in-flight permits that admitted requests and waiting retries hold.
     fn in_flight(&self) -> u32 {
         let waiting = self.queue.iter().filter(|entry| entry.has_in_flight_permit);
         (self.in_flight_permits.len() + waiting.count()) as u32

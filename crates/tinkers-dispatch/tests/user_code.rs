@@ -80,7 +80,7 @@ fn log_subscriber_may_use_the_limiter() {
     bench.assert_all_given_back();
 }
 
-/// The fields of logged events, as `name=value`.
+/// The fields of all logged events, each as text of the form `name=value`.
 #[derive(Clone, Default)]
 struct Fields(Arc<Mutex<Vec<String>>>);
 

@@ -8,10 +8,11 @@ use crate::noise_filter::{NoiseFilter, ProbeFailure, RefusalMeaning};
 /// An adaptive limit on the number of requests in flight. A plain value without synchronization: its owner reports refusals, accepted
 /// requests and full windows, and applies [`AdaptiveLimit::limit`] to the window.
 ///
-/// Before the first refusal the limit is unknown, and the ceiling applies. A refusal sets the learned limit, called *level*, to the number
-/// of requests that the server had accepted at that time. Afterwards only limit probes exceed the learned limit; the interval between the
-/// probes depends on the time for which a refusal leaves the window idle. Refusals that continue however few requests are in flight are
-/// classified as random and do not lower the learned limit. `docs/decisions/0005-the-in-flight-window.md` has the reasons and measurements.
+/// Before the first refusal the capacity of the server is unknown, and the ceiling is the limit. A refusal sets the learned limit, called
+/// *level*, to the number of requests that the server had accepted at that time. Afterwards only limit probes exceed the learned limit: for
+/// a while, a few more requests are sent, to find out whether the server accepts them. The interval between probes depends on the time for
+/// which a refusal leaves the window idle. Refusals that continue however few requests are in flight are classified as random and do not
+/// lower the learned limit. `docs/decisions/0005-the-in-flight-window.md` has the reasons and measurements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdaptiveLimit {
     floor: u32,
@@ -27,9 +28,10 @@ pub struct AdaptiveLimit {
 pub struct RefusalContext {
     /// The time of the refusal, measured from the clock's origin.
     pub now: Duration,
-    /// Whether the refusal started a new congestion event. Concurrent refusals belong to one event.
+    /// Whether the refusal started a new congestion event. A congestion event is a group of refusals of requests that were in flight at the
+    /// same time.
     pub is_new_event: bool,
-    /// The number of requests that the server had accepted and not finished.
+    /// The number of requests that the server had accepted and not finished at the time of the refusal.
     pub accepted: u32,
     /// The time for which the refusal closed the gate.
     pub closed_for: Duration,
@@ -40,17 +42,20 @@ pub struct RefusalContext {
 pub enum LimitChange {
     /// The first refusal set the learned limit.
     Learned,
-    /// A refusal without a limit probe showed that the server accepts fewer requests than the learned limit.
+    /// A refusal while no limit probe was in progress showed that the server accepts fewer requests than the learned limit.
     Lowered,
     /// A limit probe started: for a while, more requests than the learned limit may be in flight.
     ProbeStarted,
-    /// The server accepted enough requests beyond the learned limit, which rises to the limit of the probe.
+    /// A limit probe succeeded: the server accepted enough requests beyond the learned limit, so the learned limit rises to the limit of
+    /// the probe.
     ProbeSucceeded,
     /// The server refused a request during a limit probe.
     ProbeFailed,
-    /// Responses to earlier requests show that the server accepted more requests than the learned limit.
+    /// Responses to requests that were sent before the last refusal showed that the server accepts more requests than the learned limit,
+    /// which rises to their number.
     Corrected,
-    /// Refusals continued however few requests were in flight, so the limit before them was restored.
+    /// Refusals continued however few requests were in flight, so they are random. The limit that applied before these refusals was
+    /// restored.
     Restored,
 }
 
@@ -67,72 +72,75 @@ struct ProbeSchedule {
     step: u32,
     /// The earliest time of the next limit probe.
     next_probe_at: Duration,
-    /// The earliest time at which the limit may recover from a large drop.
+    /// The earliest time at which the limit may begin to recover from a large drop by quickly rising steps.
     recovery_at: Duration,
     /// The number of consecutive failed probes near the same learned limit.
     failures: u32,
     /// The learned limit at the last failed probe.
     failed_level: u32,
-    /// The number of accepted requests, minus `ACCEPTED_PER_REFUSAL` for each refusal. While this number is negative there are no limit
-    /// probes. This bounds the fraction of refused requests.
+    /// The number of accepted requests, minus `ACCEPTED_PER_REFUSAL` for each refusal. While this number is negative no limit probe starts,
+    /// which bounds the fraction of refused requests.
     credit: i64,
-    /// Whether a refusal has closed the gate, and no response has opened it since.
+    /// Whether a refusal has closed the gate, and no response has opened the gate since.
     is_gate_closed: bool,
-    /// Whether the probe interval after the last gate closure still has to be computed.
+    /// Whether the interval until the next limit probe still has to be computed. That happens when the window is full for the first time
+    /// after the gate closure.
     is_interval_due: bool,
     /// The duration of the last gate closure.
     closed_for: Duration,
-    /// The time since which the closed gate has held back requests for which the window had room.
+    /// The time since which the closed gate has held back requests although the window had room for them.
     held_since: Option<Duration>,
-    /// Whether the learned limit was lowered to leave capacity to other processes.
+    /// Whether the learned limit was lowered after failed probes, to leave capacity to other processes.
     has_yielded: bool,
     /// The average fraction of the window that was idle during the last gate closure.
     idle_fraction: f64,
 }
 
 impl AdaptiveLimit {
-    /// The probe interval after a failed probe, as a multiple of the idle time: the time for which the refusal of the probe left the window
-    /// idle.
+    /// The interval from one failed limit probe to the next probe, as a multiple of the idle time that the failed probe caused: the time
+    /// for which its refusal left the window idle.
     const COSTS_PER_INTERVAL: u32 = 20;
-    /// The minimum probe interval, as a multiple of the duration of the last gate closure.
+    /// The minimum interval between limit probes, as a multiple of the duration of the last gate closure.
     const MIN_CLOSURES_PER_INTERVAL: u32 = 2;
-    /// The delay before the recovery from a large drop, as a multiple of the time for which the last refusal left the window idle.
+    /// The delay before the limit begins to recover from a large drop, as a multiple of the time for which the last refusal left the window
+    /// idle.
     const COSTS_BEFORE_RECOVERY: u32 = 4;
-    /// The maximum idle time that counts for the delay before a recovery, as a multiple of the last gate closure. The maximum applies if
-    /// several gate closures follow each other before the window is full.
+    /// The maximum idle time from which the delay before a recovery is computed, as a multiple of the duration of the last gate closure.
+    /// The idle time is longer than that if several gate closures follow each other before the window is full.
     const MAX_CLOSURES_OF_COST: u32 = 2;
-    /// The maximum probe interval.
+    /// The maximum interval between limit probes.
     const MAX_INTERVAL: Duration = Duration::from_secs(60);
-    /// The maximum number of times that consecutive failures double the probe interval.
+    /// The interval between limit probes doubles with each further consecutive failure of a probe, but at most this many times.
     const MAX_DOUBLINGS: u32 = 2;
     /// Two failed probes count as consecutive if the learned limit changed by at most 1 / this number from one to the other.
     const SAME_LEVEL_DIVISOR: u32 = 8;
-    /// The step of a probe is at most the learned limit divided by this number, which bounds the number of refusals when the probe fails.
+    /// A limit probe raises the limit by at most the learned limit divided by this number, which bounds the number of refusals when the
+    /// probe fails.
     const MAX_STEP_DIVISOR: u32 = 8;
-    /// A probe succeeds after the server has accepted enough requests beyond the learned limit: at least the learned limit divided by this
-    /// number. If fewer requests were enough, this client would take all the capacity that another process leaves free while the gate of
-    /// that process is closed.
+    /// A limit probe succeeds after the server has accepted enough requests beyond the learned limit: at least the learned limit divided by
+    /// this number. If fewer requests were enough, this client would take all the capacity that another process leaves free while the gate
+    /// of that process is closed.
     const SUCCESS_DIVISOR: u32 = 12;
-    /// Replaces [`Self::SUCCESS_DIVISOR`] if the window was empty at the end of a gate closure. The other process then has no requests in
-    /// flight either.
+    /// Replaces [`Self::SUCCESS_DIVISOR`] if this client had no requests in flight any more when the gate opened. Another process that was
+    /// refused at the same time then has no requests in flight either.
     const EMPTY_WINDOW_SUCCESS_DIVISOR: u32 = 9;
-    /// The maximum number of accepted requests beyond the learned limit that a probe needs to succeed.
+    /// The maximum number of accepted requests beyond the learned limit that a limit probe needs to succeed, whatever the learned limit is.
     const MAX_REQUIRED_SUCCESSES: u32 = 3;
     /// The number of accepted requests that offset one refusal.
     const ACCEPTED_PER_REFUSAL: i64 = 25;
     /// The maximum of the field `credit`, in accepted requests.
     const MAX_CREDIT: i64 = 500;
-    /// The lower bound of the field `credit` is minus this number, minus a multiple of the learned limit.
+    /// The field `credit` never falls below -(`BASE_NEGATIVE_CREDIT` + `NEGATIVE_CREDIT_PER_UNIT` × learned limit).
     const BASE_NEGATIVE_CREDIT: i64 = 8;
-    /// The factor of the learned limit in the lower bound of the field `credit`.
+    /// The field `credit` never falls below -(`BASE_NEGATIVE_CREDIT` + `NEGATIVE_CREDIT_PER_UNIT` × learned limit).
     const NEGATIVE_CREDIT_PER_UNIT: i64 = 4;
-    /// The divisor of the decrease after a refusal at exactly the learned limit: the learned limit is lowered by 1/7, although the server
-    /// had accepted that many requests before.
+    /// A refusal at exactly the learned limit lowers the learned limit by 1/7: although the server had accepted that many requests before,
+    /// other processes now use a part of its capacity.
     const DECREASE_DIVISOR: u32 = 7;
     /// The number of consecutive failed probes after which the client lowers the learned limit for one interval, to leave capacity to other
     /// processes.
     const FAILURES_TO_YIELD: u32 = 4;
-    /// The divisor of the decrease that leaves capacity to other processes: the learned limit is lowered by 1/6.
+    /// The learned limit is lowered by 1 / this number to leave capacity to other processes.
     const YIELD_DIVISOR: u32 = 6;
 
     /// Creates a limit that has learned nothing yet. The limit stays between `floor` (at least 1) and `ceiling`.
@@ -162,7 +170,7 @@ impl AdaptiveLimit {
         self.level
     }
 
-    /// Changes the maximum of the limit, for example to the maximum in a server's configuration.
+    /// Changes the ceiling, which the limit never exceeds, for example to the maximum in a server's configuration.
     pub fn set_ceiling(&mut self, ceiling: u32) {
         self.ceiling = ceiling.max(self.floor);
         if let Some(level) = self.level {
@@ -171,7 +179,7 @@ impl AdaptiveLimit {
         self.probe = None;
     }
 
-    /// Records a refusal. Returns the reason if the limit has changed.
+    /// Records a refusal. If the refusal has changed the limit, returns the reason of the change.
     pub fn on_refusal(&mut self, refusal: RefusalContext) -> Option<LimitChange> {
         let max_negative_credit = Self::BASE_NEGATIVE_CREDIT
             + Self::NEGATIVE_CREDIT_PER_UNIT * i64::from(self.level.unwrap_or(u32::MAX));
@@ -213,7 +221,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Records that the closed gate holds back a request for which the window has room.
+    /// Records that the closed gate holds back a request although the window has room for it.
     pub fn on_held_back(&mut self, now: Duration) {
         if self.schedule.is_gate_closed && self.schedule.is_interval_due {
             self.schedule.held_since.get_or_insert(now);
@@ -226,16 +234,17 @@ impl AdaptiveLimit {
         self.schedule.idle_fraction = idle_fraction(self.level.unwrap_or(0), in_flight);
     }
 
-    /// Records that the gate was found open. A refusal may be recorded after the response that opened the gate; without this correction
-    /// the gate would then count as closed forever.
+    /// Corrects the recorded state of the gate after the gate was found open. If a refusal is recorded later than the response that opened
+    /// the gate, the gate would otherwise count as closed forever.
     pub fn on_gate_seen_open(&mut self, in_flight: u32) {
         if self.schedule.is_gate_closed {
             self.on_reopened(in_flight);
         }
     }
 
-    /// Records an accepted request. Call it for requests that were sent before the last refusal (`is_straggler`), and for all requests
-    /// while others wait. `accepted` is the number of accepted requests in flight. Returns the reason if the limit has changed.
+    /// Records that the server accepted a request. Call this method for all requests while others wait, and always for requests that were
+    /// sent before the last refusal (`is_straggler`). `accepted` is the number of accepted requests in flight. If the limit has changed,
+    /// returns the reason of the change.
     pub fn on_accepted(&mut self, accepted: u32, is_straggler: bool) -> Option<LimitChange> {
         self.schedule.credit = (self.schedule.credit + 1).min(Self::MAX_CREDIT);
         self.noise.on_accepted(self.level, accepted);
@@ -260,7 +269,7 @@ impl AdaptiveLimit {
         Some(LimitChange::ProbeSucceeded)
     }
 
-    /// Records that a request waits because the window is full. Starts a limit probe if one is due.
+    /// Records that a request waits because the window is full. If a limit probe is due, starts the probe, which raises the limit.
     pub fn on_window_full(&mut self, now: Duration) -> Option<LimitChange> {
         let level = self.level?;
         self.schedule.start_interval(now);
@@ -312,7 +321,7 @@ impl AdaptiveLimit {
         LimitChange::ProbeFailed
     }
 
-    /// Handles a refusal that no limit probe caused. Takes `accepted`, the number of accepted requests at that time, as the server's
+    /// Handles a refusal that no limit probe caused. `accepted`, the number of accepted requests at that time, is taken as the server's
     /// capacity.
     fn refusal_without_probe(&mut self, accepted: u32, is_probing: bool) -> Option<LimitChange> {
         let Some(level) = self.level else {
@@ -345,8 +354,8 @@ impl AdaptiveLimit {
     }
 }
 
-/// Returns the average fraction of the window that was idle during a gate closure. Assumes that the number of requests in flight fell at a
-/// constant rate, from `level` to `in_flight`.
+/// Returns the average fraction of the window that was idle while the gate was closed. The number of requests in flight is assumed to fall
+/// at a constant rate, from `level` at the start of the closure to `in_flight` at its end.
 fn idle_fraction(level: u32, in_flight: u32) -> f64 {
     if in_flight == 0 {
         return 1.0;
@@ -373,7 +382,7 @@ impl ProbeSchedule {
         }
     }
 
-    /// Returns the divisor of the learned limit that gives the number of accepted requests for a successful probe.
+    /// Returns the number by which the learned limit is divided to get the number of accepted requests that a limit probe needs to succeed.
     fn success_divisor(&self) -> u32 {
         if self.idle_fraction < 1.0 {
             AdaptiveLimit::SUCCESS_DIVISOR
@@ -382,7 +391,8 @@ impl ProbeSchedule {
         }
     }
 
-    /// Records a failed probe at `level`. The failure counts as consecutive if the learned limit is near that of the previous failure.
+    /// Records a failed limit probe at `level`. The failure counts as consecutive, which lengthens the probe interval, if the learned limit
+    /// is near that of the previous failure.
     fn record_failure(&mut self, level: u32) {
         let is_consecutive =
             level.abs_diff(self.failed_level) <= (level / AdaptiveLimit::SAME_LEVEL_DIVISOR).max(1);
@@ -391,8 +401,8 @@ impl ProbeSchedule {
         self.step = 1;
     }
 
-    /// Computes the next probe interval from the time for which the last gate closure left the window idle. Has an effect only when the
-    /// window is full for the first time after the gate closure.
+    /// Computes the interval until the next limit probe from the time for which the last gate closure left the window idle. Has an effect
+    /// only at the first call after the gate has opened, when the window is full again.
     fn start_interval(&mut self, now: Duration) {
         if self.is_gate_closed || !std::mem::take(&mut self.is_interval_due) {
             return;
@@ -423,7 +433,7 @@ impl ProbeSchedule {
         self.recovery_at = now.saturating_add(cost);
     }
 
-    /// Cancels the probe interval and forgets the failed probes, since the refusals were random.
+    /// Forgets the failed limit probes and allows a new probe at once, since the refusals were random.
     fn clear_failures(&mut self) {
         self.is_interval_due = false;
         self.held_since = None;

@@ -15,7 +15,7 @@ fn refusal(now: Duration, accepted: u32) -> RefusalContext {
     }
 }
 
-/// Returns a refusal that belongs to an earlier congestion event.
+/// Returns a refusal that belongs to the current congestion event and does not start a new one.
 fn further_refusal(now: Duration, accepted: u32) -> RefusalContext {
     RefusalContext {
         is_new_event: false,
@@ -23,7 +23,7 @@ fn further_refusal(now: Duration, accepted: u32) -> RefusalContext {
     }
 }
 
-/// Asserts that a limit probe starts at `now`.
+/// Asserts that a limit probe starts when the window is full at `now`.
 fn assert_probe_starts(limit: &mut AdaptiveLimit, now: Duration) {
     let change = limit.on_window_full(now);
     assert_eq!(change, Some(LimitChange::ProbeStarted));
@@ -35,15 +35,15 @@ fn accept(limit: &mut AdaptiveLimit, times: u32, at: u32) {
     }
 }
 
-/// Starts a limit probe at the first possible millisecond from `from` on. Returns that time.
+/// Starts a limit probe at the first millisecond from `from` on at which the limit allows one. Returns that time in milliseconds.
 fn probe_after(limit: &mut AdaptiveLimit, from: u64) -> u64 {
     (from..from + 200_000)
         .find(|now| limit.on_window_full(ms(*now)) == Some(LimitChange::ProbeStarted))
         .expect("a probe eventually starts")
 }
 
-/// Returns a limit that has learned `level`, with enough accepted requests for a limit probe. The gate has opened at 1 s, after a gate
-/// closure that held back no request.
+/// Returns a limit whose learned limit is `level`, after enough accepted requests for a limit probe. The gate was closed, without holding
+/// back any request, and is open again.
 fn learned(level: u32) -> AdaptiveLimit {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     let change = limit.on_refusal(refusal(ms(0), level));
@@ -53,7 +53,8 @@ fn learned(level: u32) -> AdaptiveLimit {
     limit
 }
 
-/// Fails a limit probe at `now` and opens the gate again. The window is idle for `held` ms; returns the time at which it is full.
+/// Refuses a limit probe at `now`, so that it fails, and opens the gate again. A part of the window is idle for `held` ms; returns the time
+/// at which the window is full again.
 fn fail_probe(limit: &mut AdaptiveLimit, now: u64, held: u64) -> u64 {
     let level = limit.level().unwrap();
     let change = limit.on_refusal(refusal(ms(now), level));
@@ -127,7 +128,8 @@ fn refusal_without_a_probe_never_raises_the_learned_limit() {
     assert_eq!(limit.limit(), 20);
 }
 
-/// Accepts requests, with `at` requests in flight, until the probe succeeds. Returns the number of accepted requests.
+/// Accepts requests, each with `at` accepted requests in flight, until the limit probe succeeds. Returns the number of requests that this
+/// took.
 fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
     for times in 1..1_000 {
         if limit.on_accepted(at, false) == Some(LimitChange::ProbeSucceeded) {
@@ -246,8 +248,8 @@ fn number_of_requests_that_allow_or_delay_limit_probes_is_bounded() {
     );
 }
 
-/// Returns the probe interval after the first refusal. The window is full `held` ms after the refusal, and `in_flight` of 20 requests were
-/// still in flight when the gate opened.
+/// Returns the interval in milliseconds until the first limit probe, after a first refusal with 20 requests in flight. The window is full
+/// again `held` ms after the refusal. When the gate opened, `in_flight` of the 20 requests were still in flight.
 fn first_interval(held: u64, in_flight: u32) -> u64 {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     limit.on_refusal(refusal(ms(0), 20));
@@ -343,12 +345,14 @@ fn late_refusal_does_not_block_limit_probes_forever() {
     assert_eq!(limit.limit(), 13, "the gate was open: {now}");
 }
 
-/// Causes random refusals: three refusals without a probe and with few accepted requests. The gate is open afterwards.
+/// Makes the limit classify refusals as random, by three refusals without a limit probe and with few accepted requests. The gate is open
+/// afterwards.
 fn cause_noise(limit: &mut AdaptiveLimit, now: u64) {
     cause_noise_down_to(3, limit, now);
 }
 
-/// Causes random refusals, the last one with `lowest` accepted requests.
+/// Makes the limit classify refusals as random, by three refusals without a limit probe. At the last one the server has accepted `lowest`
+/// requests, and at the others slightly more.
 fn cause_noise_down_to(lowest: u32, limit: &mut AdaptiveLimit, now: u64) {
     for (accepted, after, expected) in [
         (lowest + 2, 0, LimitChange::Lowered),

@@ -2,20 +2,20 @@
 
 use crate::sync::{spin_loop, yield_now};
 
-/// A backoff for threads that change the same word. After each lost compare-and-swap the thread spins exponentially longer, and later
-/// yields to other threads.
+/// A backoff for threads that change the same atomic word. After each lost compare-and-swap the thread spins for twice as long as before,
+/// and after several it yields to other threads.
 ///
-/// Each pause is bounded, so no thread waits long for a word that is free again.
+/// Each pause is bounded, so no thread waits long for a word that no other thread changes any more.
 #[derive(Debug, Default)]
 pub struct CasBackoff {
     lost: u32,
 }
 
 impl CasBackoff {
-    /// The number of lost attempts after which the thread yields instead of spinning.
+    /// The number of lost compare-and-swap attempts after which the thread yields instead of spinning.
     const SPINS: u32 = 6;
 
-    /// Creates a backoff for a thread that has lost no attempt yet.
+    /// Creates a backoff for a thread that has not lost a compare-and-swap yet.
     pub const fn new() -> Self {
         Self { lost: 0 }
     }

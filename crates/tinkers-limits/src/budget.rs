@@ -2,9 +2,9 @@
 
 use crate::word::Word;
 
-/// A token bucket that limits retries: each retry takes tokens, and each successful call returns one.
+/// A token bucket that limits retries: each retry takes tokens, and each successful call returns one token.
 ///
-/// If the bucket has too few tokens, the caller decides whether the retry is delayed or refused.
+/// If the bucket has too few tokens for a retry, the caller decides whether that retry is delayed or refused.
 #[derive(Debug)]
 pub struct RetryBudget {
     tokens: Word,
@@ -14,11 +14,11 @@ pub struct RetryBudget {
 /// The reason for a retry. The reason determines the number of tokens that the retry takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {
-    /// A rate-limited response. Its retry is free, since the gate limits the rate of these retries.
+    /// A rate-limited response. Such a retry takes no tokens, since the gate already limits the rate of these retries.
     Refused,
     /// An error response or a failed connection.
     Fault,
-    /// A timeout. A retry after a timeout takes most tokens, since a request that times out holds resources the longest.
+    /// A timeout. A retry after a timeout takes more tokens than any other, since a request that times out holds resources the longest.
     Timeout,
 }
 
@@ -54,7 +54,7 @@ impl RetryBudget {
         }
     }
 
-    /// Takes the tokens for a retry, or none if there are too few.
+    /// Takes the tokens for a retry with this reason. If there are too few tokens, takes none.
     pub fn draw(&self, failure: RetryReason) -> RetryDraw {
         let drawn = self.tokens.change(|tokens| {
             let left = tokens.checked_sub(failure.cost()).ok_or(())?;

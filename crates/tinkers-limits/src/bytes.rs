@@ -3,8 +3,9 @@
 use crate::window::Full;
 use crate::word::Word;
 
-/// A soft limit on the number of bytes that are being sent. A request is admitted while the balance is positive, and then charged in full.
-/// So a body that is larger than the whole budget is also admitted, and the total exceeds the budget by at most one body.
+/// A soft limit on the number of bytes that are being sent. A request is admitted while the balance (the remaining bytes) is positive, and
+/// is then charged for its whole body. So a body that is larger than the whole budget is also admitted, and the total exceeds the budget by
+/// at most one body.
 #[derive(Debug)]
 pub struct ByteBudget {
     /// The remaining bytes as a signed number: the budget minus all charges.
@@ -25,8 +26,8 @@ impl ByteBudget {
         }
     }
 
-    /// Charges `bytes` in full if the balance is positive. The size of the body does not decide whether the charge succeeds, except
-    /// that zero bytes always pass. The same number of bytes must be released later.
+    /// Charges `bytes` in full if the balance is positive, even if `bytes` is more than the balance. Zero bytes always pass. The caller
+    /// must later release the same number of bytes.
     ///
     /// # Errors
     /// `Full` if the balance is not positive.
@@ -49,7 +50,7 @@ impl ByteBudget {
         }
     }
 
-    /// Changes the size of the budget. Bytes that are in use stay charged.
+    /// Changes the size of the budget. Bytes that are charged at present stay charged.
     pub fn resize(&self, size: u64) {
         let size = clamp(size);
         let before = self.size.set(|before| (size, before));
@@ -75,7 +76,7 @@ impl ByteBudget {
     }
 }
 
-/// Returns the balance after a charge.
+/// Returns the balance after a charge of `bytes`, or `Full` if the balance is not positive.
 const fn take(balance: u64, bytes: u64) -> Result<(u64, ()), Full> {
     if balance as i64 > 0 {
         Ok((balance.wrapping_sub(bytes), ()))

@@ -10,8 +10,8 @@ use crate::ramp::Ramp;
 use crate::window::{ConcurrencyWindow, SlotRequest, WindowView};
 use crate::word::Word;
 
-/// The limits of one route class: in-flight window, ramp (the gradual increase after a pause), byte budget, rate limit and gate. Either all
-/// of them admit a request, or none of them is charged.
+/// The limits of one route class: in-flight window, ramp (the limit that rises gradually after a gate closure), byte budget, rate limit and
+/// gate. A request is admitted only if all of them have room, and otherwise none of them is charged.
 #[derive(Debug)]
 pub struct Constraints {
     gate: BackoffGate,
@@ -25,7 +25,7 @@ pub struct Constraints {
 /// The configured limits of a route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The maximum number of submissions without a response.
+    /// The maximum number of slots: submissions that were sent and have no response yet.
     pub slots: u32,
     /// The maximum number of bytes in submissions without a response.
     pub bytes: u64,
@@ -33,34 +33,35 @@ pub struct Bounds {
     pub max_in_flight: u32,
     /// The rate limit. `None` is unlimited.
     pub rate: Option<Rate>,
-    /// The initial limit on submissions without a response.
+    /// The limit on submissions without a response when the limits are created.
     pub start: InitialLimit,
 }
 
-/// The limit on submissions without a response at the start, when the capacity of the server is unknown.
+/// The limit on submissions without a response when the limits are created. The capacity of the server is then unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitialLimit {
-    /// Slow start: a quarter of the number of accepted requests. See [`Ramp`].
+    /// Slow start: the limit is a quarter of the number of requests that the server has accepted so far. See [`Ramp`].
     Slow,
-    /// The configured number of slots, without slow start.
+    /// The limit is the configured number of slots from the beginning, without slow start.
     Open,
 }
 
 /// The units and bytes that an attempt takes from the limits. The caller decides whether the attempt needs an in-flight unit in addition to
-/// its slot.
+/// its slot; a retry that kept the unit of an earlier attempt does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
-    /// The units that the attempt takes from the window.
+    /// The units that the attempt takes from the in-flight window: a slot, with or without an in-flight unit.
     pub take: SlotRequest,
     /// The size of the body in bytes.
     pub bytes: u64,
 }
 
-/// The record of what an admitted attempt has taken. It must be passed to [`Constraints::settle`] exactly once.
+/// The record of what an admitted attempt has taken from the limits. When the attempt ends, it must be passed to [`Constraints::settle`]
+/// exactly once.
 ///
 /// Packed into two words, since every permit carries one. The first word is the number of bytes. The second contains the admission time of
-/// a first request (46 bits), whether the attempt took an in-flight unit (1), whether it is a first request (1), and the gate epoch (16).
-/// The default ticket has taken a slot and no bytes.
+/// a first request (46 bits), whether the attempt took an in-flight unit (1), whether it is a first request after a gate closure (1), and
+/// the gate epoch (16). The default ticket has taken a slot and no bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticket {
     bytes: u64,
@@ -70,16 +71,16 @@ pub struct Ticket {
 /// The reason why a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blocked {
-    /// The limit on slots or bytes is reached: an earlier attempt must end first.
+    /// The byte budget is used up, so that an earlier attempt must end first; or, for [`Constraints::take`], the gate is closed.
     Full,
-    /// The window is full, or other requests are waiting.
+    /// The window has no free slot or in-flight unit, or other requests are waiting.
     WindowFull,
-    /// The gate or the rate limit will admit the request at this time.
+    /// The gate or the rate limit refuses the request, and will admit it at this time at the earliest.
     NotUntil(Duration),
 }
 
-/// The outcome of an attempt. It contains deadlines instead of the server's retry delays, since the caller adds jitter and limits the
-/// delays.
+/// The outcome of an attempt. It contains times up to which the gate is closed instead of the server's retry delay, since the caller adds
+/// jitter to that delay and limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TicketOutcome {
     /// The server accepted the request.
@@ -91,25 +92,26 @@ pub enum TicketOutcome {
     },
     /// The server sent a response that neither accepts nor refuses the request.
     Answered,
-    /// There was no response.
+    /// The attempt got no response.
     Unanswered {
-        /// The time before which no other first request is admitted, measured from the clock's origin.
+        /// If the attempt was a first request after a gate closure: the time before which no other request is admitted in its place,
+        /// measured from the clock's origin.
         until: Duration,
     },
-    /// The attempt was dropped.
+    /// The attempt was dropped before its outcome was known.
     Dropped,
 }
 
-/// The effects of the end of an attempt on the limits.
+/// The effects that the end of an attempt had on the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SettleEffects {
     /// The state of the window after the end of the attempt.
     pub view: WindowView,
     /// The effect of a refusal on the gate. `None` if the attempt was not refused.
     pub closed: Option<GateClosed>,
-    /// Whether the response to the attempt opened the gate.
+    /// Whether the attempt was a first request after a gate closure whose response opened the gate.
     pub reopened: bool,
-    /// Whether the attempt was a first request that was dropped, so that another first request may be sent at once.
+    /// Whether the attempt was a first request after a gate closure and was dropped, so that another first request may be sent at once.
     pub first_request_handed_over: bool,
 }
 
@@ -132,9 +134,9 @@ impl Constraints {
     /// Admits a request if no other requests are waiting and all limits have room. Calls `now` only if there is a rate limit.
     ///
     /// # Errors
-    /// The reason why the request is not admitted. A request that the byte budget, the rate limit or the gate refuses has held units of
-    /// the window for a moment, and another request may have found the window full meanwhile. So the caller must then serve the
-    /// waiters, as after any other release.
+    /// The reason why the request is not admitted. A request that the byte budget, the rate limit or the gate refuses has held a slot for a
+    /// moment, so another request may have found the window full meanwhile and waits. The caller must therefore serve the waiting requests
+    /// after an error, as after any release of a slot.
     #[inline]
     pub fn take(&self, charge: Charge, now: impl FnOnce() -> Duration) -> Result<Ticket, Blocked> {
         let slots = self.slots();
@@ -146,8 +148,8 @@ impl Constraints {
         })
     }
 
-    /// Admits the request at the head of the queue. If the deadline of a closed gate has passed, admits it as the first request after the
-    /// pause.
+    /// Admits the request at the head of the queue of waiting requests. If the gate is closed and its deadline has passed, admits the
+    /// request as the first request after the closure. A first request without a response within `patience` is replaced.
     pub fn take_queued(
         &self,
         charge: Charge,
@@ -165,8 +167,8 @@ impl Constraints {
         )
     }
 
-    /// Admits a nested request at once, beyond the limits on slots, bytes and rate: it must not wait for resources that the outer
-    /// request holds. Returns `None` while the gate is closed.
+    /// Admits a nested request, which is made during another request, at once and beyond the limits on slots, bytes and rate: it must not
+    /// wait for resources that the outer request holds. Returns `None` while the gate is closed.
     pub fn take_nested(&self) -> Option<Ticket> {
         let take = SlotRequest::Slot;
         self.window.take_unchecked(take);
@@ -179,38 +181,40 @@ impl Constraints {
         pass.map(|pass| Ticket::new(charge, pass))
     }
 
-    /// Returns whether an admitted request may still be sent. Call it immediately before sending, since the request may have waited
-    /// after its admission.
+    /// Returns whether an admitted request may still be sent: not if a refusal has closed the gate since the admission. Call it immediately
+    /// before sending.
     #[inline]
     pub fn may_leave(&self, ticket: &Ticket) -> bool {
         self.gate.still_admits(ticket.pass())
     }
 
-    /// Counts all requests without a response as accepted in the gradual increase after a pause. Returns whether this raised the
-    /// limit of the gradual increase.
+    /// Counts all requests without a response as accepted requests, which raises the limit of a gradual increase. Returns whether the limit
+    /// rose.
     ///
-    /// For servers that hold accepted requests: such a server has accepted a request that it does not refuse for some time.
+    /// For servers that do not respond to an accepted request until it has a result: a request that such a server has not refused for some
+    /// time was accepted.
     pub fn presume_accepted(&self) -> bool {
         let allowed = self.ramp.allows();
         self.ramp.accepted(self.window.view().unanswered);
         self.ramp.allows() > allowed
     }
 
-    /// Restarts the gradual increase up to `level`, then opens the gate. Does nothing unless the gate waits for a first request of the gate
-    /// epoch `epoch`. See [`BackoffGate::reopen`].
+    /// Opens the gate, after restarting the gradual increase up to `level`. The gate opens, and true is returned, only if it waits for a
+    /// first request of the gate epoch `epoch`. See [`BackoffGate::reopen`].
     pub fn reopen(&self, epoch: Epoch, level: u32) -> bool {
         // The ramp restarts first, so that every thread that sees the open gate also sees the ramp.
         self.ramp.restart(level);
         self.gate.reopen(epoch)
     }
 
-    /// Extends the gate closure for a refusal with a retry delay that arrived after the outcome was recorded. See [`BackoffGate::close`].
+    /// Extends the closure of the gate until `until`, for a refused attempt that was settled before its retry delay was known. See
+    /// [`BackoffGate::close`].
     pub fn extend(&self, ticket: &Ticket, until: Duration) -> GateClosed {
         self.gate.close(until, ticket.epoch())
     }
 
-    /// Charges the byte budget and the rate limit, then reads the gate. The state of the gate at that time decides. Releases all charges if
-    /// the byte budget, the rate limit or the gate refuses.
+    /// Charges the byte budget and the rate limit, then reads the gate with `enter`. The request is admitted only if the gate is open then.
+    /// If the byte budget, the rate limit or the gate refuses the request, all charges and the units of the window are released.
     #[inline]
     fn take_rest(
         &self,
@@ -244,10 +248,11 @@ impl Constraints {
         }
     }
 
-    /// Ends an attempt and releases its units, except the in-flight unit, which [`Constraints::release`] releases.
+    /// Ends an attempt and releases what its ticket has taken, except the in-flight unit, which [`Constraints::release`] releases. `level`
+    /// is called if the gate opens, and returns the limit at which the gradual increase ends.
     ///
     /// The slot is released last: when another request takes the slot, the state of the gate and of the gradual increase is already up to
-    /// date. The returned state of the window shows whether requests are waiting for the slot, for bytes or for the gradual increase.
+    /// date. The returned state of the window shows whether requests are waiting; the caller must then serve them.
     pub fn settle(
         &self,
         ticket: Ticket,
@@ -295,7 +300,8 @@ impl Constraints {
         (closed, reopened, first_request_handed_over)
     }
 
-    /// Records an ended attempt in the adaptive limit, and applies the resulting limit to the window.
+    /// Reports an ended attempt to the adaptive limit, and applies the resulting limit to the window. If the limit has changed, returns the
+    /// reason of the change.
     pub fn learn(
         &self,
         limit: &mut AdaptiveLimit,
@@ -331,8 +337,8 @@ impl Constraints {
         change
     }
 
-    /// Starts a limit probe if one is due, and applies its limit to the window. Call it when a request waits because the window is
-    /// full.
+    /// Starts a limit probe if one is due, and applies the raised limit of the probe to the window. Call it when a request waits because
+    /// the window is full.
     pub fn probe_limit(&self, limit: &mut AdaptiveLimit, now: Duration) -> Option<LimitChange> {
         if self.gate.open().is_some() {
             limit.on_gate_seen_open(self.window.view().in_flight);
@@ -355,7 +361,8 @@ impl Constraints {
         self.window.undo(ticket.charge().take);
     }
 
-    /// Changes all bounds except the in-flight limit, which [`AdaptiveLimit::set_ceiling`] changes.
+    /// Changes the rate limit, the byte budget and the number of slots. The in-flight limit stays: [`AdaptiveLimit::set_ceiling`] changes
+    /// it.
     pub fn resize(&self, bounds: Bounds) {
         self.rate.set(bounds.rate);
         self.bytes.resize(bounds.bytes);
@@ -387,19 +394,20 @@ impl Constraints {
             + self.rate.contention()
     }
 
-    /// Returns the current maximum number of submissions without a response.
+    /// Returns the current maximum number of submissions without a response: the configured slots, or fewer during the slow start or the
+    /// gradual increase after a gate closure.
     #[inline]
     pub fn slots(&self) -> u32 {
         self.ramp.allows().min(self.most_slots())
     }
 
-    /// Returns the maximum number of submissions without a response after the end of the gradual increase.
+    /// Returns the configured maximum number of submissions without a response, which applies after the end of the gradual increase.
     #[inline]
     pub fn most_slots(&self) -> u32 {
         self.slots.load() as u32
     }
 
-    /// Returns whether the slow start or gradual increase has ended and limits nothing.
+    /// Returns whether the slow start, or the gradual increase after a gate closure, has ended and limits nothing.
     pub fn has_no_ramp(&self) -> bool {
         self.ramp.has_ended()
     }
@@ -435,7 +443,7 @@ impl Ticket {
         GatePass::First(FirstRequest { epoch, since })
     }
 
-    /// Returns whether the attempt is the first request after a pause.
+    /// Returns whether the attempt is the first request after a gate closure.
     pub const fn is_first_request(&self) -> bool {
         self.bits & Self::FIRST_REQUEST != 0
     }

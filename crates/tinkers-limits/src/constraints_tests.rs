@@ -27,7 +27,7 @@ fn charge(bytes: u64) -> Charge {
     }
 }
 
-/// Returns the number of requests in flight, the number of submissions without a response, and the charged bytes.
+/// Returns the numbers that are taken from the limits: requests in flight, submissions without a response, and charged bytes.
 fn held(constraints: &Constraints) -> (u32, u32, u64) {
     let view = constraints.window().view();
     (view.in_flight, view.unanswered, constraints.bytes().taken())

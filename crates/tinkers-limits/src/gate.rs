@@ -8,49 +8,49 @@ use std::time::Duration;
 
 use crate::word::Word;
 
-/// A gate that refusals close. It is open, closed until a deadline, or waiting for the response to the first request after a pause. All
+/// A gate that refusals close. It is open, closed until a deadline, or waiting for the response to the first request after a closure. All
 /// times are measured from the origin of the caller's clock.
 ///
 /// A deadline is only ever extended: nothing shortens it, and nothing opens the gate before it. It is rounded up to microseconds, so the
-/// gate never opens early. After the deadline the gate admits one request, the first request. The outcome of the first request decides
-/// whether the gate opens.
+/// gate never opens early. After the deadline the gate admits only one request, called the first request. If the server responds to the
+/// first request with anything but a refusal, the gate opens. Otherwise it is closed again.
 #[derive(Debug)]
 pub struct BackoffGate {
     word: Word,
 }
 
-/// A gate epoch: the number of congestion events before a request was admitted. The number wraps around at 65536, so epochs can only be
-/// compared for equality.
+/// A gate epoch: the number of congestion events (groups of concurrent refusals) that the gate had seen when it admitted a request. The
+/// number wraps around at 65536, so epochs can only be compared for equality.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch(pub(crate) u16);
 
-/// The identity of a first request after a pause. First requests that are in flight at the same time are distinct.
+/// The identity of a first request after a gate closure. First requests that are in flight at the same time are distinct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstRequest {
     pub(crate) epoch: Epoch,
-    /// The time of the admission, in microseconds from the clock's origin.
+    /// The time at which the first request was admitted, in microseconds from the clock's origin.
     pub(crate) since: u64,
 }
 
-/// The way in which the gate admitted a request.
+/// The way in which the gate admitted a request: as any request of an open gate, or as the first request after a closure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GatePass {
     /// The gate was open.
     Open(Epoch),
-    /// The request is the first request after a pause. The end of the request must be reported exactly once, by [`BackoffGate::reopen`],
-    /// [`BackoffGate::close`], [`BackoffGate::defer_first_request`] or [`BackoffGate::hand_over_first_request`].
+    /// The request is the first request after a gate closure. The end of the request must be reported exactly once, by
+    /// [`BackoffGate::reopen`], [`BackoffGate::close`], [`BackoffGate::defer_first_request`] or [`BackoffGate::hand_over_first_request`].
     First(FirstRequest),
 }
 
 impl GatePass {
-    /// Returns the gate epoch of the admission. The caller passes this epoch to the gate with the outcome of the request.
+    /// Returns the gate epoch in which the request was admitted. The caller passes this epoch to the gate with the outcome of the request.
     pub const fn epoch(self) -> Epoch {
         match self {
             Self::Open(epoch) | Self::First(FirstRequest { epoch, .. }) => epoch,
         }
     }
 
-    /// Returns the identity of a first request, or `None` if the gate was open.
+    /// Returns the identity of the request if it is a first request after a gate closure, or `None` if the gate was open.
     pub const fn first_request(self) -> Option<FirstRequest> {
         match self {
             Self::Open(_) => None,
@@ -58,7 +58,7 @@ impl GatePass {
         }
     }
 
-    /// Returns whether the request is the first request after a pause.
+    /// Returns whether the request is the first request after a gate closure.
     pub const fn is_first_request(self) -> bool {
         matches!(self, Self::First(_))
     }
@@ -69,7 +69,8 @@ impl GatePass {
 pub struct GateClosed {
     /// The deadline before which no request is admitted.
     pub until: Duration,
-    /// Whether the refusal started a new congestion event. Concurrent refusals belong to one event.
+    /// Whether the refusal started a new congestion event. A congestion event is a group of refusals of requests that were in flight at the
+    /// same time.
     pub is_new_event: bool,
 }
 
@@ -78,10 +79,10 @@ pub struct GateClosed {
 pub enum GateState {
     /// All requests are admitted.
     Open,
-    /// No request is admitted before this time. Then one request is admitted, as the first request after the pause.
+    /// No request is admitted before this time. Then one request is admitted, as the first request after the closure.
     ClosedUntil(Duration),
-    /// The first request was admitted at this time, and its response is pending. After a timeout another request may replace the first
-    /// request.
+    /// The first request after a closure was admitted at this time, and its response is pending. After a timeout another request may take
+    /// its place.
     FirstRequestSince(Duration),
 }
 
@@ -91,7 +92,7 @@ impl BackoffGate {
         Self { word: Word::new(0) }
     }
 
-    /// Returns the current gate epoch if the gate is open. Costs one atomic load and needs no clock.
+    /// Returns the current gate epoch if the gate is open, and `None` otherwise. Costs one atomic load and needs no clock.
     #[inline]
     pub fn open(&self) -> Option<Epoch> {
         let word = Packed(self.word.load());
@@ -100,9 +101,9 @@ impl BackoffGate {
 
     /// Returns whether an admitted request may still be sent. Costs one atomic load and needs no clock.
     ///
-    /// After a refusal has closed the gate, the request may not be sent, even if the gate has opened again: the request would overtake the
-    /// waiters, and its own refusal would count for a congestion event that is over. A first request may not be sent after another first
-    /// request has replaced it.
+    /// After a refusal has closed the gate, the request may not be sent, even if the gate has opened again: it would overtake requests that
+    /// wait for admission, and a refusal of it would count for a congestion event that is over. A first request may not be sent after
+    /// another first request has replaced it.
     #[inline]
     pub fn still_admits(&self, pass: GatePass) -> bool {
         let word = Packed(self.word.load());
@@ -115,8 +116,8 @@ impl BackoffGate {
         }
     }
 
-    /// Admits a nested request: while the gate is open, or as part of the first request after a pause. Returns `None` while the gate
-    /// is closed.
+    /// Admits a nested request, which is made during another request: while the gate is open, or as part of the first request after a
+    /// closure. Returns `None` while the gate is closed.
     pub fn enter_nested(&self) -> Option<GatePass> {
         let word = Packed(self.word.load());
         let epoch = word.epoch();
@@ -130,11 +131,11 @@ impl BackoffGate {
         }
     }
 
-    /// Admits a request at `now`, as the first request if the deadline of a closed gate has passed. A first request without a response
-    /// within `patience` (at least one microsecond) is replaced.
+    /// Admits a request at `now`, as the first request if the deadline of a closed gate has passed. If a first request was admitted earlier
+    /// and has had no response for `patience` (at least one microsecond), the request replaces it.
     ///
     /// # Errors
-    /// The earliest time at which the gate will admit a request.
+    /// The earliest time at which the gate may admit a request.
     pub fn enter(&self, now: Duration, patience: Duration) -> Result<GatePass, Duration> {
         let (now, patience) = (micros_down(now), micros_up(patience).max(1));
         self.word.change(|word| {
@@ -160,16 +161,16 @@ impl BackoffGate {
         })
     }
 
-    /// Closes the gate until `until`, since the first request got no response. This starts no new gate epoch, since no request was refused.
-    /// Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has replaced this first
-    /// request.
+    /// Closes the gate until `until`, since the first request after a closure got no response. This starts no new gate epoch, since no
+    /// request was refused. Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has
+    /// replaced this first request.
     pub fn defer_first_request(&self, until: Duration, first_request: FirstRequest) -> bool {
         self.end_first_request(first_request, micros_up(until))
     }
 
-    /// Opens the gate after a response to a first request of the gate epoch `seen`. Call this method for any response except a refusal,
-    /// even if the first request was replaced by another one of the same epoch. Does nothing and returns false if the gate has been closed
-    /// or opened meanwhile.
+    /// Opens the gate after a response to a first request that was admitted in the gate epoch `seen`. Call this method for any response
+    /// except a refusal, even if the first request was replaced by another one of the same epoch. Does nothing and returns false if the
+    /// gate has been closed or opened meanwhile.
     pub fn reopen(&self, seen: Epoch) -> bool {
         let opened = self.word.change(|word| {
             let word = Packed(word);
@@ -180,8 +181,8 @@ impl BackoffGate {
         opened.is_ok()
     }
 
-    /// Lets the gate admit another first request at once, since the current first request was dropped at `now`. Does nothing and returns
-    /// false if the gate has been closed or opened meanwhile, or another first request has replaced this first request.
+    /// Lets the gate admit another first request at once, since this first request was dropped at `now`. Does nothing and returns false if
+    /// the gate has been closed or opened meanwhile, or another first request has replaced this first request.
     pub fn hand_over_first_request(&self, now: Duration, first_request: FirstRequest) -> bool {
         // Rounded down, so that the gate admits the next first request at `now`.
         self.end_first_request(first_request, micros_down(now))
@@ -208,8 +209,8 @@ impl BackoffGate {
         self.word.lost()
     }
 
-    /// Closes the gate until `until`, but not before the admission of `first_request`. Does nothing and returns false if `first_request` is not the
-    /// first request in flight.
+    /// Ends the wait for the response to `first_request`: closes the gate until `until`, but not before the admission time of that request.
+    /// Does nothing and returns false if the gate does not wait for `first_request`.
     fn end_first_request(&self, first_request: FirstRequest, until: u64) -> bool {
         let pending = Packed::pending(first_request);
         let closed = Packed::new(
@@ -253,12 +254,12 @@ impl Packed {
         Self(micros << Self::TIME_AT | (kind as u64) << Self::KIND_AT | epoch.0 as u64)
     }
 
-    /// Returns the state in which `first_request` is in flight.
+    /// Returns the state of a gate that waits for the response to `first_request`.
     const fn pending(first_request: FirstRequest) -> Self {
         Self::new(Kind::FirstRequest, first_request.since, first_request.epoch)
     }
 
-    /// Returns the state of the gate and the [`GatePass`] after [`BackoffGate::enter`].
+    /// Returns the result of [`BackoffGate::enter`] in this state: the next state of the gate, and the pass of the admitted request.
     fn enter(self, now: u64, patience: u64) -> Result<(Self, GatePass), Duration> {
         let epoch = self.epoch();
         let deadline = match self.kind() {
@@ -273,9 +274,10 @@ impl Packed {
         Ok((pending, GatePass::First(FirstRequest { epoch, since: now })))
     }
 
-    /// Returns the state after [`BackoffGate::close`]: the later deadline, and a new gate epoch if the refused request was admitted in the
-    /// current epoch. If the gate is not closed, the old deadline has passed, so the new deadline applies. The new deadline is later than
-    /// the admission of the last first request, so that the next first request gets a later time.
+    /// Returns the state after [`BackoffGate::close`]: the later of both deadlines, and a new gate epoch if the refused request was
+    /// admitted in the current epoch. If the gate is not closed, its old deadline has passed, so only the new deadline applies. The new
+    /// deadline is later than the admission of the last first request, so that the next first request has a later admission time, which
+    /// identifies it.
     fn close(self, until: u64, seen: Epoch) -> Self {
         let deadline = match self.kind() {
             Kind::Closed => until.max(self.micros()),
@@ -310,13 +312,13 @@ impl Packed {
     }
 }
 
-/// Converts a time to microseconds, rounded up and limited to the maximum.
+/// Converts a time to microseconds, rounded up and limited to [`Packed::LAST`].
 fn micros_up(at: Duration) -> u64 {
     let micros = at.as_nanos().div_ceil(1000);
     u64::try_from(micros).map_or(Packed::LAST, |micros| micros.min(Packed::LAST))
 }
 
-/// Converts a time to microseconds, rounded down and limited to the maximum.
+/// Converts a time to microseconds, rounded down and limited to [`Packed::LAST`].
 fn micros_down(at: Duration) -> u64 {
     u64::try_from(at.as_micros()).map_or(Packed::LAST, |micros| micros.min(Packed::LAST))
 }

@@ -15,14 +15,14 @@ fn closed(until: Duration) -> BackoffGate {
     gate
 }
 
-/// Returns a gate that admitted a first request at `at`, and that request.
+/// Returns a gate that admitted a first request after a closure at `at`, and the identity of that request.
 fn gate_with_first_request(at: Duration) -> (BackoffGate, FirstRequest) {
     let gate = closed(at);
     let first_request = enter(&gate, at);
     (gate, first_request)
 }
 
-/// Enters the gate as the first request.
+/// Enters the gate with a request that must be admitted as a first request. Returns the identity of this request.
 fn enter(gate: &BackoffGate, now: Duration) -> FirstRequest {
     let pass = gate.enter(now, PATIENCE).unwrap();
     pass.first_request().expect("a first request is due")
@@ -160,8 +160,8 @@ fn refusal_of_a_replaced_first_request_closes_the_gate() {
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(4_000)));
 }
 
-/// Checks that first requests admitted at the same clock time are distinct: every change of the gate between two admissions advances the
-/// time.
+/// Checks that two first requests have distinct identities even if they are admitted at the same clock time: each change of the gate
+/// between the two admissions advances the recorded time.
 #[test]
 fn first_requests_in_flight_are_distinct() {
     let at = ms(10);

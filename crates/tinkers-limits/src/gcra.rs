@@ -9,21 +9,21 @@ use crate::word::Word;
 pub struct Rate {
     /// The time between two requests at this rate. It must be positive.
     pub interval: Duration,
-    /// The number of requests that may be sent at once after a pause. It is at least 1.
+    /// The number of requests that may be sent at once after a time without requests. It is at least 1.
     pub burst: u32,
 }
 
 /// The reason why the rate limit does not admit a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateRefusal {
-    /// The rate limit will admit the request at this time, unless it admits other requests before.
+    /// The rate limit will admit the request at this time, unless it admits other requests before then.
     NotUntil(Duration),
     /// The request asks for more units than the burst size, so it is never admitted.
     Never,
 }
 
-/// A rate limiter that uses the generic cell rate algorithm (GCRA). One word holds the time until which the admitted requests use up the
-/// rate. The rate can be changed.
+/// A rate limiter that uses the generic cell rate algorithm (GCRA). One atomic word holds the theoretical arrival time: the time until
+/// which the requests admitted so far use up the rate. The rate can be changed.
 #[derive(Debug)]
 pub struct Gcra {
     /// The theoretical arrival time of the next request, in nanoseconds from the clock's origin.
@@ -44,8 +44,9 @@ impl Gcra {
         }
     }
 
-    /// Changes the rate. If it differs, all previous requests are forgotten, and the whole burst is available at once. A concurrent
-    /// [`Gcra::take`] may combine old and new parameters. That is harmless, since each of them was valid an instant before.
+    /// Changes the rate. If the new rate differs from the old one, all previous requests are forgotten, and the whole burst is available at
+    /// once. A concurrent [`Gcra::take`] may combine parameters of the old and the new rate. That is harmless, since each of them was valid
+    /// an instant before.
     pub fn set(&self, rate: Option<Rate>) {
         let (interval, burst) = parts(rate);
         if (self.interval.load(), self.burst.load()) == (interval, burst) {
@@ -62,10 +63,10 @@ impl Gcra {
         self.interval.load() > 0
     }
 
-    /// Admits `units` at `now`.
+    /// Admits a request of `units` units at `now`.
     ///
     /// # Errors
-    /// The time at which the units can be admitted, or `Never`.
+    /// The time at which the rate limit can admit the units, or `Never`.
     pub fn take(&self, units: u32, now: Duration) -> Result<(), RateRefusal> {
         let (units, now) = (u64::from(units), nanos(now));
         let (interval, burst) = (self.interval.load(), self.burst.load());
@@ -101,8 +102,10 @@ fn parts(rate: Option<Rate>) -> (u64, u64) {
     })
 }
 
-/// Returns the theoretical arrival time of the next request after admitting requests that use up the rate for `cost` nanoseconds. Refuses
-/// them if this time would be later than `now` plus `tolerance`, the burst tolerance.
+/// Returns the theoretical arrival time after admitting a request that uses up the rate for `cost` nanoseconds.
+///
+/// # Errors
+/// `NotUntil` if the new arrival time would be later than `now` plus the burst tolerance `tolerance`.
 fn take(arrival_time: u64, now: u64, cost: u64, tolerance: u64) -> Result<(u64, ()), RateRefusal> {
     let after = arrival_time.max(now).saturating_add(cost);
     let earliest = after.saturating_sub(tolerance);

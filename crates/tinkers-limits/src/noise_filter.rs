@@ -1,56 +1,59 @@
 //! A filter for random refusals, which do not depend on the number of requests in flight.
 
-/// A filter that tells refusals for lack of capacity from random refusals ("noise"). Refusals for lack of capacity end at a lower limit,
-/// while random ones continue at any limit. A plain value inside of [`AdaptiveLimit`](crate::AdaptiveLimit).
+/// A filter that tells refusals for lack of capacity from random refusals ("noise"). Refusals for lack of capacity end when the client
+/// lowers its limit, while random ones continue at any limit. A plain value inside of [`AdaptiveLimit`](crate::AdaptiveLimit).
 ///
 /// If the learned limit is correct, only limit probes are refused. Therefore the filter has a score, the suspicion that refusals are
-/// random. Each refusal without a limit probe raises this score, and accepted requests lower it. Above a threshold the refusals are
-/// classified as random: the limit before them is restored, and further refusals do not lower it. This ends if several consecutive refusals
-/// arrive with no more accepted requests than at the lowest of them, which confirms a real limit. After random refusals or a large drop,
-/// the limit recovers to its previous value by steps that double.
+/// random. Each refusal without a limit probe raises this score, and each accepted request lowers it. Above a threshold the refusals are
+/// classified as random: the limit that applied before them is restored, and further refusals do not lower it. This ends if several
+/// refusals follow each other while the server accepts no more requests than at the lowest of them, which confirms a real limit. After
+/// random refusals or a large drop, the limit recovers to its previous value by steps that double.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct NoiseFilter {
-    /// The learned limit before the refusals that may be random, or [`NoiseFilter::UNKNOWN`] if no limit was known.
+    /// The learned limit that applied before the recent refusals, to be restored if these refusals are random. [`NoiseFilter::UNKNOWN`] if
+    /// no limit was known then.
     restore_level: Option<u32>,
     /// The score for the suspicion that the refusals are random. Each accepted request lowers the score by 1.
     suspicion: u32,
     is_noisy: bool,
-    /// Whether refusals were classified as random since the limit was last at its previous value.
+    /// Whether refusals were classified as random and the limit has not recovered to its previous value since.
     was_noisy: bool,
-    /// The number of consecutive refusals without progress: the server accepted no more requests than at the lowest of these refusals.
+    /// The number of refusals since the server last made progress, which means that it accepted clearly more requests than at the lowest of
+    /// these refusals.
     confirmations: u32,
-    /// The smallest number of accepted requests in flight at any of the consecutive refusals without progress.
+    /// The smallest number of accepted requests in flight at any of the refusals that `confirmations` counts.
     lowest: u32,
     /// The number of requests accepted since the last refusal.
     accepted_since_refusal: u32,
     /// Whether the limit is recovering to its previous value.
     is_recovering: bool,
-    /// The number of consecutive failed limit probes since the limit was last at its previous value.
+    /// The number of consecutive limit probes that failed while the limit was below its previous value.
     failed_probes: u32,
-    /// The maximum number of accepted requests in flight while no limit was known. Without it, a refusal of the first few requests
-    /// after a pause would set a limit that is far too low.
+    /// The maximum number of accepted requests in flight while no limit was known. The limit recovers to it after a drop: otherwise a
+    /// refusal of the first few requests after a gate closure would set a limit that is far too low.
     peak: u32,
 }
 
-/// The interpretation of a refusal that no limit probe caused.
+/// The filter's interpretation of a refusal that no limit probe caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RefusalMeaning {
-    /// The server accepts only as many requests as it had accepted at that time.
+    /// The server lacks capacity: it accepts only as many requests as it had accepted at the time of the refusal.
     Capacity,
-    /// The refusals are random from now on: restore this limit, or no limit.
+    /// The recent refusals are classified as random from now on. The limit that applied before them is to be restored; `None` means that no
+    /// limit was known.
     Restored(Option<u32>),
-    /// The refusal is random: ignore it.
+    /// The refusal is random and does not change the limit.
     Noise,
-    /// The refusals are not random, or no longer: the server accepts this many requests.
+    /// Refusals that were classified as random are not random, or no longer. The server accepts this many requests.
     Confirmed(u32),
 }
 
 /// The kind of a failed limit probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeFailure {
-    /// The probe tested a limit beyond the learned one.
+    /// The probe tested whether the server accepts more requests than the learned limit.
     Regular,
-    /// The probe was a step of a recovery. The failure of such a probe starts no new probe interval.
+    /// The probe was a step of the recovery to a previous limit. The failure of such a probe causes no further delay of the next probe.
     Recovery,
 }
 
@@ -58,20 +61,21 @@ impl NoiseFilter {
     const UNKNOWN: u32 = u32::MAX;
     /// The amount by which one refusal raises the suspicion that refusals are random.
     const SUSPICION_PER_REFUSAL: u32 = 80;
-    /// The suspicion from which refusals count as random. Three refusals within 40 accepted requests are enough.
+    /// The score of suspicion from which refusals count as random. Three refusals within 40 accepted requests reach it.
     const NOISE_THRESHOLD: u32 = 200;
     const MAX_SUSPICION: u32 = 240;
-    /// The number of consecutive refusals without progress that confirm a real limit during random refusals. Right after the detection of
-    /// random refusals, one more refusal is enough.
+    /// While refusals count as random, this many refusals in a row, without progress of the server between them, confirm a real limit.
+    /// Right after the detection of random refusals, one more refusal is enough, since the refusals before the detection count too.
     const MAX_CONFIRMATIONS: u32 = 4;
-    /// The server makes progress after a refusal if it accepts more requests than at the refusal, by more than 1 / this number. Smaller
-    /// differences do not count, since responses arrive out of order.
+    /// The server makes progress after a refusal if it accepts more requests than at the time of the refusal, by more than 1 / this number.
+    /// Smaller differences do not count, since responses arrive out of order.
     const BEYOND_DIVISOR: u32 = 8;
-    /// A recovery starts after at least this many requests were accepted without a refusal, and at least as many as the learned limit.
+    /// The limit begins to recover to its previous value only after the server has accepted at least this many requests without a refusal,
+    /// and at least as many as the learned limit.
     const MIN_ACCEPTED: u32 = 8;
-    /// A drop is large if the learned limit falls to its previous value divided by this number, or less.
+    /// A drop of the learned limit is large if the limit falls to its previous value divided by this number, or to less.
     const LARGE_DROP_DIVISOR: u32 = 2;
-    /// The minimum number of accepted requests in flight that counts as a peak.
+    /// The minimum number of accepted requests in flight that is recorded in the field `peak`.
     const MIN_PEAK: u32 = 8;
     /// After random refusals, the limit stops recovering to its previous value when this many limit probes fail in a row.
     const FAILED_PROBES_TO_END_RECOVERY: u32 = 2;
@@ -91,12 +95,12 @@ impl NoiseFilter {
         }
     }
 
-    /// Returns whether refusals are random at present, so that limit probes would reveal nothing.
+    /// Returns whether refusals are classified as random at present. Limit probes would then reveal nothing.
     pub(crate) const fn is_noisy(&self) -> bool {
         self.is_noisy
     }
 
-    /// Classifies a refusal that no limit probe caused. `accepted` is the number of accepted requests in flight, at least 1.
+    /// Records and interprets a refusal that no limit probe caused. `accepted` is the number of accepted requests in flight, at least 1.
     pub(crate) fn on_refusal(&mut self, level: Option<u32>, accepted: u32) -> RefusalMeaning {
         let level = level.unwrap_or(Self::UNKNOWN);
         let restore_level = self
@@ -127,7 +131,7 @@ impl NoiseFilter {
         }
     }
 
-    /// Records an accepted request. `accepted` is the number of accepted requests in flight.
+    /// Records that the server accepted a request. `accepted` is the number of accepted requests in flight.
     pub(crate) fn on_accepted(&mut self, level: Option<u32>, accepted: u32) {
         self.accepted_since_refusal = self.accepted_since_refusal.saturating_add(1);
         self.suspicion = self.suspicion.saturating_sub(1);
@@ -149,7 +153,7 @@ impl NoiseFilter {
         }
     }
 
-    /// Records a failed limit probe, which proves a real limit.
+    /// Records that the server refused a limit probe, which proves a real limit.
     pub(crate) fn probe_failed(&mut self) -> ProbeFailure {
         self.accepted_since_refusal = 0;
         self.failed_probes += 1;
@@ -169,8 +173,8 @@ impl NoiseFilter {
         self.failed_probes = 0;
     }
 
-    /// Returns the limit to which the filter wants to recover from `level`. Starts a recovery if possible: at once after random refusals, and
-    /// otherwise only after a large drop and if `is_due`.
+    /// Returns the previous limit, if the limit is recovering to it from `level`, and otherwise `None`. Starts a recovery if possible: at
+    /// once after random refusals, and otherwise only after a large drop and if `is_due`.
     pub(crate) fn recovery_target(&mut self, level: u32, is_due: bool) -> Option<u32> {
         if self.is_noisy || !self.is_below(level) {
             return None;
@@ -183,8 +187,8 @@ impl NoiseFilter {
         self.target().filter(|_| self.is_recovering)
     }
 
-    /// Returns the limit that a recovery restores: the limit before the refusals, or the peak if no limit was known and the refusals were
-    /// not random.
+    /// Returns the limit that a recovery restores: the limit before the refusals. If no limit was known and the refusals were not random,
+    /// returns the peak of accepted requests.
     fn target(&self) -> Option<u32> {
         self.restore_level.map(|restore_level| match restore_level {
             Self::UNKNOWN if !self.was_noisy => self.peak,

@@ -6,8 +6,8 @@ fn accept(filter: &mut NoiseFilter, times: u32, level: Option<u32>, at: u32) {
     (0..times).for_each(|_| filter.on_accepted(level, at));
 }
 
-/// Returns a filter with the learned limit `level`. The filter has just detected random refusals, after three refusals with at least
-/// `lowest` accepted requests.
+/// Returns a filter that has just classified refusals as random, and whose learned limit was `level` before these three refusals. The
+/// smallest number of accepted requests at any of them was `lowest`.
 fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
     let mut filter = NoiseFilter::new();
     assert_eq!(
@@ -94,7 +94,7 @@ fn four_random_refusals_without_progress_confirm_a_real_limit() {
     assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Noise);
 }
 
-/// Returns the limits that the filter wants to restore after a drop from 50 to `level`: before the recovery is due, and when it is due.
+/// Returns the limits to which the filter wants to recover from `level`: before the recovery from a large drop is due, and when it is due.
 fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
     accept(&mut filter, 50, Some(level), level);
     let mut due = filter;
@@ -219,7 +219,7 @@ fn limit_recovery_continues_until_the_previous_limit_is_reached() {
     assert_eq!(filter.recovery_target(100, true), None);
 }
 
-/// Returns a filter that detected random refusals at 50, and then confirmed a limit of 20.
+/// Returns a filter that classified refusals as random when the limit was 50, and then confirmed a real limit of 20.
 fn confirmed() -> NoiseFilter {
     let mut filter = noisy(Some(50), 20);
     assert_eq!(

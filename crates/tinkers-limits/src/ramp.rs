@@ -2,10 +2,11 @@
 
 use crate::word::Word;
 
-/// A limit on the number of submissions without a response. The limit rises gradually, since all of these submissions may be refused.
+/// A limit on the number of submissions without a response. The limit rises gradually with the number of accepted requests, since the
+/// server may refuse all submissions that have no response yet.
 ///
 /// At the start, when the server's limit is unknown, at most a quarter of the number of accepted requests may be without a response (slow
-/// start). After a pause, the limit is the number of requests accepted since the pause, until a known in-flight limit is reached again. The
+/// start). After a gate closure, the limit is the number of requests accepted since then, until it reaches the known in-flight limit. The
 /// limit is never below [`Ramp::MIN_UNANSWERED`].
 #[derive(Debug)]
 pub struct Ramp {
@@ -13,7 +14,7 @@ pub struct Ramp {
 }
 
 impl Ramp {
-    /// The number of submissions that may always be without a response.
+    /// The number of submissions that may always be without a response, even before any request was accepted.
     pub const MIN_UNANSWERED: u32 = 8;
 
     /// Creates a slow start that ends when its limit reaches `slots` submissions without a response.
@@ -25,15 +26,15 @@ impl Ramp {
         ramp
     }
 
-    /// Creates a gradual increase that has ended and limits nothing.
+    /// Creates a gradual increase that is over from the beginning and limits nothing.
     pub fn ended() -> Self {
         Self {
             word: Word::new(Packed::ENDED.0),
         }
     }
 
-    /// Restarts the gradual increase after a pause. It ends when the limit reaches `level` requests. `u32::MAX` means that no in-flight
-    /// limit is known, and restarts the slow start.
+    /// Restarts the gradual increase, after a gate closure. It ends when the limit reaches `level` requests. `u32::MAX` means that no
+    /// in-flight limit is known, and restarts the slow start.
     pub fn restart(&self, level: u32) {
         let kind = match level {
             u32::MAX => RampKind::SlowStart,
@@ -43,7 +44,7 @@ impl Ramp {
         self.word.set(|_| (Packed::new(kind, slots).0, ()));
     }
 
-    /// Records `requests` accepted requests. Writes nothing after the end of the gradual increase.
+    /// Records that the server accepted `requests` requests, which raises the limit. Writes nothing after the end of the gradual increase.
     #[inline]
     pub fn accepted(&self, requests: u32) {
         let _ended = self.word.change(|word| {
@@ -52,7 +53,7 @@ impl Ramp {
         });
     }
 
-    /// Returns the maximum number of submissions without a response, or `u32::MAX` after the end of the gradual increase.
+    /// Returns the current maximum number of submissions without a response, or `u32::MAX` after the end of the gradual increase.
     #[inline]
     pub fn allows(&self) -> u32 {
         Packed(self.word.load()).allows()
@@ -70,7 +71,7 @@ impl Ramp {
     }
 }
 
-/// The kind of a gradual increase: the relation between its limit and the number of accepted requests.
+/// The kind of a gradual increase, which determines its limit from the number of accepted requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RampKind {
     /// The limit is a quarter of the number of accepted requests.
@@ -92,7 +93,7 @@ impl Packed {
         Self((slots as u64) << 2 | kind as u64)
     }
 
-    /// Returns the state after `requests` more accepted requests, or `None` if the gradual increase has ended.
+    /// Returns the state after the server has accepted `requests` more requests, or `None` if the gradual increase has ended already.
     const fn accepted(self, requests: u32) -> Option<Self> {
         if self.0 == Self::ENDED.0 {
             return None;

@@ -5,8 +5,9 @@ use crate::word::Word;
 
 /// Counts the submissions without a response, and the requests in flight from submission to result. Limits both.
 ///
-/// Both counts change in one step, so the number of requests that the server has accepted (in flight, with a response) is exact. While the
-/// waiters flag is set, only [`ConcurrencyWindow::take_queued`] admits requests, so that no request overtakes the waiters.
+/// Both counts change in one step, so the number of requests that the server has accepted (in flight, with a response) is exact. The
+/// waiters flag says that requests wait in a queue. While it is set, only [`ConcurrencyWindow::take_queued`] admits requests, so that no
+/// request overtakes the queue.
 #[derive(Debug)]
 pub struct ConcurrencyWindow {
     word: Word,
@@ -22,7 +23,7 @@ pub enum SlotRequest {
     Slot,
 }
 
-/// The error of a request that finds no room, or finds other requests waiting.
+/// The error of a request that finds no room, or finds that other requests are waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
@@ -35,19 +36,20 @@ pub struct WindowView {
     pub unanswered: u32,
     /// The maximum number of requests in flight.
     pub limit: u32,
-    /// Whether the waiters flag is set.
+    /// Whether the waiters flag is set: requests wait in a queue for room in the window.
     pub has_waiters: bool,
 }
 
 impl WindowView {
-    /// Returns the number of requests that the server has accepted and not finished.
+    /// Returns the number of requests that the server has accepted and not finished: those in flight that have a response to their
+    /// submission.
     pub const fn accepted(self) -> u32 {
         self.in_flight.saturating_sub(self.unanswered)
     }
 }
 
 impl ConcurrencyWindow {
-    /// The maximum of both counts and of the limit.
+    /// The largest value of the limit and of both counts.
     pub const MAX: u32 = (1 << 21) - 1;
 
     /// Creates an empty window with a limit, clamped to 1 ..= [`ConcurrencyWindow::MAX`].
@@ -57,7 +59,7 @@ impl ConcurrencyWindow {
         }
     }
 
-    /// Takes the requested units.
+    /// Takes the requested units if there is room. `slots` is the maximum number of submissions without a response.
     ///
     /// # Errors
     /// `Full` if other requests are waiting, the in-flight limit is reached, or `slots` submissions are without a response.
@@ -72,13 +74,14 @@ impl ConcurrencyWindow {
         })
     }
 
-    /// Takes the requested units for the request at the head of the queue, regardless of the waiters flag.
+    /// Takes the requested units for the request at the head of the queue, like [`ConcurrencyWindow::take`], but even though requests are
+    /// waiting.
     pub fn take_queued(&self, take: SlotRequest, slots: u32) -> Result<(), Full> {
         self.word
             .change(|word| Ok((Packed(word).take(take, slots)?.0, ())))
     }
 
-    /// Takes the requested units regardless of all limits.
+    /// Takes the requested units even if this exceeds the limits or other requests are waiting.
     pub fn take_unchecked(&self, take: SlotRequest) {
         self.update(|word| Packed(word.0 + Packed::of(take)));
     }
@@ -100,8 +103,8 @@ impl ConcurrencyWindow {
         self.update(|word| Packed(word.0 - Packed::of(take)))
     }
 
-    /// Sets the waiters flag. A waiter must set the flag before its last attempt to take units. Then either this attempt sees units
-    /// that are released, or the release sees the flag.
+    /// Sets or clears the waiters flag. A request that waits must set the flag before its last attempt to take units. Then no release is
+    /// missed: either that attempt sees the released units, or the thread that releases them sees the flag and serves the queue.
     pub fn set_waiters(&self, waiting: bool) -> WindowView {
         self.update(|word| match waiting {
             true => Packed(word.0 | Packed::WAITERS),
@@ -152,7 +155,7 @@ impl Packed {
         }
     }
 
-    /// Returns the state after taking the requested units.
+    /// Returns the state after taking the requested units, or `Full` if a limit is reached.
     fn take(self, take: SlotRequest, slots: u32) -> Result<Self, Full> {
         let WindowView {
             in_flight,

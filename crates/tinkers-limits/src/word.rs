@@ -3,7 +3,7 @@
 use crate::backoff::CasBackoff;
 use crate::sync::{AtomicU64, Ordering};
 
-/// A 64-bit word that is changed by compare-and-swap. All types of this crate with shared state consist of such words.
+/// A 64-bit word that threads change by compare-and-swap. All shared state of this crate consists of such words.
 #[derive(Debug)]
 pub(crate) struct Word {
     bits: AtomicU64,
@@ -24,8 +24,8 @@ impl Word {
         self.bits.load(Ordering::Acquire)
     }
 
-    /// Applies `change` to the word and returns its second result. Leaves the word unchanged if `change` returns an error. `change` may
-    /// run several times, so it must have no side effects.
+    /// Replaces the word by the first result of `change`, and returns the second result. Leaves the word unchanged if `change` returns an
+    /// error. `change` may run several times, so it must have no side effects.
     pub(crate) fn change<T, E>(
         &self,
         mut change: impl FnMut(u64) -> Result<(u64, T), E>,
@@ -53,7 +53,7 @@ impl Word {
         }
     }
 
-    /// Applies a `change` that cannot fail to the word, and returns its second result.
+    /// Replaces the word by the first result of `change`, which cannot fail, and returns the second result.
     pub(crate) fn set<T>(&self, mut change: impl FnMut(u64) -> (u64, T)) -> T {
         let changed: Result<T, std::convert::Infallible> = self.change(|word| Ok(change(word)));
         match changed {

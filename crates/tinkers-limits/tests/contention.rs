@@ -11,10 +11,11 @@ use tinkers_limits::{
 
 const THREADS: usize = 4;
 const CALLS: u32 = 2_000;
-/// The maximum number of rounds in which threads compete. Without a lost compare-and-swap by then, the test fails as inconclusive.
+/// The maximum number of rounds in which threads compete. If no compare-and-swap was lost by then, the test fails, since it has tested
+/// nothing.
 const ROUNDS: u32 = 2_000;
 
-/// Asserts that `call` counts no contention on one thread. Then runs it on several threads until it counts some.
+/// Asserts that `contention` does not rise while one thread runs `call`. Then runs `call` on several threads until `contention` rises.
 fn assert_counted(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
     (0..CALLS).for_each(|_| call());
     assert_eq!(contention(), 0, "one thread causes no contention");

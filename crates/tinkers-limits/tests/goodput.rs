@@ -13,7 +13,7 @@ mod sim;
 use cases::{Figures, Group, NoiseCase};
 use clients::Policy;
 
-/// Simulates these groups, and returns the required minimums that a client misses.
+/// Simulates these groups of cases, and returns a description of each required minimum that the results miss.
 fn failures(groups: &[Group], policy: Policy) -> Vec<String> {
     let of = |group: &Group| {
         let outcomes = group.cases.iter().map(|case| sim::run(case, policy));
@@ -47,7 +47,7 @@ fn two_processes_share_the_server_capacity_evenly() {
     assert_eq!(failures(&cases::pairs(), Policy::Adaptive), [""; 0]);
 }
 
-/// Simulates these cases with random refusals, and returns the required minimums that the client misses.
+/// Simulates these cases with random refusals, and returns a description of each required minimum that the results miss.
 fn noise_failures(cases: &[NoiseCase]) -> Vec<String> {
     let of = |case: &NoiseCase| case.failures(&case.run(Policy::Adaptive));
     cases.iter().flat_map(of).collect()

@@ -188,7 +188,8 @@ impl RampUnderTest for LoadThenStore {
     }
 }
 
-/// Models late responses to requests from before a pause. They arrive while the gradual increase restarts, and must not end it.
+/// Models late responses to requests from before a gate closure. They arrive while the gradual increase restarts after the closure, and
+/// must not end it.
 fn restarting_ramp<S: RampUnderTest>() -> Findings {
     explore("restarting ramp", 3, || {
         let ramp = Arc::new(S::new(1));

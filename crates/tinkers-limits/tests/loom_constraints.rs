@@ -53,7 +53,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Returns a violation if any unit or byte is still taken.
+/// Returns a description of a fault if any unit or byte is still taken.
 fn held(constraints: &Constraints) -> Vec<String> {
     let view = constraints.window().view();
     let held = (view.in_flight, view.unanswered, constraints.bytes().taken());
@@ -61,14 +61,14 @@ fn held(constraints: &Constraints) -> Vec<String> {
     fault.into_iter().collect()
 }
 
-/// The point in an admission at which the gate is read.
+/// The point of an admission at which the gate is read: after all other limits, as in the real code, or before them (a planted fault).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
     Last,
     First,
 }
 
-/// Models an admission during the refusal of another request. An admission that starts after the refusal must fail.
+/// Models an admission during the refusal of another request. An admission that starts after the end of the refusal must fail.
 fn admission_during_a_refusal(reads: Reads) -> Findings {
     explore("admission during a refusal", 3, move || {
         let constraints = Arc::new(constraints(8));
@@ -221,9 +221,9 @@ fn gate_is_found_open_only_after_the_gradual_increase_has_restarted() {
     .assert_none();
 }
 
-/// Models the end of an attempt while another request starts to wait. If `tries_first`, that request has called `take` before, without
-/// success. Unless the waiter is admitted, the end of the attempt must find the waiters flag set, since nothing else would serve the
-/// waiter.
+/// Models the end of an attempt while another request starts to wait for the limits that `full` has filled. If `tries_first`, that request
+/// has called `take` before, without success. Unless the request is admitted, the end of the attempt must find the waiters flag set;
+/// otherwise nothing would ever admit the request.
 fn wait_during_the_end_of_an_attempt(
     name: &'static str,
     full: fn() -> (Constraints, Ticket),
@@ -282,15 +282,16 @@ fn no_wake_up_is_lost_when_an_attempt_ends_during_the_ramp() {
     wait_during_the_end_of_an_attempt("waiter for the ramp", full, true).assert_none();
 }
 
-/// The action of a request after a limit refused the request and its units were released.
+/// What a request does after a limit has refused it and its units were released: serve the waiting requests, as it must, or ignore them (a
+/// planted fault).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rollback {
     ServesWaiters,
     IgnoresWaiters,
 }
 
-/// Models a request that briefly holds the only unit of the window until the byte budget refuses the request. If another request finds the
-/// window full meanwhile, that request must get the unit.
+/// Models a request that briefly holds the only unit of the window, until the byte budget refuses it. If another request finds the window
+/// full meanwhile and waits, that request must get the unit.
 fn rollback_model(rollback: Rollback) -> Findings {
     explore("rollback and waiter", 3, move || {
         let constraints = Arc::new(constraints(1));

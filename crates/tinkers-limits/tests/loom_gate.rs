@@ -20,9 +20,11 @@ trait Gate: Send + Sync + 'static {
 
     fn new() -> Self;
     fn epoch(&self) -> Self::Epoch;
-    /// Closes the gate. Returns whether this started a congestion event.
+    /// Closes the gate until `until`, for a refused request that was admitted in the epoch `seen`. Returns whether this started a
+    /// congestion event.
     fn close(&self, until: u64, seen: Self::Epoch) -> bool;
-    /// Asks for admission. Returns whether the request is the first request after a pause, or `None` if the request is not admitted.
+    /// Asks for admission at `now`. Returns whether the request is the first request after a closure, or `None` if the request is not
+    /// admitted.
     fn enter(&self, now: u64) -> Option<bool>;
     /// Records a response, other than a refusal, to a request that was admitted in the gate epoch `seen`.
     fn succeeded(&self, seen: Self::Epoch);
@@ -66,7 +68,7 @@ impl Gate for BackoffGate {
     }
 }
 
-/// A gate with a planted fault: the last refusal sets the deadline even if it is earlier, and any success opens the gate.
+/// A gate with a planted fault: the last refusal sets the deadline even if its deadline is earlier, and any success opens the gate.
 struct LastWriterWins(AtomicU64);
 
 impl Gate for LastWriterWins {
@@ -148,7 +150,8 @@ fn negative_control_later_deadline_overwritten_by_earlier_is_detected() {
     }
 }
 
-/// Models a success of the first request after a pause while a request from before the pause is refused.
+/// Models a success of the first request after a closure while a request that was admitted before the closure is refused. The gate must
+/// stay closed for that refusal.
 fn first_request_and_late_refusal<G: Gate>() -> Findings {
     explore("first request and late refusal", 3, || {
         let gate = Arc::new(G::new());
@@ -241,16 +244,17 @@ fn enter(gate: &BackoffGate, now: u64) -> Option<FirstRequest> {
     pass.first_request()
 }
 
-/// A way to report the end of a first request: the real way, or one with a planted fault (negative control).
+/// A way to report to the gate that a first request after a closure has ended: the real way, or one with a planted fault (negative
+/// control).
 trait EndReport: Send + Sync + 'static {
     fn new(first: FirstRequest) -> Self;
-    /// Records that another first request was admitted.
+    /// Records that `first_request` was admitted in place of an earlier first request.
     fn started(&self, first_request: FirstRequest);
-    /// Returns the first request that is reported as ended when `first_request` ends.
+    /// Returns the first request whose end is reported to the gate when `first_request` ends. The real way returns `first_request` itself.
     fn ended(&self, first_request: FirstRequest) -> FirstRequest;
 }
 
-/// The real behaviour: the first request that has ended is reported as ended.
+/// The real behaviour: when a first request ends, the end of this same request is reported to the gate.
 struct OwnFirstRequest;
 
 impl EndReport for OwnFirstRequest {
@@ -265,7 +269,7 @@ impl EndReport for OwnFirstRequest {
     }
 }
 
-/// A planted fault: the latest first request of the gate epoch is reported as ended, even if another first request has ended.
+/// A planted fault: when a first request ends, the end of the latest first request is reported to the gate, which may be another one.
 struct LatestFirstRequest(Mutex<FirstRequest>);
 
 impl EndReport for LatestFirstRequest {
@@ -282,7 +286,8 @@ impl EndReport for LatestFirstRequest {
     }
 }
 
-/// Models a first request that ends late, while a second and possibly a third request try to become the first request.
+/// Models a first request after a closure that ends late, while a second and possibly a third request try to replace it. At most one of
+/// them may be admitted.
 fn late_end_of_a_first_request<E: EndReport>(
     name: &str,
     end: fn(&BackoffGate, FirstRequest) -> bool,

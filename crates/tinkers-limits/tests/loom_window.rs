@@ -12,7 +12,7 @@ use tinkers_limits::{ConcurrencyWindow, SlotRequest};
 
 const ANY: u32 = u32::MAX;
 
-/// A window to be tested: the real window, or one with a planted fault (negative control). A view consists of the number of requests in
+/// A window to be tested: the real window, or one with a planted fault (negative control). Its view consists of the number of requests in
 /// flight and the in-flight limit.
 trait Window: Send + Sync + 'static {
     fn new(limit: u32) -> Self;
@@ -48,7 +48,7 @@ impl Window for ConcurrencyWindow {
 }
 
 /// A window with a planted fault: a release reads, decreases and stores the number of requests in flight in separate steps, and a change of
-/// the limit stores an old number.
+/// the limit stores a number of requests in flight that may be outdated.
 struct LoadThenStore(AtomicU64);
 
 impl Window for LoadThenStore {
@@ -87,8 +87,8 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Models three threads that take and release units of a window of two. The model is limited to two preemptions, since a third preemption
-/// multiplies the number of interleavings by ten.
+/// Models three threads that take and release units of a window with a limit of two. The model is limited to two preemptions, since a third
+/// preemption multiplies the number of interleavings by ten.
 fn concurrent_requests<W: Window>() -> Findings {
     explore("concurrent requests", 2, || {
         let window = Arc::new(W::new(2));
@@ -179,14 +179,16 @@ fn negative_control_limit_change_that_stores_the_count_is_detected() {
     );
 }
 
-/// The order in which a waiter sets the waiters flag and tries to take units.
+/// The order in which a request that starts to wait sets the waiters flag and tries to take units: the flag first, as it must, or last (a
+/// planted fault).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitOrder {
     FlagThenTake,
     TakeThenFlag,
 }
 
-/// A window with one possible waiter. Only the waiter, and releases that see the waiters flag, take the lock of the queue.
+/// A window, and a queue with at most one waiting request. Only that request, and releases that see the waiters flag, take the lock of the
+/// queue.
 struct Model {
     window: ConcurrencyWindow,
     is_waiting: Mutex<bool>,
@@ -206,7 +208,7 @@ impl Model {
         }
     }
 
-    /// Releases a slot and an in-flight unit. Serves the waiter if the waiters flag is set at the time of the release.
+    /// Releases a slot and an in-flight unit. Serves the waiting request if the waiters flag is set at the time of the release.
     fn release(&self) {
         self.window.release_slot();
         if self.window.release().has_waiters {
@@ -229,7 +231,7 @@ impl Model {
     }
 }
 
-/// Models a request that starts to wait while the only unit is released and a third request tries to take it.
+/// Models a request that starts to wait while another thread releases the only unit and a third request tries to take that unit.
 fn wait_during_a_release(order: WaitOrder) -> Findings {
     explore("wait during a release", 3, move || {
         let model = Arc::new(Model {

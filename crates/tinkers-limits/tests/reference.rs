@@ -18,9 +18,10 @@ fn us(n: u64) -> Duration {
 enum GateOperation {
     Wait(u64),
     Enter,
-    /// Refuses a request. Contains the index of the request, and the server's retry delay in microseconds.
+    /// The server refuses a request. Contains the index of the request, and the server's retry delay in microseconds.
     Refuse(usize, u64),
-    /// Responds to a first request with a success. Contains the index of this request among the first requests in flight.
+    /// The server responds to a first request after a closure with a success. Contains the index of this request among the first requests
+    /// in flight.
     Reopen(usize),
     Defer(usize, u64),
     HandOver(usize),
@@ -40,21 +41,22 @@ fn gate_operation() -> impl Strategy<Value = GateOperation> {
 
 const PATIENCE: u64 = 40;
 
-/// A reference model of the gate that does not depend on its implementation.
+/// A simple model of the gate, which is compared with the real gate and shares no code with it.
 #[derive(Default)]
 struct GateModel {
     now: u64,
     /// The latest deadline of all refusals.
     until: u64,
-    /// The gate epochs that a refusal has ended.
+    /// The gate epochs that have ended, since a request that was admitted in them was refused.
     ended: BTreeSet<usize>,
     /// The admitted requests, each with its gate epoch. Epochs are counted from 0.
     passes: Vec<(GatePass, usize)>,
-    /// The first requests in flight, each with its gate epoch and its index among all first requests.
+    /// The first requests after a closure that are in flight, each with its gate epoch and its index among all first requests.
     first_requests: Vec<(FirstRequest, usize, u64)>,
-    /// The number of first requests so far.
+    /// The number of first requests admitted so far.
     first_request_count: u64,
-    /// The index and the admission time of the last first request, while the gate waits for the response to it.
+    /// While the gate waits for the response to a first request: the index of this request among all first requests, and its admission
+    /// time.
     pending: Option<(u64, u64)>,
     is_open: bool,
 }
@@ -64,7 +66,7 @@ fn pick<T: Copy>(from: &[T], number: usize) -> Option<T> {
 }
 
 impl GateModel {
-    /// Ends a first request in flight. Returns this request, and whether the gate waits for the response to it.
+    /// Ends the first request in flight that `number` selects. Returns this request, and whether the gate waits for the response to it.
     fn end_first_request(&mut self, number: usize) -> Option<(FirstRequest, bool)> {
         let at = number.checked_rem(self.first_requests.len())?;
         let (first_request, _, number) = self.first_requests.swap_remove(at);
@@ -167,7 +169,7 @@ impl GateModel {
 enum WindowOperation {
     Take(SlotRequest, u32),
     TakeQueued(SlotRequest, u32),
-    /// Ends an attempt. Contains the index of the attempt among the attempts without a response.
+    /// Ends the submission of an attempt and releases its slot. Contains the index of the attempt among the attempts without a response.
     ReleaseSlot(usize),
     Undo(usize),
     Release,
@@ -214,7 +216,7 @@ impl WindowModel {
         Some(self.attempts.swap_remove(at))
     }
 
-    /// Returns the number of requests in flight whose submission has a response.
+    /// Returns the number of requests in flight whose submission has a response, so that their in-flight unit may be released.
     fn releasable(&self) -> usize {
         let submitted = self.attempts.iter();
         self.in_flight

@@ -51,7 +51,7 @@ mod arc_swap_cells {
             self.0.store(Some(content));
         }
 
-        /// Removes and returns the content. The caller must have exclusive access, so that no reader keeps the content alive.
+        /// Removes and returns the content. No other thread may read the cell meanwhile, since a reader could keep the content alive.
         pub(crate) fn take(&self) -> Option<Arc<T>> {
             self.0.swap(None)
         }
@@ -65,7 +65,8 @@ mod loom_cells {
 
     use loom::sync::atomic::{AtomicUsize, Ordering};
 
-    /// The list of all contents that a cell has had. The mutex of the list is never held where loom may switch threads.
+    /// A replacement for the cells in loom models: the list of all contents that a cell has had, and the index of the current one. The
+    /// mutex of the list is never held where loom may switch threads.
     struct Versions<T> {
         current: AtomicUsize,
         all: Mutex<Vec<Option<Arc<T>>>>,
@@ -88,7 +89,7 @@ mod loom_cells {
             self.with_versions(|all| all[at].clone())
         }
 
-        /// Stores `content` and returns the index of the previous version.
+        /// Adds `content` to the list as the current content. Returns the index of the previous content.
         fn swap(&self, content: Option<Arc<T>>) -> usize {
             let at = self.with_versions(|all| {
                 all.push(content);

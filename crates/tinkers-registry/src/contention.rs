@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The number of times that concurrent calls of a registry affected each other since its creation.
+/// How often concurrent calls of a registry affected each other since its creation.
 ///
-/// A stress test in which all of these numbers are zero has tested nothing.
+/// For stress tests: a test in which all of these numbers are zero has tested nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Contention {
-    /// The number of lost compare-and-swap operations on the reference count of an entry.
+    /// The number of compare-and-swap operations on the reference count of an entry that failed because of another thread.
     pub lost_exchanges: u64,
-    /// The number of lookups that found an entry whose last handle had just been dropped.
+    /// The number of lookups that found an entry whose last handle had just been dropped by another thread.
     pub expired_entries: u64,
     /// The number of calls that waited while another thread built the value.
     pub build_waits: u64,

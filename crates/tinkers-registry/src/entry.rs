@@ -6,7 +6,7 @@ use crate::contention::Counters;
 use crate::lazy_value::LazyValue;
 use crate::sync::{AtomicUsize, Ordering};
 
-/// An entry of the table: a key, a reference count and a value.
+/// An entry of the table: a key, the number of references to the entry, and a value.
 pub(crate) struct Entry<K, V> {
     pub(crate) key: K,
     /// The number of [`EntryRef`](crate::handle::EntryRef)s. Once the number is zero it stays zero, and the next call for the key creates a
@@ -26,13 +26,14 @@ impl<K, V> Entry<K, V> {
         }
     }
 
-    /// Adds a reference. The caller must hold a reference already.
+    /// Adds a reference. The caller must hold a reference already, so that the count is not zero.
     pub(crate) fn add_ref(&self) {
         // Relaxed: the caller's reference keeps the count above zero and the value in place.
         self.refs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds a reference unless the reference count is zero. Returns whether a reference was added.
+    /// Adds a reference unless the reference count is zero, which means that the entry is being removed. Returns whether a reference was
+    /// added.
     pub(crate) fn try_add_ref(&self, counters: &Counters) -> bool {
         // Relaxed: the value is read through `LazyValue`, which orders its own reads, and this word alone decides
         // whether the value stays in place.
@@ -54,7 +55,7 @@ impl<K, V> Entry<K, V> {
         false
     }
 
-    /// Removes a reference. Returns whether this was the last reference.
+    /// Removes a reference. Returns whether this was the last one, so that the caller must remove the entry.
     pub(crate) fn release_ref(&self) -> bool {
         // Release: a holder's use of the value happens before this. Acquire: it also happens before the drop of the
         // value by the last holder.

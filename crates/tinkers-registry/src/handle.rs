@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::table::Table;
 
-/// A shared reference to a value in a registry. While a handle exists, the value stays in the registry.
+/// A shared reference to a value in a registry. While a handle exists, calls for its key return the same value.
 ///
 /// Dropping the last handle of a key removes the entry and then drops the value, on the same thread and before the drop of the handle
 /// returns. No lock is held meanwhile, so the drop of the value may use the registry.
@@ -47,7 +47,7 @@ impl<K, V: fmt::Debug> fmt::Debug for Handle<K, V> {
     }
 }
 
-/// A counted reference to an entry. The caller that builds the value also holds a reference during the build.
+/// A counted reference to an entry of the table. A caller that builds the value holds one during the build, and each handle holds one.
 pub(crate) struct EntryRef<K, V> {
     pub(crate) entry: Arc<Entry<K, V>>,
     pub(crate) table: Arc<Table<K, V>>,

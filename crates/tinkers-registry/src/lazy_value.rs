@@ -8,10 +8,10 @@ use crate::cell::OptionCell;
 use crate::contention::Counters;
 use crate::sync::{Condvar, Mutex, ThreadId, current, lock, wait};
 
-/// A value that the first caller builds while other callers wait.
+/// A value that the first caller builds while other callers wait for it.
 pub(crate) struct LazyValue<V> {
     value: OptionCell<V>,
-    /// The thread that is building the value. The mutex is not held during the build.
+    /// The thread that is building the value, if any. The mutex is not held during the build.
     builder: Mutex<Option<ThreadId>>,
     build_ended: Condvar,
 }
@@ -22,7 +22,7 @@ pub(crate) enum BuildError<E> {
     Failed(E),
     /// The build function panicked with this payload.
     Panicked(Box<dyn Any + Send>),
-    /// The build function requested the value that it was building.
+    /// The build function requested the same value that it was building, which would wait forever.
     Recursive,
 }
 
@@ -35,20 +35,20 @@ impl<V> LazyValue<V> {
         }
     }
 
-    /// Returns the value if it has been built.
+    /// Returns the value, or `None` if it has not been built. Never waits.
     pub(crate) fn get(&self) -> Option<Arc<V>> {
         self.value.load()
     }
 
-    /// Removes and returns the value. The caller must hold the last reference.
+    /// Removes and returns the value. The caller must hold the last reference to the entry.
     pub(crate) fn take(&self) -> Option<Arc<V>> {
         self.value.take()
     }
 
     /// Returns the value, and builds it with `build` if necessary. Waits while another thread builds it.
     ///
-    /// A failed build is reported only to the caller that passed the build function; the next waiter runs its own build function. A panic
-    /// is caught, so that no cleanup runs during unwinding. The panic is returned, and the caller must resume it.
+    /// A failed build is reported only to the caller that passed the build function; the next waiting caller runs its own build function. A
+    /// panic of `build` is caught, so that no cleanup runs during unwinding. It is returned as an error, and the caller must resume it.
     pub(crate) fn get_or_build<E>(
         &self,
         build: impl FnOnce() -> Result<V, E>,
@@ -79,8 +79,8 @@ impl<V> LazyValue<V> {
         }
     }
 
-    /// Waits until another thread has built the value, and returns the value. Returns `None` if this thread has become the builder of the
-    /// value.
+    /// Waits while another thread builds the value, and returns the value. If there is neither a value nor another builder, makes this
+    /// thread the builder and returns `None`.
     fn wait_or_claim<E>(&self, counters: &Counters) -> Result<Option<Arc<V>>, BuildError<E>> {
         let this_thread = current().id();
         let mut has_waited = false;
@@ -103,7 +103,7 @@ impl<V> LazyValue<V> {
         Ok(value)
     }
 
-    /// Lets one of the waiters build the value.
+    /// Ends a failed build, and wakes one of the waiting callers, which then builds the value.
     fn release_build(&self) {
         *lock(&self.builder) = None;
         self.build_ended.notify_one();

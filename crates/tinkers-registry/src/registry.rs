@@ -37,7 +37,7 @@ impl<K, V> Registry<K, V> {
         self.len() == 0
     }
 
-    /// Returns the number of times that concurrent calls of the registry affected each other.
+    /// Returns how often concurrent calls of the registry affected each other.
     pub fn contention(&self) -> Contention {
         self.table.counters.read()
     }
@@ -93,7 +93,8 @@ impl<K: Ord, V> Registry<K, V> {
         }
     }
 
-    /// Returns a handle of the value of `key` if there is a handle already and the value has been built. Takes no lock and never waits.
+    /// Returns a handle of the value of `key` if another handle exists and the value has been built, otherwise `None`. Takes no lock and
+    /// never waits.
     pub fn get<Q>(&self, key: &Q) -> Option<Handle<K, V>>
     where
         K: Borrow<Q>,
@@ -112,7 +113,7 @@ impl<K: Ord, V> Registry<K, V> {
         self.adopt_ref(self.table.find_or_insert(fresh))
     }
 
-    /// Takes ownership of the reference that was added to `entry`.
+    /// Wraps a reference that the table has counted for the caller. When the returned value is dropped, the reference is released.
     fn adopt_ref(&self, entry: Arc<Entry<K, V>>) -> EntryRef<K, V> {
         EntryRef {
             entry,

@@ -14,7 +14,8 @@ pub(crate) use loom::{
     thread::{ThreadId, current},
 };
 
-/// Locks `mutex` and ignores its poisoning, since every change under a lock of this crate is a single step.
+/// Locks `mutex`, even if a thread has panicked while it held the lock. The guarded state is then still valid, since every change under a
+/// lock of this crate is a single step.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()

@@ -16,7 +16,7 @@ type Entries<K, V> = Box<[Arc<Entry<K, V>>]>;
 /// An entry without references may remain in the table until the thread that dropped its last reference has removed it.
 pub(crate) struct Table<K, V> {
     entries: SwapCell<Entries<K, V>>,
-    /// A mutex that is locked while the list of entries is replaced. The mutex guards no data, and readers do not lock it.
+    /// A mutex that a thread holds while it replaces the list of entries. The mutex guards no data, and readers do not lock it.
     writers: Mutex<()>,
     pub(crate) counters: Counters,
 }
@@ -35,7 +35,8 @@ impl<K, V> Table<K, V> {
         self.entries.load().len()
     }
 
-    /// Returns the entry of `key` with an added reference, if the entry has any references. Takes no lock.
+    /// Returns the entry of `key` and counts a reference of the caller to it. `None` if there is no entry, or if its last reference was
+    /// released already. Takes no lock.
     pub(crate) fn find<Q>(&self, key: &Q) -> Option<Arc<Entry<K, V>>>
     where
         K: Borrow<Q>,
@@ -46,8 +47,8 @@ impl<K, V> Table<K, V> {
         entry.try_add_ref(&self.counters).then(|| Arc::clone(entry))
     }
 
-    /// Returns the existing entry for the key of `fresh`, with an added reference. If there is no entry, inserts and returns `fresh`. The
-    /// first reference of `fresh` passes to the caller.
+    /// Returns the existing entry for the key of `fresh`, and counts a reference of the caller to it. If there is no entry with references,
+    /// inserts and returns `fresh`, whose first reference belongs to the caller.
     pub(crate) fn find_or_insert(&self, fresh: Arc<Entry<K, V>>) -> Arc<Entry<K, V>>
     where
         K: Ord,
@@ -77,7 +78,7 @@ impl<K, V> Table<K, V> {
         fresh
     }
 
-    /// Removes an entry without references, unless another entry has replaced it already.
+    /// Removes the entry `unused`, which has no references any more. Does nothing if another entry has replaced it already.
     pub(crate) fn remove(&self, unused: &Arc<Entry<K, V>>) {
         let _replaced = {
             let _writer = lock(&self.writers);
@@ -94,7 +95,7 @@ impl<K, V> Table<K, V> {
     }
 }
 
-/// Returns the index of `key`, or the index at which to insert it.
+/// Returns the index of `key` in the sorted entries, or as the error the index at which to insert it.
 fn search<K, V, Q>(entries: &[Arc<Entry<K, V>>], key: &Q) -> Result<usize, usize>
 where
     K: Borrow<Q>,

@@ -35,7 +35,7 @@ impl<S: Subject> Model<S> {
         })
     }
 
-    /// Creates a handle and records the handle in the tracker.
+    /// Creates a handle of the only key and records the handle in the tracker.
     fn acquire(&self) -> S::Handle {
         let built = self
             .registry
@@ -64,7 +64,7 @@ impl<S: Subject> Model<S> {
         self.spawn(|model| model.release(model.acquire()))
     }
 
-    /// Returns the violations that the tracker found. Called after all handles have been dropped.
+    /// Returns descriptions of the faults that the tracker found. Called after all handles have been dropped.
     fn faults(&self) -> Vec<String> {
         let mut faults = self.tracker.observations().faults();
         if self.registry.len() > 0 {
@@ -81,7 +81,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
 mod lookups_during_the_last_drop {
     use super::*;
 
-    /// Models two threads that request a key while its last handle is dropped.
+    /// Models two threads that request a key while another thread drops its last handle.
     fn model<S: Subject>() -> Findings {
         explore("two lookups during the last drop", 3, || {
             let model = Model::<S>::new();
@@ -109,7 +109,7 @@ mod lookups_during_the_last_drop {
 mod concurrent_creation {
     use super::*;
 
-    /// Models two threads that request a key without a value and do not drop their handles.
+    /// Models two threads that request a key without a value at the same time, and keep their handles. Both must get the same value.
     fn model<S: Subject>() -> Findings {
         explore("concurrent creation", 3, || {
             let model = Model::<S>::new();
@@ -199,7 +199,7 @@ fn removal_of_an_old_registry_entry_keeps_the_new_entry() {
 
 #[test]
 fn failed_build_lets_a_waiter_build_the_value() {
-    /// The outcome of a build function that returns no value.
+    /// The way in which a build function fails.
     #[derive(Clone, Copy)]
     enum Failure {
         Error,

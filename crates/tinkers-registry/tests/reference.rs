@@ -14,7 +14,7 @@ enum Operation {
     Fail(u8),
     Panic(u8),
     Get(u8),
-    /// Clones one of the existing handles. The index is taken modulo the number of handles.
+    /// Clones the existing handle with this index, taken modulo the number of handles.
     Clone(usize),
     Drop(usize),
 }
@@ -31,7 +31,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// A value that records its drop.
+/// A value that records its id when it is dropped.
 #[derive(Debug)]
 struct Value {
     id: u64,
@@ -44,7 +44,7 @@ impl Drop for Value {
     }
 }
 
-/// The reference model: for each key, the id of the value and the number of its handles.
+/// A simple model of a registry: for each key, the id of the value and the number of its handles.
 #[derive(Default)]
 struct Model {
     live: BTreeMap<u8, (u64, usize)>,
@@ -80,7 +80,7 @@ enum Build {
     Fails,
 }
 
-/// The registry under test and the reference model.
+/// The registry under test and the model with which it is compared.
 #[derive(Default)]
 struct Comparison {
     registry: Registry<u8, Value>,

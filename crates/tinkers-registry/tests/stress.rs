@@ -14,7 +14,7 @@ use tinkers_registry::Registry;
 use tracked::{Tracked, Tracker};
 use workload::{Counts, RunError, Workload};
 
-/// Returns a random seed, or the seed in the environment variable `TINKERS_STRESS_SEED`.
+/// Returns the seed of the workload: the number in the environment variable `TINKERS_STRESS_SEED`, or else a random number.
 #[expect(
     clippy::disallowed_methods,
     reason = "the environment selects the seed of a failed run"

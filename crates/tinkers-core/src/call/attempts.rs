@@ -24,9 +24,9 @@ use crate::time::Timestamp;
 use crate::transport::{HttpResponse, TransportErrorKind};
 use crate::user_code::catch_panic;
 
-/// The size in bytes above which a refused request waits for an extra pause, if the server sent no retry delay.
+/// The body size in bytes above which a request makes an extra pause of [`LARGE_BODY_PAUSE`] after a 429 response without a retry delay.
 const LARGE_BODY: u64 = 128 * 1024;
-/// The extra pause after the refusal of a large request without a retry delay from the server.
+/// The extra pause of a large request after a 429 response without a retry delay.
 const LARGE_BODY_PAUSE: Duration = Duration::from_secs(5);
 
 /// The maximum number of retries of a call after successful responses that cannot be decoded.
@@ -36,19 +36,21 @@ const MAX_UNREADABLE: u32 = 3;
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
     began: Timestamp,
-    /// The time since `began` that does not count for the retry window: waits for admission, and pauses that the server asked for.
+    /// The time since `began` that does not count towards the limit on the duration of retries: waits for admission, and pauses that the
+    /// server asked for.
     held_back: Duration,
     made: u32,
     repeats: u32,
     /// The number of successful responses that could not be decoded.
     unreadable: u32,
-    /// Whether the call still waits for its first admission.
+    /// Whether the call has not been admitted yet, so that none of its attempts can have been sent.
     is_waiting: bool,
     /// Whether an attempt before the current one may have been applied.
     pub(super) maybe_applied: bool,
-    /// Whether the current attempt is being sent or may have been applied.
+    /// Whether the current attempt is being sent, or has ended and may have been applied.
     in_doubt: bool,
-    /// The send decision of the attempt that is being sent. The attempt can be retracted through it.
+    /// The send decision of the attempt that is being sent. A call that is given up uses it to prevent an attempt that was not sent yet
+    /// from being sent.
     send_decision: Option<Arc<SendDecision>>,
 }
 
@@ -58,7 +60,7 @@ struct Failed {
     hint: Option<Duration>,
     /// The error that the call returns if there is no retry.
     error: Error,
-    /// The time at which the attempt was sent, if its failure is a sign of an outage.
+    /// The time at which the attempt was sent, if its failure is a sign that the server is down. `None` for other failures.
     outage: Option<Timestamp>,
 }
 
@@ -78,7 +80,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Runs the attempts of `call`. `early` is the admission for the first attempt, if the caller has acquired one.
+    /// Sends the attempts of `call` until one succeeds or the call fails. `early` contains the permits for the first attempt if the caller
+    /// has acquired them before.
     pub(super) async fn run(
         &mut self,
         call: &mut Call,
@@ -280,7 +283,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns the action for a response: the action of the retry table, unless the call overrides that action.
+    /// Returns the action for a response. [`retry::classify`] chooses the action, unless `is_final` or `is_readable` of the call overrides
+    /// it.
     fn action(&mut self, call: &Call, response: &HttpResponse) -> RetryAction {
         match retry::classify(response, self.caller.time.wall()) {
             RetryAction::Again { kind, .. } if call.is_final.is_some_and(|is| is(response)) => {
@@ -302,7 +306,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns whether the current attempt may have been applied. Called when the call is abandoned.
+    /// Returns whether the server may have applied the current attempt. Called when the caller gives up the call; an attempt that was not
+    /// sent yet is prevented from being sent.
     pub(super) fn is_in_doubt(&self) -> bool {
         let is_retracted = self
             .send_decision
@@ -311,7 +316,7 @@ impl<'a> Attempts<'a> {
         self.in_doubt && !is_retracted
     }
 
-    /// Records whether a finished attempt may have been applied.
+    /// Records whether the server may have applied an attempt that has ended.
     fn record(&mut self, attempt: Option<AttemptGuard<'_>>, applied: Applied) {
         self.in_doubt = applied == Applied::Maybe;
         if let Some(attempt) = attempt
@@ -321,15 +326,17 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns the in-flight permit for the retry if the server may still work on the request. Drops the permit otherwise.
+    /// Returns the in-flight permit, to be kept for the retry, if the server may still work on the request. Otherwise drops the permit and
+    /// returns `None`.
     fn keep(&self, held: InFlightPermit, applied: Applied) -> Option<InFlightPermit> {
         (self.maybe_applied || applied == Applied::Maybe).then_some(held)
     }
 
-    /// Waits before the next attempt.
+    /// Waits for the pause before the next attempt.
     ///
     /// # Errors
-    /// The error of the failed attempt if the policy, the deadline or an unknown outcome forbids a retry.
+    /// Returns the error of the failed attempt if the retry policy or the deadline allows no further attempt, and `OutcomeUnknown` if the
+    /// server may have applied the attempt and the policy then forbids a retry.
     async fn repeat(&mut self, call: &Call, failed: Failed) -> Result<(), Error> {
         let Failed {
             applied,
@@ -400,7 +407,11 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Waits for a pause before the call asks for admission again. The pause does not count for the retry window.
+    /// Waits for `pause`, after which the call asks for admission again. The pause does not count towards the limit on the duration of
+    /// retries.
+    ///
+    /// # Errors
+    /// Returns the error that `error` creates if the pause would end after the deadline of the call.
     async fn sleep(
         &mut self,
         call: &Call,
@@ -456,7 +467,7 @@ fn idempotency_key(jitter: &dyn Jitter) -> String {
     key
 }
 
-/// Sets a header without copying its value. An invalid value is left out.
+/// Sets a header without copying `value`. If `value` is not a valid header value, the header is not set.
 fn insert(headers: &mut HeaderMap, name: &'static str, value: impl Into<Bytes>) {
     if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
         headers.insert(HeaderName::from_static(name), value);

@@ -50,7 +50,8 @@ impl Scene {
         })
     }
 
-    /// Retries until the server responds, with outage detection if `detect_outages` is set. Returns the time of the response.
+    /// Sends a request again and again until the server responds. Outages are detected, which may shorten pauses, only if `detect_outages`
+    /// is set. Returns the time of the response.
     #[expect(clippy::future_not_send, reason = "the tests run on one thread")]
     async fn ask(self: Rc<Self>, detect_outages: bool) -> Timestamp {
         for failures in 0_u32.. {
@@ -145,7 +146,7 @@ fn retry_woken_after_an_outage_waits_for_the_server_retry_delay() {
     assert!(answered[0].since_origin() >= secs(40.0));
 }
 
-/// A request that has just failed and waits for its backoff. The server sent a retry delay of one hour.
+/// A request that has just failed and waits for its backoff, which ends after one hour.
 struct Sleeper<'a>(BoxFuture<'a, ()>);
 
 impl<'a> Sleeper<'a> {
@@ -154,7 +155,8 @@ impl<'a> Sleeper<'a> {
         Self::with_check(scene, sent_at, not_before)
     }
 
-    /// Returns a failed request that was sent at `sent_at` and may be retried from `not_before` on.
+    /// Returns the pending retry of a request that was sent at `sent_at` and failed. The retry may be sent from `not_before` on, so it may
+    /// be chosen as an outage check.
     fn with_check(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
         let pause = OutageBackoff {
             sent_at,

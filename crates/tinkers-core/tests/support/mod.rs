@@ -31,7 +31,7 @@ pub(crate) enum Step {
     Fails(TransportErrorKind, Sent),
     /// Receives the request and never responds.
     Silent,
-    /// Never completes the connection.
+    /// Never completes the connection, so that the request is not sent.
     Dials,
     /// Behaves like the given step, but only after a number of seconds.
     Late(u64, &'static Self),
@@ -102,18 +102,18 @@ impl Transport for Server {
     }
 }
 
-/// A simple limiter. A refusal closes the limiter for the server's retry delay, or for a second if the response contains no retry delay.
-/// The limiter counts in-flight permits.
+/// A limiter for tests. A refusal closes it for the server's retry delay, or for a second if the response contains no retry delay. It
+/// counts in-flight permits and has no other limits.
 #[derive(Debug, Clone)]
 struct Gate {
     clock: ManualClock,
     opens_at: Arc<Mutex<Timestamp>>,
     in_flight_permits: Arc<AtomicUsize>,
-    /// The number of admissions after which the client counts as closed.
+    /// The number of admissions that are left until the client counts as closed, so that further admissions fail.
     left: Arc<AtomicUsize>,
     /// The queue position that each attempt requested, in order.
     readmissions: Arc<Mutex<Vec<Readmission>>>,
-    /// The kinds of the returned permits, in order.
+    /// The kinds of the permits that were returned to the limiter, in order: `permit` or `in_flight_permit`.
     returned_permits: Arc<Mutex<Vec<&'static str>>>,
 }
 
@@ -172,18 +172,19 @@ impl Ledger for Gate {
     }
 }
 
-/// A caller with its transport, limiter and clock.
+/// A caller under test, with a scripted server, a limiter and a manual clock.
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
     pub(crate) caller: Caller,
     server: Arc<Server>,
     gate: Gate,
-    /// The number of in-flight permits that were held at each pause.
+    /// The number of in-flight permits that were held at each pause of the call, in order.
     permits_during_pauses: Mutex<Vec<usize>>,
 }
 
 impl World {
-    /// Creates a server that follows `script` and then behaves like `usually`. There is no jitter, and the retry budget is full.
+    /// Creates a caller whose server behaves according to `script` for the first requests, and like `usually` afterwards. There is no
+    /// jitter, and the retry budget is full.
     pub(crate) fn new(script: &[Step], usually: Step) -> Self {
         let clock = ManualClock::new();
         let server = Arc::new(Server {
@@ -245,13 +246,13 @@ impl World {
         self
     }
 
-    /// Closes the gate until this time on the clock.
+    /// Closes the limiter until the clock has advanced by `since_origin`.
     pub(crate) fn closed_until(self, since_origin: Duration) -> Self {
         *self.gate.opens_at.lock().unwrap() = Timestamp::from_origin(since_origin);
         self
     }
 
-    /// Lets the client count as closed after this number of admissions.
+    /// Makes the client count as closed after this number of admissions.
     pub(crate) fn closed_after(self, admissions: usize) -> Self {
         self.gate.left.store(admissions, Ordering::SeqCst);
         self
@@ -272,7 +273,7 @@ impl World {
         self.drive(self.caller.call(call), limit)
     }
 
-    /// Runs `call` with an admission that was acquired before.
+    /// Runs `call` to completion, with an admission that was acquired before for its first attempt.
     pub(crate) fn call_with_admission(
         &self,
         ask: AdmissionRequest,
@@ -334,18 +335,18 @@ impl World {
         self.server.seen.lock().unwrap().clone()
     }
 
-    /// Returns the retry count in the headers of each attempt.
+    /// Returns the value of the retry-count header of each attempt.
     pub(crate) fn retry_counts(&self) -> Vec<String> {
         self.server.retry_counts.lock().unwrap().clone()
     }
 
-    /// Returns the number of requests that the server received and the limiter still allows to be sent.
+    /// Returns the number of received requests whose departure check still allows them to be sent.
     pub(crate) fn departures_that_may_leave(&self) -> usize {
         let departures = self.server.departures.lock().unwrap();
         departures.iter().filter(|one| one.may_leave()).count()
     }
 
-    /// Returns the number of in-flight permits that were held at each pause.
+    /// Returns the number of in-flight permits that were held at each pause of the call.
     pub(crate) fn permits_during_pauses(&self) -> Vec<usize> {
         self.permits_during_pauses.lock().unwrap().clone()
     }
@@ -355,7 +356,7 @@ impl World {
         self.gate.readmissions.lock().unwrap().clone()
     }
 
-    /// Returns the kinds of the returned permits, in order.
+    /// Returns the kinds of the permits that were returned to the limiter, in order: `permit` or `in_flight_permit`.
     pub(crate) fn returned_permits(&self) -> Vec<&'static str> {
         self.gate.returned_permits.lock().unwrap().clone()
     }

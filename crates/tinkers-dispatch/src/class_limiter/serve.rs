@@ -68,7 +68,8 @@ impl ClassLimiter {
         }
     }
 
-    /// Sets a timer at `at` for the first entry of each client. Without a timer the queue would not be served again.
+    /// Sets a timer at `at` for the first request of each client. When it fires, the future of that request polls the queue, which admits
+    /// waiting requests. Without a timer nothing would do so.
     fn serve_again_at(&self, state: &mut State, at: Timestamp, deferred: &mut Deferred) {
         state.serve_at = Some(at);
         for waker in state.queue.set_alarms(at) {
@@ -76,8 +77,8 @@ impl ClassLimiter {
         }
     }
 
-    /// During the gradual increase after a pause, counts polls that were not refused for a while as accepted: the server holds accepted
-    /// polls, so the responses come too late. Returns whether the limit of the gradual increase rose.
+    /// During the gradual increase after a gate closure, counts polls as accepted that were not refused for a while. The server responds to
+    /// an accepted poll only when there is a result, which is too late to raise the limit. Returns whether the limit rose.
     fn step_ramp(&self, state: &mut State, now: Timestamp) -> bool {
         if self.class != RouteClass::Poll || self.constraints.has_no_ramp() {
             state.ramp_at = None;
@@ -94,7 +95,8 @@ impl ClassLimiter {
         allows_more
     }
 
-    /// Takes back grants that were not collected in time. Returns whether there were any.
+    /// Takes back the grants of requests that were admitted from the queue, but whose future was not polled in time. Their units return to
+    /// the limits. Returns whether there were any.
     fn take_back_lapsed(&self, state: &mut State, now: Timestamp) -> bool {
         if state.queue.uncollected() == 0 || now < state.lapse_at {
             return false;
@@ -114,8 +116,8 @@ impl ClassLimiter {
         !lapsed.is_empty()
     }
 
-    /// Returns the time at which the oldest grant is taken back, if uncollected grants hold all slots in use. In that case nothing else
-    /// serves the queue.
+    /// Returns the time at which the oldest uncollected grant is taken back, if all slots in use belong to requests that were admitted but
+    /// not polled since. In that case no response will make room, so only a timer at this time can let other requests in.
     fn earliest_lapse(&self, state: &State) -> Option<Timestamp> {
         let uncollected = state.queue.uncollected();
         let unanswered = self.constraints.window().view().unanswered as usize;
@@ -154,8 +156,8 @@ impl ClassLimiter {
         }
     }
 
-    /// Opens the gate if the first request after a pause is a poll and the server has not refused the poll for a while: the server holds a
-    /// poll that it accepts.
+    /// Opens the gate if the first request after a closure is a poll that the server has not refused for a while. The poll then counts as
+    /// accepted: the server responds to an accepted poll only when there is a result.
     fn open_unrefused(&self, state: &mut State, now: Timestamp, deferred: &mut Deferred) {
         if self.class != RouteClass::Poll {
             return;

@@ -21,7 +21,7 @@ use tinkers_dispatch::{
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const NANO: Duration = Duration::from_nanos(1);
 
-/// A limiter with a manual clock.
+/// A limiter under test, with a manual clock.
 pub(crate) struct Bench {
     pub(crate) clock: ManualClock,
     pub(crate) limiter: Arc<Limiter>,
@@ -54,7 +54,7 @@ impl Bench {
         })
     }
 
-    /// Requests admission, and polls the future once.
+    /// Requests admission, and polls the future once. Returns the future.
     pub(crate) fn ask(&self, ask: AdmissionRequest) -> Waiting {
         let admission = Arc::clone(&self.admission);
         let mut waiting = Waiting::new(Box::pin(async move { admission.admit(ask).await }));
@@ -77,7 +77,7 @@ impl Bench {
         self.state(RouteClass::Sample)
     }
 
-    /// Returns the time at which the closed gate for samples opens.
+    /// Returns the time at which the gate for samples opens. The gate must be closed.
     pub(crate) fn opens_at(&self) -> Timestamp {
         match self.sample().gate {
             GateSnapshot::ClosedUntil(at) => at,
@@ -95,7 +95,7 @@ impl Bench {
         self.clock.now().after(after)
     }
 
-    /// Asserts that there are no waiters and that all permits were returned.
+    /// Asserts that no requests wait and that all permits were returned.
     pub(crate) fn assert_all_given_back(&self) {
         for class in RouteClass::ALL {
             if let Some(state) = self.limiter.class_snapshot(class) {
@@ -173,7 +173,7 @@ impl Wake for Woken {
     }
 }
 
-/// An admission that is polled by hand.
+/// The future of a request that asks for admission, polled by hand.
 pub(crate) struct Waiting {
     future: Option<BoxFuture<'static, Result<Admitted, Error>>>,
     outcome: Option<Result<Admitted, Error>>,
@@ -200,7 +200,7 @@ impl Waiting {
         }
     }
 
-    /// Polls the admission if it was woken since the last poll, like an executor. Returns whether it was woken.
+    /// Polls the future if it was woken since the last poll, as an executor would. Returns whether it was woken.
     pub(crate) fn run(&mut self) -> bool {
         let woken = self.woken.0.swap(0, Ordering::SeqCst) > 0;
         if woken {

@@ -5,23 +5,23 @@ use std::time::Duration;
 use crate::clients::Policy;
 use crate::sim::{self, Case, Noise, Outcome, Window};
 
-/// A group of similar cases, with the minimum results that they require.
+/// A group of similar cases, with the minimum results that the limiter must reach in them.
 pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) sample: Duration,
     pub(crate) hint: Duration,
     /// The cases of the group, one per seed.
     pub(crate) cases: Vec<Case>,
-    /// The minimum number of finished samples, as a fraction of those that a client with full knowledge of the server would finish, on
-    /// average.
+    /// The minimum number of finished samples, averaged over the cases, as a fraction of those that a client with full knowledge of the
+    /// server would finish.
     pub(crate) min_share: f64,
     /// The minimum evenness between clients: the samples of the slowest client as a fraction of those of the fastest.
     pub(crate) min_evenness: f64,
 }
 
-/// The minimum number of accepted requests per refusal.
+/// The minimum number of accepted requests per refused request.
 const ACCEPTED_PER_REFUSAL: f64 = 20.0;
-/// The number of seeds of the random number generator. The seed varies random walks and the times of capacity changes.
+/// The number of seeds, each of which gives one case. The seed varies random walks and the times of capacity changes.
 const SEEDS: u64 = 8;
 
 const fn ms(n: u64) -> Duration {
@@ -32,9 +32,9 @@ const fn ms(n: u64) -> Duration {
 const HINTS: [Duration; 2] = [ms(200), ms(1_000)];
 const SAMPLES: [Duration; 2] = [ms(200), ms(1_000)];
 
-/// Cases with a server of constant capacity, with 50 samples per unit of capacity. If the server's retry delay is 1 s and a sample takes
-/// 200 ms, one gate closure takes so long that a client that learns from refusals finishes at most a fraction of 0.92 of the possible
-/// samples.
+/// Cases with a server of constant capacity, in which the clients finish 50 samples per unit of capacity. If the server's retry delay is 1
+/// s and a sample takes 200 ms, one gate closure takes so long that a client that learns from refusals finishes at most a fraction of 0.92
+/// of the possible samples.
 pub(crate) fn fixed() -> Vec<Group> {
     let group = |size: u32, sample, hint| Group {
         name: format!("W = {size}"),
@@ -52,7 +52,7 @@ pub(crate) fn fixed() -> Vec<Group> {
     grid(&[20, 50, 500], group)
 }
 
-/// Cases in which the capacity is 20, 50 and 10 in turn, for three minutes.
+/// Cases in which the server capacity is 20, 50 and 10 requests in turn, for three minutes.
 pub(crate) fn steps() -> Vec<Group> {
     let group = |each: u32, sample, hint| {
         let window = |seed: u64| Window {
@@ -76,7 +76,7 @@ pub(crate) fn steps() -> Vec<Group> {
     grid(&[10, 30], group)
 }
 
-/// Cases in which the capacity is a random walk from 5 to 80 for three minutes, with a change of up to five per second.
+/// Cases in which the server capacity is a random walk between 5 and 80 requests, for three minutes, with up to five changes per second.
 pub(crate) fn walks() -> Vec<Group> {
     let group = |_, sample, hint| Group {
         name: "walk".to_owned(),
@@ -89,7 +89,8 @@ pub(crate) fn walks() -> Vec<Group> {
     grid(&[0], group)
 }
 
-/// Cases with two processes that share one API key for ten minutes, at a capacity of 50. The second process starts five seconds later.
+/// Cases with two processes that share one API key for ten minutes, at a server capacity of 50 requests. The second process starts five
+/// seconds later.
 pub(crate) fn pairs() -> Vec<Group> {
     let group = |size: u32, sample: Duration, hint| {
         let samples = 600 * u64::from(size) * 1_000 / sample.as_millis() as u64;
@@ -180,40 +181,45 @@ pub(crate) struct NoiseCase {
     pub(crate) per_mille: u64,
     /// The capacity of the server, or `None` if it is unlimited.
     pub(crate) window: Option<u32>,
-    /// The number of concurrent samples.
+    /// The maximum number of samples that the client runs at once.
     pub(crate) callers: u64,
     pub(crate) sample: Duration,
     pub(crate) hint: Duration,
-    /// Whether the random refusals come in a burst and end.
+    /// Whether the random refusals come in one burst and then end. Otherwise they last for the whole simulation.
     pub(crate) is_burst: bool,
 }
 
 /// The result of a case with random refusals.
 pub(crate) struct NoiseOutcome {
-    /// The number of samples finished during the random refusals, relative to a client that has the same gate and gradual increase, and
-    /// knows the server's capacity.
+    /// The number of samples finished during the random refusals, as a fraction of those of a client that has the same gate and gradual
+    /// increase, and knows the server's capacity.
     pub(crate) during: f64,
-    /// The fraction of the possible samples that were finished, from two seconds after the end of a burst on. `None` without a burst.
+    /// The finished samples as a fraction of the possible ones, counted from two seconds after the end of the burst of random refusals on.
+    /// `None` without a burst.
     pub(crate) after: Option<f64>,
-    /// The same fraction as `after`, for the worst seed instead of the average.
+    /// The finished samples after the burst as a fraction of the possible ones, like `after`, but for the worst seed instead of the average
+    /// of all seeds.
     pub(crate) worst_after: Option<f64>,
     pub(crate) refused_per_accepted: f64,
 }
 
 impl NoiseCase {
-    /// The start and the end of the burst.
+    /// The start and the end of the burst of random refusals.
     const BURST: [Duration; 2] = [ms(10_000), ms(20_000)];
     const END: Duration = ms(40_000);
     /// The seeds of the random number generator. None of these seeds was used to choose the constants of the algorithm.
     const SEEDS: std::ops::RangeInclusive<u64> = 101..=120;
     const SETTLED: Duration = ms(2_000);
-    /// The minimum of [`NoiseOutcome::during`]: the samples finished during the random refusals, relative to a client that knows the capacity.
+    /// The minimum of [`NoiseOutcome::during`]: the samples finished during the random refusals, as a fraction of those of a client that
+    /// knows the server's capacity.
     const MIN_DURING: f64 = 0.7;
-    /// The minimum of [`NoiseOutcome::after`]: the fraction of the possible samples finished after a burst, on average.
+    /// The minimum of [`NoiseOutcome::after`]: the samples finished after the burst as a fraction of the possible ones, on average over the
+    /// seeds.
     const MIN_AFTER: f64 = 0.88;
-    /// The minimum of [`NoiseOutcome::worst_after`]: the fraction of the possible samples finished after a burst, for the worst seed.
+    /// The minimum of [`NoiseOutcome::worst_after`]: the samples finished after the burst as a fraction of the possible ones, for the worst
+    /// seed.
     const MIN_AFTER_WORST: f64 = 0.45;
-    /// The maximum number of refusals per accepted request, in addition to the random ones.
+    /// The maximum number of refusals per accepted request, not counting the expected number of random refusals.
     const MAX_REFUSALS: f64 = 0.1;
 
     fn case(&self, seed: u64) -> Case {
@@ -240,7 +246,7 @@ impl NoiseCase {
         }
     }
 
-    /// Returns the number of samples that can run at once.
+    /// Returns the number of samples that can run at once, limited by the server and by the client.
     fn max_concurrency(&self) -> u32 {
         self.window.unwrap_or(u32::MAX).min(self.callers as u32)
     }
@@ -370,7 +376,7 @@ impl Figures {
         self.mean(Outcome::refused_per_event)
     }
 
-    /// Returns the evenness of the least even outcome.
+    /// Returns the smallest evenness between clients among the outcomes of the group.
     pub(crate) fn evenness(&self) -> f64 {
         let all = self.outcomes.iter().map(Outcome::evenness);
         all.fold(f64::INFINITY, f64::min)

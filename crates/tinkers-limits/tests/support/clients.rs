@@ -12,9 +12,9 @@ use tinkers_limits::{
 pub(crate) enum Policy {
     /// A client with the real gate, gradual increase and adaptive in-flight limit.
     Adaptive,
-    /// A client with the real gate and gradual increase, and a fixed in-flight limit: that at the start.
+    /// A client with the real gate and gradual increase. Its in-flight limit is fixed at the value with which the real limiter starts.
     FixedWindow,
-    /// A client with the real gate and gradual increase, and this fixed in-flight limit: the capacity of the server.
+    /// A client with the real gate and gradual increase. Its in-flight limit is fixed at this number, the capacity of the server.
     KnownWindow(u32),
     /// A client with an adaptive in-flight limit and a gate that opens completely at its deadline: without a first request, gradual
     /// increase or slow start.
@@ -31,18 +31,18 @@ pub(crate) enum Admission {
     },
     /// The request may be sent at this time.
     NotUntil(Duration),
-    /// The request may be sent after another request has ended.
+    /// The request may be sent only after another request has ended.
     Full,
 }
 
-/// A simulated process with its own limits.
+/// A simulated client process with its own limits.
 pub(crate) struct Client {
     policy: Policy,
     constraints: Constraints,
     limit: AdaptiveLimit,
     tickets: BTreeMap<u64, Ticket>,
     events: u64,
-    /// Whether a request is waiting.
+    /// Whether a request of the client waits for admission.
     has_waiters: bool,
     /// The deadline of the gate of a client of the kind [`Policy::OpensAtDeadline`].
     until: Duration,
@@ -87,7 +87,7 @@ impl Client {
         self.constraints.window().view().in_flight.into()
     }
 
-    /// Records that no request is waiting.
+    /// Records that no request of the client waits for admission any more.
     pub(crate) fn set_idle(&mut self) {
         self.has_waiters = false;
     }
@@ -135,7 +135,7 @@ impl Client {
         self.settle(id, TicketOutcome::Accepted, now);
     }
 
-    /// Records a refusal. Returns the deadline of the gate.
+    /// Records that the server refused the request `id`. Returns the deadline until which the gate is closed.
     pub(crate) fn refused(&mut self, id: u64, until: Duration, now: Duration) -> Duration {
         let until = self.settle(id, TicketOutcome::Refused { until }, now);
         self.constraints.release();

@@ -7,25 +7,26 @@ use std::time::Duration;
 use crate::cases;
 use crate::clients::{Admission, Client, Policy};
 
-/// The capacity of the server: the number of requests that it accepts at once. A cyclic sequence of sizes at equal intervals.
+/// The capacity of the simulated server: the number of requests that it accepts at once. The capacity takes each of a sequence of sizes in
+/// turn, for equal intervals, and then starts again.
 #[derive(Debug, Clone)]
 pub(crate) struct Window {
     pub(crate) sizes: Vec<u32>,
     pub(crate) each: Duration,
-    /// The time of the first interval that has passed at the start of the simulation.
+    /// The part of the first interval that has already passed when the simulation starts.
     pub(crate) begun: Duration,
 }
 
 /// Random refusals, which do not depend on the requests in flight.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Noise {
-    /// The number of refused requests per thousand.
+    /// The number of requests out of a thousand that are refused at random.
     pub(crate) per_mille: u64,
     /// The time at which the random refusals start.
     pub(crate) from: Duration,
     /// The time at which the random refusals end.
     pub(crate) to: Duration,
-    /// The seed that selects the refused requests.
+    /// The seed of the random numbers that select the refused requests.
     pub(crate) seed: u64,
 }
 
@@ -37,7 +38,7 @@ pub(crate) struct Case {
     pub(crate) sample: Duration,
     /// The server's retry delay in a refusal.
     pub(crate) hint: Duration,
-    /// The number of samples that all clients together finish.
+    /// The number of samples after which the simulation ends, over all clients.
     pub(crate) samples: u64,
     /// The start times of the processes that share the server.
     pub(crate) begin: Vec<Duration>,
@@ -62,9 +63,9 @@ pub(crate) struct Outcome {
     pub(crate) events: Vec<Event>,
     /// The number of samples that each client finished.
     pub(crate) finished: Vec<u64>,
-    /// The number of samples that each client finished in the second half of the time.
+    /// The number of samples that each client finished in the second half of the simulated time.
     pub(crate) finished_late: Vec<u64>,
-    /// The number of samples that a server in full use would have finished.
+    /// The number of samples that would have finished if the server had always been in full use.
     pub(crate) possible: f64,
     /// The time at which each sample finished.
     pub(crate) ends: Vec<Duration>,
@@ -137,11 +138,11 @@ impl Outcome {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum SimEvent {
-    /// A client starts, or its gate may have opened.
+    /// A client starts, or its gate may have opened, so the client tries to send requests.
     Wake,
-    /// A request arrives at the server.
+    /// A request arrives at the server. Contains the index of the request.
     Arrives(u64),
-    /// The server finishes a request.
+    /// The server finishes a request and sends the result.
     Ends,
     /// A client receives the response to a submission. Contains the index of the request, and whether the server accepted it.
     Response(u64, bool),
@@ -172,7 +173,8 @@ struct Run<'a> {
     case: &'a Case,
     queue: EventQueue,
     clients: Vec<Client>,
-    /// The submissions without a response. Each has the number of congestion events that its client had observed before the submission.
+    /// The submissions without a response, by index. Each has the number of congestion events that its client had observed when it sent the
+    /// submission.
     sent: BTreeMap<u64, u64>,
     ids: u64,
     running: u32,
@@ -182,7 +184,8 @@ struct Run<'a> {
     /// The state of the random number generator for random refusals.
     random: u64,
     ends: Vec<Vec<Duration>>,
-    /// The congestion events, by client and by the number of congestion events before the refused request was admitted.
+    /// The congestion events so far. The key consists of the client, and the number of congestion events that it had observed when it sent
+    /// the refused requests.
     events: BTreeMap<(usize, u64), Event>,
     out: Outcome,
 }

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The violations that a loom model has found.
+/// The faults that a loom model has found in the code under test.
 #[derive(Debug)]
 pub(crate) struct Findings {
-    /// The violations found in all interleavings, sorted, without duplicates.
+    /// Descriptions of the faults found in all interleavings, sorted, without duplicates.
     pub(crate) faults: Vec<String>,
 }
 
-/// Runs `model` under every interleaving with at most `bound` preemptions, or fewer if `LOOM_MAX_PREEMPTIONS` is lower. The model returns
-/// the violations of each execution.
+/// Runs `model` under every interleaving of its threads with at most `bound` preemptions, or fewer if `LOOM_MAX_PREEMPTIONS` is lower. The
+/// model returns descriptions of the faults that it finds in each execution.
 ///
 /// Panics if loom detects a deadlock or a data race. Also panics if there was only one interleaving, since such a model proves nothing.
 #[expect(
@@ -49,7 +49,7 @@ pub(crate) fn explore(
 }
 
 impl Findings {
-    /// Panics with the list of all violations, if there are any.
+    /// Panics with the list of all faults, if there are any.
     pub(crate) fn assert_none(&self) {
         assert!(self.faults.is_empty(), "{:?}", self.faults);
     }

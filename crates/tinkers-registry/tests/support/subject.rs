@@ -13,7 +13,7 @@ use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(tinkers_loom))]
 use std::sync::{Mutex, MutexGuard};
 
-/// A registry under test. The values in the registry report to a tracker.
+/// A registry under test: the real one, or one with a planted fault (negative control). Its values report their lifecycle to a tracker.
 pub(crate) trait Subject: Default + Send + Sync + 'static {
     /// The type of a handle of a value.
     type Handle: Deref<Target = Tracked> + Clone + Send + 'static;
@@ -29,13 +29,13 @@ pub(crate) trait Subject: Default + Send + Sync + 'static {
     /// Returns the number of keys in use.
     fn len(&self) -> usize;
 
-    /// Returns the number of times that concurrent calls affected each other; for the negative control, the number of live entries that
-    /// were overwritten. Loom models do not use this method.
+    /// Returns how often concurrent calls affected each other. For the negative control, returns the number of entries that were
+    /// overwritten while a handle existed. Loom models do not use this method.
     #[cfg(not(tinkers_loom))]
     fn contention(&self) -> u64;
 }
 
-/// The error of a build function that fails on purpose.
+/// The error that a build function of a test returns on purpose.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BuildError;
 
@@ -64,15 +64,15 @@ impl Subject for Registry<usize, Tracked> {
     }
 }
 
-/// Negative control: a registry that looks up the key, builds without a lock, and overwrites any value inserted meanwhile. The registry has
-/// no other fault.
+/// Negative control: a registry that looks up the key, builds the value without a lock, and overwrites a value that another thread has
+/// inserted meanwhile. The registry has no other fault.
 #[derive(Default)]
 pub(crate) struct CheckThenInsert(Arc<Entries>);
 
 #[derive(Default)]
 struct Entries {
     live: Mutex<Vec<Arc<Tracked>>>,
-    /// The number of live entries that were overwritten.
+    /// The number of entries that were overwritten while a handle existed.
     overwritten: AtomicU64,
 }
 

@@ -6,23 +6,23 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The numbers of values and handles that a tracker has recorded.
+/// What a tracker has recorded about values and their handles.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Observations {
     /// The number of values that were built.
     pub(crate) built: u64,
     /// The number of values that were dropped.
     pub(crate) dropped: u64,
-    /// The number of handles that were acquired while other handles of the same key referred to another value.
+    /// The number of handles that were acquired while another handle of the same key referred to a different value.
     pub(crate) disagreements: u64,
-    /// The number of values that were dropped while a handle existed.
+    /// The number of values that were dropped although a handle of them existed.
     pub(crate) dropped_under_holder: u64,
-    /// The id of the live value and the number of its handles, for each key.
+    /// For each key, the id of the value that has handles, and the number of these handles.
     held: BTreeMap<usize, (u64, usize)>,
 }
 
 impl Observations {
-    /// Returns the violations that were found by the end of a run.
+    /// Returns descriptions of the faults that were found. Called after all handles have been dropped.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut found = Vec::new();
         if self.disagreements > 0 {
@@ -41,7 +41,7 @@ impl Observations {
     }
 }
 
-/// Records the lifecycle of all values of a run.
+/// Records when the values of a test are built and dropped, and when their handles are acquired and dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Tracker {
     observed: Mutex<Observations>,
@@ -129,8 +129,9 @@ impl Drop for Tracked {
     }
 }
 
-/// Memory that loom checks. The model fails unless the registry orders each read after the build and before the drop of the value. The
-/// memory is an atomic, since safe code can share nothing else. Reads are relaxed, so that they provide no ordering themselves.
+/// Memory whose accesses loom checks, as a part of each value. The model fails unless the registry orders each read after the build and
+/// before the drop of the value. The memory is an atomic, since safe code can share nothing else. Reads are relaxed, so that they provide
+/// no ordering themselves.
 #[cfg(tinkers_loom)]
 #[derive(Debug)]
 struct Memory(loom::sync::atomic::AtomicUsize);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier};
 use crate::subject::{BuildError, Subject};
 use crate::tracked::{Observations, Tracker};
 
-/// The parameters of a run.
+/// The parameters of a run of the stress test.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Workload {
     pub(crate) threads: usize,
@@ -19,12 +19,12 @@ pub(crate) struct Workload {
     pub(crate) seed: u64,
 }
 
-/// The numbers of calls, values and errors in a run. They must be consistent with each other.
+/// The numbers of calls, values and errors in a run of the stress test. They must be consistent with each other.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// The number of calls with a build function.
+    /// The number of calls that passed a build function to the registry.
     pub(crate) created: u64,
-    /// The number of handles that these calls returned.
+    /// The number of handles that the calls with a build function returned.
     pub(crate) handles: u64,
     /// The number of runs of a build function that returned a value.
     pub(crate) built: u64,
@@ -32,15 +32,15 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
     /// The number of runs of a build function that panicked.
     pub(crate) panicked: u64,
-    /// The number of errors that reached callers.
+    /// The number of errors of build functions that were returned to callers.
     pub(crate) errors_seen: u64,
-    /// The number of panics that reached callers.
+    /// The number of panics of build functions that reached callers.
     pub(crate) panics_seen: u64,
-    /// The number of lookups of keys with a handle.
+    /// The number of lookups of a key of which the thread held a handle.
     pub(crate) looked_up: u64,
-    /// The number of successful lookups of keys with a handle.
+    /// The number of lookups, of a key of which the thread held a handle, that found the value. It must equal `looked_up`.
     pub(crate) found: u64,
-    /// The number of times that concurrent calls of the registry affected each other.
+    /// How often concurrent calls of the registry affected each other.
     pub(crate) contention: u64,
 }
 
@@ -60,12 +60,12 @@ impl fmt::Display for Counts {
     }
 }
 
-/// The error of a run.
+/// The reason why a run of the stress test failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RunError {
     /// There was no contention, so nothing was tested.
     Inconclusive { seed: u64, counts: Counts },
-    /// The run found violations.
+    /// The run found faults of the registry.
     Faults { seed: u64, faults: Vec<String> },
 }
 
@@ -84,7 +84,7 @@ impl fmt::Display for RunError {
 }
 
 impl Workload {
-    /// Runs the workload on a new registry.
+    /// Runs the workload on a new registry and checks the results.
     pub(crate) fn run<S: Subject>(self) -> Result<Counts, RunError> {
         let subject = S::default();
         let tracker = Tracker::new();
@@ -225,7 +225,7 @@ impl<S: Subject> Worker<'_, S> {
         self.counts.add(&builds);
     }
 
-    /// Looks up a key of which this thread has a handle. The lookup must return the same value.
+    /// Looks up a key of which this thread has a handle. The lookup must return the value of that handle.
     fn look_up(&mut self) {
         let Some(at) = self.random_held() else { return };
         self.counts.looked_up += 1;
