@@ -73,9 +73,9 @@ struct ClassState {
 /// but without a response) increases gradually.
 #[derive(Debug, Default)]
 struct PollsAfterPause {
-    /// The time of the first poll after the refusal.
+    /// The time at which the first poll after the refused poll was sent.
     first: Option<Timestamp>,
-    /// The time of the second poll after the refusal.
+    /// The time at which the second poll after the refused poll was sent.
     second: Option<Timestamp>,
     sent: u64,
     completed: u64,

@@ -6,7 +6,7 @@ use tinkers::{ApiFuture, Error, ErrorKind};
 use tinkers_core::{Clock, Phase, Sent, Stalled};
 
 /// Awaits a call with a progress deadline that is not extended when the submission queue of the
-/// model advances. Implements [`Control::IgnoredModelQueueProgress`].
+/// model advances. Implements [`super::Control::IgnoredModelQueueProgress`].
 pub(crate) async fn await_ignoring_queue<T: Send + 'static>(
     mut handle: ApiFuture<T>,
     clock: &dyn Clock,

@@ -80,7 +80,7 @@ impl Drop for RestoreCurrent {
 }
 
 /// A clock that skips the pauses between shared polls until the monitor has found the violation.
-/// Implements [`Control::UnpacedPolls`].
+/// Implements [`super::Control::UnpacedPolls`].
 #[derive(Debug)]
 pub(crate) struct PauseSkippingClock {
     pub(crate) inner: Arc<dyn Clock>,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub(crate) enum CallOutcome {
     /// The call is pending.
     Pending,
-    /// The call succeeded with the expected result.
+    /// The call succeeded with the result of its own request.
     Succeeded,
     /// The call succeeded with the result of another call.
     WrongResult,
