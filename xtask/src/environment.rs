@@ -39,12 +39,12 @@ pub(crate) fn variables<'a>(names: &[&'a str]) -> Vec<(&'a str, String)> {
         .collect()
 }
 
-/// Returns whether this run is in CI. In CI, a check that cannot run counts as failed.
+/// Returns whether the command runs in CI. There, a check that cannot run counts as failed.
 pub(crate) fn is_ci() -> bool {
     variable("CI").is_some_and(|value| !value.is_empty() && value != "false")
 }
 
-/// A clock that measures the time since its creation.
+/// A stopwatch that measures the time since its creation.
 #[derive(Debug)]
 pub(crate) struct Stopwatch(Instant);
 

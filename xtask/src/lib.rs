@@ -25,7 +25,7 @@ struct Command {
     run: Run,
 }
 
-/// What a command of `cargo xtask` runs.
+/// The action of a command of `cargo xtask`.
 enum Run {
     /// The command calls a function of this package.
     Task(fn(&[String]) -> Result<(), String>),
@@ -102,8 +102,8 @@ const COMMANDS: &[Command] = &[
     },
 ];
 
-/// Runs the command that the first argument names, with the remaining arguments. Without arguments,
-/// prints the list of commands.
+/// Runs the `cargo xtask` command that the first argument names, with the remaining arguments.
+/// Without arguments, prints the list of commands.
 ///
 /// The exit code is 0 on success, 1 if the command fails, and 2 if the command does not exist.
 /// Programs of the workspace define their own exit codes.

@@ -15,15 +15,15 @@ const MAX_PREEMPTIONS: &str = "3";
 /// The name of the module inside a library for models that need private items.
 pub(crate) const IN_LIBRARY: &str = "loom_models";
 
-/// The loom models of one crate: the crate, and the targets that contain the models.
+/// The loom models of one crate, and the test targets that contain them.
 #[derive(Debug, PartialEq, Eq)]
 struct Models {
     package: String,
-    /// The names of the test targets, in alphabetical order.
+    /// The names of the test targets with models, in alphabetical order.
     targets: Vec<String>,
 }
 
-/// The summary of a run: the numbers of passed models and of explored interleavings.
+/// The summary of a run of loom models: the numbers of passed models and of explored interleavings.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Summary {
     passed: u64,
@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 /// Finds the crates that have loom models. Models are in test targets named `loom` or `loom_*`, or
-/// in the library module [`IN_LIBRARY`].
+/// in the library module [`IN_LIBRARY`]. `root` is the root directory of the workspace.
 fn models(packages: &[Package], root: &Path) -> Vec<Models> {
     let models_of = |package: &Package| {
         let tests = root.join(&package.directory).join("tests");
@@ -95,7 +95,7 @@ pub(crate) fn targets_of(package: &str) -> Result<Vec<String>, String> {
     Ok(own.map(|models| models.targets).unwrap_or_default())
 }
 
-/// Returns the arguments of `cargo test` that select the given targets.
+/// Returns the arguments of `cargo test` that select the given test targets.
 fn selection(targets: &[String]) -> Vec<String> {
     let mut arguments = Vec::new();
     for name in targets {
@@ -166,8 +166,8 @@ fn check(models: &Models, target: &Path) -> Result<Summary, String> {
 }
 
 impl Summary {
-    /// Parses the output of the test harness, and the lines `model NAME: N interleavings` that the
-    /// models print.
+    /// Parses the output of a run of loom models: the summary of the test harness, and the lines
+    /// `model NAME: N interleavings` that the models print.
     fn parse(stdout: &str) -> Self {
         let mut summary = Self::default();
         for line in stdout.lines() {

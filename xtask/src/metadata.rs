@@ -44,7 +44,7 @@ pub(crate) struct Dependency {
     pub(crate) requirement: String,
 }
 
-/// The kind of a dependency: normal, build or dev.
+/// The kind of a dependency in a manifest: normal, build or dev.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Normal,
@@ -66,8 +66,8 @@ pub(crate) fn workspace() -> Result<Workspace, String> {
     })
 }
 
-/// Returns the licence and the source of each external package. The keys have the form `NAME
-/// VERSION`.
+/// Returns the licence and the source of each package that does not belong to the workspace. The
+/// keys have the form `NAME VERSION`.
 pub(crate) fn external_packages() -> Result<BTreeMap<String, (String, String)>, String> {
     let metadata = cargo_json(&["metadata", "--locked", "--format-version", "1"])?;
     let packages = list(&metadata["packages"]).filter_map(|raw| {

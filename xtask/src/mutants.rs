@@ -21,7 +21,8 @@ const PACKAGES: [&str; 7] = [
     "tinkers-training",
 ];
 
-/// The crates that must reach [`TARGET_PERCENT`].
+/// The crates for which the command fails if the tests catch less than [`TARGET_PERCENT`] of the
+/// mutants.
 const ENFORCED: [&str; 4] = [
     "tinkers-limits",
     "tinkers-dispatch",
@@ -31,13 +32,13 @@ const ENFORCED: [&str; 4] = [
 /// The minimum percentage of mutants that tests must catch.
 const TARGET_PERCENT: f64 = 95.0;
 
-/// The crates whose mutants are also run against the tests of whole clients.
+/// The crates whose mutants are also tested with the tests of whole clients.
 const WITH_CLIENTS: [&str; 3] = ["tinkers-session", "tinkers-sampling", "tinkers-training"];
 
-/// The version of cargo-mutants that is installed if there is none.
+/// The version of cargo-mutants to install if it is not installed.
 const VERSION: &str = "27.1.0";
 
-/// The test targets that are slow to build or to run, with their crates. They run only on mutants
+/// The test targets that are slow to build or to run, each with its crate. They run only on mutants
 /// that all other tests have missed.
 const SLOW: [(&str, &str); 6] = [
     ("tinkers-dispatch", "threads"),
@@ -48,17 +49,17 @@ const SLOW: [(&str, &str); 6] = [
     ("tinkers-registry", "stress"),
 ];
 
-/// The test targets that never run on mutants, with their crates. In a debug build, these targets
-/// take minutes.
+/// The test targets that never run on mutants, each with its crate, because they take minutes in a
+/// debug build.
 const SKIPPED: [(&str, &str); 1] = [("tinkers-limits", "goodput")];
 
 /// The time limit of the quick tests of a mutant, in seconds. A mutant that exceeds it counts as
 /// caught.
 const TEST_SECONDS: &str = "30";
-/// The time limit of slow tests and of loom models, in seconds.
+/// The time limit of the slow tests and of the loom models of a mutant, in seconds.
 const SLOW_SECONDS: &str = "600";
-/// The value of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all bugs, and each further
-/// preemption multiplies the run time.
+/// The value of `LOOM_MAX_PREEMPTIONS` with which the loom models of a mutant run. Two preemptions
+/// reveal nearly all bugs, and each further preemption multiplies the run time.
 const MAX_PREEMPTIONS: &str = "2";
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -96,7 +97,8 @@ impl Options {
     }
 }
 
-/// The results of mutation testing for one crate.
+/// The results of mutation testing for one crate: the numbers of caught mutants, and the names of
+/// the surviving ones.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Score {
     caught_by_tests: usize,
@@ -107,7 +109,8 @@ struct Score {
 
 impl Score {
     /// Runs a cargo-mutants command on the surviving mutants only. Removes the mutants that the
-    /// command catches from the survivors, and returns the number of removed mutants.
+    /// command catches or that time out from the survivors, and returns the number of removed
+    /// mutants.
     fn retain_survivors(&mut self, mut command: Command, output: &Path) -> Result<usize, String> {
         for survivor in &self.survivors {
             command.args(["--re", &exact_pattern(survivor)]);
@@ -225,7 +228,8 @@ fn measure(
     Ok(score)
 }
 
-/// The test targets to run on the mutants of a crate, as options of cargo-mutants.
+/// The test targets to run on the mutants of a crate, as options of cargo-mutants. Quick targets
+/// run first, then slow ones, then loom models.
 #[derive(Debug, Default)]
 struct Targets {
     quick: Vec<String>,
@@ -298,7 +302,7 @@ fn mutants_command(package: &str, directory: &Path, output: &Path) -> Result<Com
     Ok(command)
 }
 
-/// The output directory of cargo-mutants.
+/// The output directory of cargo-mutants, which lists the mutants by their result.
 struct MutantsOutput(PathBuf);
 
 impl MutantsOutput {
@@ -313,7 +317,8 @@ impl MutantsOutput {
         }
     }
 
-    /// Returns the names of the mutants in one of the list files that cargo-mutants writes.
+    /// Returns the names of the mutants in one of the list files that cargo-mutants writes, such as
+    /// `caught`.
     fn lines(&self, list: &str) -> Result<Vec<String>, String> {
         let path = self.0.join(format!("{list}.txt"));
         let text = std::fs::read_to_string(&path)
@@ -336,8 +341,9 @@ fn exact_pattern(name: &str) -> String {
     pattern
 }
 
-/// Writes the changes since a base commit to a file. The base commit is `MUTANTS_BASE`, or the
-/// previous commit by default.
+/// Writes the changes since a base commit to a file, so that only changed code is mutated, and
+/// returns the path of the file. The base commit is `MUTANTS_BASE`, or the previous commit by
+/// default.
 fn write_diff(directory: &Path) -> Result<PathBuf, String> {
     let base = environment::variable("MUTANTS_BASE").unwrap_or_else(|| "HEAD~1".to_owned());
     let output = std::process::Command::new("git")

@@ -4,7 +4,8 @@ use std::process::Stdio;
 
 use crate::environment;
 
-/// Builds the program `name` of `package` and runs it. Returns an error if the exit code is not 0.
+/// Builds the program `name` of the workspace package `package` and runs it. Returns an error if
+/// its exit code is not 0.
 pub(crate) fn run(package: &str, name: &str, arguments: &[String]) -> Result<(), String> {
     match exit_code(package, name, arguments)? {
         0 => Ok(()),
@@ -12,7 +13,7 @@ pub(crate) fn run(package: &str, name: &str, arguments: &[String]) -> Result<(),
     }
 }
 
-/// Builds the program `name` of `package` and runs it. Returns its exit code.
+/// Builds the program `name` of the workspace package `package` and runs it. Returns its exit code.
 pub(crate) fn exit_code(package: &str, name: &str, arguments: &[String]) -> Result<u8, String> {
     let command = [
         "run",

@@ -4,12 +4,12 @@ use std::process::Command;
 
 use crate::{environment, out, tools};
 
-/// The version of cargo-semver-checks to install if there is none.
+/// The version of cargo-semver-checks to install if it is not installed.
 const VERSION: &str = "0.51.0";
 
-/// Fails if a crate breaks its API without the increase of the version number that semantic
-/// versioning requires. The baseline is the newest tag `v…` before the current commit. Without such
-/// a tag, there is nothing to compare.
+/// Fails if a crate has an incompatible API change without the increase of the version number that
+/// semantic versioning requires. The API is compared with the newest tag `v…` before the current
+/// commit. Without such a tag, there is nothing to compare.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     crate::no_arguments(arguments)?;
     let Some(tag) = last_release()? else {

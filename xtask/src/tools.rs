@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::environment;
 
-/// Returns the path of the program `name`. If the program is missing, installs `version` of the
-/// package with the same name.
+/// Returns the path of the installed program `name`. If it is missing, installs the version
+/// `version` of the package with the same name.
 pub(crate) fn installed(name: &str, version: &str) -> Result<PathBuf, String> {
     let tools = environment::root().join("target/tools");
     let program = tools

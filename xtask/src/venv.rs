@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::out;
 
-/// A virtual environment with its installed packages.
+/// A Python virtual environment with its installed packages.
 #[derive(Debug)]
 pub(crate) struct Venv {
     directory: PathBuf,
@@ -30,9 +30,9 @@ pub(crate) fn python(major: u32, minor: u32) -> Option<String> {
 }
 
 impl Venv {
-    /// Creates a virtual environment in `directory`, and installs `packages` with pip. Does nothing
-    /// if the environment already exists with the same packages. `description` is shown to the
-    /// user.
+    /// Creates a Python virtual environment in `directory`, and installs `packages` with pip. Does
+    /// nothing if the environment already exists with the same packages. `description` is shown to
+    /// the user.
     pub(crate) fn prepare(
         python: &str,
         directory: PathBuf,
@@ -68,12 +68,12 @@ impl Venv {
         Self::prepare(python, home.join(release), &description, &[&package])
     }
 
-    /// Returns the path of the Python interpreter.
+    /// Returns the path of the Python interpreter of this environment.
     pub(crate) fn python(&self) -> PathBuf {
         self.program("python")
     }
 
-    /// Returns the path of an installed program.
+    /// Returns the path of the program `name` that is installed in this environment.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         if cfg!(windows) {
             return self.directory.join("Scripts").join(format!("{name}.exe"));
@@ -81,13 +81,13 @@ impl Venv {
         self.directory.join("bin").join(name)
     }
 
-    /// Returns the path of the directory that contains the installed programs.
+    /// Returns the path of the directory with the programs that are installed in this environment.
     pub(crate) fn programs(&self) -> PathBuf {
         let python = self.python();
         python.parent().unwrap_or(&python).to_path_buf()
     }
 
-    /// Returns the Python version, and then the installed packages in alphabetical order in the
+    /// Returns the Python version, followed by the installed packages in alphabetical order in the
     /// form `NAME==VERSION`.
     pub(crate) fn installed(&self) -> Result<Vec<String>, String> {
         let version = stdout_of(Command::new(self.python()).arg("--version"))?;
@@ -131,13 +131,13 @@ fn directory_size(directory: &Path) -> u64 {
         .sum()
 }
 
-/// Runs a command. If it fails, the error contains the stderr of the command.
+/// Runs a command. If the command fails, the returned error contains its stderr.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     stdout_of(command).map(|_| ())
 }
 
-/// Runs a command and returns its stdout. If it fails, the error contains the stderr of the
-/// command.
+/// Runs a command and returns its stdout. If the command fails, the returned error contains its
+/// stderr.
 fn stdout_of(command: &mut Command) -> Result<String, String> {
     let output = command
         .stdin(Stdio::null())

@@ -17,22 +17,24 @@ use tokio::task::JoinSet;
 use crate::record::{Recorded, Template, record, request_id};
 use crate::wire::{Address, Sender};
 
-/// The maximum number of streams per HTTP/2 connection. The client uses the same limit.
+/// The maximum number of streams per HTTP/2 connection. It is the limit that the client library
+/// uses.
 const STREAMS: u32 = 50;
 
-/// The largest latency that the histogram can record: one hour, in microseconds.
+/// The largest latency of a sample that the histogram can record: one hour, in microseconds.
 const MAX_LATENCY: u64 = 3600 * 1_000_000;
 
-/// The parameters of a benchmark run.
+/// The parameters of a benchmark run, which sends the requests of the client library with plain
+/// hyper.
 #[derive(Clone)]
 pub struct Load {
     /// The base URL of the server. TLS is not supported.
     pub base_url: String,
     /// The API key.
     pub api_key: String,
-    /// The total number of samples.
+    /// The total number of samples to request.
     pub requests: u32,
-    /// The number of concurrent samples.
+    /// The maximum number of samples in flight at the same time.
     pub concurrency: u32,
     /// The number of tokens in each prompt.
     pub prompt_len: u32,
@@ -42,8 +44,8 @@ pub struct Load {
     pub http2: bool,
 }
 
-/// Runs the benchmark and returns the measurements as JSON, with the same keys as `tinkers bench
-/// sample --json`.
+/// Runs the benchmark and returns the measured throughput and latencies as JSON, with the same keys
+/// as `tinkers bench sample --json`.
 ///
 /// # Errors
 /// Returns an error if the server cannot be reached or gives an unexpected response.
@@ -106,14 +108,14 @@ async fn close(recorded: Recorded) {
     let _ = recorded.service.close(FinishReason::Success, None).await;
 }
 
-/// The connections of one worker: a sender for submissions and a sender for polls.
+/// The senders of one worker: one connection carries its submissions, and another one its polls.
 struct Pair {
     submit: Sender,
     poll: Sender,
 }
 
-/// Opens the connections of each worker. Returns the pairs of senders and the number of
-/// connections.
+/// Opens the connections of all workers. With HTTP/2, several workers share a connection. Returns
+/// the senders of each worker and the number of connections.
 async fn connect(address: &Address, load: &Load, workers: u32) -> Result<(Vec<Pair>, usize)> {
     let mut pairs: Vec<Pair> = Vec::new();
     let mut connections = 0;
@@ -166,7 +168,8 @@ async fn worker(work: Arc<Work>, mut pair: Pair) -> Result<(Vec<Duration>, usize
     }
 }
 
-/// Submits one sample, polls until the result arrives, and returns the size of the result in bytes.
+/// Submits one sample, polls until its result arrives, and returns the size of the result in bytes.
+/// `number` selects the sequence number of the submission.
 async fn sample(work: &Work, pair: &mut Pair, number: u32) -> Result<usize> {
     let number = (work.first_seq + u64::from(number)).to_string();
     let body = work.submit.body(&number);

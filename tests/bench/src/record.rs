@@ -12,7 +12,8 @@ use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, Transp
 
 use crate::bare::Load;
 
-/// A recorded request. One part of its body is variable, such as the sequence number.
+/// A recorded request of the client library, to be sent many times. One part of its body, such as
+/// the sequence number, is replaced each time.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
     pub(crate) method: Method,
@@ -60,18 +61,20 @@ impl Template {
     }
 }
 
-/// The recorded requests and the session in which they are valid. The session must stay open.
+/// The recorded requests. The server accepts them only as long as the session in which they were
+/// recorded is open.
 pub(crate) struct Recorded {
-    /// The request to `asample`. Its variable part is the `seq_id`.
+    /// The request to `asample`, which submits a sample. Its variable part is the `seq_id`.
     pub(crate) submit: Template,
-    /// The request to `retrieve_future`. Its variable part is the `request_id`.
+    /// The request to `retrieve_future`, which polls for the result of a sample. Its variable part
+    /// is the `request_id`.
     pub(crate) poll: Template,
-    /// The first `seq_id` that no request of the recorded session has used.
+    /// The first `seq_id` that the recorded session has not used yet.
     pub(crate) next_seq: u64,
     pub(crate) service: ServiceClient,
 }
 
-/// Runs one sample with the client and records its requests.
+/// Runs one sample with the client library and records its submission and its poll.
 pub(crate) async fn record(load: &Load) -> Result<Recorded> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let recorder = Arc::clone(&seen);
@@ -119,7 +122,8 @@ pub(crate) async fn record(load: &Load) -> Result<Recorded> {
     })
 }
 
-/// Extracts the request id from the response to a sample submission.
+/// Extracts the request id, with which the result is polled, from the response to a sample
+/// submission.
 pub(crate) fn request_id(submission: &[u8]) -> Result<String> {
     let submission: serde_json::Value = serde_json::from_slice(submission)?;
     let id = submission["request_id"].as_str();

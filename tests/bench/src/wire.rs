@@ -39,7 +39,7 @@ impl Address {
     }
 }
 
-/// The sending half of an HTTP connection.
+/// The sending half of an HTTP connection, for HTTP/1.1 or HTTP/2.
 pub(crate) enum Sender {
     /// The sender of an HTTP/1.1 connection. The connection carries one request at a time.
     Http1(http1::SendRequest<Full<Bytes>>),
@@ -61,7 +61,8 @@ impl Sender {
         Ok(Self::Http2(sender))
     }
 
-    /// Returns another sender for the same HTTP/2 connection, or `None` for HTTP/1.1.
+    /// Returns another sender for the same HTTP/2 connection. Returns `None` for HTTP/1.1, whose
+    /// connections carry one request at a time.
     pub(crate) fn share(&self) -> Option<Self> {
         match self {
             Self::Http1(_) => None,

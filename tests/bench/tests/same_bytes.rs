@@ -11,7 +11,8 @@ use tinkers_local::{
 };
 use tinkers_transport::TokioClock;
 
-/// The headers whose values differ between otherwise equal requests.
+/// The headers whose values differ between otherwise equal requests. The test compares only the
+/// length of their values.
 const VARIABLE_HEADERS: [&str; 1] = ["x-idempotency-key"];
 
 /// The API key that the server requires.
@@ -30,8 +31,9 @@ fn serve(journal: Journal) -> BlockingServer {
     .unwrap()
 }
 
-/// Returns the properties that must be the same in all requests: the size of the body and the
-/// headers. Headers in [`VARIABLE_HEADERS`] are reduced to their length.
+/// Returns the properties in which the requests of the client library and of the benchmark must
+/// agree: the size of the body and the headers. The value of a header in [`VARIABLE_HEADERS`] is
+/// replaced by its length.
 fn shape(entry: &JournalEntry) -> (usize, BTreeMap<String, String>) {
     let headers = entry.headers.iter().map(|(name, value)| {
         let value = if VARIABLE_HEADERS.contains(&name.as_str()) {

@@ -12,31 +12,32 @@ use crate::checks::text;
 use crate::recorder::Recorder;
 use crate::verdict::CheckError;
 
-/// A function that opens a session. The function must send all requests through the given recorder.
+/// A function that opens a session with the server under test. It must send all requests of the
+/// session through the given recorder.
 pub type Connect =
     Arc<dyn Fn(Recorder) -> BoxFuture<'static, Result<Service, Error>> + Send + Sync>;
 
-/// The client of a session with the server.
+/// The client of a session with the server under test.
 pub type Service = ServiceClient;
 
 /// Whether the server runs a real model or a mock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelKind {
-    /// A real model. Training calls change its outputs.
+    /// A real model. Training calls change its outputs, so the checks compare results.
     Real,
-    /// A mock model. Results are not compared, and checks that need a real model are reported as
-    /// not offered.
+    /// A mock model. The checks do not compare results, and checks that need a real model are
+    /// reported as not offered.
     Mock,
 }
 
-/// The settings of a run.
+/// The settings of a conformance run.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Whether the server runs a real model or a mock.
     pub model_kind: ModelKind,
-    /// The base model to train and sample from.
+    /// The name of the base model to train and to sample from.
     pub model: String,
-    /// The LoRA rank.
+    /// The rank of the LoRA adapters that the checks train.
     pub rank: u32,
     /// The exclusive upper bound of the token ids that the checks use. The lowest used token id is
     /// 3.
@@ -56,10 +57,10 @@ impl Settings {
     }
 }
 
-/// The context of the checks: settings, recorder, and the sessions and models that the checks
-/// share.
+/// The context of the checks in a conformance run: the settings, the recorder, and the session and
+/// the trained model that the checks share.
 pub struct Context {
-    /// The settings of the run.
+    /// The settings of the conformance run.
     pub settings: Settings,
     /// The recorder of the requests and responses of all sessions.
     pub recorder: Recorder,
@@ -73,18 +74,18 @@ pub struct Context {
     models: Mutex<Vec<TrainingClient>>,
 }
 
-/// A model that was trained briefly. Checks that do not change its weights share it.
+/// A model that was trained briefly. Checks that do not change the weights of a model share it.
 #[derive(Debug)]
 pub struct Trained {
     /// The client of the trained model.
     pub client: TrainingClient,
-    /// The loss per token before the first step and after the last step.
+    /// The loss per token before the first training step and after the last one.
     pub losses: (f64, f64),
 }
 
 impl Context {
-    /// Creates a context for the server to which `connect` opens sessions. Names on the server
-    /// contain `run`, so that they do not collide with names of other runs.
+    /// Creates a context. `connect` opens sessions with the server under test. Checkpoint names
+    /// contain the text `run`, so that they do not collide with those of other runs.
     pub fn new(connect: Connect, settings: Settings, run: impl Into<String>) -> Self {
         Self {
             settings,
@@ -104,25 +105,25 @@ impl Context {
         Ok(service.await?)
     }
 
-    /// Opens a session that no other check uses.
+    /// Opens a new session, which no other check uses.
     pub async fn connect(&self) -> Result<Service, Error> {
         (self.connect)(self.recorder.clone()).await
     }
 
-    /// Creates a model and unloads it after the check.
+    /// Creates a model for the running check. The model is unloaded after the check.
     pub async fn model(&self) -> Result<TrainingClient, CheckError> {
         let made = self.create_model().await?;
         self.unload_later(&made);
         Ok(made)
     }
 
-    /// Registers a model to be unloaded after the check.
+    /// Registers a model to be unloaded when the running check has ended.
     pub fn unload_later(&self, model: &TrainingClient) {
         self.models().push(model.clone());
     }
 
-    /// Unloads the models that the last check created. If a call of the shared model was refused,
-    /// lets the shared model accept calls again.
+    /// Unloads the models that the last check created. Also makes the shared model usable again if
+    /// a failed call has stopped it from accepting further calls.
     pub async fn unload_models(&self) {
         if let Some(trained) = self.trained.get() {
             // If the shared model cannot accept calls again, the next check that uses it reports
@@ -173,8 +174,8 @@ impl Context {
         self.settings.model_kind == ModelKind::Real
     }
 
-    /// Returns the model that the checks share, or [`CheckError::NotOffered`] if the server runs a
-    /// mock.
+    /// Returns the trained model that the checks share. On a server with a mock model, returns
+    /// [`CheckError::NotOffered`], so that the check is reported as not offered.
     pub async fn require_real_model(&self) -> Result<&Trained, CheckError> {
         if self.has_real_model() {
             return self.trained().await;
@@ -182,7 +183,7 @@ impl Context {
         Err(CheckError::not_offered("needs a real model"))
     }
 
-    /// Returns a checkpoint name that contains `what` and is unique on the server.
+    /// Returns a checkpoint name that contains `what` and that no other run uses on the server.
     pub fn name(&self, what: &str) -> String {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
         format!("{what}-{}-{number}", self.run)

@@ -127,7 +127,8 @@ fn connect(options: &Options) -> Connect {
     })
 }
 
-/// Returns a suffix that makes names on the server different from those of other runs.
+/// Returns a suffix that is different in each run, so that checkpoint names do not collide with
+/// those of other runs.
 #[expect(clippy::disallowed_methods, reason = "the suffix differs between runs")]
 fn stamp() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -12,9 +12,9 @@ use tinkers::transport::{
     BoxFuture, HttpRequest, HttpResponse, Transport, TransportError, TransportErrorKind,
 };
 
-/// The maximum number of exchanges that the recorder stores.
+/// The maximum number of exchanges that the recorder keeps. It discards older ones.
 const MAX_EXCHANGES: usize = 6;
-/// The maximum number of bytes of a body that the recorder stores.
+/// The maximum number of bytes of a body that the recorder keeps. The rest of the body is cut off.
 const MAX_SHOWN: usize = 400;
 
 /// A recorded request and its response.
@@ -24,18 +24,18 @@ pub struct Exchange {
     pub request: String,
     /// The start of the request body, or its size if it is not text.
     pub sent: String,
-    /// The status of the response, or the transport error.
+    /// The HTTP status of the response, or the transport error if there was no response.
     pub answer: String,
     /// The start of the response body, or its size if it is not text.
     pub received: String,
 }
 
-/// A fault that the recorder injects into the next request of a path.
+/// A fault that the recorder injects into the next request to a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Intervention {
-    /// Send the request and drop the response.
+    /// Sends the request to the server and drops the response, so that the client sees a failure.
     LoseReply(String),
-    /// Send the request twice and keep both responses.
+    /// Sends the request to the server twice and keeps both responses.
     SendTwice(String),
 }
 
@@ -54,7 +54,8 @@ struct State {
 }
 
 impl Recorder {
-    /// Returns a transport that sends requests through `inner` and records them.
+    /// Returns a transport that sends requests through `inner` and records them, with their
+    /// responses, in this recorder.
     pub fn wrap(&self, inner: Arc<dyn Transport>) -> Arc<dyn Transport> {
         Arc::new(Recording {
             recorder: self.clone(),
@@ -62,23 +63,23 @@ impl Recorder {
         })
     }
 
-    /// Removes and returns the recorded exchanges, oldest first. Also removes all injected faults
-    /// that have not been applied yet.
+    /// Removes and returns the recorded exchanges, oldest first. Also cancels the injected faults
+    /// that no request has met yet.
     pub fn take(&self) -> Vec<Exchange> {
         let mut state = self.lock();
         state.interventions.clear();
         state.last.drain(..).collect()
     }
 
-    /// Makes the recorder drop the response to the next request of `path`. The server receives the
-    /// request.
+    /// Makes the recorder drop the response to the next request to `path`. The server receives the
+    /// request, but the client sees a failure.
     pub fn lose_reply(&self, path: &str) {
         self.lock()
             .interventions
             .push(Intervention::LoseReply(path.to_owned()));
     }
 
-    /// Makes the recorder send the next request of `path` twice. The client receives the first
+    /// Makes the recorder send the next request to `path` twice. The client receives only the first
     /// response.
     pub fn send_twice(&self, path: &str) {
         self.lock()

@@ -11,7 +11,7 @@ use tinkers::ServerProfile;
 use crate::recorder::Exchange;
 use crate::verdict::Verdict;
 
-/// The row of one check in the report.
+/// The result of one check, as a row of the report.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// The name of the check.
@@ -23,7 +23,7 @@ pub struct Row {
     pub verdict: Verdict,
     /// The duration of the check.
     pub took: Duration,
-    /// The last requests and responses before the end of the check. Empty unless the check failed.
+    /// The last requests of the check and their responses. Empty unless the check failed.
     pub exchanges: Vec<Exchange>,
 }
 
@@ -52,10 +52,10 @@ impl fmt::Display for Row {
     }
 }
 
-/// The report of a run: the results of all checks, and the properties of the server.
+/// The report of a conformance run: the results of all checks, and the properties of the server.
 #[derive(Debug)]
 pub struct Report {
-    /// The results in the order of execution.
+    /// The results of the checks in the order in which they ran.
     pub rows: Vec<Row>,
     /// The properties of the server that the client detected; `None` if no session was opened.
     pub profile: Option<Arc<ServerProfile>>,

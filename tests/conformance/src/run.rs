@@ -29,8 +29,9 @@ impl Default for Limits {
     }
 }
 
-/// Runs the checks of `profile` in order, and calls `on_row` with each result. If `only` is not
-/// empty, runs only the checks whose names contain at least one of the strings in `only`.
+/// Runs the checks of `profile` in order, and calls `on_row` with the result of each check when it
+/// has ended. If `only` is not empty, runs only the checks whose names contain at least one of the
+/// strings in `only`.
 pub async fn run(
     context: &Context,
     time: &dyn Clock,

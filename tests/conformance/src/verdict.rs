@@ -10,11 +10,12 @@ use tinkers::{Error, ErrorKind, Sent};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "verdict", content = "why")]
 pub enum Verdict {
-    /// The server behaves as expected. The note may be empty.
+    /// The server behaves as the check expects. The text is a note for the report and may be empty.
     Passed(String),
-    /// The server does not offer the feature, and its response says so. The text is the reason.
+    /// The server does not offer the feature that the check needs, and its response says so. The
+    /// text is the reason.
     NotOffered(String),
-    /// The server does not behave as expected. The text says how the behaviour differs.
+    /// The server does not behave as the check expects. The text says how the behaviour differs.
     Failed(String),
 }
 
@@ -28,7 +29,8 @@ impl Verdict {
         }
     }
 
-    /// Returns the note of a passed check, or the reason of the verdict otherwise.
+    /// Returns the text of the verdict: the note of a passed check, or the reason why the check did
+    /// not pass.
     pub fn why(&self) -> &str {
         let (Self::Passed(why) | Self::NotOffered(why) | Self::Failed(why)) = self;
         why
@@ -41,25 +43,26 @@ pub type CheckResult = Result<String, CheckError>;
 /// The reason why a check did not pass.
 #[derive(Debug, Clone)]
 pub enum CheckError {
-    /// The server does not offer the feature.
+    /// The server does not offer the feature that the check needs. The text is the reason.
     NotOffered(String),
-    /// The server does not behave as expected. The text says how the behaviour differs.
+    /// The server does not behave as the check expects. The text says how the behaviour differs.
     Failed(String),
 }
 
 impl CheckError {
-    /// Creates a [`Self::NotOffered`] with a reason.
+    /// Creates a [`Self::NotOffered`] with the reason `why`.
     pub fn not_offered(why: impl fmt::Display) -> Self {
         Self::NotOffered(why.to_string())
     }
 
-    /// Creates a [`Self::Failed`] with a reason.
+    /// Creates a [`Self::Failed`] with the reason `why`.
     pub fn failed(why: impl fmt::Display) -> Self {
         Self::Failed(why.to_string())
     }
 
-    /// Converts the error of a call to an optional route. If the response says that the route does
-    /// not exist, the result is [`Self::NotOffered`]; otherwise it is [`Self::Failed`].
+    /// Converts the error of a call to an HTTP route that a server need not have. If the response
+    /// says that the route does not exist, the result is [`Self::NotOffered`]; otherwise it is
+    /// [`Self::Failed`].
     pub fn from_optional_route(error: &Error) -> Self {
         let absent = matches!(error.status(), Some(404 | 405 | 501));
         if absent || error.kind() == ErrorKind::Unsupported {
@@ -68,8 +71,9 @@ impl CheckError {
         Self::Failed(chain(error))
     }
 
-    /// Converts the error of a call that used an optional setting. If the server refused the call,
-    /// the result is [`Self::NotOffered`]; otherwise it is [`Self::Failed`].
+    /// Converts the error of a call that used a setting which a server need not support. If the
+    /// server rejected the call, the result is [`Self::NotOffered`]; otherwise it is
+    /// [`Self::Failed`].
     pub fn from_optional_setting(error: &Error) -> Self {
         let refused = matches!(error.status(), Some(400 | 404 | 405 | 409 | 422 | 501));
         if error.sent() == Sent::Answered && (refused || error.kind() == ErrorKind::OperationFailed)

@@ -13,7 +13,8 @@ use tinkers_e2e::{Harness, SCRIPTED, open};
 use tinkers_local::{Dialect, InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// A transport that adds an API key to each request. Some server dialects require a key.
+/// A transport that adds an API key to each request, because some of the imitated servers require
+/// one.
 #[derive(Debug)]
 struct WithApiKey(InProcess);
 
@@ -49,8 +50,8 @@ async fn suite(dialect: Dialect) -> Report {
     run(&context, &*time, Profile::Full, &[], limits, |_| ()).await
 }
 
-/// Returns the properties of the server that the client detected: the body format, whether there is
-/// an OpenAPI document, and whether the server deduplicates requests.
+/// Returns the properties of the server that the client detected during the run: the body format,
+/// whether there is an OpenAPI document, and whether the server deduplicates requests.
 fn detected(report: &Report) -> (BodyFormat, Document, Deduplication) {
     let profile = report.profile.as_ref().expect("a session");
     (profile.body_format, profile.document, profile.deduplicates)

@@ -12,9 +12,9 @@ use tinkers_conformance::{Connect, Context, Limits, Profile, Recorder, Report, S
 use tinkers_engine::ModelEngine;
 use tinkers_local::{BlockingServer, Dialect, LocalConfig, LocalServer, TokioSpawn};
 
-/// Runs the conformance suite against a server that imitates `dialect`. Sends the requests through
-/// the transport that `layer` returns. If `only` is not empty, runs only the checks named in
-/// `only`.
+/// Runs the conformance suite against an embedded server that imitates `dialect`, another
+/// implementation of the API. Sends the requests through the transport that `layer` returns. If
+/// `only` is not empty, runs only the checks named in `only`.
 fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
     let directory = tempfile::tempdir().expect("a directory for checkpoints");
     let engine = ModelEngine::builtin(directory.path()).expect("the built-in model");
@@ -51,7 +51,8 @@ fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
 
 type Layer = fn(Arc<dyn Transport>) -> Arc<dyn Transport>;
 
-/// A negative control: a transport that turns forward passes into forward-backward passes.
+/// A negative control, with which the suite must fail: a transport that turns forward passes into
+/// forward-backward passes.
 #[derive(Debug)]
 struct ForwardAsBackward(Arc<dyn Transport>);
 
@@ -71,7 +72,8 @@ impl Transport for ForwardAsBackward {
     }
 }
 
-/// A negative control: a transport that sets the learning rate of optimizer steps to zero.
+/// A negative control, with which the suite must fail: a transport that sets the learning rate of
+/// optimizer steps to zero.
 #[derive(Debug)]
 struct ZeroLearningRate(Arc<dyn Transport>);
 
@@ -90,7 +92,7 @@ impl Transport for ZeroLearningRate {
     }
 }
 
-/// Returns the number of checks with the verdict "not offered".
+/// Returns the number of checks that were reported as not offered by the server.
 fn not_offered(report: &Report) -> usize {
     let rows = report.rows.iter();
     rows.filter(|row| row.verdict.name() == "not offered")

@@ -20,8 +20,8 @@ use tinkers_session::SessionOptions;
 /// submissions, so that no sample waits in the queue.
 const WAVE: usize = 200;
 
-/// A transport that accepts sample submissions, or leaves them without a response. No sample ever
-/// finishes.
+/// A transport that imitates a server on which no sample ever finishes. It accepts sample
+/// submissions, or leaves them without a response.
 #[derive(Debug)]
 struct Stub {
     config: &'static str,
@@ -62,7 +62,7 @@ impl Transport for Stub {
     }
 }
 
-/// Returns the resident memory of this process in bytes.
+/// Returns the resident memory of this process in bytes, or `None` if it cannot be read.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
@@ -72,7 +72,8 @@ fn resident_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Returns the memory per sample in bytes.
+/// Returns the client memory per pending sample in bytes, or `None` if the memory of the process
+/// cannot be read.
 async fn measure(scenario: &Scenario) -> Option<u64> {
     let stub = Arc::new(Stub {
         config: scenario.config,
@@ -95,7 +96,7 @@ async fn measure(scenario: &Scenario) -> Option<u64> {
     Some(resident_bytes()?.saturating_sub(before) / (scenario.waves * WAVE) as u64)
 }
 
-/// Submits [`WAVE`] further samples.
+/// Submits [`WAVE`] further samples, and adds their futures to `pending`.
 async fn send_wave(
     sampler: &SamplingClient,
     stub: &Stub,
@@ -113,11 +114,11 @@ async fn send_wave(
     }
 }
 
-/// A situation in which the memory per sample is measured.
+/// A situation of pending samples in which the memory per sample is measured.
 struct Scenario {
     name: &'static str,
     description: &'static str,
-    /// The client configuration that the stub returns.
+    /// The client configuration, as JSON, that the stub transport returns.
     config: &'static str,
     accepts: bool,
     waves: usize,

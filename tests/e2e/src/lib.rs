@@ -19,7 +19,7 @@ use tinkers_session::{
 use tinkers_transport::{IoRuntime, TokioClock};
 use tokio::runtime::Handle;
 
-/// The base model of the scripted engine, which returns predictable results.
+/// The name of the base model of the scripted engine, which returns predictable results.
 pub const SCRIPTED: &str = "tinkers/scripted";
 
 /// The time limit of operations on loopback sockets. A test that hangs fails after this time.
@@ -45,11 +45,11 @@ fn start_server(
 /// A server that listens on a loopback port. It runs in real time on its own thread.
 #[derive(Debug)]
 pub struct SocketServer {
-    /// The rules of the server for injected faults.
+    /// The fault rules of the server. Tests add rules to it to inject faults.
     pub faults: Faults,
-    /// The requests that the server received.
+    /// The journal of the requests that the server received.
     pub journal: Journal,
-    /// The scripted engine of the server. It counts its jobs.
+    /// The scripted engine of the server. It counts the jobs that it runs.
     pub engine: Arc<ScriptedEngine>,
     /// The base URL of the server.
     pub url: String,
@@ -108,7 +108,7 @@ pub struct Setup {
     pub options: SessionOptions,
     /// The duration of each job of the scripted engine.
     pub latency: Duration,
-    /// The rules of the server for injected faults. They apply from the first request on.
+    /// The fault rules of the server, for faults that must be injected from the first request on.
     pub faults: Faults,
 }
 
@@ -131,14 +131,14 @@ impl From<SessionOptions> for Setup {
 }
 
 /// A server in this process and a client with an open session. Both use the clock of the current
-/// runtime. This clock may be paused.
+/// tokio runtime, which a test may pause.
 #[derive(Debug)]
 pub struct Harness {
-    /// The rules of the server for injected faults.
+    /// The fault rules of the server. Tests add rules to it to inject faults.
     pub faults: Faults,
-    /// The requests that the server received.
+    /// The journal of the requests that the server received.
     pub journal: Journal,
-    /// The scripted engine of the server. It counts its jobs.
+    /// The scripted engine of the server. It counts the jobs that it runs.
     pub engine: Arc<ScriptedEngine>,
     /// The server in this process.
     pub server: LocalServer,
@@ -157,8 +157,8 @@ impl Harness {
         Self::through(setup, |direct| direct).await.0
     }
 
-    /// Starts a server and a client. The client sends its requests through the transport that
-    /// `layer` returns. This transport is also returned to the caller.
+    /// Starts a server and a client. `layer` wraps the client's transport, for example to inject
+    /// faults. Returns the transport from `layer` together with the harness.
     pub async fn through<T: Transport + 'static>(
         setup: impl Into<Setup>,
         layer: impl FnOnce(InProcess) -> T,
@@ -206,8 +206,8 @@ impl Harness {
     }
 }
 
-/// Opens a session over a transport on the current runtime. The session has its own limiter, which
-/// no other session shares.
+/// Opens a session that sends its requests through a transport, on the current runtime. The session
+/// has its own rate limiter, which no other session shares.
 ///
 /// # Errors
 /// When the server rejects the session.
@@ -219,8 +219,8 @@ pub async fn open(
     open_with_spawner(transport, options, spawner).await
 }
 
-/// Opens a session like [`open`], but runs the tasks of the session on `spawner`. Only the
-/// heartbeats stay on the current runtime.
+/// Opens a session like [`open`], but runs the background tasks of the session on `spawner`. Only
+/// the heartbeats stay on the current runtime.
 ///
 /// # Errors
 /// When the server rejects the session.

@@ -19,12 +19,12 @@ pub fn datum(token: u32) -> Datum {
     Datum::next_token(&[token, token + 1, token + 2], vec![1.0; 2]).expect("a small datum")
 }
 
-/// Returns a batch with `count` data.
+/// Returns a batch of `count` training data.
 pub fn data(count: u32) -> Vec<Datum> {
     (0..count).map(datum).collect()
 }
 
-/// Begins an optimizer step with a learning rate of 0.001.
+/// Begins an optimizer step with a learning rate of 0.001. Returns the future of its result.
 pub fn step(training: &TrainingClient) -> ApiFuture<OptimStepResult> {
     training.optim_step(AdamParams::new(1e-3))
 }
@@ -46,8 +46,8 @@ pub async fn model_of(service: &ServiceClient) -> TrainingClient {
     creation.await.expect("a model")
 }
 
-/// Creates a model and runs a forward pass. After the pass, the client knows that the server
-/// accepts protobuf bodies.
+/// Creates a model and runs a forward pass. From the response to the pass, the client learns that
+/// the server accepts protobuf bodies.
 ///
 /// # Panics
 /// When the server rejects the model or the pass.
@@ -65,14 +65,14 @@ pub async fn harness_with(change: impl FnOnce(&mut LocalConfig)) -> Harness {
     Harness::with(config).await
 }
 
-/// Starts a harness whose server does not announce deduplication. The client must assume that the
-/// server applies a repeated sequence number again.
+/// Starts a harness whose server does not announce that it deduplicates requests. The client must
+/// therefore assume that a repeated submission would be applied twice.
 pub async fn harness_without_deduplication() -> Harness {
     harness_with(|config| config.announces_deduplication = false).await
 }
 
-/// Returns the submissions of training operations that the server received, in the order of
-/// arrival. These are the requests with a `seq_id` of a model.
+/// Returns the requests that submit training operations of a model, in the order in which the
+/// server received them. These are the requests with a `model_id` and a `seq_id`.
 pub fn submissions(harness: &Harness) -> Vec<JournalEntry> {
     let of_model = [
         routes::FORWARD,
@@ -87,7 +87,7 @@ pub fn submissions(harness: &Harness) -> Vec<JournalEntry> {
     entries
 }
 
-/// Returns the `seq_id` of each request in [`submissions`].
+/// Returns the `seq_id` of each request that [`submissions`] returns.
 pub fn numbers(harness: &Harness) -> Vec<u64> {
     submissions(harness)
         .iter()
@@ -95,13 +95,13 @@ pub fn numbers(harness: &Harness) -> Vec<u64> {
         .collect()
 }
 
-/// Injects a fault into the next request to a route.
+/// Injects a fault into the next request to a route of the server.
 pub fn inject(harness: &Harness, route: &str, fault: Fault) {
     harness.faults.add(Rule::on(route), fault);
 }
 
-/// Injects a fault into the `nth` request to `forward_backward` from now on. The next request is
-/// number 1.
+/// Injects a fault into the `nth` request to `forward_backward` that the server receives from now
+/// on. The next request is number 1.
 pub fn inject_into_pass(harness: &Harness, nth: u64, fault: Fault) {
     let rule = Rule::on(routes::FORWARD_BACKWARD).nth(nth);
     harness.faults.add(rule, fault);
@@ -112,13 +112,14 @@ pub fn count(harness: &Harness, route: &str) -> usize {
     harness.journal.of(route).len()
 }
 
-/// Sleeps for the given number of seconds of the server's clock.
+/// Sleeps for the given number of seconds on the clock of the server, which may be virtual.
 pub async fn sleep(harness: &Harness, seconds: u64) {
     let duration = Duration::from_secs(seconds);
     harness.server.time().sleep(duration).await;
 }
 
-/// Waits until `condition` returns `true`, for at most one hour on the clock of the server.
+/// Waits until `condition` returns `true`, for at most one hour on the clock of the server, which
+/// may be virtual.
 ///
 /// # Panics
 /// When the condition does not hold after an hour.

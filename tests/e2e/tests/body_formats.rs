@@ -18,8 +18,8 @@ use tinkers_e2e::{Harness, Setup};
 use tinkers_local::{Dialect, Fault, InProcess, JournalEntry, LocalConfig, PassBodies, Rule};
 use tinkers_session::SessionOptions;
 
-/// A transport that replaces the response to the first `forward_backward` request with a 500
-/// response without a reason. The server has applied the request by then.
+/// A transport that lets the server apply the first `forward_backward` request, but replaces the
+/// response by a 500 response that gives no reason.
 #[derive(Debug)]
 struct FailingAfterPass {
     inner: InProcess,
@@ -59,7 +59,8 @@ fn sparse_datum() -> Datum {
     datum(1).with("extra", sparse)
 }
 
-/// Returns the body formats of all `forward_backward` requests, in the order of arrival.
+/// Returns the body format (JSON or protobuf) of each `forward_backward` request, in the order of
+/// arrival.
 fn formats(harness: &Harness) -> Vec<&'static str> {
     let of = |entry: &JournalEntry| {
         let kind = entry.headers[CONTENT_TYPE].to_str().unwrap();
@@ -250,8 +251,8 @@ async fn body_format_chosen_by_the_caller_has_no_fallback() {
     }
 }
 
-/// Starts a server whose OpenAPI document lists the given body formats for forward and backward
-/// passes.
+/// Starts a server whose OpenAPI document lists the given body formats for forward and
+/// forward-backward passes.
 async fn harness_with_document(bodies: PassBodies) -> Harness {
     harness_with(|config| {
         config.dialect = Dialect::skyrl();

@@ -25,21 +25,21 @@ use tokio::runtime::Handle;
 /// What a pending call waits for when the client is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitState {
-    /// An opening of the rate limiter gate of the call's route class. A `retry-after` hint has
-    /// closed the gate.
+    /// The call waits for the rate limiter gate of its route class to open. The `retry-after` hint
+    /// of a 429 response has closed the gate.
     Gate,
-    /// The end of the backoff delay before a retry.
+    /// The call waits for the end of the backoff delay before a retry.
     Backoff,
-    /// A new connection to the server.
+    /// The call waits for a new connection to the server.
     Dial,
-    /// The response of the server to a request.
+    /// The call has sent its request and waits for the response of the server.
     Response,
 }
 
 impl WaitState {
     const ALL: [Self; 4] = [Self::Gate, Self::Backoff, Self::Dial, Self::Response];
 
-    /// Returns the expected value of `Error::sent` for a call that waits in this state when the
+    /// Returns the value that `Error::sent` must have for a call that waits in this state when the
     /// client is closed.
     fn sent(self) -> Sent {
         match self {
@@ -49,8 +49,8 @@ impl WaitState {
     }
 }
 
-/// A transport that delays requests, so that calls stay in the chosen [`WaitState`]. It also
-/// records the paths of the requests that it sends.
+/// A transport that delays requests, so that calls stay in the chosen [`WaitState`] until the
+/// client is closed. It also records the paths of the requests that it sends.
 #[derive(Debug)]
 struct DelayingTransport {
     inner: InProcess,
@@ -147,8 +147,8 @@ impl Fixture {
         self.harness.close().await;
     }
 
-    /// Returns the paths of the requests that were sent since the last `delay` or `close`. Omits
-    /// polls, heartbeats and the request that ends the session.
+    /// Returns the paths of the requests that were sent since the last call of `delay` or `close`.
+    /// Omits polls, heartbeats and the request that ends the session.
     fn submitted(&self) -> Vec<String> {
         let mut paths = self.transport.sent_paths.lock().unwrap().clone();
         paths.retain(|path| {
@@ -185,7 +185,8 @@ async fn joined(task: tokio::task::JoinHandle<Result<(), Error>>) -> Result<(), 
 /// The name of an operation, and a function that begins the operation.
 type Operation = (&'static str, fn(&Fixture) -> Outcome);
 
-/// The operations that pass through the submission queue of a model.
+/// The operations that wait in the submission queue of a model until earlier operations are
+/// submitted.
 const QUEUED: [Operation; 8] = [
     ("forward", |s| {
         boxed(s.training.forward([datum(1)], LossFn::CrossEntropy))
@@ -212,7 +213,7 @@ const QUEUED: [Operation; 8] = [
     }),
 ];
 
-/// The operations that do not use a submission queue.
+/// The operations that do not wait in the submission queue of a model.
 const UNQUEUED: [Operation; 8] = [
     ("unload", |s| boxed(s.training.unload())),
     ("sample", |s| {

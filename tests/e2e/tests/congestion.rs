@@ -13,8 +13,8 @@ const SAMPLE_LATENCY: Duration = Duration::from_millis(200);
 const WINDOW: u32 = 20;
 const SAMPLES: u32 = 1000;
 
-/// The progress deadline. It is longer than a sample takes, and shorter than the time that the last
-/// sample waits in the queue.
+/// The progress deadline of samples: the time without progress after which a sample fails. It is
+/// longer than a sample takes, and shorter than the time that the last sample waits in the queue.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,8 @@ use tinkers_session::SessionOptions;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Starts a client whose operation deadline is ten seconds.
+/// Starts a server, and a client whose calls fail if they take longer than ten seconds (the
+/// operation deadline).
 async fn harness_with_operation_deadline() -> Harness {
     Harness::with(SessionOptions {
         operation_deadline: Some(10 * SECOND),
@@ -23,7 +24,8 @@ async fn harness_with_operation_deadline() -> Harness {
     .await
 }
 
-/// Starts a client whose progress deadline is one minute.
+/// Starts a server, and a client whose calls fail after one minute without progress (the progress
+/// deadline).
 async fn harness_with_progress_deadline() -> Harness {
     Harness::with(SessionOptions {
         progress_deadline: 60 * SECOND,
@@ -38,7 +40,8 @@ fn refuse_for(harness: &Harness, route: &str, seconds: u64) {
     inject(harness, route, Fault::rate_limited(Hint::Seconds(seconds)));
 }
 
-/// Waits for a call that must fail within a second, and returns its error.
+/// Waits for a call that must fail within a second, instead of waiting for its deadline, and
+/// returns its error.
 async fn immediate_error<T: std::fmt::Debug>(harness: &Harness, call: ApiFuture<T>) -> Error {
     let clock = harness.server.time();
     let began = clock.now();
@@ -165,8 +168,9 @@ async fn retry_after_of_a_503_beyond_the_deadline_fails_a_call_at_once() {
     assert!(error.retry_at().is_some());
 }
 
-/// Creates a model with twelve queued optimizer steps. Each submission of a step takes ten seconds,
-/// like a large upload. All submissions together take twice the progress deadline.
+/// Creates a model with twelve queued optimizer steps. The submission of each step takes ten
+/// seconds, like a large upload. All submissions together take twice the progress deadline of one
+/// minute.
 async fn model_with_long_queue() -> (Harness, TrainingClient, Vec<ApiFuture<OptimStepResult>>) {
     let harness = harness_with_progress_deadline().await;
     let training = model(&harness).await;

@@ -19,7 +19,7 @@ async fn harness_with_expiring_results() -> Harness {
     .await
 }
 
-/// Drops the response to the next poll.
+/// Lets the server handle the next poll for a result, but drops the response.
 fn lose_next_poll(harness: &Harness) {
     inject(harness, routes::RETRIEVE_FUTURE, Fault::cut_after());
 }
@@ -116,7 +116,7 @@ async fn harness_with_checkpoint(dialect: Dialect) -> (Harness, String) {
     (harness, saved.path.to_string())
 }
 
-/// Creates a model from a checkpoint.
+/// Creates a model from the checkpoint at `path`.
 async fn resume(harness: &Harness, path: &str) -> Result<TrainingClient, Error> {
     let resumed = harness
         .service

@@ -12,8 +12,8 @@ use tinkers_local::LocalConfig;
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// The maximum number of times that the test compares the thread count with the expected one. The
-/// comparisons are 5 ms apart.
+/// The maximum number of times that the test counts the heartbeat threads until the count is as
+/// expected. The counts are 5 ms apart.
 const CHECKS: u32 = 2000;
 
 #[tokio::test]
@@ -37,7 +37,8 @@ async fn all_sessions_share_one_heartbeat_thread() {
     server.stop();
 }
 
-/// Waits until the process has `count` heartbeat threads.
+/// Waits until the process has `count` heartbeat threads. Panics if it does not have them after
+/// [`CHECKS`] counts.
 async fn wait_for_threads(count: usize) {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
     for _ in 0..CHECKS {

@@ -12,7 +12,7 @@ use tinkers_e2e::training::{datum, model_of};
 use tinkers_e2e::{SCRIPTED, SocketServer};
 use tinkers_local::LocalConfig;
 
-/// Waits for a call that must fail within a second, and returns its error.
+/// Waits for a call with invalid input, which must fail within a second, and returns its error.
 #[expect(
     clippy::disallowed_methods,
     reason = "limits the duration of a call over sockets"

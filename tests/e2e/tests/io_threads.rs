@@ -12,8 +12,8 @@ use tinkers_local::LocalConfig;
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// The maximum number of times that the test counts the threads. All threads must have started by
-/// the last count. The counts are 5 ms apart.
+/// The maximum number of times that the test counts the I/O threads until all of them have started.
+/// The counts are 5 ms apart.
 const MAX_COUNTS: u32 = 2000;
 
 #[tokio::test]

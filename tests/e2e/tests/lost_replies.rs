@@ -120,7 +120,8 @@ async fn save_with_a_lost_reply_is_searched_on_the_server_before_a_retry() {
     assert_eq!(harness.engine.counts().saves, 2);
 }
 
-/// Returns the response of a SkyRL server to a save under a checkpoint name that already exists.
+/// Returns the fault that answers a save like a SkyRL server on which the checkpoint name already
+/// exists.
 fn name_conflict() -> Fault {
     Fault::status(StatusCode::CONFLICT, "Checkpoint 'x' already exists")
 }

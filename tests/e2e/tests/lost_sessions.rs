@@ -10,7 +10,7 @@ use tinkers_e2e::training::{datum, inject, model, step};
 use tinkers_e2e::{Harness, SCRIPTED, Setup};
 use tinkers_local::{Fault, Rule};
 
-/// Restarts the server. The restarted server does not know the old sessions.
+/// Restarts the server. The restarted server does not know the sessions that existed before.
 async fn restart(harness: &Harness) {
     inject(harness, routes::CAPABILITIES, Fault::restart());
     let _response = harness.service.capabilities().await;

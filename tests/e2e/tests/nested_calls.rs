@@ -16,7 +16,8 @@ use tinkers_local::{Fault, Hint, InProcess, Rule};
 type NestedCall = Box<dyn FnOnce() -> BoxFuture<'static, Result<(), Error>> + Send>;
 type Outcomes = Arc<Mutex<Vec<Result<(), Error>>>>;
 
-/// The planned nested calls by route, and the outcomes of the calls that were made.
+/// The nested calls, which the transport makes while it sends another request: the planned ones by
+/// route, and the outcomes of those that were made.
 #[derive(Clone, Default)]
 struct NestedCalls {
     planned: Arc<Mutex<Vec<(&'static str, NestedCall)>>>,
@@ -24,7 +25,8 @@ struct NestedCalls {
 }
 
 impl NestedCalls {
-    /// Plans a nested call. The transport makes it before it sends the next request to `route`.
+    /// Plans a nested call. The transport makes the call once, just before it sends the next
+    /// request to `route`.
     fn plan<T, F>(&self, route: &'static str, call: impl FnOnce() -> F + Send + 'static)
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -43,7 +45,7 @@ impl NestedCalls {
         Some(planned.remove(at).1)
     }
 
-    /// Returns the outcomes of all nested calls, in the order of completion.
+    /// Returns the outcomes of all nested calls that were made, in the order of completion.
     fn outcomes(&self) -> Vec<Result<(), Error>> {
         assert_eq!(
             self.planned.lock().unwrap().len(),
@@ -54,7 +56,7 @@ impl NestedCalls {
     }
 }
 
-/// A transport that makes the planned calls before it sends a request.
+/// A transport that makes the planned nested calls before it sends a request to their route.
 #[derive(Debug)]
 struct NestingTransport {
     inner: InProcess,

@@ -24,7 +24,7 @@ use crate::recorder::Recorder;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Adds a recorder to the transport of the client that `builder` describes.
+/// Adds a transport that records all requests in `recorder` to the client that `builder` describes.
 fn record(recorder: &Recorder, builder: ServiceClientBuilder) -> ServiceClientBuilder {
     let recorder = recorder.clone();
     builder.layer_transport(move |inner| Arc::new(recorder.wrap(inner)))
@@ -177,8 +177,8 @@ async fn body_format_sets_the_content_type_of_training_requests() {
     }
 }
 
-/// Sends a sample to a server that never responds. The client has the given options. Returns the
-/// error of the sample.
+/// Returns the error of a sample that a client with the given options requests from a server that
+/// never responds.
 async fn error_without_response(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> (SocketServer, Error) {
@@ -264,8 +264,8 @@ async fn root_certificate_pem_is_rejected_if_invalid() {
 /// The argument that marks a process as the child process of the test. The test runner ignores it.
 const CHILD: &str = "child-process-of-the-test";
 
-/// Connects with and without environment variables, and prints the tags of both sessions. The child
-/// process of the test runs this function.
+/// Connects with and without environment variables, and prints the tags of both sessions. The test
+/// runs this function in a child process, so that it can set the variables.
 #[expect(clippy::print_stdout, reason = "the parent process reads the output")]
 fn print_session_tags() {
     let server = SocketServer::start(LocalConfig::default());

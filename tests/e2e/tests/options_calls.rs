@@ -21,7 +21,7 @@ async fn start() -> (Harness, Recorder) {
     (harness, recorder)
 }
 
-/// Returns the names of the builder methods of the type `type_name` in a source file.
+/// Returns the names of the builder methods of the type `type_name` in the source text `source`.
 fn options(source: &str, type_name: &str) -> BTreeSet<String> {
     let start = source
         .find(&format!("impl {type_name} {{"))

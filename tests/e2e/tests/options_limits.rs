@@ -17,7 +17,8 @@ use crate::options_builder::wait_until;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A route class under test: one of its routes, its limiter settings and its limiter state.
+/// A route class whose limits are tested: one of its routes, its limiter settings and its limiter
+/// state.
 struct Class {
     class: RouteClass,
     route: &'static str,
@@ -52,8 +53,8 @@ const CLASSES: [Class; 4] = [
     },
 ];
 
-/// Sends two requests that receive no response. Waits until one request is in flight and the other
-/// request waits because of the limit under test.
+/// Sends two requests of a route class to a server that does not respond. Waits until one request
+/// is in flight, and the other one waits because of the limit that `set` lowers.
 async fn assert_one_of_two_waits(class: &Class, set: fn(&mut ClassSettings)) -> JoinHandle<()> {
     let server = SocketServer::start(LocalConfig::default());
     let mut limits = LimiterSettings::default();
@@ -223,7 +224,7 @@ async fn limits_on_bytes_and_samples_in_flight_apply_or_are_rejected() {
     } = sample;
 }
 
-/// Starts a client whose limits are changed by `change`.
+/// Starts a server and a client. `change` changes the limits of the client's rate limiter.
 async fn harness_with_limits(change: impl FnOnce(&mut LimiterSettings)) -> Harness {
     let mut limits = LimiterSettings::default();
     change(&mut limits);
@@ -234,7 +235,8 @@ async fn harness_with_limits(change: impl FnOnce(&mut LimiterSettings)) -> Harne
     Harness::with(options).await
 }
 
-/// Returns the times at which sample submissions arrived at the server, in seconds.
+/// Returns the arrival times of the sample submissions at the server, in seconds since the origin
+/// of the clock.
 fn arrivals(harness: &Harness) -> Vec<u64> {
     let entries = harness.journal.of(routes::ASAMPLE);
     let times = entries

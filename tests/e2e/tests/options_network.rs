@@ -32,8 +32,8 @@ async fn connect_with(
     (server, service)
 }
 
-/// Returns the field named in the error of a client that fails to connect before it has sent
-/// anything.
+/// Returns the name of the invalid option that the error contains when a client fails to connect
+/// before it has sent a request.
 async fn rejected_field(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> Option<String> {
@@ -46,8 +46,8 @@ async fn rejected_field(
     error.field().map(str::to_owned)
 }
 
-/// Returns the values of one header in all requests. `None` stands for a request without the
-/// header.
+/// Returns the values that one header has in the requests. The set contains `None` if a request has
+/// no such header.
 fn values(entries: &[JournalEntry], name: &str) -> BTreeSet<Option<String>> {
     let value = |entry: &JournalEntry| {
         let value = entry.headers.get(name)?;
@@ -146,7 +146,7 @@ async fn connect_timeout_limits_the_handshake() {
     assert_eq!(field.as_deref(), Some("timeouts.sample.connect"));
 }
 
-/// Returns the error of a sample submission to which the server does not respond.
+/// Returns the error of a sample submission that gets no response from the server.
 async fn error_of_a_sample(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
     fault: Fault,
@@ -361,8 +361,9 @@ async fn proxy_receives_the_requests() {
 /// The environment variable with the URL of the server, in the child process of a test.
 const SERVER_URL: &str = "TINKERS_TEST_SERVER_URL";
 
-/// Connects to the server of the parent process, with and without trust in the certificates of
-/// `SSL_CERT_FILE`. This file contains the certificate authority of the server.
+/// Connects to the server of the parent process, with and without trust in the certificates of the
+/// file `SSL_CERT_FILE`, and prints whether each attempt succeeded. The file contains the
+/// certificate authority of the server.
 #[expect(clippy::print_stdout, reason = "the parent process reads the output")]
 fn print_whether_connected(url: &str) {
     let stranger = Authority::new();

@@ -13,7 +13,8 @@ use crate::log_capture::Log;
 
 const ORPHAN: &str = "may keep an unused";
 
-/// Returns the captured log lines about orphaned models.
+/// Returns the captured log lines about orphaned models, which the server may keep although no
+/// client uses them.
 fn orphan_lines(log: &Log) -> Vec<String> {
     log.lines_with(ORPHAN)
 }

@@ -13,7 +13,7 @@ use tinkers_local::InProcess;
 
 use crate::log_capture::Log;
 
-/// A transport that refuses all connections while the outage lasts.
+/// A transport that refuses all connections while the simulated outage lasts.
 #[derive(Debug)]
 struct RefusingTransport {
     inner: InProcess,

@@ -18,10 +18,10 @@ use tinkers_e2e::{Harness, SCRIPTED, Setup};
 use tinkers_local::{InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// The duration of an outage. During this time, backoff delays grow to half a minute.
+/// The duration of an outage. It is long enough for backoff delays to grow to half a minute.
 const OUTAGE: Duration = Duration::from_secs(20);
-/// The time limit after the outage for all requests to finish. It includes the random spread of the
-/// resumed requests.
+/// The time after the end of the outage within which all calls must succeed. It includes the random
+/// delays over which the client spreads its retries.
 const RECOVERY: Duration = Duration::from_millis(3_100);
 
 /// A transport that answers all requests of a route class with 503 during an outage.
@@ -32,14 +32,15 @@ struct FailingTransport {
     /// The times at which requests failed.
     failures: Mutex<Vec<Timestamp>>,
     /// The bodies of the polls that did not fail. The body of a poll identifies the operation whose
-    /// result is polled.
+    /// result the client asks for.
     polls: Mutex<BTreeSet<Bytes>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Outage {
     class: RouteClass,
-    /// The value of the `retry-after` header in seconds. `None` to send no such header.
+    /// The value, in seconds, of the `retry-after` header of the 503 responses. `None` to send no
+    /// such header.
     hint: Option<u16>,
 }
 
@@ -73,7 +74,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// Starts a client with default options, and a server on which each job takes one second.
+    /// Starts a server on which each job takes one second, and a client with default options.
     async fn new(config: LocalConfig) -> Self {
         Self::with(Duration::from_secs(1), config, SessionOptions::default()).await
     }
@@ -99,8 +100,8 @@ impl Fixture {
         self.harness.server.time().sleep(length).await;
     }
 
-    /// Ends the outage when it has lasted for [`OUTAGE`], and waits until all calls have succeeded.
-    /// Returns the time from the end of the outage to the last success.
+    /// Waits until the outage has lasted for [`OUTAGE`], ends it, and waits until all calls have
+    /// succeeded. Returns the time from the end of the outage to the last success.
     async fn recovery_time<T>(&self, calls: Vec<ApiFuture<T>>) -> Duration {
         let end = self.end_outage().await;
         for call in calls {
@@ -109,7 +110,8 @@ impl Fixture {
         self.now().since(end)
     }
 
-    /// Waits until the outage has lasted for [`OUTAGE`], then ends it. Returns the time of the end.
+    /// Waits until the outage has lasted for [`OUTAGE`], then ends it. Returns the time at which
+    /// the outage ended.
     async fn end_outage(&self) -> Timestamp {
         self.sleep(OUTAGE).await;
         *self.transport.outage.lock().unwrap() = None;

@@ -30,7 +30,7 @@ impl Recorder {
         RecordingTransport { inner, recorder }
     }
 
-    /// Returns all recorded requests.
+    /// Returns all recorded requests in the order in which they were sent.
     pub(crate) fn requests(&self) -> Vec<Recorded> {
         self.0.lock().unwrap().clone()
     }

@@ -12,17 +12,17 @@ use tinkers_e2e::Harness;
 use tinkers_e2e::training::{datum, harness_without_deduplication, inject, model, numbers, step};
 use tinkers_local::{Fault, Rule};
 
-/// A time limit that only a hanging call exceeds.
+/// A time limit for calls. Only a call that hangs exceeds it.
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The ways in which servers reject a save under a checkpoint name that already exists.
 #[derive(Debug, Clone, Copy)]
 enum NameConflict {
-    /// The submission is answered with 409.
+    /// The server answers the submission of the save with status 409.
     Conflict,
-    /// The submission is answered with 422.
+    /// The server answers the submission of the save with status 422.
     Invalid,
-    /// The submission is accepted, and the operation fails later.
+    /// The server accepts the submission of the save, and the operation fails later.
     Failed,
 }
 
@@ -186,8 +186,8 @@ async fn save_with_an_unknown_outcome_makes_later_calls_fail() {
     assert!(training.recover().is_err());
 }
 
-/// Makes the server accept the second save from now on. The response contains the request id 77,
-/// which no operation has.
+/// Makes the server accept the submission of the second save from now on. The response contains the
+/// request id 77, which belongs to no operation.
 fn accept_second_save(harness: &Harness) {
     let second = Rule::on(routes::SAVE_WEIGHTS).nth(2);
     let acceptance = json!({"request_id": "77", "future_id": "77"});

@@ -53,7 +53,8 @@ fn calls_work_without_a_tokio_runtime() {
     server.stop();
 }
 
-/// The time for which the caller's runtime is blocked, in heartbeat periods.
+/// The time for which the test blocks the runtime of the caller, as a number of heartbeat periods.
+/// A session without heartbeats would expire in this time.
 const BLOCKED_HEARTBEATS: u32 = 12;
 
 #[test]
@@ -115,7 +116,8 @@ fn results_can_be_awaited_on_many_threads() {
     server.stop();
 }
 
-/// Connects a client that runs its background work on a new runtime.
+/// Connects a client that runs its background tasks on a new runtime. Returns this runtime and the
+/// client.
 fn client_on_own_runtime(server: &SocketServer) -> (tokio::runtime::Runtime, ServiceClient) {
     let io_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

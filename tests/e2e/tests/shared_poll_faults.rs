@@ -17,8 +17,8 @@ use tinkers_local::{Fault, InProcess, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
 
 const LATENCY: Duration = Duration::from_secs(20);
-/// The progress deadline. After half of this time without a result, a sample is polled
-/// individually.
+/// The progress deadline. A sample for which the shared polls have returned no result for half of
+/// this time is polled individually.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 fn setup() -> Setup {
@@ -51,7 +51,7 @@ fn send(sampler: &SamplingClient) -> ApiFuture<SampleResponse> {
     sampler.sample(vec![1]).max_tokens(1).send()
 }
 
-/// Injects a fault into all shared polls.
+/// Injects a fault into all shared polls, which return the results of many samples at once.
 fn inject_into_shared_polls(harness: &Harness, fault: Fault) {
     let rule = Rule::on(routes::RETRIEVE_FUTURES).always();
     harness.faults.add(rule, fault);
@@ -201,8 +201,9 @@ async fn calls_that_closing_the_client_cancels_fail_with_closed() {
     }
 }
 
-/// A transport that delivers sample completions before the responses to the submissions of the
-/// samples. It also drops the first poll response that contains completions.
+/// A transport that changes the order in which the client receives responses: the completion of a
+/// sample arrives before the response to its submission. The first poll response that contains
+/// completions is lost.
 #[derive(Debug)]
 struct ReorderingTransport {
     inner: InProcess,
@@ -215,18 +216,19 @@ struct State {
     cursor: i64,
     has_submitted: bool,
     has_lost_completions: bool,
-    /// The request ids that the client has received in responses to submissions.
+    /// The request ids of the samples whose submission responses the client has received.
     known_ids: BTreeSet<String>,
 }
 
-/// The client under test: either correct, or with a bug that the transport simulates.
+/// The client under test: the correct client, or the same client with a bug that the transport
+/// simulates. The test must detect each bug.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ClientModel {
     Correct,
-    /// The client advances its poll cursor even if the poll response is lost.
+    /// The bug: the client advances its poll cursor even if the poll response is lost.
     EarlyCursor,
-    /// The client discards the completion of a sample that arrives before the response to the
-    /// submission of the sample.
+    /// The bug: the client discards the completion of a sample that arrives before the response to
+    /// the submission of the sample.
     DiscardsEarlyCompletions,
 }
 
@@ -284,8 +286,8 @@ impl Transport for ReorderingTransport {
     }
 }
 
-/// Returns the time that three samples take when their completions arrive early and the first
-/// completions are lost.
+/// Returns the time that three samples take when their completions arrive before the responses to
+/// their submissions, and the first poll response with completions is lost.
 async fn duration_with_early_completions(client: ClientModel) -> Duration {
     let (harness, _) = Harness::through(setup(), |inner| ReorderingTransport {
         inner,

@@ -17,7 +17,7 @@ use tinkers_local::{Fault, InProcess, Rule};
 
 const LATENCY: Duration = Duration::from_secs(20);
 
-/// A transport that fails the first shared polls with a transport error.
+/// A transport in which the first shared polls fail with a transport error.
 #[derive(Debug)]
 struct FailingTransport {
     inner: InProcess,
@@ -81,8 +81,8 @@ fn inject_always(harness: &Harness, route: &'static str, fault: Fault) {
     harness.faults.add(Rule::on(route).always(), fault);
 }
 
-/// Sends `n` samples. Asserts that each call receives its own result, and that the server samples
-/// each prompt once.
+/// Requests `n` samples. Asserts that each call receives the result for its own prompt, and that
+/// the server samples each prompt once.
 async fn assert_samples_succeed(harness: &Harness, sampler: &SamplingClient, n: u32) {
     let count_before = harness.engine.counts().samples;
     let send = |i: u32| sampler.sample(vec![i]).max_tokens(1).send();
@@ -95,7 +95,8 @@ async fn assert_samples_succeed(harness: &Harness, sampler: &SamplingClient, n: 
     assert_eq!(sampled, u64::from(n), "each is sampled once");
 }
 
-/// The kinds of transport errors that may be transient or permanent.
+/// The kinds of transport errors that may be transient or permanent, so that the client cannot know
+/// whether a retry helps.
 const AMBIGUOUS: [TransportErrorKind; 4] = [
     TransportErrorKind::Decode,
     TransportErrorKind::Tls,

@@ -27,7 +27,7 @@ async fn start(config: LocalConfig) -> (Harness, SamplingClient) {
     (harness, sampler)
 }
 
-/// Returns the first token that the scripted engine samples for prompt `i`.
+/// Returns the first token that the scripted engine samples for prompt number `i`.
 fn expected_token(i: u32) -> u32 {
     i % 200 + 1
 }
@@ -36,8 +36,8 @@ fn send(sampler: &SamplingClient, i: u32) -> ApiFuture<SampleResponse> {
     sampler.sample(vec![i % 200]).max_tokens(1).send()
 }
 
-/// Sends one sample every 7 ms and checks that each call receives the result of its own sample.
-/// Returns the request ids.
+/// Requests a sample every 7 ms, `count` in total, and checks that each call receives the result
+/// for its own prompt. Returns the request ids of the samples.
 async fn sample_many(harness: &Harness, sampler: &SamplingClient, count: u32) -> Vec<String> {
     let time = harness.server.time();
     let mut samples = Vec::new();
@@ -69,7 +69,7 @@ fn assert_one_at_a_time(harness: &Harness) {
     }
 }
 
-/// Polls once for each request id and returns the HTTP statuses.
+/// Polls once for the result of each request id, and returns the HTTP statuses of the responses.
 async fn statuses(harness: &Harness, ids: &[String]) -> Vec<u16> {
     let mut statuses = Vec::new();
     for id in ids {

@@ -15,8 +15,9 @@ thread_local! {
     static VALUES: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Stores the values that `make` returns in a thread-local of a new thread. Then ends the thread,
-/// which drops the values.
+/// Stores the values that `make` returns in a thread-local variable of a new thread, and ends the
+/// thread. The values are thus dropped when the thread-local variables of tokio and tracing are
+/// already gone.
 fn drop_by_thread_local(make: impl FnOnce() -> Vec<Box<dyn Any>> + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -87,7 +88,8 @@ fn clients_and_calls_can_be_dropped_by_a_thread_local() {
     server.stop();
 }
 
-/// A value whose destructor reads a clock and waits for a time on this clock.
+/// A value whose destructor reads the given clock and sleeps on it until a time that has already
+/// passed.
 struct UsesClockOnDrop(Arc<dyn Clock>);
 
 impl Drop for UsesClockOnDrop {

@@ -11,7 +11,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// A certificate authority.
+/// A certificate authority for tests of TLS.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -36,15 +36,16 @@ impl Authority {
     }
 }
 
-/// A TLS server for `localhost` in front of a server without TLS.
+/// A TLS server for `localhost` that forwards connections to a server without TLS.
 pub(crate) struct TlsFront {
     pub(crate) url: String,
     protocols: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl TlsFront {
-    /// Starts a TLS server with a certificate of `authority` in front of the server at `url`. If
-    /// `clients` is given, the TLS server requires a client certificate of that authority.
+    /// Starts a TLS server for `localhost` that forwards connections to the server at `url`. Its
+    /// certificate is issued by `authority`. If `clients` is given, clients must present a
+    /// certificate of that authority.
     pub(crate) async fn start(
         url: &str,
         authority: &Authority,
@@ -79,7 +80,7 @@ impl TlsFront {
         }
     }
 
-    /// Returns the application protocols that clients and the server have negotiated.
+    /// Returns the application protocols (ALPN) that clients have negotiated with this TLS server.
     pub(crate) fn protocols(&self) -> BTreeSet<String> {
         self.protocols.lock().unwrap().clone()
     }

@@ -2,7 +2,8 @@
 
 use std::sync::LazyLock;
 
-/// Two Zstd bodies that each decompress to a gigabyte: one of digits, one of opening brackets.
+/// Two decompression bombs: Zstd bodies that each expand to a gigabyte. One consists of digits, the
+/// other one of opening brackets.
 pub(crate) static BOMBS: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
     [b'9', b'['].map(|byte| {
         let frame = zstd::encode_all(&vec![byte; 64 << 20][..], 3).unwrap_or_default();

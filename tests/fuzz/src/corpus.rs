@@ -6,10 +6,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The directory of the corpus.
+/// The directory of the corpus, which contains the stored inputs of all fuzz targets.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
 
-/// One input of the corpus, with its file.
+/// A stored input of a fuzz target, with its file in the corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CorpusFile {
     /// The file name. It describes the input.
@@ -20,7 +20,7 @@ pub struct CorpusFile {
     pub input: Vec<u8>,
 }
 
-/// Reads the corpus files of a target, sorted by name.
+/// Reads the corpus files of the fuzz target with the name `target`, sorted by file name.
 ///
 /// # Errors
 /// Returns an error if a file cannot be read.
@@ -36,7 +36,7 @@ pub fn files(target: &str) -> io::Result<Vec<CorpusFile>> {
     Ok(files)
 }
 
-/// Returns the names of the targets that have corpus files.
+/// Returns the names of the fuzz targets that have corpus files.
 ///
 /// # Errors
 /// Returns an error if the directory cannot be read.

@@ -3,16 +3,18 @@
 
 use tinkers_local::Route;
 
-/// The session id. The server derives ids from a random source that only returns zeros, so the ids
-/// are the same in each run.
+/// The id of the session that is created before each input is sent. The server derives ids from a
+/// random source that only returns zeros, so the ids are the same in each run.
 pub(crate) const SESSION: &str = "session-0000000000000001";
 pub(crate) const SAMPLER: &str = "session-0000000000000001:sample:0";
 pub(crate) const FUTURE: &str = "req-00000000-1";
-/// The request id of the sample. The sample is the third operation that gets a request id.
+/// The request id of the sample that is created before each input is sent. The sample is the third
+/// operation that gets a request id.
 pub(crate) const SAMPLE: &str = "req-00000000-3";
 
-/// Returns the paths and bodies of the requests that create the fixtures, in order. The first
-/// request that gets a request id gets [`FUTURE`].
+/// Returns the paths and bodies of the requests that create the fixtures (a session, a model, a
+/// sampling client and a sample), in order. The first operation that gets a request id gets
+/// [`FUTURE`].
 pub(crate) fn setup_requests() -> Vec<(String, String)> {
     let model = format!("{SESSION}:train:0");
     let base = r#""base_model":"tinkers/scripted""#;
@@ -88,7 +90,8 @@ pub(crate) fn valid_body(route: Route) -> Option<String> {
     })
 }
 
-/// Returns the id of a fixture for a path parameter such as `{session_id}`.
+/// Returns the id of the fixture that a path parameter such as `{session_id}` names, or `None` if
+/// there is no such fixture.
 pub(crate) fn fixture_id(part: &str) -> Option<&'static str> {
     Some(match part {
         "{session_id}" => SESSION,
@@ -101,7 +104,7 @@ pub(crate) fn fixture_id(part: &str) -> Option<&'static str> {
     })
 }
 
-/// Returns the bytes of a valid request to the route, as a client sends them.
+/// Returns the bytes of a valid HTTP/1.1 request to the route, as a client sends them.
 pub(crate) fn client_request(route: Route, host: &str) -> Vec<u8> {
     let parts = route
         .path()

@@ -11,7 +11,8 @@ use crate::request_parts::{HEADERS, IDS, METHODS, OTHER_PATHS, QUERIES, VALUES};
 use crate::seeds;
 use crate::server::HOSTS;
 
-/// Returns either one to three generated requests, or a mutation of one of the seeds.
+/// Returns an input for the server: either one to three generated HTTP requests, or a mutation of
+/// one of `seeds`.
 pub fn requests(mutator: &Mutator, seeds: &[Vec<u8>]) -> Vec<u8> {
     if mutator.below(3) == 0 {
         return mutator.next(seeds);
@@ -77,7 +78,7 @@ fn path(mutator: &Mutator, route: Route) -> String {
     path
 }
 
-/// Returns a path that is longer than hyper allows.
+/// Returns a request path that is longer than hyper allows.
 fn long_path(mutator: &Mutator) -> String {
     let id = mutator.pick(&IDS);
     format!("/api/v1/{}", id.repeat(70_000 / id.len().max(1)))
@@ -98,7 +99,8 @@ fn header(mutator: &Mutator, headers: &mut Vec<u8>) {
     headers.extend_from_slice(b"\r\n");
 }
 
-/// Adds a `content-length` header. The declared length is correct in most cases.
+/// Adds a `content-length` header to `headers`. In most cases it declares the correct length,
+/// `length`.
 fn add_content_length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     let value = match mutator.below(16) {
         0 => "0".to_owned(),
@@ -113,8 +115,8 @@ fn add_content_length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     headers.extend(format!("content-length: {value}\r\n").into_bytes());
 }
 
-/// Bodies of poll responses. No route expects them in a request. They are created only once because
-/// they are large.
+/// Bodies of poll responses, to be sent as request bodies although no route expects them. They are
+/// created only once because they are large.
 static OTHER_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(seeds::polls);
 
 fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
@@ -137,7 +139,7 @@ fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
     body
 }
 
-/// Replaces the value after a random colon of a JSON body by a value from [`VALUES`].
+/// Replaces the value after a random colon of a JSON body by a random value from [`VALUES`].
 fn replace_json_value(mutator: &Mutator, body: &mut Vec<u8>) {
     let colons = body.iter().enumerate().filter(|(_, byte)| **byte == b':');
     let colons: Vec<usize> = colons.map(|(at, _)| at + 1).collect();

@@ -77,8 +77,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a fuzz target with each of `inputs`, and then with generated inputs until `length` has
-/// passed. Returns `true` if no input failed.
+/// Runs a fuzz target first with each of `inputs`, and then with generated inputs until the
+/// duration `length` has passed. Returns `true` if no input failed.
 fn fuzz(target: Target, inputs: &[Vec<u8>], seed: u64, length: Duration) -> bool {
     let (count, failing) = (AtomicU64::new(0), Mutex::new(None));
     let end = Instant::now() + length;
@@ -132,7 +132,8 @@ fn fails(target: Target, input: &[u8]) -> bool {
     catch_unwind(|| (target.run)(input)).is_err()
 }
 
-/// Writes an input to `target/fuzz`. The file name is the hash of the input.
+/// Writes a failing input to `target/fuzz`, and returns its path. The file name is the hash of the
+/// input.
 fn save(target: Target, input: &[u8]) -> io::Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     hasher.write(input);

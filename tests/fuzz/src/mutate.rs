@@ -2,7 +2,8 @@
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// Byte sequences that have a special meaning in one of the parsed formats.
+/// Byte sequences that have a special meaning in one of the fuzzed formats. Mutations insert them
+/// into inputs.
 const TOKENS: [&[u8]; 36] = [
     b"{",
     b"}",
@@ -52,19 +53,19 @@ pub struct Mutator {
 }
 
 impl Mutator {
-    /// Creates a generator of mutations that depends only on `seed`.
+    /// Creates a generator whose mutations depend only on `seed`.
     pub const fn new(seed: u64) -> Self {
         Self {
             numbers: SplitMix::new(seed),
         }
     }
 
-    /// Draws a number below `n`. Returns 0 if `n` is 0.
+    /// Draws a random number below `n`. Returns 0 if `n` is 0.
     pub(crate) fn below(&self, n: usize) -> usize {
         (self.numbers.bits() % n.max(1) as u64) as usize
     }
 
-    /// Draws an element of `all`, which must not be empty.
+    /// Draws a random element of `all`, which must not be empty.
     pub(crate) fn pick<'a, T>(&self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }

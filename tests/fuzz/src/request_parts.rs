@@ -2,7 +2,7 @@
 
 use crate::fixtures::{FUTURE, SAMPLER, SESSION};
 
-/// Valid and invalid ids for path parameters.
+/// Valid and invalid ids to be used as path parameters of generated requests.
 pub(crate) const IDS: [&str; 26] = [
     SESSION,
     "session-0000000000000001:train:0",
@@ -75,7 +75,8 @@ pub(crate) const METHODS: [&str; 12] = [
     "P",
 ];
 
-/// Names of headers that the server reads, each with valid and invalid header values.
+/// Names of headers that the server reads, each with valid and invalid values for generated
+/// requests.
 pub(crate) const HEADERS: [(&str, &[&str]); 14] = [
     (
         "content-type",
@@ -157,7 +158,7 @@ pub(crate) const HEADERS: [(&str, &[&str]); 14] = [
     ),
 ];
 
-/// JSON values of every type, including extreme numbers.
+/// JSON values of every type, including extreme numbers, for the bodies of generated requests.
 pub(crate) const VALUES: [&str; 22] = [
     "null",
     "true",

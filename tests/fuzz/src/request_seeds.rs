@@ -7,8 +7,8 @@ use crate::fixtures::client_request;
 use crate::seeds::polls;
 use crate::server::HOSTS;
 
-/// Returns whole requests: for each route a request as the client sends it, requests with
-/// unexpected bodies, and requests with decompression bombs.
+/// Returns seed inputs for the server: for each route a request as the client sends it, requests
+/// with unexpected bodies, and requests with decompression bombs.
 pub(crate) fn requests() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for (i, route) in Route::ALL.iter().enumerate() {
@@ -34,8 +34,8 @@ pub(crate) fn requests() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns the bytes of whole connections: short and long requests, several requests in a row, and
-/// HTTP/2.
+/// Returns seed inputs for whole connections: the bytes of short and long requests, of several
+/// requests in a row, and of HTTP/2 connections.
 pub(crate) fn connections() -> Vec<Vec<u8>> {
     let mut all = requests();
     all.retain(|bytes| bytes.len() < 4096);
@@ -49,9 +49,9 @@ pub(crate) fn connections() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns four HTTP/2 connections with prior knowledge. Three connections each send one request:
-/// without a body, with a body, and with an incomplete body. The fourth connection sends invalid
-/// frames.
+/// Returns the bytes of four HTTP/2 connections without an HTTP/1.1 upgrade ("prior knowledge").
+/// Three connections each send one request: without a body, with a body, and with an incomplete
+/// body. The fourth connection sends invalid frames.
 pub(crate) fn http_2() -> [Vec<u8>; 4] {
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         let length = (payload.len() as u32).to_be_bytes();

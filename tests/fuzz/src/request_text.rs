@@ -6,11 +6,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use memchr::memmem;
 use tinkers_local::Request;
 
-/// The maximum number of requests that are parsed from one input.
+/// The maximum number of requests that are parsed from one input. The rest of the input is ignored.
 const MAX_REQUESTS: usize = 8;
 
-/// Parses the consecutive requests of an input. The `content-length` header of a request gives the
-/// length of its body. Without this header, the body is the rest of the input.
+/// Parses the requests that an input contains one after another. The `content-length` header of a
+/// request gives the length of its body. Without this header, the body is the rest of the input.
 pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Request> {
     let mut all = Vec::new();
     while !bytes.is_empty() && all.len() < MAX_REQUESTS {
@@ -31,14 +31,14 @@ pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Request> {
     all
 }
 
-/// Splits the input at the end of the head of the first request.
+/// Splits the input at the end of the head (request line and headers) of the first request.
 fn split_head(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = b"\r\n\r\n";
     let at = memmem::find(bytes, end);
     at.map_or((bytes, &[]), |at| (&bytes[..at], &bytes[at + end.len()..]))
 }
 
-/// Parses the head of a request, and ignores its invalid parts.
+/// Parses the head (request line and headers) of a request, and ignores its invalid parts.
 fn head(bytes: &[u8]) -> (Method, String, HeaderMap) {
     let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let first = lines.next().unwrap_or_default();

@@ -13,7 +13,7 @@ use tinkers_wire::{
 
 use crate::bombs;
 
-/// Returns a request to `forward_backward` with unusual values, as input for the encoders.
+/// Returns a `forward_backward` request with unusual values. Its encodings are seed inputs.
 fn pass() -> PassRequest {
     let datum = Datum::next_token(&[1, 2, 3, 4], vec![1.0, 0.5, 0.0]);
     let mut data: Vec<Datum> = datum.into_iter().collect();
@@ -29,7 +29,7 @@ fn pass() -> PassRequest {
     }
 }
 
-/// Returns valid and invalid JSON bodies.
+/// Returns valid and invalid JSON bodies as seed inputs.
 pub fn json() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [
         json!({ "request_id": "r-1", "model_id": null, "sample_sequence_ids": ["a", "b"] }),
@@ -98,12 +98,12 @@ fn malformed_json() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns the bodies of responses to polls, in JSON and in protobuf.
+/// Returns the bodies of poll responses, in JSON and in protobuf, as seed inputs.
 pub fn polls() -> Vec<Vec<u8>> {
     [json(), protobuf()].concat()
 }
 
-/// Returns valid and invalid protobuf bodies.
+/// Returns valid and invalid protobuf bodies as seed inputs.
 pub fn protobuf() -> Vec<Vec<u8>> {
     let written = pass().to_protobuf().unwrap_or_else(|_| Bytes::new());
     let mut all = vec![written.to_vec()];
@@ -130,7 +130,7 @@ pub fn protobuf() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns results that the embedded server has encoded.
+/// Returns the results of operations as the embedded server encodes them.
 fn results() -> Vec<Vec<u8>> {
     let output = json!({ "loss_fn_output_type": "ArrayRecord", "metrics": { "loss:sum": 1.5, "a:mean": -0.0 }, "loss_fn_outputs": [
         { "logprobs": { "data": [1.0, -2.0], "dtype": "float32", "shape": [2] }, "ids": { "data": [1, -1], "dtype": "int64", "shape": [2, 1] } },
@@ -166,7 +166,7 @@ fn nested(depth: usize) -> Vec<u8> {
     })
 }
 
-/// Returns compressed bodies, including decompression bombs.
+/// Returns compressed bodies, including decompression bombs, as seed inputs.
 pub fn compressed() -> Vec<Vec<u8>> {
     let mut all = vec![
         b"plain".to_vec(),
@@ -183,7 +183,7 @@ pub fn compressed() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns values of `retry-after` headers, and response bodies with retry delays.
+/// Returns values of `retry-after` headers, and response bodies with retry delays, as seed inputs.
 pub fn hints() -> Vec<Vec<u8>> {
     [
         "1",
@@ -213,7 +213,7 @@ pub fn hints() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// Returns checkpoint paths and base URLs.
+/// Returns checkpoint paths and base URLs as seed inputs.
 pub fn texts() -> Vec<Vec<u8>> {
     [
         "tinker://run-1/weights/step-10",
@@ -236,8 +236,8 @@ pub fn texts() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// Returns inputs of the target `stops`: each consists of stop sequences, a zero byte, and a
-/// sample.
+/// Returns seed inputs of the fuzz target `stops`. Each input consists of stop sequences as JSON, a
+/// zero byte, and the bytes of a sample.
 pub fn stops() -> Vec<Vec<u8>> {
     [
         "\"end\"\0to the end",
@@ -255,7 +255,7 @@ pub fn stops() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// Returns valid and invalid OpenAPI documents.
+/// Returns valid and invalid OpenAPI documents as seed inputs.
 pub fn documents() -> Vec<Vec<u8>> {
     let own = tinkers_local::open_api(&LocalConfig::default());
     let mut all = vec![to_json(&own).to_vec()];
@@ -281,7 +281,7 @@ pub fn documents() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns valid and invalid fault scripts.
+/// Returns valid and invalid fault scripts as seed inputs.
 pub fn scripts() -> Vec<Vec<u8>> {
     [
         "seed = 7\n[[rule]]\non = \"train\"\nprobability = 0.15\nfault = \"cut_after\"\n",

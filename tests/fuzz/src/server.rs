@@ -25,7 +25,7 @@ use crate::{fixtures, request_text};
 const MAX_BODY: usize = 1 << 20;
 /// A duration that is longer than the maximum time for which the server holds a long poll.
 pub(crate) const LONGEST_POLL: Duration = Duration::from_secs(400);
-/// The API key that the server requires from the host `keyed`.
+/// The API key that the server requires if an input contains the header `host: keyed`.
 pub(crate) const KEY: &str = "tml-fuzz";
 
 thread_local! {
@@ -34,8 +34,8 @@ thread_local! {
         .expect("a runtime without drivers");
 }
 
-/// Runs the future `work` on the runtime of this thread. Then runs the tasks that remain after the
-/// server has been dropped.
+/// Runs the future `work` on the tokio runtime of this thread. Then runs the tasks that `work` has
+/// left, so that the server can be dropped completely.
 pub(crate) fn run<F: Future>(work: F) -> F::Output {
     RUNTIME.with(|runtime| {
         let done = runtime.block_on(work);
@@ -61,8 +61,8 @@ impl Jitter for ZeroJitter {
     }
 }
 
-/// The values of the `host` header in inputs. The value selects the configuration of the server;
-/// unknown values select the first configuration.
+/// The values of the `host` header that select a configuration of the server for an input. Any
+/// other value selects the first configuration.
 pub(crate) const HOSTS: [&str; 7] = [
     "tinker",
     "json-strict",
@@ -89,7 +89,8 @@ fn config(host: &str) -> LocalConfig {
 }
 
 impl TestServer {
-    /// Creates a server without sessions. `host` selects its configuration.
+    /// Creates a server without sessions. `host`, the value of the `host` header, selects its
+    /// configuration.
     pub(crate) fn new(host: &str) -> Self {
         let (clock, journal) = (ManualClock::new(), Journal::new());
         let spawn = TokioSpawn::new(tokio::runtime::Handle::current());
@@ -110,8 +111,8 @@ impl TestServer {
         }
     }
 
-    /// Creates the objects to which inputs refer by id: a session, a model with a checkpoint, a
-    /// sampler and a sample.
+    /// Creates the fixtures, to which inputs refer by id: a session, a model with a checkpoint, a
+    /// sampling client and a sample.
     pub(crate) async fn create_fixtures(&self) {
         for (path, body) in fixtures::setup_requests() {
             let mut headers = HeaderMap::new();
@@ -129,7 +130,7 @@ impl TestServer {
     }
 
     /// Sends a request and returns the response. If the server does not respond at once, advances
-    /// the time by [`LONGEST_POLL`].
+    /// the virtual time by [`LONGEST_POLL`], so that the server ends a long poll.
     pub(crate) async fn respond(&self, request: Request) -> Response {
         let mut exchange = pin!(self.server.exchange(request));
         let mut polled = std::future::poll_fn(|cx| Poll::Ready(exchange.as_mut().poll(cx))).await;
@@ -148,14 +149,15 @@ impl TestServer {
     }
 }
 
-/// Runs all tasks until each of them waits.
+/// Runs all tasks until none of them is ready to run.
 pub(crate) async fn run_ready_tasks() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Returns whether an input contains the id of at least one fixture.
+/// Returns whether an input contains the id of at least one fixture. Only then do the fixtures have
+/// to be created.
 pub(crate) fn mentions_fixture_ids(bytes: &[u8]) -> bool {
     let names = |id: &str| memmem::find(bytes, id.as_bytes()).is_some();
     names(fixtures::SESSION) || names(fixtures::SAMPLE)
@@ -211,7 +213,8 @@ fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
     })
 }
 
-/// Returns whether the server imitates an implementation that responds to this request with a 500.
+/// Returns whether the server must respond to this request with a 500, because it imitates another
+/// implementation that does.
 fn crashes(test_server: &TestServer, request: &Request) -> bool {
     test_server.server.config().dialect.other_bodies == OtherBodies::Crash
         && request.route() == "/api/v1/forward_backward"

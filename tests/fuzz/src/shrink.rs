@@ -1,10 +1,10 @@
 //! Shortens failing inputs.
 
-/// The maximum number of times that the target runs to shorten one input.
+/// The maximum number of times that a fuzz target runs to shorten one failing input.
 const TRIES: usize = 4000;
 
-/// Removes pieces from `input` as long as `fails` returns `true` for the rest. The pieces are
-/// halves at first and single bytes at last.
+/// Shortens a failing input: removes pieces from `input` as long as `fails` returns `true` for the
+/// rest. The pieces are halves of the input at first and single bytes at last.
 pub fn shrink(mut input: Vec<u8>, fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut tries = 0;
     let mut piece = input.len().div_ceil(2);

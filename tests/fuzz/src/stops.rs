@@ -4,11 +4,11 @@
 use tinkers_engine::{Text, stop_ends};
 use tinkers_wire::Stop;
 
-/// The maximum number of tokens in a sample.
+/// The maximum number of tokens that are sampled for one input.
 const MAX_TOKENS: usize = 200;
 
-/// Runs one input. It consists of stop sequences as JSON, a zero byte, and one byte for each
-/// sampled token. Bytes from 0xf0 on become tokens without text.
+/// Checks the handling of stop sequences with one input. It consists of stop sequences as JSON, a
+/// zero byte, and one byte for each sampled token. Bytes from 0xf0 on become tokens without text.
 pub(crate) fn run_sample(bytes: &[u8]) {
     let at = bytes
         .iter()

@@ -23,12 +23,13 @@ use tinkers_wire::{
 use crate::mutate::Mutator;
 use crate::{connection, corpus, generate, request_seeds, seeds, server, stops};
 
-/// A fuzz target. It runs one parser on generated inputs.
+/// A fuzz target. It runs one parser of untrusted input on generated inputs.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// The name of the target on the command line and in the corpus.
+    /// The name of the target on the command line and of its directory in the corpus.
     pub name: &'static str,
-    /// Runs the parser on an input. Panics if the parser violates a property that is checked.
+    /// Runs the parser on an input. Panics if the parser violates one of the checked properties,
+    /// for example if parsing changes a value that it has written.
     pub run: fn(&[u8]),
     /// Returns the seed inputs of the target that are created in code.
     pub seeds: fn() -> Vec<Vec<u8>>,
@@ -149,7 +150,8 @@ impl Target {
     }
 }
 
-/// Parses a value, and asserts that it is unchanged after it is written and parsed again.
+/// Parses a value from bytes, and asserts that writing and parsing the value again does not change
+/// it.
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
     let Ok(read) = serde_json::from_slice::<T>(bytes) else {
         return;
@@ -249,7 +251,7 @@ fn protobuf_pass(bytes: &[u8]) {
     }
 }
 
-/// The maximum size of a decompressed response, in bytes.
+/// The maximum size of a response body after decompression, in bytes.
 const MAX_RESPONSE: usize = 1 << 20;
 
 fn compressed_bodies(bytes: &[u8]) {

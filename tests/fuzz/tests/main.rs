@@ -9,8 +9,8 @@ use tinkers_fuzz::corpus::{self, CorpusFile};
 use tinkers_fuzz::mutate::Mutator;
 use tinkers_fuzz::{TARGETS, Target};
 
-/// Runs the corpus files of a target. Returns the names of the failing files with their panic
-/// messages.
+/// Runs a fuzz target on corpus files. Returns the names of the files on which it panicked, with
+/// the panic messages.
 fn failures(target: Target, files: &[CorpusFile]) -> Vec<String> {
     let failures = files.iter().filter_map(|file| {
         let panic = catch_unwind(|| (target.run)(&file.input)).err()?;
@@ -115,7 +115,8 @@ proptest! {
     }
 }
 
-/// A negative control: a parser that allocates as much memory as a length field declares.
+/// A negative control, in which fuzzing must find the bug: a parser that trusts a length field, and
+/// panics if the input is shorter than the field declares.
 fn trusts_lengths(bytes: &[u8]) {
     if let [length, rest @ ..] = bytes
         && *length > 0

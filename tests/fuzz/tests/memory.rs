@@ -8,14 +8,15 @@ use tinkers_fuzz::{TARGETS, Target};
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// The memory limit in bytes for each byte of the input. It is large because each datum of an
-/// output becomes a map.
+/// The memory that a fuzz target may use for each byte of its input, in bytes. It is large because
+/// each datum of an output becomes a map.
 const LIMIT_PER_BYTE: usize = 300;
-/// The constant part of the memory limit, in bytes. It covers the server, the buffers of decoders,
-/// and a decompressed body of the maximum size in a buffer that grows by doubling.
+/// The memory that a fuzz target may use for any input, in bytes. It covers the server, the buffers
+/// of decoders, and a decompressed body of the maximum size in a buffer that grows by doubling.
 const BASE_LIMIT: usize = 8 << 20;
 
-/// Runs a target. Returns its peak memory use and the memory limit, both in bytes.
+/// Runs a fuzz target on `input`. Returns the peak memory use and the memory limit for this input,
+/// both in bytes.
 fn memory_use(target: Target, input: &[u8]) -> (usize, usize) {
     ALLOCATOR.reset_peak_usage();
     let before = ALLOCATOR.current_usage();
@@ -32,10 +33,10 @@ fn trusts_lengths(input: &[u8]) {
     }
 }
 
-/// The memory limit for a body that contains a single huge value, as a multiple of the body length.
-/// The limit covers a buffer that grows by doubling, and the parsed value.
+/// The memory limit for a body that consists of a single huge value, as a multiple of the body
+/// length. It covers a buffer that grows by doubling, and the parsed value.
 const LIMIT_FACTOR: usize = 6;
-/// The length of a huge value in bytes.
+/// The length in bytes of the huge value in a body.
 const HUGE: usize = 8 << 20;
 
 fn huge_bodies() -> [Vec<u8>; 4] {

@@ -8,10 +8,11 @@ use tinkers_core::{Phase, Timestamp};
 
 use crate::plan::CallKind;
 
-/// The number of a call. The first call of a run has the number 1.
+/// The number of a call of a simulated program. The first call of a run has the number 1.
 pub type CallId = u32;
 
-/// The calls of a run, in the order in which they were made. Clones share the log.
+/// A log of the calls that the simulated programs make in a run, in the order in which they were
+/// made. Clones share the log.
 #[derive(Debug, Clone, Default)]
 pub struct CallLog(Arc<Mutex<Vec<CallRecord>>>);
 
@@ -22,26 +23,28 @@ pub struct CallRecord {
     pub client: usize,
     /// The called method.
     pub kind: CallKind,
-    /// The id of the model on which the method was called, if any.
+    /// The id of the model on which the method was called. `None` if it was not called on a model.
     pub model: Option<String>,
-    /// The call that saved the checkpoint, if this call loads one.
+    /// The call that saved the checkpoint which this call loads. `None` if this call loads no
+    /// checkpoint.
     pub loaded_save: Option<CallId>,
     /// The time at which the call was made.
     pub called_at: Timestamp,
-    /// The latest time at which the call may complete. `None` for a call without a deadline.
+    /// The latest time at which the call may complete without a violation. `None` for a call
+    /// without a deadline.
     pub deadline: Option<Timestamp>,
     /// The time at which the call completed, and its outcome. `None` while the call is pending.
     pub outcome: Option<(Timestamp, CallOutcome)>,
     /// The number of times that the call completed. More than 1 is a violation.
     pub completions: u32,
-    /// Whether the program has stopped waiting for the call.
+    /// Whether the program has stopped waiting for the call, so that its outcome stays unknown.
     pub is_abandoned: bool,
-    /// Whether the program awaited the handle of the call only after a pause. The exact time of
-    /// completion is then unknown.
+    /// Whether the program awaited the handle of the call only some time after the call. The time
+    /// at which the call completed is then not known exactly.
     pub is_awaited_late: bool,
 }
 
-/// The outcome of a call.
+/// The outcome of a call, as the simulated program sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallOutcome {
     /// The call succeeded and returned its own result.
@@ -53,9 +56,9 @@ pub enum CallOutcome {
     Failed {
         /// The kind of the error.
         kind: ErrorKind,
-        /// Whether the request was sent, according to the error.
+        /// Whether the request of the call was sent to the server, according to the error.
         sent: Sent,
-        /// The phase in which the call stalled, if it did.
+        /// The phase in which the call made no progress, if the call failed as stalled.
         stalled_in: Option<Phase>,
         /// The text of the error.
         text: String,
@@ -90,8 +93,8 @@ impl CallLog {
         });
     }
 
-    /// Records that the program will await the handle of a call only after `pause`, and extends the
-    /// deadline of the call by the pause.
+    /// Records that the program will pause for `pause` before it awaits the handle of a call, and
+    /// extends the deadline of the call by this pause.
     pub fn await_late(&self, call: CallId, pause: Duration) {
         self.update(call, |record| {
             record.deadline = record.deadline.map(|deadline| deadline.after(pause));
@@ -99,7 +102,7 @@ impl CallLog {
         });
     }
 
-    /// Records that the program no longer waits for a call.
+    /// Records that the program no longer waits for a call, so that the call needs no outcome.
     pub fn abandon(&self, call: CallId) {
         self.update(call, |record| record.is_abandoned = true);
     }

@@ -25,30 +25,31 @@ use crate::request_history::RequestHistory;
 use crate::responses::{is_paused_for_capacity, maybe_sent, text_field};
 use crate::shared_polls::SharedPoll;
 
-/// The longest time for which a slow transport layer delays a request. Its response may be delayed
-/// by the same time again.
+/// The longest time for which a slow transport layer of the user delays a request. The layer may
+/// delay the response by the same time again.
 const MAX_LAYER_DELAY: Duration = Duration::from_secs(60);
 /// The longest delay between the head and the body of a 429 response with a slow body.
 const MAX_BODY_DELAY: Duration = Duration::from_secs(30);
-/// The time for which the client retries a request.
+/// The time for which the client retries a request that fails.
 const RETRY_WINDOW: Duration = Duration::from_secs(300);
 
-/// The transport of the session of one client.
+/// The transport of one client's session. It injects faults and reports all requests to the
+/// monitors of the run.
 #[derive(Debug, Clone)]
 pub struct ClientTransport {
-    /// The simulated network.
+    /// The simulated network, through which the transport reaches the server.
     pub network: Arc<Network>,
-    /// The index of the client.
+    /// The index of the client that uses this transport.
     pub client: usize,
     /// Whether this transport sends only heartbeats.
     pub is_heartbeat: bool,
     /// Whether the program has closed the session.
     pub is_closed: Arc<AtomicBool>,
-    /// The session through which a transport layer makes nested requests. Empty until the session
-    /// has been created.
+    /// The session through which a simulated transport layer makes nested requests (requests made
+    /// while another request is sent). Empty until the session has been created.
     pub session: Arc<OnceLock<Weak<dyn SessionContext>>>,
-    /// The state of the nested-request flag outside of any request. The flags of nested requests
-    /// are derived from it.
+    /// The mark of a task that is not sending a request. The transport derives from it the marks
+    /// that tell the rate limiter which requests are nested in another request.
     pub outermost: NestedMark,
 }
 
@@ -59,7 +60,7 @@ impl Transport for ClientTransport {
 }
 
 /// A guard for a poll for a single result. Dropping the guard records that the poll is no longer in
-/// flight.
+/// flight, even if the poll was cancelled.
 struct PollGuard<'a> {
     monitor: &'a Monitor,
     request_id: String,
@@ -71,13 +72,14 @@ impl Drop for PollGuard<'_> {
     }
 }
 
-/// A guard for a heartbeat in flight. Dropping the guard records the outcome, even if the client
-/// cancels the heartbeat.
+/// A guard for a heartbeat in flight. Dropping the guard records the outcome of the heartbeat, even
+/// if the client cancels the heartbeat.
 struct HeartbeatGuard<'a> {
     network: &'a Network,
     session: String,
-    /// The outcome to record. `None` while no injected fault has affected the heartbeat. A
-    /// heartbeat that is cancelled while this is `None` does not count as an attempt.
+    /// The outcome of the heartbeat that the guard records when it is dropped. `None` until the
+    /// heartbeat has a response or an injected fault has affected it. A heartbeat that is cancelled
+    /// before does not count as an attempt.
     outcome: Option<HeartbeatOutcome>,
 }
 
@@ -100,14 +102,14 @@ struct Attempt {
     shared_poll: Option<SharedPoll>,
     /// The id of the model, if the request submits a training call.
     model: Option<String>,
-    /// The sample to which the request belongs, if it submits or polls a sample.
+    /// The call that requested the sample, if the request submits a sample or polls for its result.
     sample: Option<CallId>,
-    /// Whether all earlier requests of the sample have succeeded without an injected fault.
+    /// Whether all earlier requests for the same sample have succeeded without an injected fault.
     was_undisturbed: bool,
 }
 
 impl Attempt {
-    /// Returns the sample that this attempt submits, if any.
+    /// Returns the call that requested the sample, if this attempt submits a sample.
     fn submitted_sample(&self) -> Option<CallId> {
         self.sample.filter(|_| self.op == Op::Sample)
     }
@@ -209,8 +211,8 @@ impl ClientTransport {
         response
     }
 
-    /// Draws the fault to inject into a request. Returns a description of the attempt to send the
-    /// request.
+    /// Draws the fault to inject into a request, and records the start of the request. Returns the
+    /// attempt to send the request.
     fn start(&self, request: &HttpRequest) -> Attempt {
         let network = &*self.network;
         let (op, class) = (Op::of_request(request), request.class);
@@ -255,7 +257,8 @@ impl ClientTransport {
         }
     }
 
-    /// Simulates the transport layers of the user. They run before a request is sent.
+    /// Simulates the transport layers of the user, which see a request before it is sent: injects a
+    /// panic, a nested request or a delay.
     async fn run_layer(&self, class: RouteClass, fault: Option<Fault>) {
         match fault {
             // `resume_unwind` bypasses the panic hook, which would print the panic.
@@ -333,8 +336,9 @@ impl ClientTransport {
         }
     }
 
-    /// Receives the head and then the body of a 429 response. Records the `retry-after` delay in
-    /// the head and the `retry-after` delay in the body.
+    /// Receives the head and then the body of a 429 response. Reports the refusal to the monitor
+    /// when the head has arrived. If the head contains no retry delay, reports the refusal again
+    /// with the delay in the body.
     async fn receive_refusal(
         &self,
         class: RouteClass,

@@ -26,73 +26,79 @@ use crate::op::Op;
 use crate::session_override::SessionOverride;
 
 named_enum! {
-    /// A negative control: a bug that is built into the client library or the engine. The checks of
-    /// the simulation must find it.
+    /// A negative control: a bug that the simulation builds into the client library or the engine.
+    /// The checks of the simulation must find the bug.
     pub enum Control {
-        /// A training call is submitted when its future is first polled, instead of when the method
-        /// is called.
+        /// The client submits a training call when its future is first polled, instead of when the
+        /// method is called.
         LazySubmission = "lazy-submission",
         /// The client ignores `retry-after` hints.
         IgnoredHints = "ignored-hints",
         /// A response that reports success ends the backoff of its route class, even if the backoff
-        /// began after the request was sent.
+        /// began after the request had been sent.
         SuccessClearsBackoff = "success-clears-backoff",
-        /// A new, shorter backoff replaces a longer backoff that is still active.
+        /// A new, shorter backoff of a route class replaces a longer backoff that is still active.
         LastWriterWins = "last-writer-wins",
-        /// The client reads the end of the backoff once, before other waits. The value may be out
-        /// of date when the client uses it.
+        /// The client reads the end of a backoff once, and then waits for other conditions. When it
+        /// uses the value, the backoff may have been extended.
         StaleBackoff = "stale-backoff",
-        /// An attempt that is aborted does not release its permit.
+        /// An aborted attempt to send a request does not release its permit.
         LeakOnAbort = "leak-on-abort",
         /// The client retries requests that may have been applied, even if the server does not
-        /// deduplicate.
+        /// deduplicate requests.
         BlindRetry = "blind-retry",
-        /// Some spawned tasks never run.
+        /// Some tasks that the client spawns never run.
         LostTask = "lost-task",
         /// The heartbeat task never runs.
         BlockedHeartbeat = "blocked-heartbeat",
-        /// The API key is logged.
+        /// The client logs the API key.
         KeyInLog = "key-in-log",
-        /// Recovered errors are logged, but the counters of recovered errors do not change.
+        /// The client logs recovered errors, but does not count them.
         UncountedError = "uncounted-error",
-        /// After a request has waited for a connection, the client sends the request without
-        /// checking again whether the rate limiter still allows it.
+        /// After a request has waited for a connection, the client sends the request even if the
+        /// rate limiter gate has closed meanwhile.
         UncheckedSend = "unchecked-send",
-        /// When a call collects its permit late, the client sends the request without checking
-        /// again whether the rate limiter still allows it.
+        /// If the task of a call is late to collect a granted permit, the client sends the request
+        /// even if the rate limiter gate has closed meanwhile.
         UncheckedLatePermit = "unchecked-late-permit",
-        /// A 429 response stops further requests only when its body has arrived, instead of when
-        /// its head has arrived.
+        /// The client stops sending further requests only when the body of a 429 response has
+        /// arrived, instead of when its head has arrived.
         RefusalAfterBody = "refusal-after-body",
-        /// Calls that wait do not notice that their session was closed.
+        /// Calls that wait do not notice that their session was closed, and continue to wait.
         IgnoredClose = "ignored-close",
-        /// The time limit for retries begins when the call is made, instead of at its first
-        /// attempt.
+        /// The time limit for retries begins when the call is made, instead of when its first
+        /// attempt is sent.
         RetryWindowFromCall = "retry-window-from-call",
-        /// The deadline of the call is not passed to the admission queue.
+        /// The client does not pass the deadline of a call to the admission queue, so that the call
+        /// waits in vain for a gate that opens too late.
         IgnoredDeadline = "ignored-deadline",
-        /// The progress deadline is not reset when the admission queue advances.
+        /// The progress deadline is not extended when the admission queue, in which the call waits,
+        /// advances.
         IgnoredQueueProgress = "ignored-queue-progress",
-        /// After a pause, all waiting polls are sent at once instead of gradually.
+        /// When the backoff of polls ends, all waiting polls are sent at once instead of gradually.
         PollBurstAfterPause = "poll-burst-after-pause",
-        /// An unexpected response to a shared poll ends the poll task. All calls that wait for this
-        /// task fail.
+        /// An unexpected response to a shared poll ends the task that makes the shared polls. All
+        /// samples that wait for results from this task fail.
         SharedPollEnds = "shared-poll-ends",
-        /// Shared polls that return no new result follow each other without a pause.
+        /// The client repeats shared polls that return no new result without a pause.
         UnpacedPolls = "unpaced-polls",
-        /// The shared poll acknowledges the same results again and again.
+        /// The client acknowledges the same results of shared polls again and again.
         EndlessAcks = "endless-acks",
-        /// A failed acknowledgement is retried without a pause.
+        /// The client retries a failed acknowledgement of results without a pause.
         SpinningAcks = "spinning-acks",
-        /// Retries that hold an in-flight permit are admitted before all requests of other clients.
+        /// The client library admits retries that hold an in-flight permit before all requests of
+        /// other clients.
         UnfairRetries = "unfair-retries",
-        /// The progress deadline is not reset when the submission queue of the model advances.
+        /// The progress deadline is not extended when the submission queue of the model, in which
+        /// the call waits, advances.
         IgnoredModelQueueProgress = "ignored-model-queue-progress",
-        /// A nested request waits for the permit that its outer request holds.
+        /// A request that a transport layer makes while it sends another request waits for the
+        /// permit that this other request holds.
         NestedDeadlock = "nested-deadlock",
-        /// When a log subscriber panics, the wake-up of a waiting task is lost.
+        /// When a log subscriber panics, a task that waits for admission is not woken.
         LostWakeUps = "lost-wake-ups",
-        /// Log subscribers run while the limiter is locked.
+        /// The client calls log subscribers while the rate limiter is locked, so that a subscriber
+        /// that reads its state deadlocks.
         SubscribersUnderLock = "subscribers-under-lock",
         /// The engine applies an optimizer step twice.
         StepTwice = "step-twice",
@@ -101,7 +107,8 @@ named_enum! {
     }
 }
 
-/// The interval at which [`Control::LostTask`] loses tasks: one of every seven.
+/// The interval at which [`Control::LostTask`] loses tasks: one of every seven spawned tasks never
+/// runs.
 const LOST_TASK_PERIOD: u64 = 7;
 
 impl Control {
@@ -114,8 +121,9 @@ impl Control {
         }
     }
 
-    /// Returns a session with this bug. If the bug concerns another part of the simulation, returns
-    /// the session unchanged. Tasks that are spawned on `spawner` are never polled late.
+    /// Returns a session with this bug, based on `session`. If the bug concerns another part of the
+    /// simulation, returns `session` unchanged. Some bugs need tasks that are never polled late;
+    /// these tasks are spawned on `spawner`.
     pub fn inject(
         self,
         session: Arc<dyn SessionContext>,
@@ -186,7 +194,7 @@ impl Control {
     }
 }
 
-/// A spawner that never runs some of its tasks.
+/// A spawner that never runs some of the tasks that are spawned on it.
 #[derive(Debug)]
 struct LossySpawner {
     session: Arc<dyn SessionContext>,
@@ -216,7 +224,7 @@ impl Spawn for IdleSpawner {
     }
 }
 
-/// An admission that leaks each permit when the permit is dropped.
+/// An admission of the rate limiter that leaks each permit when the permit is dropped.
 #[derive(Debug)]
 struct LeakyAdmission(Arc<dyn Admission>);
 

@@ -10,8 +10,8 @@ use crate::fault::Fault;
 use crate::op::Op;
 use crate::plan::{CallKind, HandleUse};
 
-/// Counts of the events in one or more runs: injected faults by operation, uses of call handles,
-/// and errors.
+/// Counts of what happened in one or more runs: injected faults by operation, uses of call handles,
+/// and errors. They show which situations the simulation has covered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
     faults: BTreeMap<(Fault, Op), u64>,
@@ -22,30 +22,30 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Counts an injected fault in a request of an operation.
+    /// Counts a fault that was injected into a request of the operation `op`.
     pub fn record_fault(&mut self, fault: Fault, op: Op) {
         *self.faults.entry((fault, op)).or_default() += 1;
     }
 
-    /// Counts a use of a call handle by the program.
+    /// Counts a use of a call handle, such as awaiting or dropping it, by the program.
     pub fn record_handle_use(&mut self, handle_use: HandleUse, kind: CallKind) {
         let cell = (handle_use.name(), kind.name());
         *self.handle_uses.entry(cell).or_default() += 1;
     }
 
-    /// Counts a request that waited for a connection and was then not sent, because the gate of its
-    /// route class had closed meanwhile.
+    /// Counts a request that waited for a connection and was then not sent, because the rate
+    /// limiter gate of its route class had closed meanwhile.
     pub fn record_held(&mut self, op: Op) {
         *self.held.entry(op).or_default() += 1;
     }
 
-    /// Counts a failed call.
+    /// Counts a call that failed with an error of this kind.
     pub fn record_failure(&mut self, kind: ErrorKind, sent: Sent) {
         let failure = format!("{kind:?} {sent:?}");
         *self.failures.entry(failure).or_default() += 1;
     }
 
-    /// Adds the recovered errors that the clients have counted.
+    /// Adds the numbers of recovered errors, which the client library has counted.
     pub fn record_recovered_errors(&mut self, counts: &RecoveredErrorCounts) {
         for (kind, count) in counts.iter() {
             *self.recovered_errors.entry(kind.name()).or_default() += count;
@@ -53,7 +53,7 @@ impl Coverage {
     }
 
     /// Returns the number of requests that waited for a connection and were then not sent, because
-    /// the gate of their route class had closed meanwhile.
+    /// the rate limiter gate of their route class had closed meanwhile.
     pub fn held(&self) -> u64 {
         self.held.values().sum()
     }
@@ -68,7 +68,7 @@ impl Coverage {
         self.faults.values().sum()
     }
 
-    /// Adds the counts of another run to these counts.
+    /// Adds the counts of `other` to these counts.
     pub fn add(&mut self, other: &Self) {
         add(&mut self.faults, &other.faults);
         add(&mut self.handle_uses, &other.handle_uses);
@@ -77,8 +77,8 @@ impl Coverage {
         add(&mut self.held, &other.held);
     }
 
-    /// Returns the combinations of fault and operation, and of handle use and call, that are
-    /// possible but did not occur in any run.
+    /// Describes the gaps in the coverage: each combination of fault and operation, or of handle
+    /// use and call, that is possible but did not occur in any run.
     pub fn missing(&self) -> Vec<String> {
         let faults = Fault::ALL
             .into_iter()

@@ -13,18 +13,19 @@ use tinkers_core::{BoxFuture, Clock, ManualClock, Spawn, Task, Timestamp};
 
 use crate::rng::Rng;
 
-/// The part of the simulated system to which a task belongs.
+/// The part of the simulated system that has spawned a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
-    /// The program of a user.
+    /// The task belongs to the simulated program of a user.
     Program,
-    /// The client library.
+    /// The task belongs to the client library.
     Client,
-    /// The server, the network or the harness of the simulation.
+    /// The task belongs to the server, the network or the harness of the simulation.
     Server,
 }
 
-/// The number of polls without an advance of the clock after which the executor reports a livelock.
+/// The number of polls of tasks after which the executor reports a livelock if the clock has not
+/// advanced meanwhile.
 const MAX_POLLS: u64 = 2_000_000;
 
 /// A deterministic executor with one thread. Clones share their tasks.
@@ -38,7 +39,8 @@ struct Shared {
     rng: Rng,
     tasks: Mutex<Tasks>,
     ready: Arc<ReadyTasks>,
-    /// The longest time for which a poll of a task of the client library is delayed.
+    /// The longest time for which the executor delays the poll of a client library task that is
+    /// ready.
     max_delay: Mutex<Duration>,
 }
 
@@ -46,7 +48,8 @@ struct Shared {
 struct Tasks {
     last_id: u64,
     by_id: BTreeMap<u64, TaskState>,
-    /// The number of tasks of the client library that panicked.
+    /// The number of tasks of the client library that panicked, because the library did not catch
+    /// the panic.
     escaped_panics: u64,
 }
 
@@ -83,13 +86,13 @@ impl Wake for TaskWaker {
 /// The reason why [`Executor::run_until`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
-    /// The condition is met.
+    /// The condition `is_met` returned `true`.
     ConditionMet,
-    /// The clock has reached the time limit.
+    /// The clock has reached the time limit of the run.
     TimeLimit,
-    /// No task is ready, and no task waits for the clock.
+    /// No task is ready, and no task waits for the clock, so nothing can happen any more.
     Deadlock,
-    /// Tasks wake each other again and again while the clock stands still.
+    /// Tasks wake each other again and again, so that the clock never advances.
     Livelock,
 }
 
@@ -142,33 +145,34 @@ impl Executor {
         }
     }
 
-    /// Returns the number of tasks that belong to `owner`. An aborted task is counted until its
-    /// future has been dropped.
+    /// Returns the number of tasks that belong to `owner` and still exist. An aborted task is
+    /// counted until its future has been dropped.
     pub fn task_count(&self, owner: Owner) -> usize {
         let tasks = lock(&self.shared.tasks);
         let is_owned = |task: &&TaskState| task.owner == owner;
         tasks.by_id.values().filter(is_owned).count()
     }
 
-    /// Returns the number of tasks of the client library that have panicked.
+    /// Returns the number of tasks of the client library that have panicked, because the library
+    /// did not catch the panic.
     pub fn escaped_panics(&self) -> u64 {
         lock(&self.shared.tasks).escaped_panics
     }
 
-    /// Drops all tasks. Does not hold the lock while it drops their futures.
+    /// Drops all tasks. The executor is not locked while their futures are dropped.
     pub fn clear(&self) {
         let tasks = std::mem::take(&mut lock(&self.shared.tasks).by_id);
         drop(tasks);
     }
 
-    /// Delays some polls of the client library's tasks by up to `max_delay`, as a busy runtime
-    /// would. Zero ends the delays.
+    /// From now on, delays some polls of the client library's tasks by up to `max_delay`, as a busy
+    /// runtime would. Zero ends the delays.
     pub fn delay_client_tasks(&self, max_delay: Duration) {
         *lock(&self.shared.max_delay) = max_delay;
     }
 
-    /// Decides at random whether the poll of a ready task is delayed. If it is, schedules the poll
-    /// for later and returns `true`.
+    /// Decides at random whether the executor delays the poll of a ready task. If so, schedules the
+    /// poll for later and returns `true`.
     fn delay_poll(&self, id: u64) -> bool {
         let max_delay = *lock(&self.shared.max_delay);
         if max_delay.is_zero() || !self.shared.rng.gen_bool(0.1) {

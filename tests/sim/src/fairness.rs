@@ -16,15 +16,16 @@ use crate::invariant::Invariant;
 use crate::monitor::Monitor;
 use crate::session_override::SessionOverride;
 
-/// The maximum lead of one client over another. The lead is the number of samples of the first
-/// client that were admitted while a sample of the second client waited and could have been
-/// admitted.
+/// The maximum lead of one client over another that is still fair. The lead is the number of
+/// samples of the first client that were admitted while a sample of the second client waited and
+/// could have been admitted.
 const MAX_LEAD: u32 = 3;
 /// The maximum number of samples of a client that may be admitted before an earlier sample of the
-/// same client.
+/// same client that is still waiting.
 const MAX_OVERTAKES: u32 = 3;
 
-/// A monitor of the samples that wait for admission in a run. Clones share their state.
+/// A monitor that checks whether the samples that wait for admission are admitted fairly. Clones
+/// share their state.
 #[derive(Debug, Clone)]
 pub struct FairnessMonitor(Arc<Shared>);
 
@@ -39,14 +40,16 @@ struct Shared {
 struct State {
     last_number: u64,
     waiting: BTreeMap<QueueKey, BTreeMap<u64, WaitingSample>>,
-    /// The leads of clients over other clients. The key consists of the client that waits and the
-    /// client whose samples were admitted meanwhile.
+    /// The lead of each client over each other client: the number of its samples that were admitted
+    /// while the other client waited. The key consists of the client that waits and the client
+    /// whose samples were admitted meanwhile.
     leads: BTreeMap<(ClientId, ClientId), u32>,
-    /// The admissions at the timestamp `at`. They are evaluated together, because waiters collect
-    /// permits in any order, and because a refusal revokes the permits that are not collected yet.
+    /// The samples that were admitted at the timestamp `at`. They are evaluated together, because
+    /// waiters collect permits in any order, and because a refusal revokes the permits that are not
+    /// collected yet.
     admitted: Vec<AdmittedSample>,
     at: Timestamp,
-    /// The number of refusals before the timestamp `at`.
+    /// The number of refusals (429 responses) before the timestamp `at`.
     refusals: u64,
 }
 
@@ -63,12 +66,14 @@ struct AdmittedSample {
     /// The position number of the sample in its queue. `None` for the retry of a refused sample,
     /// because the retry keeps its earlier position in the queue.
     number: Option<u64>,
-    /// Whether the in-flight limit allowed one more request.
+    /// Whether the in-flight limit would have allowed one more request at the admission of the
+    /// sample. If not, only requests that already hold an in-flight permit could have been
+    /// admitted.
     has_room: bool,
 }
 
-/// One of the two queues of a client: one for requests that hold an in-flight permit, and one for
-/// requests that do not.
+/// One of the two admission queues of a client: one for requests that already hold an in-flight
+/// permit, and one for requests that do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct QueueKey {
     client: ClientId,
@@ -76,7 +81,8 @@ struct QueueKey {
 }
 
 impl FairnessMonitor {
-    /// Creates a monitor that reports violations to `monitor`.
+    /// Creates a monitor that reports violations to `monitor`. If `is_enabled` is `false`, it
+    /// checks nothing.
     pub fn new(monitor: Monitor, is_enabled: bool) -> Self {
         Self(Arc::new(Shared {
             monitor,
@@ -85,7 +91,7 @@ impl FairnessMonitor {
         }))
     }
 
-    /// Returns the session with an admission that this monitor observes.
+    /// Returns a session like `session` whose admissions this monitor observes.
     pub(crate) fn observe(
         &self,
         session: Arc<dyn SessionContext>,
@@ -133,7 +139,7 @@ impl FairnessMonitor {
         self.state_at(at, samples).admitted.push(admitted);
     }
 
-    /// Records that a sample no longer waits for admission.
+    /// Records that a sample no longer waits for admission, because it was admitted or cancelled.
     fn dequeue(&self, queue: QueueKey, number: u64) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -148,8 +154,8 @@ impl FairnessMonitor {
         }
     }
 
-    /// Returns the state for the timestamp `at`. First evaluates the admissions of the previous
-    /// timestamp.
+    /// Returns the state for the timestamp `at`. If the time has advanced since the last call,
+    /// first evaluates the admissions of the previous timestamp.
     fn state_at(&self, at: Timestamp, samples: &ClassSnapshot) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let refusals = samples.counts.refusals;
@@ -187,7 +193,8 @@ impl State {
         has_samples(true) || has_samples(false)
     }
 
-    /// Counts the samples and clients that waited before an admission and still wait after it.
+    /// Counts the admission of a sample against all samples and clients that waited before it and
+    /// still wait after it.
     fn count_passed(&mut self, admitted: &AdmittedSample) {
         let AdmittedSample {
             queue, has_room, ..
@@ -212,7 +219,8 @@ impl State {
         }
     }
 
-    /// Reduces the leads of other clients over `client`, because a sample of `client` was admitted.
+    /// Reduces the leads of all other clients over `client`, because a sample of `client` was
+    /// admitted.
     fn reduce_leads(&mut self, client: ClientId) {
         for ((waiter, _), lead) in &mut self.leads {
             if *waiter == client {
@@ -221,7 +229,7 @@ impl State {
         }
     }
 
-    /// Describes all violations, and resets the counts from which they were found.
+    /// Describes all violations of fairness, and resets the counts in which they were found.
     fn violations(&mut self) -> Vec<String> {
         let (at, mut violations) = (self.at, Vec::new());
         for ((waiter, leader), lead) in &mut self.leads {
@@ -247,7 +255,8 @@ impl State {
     }
 }
 
-/// A guard for a sample that waits for admission. Dropping it records the end of the wait.
+/// A guard for a sample that waits for admission. Dropping it records that the sample no longer
+/// waits.
 #[derive(Debug)]
 struct WaitGuard {
     fairness: FairnessMonitor,

@@ -6,23 +6,26 @@ use crate::named_enum::named_enum;
 use crate::op::Op;
 
 named_enum! {
-    /// A kind of fault of the network, the server, the executor or the code of the user.
+    /// A kind of fault that the simulation injects into the network, the server, the executor or
+    /// the code of the user.
     pub enum Fault {
-        /// The connection is refused.
+        /// The connection to the server is refused.
         ConnectionRefused = "connection-refused",
-        /// The request is lost and the connection breaks.
+        /// The request is lost before it reaches the server, and the connection breaks.
         LostRequest = "lost-request",
-        /// The server applies the request, and the connection breaks before the response.
+        /// The server applies the request, and the connection breaks before the client receives the
+        /// response.
         LostResponse = "lost-response",
-        /// The server applies the request, and the connection breaks in the body of the response.
+        /// The server applies the request, and the connection breaks while the client receives the
+        /// body of the response.
         CutBody = "cut-body",
-        /// No response arrives. The request may have been applied.
+        /// The client receives no response. The server may have applied the request.
         NoResponse = "no-response",
-        /// The request is delayed, so that later requests overtake it.
+        /// The request is delayed in the network, so that later requests overtake it.
         LateRequest = "late-request",
-        /// The response is delayed.
+        /// The response is delayed in the network.
         LateResponse = "late-response",
-        /// The request arrives at the server a second time, later.
+        /// The network delivers the request to the server a second time, after a delay.
         Duplicate = "duplicate",
         /// The response is a 408 with a queue state.
         Timeout408 = "408",
@@ -65,7 +68,7 @@ named_enum! {
         /// The server stops and loses all running jobs. After the restart, the server has only its
         /// checkpoints.
         Restart = "restart",
-        /// The job of the request fails in the engine.
+        /// The job that executes the request fails in the engine of the server.
         JobFailure = "job-failure",
         /// The request waits for a connection before it is sent.
         SlowConnect = "slow-connect",
@@ -73,7 +76,7 @@ named_enum! {
         RateLimitedSlowBody = "429-slow-body",
         /// The response is a 429 with a retry delay of minutes.
         RateLimitedLongHint = "429-long-hint",
-        /// The executor polls tasks of the client library late, as a busy runtime would.
+        /// The executor polls tasks of the client library late, like a busy runtime.
         BusyRuntime = "busy-runtime",
         /// The program closes its session while calls are pending.
         CloseSession = "close-session",
@@ -88,7 +91,7 @@ named_enum! {
         /// The response to a poll has a 4xx status and contains the page of a proxy.
         ProxyPage4xx = "4xx",
         /// All shared polls of a client fail for a while, in one of four ways: TLS error, redirect,
-        /// undecodable body, or proxy page. Polls for single results succeed.
+        /// undecodable body, or proxy page. The client's polls for single results succeed.
         SharedPollOutage = "shared-poll-outage",
         /// For a while, the responses to shared polls contain a cursor that decreases or is
         /// invalid.
@@ -115,8 +118,8 @@ named_enum! {
 }
 
 impl Fault {
-    /// The kinds of faults that were added after the regression seeds had been found. Without these
-    /// kinds, a regression seed still produces its original plan.
+    /// The kinds of faults that were added after the regression seeds had been found. If they are
+    /// excluded from the plans, a regression seed still produces the run in which it found its bug.
     pub const ADDED_LATER: &'static [Self] = Self::ALL.split_at(Self::ALL.len() - 19).1;
 
     /// Returns whether this fault can affect requests of the operation `op`.
@@ -160,8 +163,8 @@ impl Fault {
         }
     }
 
-    /// Returns whether the fault lasts for a planned period. All other faults are drawn separately
-    /// for each request.
+    /// Returns whether the fault is planned for a period of the run. All other faults are drawn at
+    /// random for each request.
     pub const fn is_timed(self) -> bool {
         matches!(
             self,
@@ -180,7 +183,7 @@ impl Fault {
         )
     }
 
-    /// Returns whether the fault affects single requests. All other faults affect the server, the
+    /// Returns whether the fault affects single requests. The other faults affect the server, the
     /// executor, the programs or the log subscriber.
     pub const fn is_of_requests(self) -> bool {
         !matches!(
@@ -218,19 +221,19 @@ impl Fault {
     }
 }
 
-/// The probabilities of the faults that are drawn separately for each request.
+/// The probabilities of the faults that are drawn at random for each request.
 #[derive(Debug, Clone, Default)]
 pub struct FaultRates(pub Vec<(Fault, f64)>);
 
 impl FaultRates {
-    /// Selects the fault to inject into a request of the operation `op`. `unit` is a random number
-    /// in `0.0..1.0`.
+    /// Selects the fault to inject into a request of the operation `op`. Returns `None` to inject
+    /// no fault. `unit` is a random number in `0.0..1.0`.
     pub fn select(&self, op: Op, unit: f64) -> Option<Fault> {
         self.select_where(unit, |fault| fault.affects(op))
     }
 
-    /// Selects one of the faults for which `is_possible` returns `true`. `unit` is a random number
-    /// in `0.0..1.0`.
+    /// Selects one of the faults for which `is_possible` returns `true`. Returns `None` to inject
+    /// no fault. `unit` is a random number in `0.0..1.0`.
     pub fn select_where(&self, unit: f64, is_possible: impl Fn(Fault) -> bool) -> Option<Fault> {
         let mut cumulative = 0.0;
         let mut possible = self.0.iter().filter(|(fault, _)| is_possible(*fault));
@@ -241,14 +244,15 @@ impl FaultRates {
         selected.map(|(fault, _)| *fault)
     }
 
-    /// Returns the probability of a fault. Returns `None` if the fault does not occur in this run.
+    /// Returns the probability that a request has the fault. Returns `None` if the fault does not
+    /// occur in this run.
     pub fn of(&self, fault: Fault) -> Option<f64> {
         let rate = self.0.iter().find(|(other, _)| *other == fault);
         rate.map(|(_, rate)| *rate)
     }
 }
 
-/// A fault that lasts for a period of time.
+/// A fault that is planned for a period of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimedFault {
     /// The kind of the fault.

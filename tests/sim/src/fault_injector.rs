@@ -11,7 +11,7 @@ use crate::op::Op;
 use crate::plan::{CallKind, HandleUse, Plan};
 use crate::rng::Rng;
 
-/// The probability that a submission fails during [`Fault::ConcurrentBursts`].
+/// The probability that a sample submission fails during [`Fault::ConcurrentBursts`].
 const BURST_FAILURES: f64 = 0.3;
 
 /// The source of the injected faults of a run. It draws the faults at random and counts them.
@@ -26,12 +26,12 @@ pub struct FaultInjector {
     faults_end: Duration,
     deduplicates: bool,
     coverage: Mutex<Coverage>,
-    /// The operation of the request that completed last. Faults of the log subscriber are counted
-    /// under this operation.
+    /// The operation of the request that completed last. An injected fault of the log subscriber is
+    /// counted as a fault of this operation.
     last_op: Mutex<Op>,
 }
 
-/// The properties of a request that determine which faults are possible.
+/// The properties of a request that determine which faults can be injected into it.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestInfo {
     /// The operation of the request.
@@ -42,7 +42,7 @@ pub struct RequestInfo {
     pub is_heartbeat: bool,
     /// Whether the request is a shared poll that only acknowledges results.
     pub is_acknowledgement: bool,
-    /// Whether the request was made by a transport layer.
+    /// Whether a transport layer made the request while it was sending another request.
     pub is_nested: bool,
 }
 
@@ -103,7 +103,8 @@ impl FaultInjector {
         })
     }
 
-    /// Draws the fault of the log subscriber to inject after a log line, if any.
+    /// Draws the fault of the log subscriber to inject after a log line of a client. Returns `None`
+    /// to inject no fault.
     pub fn draw_for_log_line(&self) -> Option<Fault> {
         if self.is_over() {
             return None;
@@ -130,23 +131,24 @@ impl FaultInjector {
         fails
     }
 
-    /// Records the operation of the request that has just completed.
+    /// Records the operation of the request that has just completed, for counting faults of the log
+    /// subscriber.
     pub fn set_last_op(&self, op: Op) {
         *self.last_op.lock().unwrap_or_else(PoisonError::into_inner) = op;
     }
 
-    /// Counts an injected fault in a request of an operation.
+    /// Counts a fault that was injected into a request of the operation `op`.
     pub fn record(&self, fault: Fault, op: Op) {
         self.lock().record_fault(fault, op);
     }
 
-    /// Counts a request that waited for a connection and was then not sent, because the gate of its
-    /// route class had closed meanwhile.
+    /// Counts a request that waited for a connection and was then not sent, because the rate
+    /// limiter gate of its route class had closed meanwhile.
     pub fn record_held(&self, op: Op) {
         self.lock().record_held(op);
     }
 
-    /// Counts a use of a call handle by the program.
+    /// Counts a use of a call handle, such as awaiting or dropping it, by the program.
     pub fn record_handle_use(&self, handle_use: HandleUse, kind: CallKind) {
         self.lock().record_handle_use(handle_use, kind);
     }
@@ -156,7 +158,7 @@ impl FaultInjector {
         self.lock().clone()
     }
 
-    /// Returns whether the part of the run in which faults are injected has ended.
+    /// Returns whether the run has passed the time at which the injection of faults ends.
     fn is_over(&self) -> bool {
         self.clock.now().since_origin() >= self.faults_end
     }

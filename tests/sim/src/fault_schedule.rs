@@ -8,8 +8,8 @@ use crate::rng::Rng;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Draws the probabilities of the faults of single requests. Each run has only a subset of these
-/// faults, so that no fault hides another fault in every run.
+/// Draws the probabilities of the faults that affect single requests. Each run has only a subset of
+/// these faults, so that no fault hides another fault in every run.
 pub(crate) fn rates(rng: &Rng) -> FaultRates {
     let mut rates = FaultRates::default();
     for fault in Fault::ALL {
@@ -36,7 +36,7 @@ pub(crate) fn rates(rng: &Rng) -> FaultRates {
     rates
 }
 
-/// Draws the timed faults of the server and the network.
+/// Draws the faults of the server and the network that last for a period of the run.
 pub(crate) fn server_faults(
     rng: &Rng,
     faults_end: Duration,
@@ -66,7 +66,7 @@ pub(crate) fn server_faults(
     faults
 }
 
-/// Draws the timed faults of the executor and of the programs.
+/// Draws the faults of the executor and of the programs that start at a planned time.
 pub(crate) fn runtime_faults(rng: &Rng, faults_end: Duration, clients: usize) -> Vec<TimedFault> {
     let mut faults = Vec::new();
     for (fault, probability, longest) in [
@@ -87,7 +87,8 @@ pub(crate) fn runtime_faults(rng: &Rng, faults_end: Duration, clients: usize) ->
     faults
 }
 
-/// Draws the timed faults of shared polls, and the periods of high load.
+/// Draws the faults of shared polls that last for a period of the run, and the times at which
+/// clients submit many calls.
 pub(crate) fn client_faults(rng: &Rng, faults_end: Duration, clients: usize) -> Vec<TimedFault> {
     let mut faults = Vec::new();
     for (fault, probability, shortest, longest) in [
@@ -111,8 +112,8 @@ pub(crate) fn client_faults(rng: &Rng, faults_end: Duration, clients: usize) -> 
     faults
 }
 
-/// Draws a start time in the first `permille` thousandths of the part of the run in which faults
-/// are injected.
+/// Draws the start time of a fault. It lies in the first `permille` thousandths of the time before
+/// `faults_end`.
 fn start(rng: &Rng, faults_end: Duration, permille: u64) -> Duration {
     faults_end.mul_f64(rng.below(permille) as f64 / 1000.0)
 }

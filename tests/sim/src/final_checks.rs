@@ -13,8 +13,8 @@ use crate::plan::CallKind;
 use crate::real_engine::RealEngine;
 use crate::recording_engine::{ModelOp, ModelRecord, RecordingEngine, Weights};
 
-/// Checks the outcomes of calls, and the state of the models, against the operations that the
-/// engine has applied.
+/// Checks the outcomes of all calls, and the final state of the models, against the operations that
+/// the engine has applied.
 pub fn calls_and_models(
     calls: &[(CallId, CallRecord)],
     engine: &RecordingEngine,
@@ -50,8 +50,8 @@ pub fn log_lines(log: &LogSummary, monitor: &Monitor) -> Vec<Violation> {
     violations
 }
 
-/// Checks that each recovered error was both logged and counted exactly once, and that every other
-/// log line that reports an error is on the list of uncounted messages.
+/// Checks that each recovered error was both logged and counted exactly once. Every other log line
+/// that reports an error must begin with a message that belongs to no counter.
 pub fn error_counters(log: &LogSummary, counts: &RecoveredErrorCounts) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (kind, counted) in counts.iter() {
@@ -92,7 +92,7 @@ fn check_completion(calls: &[(CallId, CallRecord)], violations: &mut Vec<Violati
     }
 }
 
-/// Returns the operations that the engine must run for a call, in order.
+/// Returns the operations that the engine must apply for a call, in order.
 fn requested_ops(call: CallId, record: &CallRecord) -> Vec<ModelOp> {
     let indices = |count: u8| 0..u32::from(count);
     match record.kind {
@@ -155,8 +155,8 @@ fn check_outcomes(
     }
 }
 
-/// Checks that each model has applied the requested operations in the order of the calls, and no
-/// operation more than once.
+/// Checks that the engine has applied the operations of each model in the order in which they were
+/// called, and no operation more than once.
 fn check_order(
     calls: &[(CallId, CallRecord)],
     models: &BTreeMap<String, ModelRecord>,
@@ -178,7 +178,8 @@ fn check_order(
     }
 }
 
-/// Checks that the simulated weights result from the recorded operations, each applied once.
+/// Checks that the simulated weights of each model equal the weights that result if each recorded
+/// operation is applied once.
 fn check_weights(models: &BTreeMap<String, ModelRecord>, violations: &mut Vec<Violation>) {
     let mut saved: BTreeMap<CallId, u64> = BTreeMap::new();
     let mut remaining: Vec<(&String, &ModelRecord)> = models.iter().collect();
@@ -230,8 +231,9 @@ fn check_tensors(real: &RealEngine, violations: &mut Vec<Violation>) {
     }
 }
 
-/// Returns the weights after all operations of a model. Returns `None` if the model loads a
-/// checkpoint that is not yet in `saved`.
+/// Returns the weights that result from all recorded operations of a model. Returns `None` if the
+/// model loads a checkpoint that is not yet in `saved`, the weights of the checkpoints by the call
+/// that saved them.
 fn replay(model: &ModelRecord, saved: &mut BTreeMap<CallId, u64>) -> Option<Weights> {
     let mut weights = Weights::INITIAL;
     let mut saved_here = saved.clone();
@@ -291,8 +293,8 @@ mod tests {
         BTreeMap::from([("m".to_owned(), model)])
     }
 
-    /// Returns the invariants that are violated if a model applied `ops` after the program had
-    /// called a pass with two data and an optimizer step.
+    /// Returns the invariants that the checks find violated if the engine has applied `ops` to a
+    /// model. The program has called a forward-backward pass with two data and an optimizer step.
     fn violated(ops: Vec<ModelOp>) -> Vec<Invariant> {
         let calls = [
             (1, call(CallKind::ForwardBackward(2))),

@@ -23,12 +23,12 @@ use crate::plan::Plan;
 use crate::recording_engine::RecordingEngine;
 use crate::rng::Rng;
 
-/// The state that all parts of a run share.
+/// The state that all parts of a simulation run share.
 #[derive(Debug)]
 pub struct Harness {
     /// The plan of the run.
     pub plan: Plan,
-    /// The negative control whose bug is built into the client or the engine, if any.
+    /// The negative control of the run, if any: a bug that is built into the client or the engine.
     pub control: Option<Control>,
     /// The log of the calls that the programs have made.
     pub calls: CallLog,
@@ -36,21 +36,22 @@ pub struct Harness {
     pub engine: Arc<RecordingEngine>,
     /// The simulated network.
     pub network: Arc<Network>,
-    /// The spawner for tasks of the programs.
+    /// The spawner for tasks of the simulated programs.
     pub program_spawner: Arc<dyn Spawn>,
     /// The spawner for tasks of the client library.
     pub client_spawner: Arc<dyn Spawn>,
     /// The spawner for tasks of the server, the network and the harness.
     pub server_spawner: Arc<dyn Spawn>,
     pub(crate) endpoints: Endpoints,
-    /// The endpoint of the server. The harness holds it until the end of the run, so that the
-    /// limits that the client has learned outlive a lost session.
+    /// The endpoint of the server, which holds the client's rate limiter. It is kept until the end
+    /// of the run, so that the limits that the client has learned outlive a lost session.
     pub(crate) endpoint: Mutex<Option<Endpoint>>,
     pub(crate) rng: Rng,
     pub(crate) session_count: AtomicU64,
-    /// For each session id, a flag that is set when the program has closed the session.
+    /// For each session id, a flag that is set when the program closes the session. The transport
+    /// reads it to find submissions after the close.
     pub(crate) closed_flags: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
-    /// The counts of recovered errors of all clients.
+    /// The numbers of recovered errors that all clients have counted.
     pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
 
@@ -60,7 +61,7 @@ impl Harness {
         &self.network.clock
     }
 
-    /// Records the outcome of a call at the current time.
+    /// Records the outcome of a call, with the current time as its completion time.
     pub fn complete(&self, call: CallId, outcome: CallOutcome) {
         let text = match &outcome {
             CallOutcome::Ok => "ok".to_owned(),
@@ -130,8 +131,8 @@ impl Harness {
         Ok(service)
     }
 
-    /// Returns the session that the clients of a program use. It contains the bug of the negative
-    /// control, if any, and reports its admissions to the fairness monitor.
+    /// Returns the session through which the clients of a program make calls. It contains the bug
+    /// of the negative control, if any, and reports its admissions to the fairness monitor.
     pub fn session_context(&self, service: &ServiceClient) -> Arc<dyn SessionContext> {
         let session = service.context();
         let session = match self.control {
@@ -144,7 +145,8 @@ impl Harness {
         }
     }
 
-    /// Records that the program has just closed a session.
+    /// Records that the program has just closed a session. The client must send no submission in
+    /// this session from now on.
     pub fn session_closed(&self, session: &str) {
         self.session_released(session);
         if let Some(is_closed) = self.lock_closed_flags().get(session) {
@@ -152,12 +154,14 @@ impl Harness {
         }
     }
 
-    /// Records that the program has released a session. The session may now expire.
+    /// Records that the program no longer uses a session. The session may now expire without a
+    /// violation.
     pub fn session_released(&self, session: &str) {
         self.network.monitor.session_released(session);
     }
 
-    /// Records that a session has expired on the server, because the server received no heartbeats.
+    /// Records that a session has expired on the server, because the server received no heartbeats
+    /// in time.
     pub(crate) fn session_expired(&self, session: &str) {
         let now = self.clock().now();
         self.network.trace.push(format_args!("{session} expired"));
@@ -165,7 +169,7 @@ impl Harness {
         self.network.monitor.session_expired(session, now, expiry);
     }
 
-    /// Checks that neither an error nor its sources contain the API key.
+    /// Checks that the text of an error and of its sources does not contain the API key.
     pub fn check_error_for_key(&self, error: &Error) {
         let mut text = format!(
             "{error} {error:?} {}",
@@ -186,8 +190,8 @@ impl Harness {
         }
     }
 
-    /// Checks at the end of the run that no permits are held, and that the registry contains no
-    /// endpoint.
+    /// Checks at the end of the run that the rate limiter holds no permits, and that the registry
+    /// of endpoints is empty.
     pub(crate) fn check_limits(&self) {
         let monitor = &self.network.monitor;
         let Some(endpoint) = self.lock_endpoint().take() else {

@@ -1,15 +1,17 @@
 //! The invariants that every run must satisfy.
 
-/// An invariant of the client library.
+/// An invariant of the client library that the simulation checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
     /// A call completes exactly once, before its deadline.
     Completion,
-    /// The outcome that a call reports agrees with the operations that the server has applied.
+    /// If a call succeeds, the server has applied all of its operations. If its error says that
+    /// nothing was sent, the server has applied none of them.
     Outcome,
-    /// The server applies the requests of a model at most once, in the order of the calls.
+    /// The server applies the operations of a model at most once, in the order in which they were
+    /// called.
     Order,
-    /// The weights of a model depend only on the applied calls of this model.
+    /// The weights of a model depend only on the calls on this model that the server has applied.
     Weights,
     /// A server without deduplication receives no forward-backward pass or optimizer step twice.
     AtMostOnce,
@@ -26,32 +28,33 @@ pub enum Invariant {
     NoLeaks,
     /// A panic is reported to the affected calls, and all other calls continue.
     PanicIsolation,
-    /// The API key is not in any log line, error or `Debug` output.
+    /// The API key is not in any log line, error or `Debug` output of the client.
     KeySecrecy,
     /// The number of log lines about a request grows at most with the logarithm of the number of
-    /// polls for its result.
+    /// polls for the result of the request.
     LogVolume,
-    /// Each recovered error is counted exactly once.
+    /// Each error from which the client has recovered is counted exactly once.
     ErrorCounters,
-    /// The run ends without a deadlock or a livelock.
+    /// The run ends: there is no deadlock and no livelock.
     Termination,
     /// The client sends no submission after its session was closed.
     ClosedSession,
     /// A call that gets no connection is retried until the time limit for retries has passed.
     RetryWindow,
-    /// A call fails at once if the gate of its route class opens only after the deadline of the
-    /// call.
+    /// If the rate limiter gate of its route class opens only after the deadline of a call, the
+    /// call fails at once.
     AdmissionDeadline,
-    /// A call does not fail as stalled while the queue in which it waits advances.
+    /// A call does not fail as stalled as long as the queue in which it waits advances.
     QueueProgress,
-    /// After a pause, the rate of polls increases gradually.
+    /// When the backoff after a refused poll ends, the rate of polls increases gradually.
     GradualPolls,
     /// The rate of shared polls and of acknowledgements is bounded.
     SharedPollRate,
-    /// A sample fails only because of its own requests, and not because of requests of other
-    /// samples.
+    /// A sample fails only because of its own requests, and not because requests of other samples
+    /// failed.
     FailureIsolation,
-    /// Clients are admitted in turn, and the requests of a client in FIFO order.
+    /// Clients with waiting requests are admitted in turn, and the requests of a client in FIFO
+    /// order.
     Fairness,
     /// A request that a transport layer makes while it sends another request is either sent at once
     /// or fails at once.
@@ -64,14 +67,14 @@ pub enum Invariant {
 /// A violation of an invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The invariant that was violated.
+    /// The violated invariant.
     pub invariant: Invariant,
-    /// A description of the violation.
+    /// What was observed that violates the invariant.
     pub text: String,
 }
 
 impl Violation {
-    /// Creates a violation of `invariant`.
+    /// Creates a violation of `invariant` with the description `text`.
     pub fn new(invariant: Invariant, text: impl Into<String>) -> Self {
         let text = text.into();
         Self { invariant, text }

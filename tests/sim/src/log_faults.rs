@@ -11,12 +11,12 @@ use crate::fault::Fault;
 use crate::harness::Harness;
 use crate::invariant::Invariant;
 
-/// The real time within which another thread must be able to read the state of the client. If this
-/// takes longer, the simulator reports that the thread which called the log subscriber holds a
+/// The real time within which another thread must be able to read the state of the client while a
+/// log subscriber runs. If this takes longer, the thread that called the log subscriber holds a
 /// lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Draws a fault of the log subscriber after a log line of a client, and injects it.
+/// Draws a fault of the log subscriber after a log line of a client, and injects the fault, if any.
 pub(crate) fn inject(harness: &Harness) {
     // A second panic would abort the process.
     if thread::panicking() {
@@ -33,8 +33,8 @@ pub(crate) fn inject(harness: &Harness) {
     }
 }
 
-/// Reads the state of the client that locks protect. Reads on another thread, so that a lock held
-/// by the current thread is detected.
+/// Reads the parts of the client's state that locks protect. Reads them on another thread, so that
+/// a lock held by the current thread is detected.
 fn read_state(harness: &Harness) {
     let network = &harness.network;
     let endpoint = harness.lock_endpoint().clone();

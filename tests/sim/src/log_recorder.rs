@@ -13,7 +13,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 /// The API key of all clients. The simulator searches the log and the errors for it.
 pub const CANARY_KEY: &str = "tml-canary-d41d8cd98f00b204";
 
-/// A recorder of the log lines of a run. Clones share the recorded lines.
+/// A recorder of all log lines of a run. Clones share the recorded lines.
 #[derive(Clone, Default)]
 pub struct LogRecorder {
     summary: Arc<Mutex<LogSummary>>,
@@ -27,8 +27,8 @@ type OnSessionExpired = Box<dyn Fn(&str) + Send + Sync>;
 /// A callback that runs after each log line of a client.
 type OnClientLine = Box<dyn Fn() + Send + Sync>;
 
-/// The beginnings of client log messages for which no counter has to change. They report no error,
-/// or an error that is reported or counted elsewhere.
+/// The beginnings of the client's log messages that belong to no counter of recovered errors. They
+/// report no error, or an error that is returned to the caller or counted elsewhere.
 const UNCOUNTED_MESSAGES: [&str; 15] = [
     // The limiter counts these.
     "rate limited",
@@ -64,13 +64,13 @@ pub struct LogSummary {
     /// The number of log lines of clients that report a recovered error, by the kind of the error.
     pub recovered_errors: BTreeMap<String, u64>,
     /// The log lines of clients that neither report a recovered error nor begin with one of
-    /// `UNCOUNTED_MESSAGES`.
+    /// `UNCOUNTED_MESSAGES`. Each of them is a violation.
     pub uncounted_lines: Vec<String>,
 }
 
 impl LogRecorder {
-    /// Registers a callback that receives the id of each session that expires. Only the first
-    /// registered callback is used.
+    /// Registers a callback that receives the id of each session that expires on the server. Only
+    /// the first registered callback is used.
     pub fn on_session_expired(&self, callback: impl Fn(&str) + Send + Sync + 'static) {
         let _ = self.on_session_expired.set(Box::new(callback));
     }
@@ -81,7 +81,7 @@ impl LogRecorder {
         let _ = self.on_client_line.set(Box::new(callback));
     }
 
-    /// Returns a summary of the log so far.
+    /// Returns a summary of the lines that were logged so far.
     pub fn summary(&self) -> LogSummary {
         self.lock().clone()
     }
@@ -109,7 +109,7 @@ impl LogRecorder {
     }
 }
 
-/// Returns whether a log target belongs to a crate of the client.
+/// Returns whether a log target (a module path) belongs to a crate of the client library.
 fn is_of_client(target: &str) -> bool {
     let name = target.split("::").next().unwrap_or(target);
     match name.strip_prefix("tinkers_") {

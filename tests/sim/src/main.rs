@@ -12,7 +12,7 @@ use tinkers_sim::shrink::shrink;
 use tinkers_sim::simulation::{self, RunReport, Totals};
 use tinkers_sim::trace::KeptLines;
 
-/// The maximum number of violations that are printed.
+/// The maximum number of violations that are printed for a run.
 const MAX_VIOLATIONS: usize = 12;
 
 /// Simulate whole clients in virtual time with seeded faults, and check the invariants of each run. Exits with 1 if an invariant is
@@ -57,7 +57,7 @@ struct Arguments {
     trace: bool,
 }
 
-/// Returns the names of the faults and of the negative controls for the help text.
+/// Returns the names of all faults and negative controls, as a text for the command line help.
 fn names() -> String {
     let faults = Fault::ALL.map(Fault::name).join(", ");
     let controls = Control::ALL.map(Control::name).join(", ");
@@ -66,7 +66,7 @@ fn names() -> String {
     )
 }
 
-/// The value of `--case`: the faults to inject.
+/// The value of the option `--case`: the only fault to inject, or no faults.
 #[derive(Debug, Clone, Copy)]
 enum Case {
     None,
@@ -122,7 +122,7 @@ impl Arguments {
         })
     }
 
-    /// Returns the command line that repeats the run of a seed.
+    /// Returns the command line that runs `seed` again with the same options.
     fn replay_command(&self, seed: u64, options: &PlanOptions) -> String {
         let mut command = format!("cargo xtask sim --seed {seed} --hours {}", options.hours);
         if options.engine != EngineKind::Scripted {

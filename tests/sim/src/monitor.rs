@@ -10,23 +10,26 @@ use tinkers_dispatch::{ClassSnapshot, GateSnapshot, Limiter};
 use crate::invariant::{Invariant, Violation};
 use crate::trace::Trace;
 
-/// The maximum number of polls for one result within a minute. The worst case is a server that
-/// alternately holds a poll for a second and responds at once. The limit includes an allowance for
-/// jitter. tinkers-futures defines the pauses between polls.
+/// The maximum number of polls for the result of one request within a minute. The worst case is a
+/// server that alternately holds a poll for a second and responds at once. The limit includes an
+/// allowance for jitter. tinkers-futures defines the pauses between polls.
 const MAX_POLLS_PER_MINUTE: usize = 130;
 const MINUTE: Duration = Duration::from_secs(60);
-/// The maximum number of consecutive failed polls for one result within a minute. The first pauses
-/// double from 0.5 s. During an outage, one pending retry is woken early each second at first, and
-/// later after each twentieth of the duration of the outage.
+/// The maximum number of consecutive failed polls for the result of one request within a minute.
+/// The pauses before the first retries double from 0.5 s. During an outage, the client sends one
+/// waiting retry early: each second at first, and later after each twentieth of the duration of the
+/// outage.
 const MAX_FAILED_POLLS_PER_MINUTE: usize = 50;
-/// The maximum number of polls in flight.
+/// The maximum number of polls for single results that may be in flight at the same time.
 const MAX_CONCURRENT_POLLS: usize = 4000;
-/// The longest retry delay that the client follows.
+/// The longest retry delay of a 429 response that the client follows. It shortens longer delays to
+/// this one.
 const MAX_HINT: Duration = Duration::from_secs(15 * 60);
-/// The delay after a refusal without a `retry-after` hint.
+/// The delay for which the client stops requests after a 429 response without a `retry-after` hint.
 const DEFAULT_HINT: Duration = Duration::from_secs(1);
 
-/// The monitor of a run. Clones share their state.
+/// A monitor that checks, during a run, the invariants of requests, polls, backoffs and sessions.
+/// Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct Monitor(Arc<Shared>);
 
@@ -41,7 +44,7 @@ struct Shared {
 struct State {
     violations: Vec<Violation>,
     classes: [ClassState; 5],
-    /// The polls since the last refused poll. `None` if no poll has been refused.
+    /// The polls since the last poll that was refused with 429. `None` if no poll has been refused.
     polls_after_pause: Option<PollsAfterPause>,
     result_polls: BTreeMap<String, ResultPolls>,
     concurrent_polls: usize,
@@ -55,21 +58,24 @@ struct SessionHistory {
     heartbeats: Vec<(Timestamp, HeartbeatOutcome)>,
 }
 
-/// The backoff of a route class, as the monitor computes it and as the limiter reports it.
+/// The backoff of a route class, as the monitor computes it from the 429 responses and as the
+/// client's rate limiter reports it.
 #[derive(Debug, Default, Clone, Copy)]
 struct ClassState {
-    /// The end of the backoff that follows from the refusals that the client has received.
+    /// The end of the backoff, computed from the 429 responses that the client has received.
     closed_until: Timestamp,
-    /// The end of the backoff according to the last snapshot of the limiter.
+    /// The end of the backoff according to the last snapshot of the rate limiter. It must never
+    /// move to an earlier time.
     reported: Option<Timestamp>,
 }
 
-/// The polls since a refusal. The maximum number of outstanding polls increases gradually.
+/// The polls since a poll was refused with 429. The number of polls that may be outstanding (sent,
+/// but without a response) increases gradually.
 #[derive(Debug, Default)]
 struct PollsAfterPause {
-    /// The time of the first poll after the refusal.
+    /// The time at which the first poll after the refused poll was sent.
     first: Option<Timestamp>,
-    /// The time of the second poll after the refusal.
+    /// The time at which the second poll after the refused poll was sent.
     second: Option<Timestamp>,
     sent: u64,
     completed: u64,
@@ -79,11 +85,11 @@ struct PollsAfterPause {
 }
 
 impl PollsAfterPause {
-    /// Records that a poll is sent. Returns the number of outstanding polls if it exceeds the
-    /// limit.
+    /// Records that a poll is sent. Returns the number of outstanding polls if there are too many
+    /// of them.
     ///
-    /// The limit is the number of completed polls, but at least 8. It doubles every quarter of a
-    /// second, because the server holds the polls that it accepts.
+    /// The limit is twice the sum of 8 and the number of completed polls. It doubles every quarter of
+    /// a second, because the server holds the polls that it accepts. Each freed slot adds one poll.
     fn send(&mut self, at: Timestamp) -> Option<u64> {
         self.sent += 1;
         if self.first.is_none() {
@@ -98,21 +104,22 @@ impl PollsAfterPause {
     }
 }
 
-/// The history of the polls for one result.
+/// The history of the polls for the result of one request.
 #[derive(Debug, Default)]
 struct ResultPolls {
     sent: TimesOfLastMinute,
-    /// The polls for this result that have failed since the last successful poll.
+    /// The polls for this result that have failed since a poll for it last succeeded.
     failed: TimesOfLastMinute,
     total: u64,
 }
 
-/// The timestamps of the events within the last minute.
+/// The timestamps of the events that happened within the last minute.
 #[derive(Debug, Default)]
 struct TimesOfLastMinute(VecDeque<Timestamp>);
 
 impl TimesOfLastMinute {
-    /// Adds an event and returns the number of events within the last minute, including this event.
+    /// Adds an event at the time `at`, and returns the number of events within the minute before
+    /// it, including this event.
     fn add(&mut self, at: Timestamp) -> usize {
         self.0.push_back(at);
         while self
@@ -129,21 +136,23 @@ impl TimesOfLastMinute {
 /// The outcome of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeartbeatOutcome {
-    /// The server responded to the heartbeat.
+    /// The client received the response of the server to the heartbeat.
     Delivered,
-    /// A fault affected the heartbeat.
+    /// A fault affected the heartbeat, so that it may not have reached the server.
     Failed,
 }
 
 impl Monitor {
-    /// Creates a monitor. The first violation is marked in `trace`.
+    /// Creates a monitor. It marks the first violation in `trace`, so that the lines around the
+    /// violation are stored.
     pub fn new(trace: &Trace) -> Self {
         let monitor = Self::default();
         let _ = monitor.0.trace.set(trace.clone());
         monitor
     }
 
-    /// Sets the limiter whose gates the monitor checks. Only the first call has an effect.
+    /// Sets the rate limiter of the client, whose gates the monitor checks. Only the first call has
+    /// an effect.
     pub fn set_limiter(&self, limiter: &Arc<Limiter>) {
         let _ = self.0.limiter.set(Arc::clone(limiter));
     }
@@ -159,7 +168,8 @@ impl Monitor {
         violations.iter().any(|found| found.invariant == invariant)
     }
 
-    /// Records that a request is sent, and checks that the gate of the route class is not closed.
+    /// Records that a request is sent, and checks that the rate limiter gate of its route class is
+    /// not closed.
     pub fn request_sent(&self, class: RouteClass, at: Timestamp, request: &str) {
         self.check_gates(at);
         let mut state = self.lock();
@@ -182,7 +192,7 @@ impl Monitor {
     }
 
     /// Records that the head or the body of a 429 response has arrived. Returns the time until
-    /// which the gate of the route class must stay closed.
+    /// which the rate limiter gate of the route class must stay closed.
     pub fn rate_limited(
         &self,
         class: RouteClass,
@@ -204,8 +214,8 @@ impl Monitor {
         closed_until
     }
 
-    /// Records that a poll has completed or failed. The poll may be a shared poll or a poll for a
-    /// single result. `sent_at` is the time at which the poll was sent.
+    /// Records that a poll, sent at the time `sent_at`, has completed or failed. It may be a shared
+    /// poll or a poll for a single result.
     pub fn poll_completed(&self, sent_at: Timestamp) {
         if let Some(polls) = &mut self.lock().polls_after_pause {
             match polls.first.is_some_and(|first| first <= sent_at) {
@@ -215,7 +225,8 @@ impl Monitor {
         }
     }
 
-    /// Records that a poll for one result is sent.
+    /// Records that a poll for the result of the request `request_id` is sent, and checks the
+    /// number of such polls.
     pub fn result_poll_sent(&self, request_id: &str, at: Timestamp) {
         let mut state = self.lock();
         state.concurrent_polls += 1;
@@ -234,7 +245,8 @@ impl Monitor {
         }
     }
 
-    /// Records that a poll for one result has received a response or failed.
+    /// Records that a poll for the result of the request `request_id` has received a response or
+    /// failed, and checks the number of failures.
     pub fn result_poll_completed(&self, request_id: &str, at: Timestamp, has_failed: bool) {
         let mut state = self.lock();
         let polls = state.result_polls.entry(request_id.to_owned()).or_default();
@@ -256,7 +268,7 @@ impl Monitor {
         self.lock().concurrent_polls -= 1;
     }
 
-    /// Returns the number of polls that were sent for one result.
+    /// Returns the number of polls that were sent for the result of the request `request_id`.
     pub fn polls_of(&self, request_id: &str) -> u64 {
         let state = self.lock();
         let polls = state.result_polls.get(request_id);
@@ -279,13 +291,14 @@ impl Monitor {
         }
     }
 
-    /// Records that the program has released a session. The session may now expire.
+    /// Records that the program no longer uses a session. The session may now expire without a
+    /// violation.
     pub fn session_released(&self, session: &str) {
         self.lock().sessions.remove(session);
     }
 
-    /// Records that a session has expired on the server, because the server received no heartbeat
-    /// for `expiry`. Checks that injected faults were the reason.
+    /// Records that a session has expired on the server, which received no heartbeat for `expiry`.
+    /// Reports a violation unless injected faults have affected the heartbeats.
     pub fn session_expired(&self, session: &str, at: Timestamp, expiry: Duration) {
         let mut state = self.lock();
         let Some(history) = state.sessions.remove(session) else {
@@ -312,8 +325,9 @@ impl Monitor {
         }
     }
 
-    /// Records that a request that is not idempotent was delivered to a server without
-    /// deduplication. `body` is the hash of the request body.
+    /// Records that a request whose repetition would change a model twice was delivered to a server
+    /// without deduplication. A second delivery is a violation. `body` is the hash of the request
+    /// body.
     pub fn request_delivered(&self, body: u64, op: &str) {
         let mut state = self.lock();
         let deliveries = state.deliveries.entry(body).or_default();
@@ -329,7 +343,8 @@ impl Monitor {
         self.lock().violations.clone()
     }
 
-    /// Checks that no gate of the limiter opens earlier than the limiter has reported before.
+    /// Checks that the rate limiter does not report an earlier opening time for a gate than it has
+    /// reported before.
     fn check_gates(&self, at: Timestamp) {
         let Some(limiter) = self.0.limiter.get() else {
             return;

@@ -1,7 +1,7 @@
 //! A macro for enums whose variants have names, as used on the command line.
 
-/// Defines an enum whose variants have names. The enum has the constant `ALL` and the functions
-/// `name` and `from_name`.
+/// Defines an enum whose variants have names for tables and the command line. The enum gets the
+/// constant `ALL` and the functions `name` and `from_name`.
 macro_rules! named_enum {
     (
         $(#[$attribute:meta])*

@@ -16,16 +16,17 @@ use crate::client_transport::ClientTransport;
 use crate::control::Control;
 use crate::invariant::Invariant;
 
-/// The request header that contains the number of a nested request.
+/// The request header that marks a nested request (a request that a transport layer makes while it
+/// sends another request). Its value is the number of the nested request.
 const NESTED: HeaderName = HeaderName::from_static("x-nested");
-/// The time within which a nested request must be sent or fail. It includes an allowance for a busy
-/// runtime.
+/// The time within which a nested request must be sent or fail. It includes an allowance for tasks
+/// that are polled late.
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// The deadline of a nested request.
+/// The time from the creation of a nested request to its deadline.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The nested requests that have been made but not sent yet, with the times at which they were
-/// made.
+/// The nested requests that transport layers have made but that were not sent yet, with the times
+/// at which they were made.
 #[derive(Debug, Default)]
 pub struct NestedRequests(Mutex<State>);
 
@@ -36,7 +37,8 @@ struct State {
 }
 
 impl NestedRequests {
-    /// Returns whether a request is nested. If the request is nested, records that it is sent.
+    /// Returns whether a request is nested in another request. If so, records that it is sent, so
+    /// that it no longer counts as waiting.
     pub(crate) fn request_sent(&self, request: &HttpRequest) -> bool {
         let Some(number) = request.headers.get(NESTED) else {
             return false;
@@ -61,7 +63,8 @@ impl NestedRequests {
     }
 }
 
-/// A guard for a nested request. Dropping the guard checks that the request did not wait too long.
+/// A guard for a nested request. Dropping the guard checks that the request did not wait too long
+/// to be sent.
 struct NestedRequest<'a> {
     transport: &'a ClientTransport,
     number: u64,
@@ -85,7 +88,8 @@ impl Drop for NestedRequest<'_> {
 }
 
 impl ClientTransport {
-    /// Makes a nested request of the route class `class`, and waits for its response.
+    /// Makes a request of the route class `class` from within a transport layer that sends another
+    /// request, and waits for its response.
     pub(crate) fn make_nested_request(&self, class: RouteClass) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let session = self.session.get().and_then(Weak::upgrade);

@@ -27,42 +27,44 @@ use crate::rng::Rng;
 use crate::shared_polls::SharedPollMonitor;
 use crate::trace::{Fnv1a, Trace};
 
-/// The time that the server takes to accept each training call during [`Fault::LongQueue`].
+/// The time for which the network delays the response to each training call during
+/// [`Fault::LongQueue`].
 const LONG_QUEUE_DELAY: Duration = Duration::from_secs(30);
 
 pub(crate) type Response = Result<HttpResponse, TransportError>;
 
-/// The network of a run, with the monitors of its requests.
+/// The simulated network of a run, together with the monitors that observe its requests.
 #[derive(Debug)]
 pub struct Network {
     /// The clock of the run.
     pub clock: ManualClock,
-    /// The random numbers for delays and for details of faults.
+    /// The random numbers for the delays and for the details of injected faults.
     pub rng: Rng,
-    /// The injector, which draws and counts the faults.
+    /// The injector, which draws the faults to inject and counts them.
     pub injector: Arc<FaultInjector>,
     /// The trace of the run.
     pub trace: Trace,
     /// The monitor of the invariants that are checked during the run.
     pub monitor: Monitor,
-    /// The history of the requests of samples and models.
+    /// The history of the requests for samples and models, with which failed calls are checked at
+    /// the end of the run.
     pub history: RequestHistory,
-    /// The monitor of shared polls.
+    /// The monitor of the rate of shared polls and their acknowledgements.
     pub shared_polls: SharedPollMonitor,
-    /// The monitor of the order of admissions.
+    /// The monitor of the order in which waiting samples are admitted.
     pub fairness: FairnessMonitor,
-    /// The requests that transport layers have made.
+    /// The requests that transport layers have made while they sent other requests.
     pub nested_requests: NestedRequests,
-    /// The fault to inject into shared polls while [`Fault::SharedPollOutage`] is active. It is
+    /// The fault to inject into all shared polls while [`Fault::SharedPollOutage`] is active. It is
     /// drawn once for each run.
     pub shared_poll_fault: Fault,
-    /// The state of the negative controls that replace the limiter.
+    /// The state of the faulty rate limiter that some negative controls use.
     pub faulty_limiter: Arc<FaultyLimiter>,
-    /// The state of the negative controls that change the admission queue.
+    /// The state of the faulty admission queue that some negative controls use.
     pub faulty_queue: Arc<FaultyQueueState>,
     /// The embedded server.
     pub server: InProcess,
-    /// The spawner for the delivery of duplicate requests.
+    /// The spawner for tasks that deliver duplicate requests later.
     pub spawner: Arc<dyn Spawn>,
     /// Whether the server announces that it applies a repeated submission only once.
     pub deduplicates: bool,
@@ -173,14 +175,15 @@ impl Network {
         self.server.send(request).await
     }
 
-    /// Delivers a request to the server with a probability of 50 %, and drops the response.
+    /// Delivers a request to the server with a probability of 50 %, and drops the response. Used
+    /// for faults after which the client does not know whether the server applied the request.
     async fn maybe_deliver(&self, op: Op, request: HttpRequest) {
         if self.rng.gen_bool(0.5) {
             let _ = self.deliver(op, request).await;
         }
     }
 
-    /// Delivers a request to the server after a delay, as a duplicate, and drops the response.
+    /// Delivers a second copy of a request to the server after a delay, and drops the response.
     fn deliver_later(&self, request: HttpRequest) {
         let clock: &dyn Clock = &self.clock;
         let delay = self.rng.duration(Duration::ZERO, Duration::from_secs(30));
@@ -209,7 +212,7 @@ impl Network {
         })
     }
 
-    /// Waits for a random time between zero and `max`.
+    /// Waits for a random time between zero and `max` on the virtual clock.
     pub(crate) async fn delay(&self, max: Duration) {
         let clock: &dyn Clock = &self.clock;
         let delay = self.rng.duration(Duration::ZERO, max);

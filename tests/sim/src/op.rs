@@ -8,7 +8,7 @@ use tinkers_core::HttpRequest;
 use crate::named_enum::named_enum;
 
 named_enum! {
-    /// An operation of the API.
+    /// An operation of the API that a request performs.
     #[expect(missing_docs, reason = "the variants are named like the routes")]
     pub enum Op {
         Config = "config",
@@ -32,8 +32,8 @@ named_enum! {
 }
 
 impl Op {
-    /// Returns the operation of a request. A protobuf forward pass is sent to the route of
-    /// forward-backward passes. Therefore the body must be decoded to tell the two operations
+    /// Returns the operation that a request performs. A protobuf forward pass is sent to the route
+    /// of forward-backward passes. Therefore the body must be decoded to tell the two operations
     /// apart.
     pub fn of_request(request: &HttpRequest) -> Self {
         let op = Self::of_path(&request.path);
@@ -48,7 +48,8 @@ impl Op {
         op
     }
 
-    /// Returns the operation that belongs to a path.
+    /// Returns the operation that requests to a path perform, except that protobuf forward passes
+    /// are not told apart from forward-backward passes.
     fn of_path(path: &str) -> Self {
         let route = path.split('?').next().unwrap_or(path);
         match route {
@@ -72,8 +73,8 @@ impl Op {
         }
     }
 
-    /// Returns whether the response contains a request id with which the client polls for the
-    /// result of the operation.
+    /// Returns whether the operation is submitted first and polled for afterwards: the response to
+    /// its request contains a request id with which the client polls for the result.
     pub const fn is_submission(self) -> bool {
         matches!(
             self,

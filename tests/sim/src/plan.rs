@@ -8,22 +8,24 @@ use crate::named_enum::named_enum;
 use crate::rng::Rng;
 use crate::simulation::MAX_POLL_DELAY;
 
-/// Options that restrict a plan, and the choice of the engine.
+/// The options of a simulation run: restrictions of its plan, and the engine of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanOptions {
-    /// The engine of the server.
+    /// The engine that the simulated server uses.
     pub engine: EngineKind,
-    /// The length of the period with faults, in hours of virtual time.
+    /// The virtual time during which faults are injected, in hours.
     pub hours: u64,
-    /// The maximum number of clients.
+    /// The maximum number of simulated clients.
     pub clients: usize,
-    /// The maximum number of tasks of the programs.
+    /// The maximum number of tasks in the plan. A task is a sequence of calls that a simulated user
+    /// program makes on one client.
     pub tasks: usize,
-    /// The maximum number of steps of a task.
+    /// The maximum number of steps of a task. Each step is a pause followed by concurrent calls.
     pub steps: usize,
-    /// The faults that do not occur.
+    /// The kinds of faults that are not injected.
     pub without: Vec<Fault>,
-    /// The only kind of fault that occurs, with a high probability. `None` if all kinds may occur.
+    /// The only kind of fault that is injected, with a high probability. `None` if all kinds may be
+    /// injected.
     pub only: Option<Fault>,
 }
 
@@ -42,19 +44,19 @@ impl Default for PlanOptions {
 }
 
 named_enum! {
-    /// The kind of engine that the server uses.
+    /// The kind of engine that the simulated server uses.
     pub enum EngineKind {
-        /// The scripted engine, which returns fixed results. Hashes stand for the weights of
-        /// models.
+        /// The scripted engine, which returns fixed results. A hash stands for the weights of each
+        /// model.
         Scripted = "scripted",
-        /// The built-in model, with real tensors. Hashes stand for the weights of models in
-        /// addition.
+        /// The built-in model, which computes real tensors. The simulation also keeps a hash that
+        /// stands for the weights of each model, as with the scripted engine.
         Real = "real",
     }
 }
 
 impl EngineKind {
-    /// Returns the name of the base model that the engine offers.
+    /// Returns the name of the base model that this engine offers.
     pub const fn base_model(self) -> &'static str {
         match self {
             Self::Scripted => "tinkers/scripted",
@@ -63,28 +65,28 @@ impl EngineKind {
     }
 }
 
-/// The plan of a run.
+/// The plan of a simulation run. It is drawn from a seed before the run starts.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The engine of the server.
+    /// The engine that the simulated server uses.
     pub engine: EngineKind,
-    /// The seed of the run.
+    /// The seed from which the plan and the random events of the run are drawn.
     pub seed: u64,
-    /// The time since the beginning of the run at which the injection of faults ends.
+    /// The time at which the injection of faults ends, since the beginning of the run.
     pub faults_end: Duration,
-    /// The configuration of the server.
+    /// The configuration of the simulated server.
     pub server: ServerPlan,
-    /// The configuration of each client.
+    /// The configuration of each simulated client.
     pub clients: Vec<ClientPlan>,
-    /// The tasks of the programs.
+    /// The tasks of the simulated user programs. Each task makes a sequence of calls on one client.
     pub tasks: Vec<TaskPlan>,
-    /// The probabilities of the faults that are drawn separately for each request.
+    /// The probabilities of the faults that are drawn at random for each request.
     pub rates: FaultRates,
-    /// The faults that last for a period of time.
+    /// The faults that start at a planned time and last for a period of the run.
     pub timed_faults: Vec<TimedFault>,
 }
 
-/// The configuration of the server.
+/// The configuration of the simulated server.
 #[derive(Debug, Clone)]
 pub struct ServerPlan {
     /// Whether the server announces that it applies a repeated submission only once.
@@ -92,15 +94,15 @@ pub struct ServerPlan {
     /// Whether the server supports shared polls.
     pub shared_polls: bool,
     /// The maximum number of samples in flight. The server refuses further samples with 429. `None`
-    /// for no limit.
+    /// if there is no limit.
     pub window: Option<u32>,
     /// The maximum duration of a job of the engine.
     pub latency: Duration,
-    /// The time after which a session without heartbeats expires.
+    /// The time after which the server ends a session that has sent no heartbeat.
     pub expiry: Duration,
 }
 
-/// The configuration of a client.
+/// The configuration of a simulated client.
 #[derive(Debug, Clone)]
 pub struct ClientPlan {
     /// Whether the client sends the bodies of forward and backward passes as JSON instead of
@@ -108,11 +110,11 @@ pub struct ClientPlan {
     pub json: bool,
     /// The time without progress after which an operation fails as stalled.
     pub progress_deadline: Duration,
-    /// The maximum duration of an operation. `None` for no limit.
+    /// The time after which a pending operation fails. `None` for no limit.
     pub operation_deadline: Option<Duration>,
 }
 
-/// A task of a user's program.
+/// A task of a simulated user program. It makes a sequence of calls on one client.
 #[derive(Debug, Clone)]
 pub struct TaskPlan {
     /// The index of the client that the task uses.
@@ -121,37 +123,37 @@ pub struct TaskPlan {
     pub steps: Vec<Step>,
 }
 
-/// A step of a task.
+/// A step of a task: a pause and then one or more concurrent calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The pause before the calls of the step.
     pub pause: Duration,
-    /// The calls of the step, each with the way in which the program uses its handle. The calls are
-    /// made concurrently.
+    /// The calls of the step, each with the way in which the program uses its handle (the future of
+    /// the result). The calls are made concurrently.
     pub calls: Vec<(CallKind, HandleUse)>,
 }
 
-/// A method of a client and its arguments.
+/// A method of a client that a program calls, with its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CallKind {
-    /// `forward` with the given number of data.
+    /// A call of `forward` with the given number of data.
     Forward(u8),
-    /// `forward_backward` with the given number of data.
+    /// A call of `forward_backward` with the given number of data.
     ForwardBackward(u8),
-    /// `optim_step`.
+    /// A call of `optim_step`.
     OptimStep,
-    /// `save_state` with a unique name.
+    /// A call of `save_state` with a unique checkpoint name.
     SaveState,
-    /// `save_weights_for_sampler` with a unique name.
+    /// A call of `save_weights_for_sampler` with a unique checkpoint name.
     SaveForSampler,
-    /// `save_weights_and_get_sampling_client`.
+    /// A call of `save_weights_and_get_sampling_client`.
     SaveAndSample,
-    /// `load_state_with_optimizer` of the last saved state. The call is skipped if there is no
-    /// saved state.
+    /// A call of `load_state_with_optimizer` with the training state that was saved last. The call
+    /// is skipped if no state was saved.
     Load,
-    /// `sample`, as many times as given.
+    /// The given number of concurrent calls of `sample`.
     Sample(u8),
-    /// `capabilities`.
+    /// A call of `capabilities`.
     Capabilities,
     /// The creation of a training client. A program makes this call automatically if it has no
     /// training client.
@@ -162,7 +164,8 @@ pub enum CallKind {
 }
 
 impl CallKind {
-    /// The names of the calls that return a handle.
+    /// The names of the kinds of calls that return a handle, which the program can use in different
+    /// ways.
     pub const NAMES: [&'static str; 8] = [
         "forward",
         "forward_backward",
@@ -174,7 +177,7 @@ impl CallKind {
         "sample",
     ];
 
-    /// Returns the name of the call in tables.
+    /// Returns the name of this kind of call in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Forward(_) => "forward",
@@ -192,23 +195,23 @@ impl CallKind {
     }
 }
 
-/// The way in which the program uses the handle of a call.
+/// The way in which a program uses the handle of a call, which is the future of its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandleUse {
     /// The program awaits the handle at once.
     Await,
     /// The program awaits the handle after a pause.
     AwaitLate(Duration),
-    /// The program awaits the handle with a timeout.
+    /// The program awaits the handle, and stops waiting after the given timeout.
     Timeout(Duration),
-    /// The program cancels the call after a pause.
+    /// The program cancels the call if it is still pending after the given pause.
     Cancel(Duration),
     /// The program drops the handle at once.
     Drop,
 }
 
 impl HandleUse {
-    /// The names of all ways to use a handle.
+    /// The names of all ways in which a program can use the handle of a call.
     pub const NAMES: [&'static str; 5] = [
         "awaited",
         "awaited late",
@@ -217,7 +220,7 @@ impl HandleUse {
         "dropped",
     ];
 
-    /// Returns the name of the handle use in tables.
+    /// Returns the name of this way to use a handle in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Await => Self::NAMES[0],
@@ -230,17 +233,18 @@ impl HandleUse {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// The number of samples that a client submits in a [`Fault::Burst`].
+/// The number of samples that a client submits at once during a [`Fault::Burst`].
 pub const BURST: u8 = 250;
-/// The number of samples that each client submits in a [`Fault::ConcurrentBursts`].
+/// The number of samples that each client submits at once during a [`Fault::ConcurrentBursts`].
 const CONCURRENT_BURST: u8 = 50;
-/// The number of calls that a client submits in a [`Fault::LongQueue`].
+/// The number of training calls that a client makes at once during a [`Fault::LongQueue`].
 const LONG_QUEUE: usize = 24;
-/// A progress deadline that is shorter than the waiting time of calls in many queues.
+/// A progress deadline of a client that is shorter than the time for which calls wait in a long
+/// queue.
 const SHORT_PROGRESS_DEADLINE: Duration = Duration::from_secs(180);
 
 impl Plan {
-    /// Draws the plan of a seed, and restricts it by `options`.
+    /// Draws the plan of a run from `seed`, and restricts it by `options`.
     pub fn new(seed: u64, options: &PlanOptions) -> Self {
         let rng = Rng::new(seed);
         let faults_end = Duration::from_secs(3600 * options.hours.max(1));
@@ -271,8 +275,8 @@ impl Plan {
         plan
     }
 
-    /// Returns the longest accepted time between the deadline of a call and its completion. On a
-    /// busy runtime, several tasks take part in the completion, and each of these tasks may be
+    /// Returns the longest time after the deadline of a call within which the call must complete.
+    /// On a busy runtime, several tasks take part in the completion, and each of these tasks may be
     /// polled late.
     pub fn max_completion_delay(&self) -> Duration {
         match self.has_timed(Fault::BusyRuntime) {
@@ -281,12 +285,12 @@ impl Plan {
         }
     }
 
-    /// Returns whether the plan has timed faults of this kind.
+    /// Returns whether the plan contains a fault of this kind that lasts for a period.
     pub(crate) fn has_timed(&self, fault: Fault) -> bool {
         self.timed_faults.iter().any(|timed| timed.fault == fault)
     }
 
-    /// Returns the timed faults of this kind.
+    /// Returns the planned faults of this kind that last for a period.
     fn timed(&self, fault: Fault) -> Vec<TimedFault> {
         let timed_faults = self.timed_faults.iter().copied();
         timed_faults.filter(|timed| timed.fault == fault).collect()
@@ -314,8 +318,8 @@ impl Plan {
         }
     }
 
-    /// Adds a task for each [`Fault::Burst`], and a probability that the requests of the task are
-    /// refused.
+    /// Adds a task that submits many samples for each [`Fault::Burst`] in the plan, and a
+    /// probability that requests are refused with 429.
     fn add_bursts(&mut self) {
         let bursts = self.timed(Fault::Burst);
         if !bursts.is_empty() && !self.rates.0.is_empty() {
@@ -325,8 +329,8 @@ impl Plan {
         self.tasks.extend(bursts.iter().map(task));
     }
 
-    /// Adds a task of each client for each [`Fault::ConcurrentBursts`], and a probability that the
-    /// requests of these tasks are refused.
+    /// Adds, for each [`Fault::ConcurrentBursts`] in the plan, a task of each client that submits
+    /// many samples, and a probability that requests are refused with 429.
     fn add_concurrent_bursts(&mut self) {
         for timed in self.timed(Fault::ConcurrentBursts) {
             let task = |client| burst(&timed, client, CONCURRENT_BURST);
@@ -337,8 +341,8 @@ impl Plan {
         }
     }
 
-    /// Adds a task for each [`Fault::LongQueue`]. The calls of the task wait longer than the
-    /// progress deadline of their client.
+    /// Adds a task that makes many training calls for each [`Fault::LongQueue`] in the plan. The
+    /// calls wait longer than the progress deadline of their client.
     fn add_long_queues(&mut self) {
         for timed in self.timed(Fault::LongQueue) {
             let client = timed.client.unwrap_or(0);
@@ -356,7 +360,8 @@ impl Plan {
     }
 }
 
-/// Returns a task of a client that submits `samples` samples at once when a timed fault starts.
+/// Returns a task that submits `samples` samples at once on the client with the index `client`,
+/// when the fault `timed` starts.
 fn burst(timed: &TimedFault, client: usize, samples: u8) -> TaskPlan {
     let call = (CallKind::Sample(samples), HandleUse::Await);
     single_step(timed, client, vec![call])

@@ -24,12 +24,14 @@ use crate::payload;
 use crate::plan::{BURST, CallKind, HandleUse, Step, TaskPlan};
 use crate::result_checks::{KeptResult, check_pass, check_sample, check_save};
 
-/// The maximum number of attempts to connect a client.
+/// The maximum number of attempts to connect a client. After this number, the tasks of the client
+/// end.
 const MAX_ATTEMPTS: u32 = 40;
-/// The pause between attempts to connect a client.
+/// The pause between two attempts to connect a client.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// A client of the program. Several tasks share it. The first step of a task connects the client.
+/// A client of the simulated user program. Several tasks share it. The first step of a task
+/// connects the client if it is not connected.
 pub struct Client {
     harness: Arc<Harness>,
     index: usize,
@@ -52,7 +54,8 @@ struct SavedState {
     path: String,
 }
 
-/// The connected clients and the last saved state that a step uses.
+/// The connected session, training and sampling clients that a step uses, and the training state
+/// that was saved last.
 #[derive(Clone)]
 struct ConnectedClients {
     service: ServiceClient,
@@ -71,7 +74,7 @@ impl Client {
         }
     }
 
-    /// Runs the steps of a task. Stops early if the client cannot be connected.
+    /// Runs the steps of a task one after another. Stops early if the client cannot be connected.
     pub async fn run(&self, task: TaskPlan) {
         for step in task.steps {
             self.harness.clock().sleep(step.pause).await;
@@ -82,8 +85,8 @@ impl Client {
         }
     }
 
-    /// Connects the client if it is not connected. Returns `None` after [`MAX_ATTEMPTS`] failed
-    /// attempts.
+    /// Connects the client if it is not connected, and retries if this fails. Returns `None` after
+    /// [`MAX_ATTEMPTS`] failed attempts.
     async fn connect_with_retries(&self) -> Option<ConnectedClients> {
         let mut state = self.state.lock().await;
         for _ in 0..MAX_ATTEMPTS {
@@ -110,8 +113,8 @@ impl Client {
         None
     }
 
-    /// Resets the state of the client, except for the last saved training state. Returns the
-    /// previous state.
+    /// Forgets the session and its clients, but keeps the training state that was saved last.
+    /// Returns the previous state.
     fn release_session(&self, state: &mut State) -> State {
         let empty = State {
             last_saved: state.last_saved.clone(),
@@ -125,8 +128,8 @@ impl Client {
         previous
     }
 
-    /// Creates the session if it does not exist yet, and likewise the training client and the
-    /// sampling client.
+    /// Creates the session, the training client and the sampling client, as far as they do not
+    /// exist yet.
     async fn connect(&self, state: &mut State) -> Result<ConnectedClients, Error> {
         let base_model = self.harness.plan.engine.base_model();
         let service = match &state.service {
@@ -190,7 +193,8 @@ impl Client {
         join_all(calls).await;
     }
 
-    /// Makes the calls of the given kind. Returns futures that use the handles of the calls.
+    /// Makes the calls of the kind `CallKind` at once. Returns futures that then use the handles of
+    /// the calls in the planned way.
     fn call<'a>(
         &'a self,
         clients: &ConnectedClients,
@@ -312,8 +316,8 @@ impl Client {
         })
     }
 
-    /// Makes a call at once. With [`Control::LazySubmission`], makes the call in a separate task
-    /// instead.
+    /// Makes a call at once, by running the closure `make`. With [`Control::LazySubmission`], makes
+    /// the call in a separate task instead, which runs later.
     fn make<T: Send + 'static>(
         &self,
         make: impl FnOnce() -> ApiFuture<T> + Send + 'static,
@@ -329,7 +333,8 @@ impl Client {
         MadeCall::Later(receiver)
     }
 
-    /// Uses the handle of a call in the planned way, checks the result and records the outcome.
+    /// Uses the handle of a call as planned (awaits, cancels or drops it), checks the result with
+    /// `check` and records the outcome.
     fn wait<'a, T: Send + 'static>(
         &'a self,
         call: CallId,
@@ -394,7 +399,7 @@ impl Client {
             && self.harness.calls.is_on_model(call)
     }
 
-    /// Ends the client at the end of the program. Half of the clients close their session
+    /// Shuts down the client after all tasks have ended. Half of the clients close their session
     /// explicitly. The other half only drop it.
     pub async fn shut_down(&self) {
         let state = self.release_session(&mut *self.state.lock().await);
@@ -409,7 +414,7 @@ impl Client {
         }
     }
 
-    /// Closes the session while calls are pending.
+    /// Closes the session explicitly, while calls may be pending.
     pub async fn close(&self) {
         let service = self.state.lock().await.service.clone();
         if let Some(service) = service {
@@ -435,7 +440,8 @@ impl Client {
         }
     }
 
-    /// Drops those clients that cannot be used any more after `error`.
+    /// Drops the session, training or sampling client if it cannot be used any more after a call
+    /// has failed with `error`.
     async fn recover(&self, error: &Error) {
         let mut state = self.state.lock().await;
         match error.kind() {
@@ -460,7 +466,7 @@ impl Client {
     }
 }
 
-/// A call whose handle exists, or a call that a separate task makes.
+/// A call that was made, with its handle, or a call that a separate task will make.
 enum MadeCall<T> {
     Now(ApiFuture<T>),
     Later(oneshot::Receiver<ApiFuture<T>>),

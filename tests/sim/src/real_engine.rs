@@ -21,17 +21,20 @@ use crate::payload;
 use crate::recording_engine;
 use crate::trace::Fnv1a;
 
-/// The first id of the jobs that this module creates. All ids that a server assigns are smaller.
+/// The first id of the jobs that the simulation adds to those of the server. All ids that a server
+/// assigns are smaller.
 const FIRST_ADDED_JOB: u64 = 1 << 60;
-/// The index under which an optimizer step is recorded. Data of passes have smaller indices.
+/// The index under which the optimizer step of a call is recorded. The indices of the data of
+/// passes are smaller.
 const STEP_INDEX: u32 = u32::MAX;
 
-/// The built-in model. It computes on its own threads, but the thread of the simulation blocks
-/// until each job has ended. Therefore a run is deterministic, and jobs take no virtual time.
+/// The built-in model as the engine of the simulated server. It computes on its own threads, but
+/// the thread of the simulation blocks until each job has ended. Therefore a run is deterministic,
+/// and jobs take no virtual time.
 pub struct RealEngine {
     engine: ModelEngine,
     dir: TempDir,
-    /// The operation that the negative control applies twice, if any.
+    /// The operation that the engine applies twice because of the negative control, if any.
     applied_twice: Option<Op>,
     next_added_job: AtomicU64,
     state: Mutex<State>,
@@ -39,14 +42,14 @@ pub struct RealEngine {
 
 #[derive(Default)]
 struct State {
-    /// The applied jobs, in order. The jobs are stored with their original ids, because the engine
-    /// derives random seeds from the ids.
+    /// The jobs that the engine has applied, in order. They keep their original ids, because the
+    /// engine derives random seeds from the ids.
     applied: Vec<Job>,
     /// The ids of the models that have not been unloaded.
     loaded: BTreeSet<String>,
-    /// The hash of the final state of each model.
+    /// The hash of the final tensors of each model, by the id of the model.
     final_states: BTreeMap<String, u64>,
-    /// The sampled token sequences, by the last token of the prompt.
+    /// The token sequences that the engine has sampled, by the last token of the prompt.
     samples: BTreeMap<u32, Vec<Vec<u32>>>,
     rejected: Vec<String>,
 }
@@ -76,7 +79,7 @@ impl RealEngine {
         self.engine.models()
     }
 
-    /// Runs a job. Records the job if it changes a model.
+    /// Runs a job. If the job changes a model, records it for a later replay.
     ///
     /// # Errors
     /// Returns the errors of the engine.
@@ -118,14 +121,15 @@ impl RealEngine {
         outcome
     }
 
-    /// Returns whether the engine has sampled `tokens` for a prompt that ends with `last_token`.
+    /// Returns whether the engine has sampled exactly `tokens` for a prompt that ends with
+    /// `last_token`.
     pub fn has_sampled(&self, last_token: u32, tokens: &[u32]) -> bool {
         let state = self.lock();
         let mut samples = state.samples.get(&last_token).into_iter().flatten();
         samples.any(|sampled| sampled == tokens)
     }
 
-    /// Describes the jobs that the engine has rejected, with the errors.
+    /// Describes the jobs that the engine has rejected, each with the error.
     pub fn rejected(&self) -> Vec<String> {
         self.lock().rejected.clone()
     }
@@ -143,9 +147,9 @@ impl RealEngine {
         Ok(self.lock().final_states.clone())
     }
 
-    /// Replays the applied jobs in order on a new engine, each job once, and returns the final
-    /// states of the models. Uses the data that the program passed to its calls, and not the data
-    /// that the server has received.
+    /// Replays the applied jobs in order on a new engine, each job once, and returns the hashes of
+    /// the models' final tensors. Uses the data that the program passed to its calls, and not the
+    /// data that the server has received.
     ///
     /// # Errors
     /// Returns an error if a job cannot be replayed.
@@ -163,8 +167,8 @@ impl RealEngine {
         replay.final_states()
     }
 
-    /// Records the final state of a model. First applies an optimizer step, so that the accumulated
-    /// gradients affect the state.
+    /// Records the hash of the final tensors of a model. First applies an optimizer step, so that
+    /// the accumulated gradients affect the hash.
     fn record_final_state(&self, model: &str) -> Result<(), EngineError> {
         if !self.lock().loaded.remove(model) {
             return Ok(());
@@ -206,7 +210,7 @@ impl RealEngine {
         Job { id, work }
     }
 
-    /// Runs a job and blocks this thread until the job has ended.
+    /// Runs a job on the built-in model, and blocks this thread until the job has ended.
     fn compute(&self, job: Job) -> Result<Outcome, EngineError> {
         let (sender, receiver) = mpsc::channel();
         let done = JobCallback::new(move |outcome| drop(sender.send(outcome)));
@@ -221,16 +225,16 @@ impl RealEngine {
     }
 }
 
-/// Returns the tensor data of a safetensors file without the file header. The entries of this
-/// header have no fixed order.
+/// Returns the tensor data of a safetensors file. Leaves out the file header, whose entries have no
+/// fixed order.
 fn tensor_data(file: &[u8]) -> &[u8] {
     let header = file.first_chunk().map_or(0, |len| u64::from_le_bytes(*len));
     file.get(8 + header as usize..).unwrap_or_default()
 }
 
-/// Returns the work that a call has requested, without the parts of it that are already in
-/// `replayed`. Returns `None` if no work is left, or if the work is a forward pass. A forward pass
-/// does not change the model.
+/// Returns the work of a job as its calls requested it, without the parts that are already in
+/// `replayed`, and adds the others to `replayed`. Returns `None` if no work is left, or if the work
+/// is a forward pass, which does not change the model.
 fn without_repetitions(
     work: Work,
     replayed: &mut BTreeSet<(CallId, u32)>,

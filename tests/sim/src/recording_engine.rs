@@ -21,24 +21,25 @@ use crate::real_engine::RealEngine;
 use crate::rng::Rng;
 use crate::trace::{Fnv1a, Trace};
 
-/// An operation that the engine has applied to a model, with the call that requested it.
+/// An operation that the engine has applied to a model. It contains the call that requested it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ModelOp {
     /// A forward pass of one datum: the call, and the index of the datum in the call.
     Forward(CallId, u32),
     /// A forward-backward pass of one datum: the call, and the index of the datum in the call.
     ForwardBackward(CallId, u32),
-    /// An optimizer step.
+    /// An optimizer step that the given call requested.
     OptimStep(CallId),
-    /// A save of weights and optimizer state.
+    /// A save of weights and optimizer state that the given call requested.
     SaveState(CallId),
-    /// A save of weights for sampling.
+    /// A save of weights for sampling that the given call requested.
     SaveForSampler(CallId),
     /// A load of the checkpoint that the given call has saved.
     Load(CallId),
 }
 
-/// The simulated weights and gradients of a model.
+/// Two hashes that stand for the weights and the accumulated gradients of a model. Each operation
+/// changes them like the real tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weights {
     /// A hash that stands for the weights.
@@ -48,13 +49,14 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// The weights of a new adapter.
+    /// The hashes of a new adapter, which has no gradients.
     pub const INITIAL: Self = Self {
         weights: Fnv1a::EMPTY,
         gradients: 0,
     };
 
-    /// Applies an operation. `saved` contains the simulated weights that each call has saved.
+    /// Applies an operation to the hashes. `saved` contains the weights hash of each checkpoint, by
+    /// the call that saved it.
     pub fn apply(&mut self, op: &ModelOp, saved: &BTreeMap<CallId, u64>) {
         let mix = |hash: u64, a: u64, b: u64| {
             Fnv1a::extend(Fnv1a::extend(hash, &a.to_le_bytes()), &b.to_le_bytes())
@@ -76,30 +78,31 @@ impl Weights {
     }
 }
 
-/// A record of the operations that were applied to a model, and its simulated weights.
+/// A record of the operations that the engine has applied to a model, and its simulated weights.
 #[derive(Debug, Clone)]
 pub struct ModelRecord {
-    /// The call that saved the checkpoint, if the model was created from a checkpoint.
+    /// The call that saved the checkpoint from which the model was created. `None` if it was
+    /// created as a new adapter.
     pub loaded_from: Option<CallId>,
-    /// The applied operations, in order.
+    /// The operations that the engine has applied, in order.
     pub ops: Vec<ModelOp>,
     /// The simulated weights after all operations.
     pub weights: Weights,
 }
 
-/// An engine that records the operations that it applies.
+/// The engine of the simulated server. It records the operations that it applies to each model.
 pub struct RecordingEngine {
     parts: RecordingEngineParts,
     state: Mutex<State>,
-    /// The jobs that have been computed, but whose results are held back until their simulated
-    /// duration has passed.
+    /// The jobs whose results are already computed, but are held back until the simulated duration
+    /// of the job has passed.
     delayed: Arc<Mutex<BTreeMap<JobId, Task>>>,
 }
 
 #[derive(Default)]
 struct State {
     models: BTreeMap<String, ModelRecord>,
-    /// The simulated weights in the checkpoint that each call has saved.
+    /// The weights hash in each checkpoint, by the call that saved the checkpoint.
     saved: BTreeMap<CallId, u64>,
     checkpoints: Vec<CheckpointRecord>,
 }
@@ -109,7 +112,7 @@ struct State {
 pub enum ResultSource {
     /// The scripted engine, which returns fixed results.
     Scripted(Box<ScriptedEngine>),
-    /// The real engine.
+    /// The built-in model, which computes real tensors.
     Real(Box<RealEngine>),
 }
 
@@ -126,11 +129,11 @@ pub struct RecordingEngineParts {
     pub spawner: Arc<dyn Spawn>,
     /// The random numbers for the durations of jobs.
     pub rng: Rng,
-    /// The fault injector, which decides which jobs fail.
+    /// The fault injector, which decides which jobs fail in the engine.
     pub injector: Arc<FaultInjector>,
     /// The trace of the run.
     pub trace: Trace,
-    /// The operation that the negative control applies twice, if any.
+    /// The operation that the engine applies twice because of the negative control, if any.
     pub applied_twice: Option<Op>,
 }
 
@@ -149,7 +152,8 @@ impl RecordingEngine {
         lock(&self.state).models.clone()
     }
 
-    /// Returns the real engine if it computes the results, or `None` otherwise.
+    /// Returns the built-in model if it computes the results, or `None` if the scripted engine
+    /// does.
     pub fn real(&self) -> Option<&RealEngine> {
         match &self.parts.results {
             ResultSource::Scripted(_) => None,
@@ -157,7 +161,8 @@ impl RecordingEngine {
         }
     }
 
-    /// Runs a job and records its operations. Passes the result to `done`.
+    /// Runs a job, records the operations that it applies, and passes the result to the callback
+    /// `done`.
     fn run(&self, job: &Job, done: JobCallback) -> Result<(), EngineError> {
         match &self.parts.results {
             ResultSource::Scripted(scripted) => {
@@ -265,8 +270,8 @@ impl State {
     }
 }
 
-/// Returns the operation that requested this work. Returns `None` for work that no client has
-/// requested.
+/// Returns the operation of the API that requested the work of a job. Returns `None` for work that
+/// no client has requested.
 pub fn op_of(work: &Work) -> Option<Op> {
     Some(match work {
         Work::Pass {

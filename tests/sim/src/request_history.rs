@@ -16,29 +16,34 @@ use crate::payload;
 use crate::plan::{CallKind, Plan};
 use crate::responses;
 
-/// The minimum time for which a failing call must be retried. The client retries for five minutes.
-/// The last pause of up to half a minute and a margin are subtracted from this time.
+/// The minimum time for which the client must retry a failing call. The client retries for five
+/// minutes. The last pause of up to half a minute and a margin are subtracted from this time.
 const MIN_RETRY_TIME: Duration = Duration::from_secs(240);
-/// The longest pause between two attempts.
+/// The longest pause between two attempts of a call.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// The accepted difference between timestamps of the network and timestamps of the client.
+/// The accepted difference between the times at which the network and the client observe the same
+/// event.
 const TOLERANCE: Duration = Duration::from_secs(10);
 
-/// The history of the requests of a run. Clones share their state.
+/// The history of the requests of a run, with which failed calls are checked at the end. Clones
+/// share their state.
 #[derive(Debug, Clone, Default)]
 pub struct RequestHistory(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     samples: BTreeMap<CallId, SampleAttempts>,
-    /// The samples, by the request ids that the server has assigned to them.
+    /// The calls that requested samples, by the request ids that the server has assigned to the
+    /// samples.
     sample_by_request_id: BTreeMap<String, CallId>,
     /// The samples with at least one request that was affected by an injected fault or did not
-    /// succeed.
+    /// succeed. Only these samples may fail because of a request.
     disturbed: BTreeSet<CallId>,
-    /// The times at which the server has responded to a submission of a sample.
+    /// The times at which the server has responded to a submission of any sample. At these times,
+    /// the admission queue advances.
     sample_responses: Vec<Timestamp>,
-    /// For each model, the times at which the server accepted a submission.
+    /// For each model, the times at which the server accepted a submission. At these times, the
+    /// submission queue of the model advances.
     accepted: BTreeMap<String, Vec<Timestamp>>,
     /// For each refusal that stopped the submission of samples, the time of the refusal and the
     /// time until which submissions were stopped.
@@ -54,7 +59,7 @@ struct SampleAttempts {
 }
 
 impl RequestHistory {
-    /// Returns the call that submits a sample with this request.
+    /// Returns the call that requested a sample, if this request submits the sample.
     pub fn sample_of(request: &HttpRequest) -> Option<CallId> {
         let body = op::uncompressed_body(request).ok()?;
         let body: serde_json::Value = serde_json::from_slice(&body).ok()?;
@@ -66,18 +71,19 @@ impl RequestHistory {
         payload::call_of_prompt(&tokens)
     }
 
-    /// Returns the call whose sample has this request id.
+    /// Returns the call that requested the sample to which the server has assigned this request id.
     pub fn sample_by_request_id(&self, request_id: &str) -> Option<CallId> {
         self.lock().sample_by_request_id.get(request_id).copied()
     }
 
-    /// Records that a request of a sample begins. The sample counts as disturbed by a fault until
+    /// Records that a request for a sample begins. The sample counts as disturbed by a fault until
     /// [`Self::request_succeeded`] is called. Returns whether the sample was undisturbed before.
     pub fn request_started(&self, call: CallId) -> bool {
         self.lock().disturbed.insert(call)
     }
 
-    /// Records that a request of an undisturbed sample has succeeded.
+    /// Records that a request for a sample has succeeded, and that no fault has disturbed the
+    /// sample. Also records the request id that the response assigns to the sample.
     pub fn request_succeeded(&self, call: CallId, response: &HttpResponse) {
         let mut state = self.lock();
         state.disturbed.remove(&call);
@@ -87,7 +93,7 @@ impl RequestHistory {
         }
     }
 
-    /// Records that a request which submits a sample is sent.
+    /// Records that a request which submits a sample is sent at the time `at`.
     pub fn sample_sent(&self, call: CallId, request: &HttpRequest, at: Timestamp) {
         let key = request.headers.get("x-idempotency-key");
         let key = key.map(|key| key.as_bytes().to_vec()).unwrap_or_default();
@@ -103,7 +109,7 @@ impl RequestHistory {
         }
     }
 
-    /// Records that an attempt to submit a sample has ended.
+    /// Records that an attempt to submit a sample has ended at the time `at`.
     pub fn attempt_ended(
         &self,
         call: CallId,
@@ -125,13 +131,13 @@ impl RequestHistory {
         self.lock().accepted.entry(model).or_default().push(at);
     }
 
-    /// Records that a refusal at the time `at` stops the submission of samples until the time
-    /// `until`.
+    /// Records that a refusal (429) at the time `at` has closed the rate limiter gate of samples
+    /// until the time `until`.
     pub fn samples_closed(&self, at: Timestamp, until: Timestamp) {
         self.lock().closures.push((at, until));
     }
 
-    /// Checks all failed calls. Runs at the end of the simulation.
+    /// Checks whether each failed call was allowed to fail. Called at the end of the run.
     pub fn check(&self, plan: &Plan, calls: &[(CallId, CallRecord)]) -> Vec<Violation> {
         let state = self.lock();
         let mut violations = Vec::new();
@@ -170,8 +176,8 @@ impl RequestHistory {
 }
 
 impl State {
-    /// Checks a failed sample whose own requests have all succeeded. The reason for its failure
-    /// must concern only this sample.
+    /// Checks a failed sample whose own requests have all succeeded. The kind of its error must be
+    /// one that other samples cannot cause.
     fn check_isolation(
         &self,
         call: CallId,
@@ -198,8 +204,8 @@ impl State {
         })
     }
 
-    /// Checks a failed sample that got no connection. The client must have retried the submission
-    /// until the time limit for retries or the deadline of the call.
+    /// Checks a sample that failed because the client got no connection. The client must have
+    /// retried the submission until the time limit for retries or the deadline of the call.
     fn check_retry_window(
         &self,
         call: CallId,
@@ -221,8 +227,9 @@ impl State {
         })
     }
 
-    /// Checks that a sample did not wait for its deadline in vain. If the gate of samples was
-    /// closed until a time after the deadline, the sample must have failed at once.
+    /// Checks a sample that failed with a timeout before it was submitted. If the rate limiter gate
+    /// of samples was closed until a time after the deadline of the call, the sample should have
+    /// failed at once.
     fn check_deadline(
         &self,
         call: CallId,
@@ -243,8 +250,8 @@ impl State {
         Some(Violation::new(Invariant::AdmissionDeadline, text))
     }
 
-    /// Checks a call that failed as stalled in a queue. The queue must not have advanced for the
-    /// duration of the progress deadline.
+    /// Checks a call that failed as stalled while it waited in a queue. The queue must not have
+    /// advanced during the progress deadline before the failure.
     fn check_queue(
         &self,
         call: CallId,

@@ -11,7 +11,7 @@ use tinkers_core::{Clock, HttpResponse, ManualClock, Sent, TransportError, Trans
 use crate::fault::Fault;
 use crate::rng::Rng;
 
-/// Returns the response that simulates a fault.
+/// Returns the response that the client receives if `fault` is injected into its request.
 pub(crate) fn fault_response(fault: Fault, rng: &Rng, clock: &ManualClock) -> HttpResponse {
     let max_hint = match fault {
         Fault::RateLimitedLongHint => Duration::from_secs(14 * 60),
@@ -92,7 +92,8 @@ pub(crate) fn fault_response(fault: Fault, rng: &Rng, clock: &ManualClock) -> Ht
     response
 }
 
-/// Returns a transport error for a request that the server may have applied.
+/// Returns the transport error that the client receives for a request that the server may have
+/// applied.
 pub(crate) fn maybe_sent(kind: TransportErrorKind, message: &str) -> TransportError {
     TransportError::new(kind, Sent::MaybeSent, message)
 }
@@ -124,7 +125,7 @@ pub(crate) fn edit_body(response: &mut HttpResponse, edit: impl FnOnce(&mut Map<
     response.headers.remove(CONTENT_LENGTH);
 }
 
-/// Adds unknown fields and values to a response, as a future version of the API could.
+/// Adds unknown fields and enum values to a response, as a future version of the API could.
 pub(crate) fn with_unknown_fields(mut response: HttpResponse) -> HttpResponse {
     edit_body(&mut response, |body| {
         body.insert("novelty".to_owned(), json!({ "kind": ["never", "seen"] }));

@@ -6,7 +6,7 @@ use crate::call_log::CallId;
 use crate::payload;
 use crate::real_engine::RealEngine;
 
-/// The part of a result that the program stores for later calls.
+/// The part of a call's result that the program keeps for later calls.
 pub(crate) enum KeptResult {
     Nothing,
     /// The path of a saved training state.
@@ -14,7 +14,8 @@ pub(crate) enum KeptResult {
     Sampler(SamplingClient),
 }
 
-/// Checks that a forward or forward-backward pass has returned one output for each datum.
+/// Checks that a forward or forward-backward pass has returned one output for each of its `count`
+/// data.
 pub(crate) fn check_pass(output: &ForwardBackwardOutput, count: u8) -> Result<KeptResult, String> {
     match output.loss_fn_outputs.len() {
         outputs if outputs == usize::from(count) => Ok(KeptResult::Nothing),
@@ -22,7 +23,7 @@ pub(crate) fn check_pass(output: &ForwardBackwardOutput, count: u8) -> Result<Ke
     }
 }
 
-/// Checks that a save has returned a path with the name that `call` has given.
+/// Checks that a save has returned the path of a checkpoint with the name that `call` has chosen.
 pub(crate) fn check_save(call: CallId, path: &str) -> Result<KeptResult, String> {
     match payload::call_of_checkpoint(path) {
         Some((true, found)) if found == call => Ok(KeptResult::State(path.to_owned())),
@@ -30,8 +31,8 @@ pub(crate) fn check_save(call: CallId, path: &str) -> Result<KeptResult, String>
     }
 }
 
-/// Checks that a sample has returned the tokens for its own prompt. The prompt ends with
-/// `last_token`.
+/// Checks that a sample has returned the tokens for its own prompt, which ends with `last_token`,
+/// and not for another prompt.
 pub(crate) fn check_sample(
     response: &SampleResponse,
     last_token: u32,

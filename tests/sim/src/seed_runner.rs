@@ -11,10 +11,10 @@ use crate::plan::{Plan, PlanOptions};
 use crate::simulation::{self, RunReport, Totals};
 use crate::trace::KeptLines;
 
-/// The combined results of the runs of many seeds.
+/// The combined results of the simulation runs of many seeds.
 #[derive(Debug, Default)]
 pub struct SeedResults {
-    /// The number of seeds that have run.
+    /// The number of seeds whose runs have ended.
     pub seeds: u64,
     /// The numbers of calls and requests in all runs.
     pub totals: Totals,
@@ -29,11 +29,12 @@ pub struct SeedResults {
 pub struct SeedFailure {
     /// The seed.
     pub seed: u64,
-    /// The report of the run.
+    /// The report of the failing run.
     pub report: RunReport,
 }
 
-/// Runs the seeds from 0 to `seeds`. Starts no further runs after a violation.
+/// Runs the simulation for the seeds from 0 up to, but not including, `seeds`. Starts no further
+/// runs after a run with a violation.
 pub fn run(seeds: u64, options: &PlanOptions, control: Option<Control>) -> SeedResults {
     let next_seed = AtomicU64::new(0);
     let results = Mutex::new(SeedResults::default());

@@ -10,15 +10,16 @@ use tinkers_core::{
     Spawn,
 };
 
-/// A session that replaces the caller, the spawner or the server profile of another session.
+/// A session that behaves like another session, but has a different caller, spawner or server
+/// profile. Used to build in bugs and monitors.
 #[derive(Debug)]
 pub(crate) struct SessionOverride {
     pub(crate) session: Arc<dyn SessionContext>,
     pub(crate) caller: Caller,
-    /// The spawner to use. `None` for the spawner of the replaced session.
+    /// The spawner of this session. `None` to use the spawner of the original session.
     pub(crate) spawner: Option<Box<dyn Spawn>>,
-    /// Whether the server profile always states that the server deduplicates requests. The client
-    /// then retries every request.
+    /// Whether the server profile always states that the server deduplicates requests, so that the
+    /// client retries every request.
     pub(crate) always_retries: bool,
 }
 

@@ -17,30 +17,31 @@ use crate::network::{Network, Response};
 use crate::op::{self, Op};
 use crate::responses::{self, with_stale_cursor};
 
-/// The maximum number of shared polls of a client within a second in which no result arrives. The
-/// pauses between such polls start at 20 ms and double.
+/// The maximum number of shared polls that a client may send within a second in which no result
+/// arrives. The pauses between such polls start at 20 ms and double.
 const MAX_POLLS_PER_SECOND: usize = 14;
-/// The number of additional shared polls within a second that each new result allows. A new result
-/// resets the pauses between polls.
+/// The number of further shared polls that a client may send within a second for each new result. A
+/// new result resets the pauses between polls.
 const POLLS_PER_RESULT: usize = 4;
 const SECOND: Duration = Duration::from_secs(1);
-/// The maximum number of consecutive successful acknowledgements that contain no new request id.
+/// The maximum number of consecutive successful acknowledgements of a client that contain no
+/// request id which it has not acknowledged before.
 const MAX_REDUNDANT_ACKS: u32 = 6;
 
-/// A monitor of the shared polls of a run.
+/// A monitor that checks the rates of the shared polls and acknowledgements in a run.
 #[derive(Debug)]
 pub struct SharedPollMonitor {
     monitor: Monitor,
     clients: Mutex<BTreeMap<Target, PollHistory>>,
 }
 
-/// The client for which a shared poll asks: the id of its sampling session, and the number of the
-/// client in the session.
+/// The sampling client for which a shared poll asks for results: the id of the sampling session,
+/// and the number of the client in this session.
 type Target = (String, u64);
 
 #[derive(Debug, Default)]
 struct PollHistory {
-    /// The times at which polls were sent within the last second.
+    /// The times within the last second at which the client sent shared polls.
     sent: VecDeque<Timestamp>,
     /// The times within the last second at which the client received a new result.
     new_results: VecDeque<Timestamp>,
@@ -55,9 +56,10 @@ struct PollHistory {
 pub struct SharedPoll {
     target: Target,
     acknowledged: Vec<String>,
-    /// The cursor in the request body.
+    /// The cursor in the request body, up to which the client has received results.
     pub cursor: i64,
-    /// Whether the poll only acknowledges results. Such a poll has a timeout of zero.
+    /// Whether the poll only acknowledges results that the client has received. Such a poll has a
+    /// timeout of zero.
     pub is_acknowledgement: bool,
 }
 
@@ -107,7 +109,8 @@ impl SharedPollMonitor {
         });
     }
 
-    /// Records that a client receives the response to a shared poll.
+    /// Records that a client receives the response to a shared poll, and checks for useless
+    /// acknowledgements.
     pub fn poll_completed(&self, poll: &SharedPoll, response: &HttpResponse, at: Timestamp) {
         if !response.status.is_success() {
             return;
@@ -137,8 +140,8 @@ impl SharedPollMonitor {
         });
     }
 
-    /// Updates the poll history of the client that sent a poll. Reports the violation that `update`
-    /// returns. Reports at most one violation for each client.
+    /// Updates the poll history of the client that sent `poll` with the closure `update`. Reports
+    /// the violation that `update` returns, but at most one violation for each client.
     fn check(&self, poll: &SharedPoll, update: impl FnOnce(&mut PollHistory) -> Option<String>) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let history = clients.entry(poll.target.clone()).or_default();
@@ -157,7 +160,7 @@ const SPINS: u32 = 100;
 
 impl Network {
     /// Transports a shared poll to the server and its response back to the client. Applies the bug
-    /// of the negative control, if any.
+    /// of the negative control, if it concerns shared polls.
     pub(crate) async fn transport_shared_poll(
         &self,
         poll: &SharedPoll,
@@ -207,7 +210,7 @@ impl Network {
     }
 }
 
-/// Returns whether no real server sends this response to a shared poll.
+/// Returns whether a response to a shared poll is one that no real server sends.
 fn is_unexpected(response: &Response) -> bool {
     match response {
         Ok(response) if response.status.is_success() => Completions::read(&response.body).is_err(),
@@ -222,8 +225,8 @@ fn is_unexpected(response: &Response) -> bool {
     }
 }
 
-/// Replaces the completions in a response by a single completion of a request id that the client
-/// does not know.
+/// Replaces the completions in the response to a shared poll by a completion of a request that the
+/// client has never made.
 fn set_unknown_completion(response: &mut HttpResponse, now: Timestamp) {
     responses::edit_body(response, |body| {
         let cursor = body.get("cursor").and_then(Value::as_i64).unwrap_or(0);

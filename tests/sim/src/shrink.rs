@@ -7,8 +7,8 @@ use crate::plan::{Plan, PlanOptions};
 use crate::simulation::{self, RunReport};
 use crate::trace::KeptLines;
 
-/// Looks for more restrictive options with which the seed still violates `invariant`. Returns the
-/// most restrictive options and the report of their run.
+/// Shrinks a failing run: looks for more restrictive options with which the seed still violates
+/// `invariant`. Returns the most restrictive options that it finds, and the report of their run.
 pub fn shrink(
     seed: u64,
     options: &PlanOptions,
@@ -42,7 +42,8 @@ pub fn shrink(
     }
 }
 
-/// Returns options that are more restrictive than `options`. The most restrictive ones come first.
+/// Returns options that restrict the run further than `options`. The most restrictive ones come
+/// first.
 fn candidates(options: &PlanOptions, plan: &Plan) -> Vec<PlanOptions> {
     let mut candidates = Vec::new();
     let mut add = |restrict: &dyn Fn(&mut PlanOptions)| {

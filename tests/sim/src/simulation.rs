@@ -34,14 +34,14 @@ use crate::shared_polls::SharedPollMonitor;
 use crate::timed_faults;
 use crate::trace::{KeptLines, Trace};
 
-/// The report of a run.
+/// The report of a simulation run.
 #[derive(Debug, Clone)]
 pub struct RunReport {
     /// The hash of all lines of the trace.
     pub hash: u64,
-    /// The lines of the trace that were selected by [`KeptLines`].
+    /// The lines of the trace that were stored, as selected by [`KeptLines`].
     pub lines: Vec<String>,
-    /// The violations of invariants.
+    /// The violations of invariants that the checks have found.
     pub violations: Vec<Violation>,
     /// The counts of injected faults, handle uses and errors.
     pub coverage: Coverage,
@@ -58,11 +58,11 @@ pub struct Totals {
     pub succeeded: u64,
     /// The number of calls that failed.
     pub failed: u64,
-    /// The number of calls for which the program stopped waiting.
+    /// The number of calls whose outcome the program did not wait for.
     pub abandoned: u64,
     /// The number of requests that the clients sent.
     pub requests: u64,
-    /// The number of models whose tensors were compared with the tensors of a run without injected
+    /// The number of models whose tensors were compared with those of a replay without injected
     /// faults.
     pub models: u64,
     /// The virtual time that has passed.
@@ -70,7 +70,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Adds the numbers of other runs to these numbers.
+    /// Adds the numbers of `other` to these numbers.
     pub fn add(&mut self, other: &Self) {
         self.calls += other.calls;
         self.succeeded += other.succeeded;
@@ -83,14 +83,16 @@ impl Totals {
 }
 
 /// The maximum time from the end of the injected faults to the end of all programs. It is twice as
-/// long as the longest wait for 402 responses to end or for a progress deadline.
+/// long as any call may wait then, for 402 responses to end or for its progress deadline.
 const TIME_AFTER_FAULTS: Duration = Duration::from_secs(4 * 3600);
-/// The longest time for which a poll of a client's task is delayed on a busy runtime.
+/// The longest time for which the executor delays a poll of a client's task to simulate a busy
+/// runtime.
 pub const MAX_POLL_DELAY: Duration = Duration::from_secs(2);
-/// The time within which the clients must shut down.
+/// The virtual time within which all clients must shut down at the end of a run.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(900);
 
-/// Runs a plan. If `control` is given, builds its bug into the client or the engine.
+/// Runs the simulation of a plan. If `control` is given, builds its bug into the client or the
+/// engine. `kept` selects the stored lines of the trace.
 pub fn run(plan: &Plan, control: Option<Control>, kept: KeptLines) -> RunReport {
     let recorder = LogRecorder::default();
     tracing::subscriber::with_default(recorder.clone(), || {
@@ -235,7 +237,8 @@ impl Simulation {
         report
     }
 
-    /// Checks that no task of the clients has panicked, and that no task is left.
+    /// Checks at the end of the run that no task of the client library has panicked, and that no
+    /// such task is left.
     fn check_tasks(&self) {
         let monitor = &self.harness.network.monitor;
         let panics = self.executor.escaped_panics();
@@ -297,8 +300,8 @@ impl Simulation {
         }
     }
 
-    /// Runs until all tasks of the programs have ended. Reports a violation if a task is still
-    /// running at the time `end`.
+    /// Runs the simulation until all tasks of the user programs have ended. Reports a violation if
+    /// a task is still running at the time `end`.
     fn run_programs(&self, end: Timestamp) {
         let reason = self
             .executor

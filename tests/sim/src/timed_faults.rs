@@ -11,7 +11,8 @@ use crate::harness::Harness;
 use crate::program::Client;
 use crate::simulation::MAX_POLL_DELAY;
 
-/// Starts a task for each timed fault of the plan.
+/// Starts a task for each fault of the plan that lasts for a period. The task waits for the start
+/// time, and then starts and later ends the fault.
 pub(crate) fn start(harness: &Harness, clients: &[Arc<Client>], executor: &Executor) {
     let clock = &harness.network.clock;
     for timed in harness.plan.timed_faults.clone() {

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tinkers_core::{Clock, ManualClock};
 
-/// The number of lines at the end of the trace that are stored with [`KeptLines::Last`].
+/// The number of most recent lines of the trace that are stored with [`KeptLines::Last`].
 const LAST_LINES: usize = 60;
-/// The number of lines that are stored after the first violation.
+/// The number of lines after the first violation that are stored with [`KeptLines::Last`].
 const LINES_AFTER_VIOLATION: usize = 3;
 
-/// The trace of a run. Clones share their lines.
+/// The trace of a simulation run: a text line for each event, with its virtual time. Clones share
+/// their lines.
 #[derive(Debug, Clone)]
 pub struct Trace {
     clock: ManualClock,
@@ -23,8 +24,8 @@ struct State {
     hash: u64,
     lines: VecDeque<String>,
     kept: KeptLines,
-    /// The number of further lines that will be stored. It is set by the first violation, because
-    /// the lines before the violation are more useful than the last lines of the run.
+    /// The number of further lines to store. `None` until the first violation, which sets it,
+    /// because the lines before the violation are more useful than the last lines of the run.
     remaining: Option<usize>,
 }
 
@@ -86,12 +87,12 @@ impl Trace {
     }
 }
 
-/// Selects the lines that a trace stores.
+/// The selection of the lines that a trace stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeptLines {
     /// Stores all lines.
     All,
-    /// Stores only the last lines, or the lines around the first violation.
+    /// Stores the last lines of the run, or the lines around the first violation if there is one.
     Last,
 }
 
@@ -103,7 +104,8 @@ impl Fnv1a {
     /// The hash of no bytes.
     pub const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
 
-    /// Returns the hash that results when `bytes` are appended to the data with the hash `hash`.
+    /// Returns the hash of a text that is continued by `bytes`. `hash` is the hash of the text
+    /// before `bytes`.
     pub fn extend(hash: u64, bytes: &[u8]) -> u64 {
         bytes.iter().fold(hash, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

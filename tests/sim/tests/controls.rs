@@ -5,7 +5,7 @@ use tinkers_sim::invariant::Invariant;
 use tinkers_sim::plan::PlanOptions;
 use tinkers_sim::seed_runner::{self, SeedFailure};
 
-/// The negative controls for which the test also checks which invariant is violated.
+/// The negative controls for which the test also checks that the right invariant is violated.
 const INVARIANTS: [(Control, Invariant); 9] = [
     (Control::SharedPollEnds, Invariant::FailureIsolation),
     (Control::UnpacedPolls, Invariant::SharedPollRate),

@@ -6,8 +6,8 @@ use tinkers_sim::plan::{EngineKind, Plan, PlanOptions};
 use tinkers_sim::simulation::{self, RunReport};
 use tinkers_sim::trace::KeptLines;
 
-/// Runs a seed in this process and in `processes` other processes. Checks that the hashes of all
-/// traces are equal.
+/// Runs a seed in this process and in `processes` other processes, and checks that all runs produce
+/// the same trace. Returns the report of the run in this process.
 fn replay(seed: u64, engine: EngineKind, processes: usize) -> RunReport {
     let options = PlanOptions {
         engine,

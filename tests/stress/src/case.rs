@@ -13,18 +13,18 @@ use crate::storm::{self, Storm};
 use crate::tasks::Tasks;
 use crate::waiters;
 
-/// A stress case. It runs in rounds.
+/// A stress case: a test that runs in rounds, each with another seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// The name of the case on the command line.
     pub name: &'static str,
     /// The description of the case in one line.
     pub about: &'static str,
-    /// Runs one round of the given size with a seed.
+    /// Runs one round of the given size. The seed determines its random choices.
     pub run: fn(Size, u64) -> Round,
 }
 
-/// The size of a round.
+/// The size of a round of a stress case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
     /// The small size, which the tests of the workspace use.
@@ -39,22 +39,23 @@ pub struct Round {
     /// The violations that the checks have found.
     pub violations: Vec<Violation>,
     /// The number of times that tasks contended for the limiter. A round without contention is
-    /// inconclusive.
+    /// inconclusive, because it tests nothing.
     pub contended: u64,
-    /// The number of failed compare-exchanges and of colliding look-ups in the registry.
+    /// The number of failed compare-exchanges in the limiter and of colliding look-ups in the
+    /// registry.
     pub lost: u64,
-    /// The numbers to print, by name.
+    /// The counted numbers to print, by name.
     pub figures: Vec<(&'static str, u64)>,
-    /// The numbers to print for each part of the case, by the name of the part.
+    /// The counted numbers to print for each part of the stress case, by the name of the part.
     pub groups: Vec<(String, Vec<(&'static str, u64)>)>,
 }
 
-/// The verdict on a round.
+/// The verdict on a round of a stress case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// All checks passed.
     Passed,
-    /// All checks passed, but there was no contention.
+    /// All checks passed, but tasks never contended for the limiter.
     Inconclusive,
     /// A check failed.
     Failed,
@@ -71,7 +72,7 @@ impl fmt::Display for Verdict {
 }
 
 impl Round {
-    /// Returns the verdict on this round.
+    /// Returns the verdict on this round, derived from its violations and its contention.
     pub fn verdict(&self) -> Verdict {
         match (self.violations.is_empty(), self.contended) {
             (false, _) => Verdict::Failed,

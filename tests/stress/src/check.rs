@@ -9,59 +9,63 @@ use crate::plan::{Fate, Plan, StartWhen};
 use crate::subject::{Counts, HeldResources};
 use crate::tasks::Finished;
 
-/// What was observed while the waiters of a plan ran.
+/// What was observed while the planned waiters acquired permits from the limiter under test.
 #[derive(Debug)]
 pub struct Observations {
-    /// The plan of the run.
+    /// The plan of the waiters that ran.
     pub plan: Plan,
     /// The events that the waiters recorded.
     pub log: Arc<Log>,
-    /// The number of tasks for each way in which a task can end.
+    /// The numbers of tasks that finished, were aborted, panicked or got stuck.
     pub finished: Finished,
-    /// The resources that the limiter still held after the run.
+    /// The resources that the limiter under test still held after the run.
     pub held: HeldResources,
-    /// The number of permits that were available after the run.
+    /// The number of permits that could be acquired after the run.
     pub free: u64,
-    /// The number of permits that should be available after the run.
+    /// The number of permits that should be available after the run, which is the limit of the
+    /// limiter.
     pub limit: u64,
     /// The statistics that the limiter under test kept (grants, waits, refusals), or `None` if it
     /// keeps none.
     pub counts: Option<Counts>,
-    /// The number of permits that were taken before the run. They held the waiters back until
-    /// enough waiters were queued.
+    /// The number of permits that the test itself acquired before the run. While it held them, no
+    /// waiter was admitted, so that enough waiters queued up.
     pub initial_permits: u64,
 }
 
-/// A violation that a check has found.
+/// A violation of an invariant that a check has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// The violated invariant.
     pub invariant: Invariant,
-    /// A description with the observed numbers.
+    /// A description of the violation with the observed numbers.
     pub what: String,
 }
 
 /// A property that the limiter under test must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
-    /// At the end, no permit is held, and as many permits as the limit are available.
+    /// At the end of a run, no permit is held, and as many permits as the limit can be acquired.
     Conservation,
     /// At most `limit` permits are held at the same time.
     Limit,
     /// The waiters of each client are admitted in the order of their arrival.
     Order,
-    /// There are at most 1.1 wake-ups for each admission after a wait.
+    /// There are at most 1.1 wake-ups of waiters for each permit that is granted to a queued
+    /// waiter.
     WakeUps,
-    /// Clients with waiters are admitted in turn.
+    /// Clients that have waiters in the queue are admitted in turn.
     Fairness,
-    /// Every task ends.
+    /// Every task of a run ends.
     Progress,
-    /// The numbers that the tasks counted agree with the statistics of the limiter under test.
+    /// The numbers of events that the tasks counted agree with the statistics of the limiter under
+    /// test.
     Counts,
-    /// No request is sent before the retry delay of a refusal has passed.
+    /// After the server has refused a request, no request is sent before the retry delay has
+    /// passed.
     RetryHint,
-    /// Each key has at most one limiter at a time, and no registry entry outlives the users of its
-    /// limiter.
+    /// The registry has at most one limiter for each key at a time, and no entry outlives the users
+    /// of its limiter.
     Registry,
 }
 
@@ -80,7 +84,8 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Returns all violations in a run of waiters.
+/// Runs all checks on a run in which planned waiters acquired permits from the limiter under test.
+/// Returns the violations that the checks find.
 pub fn waiters(observed: &Observations) -> Vec<Violation> {
     let mut violations = Vec::new();
     violations.extend(stuck(observed.finished));
@@ -98,7 +103,7 @@ pub fn waiters(observed: &Observations) -> Vec<Violation> {
     violations
 }
 
-/// Returns a violation if at least one task did not end.
+/// Returns a violation of [`Invariant::Progress`] if at least one task of a run did not end.
 pub(crate) fn stuck(finished: Finished) -> Option<Violation> {
     let stuck = finished.stuck;
     (stuck > 0).then(|| {
@@ -109,7 +114,8 @@ pub(crate) fn stuck(finished: Finished) -> Option<Violation> {
     })
 }
 
-/// Returns a violation if a permit is still held, or if fewer permits than the limit are available.
+/// Returns a violation of [`Invariant::Conservation`] if the limiter still holds resources after a
+/// run, or if the number of available permits, `free`, differs from `limit`.
 pub(crate) fn conservation(held: HeldResources, free: u64, limit: u64) -> Option<Violation> {
     (held != HeldResources::default() || free != limit).then(|| {
         let what =
@@ -118,8 +124,8 @@ pub(crate) fn conservation(held: HeldResources, free: u64, limit: u64) -> Option
     })
 }
 
-/// Checks that each waiter that had to start its work has started once, and that each start has
-/// exactly one end.
+/// Checks that each waiter that had to start its work has started once, that each started work has
+/// ended once, and that the statistics of the limiter agree with the counted events.
 fn counts(observed: &Observations, started: &[(u64, usize)]) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut must = |holds: bool, what: String| {
@@ -189,9 +195,9 @@ fn counts(observed: &Observations, started: &[(u64, usize)]) -> Vec<Violation> {
     violations
 }
 
-/// Checks the order of admissions within each client. When a waiter starts its work, all earlier
-/// waiters of the same client that were not dropped have either started or hold a permit. Therefore
-/// the number of earlier waiters that have not started is below the limit.
+/// Checks that each client's waiters are admitted in order. When a waiter starts its work, all
+/// earlier waiters of the same client that were not dropped have either started or hold a permit.
+/// Therefore the number of earlier waiters that have not started is below the limit.
 fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     let mut behind: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
     for waiter in plan.all().filter(|waiter| waiter.surely_starts()) {
@@ -216,8 +222,8 @@ fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     })
 }
 
-/// Checks that clients with waiters are admitted in turn. Up to `limit` admitted waiters may not
-/// have started yet, so the numbers of started waiters of two clients may differ by `limit`.
+/// Checks that clients with queued waiters are admitted in turn. Up to `limit` admitted waiters may
+/// not have started yet, so the numbers of started waiters of two clients may differ by `limit`.
 fn turns(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     let all_served = plan.all().all(|waiter| waiter.fate == Fate::Served);
     if !all_served || plan.shape.start_when != StartWhen::AllQueued {
@@ -267,7 +273,8 @@ fn wake_ups(observed: &Observations) -> Vec<Violation> {
     violations
 }
 
-/// Returns the number of permits that were granted to waiters in the queue.
+/// Returns the number of permits that the limiter granted to queued waiters, and not at their first
+/// poll.
 pub fn grants_after_wait(observed: &Observations, counts: Counts) -> u64 {
     let at_once = Log::read(&observed.log.at_once) + observed.initial_permits;
     (counts.grants + counts.unused).saturating_sub(at_once)

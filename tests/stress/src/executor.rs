@@ -13,7 +13,7 @@ use tinkers_core::{BoxFuture, Jitter, ManualClock, SplitMix};
 
 use crate::tasks::Finished;
 
-/// A task of the executor.
+/// A task of the deterministic executor.
 pub struct Task {
     work: BoxFuture<'static, ()>,
     abort_at: Option<usize>,
@@ -21,7 +21,8 @@ pub struct Task {
 }
 
 impl Task {
-    /// Creates a task. The task is aborted when the progress of the run reaches `abort_at`.
+    /// Creates a task. The task is aborted when the progress of the run (the number of waiters that
+    /// have started to work) reaches `abort_at`.
     pub fn new(work: BoxFuture<'static, ()>, abort_at: Option<usize>) -> Self {
         Self {
             work,
@@ -43,10 +44,13 @@ impl Wake for Woken {
     }
 }
 
-/// The maximum number of steps of a run. All runs of this package need fewer.
+/// The maximum number of steps of a run, after which the executor stops. All runs of this package
+/// need fewer steps.
 const MOST_STEPS: u64 = 1_000_000;
 
-/// Runs the tasks until all of them have ended or none can make progress.
+/// Runs the tasks until all of them have ended or none can make progress. Returns the numbers of
+/// tasks that finished, were aborted, panicked or got stuck. `progress` returns the value at which
+/// tasks are to be aborted.
 pub fn run(
     mut tasks: Vec<Task>,
     clock: &ManualClock,

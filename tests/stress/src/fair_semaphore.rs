@@ -11,20 +11,21 @@ use tinkers_core::{BoxFuture, ManualClock};
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// A type that selects a bug of the semaphore at compile time, for negative controls.
+/// A type that selects a bug of the semaphore at compile time. The bug is a negative control, which
+/// the checks must find.
 pub trait SelectDefect: Send + Sync + Copy + Default + std::fmt::Debug + 'static {
     /// The selected bug.
     const DEFECT: Defect;
 }
 
-/// A bug of the semaphore, for negative controls.
+/// A bug that can be built into the semaphore as a negative control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
     /// The semaphore has no bug.
     None,
     /// A dropped permit is released twice. Saturating arithmetic hides the underflow.
     DoubleRelease,
-    /// A waiter that is admitted, but dropped before it is polled again, leaks its permit.
+    /// A permit is leaked if its waiter is admitted, but dropped before it is polled again.
     LostGrant,
     /// A permit that is dropped is leaked.
     LeakOnDrop,
@@ -36,7 +37,7 @@ pub enum Defect {
     WakeAll,
 }
 
-/// Defines a type for each bug, so that tests can be generic over the limiter under test.
+/// Defines a type for each bug, so that tests can be generic over the semaphore with this bug.
 macro_rules! defects {
     ($($(#[$doc:meta])* $name:ident = $defect:ident,)*) => {$(
         $(#[$doc])*
@@ -50,23 +51,25 @@ macro_rules! defects {
 }
 
 defects! {
-    /// Selects [`Defect::None`].
+    /// Selects [`Defect::None`], a semaphore without a bug.
     Correct = None,
-    /// Selects [`Defect::DoubleRelease`].
+    /// Selects [`Defect::DoubleRelease`], with which a dropped permit is released twice.
     DoubleRelease = DoubleRelease,
-    /// Selects [`Defect::LostGrant`].
+    /// Selects [`Defect::LostGrant`], with which the permit of a waiter that is dropped after its
+    /// admission is leaked.
     LostGrant = LostGrant,
-    /// Selects [`Defect::LeakOnDrop`].
+    /// Selects [`Defect::LeakOnDrop`], with which a dropped permit is leaked.
     LeakOnDrop = LeakOnDrop,
-    /// Selects [`Defect::SharedQueue`].
+    /// Selects [`Defect::SharedQueue`], with which all clients share one queue.
     SharedQueue = SharedQueue,
-    /// Selects [`Defect::Lifo`].
+    /// Selects [`Defect::Lifo`], with which the waiter that arrived last is admitted first.
     Lifo = Lifo,
-    /// Selects [`Defect::WakeAll`].
+    /// Selects [`Defect::WakeAll`], with which each admission wakes all waiters.
     WakeAll = WakeAll,
 }
 
-/// A semaphore that admits the waiters of a client in FIFO order, and the clients in turn.
+/// A simple semaphore that serves as a limiter under test. It admits the waiters of a client in
+/// FIFO order, and the clients in turn. `F` selects a bug.
 #[derive(Debug)]
 pub struct FairSemaphore<F> {
     limit: u64,

@@ -11,26 +11,27 @@ use tinkers_dispatch::{ClassSettings, ClassSnapshot, Limiter, LimiterAdmission, 
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// The limiter of tinkers as the limiter under test. All clients of a run share one admission
-/// handle.
+/// The rate limiter of the client library as the limiter under test. All clients of a run share one
+/// admission handle.
 #[derive(Debug)]
 pub struct LimiterSubject {
     limiter: Arc<Limiter>,
     admission: LimiterAdmission,
 }
 
-/// The size of each request in bytes. The limiter counts the bytes, but the limit on bytes is never
-/// reached first.
+/// The size of each request in bytes. The rate limiter counts the bytes, but its limit on bytes is
+/// never reached before its limit on requests.
 const BYTES: u64 = 100;
 
 impl LimiterSubject {
-    /// Returns a snapshot of the route class of samples.
+    /// Returns a snapshot of the rate limiter's state for the route class of samples.
     pub fn class(&self) -> ClassSnapshot {
         self.limiter.snapshot().sample
     }
 }
 
-/// Creates a limiter with at most `max_in_flight` samples in flight and twice the bytes that they need.
+/// Creates a rate limiter that allows at most `max_in_flight` samples in flight, and twice the
+/// bytes that these samples need.
 pub fn limiter(max_in_flight: u32) -> Arc<Limiter> {
     Arc::new(Limiter::new(LimiterSettings {
         sample: ClassSettings {
@@ -43,7 +44,7 @@ pub fn limiter(max_in_flight: u32) -> Arc<Limiter> {
     }))
 }
 
-/// Returns the request for the admission of a sample of `client`.
+/// Returns a request to the rate limiter to admit a sample of the client with the id `client`.
 pub fn sample_request(client: u64) -> AdmissionRequest {
     AdmissionRequest {
         class: RouteClass::Sample,
@@ -111,7 +112,8 @@ impl Subject for LimiterSubject {
     }
 }
 
-/// Returns the resources that the limiter holds for a route class.
+/// Returns the resources that the rate limiter holds for a route class, according to the snapshot
+/// `class`.
 pub fn held(class: &ClassSnapshot) -> HeldResources {
     HeldResources {
         slots: class.slots.into(),
@@ -122,11 +124,11 @@ pub fn held(class: &ClassSnapshot) -> HeldResources {
     }
 }
 
-/// The admission of a sample, with its permits.
+/// The admission of a sample by the rate limiter, with its permits.
 #[derive(Debug)]
 pub struct Admission(Admitted);
 
-/// What an attempt leaves for its retry: an in-flight permit or a position in the queue.
+/// The state that an attempt leaves for its retry: an in-flight permit or a position in the queue.
 #[derive(Debug, Default)]
 pub struct RetryState {
     in_flight_permit: Option<InFlightPermit>,

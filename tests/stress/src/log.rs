@@ -6,28 +6,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::plan::Waiter;
 use crate::subject::{Permit, PermitOutcome};
 
-/// Counters of the events of a run. Recording an event does not influence the limiter under test.
+/// Counters of what the waiters do in a run. Counting does not influence the limiter under test.
 #[derive(Debug, Default)]
 pub struct Log {
     started: Mutex<Vec<(u64, usize)>>,
     inside: AtomicU64,
     peak: AtomicU64,
-    /// The number of waiters that were admitted at their first poll and then dropped, as planned.
+    /// The number of waiters that were admitted at their first poll and then dropped, because the
+    /// plan drops them after one poll.
     pub cancelled: AtomicU64,
     /// The number of waiters that received a permit at their first poll.
     pub at_once: AtomicU64,
     /// The number of waiters that received a permit after they had waited in the queue.
     pub after_wait: AtomicU64,
-    /// The number of polls of waiters after a wake-up.
+    /// The number of polls of queued waiters after a wake-up.
     pub woken: AtomicU64,
-    /// The number of permits that were released because their work had ended.
+    /// The number of permits that were released after the work of their waiter had ended.
     pub settled: AtomicU64,
-    /// The number of permits that were dropped before their work had ended.
+    /// The number of permits that were dropped before the work of their waiter had ended.
     pub dropped: AtomicU64,
 }
 
 impl Log {
-    /// Records that `waiter` has been admitted and starts to work.
+    /// Records that `waiter` has been admitted with `permit` and starts to work. Returns the
+    /// running work.
     pub fn enter<P: Permit>(self: &Arc<Self>, waiter: Waiter, permit: P) -> Job<P> {
         let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(inside, Ordering::SeqCst);
@@ -40,13 +42,14 @@ impl Log {
     }
 
     /// Returns the waiters in the order in which they started to work. Each waiter is a pair of its
-    /// client and its index.
+    /// client and its index in the queue of the client.
     pub fn started(&self) -> Vec<(u64, usize)> {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.clone()
     }
 
-    /// Returns the number of waiters that have started to work.
+    /// Returns the number of waiters that have started to work so far. This is the progress of the
+    /// run.
     pub fn progress(&self) -> usize {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.len()
@@ -68,8 +71,8 @@ impl Log {
     }
 }
 
-/// The work of an admitted waiter. If this value is dropped before [`Self::finish`], the work
-/// counts as aborted.
+/// The work of an admitted waiter, during which it holds its permit. If this value is dropped
+/// before [`Self::finish`], the work counts as aborted.
 #[derive(Debug)]
 pub struct Job<P: Permit> {
     permit: Option<P>,

@@ -49,13 +49,14 @@ struct Options {
     control: Option<String>,
 }
 
-/// The exit status of a run without contention, or of a run whose faults never occurred.
+/// The exit status of a run without contention for the limiter, or of a run whose faults never
+/// occurred.
 const INCONCLUSIVE: u8 = 2;
 
-/// The combined results of the rounds of a case.
+/// The combined results of the rounds of a stress case.
 struct Run {
     rounds: u64,
-    /// The seed of the last round.
+    /// The seed of the last round, with which a failure can be repeated.
     seed: u64,
     last: Round,
     lost: u64,
@@ -151,7 +152,8 @@ fn run_clients(options: &Options, profile: &Profile, seed: u64) -> ExitCode {
     }
 }
 
-/// Runs rounds of a case with consecutive seeds, until the time is over or a round does not pass.
+/// Runs rounds of a stress case with consecutive seeds, beginning with `seed`, until `time` has
+/// passed or a round does not pass.
 fn repeat(case: &Case, seed: u64, time: Duration) -> Run {
     let watch = Stopwatch::start();
     let (mut rounds, mut lost) = (0, 0);
@@ -200,8 +202,8 @@ fn as_text(case: &Case, run: &Run) -> String {
     text
 }
 
-/// Returns the number of wake-ups of waiters per granted permit, or `None` if the case does not
-/// count them.
+/// Returns the number of wake-ups of waiters per granted permit. Returns `None` if the stress case
+/// does not count them.
 fn wakes_per_grant(round: &Round) -> Option<f64> {
     let figure = |name: &str| {
         let (_, value) = round.figures.iter().find(|(other, _)| *other == name)?;

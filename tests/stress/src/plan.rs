@@ -3,31 +3,33 @@
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// The size of a run, and the percentages of waiters by the way in which they end.
+/// The size of a run in which waiters acquire permits, and the percentages of waiters that end in
+/// unusual ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// The number of clients. Each client has its own queue.
     pub clients: u64,
     /// The number of waiters of each client.
     pub per_client: usize,
-    /// The number of permits.
+    /// The number of permits of the limiter under test.
     pub limit: u32,
-    /// The percentage of waiters that are aborted while they wait or work.
+    /// The percentage of waiters that are aborted while they wait for a permit or work.
     pub aborted: u64,
-    /// The percentage of waiters that are dropped after one poll.
+    /// The percentage of waiters that are dropped after the first poll of their acquisition.
     pub forgotten: u64,
     /// The percentage of waiters that panic while they hold a permit.
     pub panicking: u64,
-    /// The condition under which the first waiter is admitted.
+    /// The condition under which the test lets the limiter admit the first waiter.
     pub start_when: StartWhen,
 }
 
-/// The condition under which the first waiter is admitted.
+/// The condition under which the test releases the permits that it holds, so that the limiter
+/// admits the first waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartWhen {
-    /// Half of the waiters are queued.
+    /// The first waiter is admitted when half of the waiters are queued.
     HalfQueued,
-    /// All waiters are queued.
+    /// The first waiter is admitted when all waiters are queued.
     AllQueued,
 }
 
@@ -47,18 +49,18 @@ pub struct Waiter {
 /// The way in which a waiter ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// The waiter is admitted and works to the end.
+    /// The waiter is admitted and works to the end, while it holds its permit.
     Served,
-    /// The waiter is aborted when the given number of waiters have started. At that time, the
-    /// waiter may still be queued or already be working.
+    /// The waiter is aborted when the given number of waiters have started to work. At that time,
+    /// the waiter may still be queued or already be working.
     Aborted(usize),
-    /// The waiter is dropped after one poll.
+    /// The waiter is dropped after the first poll of its acquisition.
     Forgotten,
-    /// The waiter panics during its work.
+    /// The waiter panics during its work, while it holds its permit.
     Panics,
 }
 
-/// The plan of a run: all waiters, by client.
+/// The plan of a run in which waiters acquire permits: all waiters, by client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The size of the run for which the plan was made.
@@ -68,7 +70,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Creates the plan for a seed.
+    /// Creates the plan of a run. `seed` determines the random choices.
     pub fn new(shape: Shape, seed: u64) -> Self {
         let chance = SplitMix::new(seed);
         let waiter = |client, index| Waiter {
@@ -114,7 +116,7 @@ impl Plan {
 }
 
 impl Waiter {
-    /// Returns whether the waiter starts to work in every possible interleaving.
+    /// Returns whether the waiter starts to work, whatever the order in which the tasks run.
     pub fn surely_starts(&self) -> bool {
         matches!(self.fate, Fate::Served | Fate::Panics)
     }

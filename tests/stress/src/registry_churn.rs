@@ -16,34 +16,36 @@ use crate::check::{Invariant, Violation};
 use crate::limiter_subject::{held, limiter, sample_request};
 use crate::subject::HeldResources;
 
-/// The size of a registry test, and its seed.
+/// The size of a run in which threads look up, use and release limiters of a registry, and its
+/// seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Churn {
     /// The number of threads.
     pub threads: u64,
-    /// The number of keys.
+    /// The number of keys of the registry.
     pub keys: u64,
-    /// The number of steps of each thread.
+    /// The number of steps of each thread. In each step, the thread looks up a limiter, asks it for
+    /// admission and releases it.
     pub steps: u64,
     /// The seed of the random choices.
     pub seed: u64,
 }
 
-/// The in-flight limit of the limiter of each key.
+/// The in-flight limit of each limiter in the registry.
 const LIMIT: u32 = 3;
 
-/// What was observed in a run.
+/// What was observed in a run of [`Churn`].
 #[derive(Debug, Default)]
 pub struct Observations {
     /// The violations that were found.
     pub violations: Vec<Violation>,
     /// The number of limiters that the registry built.
     pub built: u64,
-    /// The number of admissions that the threads counted.
+    /// The number of admissions by the limiters that the threads counted.
     pub granted: u64,
-    /// The number of attempts that were dropped after one poll of their admission.
+    /// The number of attempts to get admission that were dropped after one poll.
     pub cancelled: u64,
-    /// The number of attempts that waited, as counted by the limiters.
+    /// The number of attempts to get admission that waited, as counted by the limiters.
     pub waits: u64,
     /// The number of failed compare-exchanges in the limiters.
     pub lost: u64,
@@ -51,7 +53,7 @@ pub struct Observations {
     pub collisions: u64,
 }
 
-/// The sums of the counted events over all keys and threads.
+/// The sums of the counted events over all keys of the registry and all threads.
 #[derive(Debug, Default)]
 struct Totals {
     built: AtomicU64,
@@ -104,7 +106,8 @@ impl Drop for Shared {
     }
 }
 
-/// A key of the registry, with the number of threads that hold its value and the admitted requests.
+/// A key of the registry, with what the threads know about it: the number of threads that hold its
+/// value and the number of admitted requests.
 #[derive(Debug, Default)]
 struct Key {
     /// The id of the registry's value for this key, and the number of threads that hold the value.
@@ -113,7 +116,8 @@ struct Key {
 }
 
 impl Churn {
-    /// Runs all threads to their end, and then checks the counted admissions and permits.
+    /// Runs all threads to their end, and then checks the counted admissions and the released
+    /// permits.
     pub fn run(self) -> Observations {
         let (registry, totals) = (Registry::new(), Arc::<Totals>::default());
         let keys: Vec<Key> = (0..self.keys).map(|_| Key::default()).collect();
@@ -255,7 +259,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Blocks the thread until `future` is ready. Needs no runtime.
+/// Blocks the thread until `future` is ready, and returns its output. Needs no async runtime.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut future = pin!(future);

@@ -15,7 +15,7 @@ use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, RetryStateOf,
 use crate::tasks::{Finished, Tasks};
 use crate::waiters::{acquire_all, yield_now};
 
-/// The size of a run with many refusals, and its seed.
+/// The size of a run in which the simulated server refuses many requests, and its seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Storm {
     /// The number of clients. Each client has its own queue.
@@ -24,21 +24,22 @@ pub struct Storm {
     pub tasks: u64,
     /// The number of requests that each task makes one after another.
     pub requests: u64,
-    /// The average in-flight limit of the server. The limit varies between 1 and twice this value.
+    /// The average limit of the simulated server on requests in flight. The limit varies between 1
+    /// and twice this value.
     pub window: u64,
     /// The seed of the random choices.
     pub seed: u64,
 }
 
-/// The maximum in-flight limit of the limiter under test. It is much higher than the limit of the
-/// server.
+/// The maximum number of permits of the limiter under test. It is much higher than the limit of the
+/// simulated server, so that the server refuses requests.
 const CEILING: u32 = 200;
 
-/// What was observed in a run.
+/// What was observed in a run of [`Storm`].
 #[derive(Debug)]
 pub struct Observations {
     storm: Storm,
-    /// The counters of the clients and the server.
+    /// The events that the clients and the simulated server have counted.
     pub counters: Arc<Counters>,
     finished: Finished,
     held: HeldResources,
@@ -49,25 +50,27 @@ pub struct Observations {
     pub counts: Option<Counts>,
 }
 
-/// The counters of the clients and the server.
+/// The events that the clients and the simulated server have counted.
 #[derive(Debug, Default)]
 pub struct Counters {
     inside: AtomicU64,
-    /// The latest end of all retry delays, in nanoseconds since the origin of the clock.
+    /// The latest time at which a retry delay of a refused request ends, in nanoseconds since the
+    /// origin of the clock.
     closed_until: AtomicU64,
-    /// The number of attempts that were admitted before the end of a retry delay that had been
-    /// known when the attempts were queued.
+    /// The number of attempts that were admitted before the end of a retry delay that the limiter
+    /// already knew when the attempts were queued.
     admitted_too_early: AtomicU64,
     /// The number of attempts that were admitted.
     pub attempts: AtomicU64,
-    /// The number of attempts that the server refused with 429.
+    /// The number of attempts that the simulated server refused with 429.
     pub refused: AtomicU64,
     /// The number of attempts that got no response, because they were dropped or timed out.
     pub lost: AtomicU64,
     served: Mutex<BTreeSet<(u64, u64)>>,
 }
 
-/// Runs the clients on threads. Another thread advances the clock by up to 1 ms per microsecond.
+/// Runs the clients on several threads. Another thread advances the clock by up to 1 ms per
+/// microsecond.
 pub fn on_threads<S: Subject>(storm: Storm, tasks: &Tasks) -> Observations {
     let clock = ManualClock::new();
     let (subject, counters) = (S::new(CEILING, clock.clone()), Arc::<Counters>::default());
@@ -168,7 +171,7 @@ struct StormTask<S: Subject> {
 }
 
 impl<S: Subject> StormTask<S> {
-    /// Makes a request, and retries it until the server has served it.
+    /// Makes a request, and retries it until the simulated server has served it.
     async fn request(&self, id: (u64, u64)) {
         let mut retry_state = RetryStateOf::<S>::default();
         loop {
@@ -203,8 +206,8 @@ impl<S: Subject> StormTask<S> {
         }
     }
 
-    /// Waits for a permit, and counts the attempt. Also counts whether the attempt was admitted
-    /// before the end of a retry delay.
+    /// Waits for a permit for the next attempt, and counts the attempt. Also counts it if it was
+    /// admitted before the end of a retry delay.
     async fn admitted(&self, retry_state: RetryStateOf<S>) -> S::Permit {
         // Only delays that the limiter already knows are checked, because the clock is read after
         // the limiter has decided.
@@ -219,8 +222,8 @@ impl<S: Subject> StormTask<S> {
         permit
     }
 
-    /// Returns the current in-flight limit of the server. It is between 1 and twice the average
-    /// limit. It changes every 64 attempts.
+    /// Returns the current limit of the simulated server on requests in flight. It is between 1 and
+    /// twice the average limit. It changes every 64 attempts.
     fn window(&self) -> u64 {
         let attempts = self.counters.attempts.load(Ordering::SeqCst);
         let chance = SplitMix::new(self.seed ^ (attempts / 64));
@@ -243,8 +246,8 @@ fn nanos(at: Duration) -> u64 {
     u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A request that the server is serving. The request counts towards the in-flight limit of the
-/// server until this value is dropped.
+/// A request that the simulated server is serving. The request counts towards the server's limit
+/// until this value is dropped.
 struct ServedRequest<'a>(&'a AtomicU64);
 
 impl Drop for ServedRequest<'_> {
@@ -273,7 +276,7 @@ impl Counters {
     }
 }
 
-/// Describes all violations in a run.
+/// Describes all violations that the checks find in a run of [`Storm`].
 pub fn check(observed: &Observations) -> Vec<Violation> {
     let mut violations = Vec::new();
     violations.extend(stuck(observed.finished));

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use tinkers_core::{BoxFuture, ManualClock};
 
-/// A limiter under test. It grants at most [`Subject::limit`] permits at the same time.
+/// A limiter under test: the rate limiter of the client library, or a simple limiter with a known
+/// bug. It grants at most [`Subject::limit`] permits at the same time.
 pub trait Subject: Send + Sync + 'static {
-    /// The permit that an admitted waiter gets.
+    /// The permit that a waiter gets when it is admitted.
     type Permit: Permit;
 
     /// Creates a limiter with `limit` permits that reads the time from `clock`.
     fn new(limit: u32, clock: ManualClock) -> Arc<Self>;
 
-    /// Waits for a permit. `retry_state` is what the previous attempt of the same request left for
-    /// its retry.
+    /// Waits for a permit for an attempt to send a request. `retry_state` is the state that the
+    /// previous attempt of the same request left.
     fn acquire(
         self: &Arc<Self>,
         client: u64,
@@ -24,35 +25,36 @@ pub trait Subject: Send + Sync + 'static {
     /// Returns the resources that the limiter holds now.
     fn held(&self) -> HeldResources;
 
-    /// Returns the number of permits that the limiter currently allows.
+    /// Returns the number of permits that the limiter currently allows to be held.
     fn limit(&self) -> u64;
 
     /// Returns the statistics of the limiter, or `None` if the limiter keeps none.
     fn counts(&self) -> Option<Counts>;
 }
 
-/// The state that an attempt with the limiter `S` leaves for its retry.
+/// The state that an attempt to send a request with the limiter `S` leaves for its retry.
 pub type RetryStateOf<S> = <<S as Subject>::Permit as Permit>::RetryState;
 
-/// A permit of a limiter under test. Dropping a permit releases it as if its attempt had been
-/// aborted.
+/// A permit of a limiter under test. It belongs to one attempt to send a request. Dropping the
+/// permit releases it as if the attempt had been aborted.
 pub trait Permit: Send + 'static {
-    /// The state that an attempt leaves for its retry.
+    /// The state that an attempt leaves for its retry, such as a position in the queue.
     type RetryState: Default + Send + 'static;
 
-    /// Ends the attempt with an outcome, and releases the permit.
+    /// Ends the attempt with the outcome `how`, and releases the permit. Returns the state for a
+    /// retry of the attempt.
     fn end(self, how: PermitOutcome) -> Self::RetryState;
 }
 
 /// The outcome of an attempt to send a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PermitOutcome {
-    /// The server accepted the request. The retry state is dropped when the result of the operation
-    /// arrives.
+    /// The server accepted the request. The caller drops the returned state when the result of the
+    /// operation arrives.
     Accepted,
     /// The server refused the request and asked for the given retry delay.
     Refused(Duration),
-    /// No response arrived.
+    /// No response to the request arrived.
     Unknown,
 }
 
@@ -67,30 +69,33 @@ pub struct HeldResources {
     pub in_flight: u64,
     /// The number of waiters in the queue.
     pub waiting: u64,
-    /// The number of permits that were granted but not yet collected by their waiters.
+    /// The number of permits that the limiter has granted to waiters which have not been polled
+    /// since.
     pub uncollected: u64,
 }
 
-/// The statistics of a limiter.
+/// The statistics that a limiter keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// The number of permits that were granted.
+    /// The number of permits that the limiter granted.
     pub grants: u64,
-    /// The number of attempts that waited.
+    /// The number of attempts that waited in the queue for a permit.
     pub waits: u64,
-    /// The number of wake-ups of waiters.
+    /// The number of wake-ups of queued waiters, for any reason.
     pub wakes: u64,
-    /// The number of wake-ups of the one waiter that checks for uncollected permits.
+    /// The number of wake-ups that only let one queued waiter set a timer, which revokes a granted
+    /// permit if it is never collected.
     pub watches: u64,
     /// The number of permits that were returned without use, because the waiter was dropped or did
     /// not collect its permit in time.
     pub unused: u64,
-    /// The number of requests that the server refused.
+    /// The number of requests that the server refused with 429.
     pub refusals: u64,
     /// The number of congestion events. Several refusals may belong to one event.
     pub events: u64,
-    /// The number of requests that were sent first after a pause, as probes.
+    /// The number of requests that were the first to be sent after a refusal had closed the gate.
+    /// They probe whether the server accepts requests again.
     pub probes: u64,
-    /// The number of failed compare-exchanges.
+    /// The number of failed compare-exchanges, which show contention.
     pub lost: u64,
 }

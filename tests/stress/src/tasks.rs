@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::stopwatch::{Stopwatch, short_sleep};
 
-/// The number of tasks for each way in which a task can end.
+/// The number of tasks of a run for each way in which a task can end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Finished {
     /// The number of tasks that finished their work.
@@ -19,12 +19,12 @@ pub struct Finished {
     pub aborted: u64,
     /// The number of tasks that panicked.
     pub panicked: u64,
-    /// The number of tasks that the run no longer waited for, because no task made progress for
-    /// some time.
+    /// The number of tasks that did not end. The run stopped waiting for them, because no task made
+    /// progress for some time.
     pub stuck: u64,
 }
 
-/// A runtime and the tasks that were spawned on it.
+/// A multi-threaded runtime and the tasks that were spawned on it.
 #[derive(Debug)]
 pub struct Tasks {
     runtime: Runtime,
@@ -32,8 +32,8 @@ pub struct Tasks {
     aborts: Aborts,
 }
 
-/// The pending aborts of tasks, by the progress of the run at which they are due. Clones share the
-/// list.
+/// The tasks that are to be aborted, by the progress of the run (the number of waiters that have
+/// started to work) at which they are due. Clones share the list.
 #[derive(Debug, Clone, Default)]
 pub struct Aborts(Arc<Mutex<Due>>);
 
@@ -44,7 +44,7 @@ struct Due {
 }
 
 impl Aborts {
-    /// Aborts all tasks whose abort is due at `progress`.
+    /// Notes that the run has reached `progress`, and aborts all tasks whose abort is due then.
     pub fn advance(&self, progress: usize) {
         let due = {
             let mut due = self.lock();
@@ -91,13 +91,14 @@ impl Tasks {
         }
     }
 
-    /// Returns a handle to the pending aborts. The caller must notify it of the progress of the
-    /// run.
+    /// Returns a handle to the tasks that are to be aborted. The caller must call
+    /// [`Aborts::advance`] when the run makes progress.
     pub fn aborts(&self) -> Aborts {
         self.aborts.clone()
     }
 
-    /// Spawns `work`. The task is aborted when the progress of the run reaches `abort_at`.
+    /// Spawns `work` as a task. The task is aborted when the progress of the run reaches
+    /// `abort_at`.
     pub fn spawn(&self, work: BoxFuture<'static, ()>, abort_at: Option<usize>) {
         let join = self.runtime.spawn(work);
         let handle = join.abort_handle();
@@ -107,8 +108,9 @@ impl Tasks {
         }
     }
 
-    /// Waits until `expected` tasks have been spawned and have ended. The value of `alive` must
-    /// change while there is progress. `tick` is called periodically.
+    /// Waits until `expected` tasks have been spawned and have ended, or no task makes progress any
+    /// more. Progress is detected by a change of the value of `alive`. `tick` is called
+    /// periodically. Returns the numbers of tasks by the way in which they ended.
     pub fn finish(
         &self,
         expected: usize,

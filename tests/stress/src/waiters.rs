@@ -16,11 +16,11 @@ use crate::plan::{Fate, Plan, StartWhen, Waiter};
 use crate::subject::{Permit, PermitOutcome, RetryStateOf, Subject};
 use crate::tasks::{Aborts, Finished, Tasks};
 
-/// The duration of one unit of work on a manual clock.
+/// The duration of one unit of a waiter's work on a manual clock.
 const WORK: Duration = Duration::from_millis(10);
 
-/// Runs `plan` on threads. One thread queues the waiters of each client, and a multi-threaded
-/// runtime runs them.
+/// Runs `plan` on several threads. One thread for each client queues the waiters of this client,
+/// and a multi-threaded runtime runs them.
 pub fn on_threads<S: Subject>(plan: Plan, tasks: &Tasks) -> Observations {
     let fixture = Fixture::<S>::new(&plan, None, tasks.aborts());
     let arrived = AtomicUsize::new(0);
@@ -76,7 +76,7 @@ pub fn step_by_step<S: Subject>(plan: Plan, seed: u64) -> Observations {
     fixture.into_observations(plan, finished, initial_count)
 }
 
-/// Acquires all permits that are available.
+/// Acquires all permits that the limiter under test has available.
 pub fn acquire_all<S: Subject>(subject: &Arc<S>) -> Vec<S::Permit> {
     let mut taken = Vec::new();
     loop {
@@ -97,7 +97,7 @@ fn release_all<P: Permit>(initial_permits: Vec<P>) {
         .for_each(|permit| drop(permit.end(PermitOutcome::Accepted)));
 }
 
-/// Returns the number of waiters for which a task is spawned.
+/// Returns the number of waiters of the plan for which a task is spawned.
 fn spawned(plan: &Plan) -> usize {
     plan.all()
         .filter(|waiter| waiter.fate != Fate::Forgotten)
@@ -115,7 +115,7 @@ fn abort_at(waiter: &Waiter) -> Option<usize> {
 struct Fixture<S> {
     subject: Arc<S>,
     log: Arc<Log>,
-    /// The manual clock on which work takes time. `None` if work takes no time.
+    /// The manual clock on which the work of waiters takes time. `None` if the work takes no time.
     clock: Option<ManualClock>,
     aborts: Aborts,
 }
@@ -130,8 +130,8 @@ impl<S: Subject> Fixture<S> {
         }
     }
 
-    /// Queues a waiter by polling it once. Returns the task of the waiter, or `None` if the plan
-    /// drops the waiter at this point.
+    /// Queues a waiter by polling its acquisition once. Returns the future that waits for the
+    /// permit and works, or `None` if the plan drops the waiter after this poll.
     fn enqueue(&self, waiter: Waiter) -> Option<BoxFuture<'static, ()>> {
         let acquire = self
             .subject
@@ -210,7 +210,7 @@ pub async fn yield_now() {
     .await;
 }
 
-/// A pending acquisition that counts its polls.
+/// An acquisition of a permit by a waiter. It records the polls that it needs.
 struct Wait<P> {
     acquire: BoxFuture<'static, P>,
     ready: Option<P>,

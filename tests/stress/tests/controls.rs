@@ -29,7 +29,7 @@ const WITH_ABORTS: Shape = Shape {
     ..NO_ABORTS
 };
 
-/// Returns the invariants that are violated in at least one of twenty runs.
+/// Returns the invariants that the checks find violated in at least one of twenty runs.
 fn found<S: Subject>(shape: Shape) -> Vec<Invariant> {
     let of = |seed| check::waiters(&waiters::step_by_step::<S>(Plan::new(shape, seed), seed));
     let mut invariants: Vec<Invariant> = (0..20)

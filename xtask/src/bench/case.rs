@@ -1,18 +1,19 @@
 //! The cases of `cargo xtask bench goodput`. A case sets the in-flight limit of the server, the
 //! latency of samples, and the form of retry delays.
 
-/// A case of the goodput benchmark.
+/// A case of the goodput benchmark, in which clients request samples from a server that refuses
+/// some of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) shape: Shape,
     pub(crate) latency_ms: u64,
     pub(crate) hint: Hint,
-    /// The number of client processes. They use the same API key. The samples are divided among
-    /// them.
+    /// The number of client processes. They use the same API key. The samples of the case are
+    /// divided among them.
     pub(crate) processes: u64,
 }
 
-/// How the server's limit on samples in flight changes over time.
+/// How the server's limit on samples in flight changes during a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     Fixed(u64),
@@ -24,7 +25,7 @@ pub(crate) enum Shape {
     Walk,
 }
 
-/// The retry delay of a 429 response, and where the response contains it.
+/// The retry delay of a 429 response, and the form in which the response contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     Milliseconds(u64),
@@ -40,8 +41,8 @@ const SHAPES: [Shape; 4] = [
     Shape::Walk,
 ];
 
-/// The retry delays 0.2 s and 1 s, each in every encoding. The encoding in whole seconds occurs
-/// only once, because it rounds 0.2 s up to 1 s.
+/// The retry delays 0.2 s and 1 s, each in every form that a 429 response can contain. The form in
+/// whole seconds occurs only once, because it rounds 0.2 s up to 1 s.
 const HINTS: [Hint; 6] = [
     Hint::Milliseconds(200),
     Hint::Milliseconds(1000),
@@ -51,12 +52,13 @@ const HINTS: [Hint; 6] = [
     Hint::None,
 ];
 
-/// The approximate duration of a case with an ideal client, as a multiple of the latency of a
-/// sample.
+/// The approximate duration of a case with an ideal client (which always uses the whole in-flight
+/// limit), as a multiple of the latency of a sample.
 const ORACLE_LATENCIES: u64 = 50;
 
 impl Case {
-    /// Returns all cases, or a subset if `quick` is true. Cases with a short latency come first.
+    /// Returns all cases of the goodput benchmark, or a subset if `quick` is true. Cases with a
+    /// short sample latency come first.
     pub(crate) fn all(quick: bool) -> Vec<Self> {
         let latencies: &[u64] = if quick { &[200] } else { &[200, 1000] };
         let hints: &[Hint] = if quick {
@@ -100,7 +102,8 @@ impl Case {
         format!("{shape}/{}ms/{hint}{pair}", self.latency_ms)
     }
 
-    /// Returns the number of samples of the case: 50 times the mean limit on samples in flight.
+    /// Returns the number of samples that the clients request in this case: 50 times the mean limit
+    /// on samples in flight.
     pub(crate) fn samples(&self) -> u64 {
         match self.shape {
             Shape::Fixed(window) => ORACLE_LATENCIES * window,
@@ -109,7 +112,8 @@ impl Case {
         }
     }
 
-    /// Returns the approximate duration of the case with an ideal client, in milliseconds.
+    /// Returns the approximate duration of the case with an ideal client, which always uses the
+    /// whole in-flight limit, in milliseconds.
     pub(crate) fn oracle_estimate_ms(&self) -> u64 {
         ORACLE_LATENCIES * self.latency_ms
     }

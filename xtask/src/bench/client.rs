@@ -10,15 +10,15 @@ use super::program::{Run, ScriptedServer, build, number, words};
 use super::table::{Table, median};
 use crate::out;
 
-/// The maximum CPU time per sample of the client, as a multiple of the CPU time of the plain hyper
-/// loop.
+/// The maximum CPU time per sample of the client library, as a multiple of the CPU time of a
+/// program that sends the same requests with plain hyper.
 const TARGET_RATIO: f64 = 1.5;
 
-/// An API key of realistic length. Hashing and sending an API key takes time that depends on its
-/// length.
+/// An API key of realistic length for both programs. Hashing and sending an API key takes time that
+/// depends on its length.
 const KEY: &str = "tml-bench-0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// The parameters of the load, which are the same for both programs.
+/// The parameters of the load, which are the same for the client library and for plain hyper.
 #[derive(Debug)]
 struct Load {
     requests: u64,
@@ -28,7 +28,7 @@ struct Load {
     http2: bool,
 }
 
-/// The measurements of one of the two programs in all rounds.
+/// The measurements, in all rounds, of one of the two compared programs.
 #[derive(Debug, Default)]
 struct Measurements {
     cpu_us: Vec<f64>,

@@ -15,14 +15,14 @@ use super::program::{Run, RunOutcome, ScriptedServer, build, number, words};
 use super::table::{Table, median, quantile};
 use crate::out;
 
-/// The timeout of a case, as a multiple of the duration with an ideal client.
+/// The timeout of a case, as a multiple of its duration with an ideal client.
 const TIMEOUT_FACTOR: u64 = 4;
 
-/// The maximum number of rejected requests per accepted sample.
+/// The maximum number of requests that the server may reject with 429 per accepted sample.
 const MAX_REJECTED: f64 = 0.05;
 
-/// The number of cases with a long latency that run at the same time. Such cases use little CPU
-/// time.
+/// The number of cases with a long sample latency that run at the same time. Such cases use little
+/// CPU time.
 const CONCURRENT_LONG_CASES: usize = 4;
 /// The sample latency in milliseconds from which a case counts as a case with a long latency.
 const LONG_MS: u64 = 1000;
@@ -73,8 +73,8 @@ fn select(options: &Options) -> Result<Vec<Case>, String> {
     Ok(cases)
 }
 
-/// Runs `cases`, up to `concurrency` of them at the same time. Returns the outcomes in the order of
-/// the cases.
+/// Runs `cases`, up to `concurrency` of them at the same time. Returns their outcomes in the order
+/// of `cases`.
 fn run_all(release: &Path, cases: Vec<Case>, concurrency: usize) -> Result<Vec<Outcome>, String> {
     let queue: Mutex<VecDeque<(usize, Case)>> = Mutex::new(cases.into_iter().enumerate().collect());
     let next = || {
@@ -105,19 +105,20 @@ fn run_all(release: &Path, cases: Vec<Case>, concurrency: usize) -> Result<Vec<O
     Ok(all.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
-/// The measured outcome of a case.
+/// The measured outcome of a case of the goodput benchmark.
 #[derive(Debug)]
 struct Outcome {
     case: Case,
     oracle_ms: f64,
-    /// The time that the clients took, in milliseconds. `None` if a client timed out.
+    /// The time in which the clients received all samples of the case, in milliseconds. `None` if a
+    /// client timed out.
     took_ms: Option<f64>,
     accepted: f64,
     rejected: f64,
     events: Vec<Event>,
 }
 
-/// A congestion event that the server has counted.
+/// A congestion event, a series of 429 responses, that the server has counted.
 #[derive(Debug)]
 struct Event {
     rejected: f64,
@@ -152,8 +153,8 @@ fn measure(release: &Path, case: Case) -> Result<Outcome, String> {
 }
 
 impl Outcome {
-    /// Creates the outcome of a case. `counts` are the statistics of the server. `seconds` is the
-    /// duration of each client in seconds, or `None` if a client timed out.
+    /// Creates the outcome of a case. `counts` are the statistics of the server. `seconds` contains
+    /// the time that each client took, in seconds, or is `None` if a client timed out.
     fn new(case: Case, counts: &Value, seconds: Option<Vec<f64>>) -> Result<Self, String> {
         let levels = list(counts, "levels")?
             .iter()

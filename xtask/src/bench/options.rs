@@ -1,7 +1,7 @@
 //! Parses the options of the benchmarks.
 
-/// The parsed benchmark options. An option that is not set is `None`. Each benchmark has its own
-/// defaults.
+/// The parsed command-line options of a benchmark. An option that is not set is `None`. Each
+/// benchmark has its own defaults.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) quick: bool,

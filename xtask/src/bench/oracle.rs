@@ -11,8 +11,8 @@ pub(crate) struct Level {
     pub(crate) window: u64,
 }
 
-/// Returns the time in milliseconds at which the last sample completes with an ideal client. An
-/// ideal client always uses the whole in-flight limit.
+/// Returns the time in milliseconds at which the last of `samples` samples completes with an ideal
+/// client. An ideal client always uses the whole in-flight limit of the server.
 ///
 /// When the limit increases, new samples start at once. When it decreases, samples that are already
 /// in flight still complete. The last entry of `levels` applies to the end.
@@ -48,7 +48,7 @@ pub(crate) fn completion_ms(samples: u64, latency_ms: f64, levels: &[Level]) -> 
     }
 }
 
-/// A time that is never NaN, so that times have a total order.
+/// A time in milliseconds that is never NaN, so that times have a total order.
 #[derive(Debug, PartialEq)]
 struct Ordered(f64);
 

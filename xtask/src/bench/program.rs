@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{environment, metadata};
 
-/// Builds the programs in release mode. Returns the directory that contains them.
+/// Builds the benchmarked programs in release mode. Returns the directory that contains them.
 pub(crate) fn build() -> Result<PathBuf, String> {
     // The packages are built separately, because a common build would unify their features.
     for package in ["tinkers-cli", "tinkers-bench"] {
@@ -26,7 +26,7 @@ pub(crate) fn build() -> Result<PathBuf, String> {
     Ok(metadata::workspace()?.target.join("release"))
 }
 
-/// A running `tinkers serve --engine scripted`. Dropping it kills the process.
+/// A running server process, `tinkers serve --engine scripted`. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct ScriptedServer {
     child: Child,
@@ -68,7 +68,7 @@ impl ScriptedServer {
         format!("http://{}", self.address)
     }
 
-    /// Returns the statistics of the server as JSON.
+    /// Returns the statistics that the server has counted so far, as JSON.
     pub(crate) fn counts(&self) -> Result<Value, String> {
         let fetch = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(&self.address)?;
@@ -96,7 +96,8 @@ impl Drop for ScriptedServer {
     }
 }
 
-/// A running program that prints one JSON object at its end.
+/// A running program that prints one JSON object before it exits. Dropping this value kills the
+/// process.
 #[derive(Debug)]
 pub(crate) struct Run {
     name: &'static str,
@@ -131,14 +132,14 @@ impl Run {
         })
     }
 
-    /// Waits for the program to end, and returns the JSON object that it printed.
+    /// Waits until the program has exited, and returns the JSON object that it printed.
     pub(crate) fn output(mut self) -> Result<Value, String> {
         let stdout = self.stdout.recv().unwrap_or_default();
         self.parse(&stdout)
     }
 
-    /// Waits for the program to end, and returns the JSON object that it printed. After a timeout,
-    /// kills the process.
+    /// Waits until the program has exited, and returns the JSON object that it printed. Kills the
+    /// program after `timeout_ms` milliseconds.
     pub(crate) fn output_within(mut self, timeout_ms: u64) -> Result<RunOutcome, String> {
         match self.stdout.recv_timeout(Duration::from_millis(timeout_ms)) {
             Ok(stdout) => self.parse(&stdout).map(RunOutcome::Finished),
@@ -147,7 +148,8 @@ impl Run {
         }
     }
 
-    /// Waits for a process that has closed its stdout, and parses the output of the process.
+    /// Waits until a program that has closed its stdout exits, and parses the JSON object in
+    /// `stdout`.
     fn parse(&mut self, stdout: &str) -> Result<Value, String> {
         let name = self.name;
         let status = self
@@ -186,14 +188,16 @@ fn read_all(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
     receive
 }
 
-/// The outcome of a program run with a timeout.
+/// The outcome of waiting for a program with a timeout: the JSON object that it printed, or the
+/// timeout.
 #[derive(Debug)]
 pub(crate) enum RunOutcome {
     Finished(Value),
     TimedOut,
 }
 
-/// Returns the number at a JSON pointer. Returns an error if there is no number at this pointer.
+/// Returns the number to which a JSON pointer refers in `value`. Returns an error if there is no
+/// number.
 pub(crate) fn number(value: &Value, pointer: &str) -> Result<f64, String> {
     let number = value.pointer(pointer).and_then(Value::as_f64);
     number.ok_or_else(|| format!("missing number {pointer} in {value}"))
@@ -221,7 +225,7 @@ mod tests {
         }
     }
 
-    /// Starts a program that is found in `PATH`.
+    /// Starts the program `name`, which is found in `PATH`, with the arguments in `line`.
     fn run(name: &'static str, line: &str) -> Run {
         Run::start(Path::new(""), name, &words(line)).unwrap()
     }

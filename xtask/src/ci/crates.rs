@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::{environment, out};
 
-/// A dependency tree, and the maximum number of crates in the tree, including the crates of the
-/// workspace.
+/// A selection of the dependency tree, and the maximum number of crates in it, including the crates
+/// of the workspace.
 ///
 /// Raise a maximum only if the commit message gives the reason: each crate costs every user build
 /// time and review.
@@ -37,7 +37,7 @@ const BUDGETS: [Budget; 3] = [
 /// the same on every machine.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Prints the number of crates in each tree.
+/// Prints the number of crates in the dependency tree of each budget.
 ///
 /// # Errors
 /// Fails if a tree has more crates than its budget allows.
@@ -61,7 +61,8 @@ pub(crate) fn check() -> Result<(), String> {
     }
 }
 
-/// Returns the output of `cargo tree`. The output has one crate per line.
+/// Returns the output of `cargo tree` for the options in `selection`. The output has one crate per
+/// line.
 fn tree(selection: &[&str]) -> Result<String, String> {
     let output = environment::cargo(&["tree", "--locked", "--target", TARGET])
         .args(["--edges", "normal,build", "--prefix", "none"])

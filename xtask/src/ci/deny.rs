@@ -7,8 +7,8 @@ use crate::{environment, out};
 /// The error message of cargo-deny if the advisory database cannot be reached.
 const UNREACHABLE: &str = "failed to fetch advisory database";
 
-/// Runs cargo-deny. If cargo-deny is not installed, reports which of its checks are skipped.
-/// [`super::supply`] makes all of these checks except the advisory check.
+/// Runs cargo-deny with the rules of `deny.toml`. If cargo-deny is not installed, reports which of
+/// its checks are skipped. [`super::supply`] makes all of these checks except the advisory check.
 pub(crate) fn check() -> Result<(), String> {
     let is_installed = call(&["deny", "--version"])?.status.success();
     if !is_installed {
@@ -25,8 +25,8 @@ pub(crate) fn check() -> Result<(), String> {
     advisories_result(advisories.status.success(), &text(&advisories))
 }
 
-/// Decides whether the advisory check has passed. It fails if there are advisories, but not if the
-/// database cannot be reached.
+/// Decides from the output `text` of cargo-deny whether the advisory check has passed. It fails if
+/// there are advisories, but not if the advisory database cannot be reached.
 fn advisories_result(is_success: bool, text: &str) -> Result<(), String> {
     if is_success {
         return Ok(());

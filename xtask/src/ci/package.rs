@@ -28,7 +28,8 @@ pub(crate) fn step(packages: &[Package]) -> Result<Step, String> {
     Ok(Step::new(name, &command).with("RUSTC", &compiler))
 }
 
-/// Returns the `rust-version` that all packages declare.
+/// Returns the `rust-version` that all packages declare. Returns an error if they declare different
+/// versions.
 fn declared_version(packages: &[Package]) -> Result<String, String> {
     let mut declared: Option<&str> = None;
     for package in packages {
@@ -48,8 +49,8 @@ fn declared_version(packages: &[Package]) -> Result<String, String> {
         .ok_or_else(|| "the workspace has no packages".to_owned())
 }
 
-/// Returns the path of the compiler of a toolchain. Returns `None` if the toolchain or rustup is
-/// missing.
+/// Returns the path of `rustc` in the toolchain of the Rust version `version`. Returns `None` if
+/// the toolchain or rustup is missing.
 fn compiler(version: &str) -> Option<String> {
     let output = Command::new("rustup")
         .args(["which", "--toolchain", version, "rustc"])

@@ -5,15 +5,15 @@ use std::path::Path;
 use super::step::Step;
 use crate::metadata::Package;
 
-/// The examples that the checks do not run, because the examples take too long or need an external
-/// server.
+/// The examples that CI does not run, because they take too long or need an external server.
 const SKIPPED_EXAMPLES: &[&str] = &["pretrain", "train"];
 
-/// The additional arguments for clippy: lints that the root manifest does not list, and warnings as
-/// errors.
+/// The additional arguments for clippy: warnings as errors, and a lint that the root manifest does
+/// not list.
 const CLIPPY: &str = "-- -D warnings -D clippy::iter_over_hash_type";
 
-/// Returns all steps in the order in which they run. `target` is the target directory of cargo.
+/// Returns all steps of the CI checks in the order in which they run. `target` is the target
+/// directory of cargo.
 pub(crate) fn steps(packages: &[Package], target: &Path) -> Vec<Step> {
     let mut steps = vec![
         Step::new("format", "fmt --all --check"),
@@ -48,7 +48,8 @@ pub(crate) fn steps(packages: &[Package], target: &Path) -> Vec<Step> {
     steps
 }
 
-/// Returns the steps that check a crate without features and with each feature separately.
+/// Returns the steps that check one crate without features and with each of its features
+/// separately.
 fn features(package: &Package) -> Vec<Step> {
     let name = &package.name;
     let bare = format!("check --package {name} --no-default-features");

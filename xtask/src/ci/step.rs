@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::{environment, out};
 
-/// A step of the checks. It runs one command.
+/// A step of the CI checks. It runs one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) name: String,
@@ -27,7 +27,7 @@ impl Step {
         }
     }
 
-    /// Creates a step that runs a built program without arguments.
+    /// Creates a step that runs a program of the workspace, built before, without arguments.
     pub(crate) fn program(name: impl Into<String>, path: PathBuf) -> Self {
         Self {
             program: Some(path),
@@ -41,8 +41,8 @@ impl Step {
         self
     }
 
-    /// Runs the command and writes its output to a file in `logs`. If the command fails, the error
-    /// contains the output.
+    /// Runs the command of the step and writes its output to a file in the directory `logs`. If the
+    /// command fails, the error contains the output.
     pub(crate) fn run(&self, logs: &Path) -> Result<(), String> {
         let log = logs.join(format!("{}.log", self.name.replace([' ', '/'], "-")));
         let unwritable = |cause| format!("cannot write {}: {cause}", log.display());
@@ -71,7 +71,7 @@ impl Step {
         Err(format!("`{}` failed: {status}\n{output}", self.shown()))
     }
 
-    /// Returns the command line as a user would type it.
+    /// Returns the command line of the step as a user would type it.
     pub(crate) fn shown(&self) -> String {
         match &self.program {
             None => format!("cargo {}", self.arguments.join(" ")),
@@ -80,7 +80,7 @@ impl Step {
     }
 }
 
-/// Runs the closure `work`, and prints a line with its outcome and its duration.
+/// Runs the closure `work`, and prints a line with `name`, the outcome and the duration.
 pub(crate) fn timed(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let watch = environment::Stopwatch::start();
     let result = work();

@@ -10,7 +10,7 @@ use crate::{environment, metadata};
 /// The registry from which all external packages must come.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// The rules of `deny.toml` that this module checks.
+/// The rules of `deny.toml` that this module checks without cargo-deny.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Rules {
     /// The licences that are allowed for all packages.
@@ -61,7 +61,8 @@ fn violations(rules: &Rules, packages: &BTreeMap<String, (String, String)>) -> V
     found
 }
 
-/// Returns whether the allowed licences satisfy an SPDX licence expression.
+/// Returns whether the licences for which `is_allowed` returns `true` satisfy an SPDX licence
+/// expression.
 fn is_satisfied(expression: &str, is_allowed: &dyn Fn(&str) -> bool) -> bool {
     // Old packages write a slash instead of OR.
     let spaced = expression

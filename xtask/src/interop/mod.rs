@@ -10,8 +10,8 @@ pub(crate) use server::Server;
 use crate::venv::{self, Venv};
 use crate::{environment, metadata, no_arguments, out};
 
-/// The releases of the SDK to test: the latest release, and the last release that sends and
-/// receives only JSON.
+/// The releases of the official Python SDK to test: the latest release, and the last release that
+/// sends and receives only JSON.
 const RELEASES: &[&str] = &["0.38.0", "0.24.1"];
 
 /// The name of the built-in model of `tinkers serve`.
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Reports that Python is missing. This is an error only in CI.
+/// Reports that the tests are skipped because Python is missing. This is an error only in CI.
 fn skip_without_python(is_ci: bool) -> Result<(), String> {
     let message = "INTEROP NOT RUN: python3 with venv is not installed";
     if is_ci {
@@ -63,7 +63,8 @@ pub(crate) fn build(target: &Path) -> Result<PathBuf, String> {
         .ok_or_else(|| "cannot build tinkers-cli".to_owned())
 }
 
-/// Starts a server, and runs the test script with one release of the SDK against it.
+/// Starts a server, and runs the test script with one release of the official Python SDK against
+/// it.
 fn run_script(program: &Path, home: &Path, release: &str, venv: &Venv) -> Result<(), String> {
     let mut server = Server::start(program, home, release, 0, KEY)?;
     out::line(&format!("tinker {release} against {}", server.url()));
@@ -86,8 +87,8 @@ fn run_script(program: &Path, home: &Path, release: &str, venv: &Venv) -> Result
     ))
 }
 
-/// Returns a command that runs a Python script against the server at `url`. The script uses the SDK
-/// that is installed in `venv`.
+/// Returns a command that runs a Python script against the server at `url`. The script uses the
+/// official Python SDK that is installed in `venv`.
 pub(crate) fn sdk(venv: &Venv, script: &str, url: &str, key: &str) -> Command {
     let mut command = Command::new(venv.python());
     command

@@ -15,14 +15,15 @@ const LISTENING: &str = "listening on ";
 /// The time limit for the start of the server, which includes loading the model.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running server. Dropping it kills the process.
+/// A running server process. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
     url: String,
 }
 
-/// Returns the path of the server's log file for a release of the SDK.
+/// Returns the path of the log file of the server that is tested with a release of the official
+/// Python SDK.
 pub(crate) fn log(home: &Path, release: &str) -> PathBuf {
     home.join(format!("server-{release}.log"))
 }

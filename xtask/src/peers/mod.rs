@@ -22,7 +22,7 @@ use crate::{environment, metadata, out};
 /// The package that contains the conformance suite.
 const SUITE: &str = "tinkers-conformance";
 
-/// The URL of a server, and the name of its model.
+/// The URL of a running server, and the name of the model that it offers.
 #[derive(Debug)]
 struct Address {
     url: String,
@@ -55,10 +55,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     }
 }
 
-/// A function that returns the command of a client for a running server.
+/// A function that returns the command that runs a client against the server at the given address.
 type Client = Box<dyn FnOnce(&Address) -> Command>;
 
-/// Installs the packages that the client needs, and returns the client.
+/// Installs the packages that the client needs, and returns a function that creates its command.
 fn client(options: &Options, python: &str, target: &Path) -> Result<Client, String> {
     Ok(match &options.client {
         ClientKind::Suite => {
@@ -160,8 +160,8 @@ fn with_other(
     ))
 }
 
-/// Installs a server in a virtual environment, unless the server is already installed. Prints the
-/// installed packages.
+/// Installs the other server in a Python virtual environment, unless it is already installed.
+/// Prints the installed packages.
 fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
     let file = peer.requirements();
     let text = std::fs::read_to_string(&file)
@@ -199,8 +199,8 @@ fn clear(directory: &Path) -> Result<(), String> {
         .map_err(|cause| format!("cannot clear {}: {cause}", directory.display()))
 }
 
-/// Returns a free port. If another process takes the port before the server does, the start of the
-/// server fails.
+/// Returns a free port for the server. If another process takes the port before the server does,
+/// the start of the server fails.
 fn free_port() -> Result<u16, String> {
     let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
     address
@@ -208,7 +208,7 @@ fn free_port() -> Result<u16, String> {
         .map_err(|cause| format!("cannot find a free port: {cause}"))
 }
 
-/// Runs the client against a running server, and returns an error if the client fails.
+/// Runs the client against a running server. Returns an error if the client fails.
 fn run_client(options: &Options, address: &Address, client: Client) -> Result<(), String> {
     out::line(&format!(
         "{} listens on {} with the model {} and the API key {KEY}",

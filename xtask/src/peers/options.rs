@@ -2,12 +2,11 @@
 
 use super::peer::Peer;
 
-/// The parsed arguments.
+/// The parsed arguments of the command: the server, and the client that runs against it.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) server: Server,
-    /// Whether the server keeps running after the client has ended. In this case, it runs until
-    /// stdin ends.
+    /// Whether the server keeps running after the client has ended, until stdin ends.
     pub(crate) keep: bool,
     /// The port of the server. `None` to use a free port.
     pub(crate) port: Option<u16>,
@@ -17,9 +16,9 @@ pub(crate) struct Options {
 /// The server against which the client runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Server {
-    /// Another implementation of the Tinker API. It is installed first.
+    /// Another implementation of the Tinker API. The command installs it first.
     Other(Peer),
-    /// The embedded server, as `tinkers serve`.
+    /// The embedded server of this workspace, run as `tinkers serve`.
     Local,
 }
 
@@ -28,9 +27,10 @@ pub(crate) enum Server {
 pub(crate) enum ClientKind {
     /// The conformance suite of this workspace.
     Suite,
-    /// The test script with the given release of the official Python SDK.
+    /// The test script for the official Python SDK, with the given release of the SDK.
     Sdk(String),
-    /// A command of the user. It may contain the placeholders `{url}`, `{key}` and `{model}`.
+    /// A command of the user, with its arguments. These may contain the placeholders `{url}`,
+    /// `{key}` and `{model}`.
     Command(Vec<String>),
 }
 
@@ -109,8 +109,8 @@ fn port(word: Option<&String>) -> Result<u16, String> {
     }
 }
 
-/// Parses the release of the SDK. The release becomes part of a path and of a pip requirement, so
-/// it must be a plain version number.
+/// Parses the release of the official Python SDK. The release becomes part of a path and of a pip
+/// requirement, so it must be a plain version number.
 fn release(word: Option<&String>) -> Result<String, String> {
     let word = word.ok_or("--sdk requires a release of the package tinker, such as 0.38.0")?;
     let is_version = word.split('.').count() > 1

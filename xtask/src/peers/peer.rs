@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use crate::environment;
 use crate::venv::Venv;
 
-/// The API key that clients send. TuFT checks the key; SkyRL accepts any key.
+/// The API key that clients send to these servers. TuFT checks the key; SkyRL accepts any key.
 pub(crate) const KEY: &str = "tml-peer";
 
-/// The name of the model. It is also the path of the model in the server's directory.
+/// The name of the model that these servers offer. It is also the path of the model in the server's
+/// directory.
 pub(crate) const MODEL: &str = "tinkers/peer";
 
 /// Another open-source server of the Tinker API.
@@ -21,7 +22,7 @@ pub(crate) enum Peer {
     Skyrl,
 }
 
-/// The command line and environment of a server.
+/// The command line and the environment variables that start a server.
 #[derive(Debug)]
 pub(crate) struct StartCommand {
     pub(crate) command: Vec<String>,
@@ -45,7 +46,7 @@ impl Peer {
         }
     }
 
-    /// Returns the path of the file that lists the packages to install.
+    /// Returns the path of the pip requirements file that lists the packages of this server.
     pub(crate) fn requirements(self) -> PathBuf {
         scripts().join(format!("{}.txt", self.name()))
     }

@@ -9,10 +9,12 @@ use super::peer::{self, Peer, StartCommand};
 use crate::environment;
 use crate::venv::Venv;
 
-/// The number of lines from the end of a log that are shown.
+/// The number of lines from the end of a server's log that are shown if the server or the client
+/// fails.
 const TAIL_LINES: usize = 40;
 
-/// A running server. Dropping it ends the server and all of its child processes.
+/// A running server of another implementation. Dropping it ends the server and all of its child
+/// processes.
 #[derive(Debug)]
 pub(crate) struct PeerProcess {
     supervisor: Child,
@@ -20,7 +22,8 @@ pub(crate) struct PeerProcess {
 }
 
 impl PeerProcess {
-    /// Starts a server in the directory `home`, and waits until the server has created a model.
+    /// Starts a server in the directory `home`, and waits until the server is ready, which means
+    /// that it has created a model.
     pub(crate) fn start(
         venv: &Venv,
         peer: Peer,

@@ -11,8 +11,8 @@ const INCLUDES_README: &str = "#![doc = include_str!(\"../README.md\")]";
 /// The document that describes each crate of the workspace.
 pub(crate) const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
 
-/// Finds published crates without a README, an example or a description. Programs do not need an
-/// example.
+/// Finds published crates that lack a README, an example or a description in [`ARCHITECTURE`].
+/// Programs do not need an example.
 pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation> {
     let mut found = Vec::new();
     let text = |path: &str| {

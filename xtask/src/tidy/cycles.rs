@@ -32,7 +32,7 @@ pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation>
     found
 }
 
-/// Finds the groups of files that all use each other, directly or indirectly. Returns a shortest
+/// Finds the groups of files that all use each other, directly or indirectly. Returns one shortest
 /// cycle of each group. The last file of a returned cycle is the same as the first.
 fn cycles<'a>(uses: &Uses<'a>) -> Vec<Vec<&'a str>> {
     let mut seen = BTreeSet::new();
@@ -51,7 +51,7 @@ fn cycles<'a>(uses: &Uses<'a>) -> Vec<Vec<&'a str>> {
     found
 }
 
-/// Returns all files that `from` uses, directly or indirectly.
+/// Returns all files whose items the file `from` uses, directly or through other files.
 fn reachable<'a>(uses: &Uses<'a>, from: &str) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     let mut waiting: Vec<&'a str> = uses.get(from).into_iter().flatten().copied().collect();
@@ -63,7 +63,8 @@ fn reachable<'a>(uses: &Uses<'a>, from: &str) -> BTreeSet<&'a str> {
     found
 }
 
-/// Returns the shortest chain of uses from a file back to the same file, if there is one.
+/// Returns the shortest chain of files, each of which uses the next one, from `file` back to
+/// `file`. Returns `None` if there is no such chain.
 fn shortest_cycle<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
     let mut waiting = VecDeque::from([vec![file]]);
     let mut seen = BTreeSet::new();
@@ -86,7 +87,8 @@ fn shortest_cycle<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
 mod tests {
     use super::*;
 
-    /// Returns the import cycles of a crate that consists of these files.
+    /// Returns the import cycles that are found in a crate with these files, given as pairs of path
+    /// and text.
     fn found(files: &[(&str, &str)]) -> Vec<String> {
         let files: Vec<File> = files
             .iter()

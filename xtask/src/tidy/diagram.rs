@@ -13,10 +13,11 @@ use super::table::TABLE;
 
 const FENCE: &str = "```text crate-graph";
 
-/// For each crate, its tier and its allowed dependencies.
+/// For each crate, its tier (layer) in the architecture and the crates on which it may depend.
 type Graph = BTreeMap<String, (u8, BTreeSet<String>)>;
 
-/// Finds the differences between the diagram in the architecture document and the crate table.
+/// Finds the differences between the dependency diagram in the architecture document and the crate
+/// table, which lists the allowed dependencies.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     let violation = |what: String| Violation::new(ARCHITECTURE, what);
     let Some(file) = files.iter().find(|file| file.path == ARCHITECTURE) else {

@@ -3,7 +3,7 @@
 use super::Violation;
 use crate::metadata::Package;
 
-/// Finds packages that are in the wrong directory.
+/// Finds packages that are not in the directory in which packages of their kind must be.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let is_wrong = |package: &&Package| package.directory != expected(package);
     packages

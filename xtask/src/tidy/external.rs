@@ -3,8 +3,8 @@
 use super::Violation;
 use crate::metadata::{Kind, Package};
 
-/// External crates, each with the crates that may depend on it. A `*` at the end of a name stands
-/// for any suffix.
+/// Names of external crates, each with the workspace crates that alone may depend on it. A `*` at
+/// the end of a name stands for any suffix.
 const RESERVED: &[(&str, &[&str])] = &[
     ("hyper", &["tinkers-transport", "tinkers-local"]),
     ("hyper-util", &["tinkers-transport", "tinkers-local"]),
@@ -23,7 +23,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("native-tls", &[]),
 ];
 
-/// The crates that must not depend on tokio, except in their tests.
+/// The workspace crates that must not depend on tokio, except in their tests.
 const WITHOUT_RUNTIME: &[&str] = &[
     "tinkers-wire",
     "tinkers-limits",
@@ -31,7 +31,7 @@ const WITHOUT_RUNTIME: &[&str] = &[
     "tinkers-core",
 ];
 
-/// Finds dependencies on external crates that are not allowed.
+/// Finds dependencies on external crates that the rules of this module do not allow.
 ///
 /// Packages in tests/ may use the crates that are reserved for certain crates, because some of them
 /// compare the client with the plain library. But they must not use crates that no crate may use.

@@ -4,8 +4,8 @@ use super::Violation;
 use super::table::{self, FACADE, PLANNED};
 use crate::metadata::{Dependency, Kind, Package};
 
-/// Finds dependencies that the crate table does not allow, crates that have no row in the table,
-/// and rows that have no crate.
+/// Finds dependencies that the crate table does not allow, workspace crates that have no row in the
+/// table, and rows that have no crate.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let mut found = missing_crates(packages);
     for package in packages {
@@ -130,8 +130,8 @@ mod tests {
         }
     }
 
-    /// Returns all crates of the table as a workspace. Replaces the crate that has the name of
-    /// `changed`, or adds `changed`.
+    /// Returns a workspace with all crates of the crate table. The crate `changed` replaces the
+    /// crate with the same name, or is added.
     fn workspace_with(changed: Package) -> Vec<Package> {
         let mut packages: Vec<Package> = table::TABLE
             .iter()

@@ -25,7 +25,7 @@ const AVOIDED: &[&str] = &[
 /// The maximum number of characters in a test name.
 const MAX_TEST_NAME_LEN: usize = 70;
 
-/// The names that public types of several crates may have.
+/// The names that public types of several crates may share.
 const SHARED_TYPES: &[&str] = &["Error", "Result"];
 
 /// Finds the violations of the language rules in all files.

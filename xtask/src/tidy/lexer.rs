@@ -35,8 +35,8 @@ pub(crate) fn function_name(line: &str) -> Option<&str> {
     is_word.then_some(&rest[..end])
 }
 
-/// Returns the end of the comment or literal that starts at the offset `at`, or `None` if no
-/// comment or literal starts there.
+/// Returns the end offset of the comment or literal that starts at the offset `at`. Returns `None`
+/// if no comment or literal starts there.
 fn literal_end(source: &str, at: usize) -> Option<usize> {
     let bytes = source.as_bytes();
     let rest = &bytes[at..];
@@ -100,8 +100,8 @@ fn quoted(rest: &[u8], quote: u8) -> usize {
     rest.len()
 }
 
-/// Returns the end of the character literal that starts at the offset `at`, or `None` if a lifetime
-/// starts there.
+/// Returns the end offset of the character literal that starts at the quote at the offset `at`.
+/// Returns `None` if a lifetime starts there.
 fn character(source: &str, at: usize) -> Option<usize> {
     let mut following = source[at + 1..].chars();
     let first = following.next()?;

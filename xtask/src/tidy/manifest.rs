@@ -9,7 +9,8 @@ use super::files::File;
 /// The keys of `[package]` that a package must inherit from the workspace.
 const INHERITED: &[&str] = &["version", "edition", "rust-version", "license"];
 
-/// Finds lints, package keys and dependencies that a package does not inherit from the workspace.
+/// Finds lints, package keys and dependencies in the manifest of a package that should be inherited
+/// from the workspace but are not.
 pub(crate) fn violations(file: &File, is_published: bool) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut table = "";

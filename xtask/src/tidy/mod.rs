@@ -23,7 +23,7 @@ use std::fmt;
 
 use crate::{environment, metadata, no_arguments, out};
 
-/// A violation of a rule, with the place where it was found.
+/// A violation of a repository rule, with the place where it was found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Violation {
     /// The file or the crate with the violation, and the line number if there is one.
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     ))
 }
 
-/// Finds the violations of all rules in the workspace, sorted by place.
+/// Finds the violations of all repository rules in the workspace, sorted by place.
 pub(crate) fn check() -> Result<Vec<Violation>, String> {
     let root = environment::root();
     let files = files::tracked(&root)?;

@@ -10,7 +10,7 @@ use super::files::File;
 use super::lexer::code_only;
 use super::paths::{Import, Module, Path, Reader};
 
-/// The modules of one crate, by path.
+/// The modules of one crate, by their paths.
 #[derive(Debug, Default)]
 pub(super) struct Modules(BTreeMap<Path, Module>);
 
@@ -58,8 +58,8 @@ impl Modules {
         modules
     }
 
-    /// Returns, for each file, the files whose items it uses. Re-exports do not count as uses. Uses
-    /// between a module and its parent do not count either.
+    /// Returns, for each file of the crate, the files whose items it uses. Re-exports do not count
+    /// as uses. Uses between a module and its parent do not count either.
     pub(super) fn uses(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut uses: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (path, module) in &self.0 {
@@ -78,8 +78,8 @@ impl Modules {
         uses
     }
 
-    /// Resolves the path `used` in the module `from` to a module or an item of this crate. Returns
-    /// `None` if the path refers to another crate.
+    /// Resolves the path `used`, as written in the module `from`, to a module or an item of this
+    /// crate. Returns `None` if the path refers to another crate.
     fn resolve(&self, from: &Path, used: &[String], depth: u8) -> Option<Target> {
         // The limit on the depth ends cycles of re-exports.
         let depth = (depth < 16).then_some(depth + 1)?;
@@ -112,7 +112,7 @@ impl Modules {
         self.0.contains_key(&at).then_some(Target::Module(at))
     }
 
-    /// Resolves a single name in the module `at`.
+    /// Resolves the single name `name` in the module with the path `at`.
     fn lookup(&self, at: &Path, name: &str, depth: u8) -> Option<Target> {
         let mut child = at.clone();
         child.push(name.to_owned());

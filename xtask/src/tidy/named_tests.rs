@@ -12,7 +12,8 @@ use super::lexer::function_name;
 
 const DOCUMENT: &str = "docs/concurrency.md";
 
-/// Finds test names in the concurrency document for which the workspace has no function.
+/// Finds test names in the concurrency document that are not the name of a function in the
+/// workspace.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     let Some(document) = files.iter().find(|file| file.path == DOCUMENT) else {
         return vec![Violation::new(DOCUMENT, "is missing")];
@@ -39,7 +40,7 @@ pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
         .collect()
 }
 
-/// Returns the test names in the last cell of a table row.
+/// Returns the test names in the last cell of `line`, if it is a table row of the document.
 fn named_in(line: &str) -> impl Iterator<Item = &str> {
     let row = line.strip_prefix('|').and_then(|row| row.strip_suffix('|'));
     let cell = row.and_then(|row| row.rsplit('|').next()).unwrap_or("");

@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The path of a module, from the root of its crate.
+/// The path of a module as a list of names, starting from the root of its crate.
 pub(super) type Path = Vec<String>;
 
 /// A module: either a whole file or an inline module in a file.
 #[derive(Debug, Default)]
 pub(super) struct Module {
-    /// The path of the file that contains the module. [`Reader`] leaves it empty, because the
-    /// reader does not know the path.
+    /// The path of the file that contains the module. It is empty until [`Reader`] has returned the
+    /// module, because the reader does not know the path.
     pub(super) file: String,
     /// The names of the items that the module defines.
     pub(super) items: BTreeSet<String>,
@@ -29,7 +29,8 @@ pub(super) struct Import {
     pub(super) is_public: bool,
 }
 
-/// A parser of the code of one file. Comments and literals have been removed from the code.
+/// A parser that finds the modules, imports and paths in the code of one file. Comments and
+/// literals have been removed from the code.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     tokens: Vec<&'a str>,
@@ -40,7 +41,7 @@ pub(super) struct Reader<'a> {
     pub(super) tests: Vec<Path>,
 }
 
-/// The keywords that precede the name of an item.
+/// The keywords that precede the name of an item that a module defines.
 const ITEMS: &[&str] = &[
     "struct", "enum", "union", "trait", "type", "fn", "const", "static",
 ];
@@ -114,13 +115,13 @@ impl<'a> Reader<'a> {
         index.map_or("", |index| self.tokens[index])
     }
 
-    /// Returns whether the last token is not the beginning of a path. It may be in the middle of a
-    /// path, or in a visibility such as `pub(in path)`.
+    /// Returns whether the token that was read last is not the beginning of a path. It may be in
+    /// the middle of a path, or in a visibility such as `pub(in path)`.
     fn is_inside(&self) -> bool {
         self.before(1) == "::" || (self.before(1) == "in" && self.before(2) == "(")
     }
 
-    /// Returns whether the `use` declaration that begins with the last token is a re-export.
+    /// Returns whether the `use` declaration whose `use` was read last is a re-export (`pub use`).
     fn is_public(&self) -> bool {
         let mut back = 1;
         if self.before(back) == ")" {
@@ -147,7 +148,8 @@ impl<'a> Reader<'a> {
         )
     }
 
-    /// Skips a group in brackets that begins with the next token.
+    /// Skips a bracketed group of tokens that begins with the next token. `open` and `close` are
+    /// the brackets.
     fn skip_group(&mut self, open: &str, close: &str) {
         let mut depth = 0usize;
         while let Some(token) = self.next() {
@@ -159,8 +161,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips the next item. This item is only compiled for tests. If the item is a module in a
-    /// separate file, records its path.
+    /// Skips the next item, which is only compiled for tests. If the item is a module in a separate
+    /// file, records its path.
     fn skip_item(&mut self, path: &Path) {
         let mut is_use = false;
         while self.at < self.tokens.len() {
@@ -186,7 +188,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads the rest of a path whose first segment is `first`.
+    /// Reads the rest of a path whose first segment, `first`, has already been read.
     fn path(&mut self, first: &str) -> Path {
         let mut path = vec![first.to_owned()];
         while self.peek(0) == "::" && is_name(self.peek(1)) {
@@ -196,7 +198,8 @@ impl<'a> Reader<'a> {
         path
     }
 
-    /// Reads one tree of a `use` declaration. `prefix` is the path before the tree.
+    /// Reads one tree of a `use` declaration, such as `a::{b, c}`, and adds its names to `imports`.
+    /// `prefix` is the path before the tree.
     fn tree(&mut self, prefix: Path, imports: &mut Vec<Import>) {
         let mut import = Import {
             path: prefix,

@@ -78,12 +78,12 @@ fn forbidden(file: &File, code: &str) -> Vec<Violation> {
     found
 }
 
-/// Returns whether a word starts at the offset `at`. This is not the case inside a word.
+/// Returns whether a word starts at the offset `at` of the line, and not in the middle of a word.
 fn is_word_start(line: &str, at: usize) -> bool {
     !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
 }
 
-/// Finds uses of `select!` without `biased`. Such a `select!` polls its branches in random order.
+/// Finds uses of `select!` without `biased`, which poll their branches in random order.
 fn unbiased_selects(file: &File, code: &str) -> Vec<Violation> {
     let is_call = |(at, _): &(usize, &str)| is_word_start(code, *at);
     let calls = code.match_indices("select!").filter(is_call);

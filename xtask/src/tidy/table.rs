@@ -2,22 +2,23 @@
 //!
 //! docs/ARCHITECTURE.md shows the same graph to readers. [`super::diagram`] checks that both match.
 
-/// A row of the crate table.
+/// A row of the crate table, which lists the allowed dependencies of a crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) tier: u8,
-    /// The crates of the workspace that the crate may use as normal and build dependencies.
+    /// The workspace crates that the crate may use as normal and build dependencies.
     pub(crate) inside: &'static [&'static str],
 }
 
-/// The name of the facade. No other library may depend on it, not even as a dev-dependency.
+/// The name of the facade crate, which re-exports the public API. No other library may depend on
+/// it, not even as a dev-dependency.
 pub(crate) const FACADE: &str = "tinkers";
 
-/// The crates of the table that may still be missing in the workspace.
+/// The crates of the table that need not exist in the workspace yet.
 pub(crate) const PLANNED: &[&str] = &["tinkers-rest"];
 
-/// The rows of the crate table, from the highest tier to the lowest.
+/// The rows of the crate table, from the highest tier of the architecture to the lowest.
 pub(crate) const TABLE: &[Entry] = &[
     Entry {
         name: "tinkers-cli",
@@ -120,7 +121,7 @@ pub(crate) const TABLE: &[Entry] = &[
     },
 ];
 
-/// Returns the row of a crate, or `None` if the table has no such crate.
+/// Returns the row of a crate in the crate table, or `None` if it has none.
 pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
     TABLE.iter().find(|entry| entry.name == name)
 }

@@ -3,8 +3,8 @@
 use super::Violation;
 use super::files::File;
 
-/// Paths that exist only on one machine. They are concatenated from parts, so that this file does
-/// not violate the rule.
+/// Beginnings of paths that exist only on one machine. They are concatenated from parts, so that
+/// this file does not violate the rule.
 const LOCAL_PATHS: &[&str] = &[
     concat!("/wo", "rk/"),
     concat!("/ro", "ot/"),
@@ -14,12 +14,12 @@ const LOCAL_PATHS: &[&str] = &[
 
 /// The prefix of API keys of the hosted service.
 const KEY_PREFIX: &str = "tml-";
-/// The minimum number of letters and digits after the prefix of an API key. Shorter keys are test
-/// keys.
+/// The minimum number of letters and digits after the prefix for a text to count as an API key.
+/// Shorter keys are test keys.
 const MIN_KEY_LEN: usize = 20;
 
-/// Finds local paths and API keys. Also finds Rust sources and documents whose last line has no
-/// line break, because such a file may be truncated.
+/// Finds paths that exist only on one machine, and API keys. Also finds Rust sources and documents
+/// whose last line has no line break, because such a file may be truncated.
 pub(crate) fn violations(file: &File) -> Vec<Violation> {
     let mut found = Vec::new();
     let is_prose = file.path.ends_with(".md") || file.path.ends_with(".rs");

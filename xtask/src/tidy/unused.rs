@@ -6,13 +6,15 @@ use super::files::File;
 use super::lexer::code_only;
 use crate::metadata::{Kind, Package};
 
-/// Dependencies whose names need not occur in the sources, by package.
+/// Dependencies that are used although their names do not occur in the sources, each with its
+/// package.
 const UNNAMED: &[(&str, &str)] = &[
     // It is listed for its feature avx512, which the matrix products of ndarray use.
     ("tinkers-engine", "matrixmultiply"),
 ];
 
-/// Finds dependencies that are listed but not used, in packages and in `[workspace.dependencies]`.
+/// Finds dependencies that manifests list but no source uses, in packages and in
+/// `[workspace.dependencies]`.
 pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation> {
     let mut found = inherited_by_none(packages, files);
     for package in packages {
@@ -54,7 +56,7 @@ pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation>
     found
 }
 
-/// Finds entries of `[workspace.dependencies]` that no package inherits.
+/// Finds entries of `[workspace.dependencies]` that the manifest of no package inherits.
 fn inherited_by_none(packages: &[Package], files: &[File]) -> Vec<Violation> {
     let root = files.iter().find(|file| file.path == "Cargo.toml");
     let lines = root.map_or("", |root| root.text.as_str()).lines();

@@ -16,7 +16,7 @@ pub(super) async fn errors(context: &Context) -> CheckResult {
     Ok(notes.join("; "))
 }
 
-/// Checks that the client refuses an invalid datum without sending a request.
+/// Checks that the client rejects an invalid training datum itself, without sending a request.
 async fn before_sending(context: &Context) -> Result<(), CheckError> {
     let model = &context.trained().await?.client;
     let ragged = Datum::new(&[3, 4, 5][..])
@@ -33,8 +33,8 @@ async fn before_sending(context: &Context) -> Result<(), CheckError> {
     )
 }
 
-/// Checks that the server refuses a path to weights that do not exist, either when the sampler is
-/// created or at the first sample.
+/// Checks that the server rejects a path to weights that do not exist, either when the sampling
+/// client is created or at its first sample.
 async fn no_such_weights(context: &Context) -> Result<Option<String>, CheckError> {
     let service = context.service().await?;
     let path = "tinker://no-such-run/sampler_weights/nothing";
@@ -80,8 +80,8 @@ async fn no_such_loss(context: &Context) -> Result<Option<String>, CheckError> {
     Ok(None)
 }
 
-/// Returns the result of a check whose invalid request was accepted: a note if the server runs a
-/// mock model, an error if it runs a real model.
+/// Returns the result of a check if the server has accepted an invalid request. A mock server
+/// passes with a note; a server with a real model fails.
 fn accepted(context: &Context, what: &str) -> Result<Option<String>, CheckError> {
     if context.has_real_model() {
         return Err(CheckError::failed(what));
@@ -89,7 +89,8 @@ fn accepted(context: &Context, what: &str) -> Result<Option<String>, CheckError>
     Ok(Some(what.to_owned()))
 }
 
-/// Checks that the error is an explicit refusal by the server.
+/// Checks that the error was caused by a response in which the server explicitly rejects the
+/// request, and not by a failure such as a timeout.
 fn check_refusal(error: &Error, what: &str) -> Result<(), CheckError> {
     let sound = error.sent() == Sent::Answered
         && !matches!(

@@ -16,30 +16,30 @@ use tinkers::transport::BoxFuture;
 use crate::context::Context;
 use crate::verdict::CheckResult;
 
-/// A set of checks.
+/// A set of conformance checks to run against a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// The features that every training loop needs.
+    /// The checks of the features that every training loop needs.
     Core,
-    /// All features of the API, including those of [`Profile::Core`].
+    /// The checks of all features of the API, including those of [`Profile::Core`].
     Full,
 }
 
 impl Profile {
-    /// Returns whether this profile runs the checks of the profile `other`.
+    /// Returns whether a run of this profile includes the checks of the profile `other`.
     pub fn includes(self, other: Self) -> bool {
         self == Self::Full || other == Self::Core
     }
 }
 
-/// A check of one feature.
+/// A conformance check of one feature of the server.
 #[derive(Clone, Copy)]
 pub struct Check {
-    /// The name that reports show for the check.
+    /// The name of the check in reports.
     pub name: &'static str,
-    /// The behaviour that the check expects.
+    /// The behaviour that the check expects from the server.
     pub about: &'static str,
-    /// The smallest profile that includes the check.
+    /// The smallest profile whose runs include the check.
     pub profile: Profile,
     /// The function that runs the check.
     pub run: fn(&Context) -> BoxFuture<'_, CheckResult>,
@@ -94,7 +94,7 @@ checks! {
     Full "finish" "a session can be closed" session::finish;
 }
 
-/// Returns all checks in the order of execution.
+/// Returns all conformance checks in the order in which they run.
 pub fn checks() -> &'static [Check] {
     CHECKS
 }

@@ -14,7 +14,8 @@ use super::text;
 use crate::context::{Context, Service};
 use crate::verdict::{CheckError, CheckResult, ensure};
 
-/// The maximum number of polls for the result of a duplicate request.
+/// The maximum number of polls for the result of a duplicate request. If there is still no result,
+/// the check fails.
 const POLLS: u32 = 50;
 /// The pause between two polls for the result of a duplicate request.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -29,15 +30,16 @@ pub(super) async fn idempotent(context: &Context) -> CheckResult {
     Ok(format!("a duplicate {what}{effect}; {client}"))
 }
 
-/// How often the server applies a request that arrives twice.
+/// How often the server applies a request that it receives twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Applied {
     Once,
     Twice,
 }
 
-/// Sends one `forward_backward` request twice. Determines how often the server applied the request
-/// from both responses and from the resulting weights. Also returns a description for the report.
+/// Sends one `forward_backward` request twice. Determines from both responses and from the
+/// resulting weights whether the server applied it once or twice. The returned text describes, for
+/// the report, how the server treated the duplicate.
 async fn sent_twice(context: &Context) -> Result<(Applied, &'static str), CheckError> {
     let plain = after_two_passes(context, || ()).await?;
     let recorder = &context.recorder;
@@ -95,8 +97,9 @@ async fn after_two_passes(
     Ok(text::current_logprobs(&model, &both).await?.concat())
 }
 
-/// Drops the response to a `forward_backward` request. Checks that the client retries the request
-/// only if the client has detected that the server deduplicates such requests.
+/// Drops the response to a `forward_backward` request. The client must retry the request if it has
+/// detected that the server deduplicates requests, and must report an unknown outcome otherwise.
+/// The returned text describes, for the report, which of the two the client did.
 async fn lost_reply(context: &Context, applied: Applied) -> Result<&'static str, CheckError> {
     let profile = context.service().await?.server_profile();
     let known = profile.deduplicates >= Deduplication::PassesAndSteps;
@@ -124,8 +127,8 @@ async fn lost_reply(context: &Context, applied: Applied) -> Result<&'static str,
     })
 }
 
-/// Determines from the responses to a request and to its duplicate what the server did with the
-/// duplicate.
+/// Determines from the responses to a request and to its duplicate whether the server applied the
+/// duplicate. The returned text describes, for the report, how the server treated it.
 async fn outcome_of_duplicate(
     service: &Service,
     first: &HttpResponse,
@@ -171,12 +174,12 @@ async fn outcome_of_duplicate(
     ))
 }
 
-/// Returns whether a response with this status asks the client to retry later.
+/// Returns whether a response with this HTTP status asks the client to retry later.
 fn is_busy(status: u16) -> bool {
     matches!(status, 408 | 425 | 429)
 }
 
-/// Returns whether the response to a poll reports a pending result.
+/// Returns whether the response to a poll says that the result is not available yet.
 fn is_pending(answer: &HttpResponse) -> bool {
     let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
     body.is_some_and(|body| body["type"] == "try_again")

@@ -11,8 +11,8 @@ use crate::verdict::{CheckError, CheckResult, ensure};
 /// ways for the same model, possibly in half precision.
 const TOLERANCE: f32 = 0.1;
 
-/// Checks that a sequence has between 1 and `most` tokens. If the sequence has log-probabilities,
-/// checks that each token has a valid log-probability.
+/// Checks that a sampled sequence has between 1 and `most` tokens. If the sequence contains
+/// log-probabilities, also checks that each token has a valid one.
 fn check_sequence(sequence: &SampledSequence, most: usize) -> Result<(), CheckError> {
     let count = sequence.tokens.len();
     ensure((1..=most).contains(&count), || {

@@ -13,7 +13,8 @@ async fn current_logprobs(client: &TrainingClient, data: &[Datum]) -> Result<Vec
     Ok(text::current_logprobs(client, data).await?.concat())
 }
 
-/// The note of a check that passes on a mock server. Results of a mock server are not compared.
+/// The note of a check that passes on a server with a mock model. The results of such a server mean
+/// nothing and are not compared.
 const MOCK: &str = "mock model: results were not compared";
 
 pub(super) async fn save_load(context: &Context) -> CheckResult {
@@ -49,8 +50,8 @@ pub(super) async fn save_load(context: &Context) -> CheckResult {
     Ok(note)
 }
 
-/// Trains a model, saves its state, and resumes from the state in a new session. Returns the model,
-/// its log-probabilities when it was saved, and the resumed model.
+/// Trains a model, saves its state, and creates a model from the state in a new session. Returns
+/// the first model, its log-probabilities at the time of the save, and the new model.
 async fn resumed(
     context: &Context,
     data: &[Datum],

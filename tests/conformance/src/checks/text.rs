@@ -5,10 +5,11 @@ use tinkers::prelude::*;
 use crate::context::Settings;
 use crate::verdict::{CheckError, ensure};
 
-/// The lowest token id in the texts. Lower ids are special tokens in many vocabularies.
+/// The lowest token id in the training texts. Lower ids are special tokens in many vocabularies.
 const FIRST: u32 = 3;
 
-/// Returns `length` tokens that follow a rule which a model can learn. `number` selects the rule.
+/// Returns a text of `length` tokens that follow a regular pattern, so that a model can learn to
+/// predict them. `number` selects the pattern.
 pub(crate) fn tokens(settings: &Settings, number: u32, length: u32) -> Vec<u32> {
     let span = settings.vocabulary.saturating_sub(FIRST).max(1);
     let token = |at: u32| FIRST + (number * 17 + at * (number % 5 + 2)) % span;
@@ -21,7 +22,7 @@ pub(crate) fn datum(tokens: &[u32]) -> Result<Datum, Error> {
     Ok(Datum::next_token(tokens, weights)?)
 }
 
-/// Creates `count` data of `length` tokens.
+/// Creates `count` training data, each with `length` tokens.
 pub(crate) fn data(settings: &Settings, count: u32, length: u32) -> Vec<Datum> {
     let one = |number| datum(&tokens(settings, number, length));
     (0..count).filter_map(|number| one(number).ok()).collect()
@@ -60,8 +61,8 @@ pub(crate) fn loss(logprobs: &[Vec<f32>]) -> f64 {
     -all.map(|value| f64::from(*value)).sum::<f64>() / count as f64
 }
 
-/// Runs `steps` training steps on `data`. Returns the loss before each step and after the last
-/// step.
+/// Runs `steps` training steps on `data`. Returns the losses: one before each step, and one after
+/// the last step.
 pub(crate) async fn train(
     client: &TrainingClient,
     data: &[Datum],
@@ -102,9 +103,9 @@ pub(crate) async fn current_logprobs(
 /// compute them in batches of other shapes and in half precision.
 pub(crate) const TOLERANCE: f32 = 0.02;
 
-/// Checks that the server trains a real model. A step with a normal learning rate must change the
-/// log-probabilities of the trained model, and a step with a tiny learning rate must not. The
-/// log-probabilities of the model `other` must not change.
+/// Checks that the server trains a real model. An optimizer step with a normal learning rate must
+/// change the log-probabilities of the trained model, and a step with a tiny learning rate must
+/// not. The log-probabilities of another model, `other`, must not change.
 pub(crate) async fn check_learning(
     client: &TrainingClient,
     other: &TrainingClient,
@@ -128,8 +129,8 @@ pub(crate) async fn check_learning(
     })
 }
 
-/// Returns the largest absolute difference between elements of two slices. Returns infinity if the
-/// lengths differ or if a value is not finite.
+/// Returns the largest absolute difference between corresponding elements of two slices. Returns
+/// infinity if the lengths differ or if a value is not finite.
 pub(crate) fn distance(one: &[f32], other: &[f32]) -> f32 {
     if one.len() != other.len() {
         return f32::INFINITY;

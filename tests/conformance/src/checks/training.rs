@@ -58,7 +58,8 @@ pub(super) async fn forward(context: &Context) -> CheckResult {
     }
 }
 
-/// Repeats the check on a new model. The optimizer of a new model has no momentum.
+/// Repeats the check of an optimizer step without gradients on a new model, whose optimizer has no
+/// momentum yet.
 async fn without_momentum(context: &Context) -> CheckResult {
     let fresh = context.model().await?;
     let data = text::data(&context.settings, 2, 16);

@@ -15,11 +15,12 @@ use tokio::sync::oneshot;
 use crate::control::Control;
 use crate::control::limiter::{DeadlineAdmission, FaultyLimiter};
 
-/// An admission with the bug of the negative control `control`.
+/// An admission of the rate limiter with the bug of the negative control `control`.
 pub(crate) struct FaultyAdmission {
     pub(crate) inner: Arc<dyn Admission>,
     pub(crate) control: Control,
-    /// The spawner for tasks that are never polled late.
+    /// A spawner for tasks that are polled as soon as they are ready, even while other tasks of the
+    /// client are delayed.
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) limiter: Arc<FaultyLimiter>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -76,8 +77,9 @@ impl Admission for FaultyAdmission {
 }
 
 impl FaultyAdmission {
-    /// Collects the permit in a separate task that is polled in time. The task of the call may
-    /// receive the permit later.
+    /// Waits for admission in a separate task that is never polled late, and passes the permit on
+    /// to the task of the call. The latter may be polled later. If the gate has closed meanwhile,
+    /// its request is sent nevertheless.
     fn admit_late(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let (sender, receiver) = oneshot::channel();
@@ -111,7 +113,7 @@ impl fmt::Debug for FaultyAdmission {
 
 type MayLeave = Box<dyn Fn(&DepartureCheck) -> bool + Send + Sync>;
 
-/// Replaces the check that a permit makes just before its request is sent.
+/// Replaces the check that decides, just before a request is sent, whether it may still be sent.
 fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
     let Admitted {
         mut permit,
@@ -131,7 +133,8 @@ fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
     }
 }
 
-/// A permit whose check before sending is replaced by `may_leave`.
+/// A permit in which `may_leave` decides, just before the request is sent, whether it may still be
+/// sent.
 struct WrappedPermit {
     departure: DepartureCheck,
     may_leave: MayLeave,

@@ -10,22 +10,22 @@ use tinkers_core::{
 
 use crate::control::Control;
 
-/// The pause after a refusal without a `retry-after` hint.
+/// The backoff after a 429 response without a `retry-after` hint.
 const DEFAULT_HINT: Duration = Duration::from_secs(1);
-/// The time between reading the end of the backoff and using this value, with
-/// [`Control::StaleBackoff`].
+/// The time that passes between the reading of the end of the backoff and the use of this value,
+/// with [`Control::StaleBackoff`].
 const STALE_FOR: Duration = Duration::from_millis(400);
 
-/// The ends of the backoffs of all route classes.
+/// The state of a faulty rate limiter: the time at which the backoff of each route class ends.
 #[derive(Debug, Default)]
 pub struct FaultyLimiter {
     closed_until: Mutex<[Timestamp; 5]>,
-    /// The time at which the request that was sent last had asked for admission.
+    /// The time at which the request that was sent last had begun to wait for admission.
     last_requested_at: Mutex<Timestamp>,
 }
 
 impl FaultyLimiter {
-    /// Returns the time at which the request that was sent last had asked for admission. The time
+    /// Returns the time at which the request that was sent last had begun to wait for admission. It
     /// is only recorded with [`Control::RetryWindowFromCall`].
     pub fn last_requested_at(&self) -> Timestamp {
         let at = self.last_requested_at.lock();
@@ -50,7 +50,8 @@ impl FaultyLimiter {
     }
 }
 
-/// An admission that waits only until the backoff has ended.
+/// An admission that replaces that of the rate limiter. It only waits until the backoff of the
+/// route class has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct DeadlineAdmission {
     pub(crate) limiter: Arc<FaultyLimiter>,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tinkers::{ApiFuture, Error, ErrorKind};
 use tinkers_core::{Clock, Phase, Sent, Stalled};
 
-/// Awaits a call with a progress deadline. The deadline is not reset when the submission queue of
-/// the model advances.
+/// Awaits a call with a progress deadline that is not extended when the submission queue of the
+/// model advances. Implements [`super::Control::IgnoredModelQueueProgress`].
 pub(crate) async fn await_ignoring_queue<T: Send + 'static>(
     mut handle: ApiFuture<T>,
     clock: &dyn Clock,

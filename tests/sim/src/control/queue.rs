@@ -13,24 +13,27 @@ use tokio::sync::Notify;
 
 use crate::control::Control;
 
-/// The state that all faulty admission queues of a run share.
+/// The state that the faulty admission queues of all clients in a run share.
 #[derive(Debug, Default)]
 pub struct FaultyQueueState {
-    /// The number of samples that hold an in-flight permit and wait for admission.
+    /// The number of samples that hold an in-flight permit while they wait for admission. These
+    /// samples are retries.
     waiting_retries: Mutex<u64>,
     no_waiting_retries: Notify,
-    /// The number of wake-ups that the queue still has to lose.
+    /// The number of wake-ups that the queue has been told to lose and has not lost yet.
     lost_wake_ups: AtomicU64,
     lock: Mutex<()>,
 }
 
 impl FaultyQueueState {
-    /// Makes the queue lose the next wake-up, with [`Control::LostWakeUps`].
+    /// Makes the admission queue lose the next wake-up of a waiting task. Used with
+    /// [`Control::LostWakeUps`].
     pub(crate) fn lose_next_wake_up(&self) {
         self.lost_wake_ups.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits until the lock that [`Control::SubscribersUnderLock`] holds is free.
+    /// Waits until the lock that [`Control::SubscribersUnderLock`] holds is free. A log subscriber
+    /// that calls this function deadlocks.
     pub(crate) fn wait_for_lock(&self) {
         drop(self.lock.lock());
     }
@@ -41,7 +44,7 @@ impl FaultyQueueState {
     }
 }
 
-/// An admission whose queue has the bug of the negative control `control`.
+/// An admission of the rate limiter whose queue has the bug of the negative control `control`.
 #[derive(Debug)]
 pub(crate) struct FaultyQueue {
     pub(crate) inner: Arc<dyn Admission>,
@@ -114,8 +117,8 @@ impl FaultyQueue {
     }
 }
 
-/// A guard for a sample that holds an in-flight permit and waits for admission. The sample counts
-/// as waiting until the guard is dropped.
+/// A guard for a sample that holds an in-flight permit while it waits for admission. The sample
+/// counts as a waiting retry until the guard is dropped.
 struct WaitingRetry<'a>(&'a FaultyQueueState);
 
 impl<'a> WaitingRetry<'a> {
@@ -138,7 +141,8 @@ impl Drop for WaitingRetry<'_> {
     }
 }
 
-/// A waker that ignores the wake-ups that the queue has to lose, and forwards all others.
+/// A waker that drops as many wake-ups as the queue has been told to lose, and forwards all others
+/// to the task.
 struct LossyWaker {
     waker: Waker,
     state: Arc<FaultyQueueState>,

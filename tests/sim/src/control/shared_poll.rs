@@ -14,11 +14,12 @@ use crate::invariant::Invariant;
 use crate::monitor::Monitor;
 
 thread_local! {
-    /// The task of a [`PollTaskSpawner`] that this thread is polling, if any.
+    /// The task, spawned by a [`PollTaskSpawner`], that this thread is polling now, if any.
     static CURRENT: RefCell<Option<Arc<PollTask>>> = const { RefCell::new(None) };
 }
 
-/// A task of the client library. The requests of the task show whether it makes shared polls.
+/// A task that the client library has spawned. It is marked when a request shows that it makes
+/// shared polls.
 #[derive(Debug, Default)]
 pub(crate) struct PollTask {
     makes_shared_polls: AtomicBool,
@@ -26,7 +27,7 @@ pub(crate) struct PollTask {
 }
 
 impl PollTask {
-    /// Returns the task that this thread is polling.
+    /// Returns the spawned task that this thread is polling now, or `None` if there is none.
     pub(crate) fn current() -> Option<Arc<Self>> {
         CURRENT.with_borrow(Clone::clone)
     }
@@ -36,13 +37,14 @@ impl PollTask {
         self.makes_shared_polls.store(true, Ordering::Relaxed);
     }
 
-    /// Drops the future of the task as soon as its current poll returns.
+    /// Ends the task: drops its future as soon as its current poll returns.
     pub(crate) fn abort(&self) {
         self.is_aborted.store(true, Ordering::Relaxed);
     }
 }
 
-/// A spawner that makes its tasks available in [`PollTask::current`] while they are polled.
+/// A spawner whose tasks are found in [`PollTask::current`] while they are polled, so that the
+/// transport can end them.
 #[derive(Debug)]
 pub(crate) struct PollTaskSpawner(pub(crate) Arc<dyn SessionContext>);
 
@@ -77,7 +79,8 @@ impl Drop for RestoreCurrent {
     }
 }
 
-/// A clock that skips the pauses between shared polls until the monitor has found a violation.
+/// A clock that skips the pauses between shared polls until the monitor has found the violation.
+/// Implements [`super::Control::UnpacedPolls`].
 #[derive(Debug)]
 pub(crate) struct PauseSkippingClock {
     pub(crate) inner: Arc<dyn Clock>,
@@ -85,7 +88,7 @@ pub(crate) struct PauseSkippingClock {
 }
 
 /// The longest pause between shared polls. The clock does not skip longer sleeps, because they have
-/// other reasons.
+/// other purposes.
 const MAX_PAUSE: Duration = Duration::from_millis(2500);
 
 impl Clock for PauseSkippingClock {

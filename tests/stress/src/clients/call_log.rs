@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-/// The outcome of a call.
+/// The outcome of a call that a client of the stress test has made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallOutcome {
     /// The call is pending.
     Pending,
-    /// The call succeeded with the expected result.
+    /// The call succeeded with the result of its own request.
     Succeeded,
     /// The call succeeded with the result of another call.
     WrongResult,
@@ -23,7 +23,7 @@ pub(crate) enum CallOutcome {
 #[derive(Debug, Default)]
 pub(crate) struct CallLog {
     outcomes: Vec<Option<CallOutcome>>,
-    /// The number of calls for which more than one end was recorded.
+    /// The number of calls whose outcome was recorded more than once.
     ended_again: u64,
 }
 
@@ -44,8 +44,9 @@ impl CallLog {
     }
 
     /// Describes the contradictions between the outcomes of the calls and `applied`, the number of
-    /// times that the server applied each call. The server must apply a successful call once. It
-    /// must not apply a call that was not sent. It may apply any other call at most once.
+    /// times that the server applied each call, by call number. The server must apply a successful
+    /// call once. It must not apply a call that was not sent. It may apply any other call at most
+    /// once.
     pub(crate) fn contradictions(&self, applied: &BTreeMap<u64, u64>) -> Vec<String> {
         let mut found = BTreeMap::<&str, Vec<u64>>::new();
         let mut note = |what, number| found.entry(what).or_default().push(number);
@@ -98,8 +99,8 @@ fn place(number: u64) -> usize {
 mod tests {
     use super::*;
 
-    /// Returns the number of contradictions for a single call that has the given outcome and was
-    /// applied `times` times.
+    /// Returns the number of contradictions that the log finds for a single call with the given
+    /// outcome that the server has applied `times` times.
     fn found(outcome: CallOutcome, times: u64) -> usize {
         let mut call_log = CallLog::default();
         call_log.called(1);

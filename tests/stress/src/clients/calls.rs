@@ -13,21 +13,23 @@ use super::counts::{Call, Counts, Operation, prompt};
 use super::engine::{datum, token};
 use super::loads::pause;
 
-/// The base model of the scripted engine.
+/// The base model that all clients use. It belongs to the scripted engine.
 pub(crate) const MODEL: &str = "tinkers/scripted";
 /// The API key of all clients. Clients with the same key share one limiter.
 const KEY: &str = "tml-stress-0123456789abcdef";
 
-/// The delay before a failed setup call is retried.
+/// The delay before a client retries a failed setup call (the creation of a session, a model or a
+/// sampling client).
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// The parameters that all clients of a load share. The methods make calls and count them.
+/// The parameters that all clients of a load share. Its methods make calls and count their
+/// outcomes.
 #[derive(Clone)]
 pub(crate) struct LoadContext {
     pub(crate) url: String,
     pub(crate) runtime: Handle,
     pub(crate) counts: Counts,
-    /// A function that returns whether the load is still running.
+    /// A function that returns whether the load, with its time limit, is still running.
     pub(crate) is_running: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
@@ -45,7 +47,8 @@ impl LoadContext {
         self.count_setup(connecting).await
     }
 
-    /// Awaits a setup call, and counts the call and its outcome.
+    /// Awaits a setup call (the creation of a session, a model or a sampling client), and counts
+    /// the call and its outcome.
     pub(crate) async fn count_setup<T>(
         &self,
         creation: impl Future<Output = Result<T, Error>>,
@@ -62,13 +65,15 @@ impl LoadContext {
         self.retry_until_created(|| self.connect(heartbeat)).await
     }
 
-    /// Creates a sampling client. Retries as [`Self::connected`] does.
+    /// Creates a sampling client. Retries until it is created or the load is over. Returns `None`
+    /// if the load is over.
     pub(crate) async fn sampler(&self, service: &ServiceClient) -> Option<SamplingClient> {
         self.retry_until_created(|| self.count_setup(service.create_sampling_client(MODEL).send()))
             .await
     }
 
-    /// Creates a model. Retries as [`Self::connected`] does.
+    /// Creates a model. Retries until it is created or the load is over. Returns `None` if the load
+    /// is over.
     pub(crate) async fn model(&self, service: &ServiceClient) -> Option<TrainingClient> {
         self.retry_until_created(|| {
             self.count_setup(service.create_lora_training_client(MODEL).rank(4).send())
@@ -89,8 +94,8 @@ impl LoadContext {
         }
     }
 
-    /// Starts a sample at once. The returned future waits for the result of the sample and records
-    /// it.
+    /// Requests a sample immediately, before the returned future is polled. The future waits for
+    /// the result of the sample and records it.
     pub(crate) fn sample(
         &self,
         sampler: &SamplingClient,
@@ -100,7 +105,7 @@ impl LoadContext {
         async move { record_sample(&counts, &call, handle.await) }
     }
 
-    /// Starts `count` samples at once, and waits for all of them without spawning tasks.
+    /// Requests `count` samples concurrently, and waits for all of them in the current task.
     pub(crate) async fn at_once(&self, sampler: &SamplingClient, count: u32) {
         let all: Vec<_> = (0..count).map(|_| self.start_sample(sampler)).collect();
         for (call, handle) in all {
@@ -108,7 +113,8 @@ impl LoadContext {
         }
     }
 
-    /// Starts a sample and drops its future, in most cases while the sample is in flight.
+    /// Requests a sample and drops its future, in most cases while the sample is in flight. The
+    /// call counts as cancelled then.
     pub(crate) async fn sample_and_drop(&self, sampler: &SamplingClient) {
         let (call, handle) = self.start_sample(sampler);
         pause(RETRY_DELAY / 2).await;
@@ -132,8 +138,8 @@ impl LoadContext {
         }
     }
 
-    /// Starts a `forward_backward` call at once. The returned future waits for the result of the
-    /// call and records it.
+    /// Makes a `forward_backward` call immediately, before the returned future is polled. The
+    /// future waits for the result of the call and records it.
     pub(crate) fn pass(
         &self,
         training: &TrainingClient,
@@ -155,8 +161,8 @@ impl LoadContext {
         }
     }
 
-    /// Starts an `optim_step` call at once. The returned future waits for the result of the call
-    /// and records it.
+    /// Makes an `optim_step` call immediately, before the returned future is polled. The future
+    /// waits for the result of the call and records it.
     pub(crate) fn step(
         &self,
         training: &TrainingClient,
@@ -193,8 +199,8 @@ impl LoadContext {
     }
 }
 
-/// Records the end of a sample. The sampled tokens show whether the result belongs to this call or
-/// to another call.
+/// Records the outcome of a sample. The sampled tokens show whether the result belongs to this call
+/// or to another call.
 fn record_sample(counts: &Counts, call: &Call, reply: Result<SampleResponse, Error>) {
     let last = token(call.number);
     let ended = reply.as_ref().map(|reply| {

@@ -1,7 +1,8 @@
 //! Negative controls: faults of the server's engine from which no client can recover. The checks
 //! must detect them.
 
-/// A negative control: a bug of the engine that affects one in ten jobs of a kind.
+/// A negative control: a bug of the server's engine that affects one in ten jobs of a kind. The
+/// checks must find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// The engine applies an optimizer step twice.

@@ -15,7 +15,7 @@ use super::call_log::{CallLog, CallOutcome};
 use super::engine::token;
 use crate::stopwatch::Stopwatch;
 
-/// A kind of call that is counted separately.
+/// A kind of call for which outcomes are counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Operation {
     Sample,
@@ -45,7 +45,8 @@ pub(crate) struct OutcomeCounts {
     pub(crate) ok: u64,
     /// Calls that failed before their request was sent.
     pub(crate) not_sent: u64,
-    /// Calls that failed after their request may have been sent. The server may have applied them.
+    /// Calls that failed after their request may have been sent. The server may have applied these
+    /// calls.
     pub(crate) other: u64,
     /// Calls that succeeded with the result of another call.
     pub(crate) wrong: u64,
@@ -74,11 +75,11 @@ impl OutcomeCounts {
 /// The latencies of samples, in microseconds.
 #[derive(Debug, Clone)]
 pub(crate) struct Times {
-    /// The time from the call to its first request.
+    /// The time from the call to the sending of its first request.
     pub(crate) queueing: Histogram<u64>,
-    /// The time from a request to its response.
+    /// The time from the sending of a request that submits a sample to its response.
     pub(crate) submission: Histogram<u64>,
-    /// The time from the call to its result.
+    /// The time from the call to the result of the sample.
     pub(crate) completion: Histogram<u64>,
 }
 
@@ -114,11 +115,12 @@ struct State {
     ended: BTreeMap<Operation, OutcomeCounts>,
     failures: BTreeMap<String, u64>,
     times: Times,
-    /// For each sample whose first request has not been sent yet, a stopwatch, by call number.
+    /// A stopwatch for each sample whose first request has not been sent yet, by call number. It
+    /// measures the time since the call.
     queued: BTreeMap<u64, Stopwatch>,
 }
 
-/// A call that has not ended.
+/// A call that was made and whose outcome was not recorded yet.
 pub(crate) struct Call {
     operation: Operation,
     /// The number of the call. It is unique in the run. Setup calls have the number 0, because
@@ -128,7 +130,7 @@ pub(crate) struct Call {
 }
 
 impl Counts {
-    /// Returns the number of successful calls. Setup calls are not included.
+    /// Returns the number of calls that have succeeded so far. Setup calls are not included.
     pub(crate) fn done(&self) -> u64 {
         self.0.done.load(Ordering::Relaxed)
     }
@@ -154,8 +156,8 @@ impl Counts {
         }
     }
 
-    /// Records the end of a call. `result` is `Ok(true)` if the call returned the result of its own
-    /// request, and `Ok(false)` if it returned the result of another call.
+    /// Records the outcome of a call. `result` is `Ok(true)` if the call returned the result of its
+    /// own request, and `Ok(false)` if it returned the result of another call.
     pub(crate) fn ended(&self, call: &Call, result: Result<bool, &Error>) {
         let outcome = match result {
             Ok(true) => CallOutcome::Succeeded,
@@ -194,7 +196,7 @@ impl Counts {
     }
 
     /// Describes the contradictions between the outcomes of calls and `applied`, the number of
-    /// times that the server applied each call.
+    /// times that the server applied each call, by call number.
     pub(crate) fn contradictions(&self, applied: &BTreeMap<u64, u64>) -> Vec<String> {
         self.lock().call_log.contradictions(applied)
     }
@@ -274,7 +276,8 @@ impl Transport for Layer {
     }
 }
 
-/// Returns the prompt of a sample. The last token of the prompt identifies the call.
+/// Returns the prompt of the sample with the call number `number`. The last token of the prompt
+/// identifies the call.
 pub(crate) fn prompt(number: u64) -> Vec<u32> {
     vec![1, 2, 3, token(number)]
 }

@@ -13,7 +13,8 @@ use tinkers_local::{
 
 use super::control::Control;
 
-/// A wrapper of the scripted engine that records the calls.
+/// A wrapper of the scripted engine that records how often and in which order the server applies
+/// the calls.
 ///
 /// The contents of each call identify its number: the last token of a prompt, the first token of a
 /// datum, or the learning rate in units of 1e-9. The calls of a model have increasing numbers.
@@ -21,26 +22,29 @@ use super::control::Control;
 pub(crate) struct OrderedEngine {
     inner: Arc<ScriptedEngine>,
     control: Option<Control>,
-    /// The number of jobs so far of the kind that the negative control affects.
+    /// The number of jobs so far of the kind that the negative control affects. The bug affects
+    /// every tenth of them.
     affected: AtomicU64,
     record: Mutex<Record>,
 }
 
 #[derive(Debug, Default)]
 struct Record {
-    /// The number of times that each call was applied.
+    /// The number of times that the engine applied each call, by call number.
     applied: BTreeMap<u64, u64>,
-    /// For each model, the number of the call that was applied last.
+    /// The number of the call that the engine applied last, for each model.
     last: BTreeMap<String, u64>,
     out_of_order: u64,
-    /// The callbacks of samples that never complete.
+    /// The callbacks of samples that the negative control [`Control::LostReply`] never completes.
     lost: Vec<JobCallback>,
 }
 
-/// The maximum number of calls that their tokens can distinguish.
+/// The maximum number of calls in a run, which is the number of tokens in the vocabulary, because a
+/// token identifies a call.
 pub(crate) const MAX_CALLS: u32 = 1 << 24;
 
-/// Returns a script for the engine. Its models have a vocabulary of [`MAX_CALLS`] tokens.
+/// Returns the script for the scripted engine. Its models have a vocabulary of [`MAX_CALLS`]
+/// tokens.
 pub(crate) fn script() -> Script {
     let mut script = Script::default();
     for model in &mut script.models {
@@ -59,14 +63,14 @@ impl OrderedEngine {
         }
     }
 
-    /// Returns the number of calls that were applied twice, or applied after a later call of the
-    /// same model.
+    /// Returns the number of times that the engine applied a call a second time or after a later
+    /// call of the same model.
     pub(crate) fn out_of_order(&self) -> u64 {
         self.lock().out_of_order
     }
 
-    /// Returns the numbers of the applied calls in increasing order, each with the number of times
-    /// that the call was applied.
+    /// Returns the number of times that the engine applied each call, as pairs of the call number
+    /// and this number, in increasing order of call numbers.
     pub(crate) fn applied(&self) -> Vec<(u64, u64)> {
         let record = self.lock();
         record
@@ -106,7 +110,7 @@ impl OrderedEngine {
         }
     }
 
-    /// Returns whether the negative control affects this job.
+    /// Returns whether the bug of the negative control affects this job.
     fn is_affected(&self, control: Control, work: &Work) -> bool {
         let affects = match control {
             Control::DoubledStep | Control::SkippedStep => matches!(work, Work::OptimStep { .. }),
@@ -146,14 +150,15 @@ impl OrderedEngine {
     }
 }
 
-/// Returns a datum with `tokens` tokens. The first token identifies the call.
+/// Returns a training datum with `tokens` tokens. The first token identifies the call with the
+/// number `number`.
 pub(crate) fn datum(number: u64, tokens: usize) -> Datum {
     let mut all = vec![1; tokens.max(3)];
     all[0] = token(number);
     Datum::next_token(&all, vec![1.0; all.len() - 1]).expect("a datum of tokens")
 }
 
-/// Returns the token that identifies the call with this number.
+/// Returns the token that identifies the call with the number `number`.
 pub(crate) fn token(number: u64) -> u32 {
     let most = MAX_CALLS - 3;
     u32::try_from(number).unwrap_or(most).min(most)

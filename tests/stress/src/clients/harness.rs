@@ -24,28 +24,28 @@ use super::server::Child;
 use super::verdict::{Observations, ProcessResources, Verdict};
 use crate::stopwatch::Stopwatch;
 
-/// The options of a run.
+/// The options of a run of whole clients.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The duration of the load.
+    /// The duration of the load. Clients start no further calls after it.
     pub length: Duration,
     /// The number of clients of a steady load.
     pub clients: usize,
-    /// The number of sampling tasks of each client.
+    /// The number of sampling tasks of each client in a steady load.
     pub tasks: usize,
-    /// The seed of the fault script.
+    /// The seed of the fault script, from which the server draws the faults that it injects.
     pub seed: u64,
-    /// The path of the report. `None` to write no report.
+    /// The path of the HTML report. `None` to write no report.
     pub report: Option<PathBuf>,
     /// The path of the server program. `None` for the current executable.
     pub server: Option<PathBuf>,
-    /// The time after the load within which pending calls must end.
+    /// The time after the end of the load within which pending calls must end.
     pub patience: Duration,
     /// The negative control: a bug of the engine that the checks must detect.
     pub control: Option<Control>,
 }
 
-/// The verdict on a run, and the measured values as text and as JSON.
+/// The verdict on a run of whole clients, and the measured values as text and as JSON.
 #[derive(Debug)]
 pub struct Outcome {
     /// The verdict.
@@ -60,7 +60,7 @@ pub struct Outcome {
 /// `Options::patience` is shorter.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
-/// Runs a profile.
+/// Starts a server, puts it under the load of a profile, and checks the outcomes of all calls.
 ///
 /// # Errors
 /// Fails if the server process or a runtime cannot be started, or if the report cannot be written.
@@ -166,8 +166,8 @@ struct Loads<'a> {
 }
 
 impl Loads<'_> {
-    /// Runs all cycles of the load. Returns the measurements, and the resident memory of the
-    /// process at the end of each cycle.
+    /// Runs the load of the profile once, or three times with [`Shape::Cycles`]. Returns the
+    /// measurements, and the resident memory of the process at the end of each cycle.
     fn run(&self) -> (Vec<Measurement>, Vec<u64>) {
         let bar = bar(self.options.length);
         let mut measurements = Vec::new();
@@ -190,7 +190,8 @@ impl Loads<'_> {
         (measurements, cycles)
     }
 
-    /// Runs the load once, and takes measurements until all of its calls have ended.
+    /// Runs the load once, until `until` on the stopwatch, and takes measurements until all of its
+    /// calls have ended.
     fn run_load(&self, until: Duration, measurements: &mut Vec<Measurement>, bar: &ProgressBar) {
         let watch = self.watch;
         let ended = Arc::new(AtomicBool::new(false));
@@ -262,8 +263,8 @@ fn process_resources(runtime: &Handle) -> ProcessResources {
     }
 }
 
-/// Waits until the process uses at most the resources `wanted`, or the time is over. Returns the
-/// resources that the process uses then.
+/// Waits until the process uses no more resources than `wanted`, but at most for `patience`.
+/// Returns the resources that the process then uses.
 fn wait_for_cleanup(
     runtime: &Handle,
     wanted: ProcessResources,
@@ -283,8 +284,8 @@ fn wait_for_cleanup(
     }
 }
 
-/// Waits until the limiter holds no resources, or the time is over. Returns the resources that the
-/// limiter holds then.
+/// Waits until the rate limiter holds no resources, but at most for `patience`. Returns the
+/// resources that the rate limiter then holds.
 fn wait_for_limiter(service: &tinkers::ServiceClient, patience: Duration) -> [u64; 5] {
     let watch = Stopwatch::start();
     loop {

@@ -7,13 +7,13 @@ use hdrhistogram::Histogram;
 
 use super::plot::{Axis, BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, figure, frame};
 
-/// The number of bars for each power of ten.
+/// The number of histogram bars for each power of ten of the latency.
 const BARS: f64 = 12.0;
 
 /// The quantiles that are marked in each histogram.
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
-/// A histogram of latencies in microseconds, with its title.
+/// A histogram of latencies in microseconds, with its title, to be drawn in the report.
 pub(crate) struct Part<'a> {
     pub(crate) title: &'static str,
     pub(crate) times: &'a Histogram<u64>,
@@ -93,8 +93,8 @@ impl Part<'_> {
         bars
     }
 
-    /// Draws a line at each quantile. The caption contains the values of the quantiles, because
-    /// labels at the lines could overlap.
+    /// Draws a vertical line at each quantile of the latencies. The caption contains the values of
+    /// the quantiles, because labels at the lines could overlap.
     fn draw_marks(&self, svg: &mut String, place: impl Fn(f64) -> f64) {
         for (i, (_, quantile)) in QUANTILES.iter().enumerate() {
             let x = place(ms(self.times.value_at_quantile(*quantile)));

@@ -9,10 +9,11 @@ use super::monitored_client::MonitoredClient;
 use crate::stopwatch::Stopwatch;
 
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
-/// The interval at which [`churn`] creates clients.
+/// The interval at which the load [`churn`] creates clients.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Runs `clients` clients. Each client has one training task and `tasks` sampling tasks.
+/// Runs a steady load until its end: `clients` clients, each with one training task and `tasks`
+/// sampling tasks.
 pub(crate) async fn steady(
     context: LoadContext,
     monitored: MonitoredClient,
@@ -38,8 +39,8 @@ pub(crate) async fn steady(
     while all.join_next().await.is_some() {}
 }
 
-/// Creates clients at a fixed rate. Each client requests one sample and closes. Every second client
-/// closes while its sample is in flight.
+/// Creates clients at a fixed rate until the end of the load. Each client requests one sample and
+/// closes. Every second client closes while its sample is in flight.
 pub(crate) async fn churn(context: LoadContext, monitored: MonitoredClient) {
     let mut all = JoinSet::new();
     // One client is never closed, so that the limiter can be monitored.

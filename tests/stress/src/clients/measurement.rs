@@ -9,10 +9,10 @@ use super::counts::{Counts, Operation};
 use super::monitored_client::MonitoredClient;
 use crate::stopwatch::Stopwatch;
 
-/// The interval between two measurements.
+/// The interval between two measurements during a load.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A measurement of the process and its limiter at one time.
+/// A measurement of the process and of the rate limiter that its clients share, at one time.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Measurement {
     /// The time of the measurement, in seconds since the start of the run.
@@ -21,19 +21,19 @@ pub(crate) struct Measurement {
     pub(crate) done: u64,
     /// The number of successful samples so far.
     pub(crate) samples: u64,
-    /// The number of samples in flight.
+    /// The number of samples in flight at the time of the measurement.
     pub(crate) in_flight: u32,
-    /// The in-flight limit of samples.
+    /// The rate limiter's limit on samples in flight at the time of the measurement.
     pub(crate) limit: u32,
-    /// The number of refused requests (429) so far.
+    /// The number of requests that the server refused with 429 so far.
     pub(crate) refusals: u64,
-    /// The number of congestion events so far.
+    /// The number of congestion events so far. Several 429 responses may belong to one event.
     pub(crate) events: u64,
-    /// The number of admissions after a wait so far.
+    /// The number of requests so far that waited before the rate limiter admitted them.
     pub(crate) waits: u64,
-    /// The number of wake-ups of waiters so far.
+    /// The number of wake-ups of waiting requests so far.
     pub(crate) wakes: u64,
-    /// The number of admissions so far.
+    /// The number of requests that the rate limiter admitted so far.
     pub(crate) grants: u64,
     /// The resident memory of this process, in bytes.
     pub(crate) resident: u64,
@@ -80,8 +80,8 @@ impl Measurement {
     }
 }
 
-/// Returns the resources that the limiter holds, summed over all route classes: queued waiters,
-/// uncollected permits, send slots, bytes and in-flight permits.
+/// Returns the resources that the rate limiter holds, summed over all route classes: queued
+/// waiters, uncollected permits, send slots, bytes and in-flight permits.
 pub(crate) fn held(limits: &LimiterSnapshot) -> [u64; 5] {
     let mut held = [0; 5];
     for class in [limits.sample, limits.train, limits.poll, limits.rest] {

@@ -7,10 +7,10 @@ use tinkers::{LimiterEvent, LimiterEvents, ServiceClient};
 
 use crate::stopwatch::Stopwatch;
 
-/// The maximum number of backoffs that one run records.
+/// The maximum number of backoffs that one run records for the report.
 const MAX_PAUSES: usize = 20_000;
 
-/// A shared slot for the client whose limiter is monitored. Clones share the slot.
+/// A shared slot for the client whose rate limiter is monitored. Clones share the slot.
 #[derive(Debug, Clone)]
 pub(crate) struct MonitoredClient {
     watch: Stopwatch,
@@ -24,7 +24,7 @@ struct State {
 }
 
 impl MonitoredClient {
-    /// Creates an empty slot. Times are recorded relative to the start of the stopwatch `watch`.
+    /// Creates an empty slot. Backoffs are recorded relative to the start of the stopwatch `watch`.
     pub(crate) fn new(watch: Stopwatch) -> Self {
         Self {
             watch,
@@ -32,8 +32,8 @@ impl MonitoredClient {
         }
     }
 
-    /// Sets the monitored client. All clients share one limiter, so only the first client
-    /// subscribes to its events.
+    /// Sets the monitored client. All clients share one rate limiter, so only the first client
+    /// subscribes to the events of the rate limiter.
     pub(crate) fn set(&self, service: &ServiceClient) {
         let before = self.lock().service.replace(service.clone());
         if before.is_none() {
@@ -51,13 +51,13 @@ impl MonitoredClient {
         drop(service);
     }
 
-    /// Returns the backoffs of samples and of training requests. Each backoff is a pair of its
-    /// start and its end, in seconds.
+    /// Returns the recorded backoffs of samples and of training requests. Each backoff is a pair of
+    /// its start and its end, in seconds since the start of the stopwatch.
     pub(crate) fn pauses(&self) -> Vec<(f64, f64)> {
         self.lock().pauses.clone()
     }
 
-    /// Records the backoffs that the limiter reports, until the limiter is dropped.
+    /// Records the backoffs that the rate limiter reports, until it is dropped.
     async fn listen(self, mut events: LimiterEvents) {
         while let Some(event) = events.next().await {
             if let LimiterEvent::ClosedUntil {

@@ -9,12 +9,12 @@ pub(crate) const RIGHT: f64 = 16.0;
 pub(crate) const TOP: f64 = 14.0;
 pub(crate) const BOTTOM: f64 = 38.0;
 
-/// A line of a chart.
+/// A line of a chart in the report.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub(crate) name: &'static str,
     pub(crate) points: Vec<(f64, f64)>,
-    /// Whether the line is an upper bound. Upper bounds are drawn dashed.
+    /// Whether the line is an upper bound of a measured value. Upper bounds are drawn dashed.
     pub(crate) is_bound: bool,
 }
 
@@ -27,7 +27,7 @@ impl Line {
     }
 }
 
-/// Time intervals that are marked on the time axis.
+/// Time intervals, such as backoffs, that are marked on the time axis of a chart.
 #[derive(Debug, Clone)]
 pub(crate) struct Bands {
     pub(crate) name: &'static str,
@@ -114,7 +114,7 @@ impl Chart {
 pub(crate) struct Bars {
     pub(crate) title: String,
     pub(crate) unit: &'static str,
-    /// The label below the horizontal axis.
+    /// The label below the horizontal axis of the bar chart.
     pub(crate) below: &'static str,
     pub(crate) bars: Vec<(String, f64)>,
 }
@@ -165,7 +165,7 @@ pub(crate) fn figure(title: &str, keys: &str, svg: &str) -> String {
     format!("<figure><figcaption><b>{title}</b>{keys}</figcaption>{svg}</figure>\n")
 }
 
-/// An axis that begins at 0 and has round tick values.
+/// An axis of a chart. It begins at 0 and has round tick values.
 pub(crate) struct Axis {
     highest: f64,
     step: f64,
@@ -253,7 +253,7 @@ fn round_step(about: f64) -> f64 {
     round.unwrap_or(10.0) * power
 }
 
-/// Formats the label of a tick on an axis whose ticks are `step` apart.
+/// Formats the number `value` as the label of a tick, for an axis whose ticks are `step` apart.
 fn short(value: f64, step: f64) -> String {
     if value >= 1e6 {
         return format!("{} M", value / 1e6);

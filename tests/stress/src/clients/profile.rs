@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use tinkers_local::{HintForm, Window};
 
-/// A profile: the load of the clients and the injected faults of the server.
+/// A profile of a stress test with whole clients: the load of the clients and the faults that the
+/// server injects.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
     /// The name of the profile on the command line.
     pub name: &'static str,
     /// The description of the profile in one line.
     pub about: &'static str,
-    /// The load of the clients.
+    /// The number of clients and the calls that they make.
     pub shape: Shape,
-    /// The rules of the fault script. Before the run, `AFTER` and `FOR` are replaced by the start
-    /// and the duration of the injected faults.
+    /// The rules of the fault script with which the server injects faults. Before the run, `AFTER`
+    /// and `FOR` are replaced by the start and the duration of the faults.
     pub rules: &'static str,
-    /// The in-flight limit for samples on the server. `None` if there is no limit.
+    /// The limit of the server on samples in flight. `None` if there is no limit.
     pub window: Option<u32>,
-    /// The duration of each job on the server, in milliseconds.
+    /// The duration of each job in the engine of the server, in milliseconds.
     pub latency_ms: u64,
     /// Whether the server supports shared polls. With a shared poll, a client polls for all of its
     /// samples at once.
@@ -28,19 +29,20 @@ pub struct Profile {
 /// The load of the clients: the number of clients and the calls that they make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Each client trains and samples until the run is over.
+    /// Each of several clients trains and samples until the run is over.
     Steady,
-    /// The load [`Self::Steady`], three times in sequence, each time with new clients.
+    /// The clients of [`Self::Steady`] run three times in sequence, each time with new clients.
     Cycles,
     /// A hundred clients per second connect, sample once and close.
     Churn,
-    /// There are four waves of 512 samples and 512 training passes, over 32 sessions.
+    /// Four waves of calls follow each other. Each wave consists of 512 samples and 512 training
+    /// passes, divided among 32 sessions.
     Waves,
     /// One client makes 208 `forward_backward` calls of about 3.3 MB each, and one optimizer step.
     LargeUpdate,
-    /// One client has the given number of samples in flight at once.
+    /// One client has the given number of samples in flight at the same time.
     ManySamples(u32),
-    /// A thousand samples are in flight. The client polls for each of them individually.
+    /// One client has a thousand samples in flight and polls for each of them individually.
     Polls,
 }
 
@@ -165,7 +167,7 @@ const STEADY: Profile = Profile {
     session_polls: true,
 };
 
-/// All profiles.
+/// All profiles of stress tests with whole clients.
 pub const PROFILES: [Profile; 12] = [
     STEADY,
     Profile {
@@ -246,13 +248,14 @@ impl Profile {
         PROFILES.into_iter().find(|profile| profile.name == name)
     }
 
-    /// Returns the start and the duration of the injected faults in a run of `length`. Returns
-    /// `None` if the profile injects no faults.
+    /// Returns the start and the duration of the period in which the server injects faults, in a
+    /// run of `length`. Returns `None` if the profile injects no faults.
     pub fn fault_period(&self, length: Duration) -> Option<(Duration, Duration)> {
         (!self.rules.is_empty()).then(|| (length.mul_f64(0.25), length.mul_f64(0.45)))
     }
 
-    /// Returns the fault script for a run of `length`.
+    /// Returns the fault script of the server for a run of `length`. Returns `None` if the profile
+    /// injects no faults.
     pub fn script(&self, seed: u64, length: Duration) -> Option<String> {
         let (after, lasts) = self.fault_period(length)?;
         let rules = self
@@ -262,12 +265,14 @@ impl Profile {
         Some(format!("seed = {}\n{rules}", seed & (i64::MAX as u64)))
     }
 
-    /// Returns the maximum number of samples per second that an in-flight limit of `window` allows.
+    /// Returns the maximum number of samples per second that the server can complete if its limit
+    /// on samples in flight is `window`.
     pub(crate) fn allowed(&self, window: u32) -> f64 {
         f64::from(window) * 1000.0 / self.latency_ms as f64
     }
 
-    /// Returns the configuration of the server's in-flight limit.
+    /// Returns the configuration of the server's limit on samples in flight. Returns `None` if
+    /// there is no limit.
     pub(crate) fn window(&self) -> Option<Window> {
         let hint = Duration::from_millis(100);
         let window = |at_once| Window::fixed(at_once).with_hint(hint, HintForm::Milliseconds);

@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::profile::Profile;
 use super::verdict::Observations;
 
-/// The time within which the throughput must recover after the last injected fault, in seconds.
+/// The time after the end of the injected faults within which the throughput must recover, in
+/// seconds.
 const RECOVERY_SECONDS: f64 = 2.0;
-/// The fraction of the throughput before the faults that counts as recovered. It is low, because
-/// the machine may have other load.
+/// The fraction of the throughput before the injected faults that counts as recovered. It is low,
+/// because the machine may have other load.
 const RECOVERED_FRACTION: f64 = 0.5;
 
-/// The throughput before and after the injected faults.
+/// The throughput before and after the injected faults of a run, with which the recovery of the
+/// clients is checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recovery {
     /// The number of successful calls per second before the injected faults.
@@ -19,14 +21,14 @@ pub(crate) struct Recovery {
     /// The number of successful calls per second from [`RECOVERY_SECONDS`] after the injected
     /// faults to the end of the run.
     pub(crate) after: f64,
-    /// The time in seconds from the end of the injected faults until the throughput over one second
-    /// had recovered. `None` if the throughput never recovered.
+    /// The time in seconds from the end of the injected faults until the throughput, averaged over
+    /// one second, had recovered. `None` if the throughput never recovered.
     pub(crate) took: Option<f64>,
 }
 
 impl Recovery {
-    /// Measures the recovery in a run. Returns `None` if no faults were injected or the run was too
-    /// short.
+    /// Measures how the throughput of a run recovered after the injected faults. Returns `None` if
+    /// no faults were injected or the run was too short.
     pub(crate) fn of(observed: &Observations<'_>) -> Option<Self> {
         let (from, lasts) = observed.profile.fault_period(observed.length)?;
         let (from, to) = (from.as_secs_f64(), (from + lasts).as_secs_f64());
@@ -53,7 +55,8 @@ impl Recovery {
         })
     }
 
-    /// Returns a violation if the throughput did not recover.
+    /// Describes the violation if the throughput did not recover after the injected faults. Returns
+    /// `None` if it did.
     pub(crate) fn violations(&self) -> Option<String> {
         (self.after < RECOVERED_FRACTION * self.clean).then(|| {
             format!(
@@ -63,7 +66,7 @@ impl Recovery {
         })
     }
 
-    /// Returns a description of the recovery in one line.
+    /// Describes in one line how the throughput recovered after the injected faults.
     pub(crate) fn text(&self) -> String {
         let took = match self.took {
             Some(took) => format!("recovered after {took:.1} s"),
@@ -76,8 +79,8 @@ impl Recovery {
     }
 }
 
-/// Returns the minimum length of a run in which the recovery can be measured. Returns `None` for
-/// profiles that inject no faults.
+/// Returns the minimum length of a run in which the recovery from the injected faults can be
+/// measured. Returns `None` for profiles that inject no faults.
 pub(crate) fn shortest(profile: &Profile) -> Option<Duration> {
     let (from, lasts) = profile.fault_period(Duration::from_secs(1))?;
     let (from, lasts) = (from.as_secs_f64(), lasts.as_secs_f64());

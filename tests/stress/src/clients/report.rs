@@ -8,22 +8,23 @@ use super::measurement::Measurement;
 use super::plot::{Bands, Bars, Chart, Line};
 use super::verdict::{Observations, Verdict};
 
-/// The data that a report shows.
+/// The data of a run that the HTML report shows.
 pub(crate) struct Report<'a> {
     pub(crate) observed: &'a Observations<'a>,
     pub(crate) verdict: Verdict,
     pub(crate) seed: u64,
-    /// The violations. If there are none, the reasons why the run is inconclusive.
+    /// The violations that the checks have found. If there are none, the reasons why the run is
+    /// inconclusive.
     pub(crate) notes: Vec<String>,
 }
 
-/// The number of measurement intervals over which rates are averaged.
+/// The number of measurement intervals over which the rates in the charts are averaged.
 const SPAN: usize = 5;
 
 const STYLE: &str = include_str!("report.css");
 
 impl Report<'_> {
-    /// Writes the page to `path`.
+    /// Writes the report as an HTML page to `path`.
     ///
     /// # Errors
     /// Fails if the file or its directory cannot be written.
@@ -138,7 +139,8 @@ impl Report<'_> {
             .collect()
     }
 
-    /// Returns the HTML tables of leaked resources and of injected faults.
+    /// Returns the HTML tables of the resources that the clients leaked and of the faults that the
+    /// server injected.
     fn tables(&self) -> String {
         let (before, after) = (self.observed.before, self.observed.after);
         let mut left = String::new();

@@ -18,7 +18,8 @@ use super::engine::{OrderedEngine, script};
 use super::profile::Profile;
 use crate::stopwatch::{Stopwatch, short_sleep};
 
-/// The first argument with which the program runs as the server.
+/// The first command-line argument with which the program runs as the server instead of the
+/// clients.
 pub const SERVE: &str = "serve-for-stress";
 
 /// The time that the server process may take to exit after its stdin has been closed.
@@ -137,8 +138,8 @@ fn config(profile: Profile) -> LocalConfig {
     config
 }
 
-/// The server process. Dropping this value closes the stdin of the process and waits until the
-/// process has exited.
+/// The child process that runs the server. Dropping this value closes the stdin of the process and
+/// waits until the process has exited.
 #[derive(Debug)]
 pub(super) struct Child {
     process: std::process::Child,
@@ -191,7 +192,7 @@ impl Child {
         Ok(child)
     }
 
-    /// Requests the statistics of the server so far.
+    /// Requests the statistics that the server has counted so far.
     ///
     /// # Errors
     /// Fails if the process has exited.

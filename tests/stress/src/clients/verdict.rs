@@ -11,14 +11,15 @@ use super::measurement::Measurement;
 use super::profile::{Profile, Shape};
 use super::recovery::Recovery;
 
-/// The verdict on a run.
+/// The verdict on a run of whole clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// All checks passed.
     Passed,
     /// A check failed.
     Failed,
-    /// All checks passed, but the conditions that the profile tests did not occur.
+    /// All checks passed, but conditions that the profile is meant to test, such as injected
+    /// faults, did not occur.
     Inconclusive,
 }
 
@@ -32,11 +33,12 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The resources of the process, either before the run or after all clients have been closed.
+/// The resources that the process uses, either before the run or after all clients have been
+/// closed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ProcessResources {
-    /// The resources that the limiter holds after all calls: queued waiters, uncollected permits,
-    /// send slots, bytes and in-flight permits.
+    /// The resources that the rate limiter holds after all calls: queued waiters, uncollected
+    /// permits, send slots, bytes and in-flight permits.
     pub(crate) held: [u64; 5],
     pub(crate) tasks: usize,
     pub(crate) sockets: usize,
@@ -44,7 +46,7 @@ pub(crate) struct ProcessResources {
     pub(crate) threads: usize,
 }
 
-/// What was observed in a run.
+/// What was observed in a run of whole clients.
 #[derive(Debug)]
 pub(crate) struct Observations<'a> {
     pub(crate) profile: &'a Profile,
@@ -64,12 +66,12 @@ pub(crate) struct Observations<'a> {
     pub(crate) per_sample: Option<f64>,
 }
 
-/// The maximum memory for each sample in flight, in bytes: 2 KiB for the client, and 256 bytes for
-/// the prompt and the load generator.
+/// The maximum memory that the process may use for each sample in flight, in bytes: 2 KiB for the
+/// client, and 256 bytes for the prompt and the load generator.
 const MAX_BYTES_PER_SAMPLE: f64 = 2048.0 + 256.0;
 
 impl Observations<'_> {
-    /// Describes all violations in the run.
+    /// Describes all violations that the checks find in the run.
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut violations = Vec::new();
         for operation in Operation::ALL {
@@ -119,8 +121,8 @@ impl Observations<'_> {
         violations
     }
 
-    /// Describes the conditions that the profile should have caused but that did not occur in the
-    /// run.
+    /// Describes the conditions, such as injected faults, that the profile is meant to test but
+    /// that did not occur in the run.
     pub(crate) fn inconclusive(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         for rule in self.server["faults"].as_array().into_iter().flatten() {
@@ -150,8 +152,8 @@ impl Observations<'_> {
         reasons
     }
 
-    /// Measures the recovery after the injected faults. Returns `None` for loads that vary during
-    /// the run.
+    /// Measures how the throughput recovered after the injected faults. Returns `None` for loads
+    /// that vary during the run.
     pub(crate) fn recovery(&self) -> Option<Recovery> {
         match self.profile.shape {
             Shape::Steady | Shape::Polls => Recovery::of(self),
@@ -159,8 +161,8 @@ impl Observations<'_> {
         }
     }
 
-    /// Returns the throughput of samples as a fraction of the maximum that the in-flight limit of
-    /// the server allows. The first second of the run is left out.
+    /// Returns the throughput of samples as a fraction of the maximum that the server's limit on
+    /// samples in flight allows. The first second of the run is left out.
     pub(crate) fn throughput_fraction(&self) -> Option<f64> {
         let allowed = self.profile.allowed(self.profile.window?);
         let used = self.rate_of(1.0, self.length.as_secs_f64(), |measurement| {
@@ -169,7 +171,8 @@ impl Observations<'_> {
         Some(used / allowed)
     }
 
-    /// Returns the number of successful calls per second between two times.
+    /// Returns the number of successful calls per second between the times `from` and `to`, in
+    /// seconds since the start of the run.
     pub(crate) fn rate(&self, from: f64, to: f64) -> f64 {
         self.rate_of(from, to, |measurement| measurement.done)
     }
@@ -224,8 +227,9 @@ mod tests {
     use serde_json::json;
     use tinkers::{Error, ErrorKind, Sent};
 
-    /// Returns the violations in a run of three optimizer steps. Two steps have succeeded. The
-    /// third step is pending if `lost` is true, and otherwise has an unknown outcome.
+    /// Returns the violations that the checks find in a run of three optimizer steps. Two steps
+    /// have succeeded. The third step is pending if `lost` is true, and otherwise has an unknown
+    /// outcome.
     fn violations(server: &Value, after: ProcessResources, lost: bool) -> Vec<String> {
         let counts = Counts::default();
         for _ in 0..2 {

@@ -23,54 +23,59 @@ use tinkers_transport::{ClassConnectionLimits, HttpTransport, HttpVersions, IoRu
 use self::server::Server;
 use crate::check::{Invariant, Violation};
 
-/// The retry delay that the 429 contains.
+/// The retry delay that the 429 response of the server contains.
 pub(crate) const HINT: Duration = Duration::from_millis(1200);
-/// The time after the head of the 429 within which requests may still arrive. They had been sent
-/// before the client received the 429.
+/// The time after the head of the 429 response within which requests may still arrive at the
+/// server. They were sent before the client received the 429.
 const ON_THE_WIRE: Duration = Duration::from_millis(100);
-/// The time limit of all calls of a run. It is long enough for a slow machine.
+/// The time after which a call of a run counts as failed. It is long enough for a slow machine.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The number of connections and calls of a run.
+/// A scenario in which the server sends one 429 response while other calls wait for connections:
+/// the properties of the connections and the number of calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
     /// Whether the client uses HTTP/2 instead of HTTP/1.1.
     pub is_http2: bool,
-    /// The maximum number of connections.
+    /// The maximum number of connections of the client to the server.
     pub connections: usize,
     /// The number of concurrent streams that the server allows on each connection.
     pub streams: usize,
-    /// Whether the body of the 429 takes longer than the responses to the other requests.
+    /// Whether the body of the 429 response arrives after the responses to the other requests.
     pub is_body_slow: bool,
-    /// The number of concurrent calls.
+    /// The number of concurrent calls that the client makes.
     pub calls: usize,
-    /// The number of calls before the concurrent calls. They increase the in-flight limit.
+    /// The number of calls that the client makes before the concurrent calls. They increase the
+    /// in-flight limit.
     pub warm_up: usize,
 }
 
-/// Whether the transport asks the limiter once more just before it sends a request.
+/// Whether the transport asks the rate limiter, just before it sends an admitted request, if the
+/// gate is still open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendCheck {
-    /// The transport asks the limiter, as in production.
+    /// The transport asks the rate limiter, as in production.
     Enabled,
-    /// The transport does not ask the limiter. This is a negative control.
+    /// The transport does not ask the rate limiter. This is a negative control: requests are sent
+    /// too early.
     Disabled,
 }
 
-/// What was observed in a run.
+/// What was observed in a run of a [`Scenario`].
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Observations {
-    /// The number of concurrent calls.
+    /// The number of concurrent calls that the client made.
     pub calls: u64,
     /// The number of requests that the server refused with 429.
     pub refusals: u64,
-    /// The number of requests that arrived too early: more than 100 ms after the 429, but before
-    /// the end of its retry delay.
+    /// The number of requests that arrived too early at the server: more than 100 ms after the 429
+    /// response, but before the end of its retry delay.
     pub early: u64,
-    /// The number of requests that arrived within 100 ms after the 429. They had been sent before
-    /// the client received the 429.
+    /// The number of requests that arrived at the server within 100 ms after the 429 response. They
+    /// were sent before the client received the 429.
     pub on_the_wire: u64,
-    /// The number of admitted requests that the transport held back because of the 429.
+    /// The number of admitted requests that the transport did not send, because the 429 response
+    /// had closed the gate meanwhile.
     pub held: u64,
     /// The number of calls that failed.
     pub failed: u64,
@@ -82,7 +87,7 @@ impl Scenario {
         self.connections * self.streams
     }
 
-    /// Runs the scenario once with a seed.
+    /// Runs the scenario once. `seed` determines the random choices.
     pub fn run(&self, send_check: SendCheck, seed: u64) -> Observations {
         let server = Server::start(*self);
         let runtime = IoRuntime::shared().expect("a thread can be started");
@@ -148,7 +153,7 @@ impl fmt::Display for Scenario {
 }
 
 impl Observations {
-    /// Returns the numbers of counted requests and calls, by name.
+    /// Returns the counted numbers of requests and calls, by the name to print.
     pub fn figures(&self) -> Vec<(&'static str, u64)> {
         vec![
             ("calls", self.calls),
@@ -159,7 +164,8 @@ impl Observations {
         ]
     }
 
-    /// Returns the violations in this run of `scenario`.
+    /// Returns the violations in this run of `scenario`: requests that arrived too early, failed
+    /// calls, or a number of 429 responses other than one.
     pub fn violations(&self, scenario: &Scenario) -> Vec<Violation> {
         let mut violations = Vec::new();
         if self.early > 0 {
@@ -231,8 +237,8 @@ async fn calls(caller: &Arc<Caller>, count: usize) -> u64 {
     failed
 }
 
-/// A transport layer that counts requests which were not sent because of the 429. In the negative
-/// control, the layer also disables the check before sending.
+/// A transport layer that counts the requests that were not sent because of the 429 response. In
+/// the negative control, the layer also disables the check before sending.
 #[derive(Debug)]
 struct Layer {
     below: HttpTransport,

@@ -24,25 +24,26 @@ use tokio::sync::watch;
 
 use super::{HINT, Scenario};
 
-/// The time from the moment at which all connections are full to the 429. Requests that were sent
-/// before this moment arrive within this time.
+/// The time from the moment at which all connections are full to the sending of the 429 response.
+/// Requests that were sent before this moment arrive within this time.
 const DELAY_OF_429: Duration = Duration::from_millis(100);
-/// The time from the 429 to the delayed responses. Within this time, the client can read the head
-/// of the 429, even on a busy machine.
+/// The time from the 429 response to the delayed responses to the other requests. Within this time,
+/// the client can read the head of the 429 response, even on a busy machine.
 const DELAY_AFTER_429: Duration = Duration::from_millis(500);
-/// The time from the head of a slow 429 to the end of its body. It is longer than [`DELAY_AFTER_429`].
+/// The time from the head of a slow 429 response to the end of its body. It is longer than
+/// [`DELAY_AFTER_429`].
 const SLOW_BODY_DELAY: Duration = Duration::from_millis(900);
 
-/// A running server. Dropping it stops its thread.
+/// A running server that refuses one request with 429. Dropping it stops its thread.
 pub(super) struct Server {
     url: String,
     server_state: Arc<ServerState>,
     _thread: DedicatedThread,
 }
 
-/// The requests that the server has counted shortly before and after the 429.
+/// The requests that the server has received from the 429 response on.
 pub(super) struct RequestsAround429 {
-    /// The arrival times of requests, relative to the head of the 429.
+    /// The arrival times of the requests, relative to the sending of the 429 response.
     pub(super) arrivals: Vec<Duration>,
     pub(super) refusals: u64,
 }
@@ -51,7 +52,7 @@ struct ServerState {
     scenario: Scenario,
     time: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// The time at which the 429 was sent. `None` if it was not sent yet.
+    /// The time at which the server sent the 429 response. `None` if it was not sent yet.
     refused: watch::Sender<Option<Timestamp>>,
 }
 
@@ -91,8 +92,8 @@ impl Server {
         &self.url
     }
 
-    /// Makes the server delay all requests from now on. When all connections are full, the server
-    /// refuses one of the delayed requests.
+    /// Makes the server delay the responses to all requests from now on. When all connections are
+    /// full, the server refuses one of these requests with 429.
     pub(super) fn start_refusing(&self) {
         self.server_state.lock().is_refusing = true;
     }
@@ -161,7 +162,7 @@ impl ServerState {
     }
 
     /// Records that a request has arrived. Returns `None` if the server must respond at once.
-    /// Otherwise returns whether the server must refuse the request.
+    /// Otherwise it must wait, and the value says whether it must refuse the request with 429.
     fn arrived(&self) -> Option<bool> {
         let at = self.time.now();
         let has_refused = self.refused.borrow().is_some();

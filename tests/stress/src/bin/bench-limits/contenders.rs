@@ -11,9 +11,10 @@ use tinkers_stress::limiter_subject::sample_request;
 use tinkers_stress::stopwatch::Stopwatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A concurrency limiter whose CPU time per operation the benchmark measures.
+/// A concurrency limiter whose CPU time per operation the benchmark measures and compares with that
+/// of the other limiters.
 pub(crate) trait Contender: Clone + Send + Sync + 'static {
-    /// The permit that an acquisition returns.
+    /// The type of the permits that this limiter grants.
     type Permit: Send;
 
     /// Creates a limiter with `limit` permits.
@@ -25,14 +26,15 @@ pub(crate) trait Contender: Clone + Send + Sync + 'static {
     /// Releases a permit.
     fn release(held: Self::Permit);
 
-    /// Returns the number of wake-ups of waiters and the number of waits, or `None` if the limiter
-    /// does not count them.
+    /// Returns the number of wake-ups of waiters and the number of acquisitions that waited, or
+    /// `None` if the limiter does not count them.
     fn wakes(&self) -> Option<(u64, u64)> {
         None
     }
 }
 
-/// The limiter of tinkers without the `Admission` trait. Its futures are not boxed.
+/// The limiter of the client library, called without the `Admission` trait, so that its futures are
+/// not boxed.
 #[derive(Clone)]
 pub(crate) struct UnboxedLimiter {
     limiter: Arc<Limiter>,
@@ -77,7 +79,8 @@ impl Contender for UnboxedLimiter {
     }
 }
 
-/// The limiter of tinkers behind the `Admission` trait. The trait boxes its futures.
+/// The limiter of the client library, called through the `Admission` trait, which boxes the
+/// futures.
 #[derive(Clone)]
 pub(crate) struct BoxedLimiter(UnboxedLimiter);
 
@@ -102,7 +105,7 @@ impl Contender for BoxedLimiter {
     }
 }
 
-/// The semaphore of tokio, as a limiter.
+/// The semaphore of tokio, used as a limiter.
 #[derive(Clone)]
 pub(crate) struct TokioSemaphore(Arc<Semaphore>);
 
@@ -123,7 +126,8 @@ impl Contender for TokioSemaphore {
     }
 }
 
-/// A clock that reads the real time. The benchmark never sleeps on it.
+/// A clock that reads the real time, for the limiter of the client library. The benchmark never
+/// sleeps on it.
 #[derive(Debug)]
 struct RealTime(Stopwatch);
 

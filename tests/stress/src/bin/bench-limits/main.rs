@@ -31,19 +31,19 @@ struct Options {
     json: bool,
 }
 
-/// One row of the printed table.
+/// One row of the printed table, with the measurements of one benchmark.
 struct Row {
     name: &'static str,
     concurrency: u32,
-    /// The measured times in nanoseconds, by name.
+    /// The measured times of the limiters in nanoseconds, by column name.
     figures: Vec<(&'static str, f64)>,
-    /// The ratios of measured times, by name.
+    /// The ratios of two measured times, by column name.
     ratios: Vec<(&'static str, f64)>,
 }
 
 const CONCURRENCY: [u32; 3] = [2, 8, 64];
 
-/// The number of operations in each measurement.
+/// The numbers of operations in each measurement.
 #[derive(Clone, Copy)]
 struct Work {
     rounds: usize,
@@ -105,7 +105,8 @@ fn gate(threads: u32, work: Work) -> Row {
     }
 }
 
-/// The measured times of each limiter in nanoseconds, with one value per round.
+/// The measured times per operation of each limiter, in nanoseconds. Each list has one value per
+/// round.
 #[derive(Default)]
 struct Costs {
     wait: Vec<f64>,

@@ -15,7 +15,8 @@ use tokio::runtime::Runtime;
 
 use crate::contenders::Contender;
 
-/// Makes `times` calls in total, divided among `threads` threads. Returns the nanoseconds per call.
+/// Runs `call` `times` times in total, divided among `threads` threads. Returns the nanoseconds per
+/// call.
 pub(crate) fn on_threads(threads: usize, times: u64, call: impl Fn() + Sync) -> f64 {
     if threads == 1 {
         let watch = Stopwatch::start();
@@ -38,7 +39,8 @@ pub(crate) fn on_threads(threads: usize, times: u64, call: impl Fn() + Sync) -> 
     per_call(watch.elapsed(), times)
 }
 
-/// Returns the nanoseconds that it takes to acquire and release a permit without contention.
+/// Returns the nanoseconds that it takes to acquire and release a permit while no other task uses
+/// the limiter.
 pub(crate) fn uncontended<D: Contender>(times: u64) -> f64 {
     let contender = D::new(64);
     let acquire_and_release = async |times| {
@@ -54,8 +56,8 @@ pub(crate) fn uncontended<D: Contender>(times: u64) -> f64 {
 }
 
 /// Lets `tasks` tasks compete for half as many permits. Each task yields while it holds a permit.
-/// Returns the nanoseconds that it takes to acquire and release a permit, and the number of
-/// wake-ups per wait.
+/// Returns the nanoseconds that it takes to acquire and release a permit, and the average number of
+/// wake-ups per wait if the limiter counts them.
 pub(crate) fn contended<D: Contender>(
     runtime: &Runtime,
     tasks: u32,
@@ -82,8 +84,8 @@ pub(crate) fn contended<D: Contender>(
     (cost, contender.wakes().map(ratio))
 }
 
-/// Returns a histogram of the nanoseconds from the release of a permit to the next admission, while
-/// `waiters` waiters are in the queue.
+/// Measures how fast a released permit reaches the next waiter, starting with `waiters` waiters in
+/// the queue. Returns a histogram of the nanoseconds from each release to the next admission.
 pub(crate) fn handover<D: Contender>(runtime: &Runtime, waiters: usize) -> Histogram<u64> {
     let contender = D::new(1);
     let (watch, left_at) = (Stopwatch::start(), Arc::new(AtomicU64::new(0)));
@@ -139,7 +141,7 @@ fn per_call(time: Duration, times: u64) -> f64 {
     time.as_nanos() as f64 / times as f64
 }
 
-/// Returns the median of `values`.
+/// Returns the median of `values`, which must not be empty.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use crate::contenders::Contender;
 
-/// A limiter with all of its state under one mutex.
+/// A limiter with all of its state under one mutex. The benchmark compares the limiter of the
+/// client library with it.
 #[derive(Clone)]
 pub(crate) struct MutexLimiter(Arc<Mutex<State>>);
 
@@ -58,7 +59,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A permit of [`MutexLimiter`].
+/// A permit of [`MutexLimiter`]: a send slot and an in-flight permit.
 pub(crate) struct MutexPermit {
     of: Arc<Mutex<State>>,
     epoch: u16,
