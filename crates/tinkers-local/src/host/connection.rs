@@ -91,7 +91,7 @@ async fn respond(
 }
 
 /// Receives the request body. Returns `None` if the body is longer than `limit`. In this case, passes the body to `scan`, which
-/// searches it for a sequence number, and drops it. Goes on receiving up to a total of `discard` bytes, so that the client can
+/// searches it for a sequence number, and drops it. Receives up to a total of `discard` bytes, so that the client can
 /// finish sending.
 async fn collect(
     mut body: Incoming,

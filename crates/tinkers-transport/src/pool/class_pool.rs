@@ -147,8 +147,7 @@ impl ClassPool {
         errors::timed_out(&self.context.origin, timeout, limit, Sent::NotSent)
     }
 
-    /// Retires all connections if the machine was suspended since the last call. A retired connection carries no further request. Returns
-    /// the idle connections, which the caller must drop.
+    /// Retires all connections if the machine was suspended since the last call. Returns the idle connections.
     fn retire_after_suspend(&self) -> Vec<Connection> {
         let (now, wall) = (self.context.clock.now(), self.context.clock.wall());
         let mut inner = self.lock();
@@ -172,8 +171,7 @@ impl ClassPool {
         drop(idle);
     }
 
-    /// Closes the pool: requests that wait for a connection and later requests fail, and each connection is closed when its last request
-    /// has ended.
+    /// Closes the pool: waiting and later requests fail, and each connection is closed when its last request has ended.
     pub(super) fn close(&self) {
         let (waiters, idle, reaper) = {
             let mut inner = self.lock();
@@ -375,8 +373,7 @@ impl ClassPool {
         })));
     }
 
-    /// Closes the connections that were idle for too long. Returns a sleep until the next idle connection expires, or `None` if no
-    /// connection is idle.
+    /// Closes connections that were idle for too long. Returns a sleep until the next one expires, or `None` if none is idle.
     fn reap(&self) -> Option<impl Future<Output = ()> + use<>> {
         let now = self.context.clock.now();
         let (expired, next, reaper) = {
