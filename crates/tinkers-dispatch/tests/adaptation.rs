@@ -85,7 +85,7 @@ fn pauses_start_from_the_shortest_again_after_the_gate_has_opened() {
 }
 
 #[test]
-fn pauses_after_unanswered_first_requests_double() {
+fn pause_doubles_each_time_the_first_request_gets_no_response() {
     let (bench, class) = (bench(), RouteClass::Rest);
     for _ in 0..2 {
         refuse(bench.admit(ask(class)), Some(MS));

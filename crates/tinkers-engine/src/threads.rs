@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn error_of_the_parallel_result_consumer_is_returned() {
+    fn error_of_the_result_consumer_is_returned() {
         let threads = Threads::new(2).unwrap();
         let mut consumed = 0;
         let consume = |index, ()| {

@@ -167,8 +167,8 @@ impl Constraints {
         )
     }
 
-    /// Admits a nested request, which is made during another request, at once and beyond the limits on slots, bytes and rate: it must not
-    /// wait for resources that the outer request holds. Returns `None` while the gate is closed.
+    /// Admits a request that is made during another request. It is admitted at once, even if the slots, bytes or rate are used up, because
+    /// a wait for resources of the outer request would never end. Returns `None` while the backoff gate is closed after a refusal.
     pub fn take_nested(&self) -> Option<Ticket> {
         let take = SlotRequest::Slot;
         self.window.take_unchecked(take);

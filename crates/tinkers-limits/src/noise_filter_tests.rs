@@ -236,7 +236,7 @@ fn first_refusal_after_a_confirmed_limit_does_not_count_as_random() {
 }
 
 #[test]
-fn failed_probes_before_random_refusals_do_not_count_afterwards() {
+fn count_of_failed_probes_restarts_once_refusals_prove_random() {
     let mut filter = confirmed();
     filter.probe_failed();
     for (level, accepted) in [(20, 18), (18, 17)] {

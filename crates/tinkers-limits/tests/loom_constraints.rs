@@ -177,7 +177,7 @@ fn exactly_one_request_replaces_a_dropped_first_request() {
 }
 
 #[test]
-fn slot_of_a_refused_request_admits_no_other_request() {
+fn slot_freed_by_a_server_refusal_admits_no_request_before_the_pause() {
     explore("slot of a refused request", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds { slots: 1, ..BOUNDS }));
         let refused = take(&constraints).unwrap();

@@ -324,7 +324,7 @@ fn late_end_of_a_first_request<E: EndReport>(
 }
 
 #[test]
-fn late_end_of_a_first_request_after_a_pause_keeps_its_replacement() {
+fn first_request_that_ends_late_does_not_end_the_one_that_replaced_it() {
     late_end_of_a_first_request::<OwnFirstRequest>("late drop", |gate, first_request| {
         gate.hand_over_first_request(ms(105), first_request)
     })

@@ -242,8 +242,8 @@ enum FinalStatuses {
 }
 
 impl FinalStatuses {
-    /// Returns the final statuses of a request in a body format that the server has not accepted yet. No server rejects JSON with a 500
-    /// because of the format.
+    /// Returns which response statuses end an attempt without a retry, while the server has not accepted a body in this format. For formats
+    /// other than JSON these include 500, with which some servers reject a body that they cannot decode.
     fn of(format: BodyFormat) -> Self {
         match format {
             BodyFormat::Json => Self::Standard,

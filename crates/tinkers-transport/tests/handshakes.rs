@@ -166,7 +166,7 @@ async fn connect_timeout_restarts_after_a_fallback_to_http1() {
 }
 
 #[tokio::test]
-async fn restarted_connect_timeout_fails_a_slow_connection() {
+async fn slow_connection_of_a_waiting_request_fails_with_a_connect_timeout() {
     let gate = Arc::new(Semaphore::new(1));
     let server = secure_after(&["http/1.1"], {
         let gate = Arc::clone(&gate);

@@ -28,7 +28,7 @@ impl CheckpointKind {
     /// All kinds of checkpoints.
     const ALL: [Self; 3] = [Self::Training, Self::Sampler, Self::External];
 
-    /// Returns the name used in listings: `training`, `sampler` or `external`.
+    /// Returns the name of this kind in the server's lists of checkpoints: `training`, `sampler` or `external`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Training => "training",

@@ -127,7 +127,7 @@ fn name_conflict() -> Fault {
 }
 
 #[tokio::test(start_paused = true)]
-async fn conflict_of_sequence_numbers_prevents_recovery_of_the_model() {
+async fn recover_fails_after_a_conflict_of_sequence_numbers() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     training.save_state("taken").await.unwrap();

@@ -16,7 +16,7 @@ use crate::weights::Weights;
 /// Selects the keys and values to which the queries of a call attend.
 #[derive(Debug)]
 pub(super) enum Attend<'a> {
-    /// The keys and values of the same call. The call contains complete sequences.
+    /// Attends only to the keys and values that this forward call computes, without a cache. The call contains complete sequences.
     Whole,
     /// The keys and values of the cache and of the same call. The call continues the cached sequences. Records no gradients.
     Cached(LayerCache<'a>),

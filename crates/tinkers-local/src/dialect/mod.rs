@@ -119,7 +119,7 @@ pub enum OpenApi {
     Whole,
     /// The server has a document that omits the request body of `forward_backward`.
     PassWithoutBody,
-    /// The server has no document and responds with 404.
+    /// The server has no OpenAPI document: `/openapi.json` returns 404.
     Absent,
 }
 

@@ -157,8 +157,8 @@ impl Fault {
         Self::of(Action::DelayResponse(delay))
     }
 
-    /// Refuses the connection, so that nothing is sent. On a socket, the request has already arrived; there, the fault cuts the
-    /// connection.
+    /// Refuses the connection of an in-process client, so that nothing is sent. On a real socket the request has already arrived when the
+    /// fault strikes, so the connection is cut instead.
     pub fn refuse() -> Self {
         Self::of(Action::Refuse)
     }

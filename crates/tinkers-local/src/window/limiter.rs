@@ -38,8 +38,8 @@ struct OpenEvent {
     hint_expiry: Timestamp,
     /// The end of the congestion event. A submission that is refused before this time belongs to the event.
     until: Timestamp,
-    /// The time from which [`Congestion::first_grant`] and [`Congestion::full_flow`] are measured. `None` until a sample is
-    /// accepted after the event.
+    /// The start of the recovery from this congestion event: [`Congestion::first_grant`] and [`Congestion::full_flow`] are measured from
+    /// it. `None` until a sampling request is accepted after the event.
     recovery_start: Option<Timestamp>,
     /// The index of the event in the list of all congestion events. Only the first [`WindowCounts::KEPT`] events are stored.
     index: usize,
