@@ -36,7 +36,8 @@ use crate::{SaveForSampler, SaveState};
 /// # Errors
 /// A rejected save or forward pass fails alone. If the server rejects a request that changes the model, or if a request may or may not
 /// have been applied, all later calls fail at once with [`ErrorKind::Poisoned`], so that no call is applied out of order. Then call
-/// [`TrainingClient::recover`], or create a new client from the last checkpoint.
+/// [`TrainingClient::recover`], or create a new client from the last checkpoint. If the server has lost the session, the call and all later
+/// calls fail with [`ErrorKind::SessionLost`] instead.
 ///
 /// # Cancel safety
 /// Dropping the future of a training call ends the wait for its result. The call is still submitted.

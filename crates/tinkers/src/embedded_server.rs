@@ -19,7 +19,7 @@ use crate::{ServiceClient, builder};
 
 impl ServiceClient {
     /// Starts an embedded server with the base model `tinkers/tiny`, and opens a session on it. Neither an API key nor a network is needed.
-    /// Requests and responses are the same as with a server over a socket.
+    /// Requests and responses are the same as with a server over a socket. The tokens of the model are bytes (0 to 255), and 256 ends a text.
     ///
     /// Samples and adapters without a seed differ from run to run. Set their seeds to reproduce a run, or use
     /// [`ServiceClient::over_local`] with a seeded engine.

@@ -15,7 +15,12 @@
 //! | Limit the rate | [`LimiterSettings`], [`LimiterSnapshot`], [`GateSnapshot`], [`LimiterEvents`] |
 //! | Test | [`transport`] for custom layers; with the feature `local` the embedded server, [`ServiceClient::local`] and [`mod@local`] |
 //!
-//! Most programs need only `use tinkers::prelude::*;`, see [`prelude`].
+//! Most programs need only `use tinkers::prelude::*;`, see [`prelude`]. Examples of single items import them from the crate that defines
+//! them, such as `tinkers_wire`; import them from `tinkers` instead.
+//!
+//! Guides: [from the Python SDK to tinkers](https://github.com/tinkers-rs/tinkers/blob/main/docs/guides/from-python.md), and
+//! [test a training loop under faults](https://github.com/tinkers-rs/tinkers/blob/main/docs/guides/faults.md). Programs:
+//! [the examples](https://github.com/tinkers-rs/tinkers/tree/main/crates/tinkers/examples).
 
 mod api_key;
 pub mod blocking;
@@ -32,9 +37,9 @@ pub use environment::Environment;
 pub use service::ServiceClient;
 
 pub use tinkers_core::{
-    BodyFormat, Clock, Deduplication, Document, Error, ErrorKind, Phase, Progress, RecoveredError,
-    RecoveredErrorCounts, Result, RetryPolicy, RouteClass, Sent, ServerProfile, SessionContext,
-    Stalled, Timeouts, Timestamp,
+    Backoff, BodyFormat, Clock, Deduplication, Document, Error, ErrorKind, Phase, Progress,
+    RecoveredError, RecoveredErrorCounts, Result, RetryPolicy, RouteClass, Sent, ServerProfile,
+    SessionContext, Stalled, Timeouts, Timestamp,
 };
 pub use tinkers_dispatch::{
     ClassCounts, ClassSettings, ClassSnapshot, GateSnapshot, LimitChange, LimiterEvent,
@@ -53,12 +58,12 @@ pub use tinkers_transport::{ClassConnectionLimits, HttpVersions, ProxyConfig};
 pub use tinkers_transport::{TokioClock, block_on};
 pub use tinkers_wire as wire;
 pub use tinkers_wire::{
-    AdamParams, Capabilities, Chunk, CsrIndices, DType, Datum, FailureCategory, FinishReason,
-    ForwardBackwardOutput, InvalidInput, LoadedWeights, LoraConfig, Loss, LossConfigValue, LossFn,
-    ModelInfo, ModelInput, OptimStepResult, OptimizerConfig, PromptAltTokens, ProvenanceSpan,
-    QueueState, SampleResponse, SampledSequence, SamplingParams, SavedSamplerWeights, SavedWeights,
-    SpanKind, Stop, StopReason, SupportedModel, TensorData, TensorElement, TensorValues,
-    TinkerPath, TopkLogprobs,
+    AdamParams, Capabilities, CheckpointKind, Chunk, CsrIndices, DType, Datum, FailureCategory,
+    FinishReason, ForwardBackwardOutput, InvalidInput, LoadedWeights, LoraConfig, Loss,
+    LossConfigValue, LossFn, ModelInfo, ModelInput, OptimStepResult, OptimizerConfig,
+    PromptAltTokens, ProvenanceSpan, QueueState, SampleResponse, SampledSequence, SamplingParams,
+    SavedSamplerWeights, SavedWeights, SpanKind, Stop, StopReason, SupportedModel, TensorData,
+    TensorElement, TensorValues, TinkerPath, TopkLogprobs,
 };
 
 /// The embedded server, for tests of programs that use the SDK: see [`ServiceClient::over_local`].
@@ -76,9 +81,9 @@ pub mod transport {
 /// The items that most programs need. Import them with `use tinkers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        AdamParams, ApiFuture, Datum, Error, ErrorKind, LoraConfig, LossFn, ModelInput,
-        SampleResponse, SamplingClient, SamplingParams, ServiceClient, Stop, StopReason,
-        TensorData, TinkerPath, TrainingClient,
+        AdamParams, ApiFuture, Datum, Error, ErrorKind, GateSnapshot, LimiterEvent, LoraConfig,
+        LossFn, ModelInput, RecoveredError, SampleResponse, SamplingClient, SamplingParams, Sent,
+        ServiceClient, SessionEvent, Stop, StopReason, TensorData, TinkerPath, TrainingClient,
     };
 }
 
