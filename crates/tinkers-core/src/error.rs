@@ -32,7 +32,8 @@ pub enum Sent {
 ///
 /// ```
 /// use std::time::Duration;
-/// use tinkers_core::{Error, ErrorKind};
+/// # use tinkers_core as tinkers;
+/// use tinkers::{Error, ErrorKind};
 ///
 /// /// Returns how long a program should wait before it repeats a failed sample, or `None` if it should stop.
 /// fn pause(error: &Error) -> Option<Duration> {
@@ -166,7 +167,8 @@ impl Stalled {
 /// `fn main() -> Result<(), Error>` prints a readable text.
 ///
 /// ```
-/// use tinkers_core::{Error, ErrorKind, Sent};
+/// # use tinkers_core as tinkers;
+/// use tinkers::{Error, ErrorKind, Sent};
 ///
 /// let full = std::io::Error::other("disk full");
 /// let error = Error::new(ErrorKind::Io, Sent::NotSent, "cannot write the metrics").with_source(full);

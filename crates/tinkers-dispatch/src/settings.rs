@@ -74,7 +74,8 @@ fn least<T: Ord>(one: Option<T>, two: Option<T>) -> Option<T> {
 /// The rate limits of a client, for each route class. The route class of control requests (heartbeat, close) has no limits.
 ///
 /// ```
-/// use tinkers_dispatch::{ClassSettings, LimiterSettings};
+/// # use tinkers_dispatch as tinkers;
+/// use tinkers::{ClassSettings, LimiterSettings};
 ///
 /// let mut limits = LimiterSettings::default();
 /// // At most 100 samples are sent at once, and at most 500 are in flight.

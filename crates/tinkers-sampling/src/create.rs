@@ -47,7 +47,8 @@ impl SamplerSource {
 ///
 /// ```no_run
 /// # async fn create(session: std::sync::Arc<dyn tinkers_core::SessionContext>) -> tinkers_core::Result<()> {
-/// use tinkers_sampling::CreateSamplingClient;
+/// # use tinkers_sampling as tinkers;
+/// use tinkers::CreateSamplingClient;
 ///
 /// let sampler = CreateSamplingClient::new(session, "Qwen/Qwen3-8B").await?;
 /// println!("sampler {}", sampler.sampler_id());

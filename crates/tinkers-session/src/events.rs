@@ -23,7 +23,8 @@ pub enum SessionEvent {
 ///
 /// ```no_run
 /// # async fn watch(session: std::sync::Arc<tinkers_session::Session>) {
-/// use tinkers_session::SessionEvent;
+/// # use tinkers_session as tinkers;
+/// use tinkers::SessionEvent;
 ///
 /// let mut events = session.events();
 /// while let Some(event) = events.next().await {

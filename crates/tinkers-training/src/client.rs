@@ -23,7 +23,8 @@ use crate::{SaveForSampler, SaveState};
 ///
 /// ```no_run
 /// # async fn train(training: tinkers_training::TrainingClient, batch: Vec<tinkers_wire::Datum>) -> tinkers_core::Result<()> {
-/// use tinkers_wire::{AdamParams, LossFn};
+/// # use tinkers_wire as tinkers;
+/// use tinkers::{AdamParams, LossFn};
 ///
 /// let gradients = training.forward_backward(&batch, LossFn::CrossEntropy);
 /// let step = training.optim_step(AdamParams::new(1e-4));
@@ -79,7 +80,8 @@ impl TrainingClient {
     ///
     /// ```no_run
     /// # async fn evaluate(training: tinkers_training::TrainingClient, data: Vec<tinkers_wire::Datum>) -> tinkers_core::Result<()> {
-    /// use tinkers_wire::LossFn;
+    /// # use tinkers_wire as tinkers;
+    /// use tinkers::LossFn;
     ///
     /// let output = training.forward(&data, LossFn::CrossEntropy).await?;
     /// println!("loss {:?} of {} data", output.loss_sum(), output.loss_fn_outputs.len());
@@ -114,7 +116,8 @@ impl TrainingClient {
     ///
     /// ```no_run
     /// # async fn train(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
-    /// use tinkers_wire::{Datum, LossFn};
+    /// # use tinkers_wire as tinkers;
+    /// use tinkers::{Datum, LossFn};
     ///
     /// // Four tokens make three predictions, so there are three weights.
     /// let datum = Datum::next_token(&[1, 2, 3, 4], vec![1.0; 3])?;
@@ -148,7 +151,8 @@ impl TrainingClient {
     ///
     /// ```no_run
     /// # async fn step(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
-    /// use tinkers_wire::AdamParams;
+    /// # use tinkers_wire as tinkers;
+    /// use tinkers::AdamParams;
     ///
     /// let mut params = AdamParams::new(1e-4);
     /// params.grad_clip_norm = Some(1.0);
@@ -327,8 +331,8 @@ impl TrainingClient {
     ///
     /// ```no_run
     /// # async fn train(training: tinkers_training::TrainingClient, batch: Vec<tinkers_wire::Datum>) -> tinkers_core::Result<()> {
-    /// use tinkers_core::ErrorKind;
-    /// use tinkers_wire::LossFn;
+    /// # mod tinkers { pub use tinkers_core::ErrorKind; pub use tinkers_wire::LossFn; }
+    /// use tinkers::{ErrorKind, LossFn};
     ///
     /// match training.forward_backward(batch, LossFn::CrossEntropy).await {
     ///     Err(error) if error.kind() == ErrorKind::Rejected => {

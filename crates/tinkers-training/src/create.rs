@@ -18,7 +18,8 @@ use crate::create_model::{ModelCreation, load_into_new_model, needs_existing_mod
 ///
 /// ```no_run
 /// # async fn create(session: std::sync::Arc<dyn tinkers_core::SessionContext>) -> tinkers_core::Result<()> {
-/// use tinkers_training::CreateLoraTrainingClient;
+/// # use tinkers_training as tinkers;
+/// use tinkers::CreateLoraTrainingClient;
 ///
 /// let training = CreateLoraTrainingClient::new(session, "Qwen/Qwen3-8B").rank(16).seed(1).await?;
 /// println!("training run {}", training.model_id());
@@ -137,7 +138,8 @@ impl IntoFuture for CreateLoraTrainingClient {
 ///
 /// ```no_run
 /// # async fn resume(session: std::sync::Arc<dyn tinkers_core::SessionContext>) -> tinkers_core::Result<()> {
-/// use tinkers_training::CreateTrainingClientFromState;
+/// # use tinkers_training as tinkers;
+/// use tinkers::CreateTrainingClientFromState;
 ///
 /// let path = "tinker://run-1/weights/step-100";
 /// let training = CreateTrainingClientFromState::with_optimizer(session, path).await?;

@@ -65,7 +65,7 @@ impl Record {
     fn failed(&self, name: &'static str, error: &Error) {
         self.write(|events| {
             events.ended.push(name);
-            events.errors.push(error.to_string());
+            events.errors.push(format!("{error:#}"));
         });
     }
 

@@ -21,7 +21,8 @@ use crate::{InvalidInput, ModelInput, TensorData, loss_input_dtype};
 /// # Examples
 /// Supervised: learn to continue the prompt `[1, 2, 3]` with `[4, 5]`. The weights apply to the predictions of tokens 2 to 5.
 /// ```
-/// use tinkers_wire::Datum;
+/// # use tinkers_wire as tinkers;
+/// use tinkers::Datum;
 ///
 /// let datum = Datum::next_token(&[1, 2, 3, 4, 5], [0.0, 0.0, 1.0, 1.0])?;
 /// // The same, by hand:
@@ -170,7 +171,8 @@ impl Datum {
     /// token.
     ///
     /// ```
-    /// use tinkers_wire::Datum;
+    /// # use tinkers_wire as tinkers;
+    /// use tinkers::Datum;
     ///
     /// let datum = Datum::sampled(&[1, 2], &[3, 4], &[-0.5, -0.75], 2.0)?;
     /// let by_hand = Datum::new([1, 2, 3])

@@ -29,7 +29,8 @@ use crate::{DType, InvalidInput, input};
 ///
 /// # Examples
 /// ```
-/// use tinkers_wire::{Datum, LossFn};
+/// # use tinkers_wire as tinkers;
+/// use tinkers::{Datum, LossFn};
 ///
 /// // The model completed the prompt [1, 2, 3] with the tokens [4, 5], and the completion earned the advantage 0.5.
 /// let datum = Datum::sampled(&[1, 2, 3], &[4, 5], &[-0.25, -1.5], 0.5)?;
@@ -251,7 +252,8 @@ impl From<String> for LossConfigValue {
 /// A [`LossFn`] converts to a loss without options:
 ///
 /// ```
-/// use tinkers_wire::{Loss, LossFn};
+/// # use tinkers_wire as tinkers;
+/// use tinkers::{Loss, LossFn};
 ///
 /// let loss: Loss = LossFn::CrossEntropy.into();
 /// assert!(loss.config.is_empty());

@@ -17,7 +17,8 @@ pub(crate) const MAX_TOKEN: u32 = i32::MAX as u32;
 /// clone: clones share the tokens and images.
 ///
 /// ```
-/// use tinkers_wire::{Chunk, ModelInput};
+/// # use tinkers_wire as tinkers;
+/// use tinkers::{Chunk, ModelInput};
 ///
 /// let tokens = vec![72, 101, 108];
 /// let input = ModelInput::from(&tokens);

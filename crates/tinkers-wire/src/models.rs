@@ -16,7 +16,8 @@ use crate::{DecodeError, InvalidInput, OperationResult, lenient};
 /// the default of the API.
 ///
 /// ```
-/// use tinkers_wire::LoraConfig;
+/// # use tinkers_wire as tinkers;
+/// use tinkers::LoraConfig;
 ///
 /// let config = LoraConfig::rank(16).seed(7).train_unembed(false);
 /// config.validate()?;

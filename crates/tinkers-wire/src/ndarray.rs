@@ -38,7 +38,8 @@ impl TensorData {
     ///
     /// ```
     /// use ndarray::array;
-    /// use tinkers_wire::TensorData;
+    /// # use tinkers_wire as tinkers;
+    /// use tinkers::TensorData;
     ///
     /// let tensor = TensorData::from(array![[1.0_f32, 2.0], [3.0, 4.0]]);
     /// assert_eq!(tensor.view_f32()?, array![[1.0, 2.0], [3.0, 4.0]].into_dyn());

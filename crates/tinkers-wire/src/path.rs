@@ -71,7 +71,8 @@ impl FromStr for CheckpointKind {
 /// weights.
 ///
 /// ```
-/// use tinkers_wire::{CheckpointKind, TinkerPath};
+/// # use tinkers_wire as tinkers;
+/// use tinkers::{CheckpointKind, TinkerPath};
 ///
 /// let path: TinkerPath = "tinker://a1b2:train:0/weights/step-10".parse()?;
 /// assert_eq!((path.run_id(), path.kind(), path.name()), ("a1b2:train:0", CheckpointKind::Training, "step-10"));

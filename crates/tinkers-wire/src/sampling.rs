@@ -125,7 +125,8 @@ impl<const N: usize> From<[u32; N]> for Stop {
 /// temperature 1, no top-k (-1), top-p 1, and a stop at the end-of-text token.
 ///
 /// ```
-/// use tinkers_wire::SamplingParams;
+/// # use tinkers_wire as tinkers;
+/// use tinkers::SamplingParams;
 ///
 /// let params = SamplingParams::new().max_tokens(64).temperature(0.7).stop(["\n\n", "User:"]);
 /// params.validate()?;

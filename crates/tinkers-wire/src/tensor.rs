@@ -127,7 +127,8 @@ impl CsrIndices {
 /// infinity can be serialised, but [`TensorData::validate`] rejects it as an input of a request.
 ///
 /// ```
-/// use tinkers_wire::{DType, TensorData};
+/// # use tinkers_wire as tinkers;
+/// use tinkers::{DType, TensorData};
 ///
 /// let weights = TensorData::from([0.0, 0.5, 1.0]);
 /// assert_eq!((weights.dtype(), weights.shape()), (DType::Float32, vec![3]));

@@ -143,7 +143,8 @@ impl PassRequest {
 /// default of that Python type.
 ///
 /// ```
-/// use tinkers_wire::AdamParams;
+/// # use tinkers_wire as tinkers;
+/// use tinkers::AdamParams;
 ///
 /// let params = AdamParams::new(4e-5).betas(0.9, 0.999).eps(1e-8).grad_clip_norm(1.0);
 /// params.validate()?;

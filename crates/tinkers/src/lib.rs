@@ -15,8 +15,7 @@
 //! | Limit the rate | [`LimiterSettings`], [`LimiterSnapshot`], [`GateSnapshot`], [`LimiterEvents`] |
 //! | Test | [`transport`] for custom layers; with the feature `local` the embedded server, [`ServiceClient::local`] and [`mod@local`] |
 //!
-//! Most programs need only `use tinkers::prelude::*;`, see [`prelude`]. Examples of single items import them from the crate that defines
-//! them, such as `tinkers_wire`; import them from `tinkers` instead.
+//! Most programs need only `use tinkers::prelude::*;`, see [`prelude`].
 //!
 //! Guides: [from the Python SDK to tinkers](https://github.com/tinkers-rs/tinkers/blob/main/docs/guides/from-python.md), and
 //! [test a training loop under faults](https://github.com/tinkers-rs/tinkers/blob/main/docs/guides/faults.md). Programs:
