@@ -22,6 +22,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     step::timed("cargo-deny", deny::check)?;
     step::timed("number of crates", crates::check)?;
     let mut steps = plan::steps(&workspace.packages, &workspace.target);
+    package::delete_unpacked(&workspace.packages)?;
     steps.push(package::step(&workspace.packages)?);
     for step in &steps {
         step::timed(&step.name, || step.run(&logs))?;

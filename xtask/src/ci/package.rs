@@ -1,11 +1,12 @@
 //! Packages the crates as `cargo publish` does, and builds them from their packages with the
 //! minimum Rust version.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::step::Step;
 use crate::metadata::Package;
-use crate::out;
+use crate::{environment, out};
 
 /// Returns the step that packages all published crates and builds them with all features.
 ///
@@ -26,6 +27,46 @@ pub(crate) fn step(packages: &[Package]) -> Result<Step, String> {
     };
     let name = format!("packages, Rust {version}");
     Ok(Step::new(name, &command).with("RUSTC", &compiler))
+}
+
+/// Deletes the sources of the workspace's crates that an earlier `cargo package` unpacked in cargo's home directory.
+///
+/// Cargo unpacks each version of a crate only once, so later packages of the same version would be built from the sources of the
+/// earlier package.
+pub(crate) fn delete_unpacked(packages: &[Package]) -> Result<(), String> {
+    let Some(sources) = cargo_home().map(|home| home.join("registry/src")) else {
+        return Ok(());
+    };
+    for registry in directories(&sources) {
+        for unpacked in directories(&registry) {
+            let name = unpacked.file_name().unwrap_or_default().to_string_lossy();
+            if packages.iter().any(|package| is_version_of(&name, package)) {
+                std::fs::remove_dir_all(&unpacked)
+                    .map_err(|cause| format!("cannot delete {}: {cause}", unpacked.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether the directory name `name` is that of an unpacked version of the published `package`.
+fn is_version_of(name: &str, package: &Package) -> bool {
+    let rest = name.strip_prefix(package.name.as_str());
+    let version = rest.and_then(|rest| rest.strip_prefix('-'));
+    package.is_published
+        && version.is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// Returns the entries of a directory, or none if the directory is missing.
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// Returns the directory in which cargo keeps unpacked crates.
+fn cargo_home() -> Option<PathBuf> {
+    let home = environment::variable("CARGO_HOME").map(PathBuf::from);
+    home.or_else(|| Some(PathBuf::from(environment::variable("HOME")?).join(".cargo")))
 }
 
 /// Returns the `rust-version` that all packages declare. Returns an error if they declare different
@@ -73,6 +114,15 @@ mod tests {
             rust_version: version.map(str::to_owned),
             ..Package::default()
         }
+    }
+
+    #[test]
+    fn only_versions_of_published_packages_are_deleted() {
+        let published = package("tinkers-core", None);
+        assert!(is_version_of("tinkers-core-0.1.0", &published));
+        assert!(!is_version_of("tinkers-core-extra-0.1.0", &published));
+        assert!(!is_version_of("tokio-1.0.0", &published));
+        assert!(!is_version_of("xtask-0.1.0", &package("xtask", None)));
     }
 
     #[test]
