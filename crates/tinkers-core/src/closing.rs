@@ -166,18 +166,9 @@ impl Drop for CloseWatch<'_> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::user_code::tests::Count;
     use std::future::{pending, ready};
-    use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
 
     #[test]
     fn close_signal_wakes_each_waiter_once_with_an_error() {

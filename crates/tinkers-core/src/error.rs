@@ -114,7 +114,7 @@ pub enum ErrorKind {
 /// Writes the name of the kind, such as `RateLimited`.
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        f.pad(&format!("{self:?}"))
     }
 }
 
@@ -448,6 +448,11 @@ impl From<InvalidInput> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn format_width_pads_a_displayed_kind() {
+        assert_eq!(format!("{:<8}|", ErrorKind::Server), "Server  |");
+    }
 
     #[test]
     fn invalid_argument_error_names_the_field_and_is_not_sent() {

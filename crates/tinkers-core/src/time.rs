@@ -197,20 +197,13 @@ impl Drop for ManualSleep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
-
-    struct Count(AtomicUsize);
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
+    use crate::user_code::tests::Count;
+    use std::sync::atomic::Ordering;
 
     #[test]
     fn manual_clock_sleep_ends_exactly_at_its_time() {
         let clock = ManualClock::new();
-        let woken = Arc::new(Count(AtomicUsize::new(0)));
+        let woken = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
         let time: &dyn Clock = &clock;

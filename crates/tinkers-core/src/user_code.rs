@@ -20,7 +20,7 @@ pub fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,8 +34,9 @@ mod tests {
         }
     }
 
+    /// A waker that counts its calls.
     #[derive(Default)]
-    struct Count(AtomicUsize);
+    pub(crate) struct Count(pub(crate) AtomicUsize);
 
     impl Wake for Count {
         fn wake(self: Arc<Self>) {
