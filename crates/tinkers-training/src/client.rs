@@ -67,11 +67,6 @@ impl TrainingClient {
         &self.info
     }
 
-    /// Returns the session of the client, for operations that combine training and sampling.
-    pub fn session(&self) -> &Arc<dyn SessionContext> {
-        self.calls.session()
-    }
-
     /// Computes the loss of `data` without gradients (a forward pass).
     ///
     /// The result contains one output per datum, in the order of `data`: usually `logprobs`, the natural log-probability of each target
@@ -247,7 +242,7 @@ impl TrainingClient {
     /// # Cancel safety
     /// Dropping the future ends the wait. The save is still submitted, but no sampling client is created.
     pub fn save_weights_and_get_sampling_client(&self) -> ApiFuture<SamplingClient> {
-        let session = Arc::clone(self.session());
+        let session = Arc::clone(self.calls.session());
         let operation = self
             .calls
             .operation("TrainingClient.save_weights_and_get_sampling_client");

@@ -32,10 +32,9 @@
 //! Do not use this module in asynchronous code. Its functions would block a thread of the executor, and would never return if this thread
 //! performs the I/O of the SDK. In asynchronous code, use `.await`, or move the work to `tokio::task::spawn_blocking`.
 
-use std::future::{IntoFuture, poll_fn};
-use std::pin::Pin;
+use std::future::IntoFuture;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use tinkers_transport::block_on;
 
 /// An extension trait that waits for a future or builder of the SDK by blocking the calling thread.
@@ -48,23 +47,8 @@ pub trait Wait: IntoFuture + Sized {
 
 impl<T: IntoFuture> Wait for T {}
 
-/// Returns a blocking iterator over the items of a stream, such as a [`SampleStream`](crate::SampleStream). Dropping the iterator drops
-/// the stream.
-pub fn iter<S: Stream + Unpin>(stream: S) -> Iter<S> {
-    Iter { stream }
-}
-
-/// A blocking iterator over the items of a stream, made by [`iter`]. `next` blocks the calling thread until the stream has an item or ends.
-#[derive(Debug)]
-#[must_use = "an iterator does nothing until it is used"]
-pub struct Iter<S> {
-    stream: S,
-}
-
-impl<S: Stream + Unpin> Iterator for Iter<S> {
-    type Item = S::Item;
-
-    fn next(&mut self) -> Option<S::Item> {
-        block_on(poll_fn(|cx| Pin::new(&mut self.stream).poll_next(cx)))
-    }
+/// Returns an iterator over a stream, such as a [`SampleStream`](crate::SampleStream). Each step blocks the calling thread until the stream has
+/// an item or ends. Dropping the iterator drops the stream.
+pub fn iter<S: Stream + Unpin>(mut stream: S) -> impl Iterator<Item = S::Item> {
+    std::iter::from_fn(move || block_on(stream.next()))
 }
