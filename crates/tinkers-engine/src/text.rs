@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+#[cfg(feature = "tokenizers")]
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
@@ -17,6 +18,7 @@ pub enum Text {
     /// A tokenizer whose token ids below 256 are bytes. All other token ids decode to nothing.
     Bytes,
     /// A tokenizer from a file `tokenizer.json`.
+    #[cfg(feature = "tokenizers")]
     Tokenizer(Box<Tokenizer>),
 }
 
@@ -24,7 +26,20 @@ impl Text {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// Returns [`Error::Tokenizer`] if the file cannot be read.
+    /// Returns [`Error::Tokenizer`] if the file cannot be read, or if the feature `tokenizers` of this crate is off.
+    #[cfg(not(feature = "tokenizers"))]
+    pub fn from_file(path: &Path) -> Result<Self> {
+        Err(Error::Tokenizer(format!(
+            "{}: reading tokenizers needs the feature `tokenizers` of tinkers-engine",
+            path.display()
+        )))
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Returns [`Error::Tokenizer`] if the file cannot be read, or if the feature `tokenizers` of this crate is off.
+    #[cfg(feature = "tokenizers")]
     pub fn from_file(path: &Path) -> Result<Self> {
         let tokenizer = Tokenizer::from_file(path)
             .map_err(|e| Error::Tokenizer(format!("{}: {e}", path.display())))?;
@@ -42,6 +57,7 @@ impl Text {
                 .iter()
                 .filter_map(|&t| u8::try_from(t).ok())
                 .collect()),
+            #[cfg(feature = "tokenizers")]
             Self::Tokenizer(tokenizer) => tokenizer
                 .decode(tokens, false)
                 .map(String::into_bytes)
@@ -52,7 +68,11 @@ impl Text {
     /// Returns the id of the token with this text, if the tokenizer has one.
     pub(crate) fn id(&self, token: &str) -> Option<u32> {
         match self {
-            Self::Bytes => None,
+            Self::Bytes => match token.as_bytes() {
+                [byte] => Some(u32::from(*byte)),
+                _ => None,
+            },
+            #[cfg(feature = "tokenizers")]
             Self::Tokenizer(tokenizer) => tokenizer.token_to_id(token),
         }
     }
@@ -61,6 +81,7 @@ impl Text {
     pub(crate) fn vocabulary(&self) -> BTreeMap<u32, String> {
         match self {
             Self::Bytes => BTreeMap::new(),
+            #[cfg(feature = "tokenizers")]
             Self::Tokenizer(tokenizer) => {
                 let vocabulary = tokenizer.get_vocab(true).into_iter();
                 vocabulary.map(|(token, id)| (id, token)).collect()
@@ -75,6 +96,7 @@ impl Text {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match self {
             Self::Bytes => Ok(text.bytes().map(u32::from).collect()),
+            #[cfg(feature = "tokenizers")]
             Self::Tokenizer(tokenizer) => tokenizer
                 .encode(text, false)
                 .map(|encoding| encoding.get_ids().to_vec())

@@ -24,7 +24,7 @@ const BUDGETS: [Budget; 3] = [
     Budget {
         name: "tinkers with the feature local",
         selection: &["-p", "tinkers", "--features", "local"],
-        max: 190,
+        max: 147,
     },
     Budget {
         name: "tinkers-cli",

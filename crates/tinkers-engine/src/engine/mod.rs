@@ -131,7 +131,7 @@ impl ModelEngine {
     /// # Errors
     ///
     /// Returns the errors of [`Self::builtin`], and [`Error::Model`] or [`Error::Tokenizer`] with the file that is missing or not
-    /// supported.
+    /// supported. Without the feature `tokenizers` of this crate, the result is always [`Error::Tokenizer`].
     pub fn from_model_dir(dir: &Path, data_dir: &Path) -> Result<Self> {
         let names = Names::of_dir(dir).ok_or_else(|| {
             Error::Model(format!(

@@ -191,82 +191,93 @@ mod tests {
         );
     }
 
-    /// Creates a word-level tokenizer with the given vocabulary and decoder.
-    fn tokenizer(words: &[&str], decoder: &str) -> Text {
-        let vocabulary: serde_json::Map<String, serde_json::Value> = words
-            .iter()
-            .zip(0..)
-            .map(|(word, id)| ((*word).to_owned(), id.into()))
-            .collect();
-        let json = format!(
-            r#"{{"version":"1.0","added_tokens":[],"pre_tokenizer":null,"decoder":{decoder},
-            "model":{{"type":"WordLevel","vocab":{},"unk_token":"{}"}}}}"#,
-            serde_json::Value::Object(vocabulary),
-            words[0]
-        );
-        Text::Tokenizer(Box::new(json.parse().unwrap()))
-    }
+    #[cfg(feature = "tokenizers")]
+    mod tokenizers {
+        use super::*;
 
-    /// Returns the number of tokens after which `stop` ends a sample of `tokens`. `context` is the prompt.
-    fn stopped_length(stop: &str, context: &[u32], tokens: &[u32], text: &Text) -> Option<usize> {
-        let stop = StopConditions::never().or_texts([stop.to_owned()]);
-        (1..=tokens.len()).find(|&n| stop.ends(context, &tokens[..n], text).unwrap())
-    }
-
-    const METASPACE: &str =
-        r#"{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true}"#;
-
-    #[test]
-    fn stop_text_may_start_with_the_space_of_the_first_token() {
-        let metaspace = tokenizer(&["▁a", "▁b", "c"], METASPACE);
-        let without_decoder = tokenizer(&["a", "b", "c"], "null");
-        for text in [&metaspace, &without_decoder] {
-            assert_eq!(stopped_length(" b", &[0], &[1, 2], text), Some(1));
-            assert_eq!(stopped_length(" b", &[0], &[0, 0, 1], text), Some(3));
-            // The prompt is not searched.
-            assert_eq!(stopped_length("a b", &[0], &[1, 2], text), None);
-            assert_eq!(stopped_length("b", &[1], &[0, 0], text), None);
-        }
-    }
-
-    #[test]
-    fn stop_text_of_multi_token_characters_is_found_complete() {
-        let decoder = r#"{"type":"ByteFallback"}"#;
-        let byte_tokens = |bytes: &[u8]| {
-            bytes
+        /// Creates a word-level tokenizer with the given vocabulary and decoder.
+        fn tokenizer(words: &[&str], decoder: &str) -> Text {
+            let vocabulary: serde_json::Map<String, serde_json::Value> = words
                 .iter()
-                .map(|b| format!("<0x{b:02X}>"))
-                .collect::<Vec<_>>()
-        };
-        // The fullwidth colon and the replacement character start with the same byte.
-        let tokens = byte_tokens("：é".as_bytes());
-        let mut all: Vec<&str> = tokens.iter().map(String::as_str).collect();
-        all.push("x");
-        let decoder = format!(r#"{{"type":"Sequence","decoders":[{decoder},{{"type":"Fuse"}}]}}"#);
-        let text = tokenizer(&all, &decoder);
-        assert_eq!(stopped_length("：", &[5], &[0, 1, 2], &text), Some(3));
-        assert_eq!(stopped_length("é", &[5], &[3, 4], &text), Some(2));
-        assert_eq!(stopped_length("xé", &[5], &[5, 3, 4], &text), Some(3));
-        let long: Vec<u32> = std::iter::repeat_n([0, 1, 2], 40)
-            .flatten()
-            .chain([3, 4])
-            .collect();
-        assert_eq!(stopped_length("：é", &[5], &long, &text), Some(long.len()));
-    }
+                .zip(0..)
+                .map(|(word, id)| ((*word).to_owned(), id.into()))
+                .collect();
+            let json = format!(
+                r#"{{"version":"1.0","added_tokens":[],"pre_tokenizer":null,"decoder":{decoder},
+                "model":{{"type":"WordLevel","vocab":{},"unk_token":"{}"}}}}"#,
+                serde_json::Value::Object(vocabulary),
+                words[0]
+            );
+            Text::Tokenizer(Box::new(json.parse().unwrap()))
+        }
 
-    #[test]
-    fn decoding_a_suffix_creates_no_false_stop_matches() {
-        // A word piece keeps its prefix if it is decoded first, and loses the prefix after another token.
-        let decoder = r###"{"type":"WordPiece","prefix":"##","cleanup":true}"###;
-        let text = tokenizer(&["un", "##do", "##ing"], decoder);
-        let tokens: Vec<u32> = std::iter::once(0)
-            .chain(std::iter::repeat_n(1, 60))
-            .chain([2])
-            .collect();
-        assert_eq!(stopped_length("##", &[], &tokens, &text), None);
-        assert_eq!(
-            stopped_length("doing", &[], &tokens, &text),
-            Some(tokens.len())
-        );
+        /// Returns the number of tokens after which `stop` ends a sample of `tokens`. `context` is the prompt.
+        fn stopped_length(
+            stop: &str,
+            context: &[u32],
+            tokens: &[u32],
+            text: &Text,
+        ) -> Option<usize> {
+            let stop = StopConditions::never().or_texts([stop.to_owned()]);
+            (1..=tokens.len()).find(|&n| stop.ends(context, &tokens[..n], text).unwrap())
+        }
+
+        const METASPACE: &str =
+            r#"{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true}"#;
+
+        #[test]
+        fn stop_text_may_start_with_the_space_of_the_first_token() {
+            let metaspace = tokenizer(&["▁a", "▁b", "c"], METASPACE);
+            let without_decoder = tokenizer(&["a", "b", "c"], "null");
+            for text in [&metaspace, &without_decoder] {
+                assert_eq!(stopped_length(" b", &[0], &[1, 2], text), Some(1));
+                assert_eq!(stopped_length(" b", &[0], &[0, 0, 1], text), Some(3));
+                // The prompt is not searched.
+                assert_eq!(stopped_length("a b", &[0], &[1, 2], text), None);
+                assert_eq!(stopped_length("b", &[1], &[0, 0], text), None);
+            }
+        }
+
+        #[test]
+        fn stop_text_of_multi_token_characters_is_found_complete() {
+            let decoder = r#"{"type":"ByteFallback"}"#;
+            let byte_tokens = |bytes: &[u8]| {
+                bytes
+                    .iter()
+                    .map(|b| format!("<0x{b:02X}>"))
+                    .collect::<Vec<_>>()
+            };
+            // The fullwidth colon and the replacement character start with the same byte.
+            let tokens = byte_tokens("：é".as_bytes());
+            let mut all: Vec<&str> = tokens.iter().map(String::as_str).collect();
+            all.push("x");
+            let decoder =
+                format!(r#"{{"type":"Sequence","decoders":[{decoder},{{"type":"Fuse"}}]}}"#);
+            let text = tokenizer(&all, &decoder);
+            assert_eq!(stopped_length("：", &[5], &[0, 1, 2], &text), Some(3));
+            assert_eq!(stopped_length("é", &[5], &[3, 4], &text), Some(2));
+            assert_eq!(stopped_length("xé", &[5], &[5, 3, 4], &text), Some(3));
+            let long: Vec<u32> = std::iter::repeat_n([0, 1, 2], 40)
+                .flatten()
+                .chain([3, 4])
+                .collect();
+            assert_eq!(stopped_length("：é", &[5], &long, &text), Some(long.len()));
+        }
+
+        #[test]
+        fn decoding_a_suffix_creates_no_false_stop_matches() {
+            // A word piece keeps its prefix if it is decoded first, and loses the prefix after another token.
+            let decoder = r###"{"type":"WordPiece","prefix":"##","cleanup":true}"###;
+            let text = tokenizer(&["un", "##do", "##ing"], decoder);
+            let tokens: Vec<u32> = std::iter::once(0)
+                .chain(std::iter::repeat_n(1, 60))
+                .chain([2])
+                .collect();
+            assert_eq!(stopped_length("##", &[], &tokens, &text), None);
+            assert_eq!(
+                stopped_length("doing", &[], &tokens, &text),
+                Some(tokens.len())
+            );
+        }
     }
 }
