@@ -35,9 +35,9 @@ impl SessionContext for Session {
 
     fn profile(&self) -> Arc<ServerProfile> {
         let profile = self.endpoint.profile();
-        match self.options.bodies {
+        match self.options.body_format {
             // The option of the caller applies to this session only.
-            Some(bodies) => Arc::new((*profile).clone().with_body_format(bodies)),
+            Some(format) => Arc::new((*profile).clone().with_body_format(format)),
             None => profile,
         }
     }

@@ -58,7 +58,7 @@ pub struct SessionOptions {
     /// The time limit of an operation, including queues, retries and polls. None by default.
     pub operation_deadline: Option<Duration>,
     /// The body format of forward-backward passes, protobuf or JSON. By default, the format that the server accepts is detected.
-    pub bodies: Option<BodyFormat>,
+    pub body_format: Option<BodyFormat>,
     /// The limits that the session requests. The strictest limits apply: of these limits, of the server's limits, and of the limits of all
     /// other sessions with the same server and API key.
     pub limits: Option<LimiterSettings>,
@@ -82,7 +82,7 @@ impl Default for SessionOptions {
             display_name: None,
             progress_deadline: Duration::from_secs(2 * 60 * 60),
             operation_deadline: None,
-            bodies: None,
+            body_format: None,
             limits: None,
             heartbeat_period: Duration::from_secs(10),
             expiry: Duration::from_secs(120),

@@ -97,7 +97,7 @@ fn correction(peer_protocol: PeerProtocol, scheme: Scheme) -> &'static str {
         (PeerProtocol::Http1(_), Scheme::Https) => "use http:// in the base URL",
         (PeerProtocol::Tls, Scheme::Http) => "use https:// in the base URL",
         (PeerProtocol::Http2, Scheme::Http) => {
-            "require HTTP/2 without TLS (`http2_prior_knowledge`)"
+            "require HTTP/2 without TLS (`HttpVersions::Http2PriorKnowledge`)"
         }
         _ => "check the port of the base URL",
     }
@@ -177,7 +177,7 @@ pub(crate) fn not_http2(
         (PeerProtocol::Http1(_), _) => (
             TransportErrorKind::Decode,
             format!(
-                "{address} speaks HTTP/1.1 and not HTTP/2; do not require HTTP/2 (`http2_prior_knowledge`)"
+                "{address} speaks HTTP/1.1 and not HTTP/2; do not require HTTP/2 (`HttpVersions::Http2PriorKnowledge`)"
             ),
         ),
         (PeerProtocol::Http2, _) | (_, None) => (

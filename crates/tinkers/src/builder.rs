@@ -136,7 +136,7 @@ impl ServiceClientBuilder {
     /// Sets the format of the request bodies of forward-backward passes. By default, protobuf is tried first, and JSON if the server
     /// rejects protobuf.
     pub fn body_format(mut self, format: BodyFormat) -> Self {
-        self.session.bodies = Some(format);
+        self.session.body_format = Some(format);
         self
     }
 
@@ -229,11 +229,6 @@ impl ServiceClientBuilder {
     pub fn http_versions(mut self, versions: HttpVersions) -> Self {
         self.http_versions = versions;
         self
-    }
-
-    /// Uses HTTP/2 without negotiation, also without TLS. The server must support HTTP/2.
-    pub fn http2_prior_knowledge(self) -> Self {
-        self.http_versions(HttpVersions::Http2PriorKnowledge)
     }
 
     /// Sets the proxies, in place of the proxies from the environment variables. With [`ProxyConfig::none`], no proxy is used.

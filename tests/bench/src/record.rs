@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method};
-use tinkers::ServiceClient;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
+use tinkers::{HttpVersions, ServiceClient};
 
 use crate::bare::Load;
 
@@ -89,7 +89,7 @@ pub(crate) async fn record(load: &Load) -> Result<Recorded> {
             })
         });
     if load.http2 {
-        builder = builder.http2_prior_knowledge();
+        builder = builder.http_versions(HttpVersions::Http2PriorKnowledge);
     }
     let service = builder.connect().await?;
     let models = service.capabilities().await?.supported_models;

@@ -237,7 +237,7 @@ async fn body_format_chosen_by_the_caller_has_no_fallback() {
         (BodyFormat::Protobuf, vec!["protobuf"]),
     ] {
         let options = SessionOptions {
-            bodies: Some(bodies),
+            body_format: Some(bodies),
             ..SessionOptions::default()
         };
         let harness = Harness::with(options).await;

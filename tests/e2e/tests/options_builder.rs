@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers::{BodyFormat, ServiceClientBuilder};
+use tinkers::{BodyFormat, HttpVersions, ServiceClientBuilder};
 use tinkers_core::Clock;
 use tinkers_e2e::training::datum;
 use tinkers_e2e::{SCRIPTED, SocketServer, TEST_TIMEOUT};
@@ -95,7 +95,7 @@ fn every_option_of_the_builder_has_a_test() {
         display_name: _,
         progress_deadline: _,
         operation_deadline: _,
-        bodies: _,
+        body_format: _,
         limits: _,
         heartbeat_period: _,
         // The builder has no such option. The heartbeat tests cover the field.
@@ -242,7 +242,11 @@ async fn http2_prior_knowledge_sends_the_http2_preface() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let builder = ServiceClient::builder().without_environment().base_url(url);
-    let connecting = tokio::spawn(builder.http2_prior_knowledge().connect());
+    let connecting = tokio::spawn(
+        builder
+            .http_versions(HttpVersions::Http2PriorKnowledge)
+            .connect(),
+    );
     let (mut socket, _) = with_timeout(listener.accept()).await.unwrap();
     let mut preface = [0; 14];
     with_timeout(socket.read_exact(&mut preface)).await.unwrap();

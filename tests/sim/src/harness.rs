@@ -115,7 +115,7 @@ impl Harness {
         let options = SessionOptions {
             progress_deadline: plan.progress_deadline,
             operation_deadline: plan.operation_deadline,
-            bodies: plan.json.then_some(BodyFormat::Json),
+            body_format: plan.json.then_some(BodyFormat::Json),
             ..SessionOptions::default()
         };
         if self.control == Some(Control::KeyInLog) {

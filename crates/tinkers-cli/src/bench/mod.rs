@@ -10,6 +10,7 @@ mod train;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use tinkers::HttpVersions;
 use tinkers::prelude::ServiceClient;
 
 use self::exchanges::ExchangeCounters;
@@ -61,7 +62,7 @@ pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
 async fn connect(server: &ServerArgs, exchanges: Arc<ExchangeCounters>) -> Result<ServiceClient> {
     let mut builder = ServiceClient::builder().layer_transport(move |inner| exchanges.layer(inner));
     if server.http2 {
-        builder = builder.http2_prior_knowledge();
+        builder = builder.http_versions(HttpVersions::Http2PriorKnowledge);
     }
     remote::connect(builder, &server.connection).await
 }
