@@ -137,7 +137,7 @@ fn usage() -> String {
     text
 }
 
-/// Returns an error if a command that takes no arguments was given some.
+/// Checks that `arguments` is empty, for the commands that take no arguments.
 fn no_arguments(arguments: &[String]) -> Result<(), String> {
     match arguments.first() {
         None => Ok(()),

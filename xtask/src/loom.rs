@@ -8,14 +8,17 @@ use crate::environment::{self, Stopwatch};
 use crate::metadata::{self, Package};
 use crate::out;
 
-/// The default of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all bugs. Without a bound,
-/// models with three threads take hours.
+/// The default of `LOOM_MAX_PREEMPTIONS`, the maximum number of preemptions in an interleaving that
+/// loom explores. Nearly all bugs need at most two. Without a maximum, models with three threads
+/// take hours.
 const MAX_PREEMPTIONS: &str = "3";
 
-/// The name of the module inside a library for models that need private items.
+/// The name of the library module that contains the loom models that use private items of the
+/// library.
 pub(crate) const IN_LIBRARY: &str = "loom_models";
 
-/// The loom models of one crate, and the test targets that contain them.
+/// The test targets of one crate that contain loom models. A loom model is a test that explores the
+/// interleavings of its threads.
 #[derive(Debug, PartialEq, Eq)]
 struct Models {
     package: String,
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn passed_models_and_interleavings_are_counted() {
+    fn passed_loom_models_and_interleavings_are_counted() {
         let stdout = "model a: 120 interleavings\nmodel b: 3 interleavings\n\
             test result: ok. 2 passed; 0 failed; 0 ignored\n\ntest result: ok. 1 passed; 0 failed\n";
         let summary = Summary::parse(stdout);

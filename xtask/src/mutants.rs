@@ -32,7 +32,7 @@ const ENFORCED: [&str; 4] = [
 /// The minimum percentage of mutants that tests must catch.
 const TARGET_PERCENT: f64 = 95.0;
 
-/// The crates whose mutants are also tested with the tests of whole clients.
+/// The crates whose mutants are also tested with the end-to-end tests of the package `tinkers-e2e`.
 const WITH_CLIENTS: [&str; 3] = ["tinkers-session", "tinkers-sampling", "tinkers-training"];
 
 /// The version of cargo-mutants to install if it is not installed.
@@ -65,7 +65,7 @@ const MAX_PREEMPTIONS: &str = "2";
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
     packages: Vec<String>,
-    /// The part of the mutants to test, in the form `k/n` that cargo-mutants expects.
+    /// The part of the mutants to test (`--shard`), in the form `k/n` that cargo-mutants expects.
     shard: Option<String>,
     changed: bool,
 }
@@ -98,7 +98,7 @@ impl Options {
 }
 
 /// The results of mutation testing for one crate: the numbers of caught mutants, and the names of
-/// the surviving ones.
+/// the surviving mutants, which no test has caught.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Score {
     caught_by_tests: usize,
@@ -228,8 +228,8 @@ fn measure(
     Ok(score)
 }
 
-/// The test targets to run on the mutants of a crate, as options of cargo-mutants. Quick targets
-/// run first, then slow ones, then loom models.
+/// The test targets to run on the mutants of a crate, as options of cargo-mutants. The quick
+/// targets run first, then the slow targets, then the loom models.
 #[derive(Debug, Default)]
 struct Targets {
     quick: Vec<String>,

@@ -37,21 +37,22 @@ pub(crate) enum Backend {
     Scripted {
         /// The duration of each operation of the engine.
         latency: Duration,
-        /// The script from which the engine derives its results.
+        /// The script of fixed values from which the scripted engine derives its results.
         script: Script,
     },
 }
 
-/// The fault script and the journal of a server, for tests of clients.
+/// The faults that a server injects, and the file in which it records its HTTP exchanges. Both are used to test clients.
 #[derive(Debug, Default)]
 pub(crate) struct TestHooks {
     pub(crate) faults: Faults,
     pub(crate) journal: Option<JournalFile>,
 }
 
-/// How long a shutdown waits for running exchanges.
+/// How long a shutdown of the server waits for HTTP exchanges that have not ended.
 const EXCHANGE_GRACE: Duration = Duration::from_millis(700);
-/// How long a shutdown waits for running saves, after it has waited for running exchanges.
+/// How long a shutdown of the server waits for checkpoints that are being saved. This wait begins after the wait for HTTP
+/// exchanges.
 const SAVE_GRACE: Duration = Duration::from_secs(30);
 
 /// A running embedded server with its own thread.
@@ -66,12 +67,13 @@ impl Embedded {
         self.server.url()
     }
 
-    /// Shuts the server down: stops accepting connections, waits briefly for running exchanges, and completes running saves and
-    /// checkpoint deletions. If the future is dropped, the shutdown continues on a background thread.
+    /// Shuts the server down: stops accepting connections, waits briefly for HTTP exchanges that have not ended, and completes the
+    /// saves and deletions of checkpoints that have been requested. If the future is dropped, the shutdown continues on a
+    /// background thread.
     ///
     /// # Errors
     ///
-    /// If a save does not complete within 30 s.
+    /// If the save of a checkpoint does not complete within 30 s.
     pub(crate) async fn shutdown(self) -> Result<()> {
         run_blocking(move || self.shutdown_blocking()).await?
     }
@@ -100,7 +102,7 @@ impl Embedded {
     }
 }
 
-/// Starts a server. It stops when the returned value is dropped.
+/// Starts an embedded server. The server stops when the returned value is dropped.
 pub(crate) fn start(
     address: SocketAddr,
     backend: Backend,

@@ -9,20 +9,21 @@ use anyhow::{Context, Result};
 use tinkers::Timestamp;
 use tinkers_local::Journal;
 
-/// The file to which a server writes its journal of exchanges.
+/// The file to which a server writes its journal, the record of its HTTP exchanges.
 #[derive(Debug)]
 pub(crate) struct JournalFile(File);
 
 impl JournalFile {
-    /// Creates the file, or truncates an existing file.
+    /// Creates the journal file, or truncates an existing file.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let file = File::create(path);
         let file = file.with_context(|| format!("cannot write the journal {}", path.display()))?;
         Ok(Self(file))
     }
 
-    /// Creates a journal that writes each completed exchange to the file at once. Times are relative to `start`. If a line cannot
-    /// be written completely, its beginning is removed from the file, and no further lines are written.
+    /// Creates a journal that writes each completed HTTP exchange to the file at once, as one line. The times in a line are
+    /// relative to `start`. If a line cannot be written completely, its beginning is removed from the file, and no further lines
+    /// are written.
     pub(crate) fn journal(self, start: Timestamp) -> Journal {
         let file = Mutex::new(Some((self.0, 0)));
         Journal::read_by(move |entry| {

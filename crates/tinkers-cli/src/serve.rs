@@ -14,7 +14,8 @@ use crate::output;
 use crate::paths;
 use crate::signals::{Interrupted, Signals};
 
-/// Serves until a signal arrives. Then completes the running saves and shuts down. A second signal ends the shutdown at once.
+/// Runs the embedded server until a signal arrives. Then completes the saves of checkpoints and shuts the server down. A second
+/// signal ends the shutdown at once.
 pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     if args.print_openapi {
         return print_openapi(&config(args)?);

@@ -25,7 +25,7 @@ const FILE_TOO_LARGE: std::ffi::c_int = 25;
 
 #[cfg(unix)]
 impl Signals {
-    /// Installs the handlers. Must be called inside a runtime.
+    /// Installs the signal handlers. Must be called inside a tokio runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         // With a handler, the write fails with an error, as on a full disk. Without one, the signal kills the process. On a system
@@ -81,12 +81,12 @@ fn ignored_signals(status: &str) -> Option<u64> {
 
 #[cfg(not(unix))]
 impl Signals {
-    /// Installs the handlers. Must be called inside a runtime.
+    /// Installs the signal handlers. Must be called inside a tokio runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {})
     }
 
-    /// Waits for the next signal.
+    /// Waits for the next Ctrl-C.
     pub(crate) async fn next(&mut self) {
         // If no handler can be installed, Ctrl-C terminates the process.
         if tokio::signal::ctrl_c().await.is_err() {

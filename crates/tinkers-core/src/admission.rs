@@ -14,20 +14,21 @@ use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
 use crate::time::Timestamp;
 
-/// The route classes of requests. Each class has its own queue, its own connections and its own rate-limit gate, which a 429 response
-/// closes. So a 429 response holds back only requests of its class.
+/// A group of API routes that share a queue, connections and a rate-limit gate. A 429 response closes only the gate of its own route class,
+/// so it holds back only requests of that class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RouteClass {
-    /// The route class of sampling submissions.
+    /// The route class of requests that submit samples.
     Sample,
-    /// The route class of training submissions, model creation, saves and loads.
+    /// The route class of requests that submit training calls, create models, or save and load weights.
     Train,
-    /// The route class of polls for results.
+    /// The route class of requests that poll for results.
     Poll,
-    /// The route class of listings and administration.
+    /// The route class of all other requests, such as those that create sessions or list objects on the server.
     Rest,
-    /// The route class of heartbeats, session configuration, cancels and closes. Its requests are never rate limited.
+    /// The route class of heartbeats and of requests that configure sessions, cancel operations or close sessions. They are never rate
+    /// limited.
     Control,
 }
 
@@ -41,12 +42,12 @@ impl RouteClass {
         Self::Control,
     ];
 
-    /// Returns the position of this class in [`RouteClass::ALL`].
+    /// Returns the position of this route class in [`RouteClass::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// Returns the name of this class, as used in spans and errors.
+    /// Returns the name of this route class, such as `sample`. Tracing spans and errors contain this name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sample => "sample",
@@ -58,7 +59,8 @@ impl RouteClass {
     }
 }
 
-/// The id of one client handle. Each client has its own queue in the limiter.
+/// The id of a client, such as a training or sampling client, in the rate limiter. The requests of each client wait in a queue of their
+/// own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
@@ -69,7 +71,7 @@ pub struct Cost {
     pub bytes: u64,
 }
 
-/// A request for admission.
+/// The data with which a request asks the rate limiter for admission, that is, for the permission to be sent.
 #[derive(Debug)]
 pub struct AdmissionRequest {
     /// The route class of the request.
@@ -78,12 +80,13 @@ pub struct AdmissionRequest {
     pub client: ClientId,
     /// The amounts that the request takes from the rate limits.
     pub cost: Cost,
-    /// The time at which the request gives up its wait for admission and fails. With `None` the request waits without limit.
+    /// The time at which the request stops waiting for admission and fails. With `None` the request waits without limit.
     pub deadline: Option<Timestamp>,
     /// The permit that an earlier attempt of this request took from the in-flight limit, if the outcome of that attempt is unknown. The
     /// retry keeps this permit and takes no second permit.
     pub in_flight_permit: Option<InFlightPermit>,
-    /// The position at which the request enters the queue of its client: the end, or its position before the server refused it.
+    /// The position at which the request enters the queue of its client: the end, or the position that it had before the server refused it
+    /// with 429.
     pub readmission: Readmission,
     /// Whether the request is nested: made during another request, for example by a transport layer.
     ///
@@ -91,34 +94,36 @@ pub struct AdmissionRequest {
     pub is_nested: bool,
 }
 
-/// The position at which a request enters the queue of its client.
+/// The position at which a request enters the queue of its client in the rate limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "admissions handle each position")]
 pub enum Readmission {
-    /// The end of the queue.
+    /// At the end of the queue: the request was not admitted before, or starts over after a failure.
     New,
-    /// The earlier position of a request that was admitted before and then refused by the server.
+    /// At the position that the request had before. For a request that was admitted, and was then not sent or was refused by the server
+    /// with 429.
     AfterRefusal(Arrival),
 }
 
-/// The arrival number of a request within its route class. A refused request keeps its number, and so its position before later requests.
+/// The number of a request in the order in which the requests of a route class arrived at the rate limiter. A request that the server
+/// refuses with 429 keeps its number, and so its position before later requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Arrival(pub u64);
 
-/// The permits that a request has received with its admission.
+/// What a request receives when the rate limiter admits it: its permits, and its arrival number.
 #[derive(Debug)]
 pub struct Admitted {
-    /// The permit to send this attempt.
+    /// The permit to send one attempt of the request. The caller returns it with the outcome of the attempt.
     pub permit: SubmitPermit,
-    /// The in-flight permit, which the caller holds until the result is available.
+    /// The permit that counts the request as in flight. The caller holds it until the result is available.
     pub in_flight_permit: InFlightPermit,
-    /// The arrival number of the request. If the server refuses the request, a retry with this number keeps the queue position.
+    /// The arrival number of the request. If the server refuses the request with 429, a retry with this number keeps the queue position.
     pub arrival: Arrival,
 }
 
 impl Admitted {
-    /// Returns the permits for a request of a class without limits. Its submission permit holds nothing; `in_flight_permit` is passed on if
-    /// given.
+    /// Returns the permits for a request of a route class without rate limits. The submission permit holds nothing. The in-flight permit is
+    /// `in_flight_permit` if given, otherwise a permit that holds nothing.
     pub fn free(in_flight_permit: Option<InFlightPermit>) -> Self {
         Self {
             permit: SubmitPermit::free(),
@@ -128,7 +133,8 @@ impl Admitted {
     }
 }
 
-/// The outcome of an attempt, which the caller reports to the limiter when it returns the permit of the attempt.
+/// The outcome of one attempt to send a request. The caller reports the outcome to the rate limiter when it returns the permit of the
+/// attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "admissions handle each outcome")]
 pub enum AttemptOutcome {
@@ -136,20 +142,21 @@ pub enum AttemptOutcome {
     Accepted,
     /// The server refused the request (429). The caller drops the in-flight permit and asks for admission again.
     Refused {
-        /// The server's retry delay, counted from now, if the response contains one.
+        /// The server's retry delay, counted from now. `None` if the response contains none.
         hint: Option<Duration>,
     },
-    /// The server sent a response that neither accepts nor refuses the request. A retry keeps the in-flight permit.
+    /// The server sent another response, which neither accepts the request nor is a 429. If the server may have applied the request, a
+    /// retry keeps the in-flight permit.
     Answered,
-    /// The request failed without a response. A retry keeps the in-flight permit.
+    /// The request failed without a response. If the server may have applied the request, a retry keeps the in-flight permit.
     Unknown,
-    /// The attempt was dropped before its outcome was known.
+    /// The permit of the attempt was dropped before the outcome of the attempt was known.
     Dropped,
 }
 
-/// The interface to the rate limits. Decides when a request may be sent.
+/// The interface to the rate limiter, which decides when a request may be sent.
 pub trait Admission: Send + Sync + fmt::Debug + 'static {
-    /// Waits until the request may be sent.
+    /// Waits until the rate limits allow the request of `ask` to be sent, and returns its permits.
     ///
     /// # Errors
     /// - `RateLimited`, with `retry_at`, if the server's retry delay ends after the deadline of the request.
@@ -160,82 +167,83 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
     /// Dropping the future returns all permits that it had taken.
     fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>>;
 
-    /// Returns the last time at which the queue of `class` moved: a response or a result made room while requests waited. `None` if
+    /// Returns the last time at which a response or a result made room for the requests that wait in the queue of `class`. `None` if
     /// unknown.
     ///
-    /// While this queue moves, a request that waits in it counts as making progress, and so does not fail as stalled.
+    /// A request that waits in this queue counts as making progress at that time, and so does not fail as stalled.
     fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
 
-    /// Returns the time at which the rate-limit gate of `class` opens, or `None` if the gate is open.
+    /// Returns the time at which the rate-limit gate of `class`, which a 429 response closes, opens again. `None` if the gate is open.
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
 
-    /// Waits until the rate-limit gate of `class` holds requests back: until a refusal closes the gate, or a request asks for admission
-    /// while the gate is closed. Events before the call of this method do not count.
+    /// Waits until the rate-limit gate of `class` holds a request back: until a 429 response closes the gate, or a request asks for
+    /// admission while the gate is closed. Ignores everything that happened before the call of this method.
     fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
         let _ = class;
         Box::pin(std::future::pending())
     }
 }
 
-/// The part of a limiter that issues permits and takes them back. Each permit is returned to its ledger exactly once.
+/// The part of a rate limiter that takes back permits and records the outcomes of attempts. Each permit is returned exactly once.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
-    /// Returns whether an admitted attempt may still be sent. The answer is no if the gate was closed by a refusal of another request after
-    /// the admission.
+    /// Returns whether an admitted attempt may still be sent. It may not if a 429 response to another request has closed the rate-limit
+    /// gate since the admission.
     fn may_leave(&self, ticket: Ticket) -> bool {
         let _ = ticket;
         true
     }
 
-    /// Closes the gate for the retry delay `hint`, counted from now. Called after a refused attempt was settled, if the response body
-    /// contains a retry delay and the response headers contain none.
+    /// Closes the rate-limit gate for the retry delay `hint`, counted from now. Called after [`Ledger::settle`] has recorded a 429
+    /// response, if the body of this response contains a retry delay and its headers contain none.
     fn extend(&self, ticket: Ticket, hint: Duration) {
         let _ = (ticket, hint);
     }
 
-    /// Takes back the permit of an attempt and records the outcome of the attempt.
+    /// Takes back the permit of an attempt, with the amounts in `ticket`, and records the outcome of the attempt.
     fn settle(&self, ticket: Ticket, outcome: AttemptOutcome);
 
-    /// Takes back one unit of the in-flight limit.
+    /// Takes back one unit of the in-flight limit, since one request is no longer in flight.
     fn release(&self);
 }
 
-/// The permit to send one attempt. It holds one submission slot and the bytes of the request body. Dropping the permit reports
-/// [`AttemptOutcome::Dropped`].
+/// The permit to send one attempt of a request. Until the outcome of the attempt is reported, the permit takes one submission slot and the
+/// bytes of the request body from the rate limits. Dropping the permit reports [`AttemptOutcome::Dropped`].
 #[must_use = "dropping it ends the attempt"]
 pub struct SubmitPermit {
     from: PermitSource,
 }
 
 enum PermitSource {
-    /// The permit holds nothing: it was issued for a class without limits, or it was returned already.
+    /// The permit holds nothing: it was issued for a route class without rate limits, or it was returned already.
     Nothing,
     Alone(Arc<dyn Ledger>, Ticket),
     Shared(Arc<Attempt>),
 }
 
-/// An attempt that a [`SubmitPermit`] and a [`DepartureCheck`] share.
+/// The state of one attempt. A [`SubmitPermit`] and a [`DepartureCheck`] share it, so that the outcome of the attempt is reported only
+/// once.
 #[derive(Debug)]
 struct Attempt {
     ledger: Arc<dyn Ledger>,
     ticket: Ticket,
-    /// [`IN_PROGRESS`] at first, and a final state after the outcome of the attempt was reported.
+    /// [`IN_PROGRESS`] until the outcome of the attempt is reported, then [`SETTLED`] or [`REFUSED_WITHOUT_HINT`].
     state: AtomicU8,
 }
 
 const IN_PROGRESS: u8 = 0;
 const SETTLED: u8 = 1;
-/// The final state of an attempt that was refused with a response head without a retry delay. If the response body contains a retry delay,
-/// that delay still extends the closure of the gate.
+/// The state of an attempt that got a 429 response without a retry delay in its headers. If the response body contains a retry delay, the
+/// rate-limit gate then stays closed for that delay.
 const REFUSED_WITHOUT_HINT: u8 = 2;
 
 impl Attempt {
-    /// Reports the outcome of the attempt, unless an outcome was reported before. Returns the previous state.
+    /// Reports the outcome of the attempt to the limiter, unless an outcome was reported before. Returns the previous value of `state`.
     fn settle(&self, outcome: AttemptOutcome) -> u8 {
         let settled = match outcome {
             AttemptOutcome::Refused { hint: None } => REFUSED_WITHOUT_HINT,
@@ -256,15 +264,15 @@ impl Attempt {
         }
     }
 
-    /// Returns whether the attempt may be sent. An attempt with a reported outcome may not be sent, since the limits no longer count that
-    /// attempt: the caller has dropped it, or a transport layer sends it again after a refusal.
+    /// Returns whether the attempt may be sent. An attempt with a reported outcome may not be sent, since the limits no longer count it:
+    /// its caller has dropped it, or a transport layer tries to send it again after a 429 response.
     fn may_leave(&self) -> bool {
         self.state.load(Ordering::Acquire) == IN_PROGRESS && self.ledger.may_leave(self.ticket)
     }
 }
 
 impl SubmitPermit {
-    /// Creates a permit that reports its outcome to `ledger`, exactly once.
+    /// Creates a permit that reports the outcome of its attempt to `ledger`, exactly once.
     #[inline]
     pub fn new(ledger: Arc<dyn Ledger>, ticket: Ticket) -> Self {
         Self {
@@ -272,7 +280,7 @@ impl SubmitPermit {
         }
     }
 
-    /// Creates a permit for a class without limits. It holds nothing.
+    /// Creates a permit that holds nothing, for a route class without rate limits.
     pub const fn free() -> Self {
         Self {
             from: PermitSource::Nothing,
@@ -297,7 +305,7 @@ impl SubmitPermit {
         }
     }
 
-    /// Reports the outcome of the attempt and returns the permit.
+    /// Reports the outcome of the attempt to the limiter, which takes the permit back.
     #[inline]
     pub fn settle(mut self, outcome: AttemptOutcome) {
         self.end(outcome);
@@ -339,13 +347,13 @@ impl fmt::Debug for SubmitPermit {
 /// [`HttpRequest`](crate::HttpRequest). A transport calls [`DepartureCheck::may_leave`] before it writes the first byte, and
 /// [`DepartureCheck::head`] when the head of the response has arrived.
 ///
-/// Between admission and the socket a request may wait for a connection, a TLS handshake or a busy executor. Meanwhile a refusal of another
-/// request may close the gate. The default check lets every request pass.
+/// Between admission and the socket a request may wait for a connection, a TLS handshake or a busy executor. Meanwhile a 429 response to
+/// another request may close the rate-limit gate. The default check lets every request pass.
 #[derive(Debug, Clone, Default)]
 pub struct DepartureCheck {
     attempt: Option<Arc<Attempt>>,
-    /// The decision that prevents a submission from being sent after its caller gave up or its client was closed. `None` for requests that
-    /// are not submissions.
+    /// The decision that prevents a submission from being sent after its caller has given it up or its client was closed. `None` for
+    /// requests that are not submissions.
     send_decision: Option<Arc<SendDecision>>,
 }
 
@@ -362,15 +370,15 @@ impl DepartureCheck {
                 .is_none_or(|send_decision| send_decision.mark_sent())
     }
 
-    /// Adds the send decision of a submission, which prevents the submission from being sent after its caller gave up or its client was
-    /// closed.
+    /// Adds the decision that prevents a submission from being sent after its caller has given it up or its client was closed.
     pub(crate) fn with_send_decision(mut self, send_decision: &Arc<SendDecision>) -> Self {
         self.send_decision = Some(Arc::clone(send_decision));
         self
     }
 
-    /// Reports the head of a response. A 429 closes the gate at once, without waiting for the response body, which may be slow. The retry
-    /// delay of a `Retry-After` date is counted from the `Date` of the response, or from `wall` if the response has no date.
+    /// Reports the head of a response to the limiter. A 429 closes the rate-limit gate at once, without waiting for the response body,
+    /// which may be slow. The retry delay of a `Retry-After` date is counted from the `Date` of the response, or from `wall` if the
+    /// response has no date.
     pub fn head(&self, status: StatusCode, headers: &HeaderMap, wall: SystemTime) {
         if let Some(attempt) = &self.attempt
             && status == StatusCode::TOO_MANY_REQUESTS
@@ -381,20 +389,21 @@ impl DepartureCheck {
     }
 }
 
-/// One unit of the in-flight limit, held from admission until the result is available. Dropping it returns the unit.
+/// The permit that counts one request as in flight, from admission until its result is available. It holds one unit of the in-flight limit.
+/// Dropping the permit returns the unit.
 #[must_use = "dropping it returns its unit"]
 pub struct InFlightPermit {
     from: Option<Arc<dyn Ledger>>,
 }
 
 impl InFlightPermit {
-    /// Creates a permit that returns its unit to `ledger`, exactly once.
+    /// Creates a permit for one unit of the in-flight limit. Dropping the permit returns the unit to `ledger`, exactly once.
     #[inline]
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
         Self { from: Some(ledger) }
     }
 
-    /// Creates a permit for a class without an in-flight limit.
+    /// Creates a permit that holds nothing, for a route class without an in-flight limit.
     pub const fn free() -> Self {
         Self { from: None }
     }
@@ -448,7 +457,7 @@ mod tests {
         }
     }
 
-    /// Returns the ticket of an attempt with a body of `bytes` bytes.
+    /// Returns a ticket, which records what an attempt took from the limits, for an attempt with a body of `bytes` bytes.
     fn ticket(bytes: u64) -> Ticket {
         let bounds = Bounds {
             slots: 8,

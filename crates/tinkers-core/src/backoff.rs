@@ -11,22 +11,23 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Returns a backoff whose pauses grow from `first` to `max`.
+    /// Returns a backoff whose pauses double from `first` up to `max`.
     pub const fn new(first: Duration, max: Duration) -> Self {
         Self { first, max }
     }
 
-    /// Returns the first pause.
+    /// Returns the pause before the first retry.
     pub const fn first(self) -> Duration {
         self.first
     }
 
-    /// Returns the longest pause.
+    /// Returns the longest pause between retries.
     pub const fn longest(self) -> Duration {
         self.max
     }
 
-    /// Returns the pause before a retry. The first retry has `number` 0.
+    /// Returns the pause before a retry: the first pause if `number` is 0, twice as long for each further retry, and at most the longest
+    /// pause.
     pub fn pause(self, number: u32) -> Duration {
         self.first.saturating_mul(1 << number.min(31)).min(self.max)
     }

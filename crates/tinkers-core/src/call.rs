@@ -34,7 +34,7 @@ mod attempts;
 
 use attempts::Attempts;
 
-/// A call of the API: the request, and the data for its admission, attempts and retries.
+/// A call of the API: an HTTP request, and the data with which its admission and its retries are controlled.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The name of the public method that makes the call, in the form `Client.method`; errors contain it. `None` for background work.
@@ -43,7 +43,7 @@ pub struct Call {
     pub method: Method,
     /// The path and query below the base URL.
     pub path: String,
-    /// The headers in addition to those of the transport.
+    /// The headers of the request, in addition to those that the transport adds.
     pub headers: HeaderMap,
     /// The request body, which is the same for all attempts.
     pub body: Bytes,
@@ -61,10 +61,10 @@ pub struct Call {
     pub attempt_limit: Option<Duration>,
     /// The maximum size of the response body, in bytes; by default that of the [route class](HttpRequest::default_max_response_bytes).
     pub max_response_bytes: usize,
-    /// The cell that records the progress of the operation to which the call belongs.
+    /// The record of the progress of the operation to which the call belongs.
     pub progress: Option<Arc<ProgressCell>>,
-    /// A function that returns whether a response ends the call with an error although the policy would retry the call. For callers that
-    /// react to such a response with a different request.
+    /// A function that returns whether a response ends the call with an error although the retry policy would send the request again.
+    /// Callers set it if they react to such a response with a different request.
     pub is_final: Option<fn(&HttpResponse) -> bool>,
     /// A function that returns whether a successful response can be decoded. If it returns false, a proxy may have corrupted the response.
     /// The call is then retried a few times, provided that its policy repeats requests that may have been applied.
@@ -130,12 +130,12 @@ impl Call {
     }
 }
 
-/// The result of a successful call: the response and the in-flight permit.
+/// The result of a successful call: the response, and the permit that counts the request as in flight.
 #[derive(Debug)]
 pub struct Accepted {
     /// The response. Its status is a 2xx.
     pub response: HttpResponse,
-    /// The in-flight permit, which the caller holds until the result is available.
+    /// The permit that counts the request as in flight. The caller holds it until the result is available.
     pub in_flight_permit: InFlightPermit,
     /// The time from the start of the call to the response, including all waits.
     pub elapsed: Duration,
@@ -143,8 +143,8 @@ pub struct Accepted {
     pub earlier: Sent,
 }
 
-/// The permits for the first attempt of a call that is built only afterwards, so that a call that waits for admission needs no memory for
-/// its request. Dropping the value returns the permits.
+/// The permits for the first attempt of a call that is not built yet. Such a call needs no memory for its request while it waits for
+/// admission. Dropping the value returns the permits.
 #[derive(Debug)]
 pub struct CallAdmission {
     admitted: Admitted,
@@ -152,7 +152,7 @@ pub struct CallAdmission {
     began: Timestamp,
 }
 
-/// A future that resolves to a [`CallAdmission`]. The future is small, since many calls may wait at once.
+/// A future that waits for admission and resolves to a [`CallAdmission`]. The future is small, since many calls may wait at once.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct CallAdmissionFuture<'a> {
     pending: BoxFuture<'a, Result<Admitted, Error>>,
@@ -186,7 +186,7 @@ impl fmt::Debug for CallAdmissionFuture<'_> {
 pub struct Caller {
     /// The transport that sends the requests.
     pub transport: Arc<dyn Transport>,
-    /// The rate limits.
+    /// The rate limiter, which decides when a request may be sent.
     pub admission: Arc<dyn Admission>,
     /// The clock that determines when deadlines pass and pauses end.
     pub time: Arc<dyn Clock>,
@@ -202,11 +202,11 @@ pub struct Caller {
     pub billing: Arc<BillingPause>,
     /// How long 402 responses may continue before calls fail.
     pub billing_limit: Duration,
-    /// The numbers of recovered errors of the session, by kind.
+    /// The numbers of errors from which the session has recovered, such as retried requests, by kind.
     pub recovered_errors: Arc<RecoveredErrors>,
-    /// The signal that the client is closed. Closing it makes all calls fail.
+    /// The signal with which the client is closed. After the close, all calls fail.
     pub closing: Arc<CloseSignal>,
-    /// The timeouts of requests.
+    /// The timeouts of the requests of each route class.
     pub timeouts: ClassTimeouts,
     /// The client's retry policy. It limits the retry policy of each call.
     pub retries: RetryPolicy,
@@ -240,12 +240,12 @@ impl Caller {
         }
     }
 
-    /// Sends one attempt of `request`, which `permit` admits. The transport checks immediately before it sends whether the gate is still
-    /// open, and closes the gate at once if the head of the response is a refusal.
+    /// Sends one attempt of `request`, which `permit` admits. The transport checks immediately before it sends whether the rate-limit gate
+    /// is still open. It closes the gate as soon as the head of a 429 response arrives.
     ///
     /// # Errors
-    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed after the admission. The caller then asks for admission again, and
-    /// gives the old arrival number to keep its queue position.
+    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed after the admission. The caller then asks for admission again, with
+    /// the old arrival number to keep its queue position.
     pub async fn send(
         &self,
         permit: &mut SubmitPermit,

@@ -70,8 +70,8 @@ impl CloseSignal {
         .await
     }
 
-    /// Returns a value with which a future waits for the close, by polling [`CloseWatch::poll`]. It registers with the signal on its first
-    /// poll.
+    /// Returns a [`CloseWatch`], with which a future waits until the signal is closed. The first poll of the watch registers it with the
+    /// signal.
     pub(crate) fn watch(&self) -> CloseWatch<'_> {
         CloseWatch {
             signal: self,
@@ -84,12 +84,12 @@ impl CloseSignal {
     }
 }
 
-/// The one-time decision whether an attempt of a submission is sent or retracted. The transport decides to send it; a caller that gives up
-/// the call retracts it, so that it is never sent.
+/// The one-time decision whether an attempt of a submission is sent. The transport decides that it is sent. A caller that gives up the call
+/// decides that it is never sent (retracted).
 #[derive(Debug)]
 pub(crate) struct SendDecision {
     closing: Arc<CloseSignal>,
-    /// [`WAITING`] at first, and later either the state of a sent attempt or that of a retracted one.
+    /// [`WAITING`] at first. Later [`SENT`] if the attempt is sent, or [`RETRACTED`] if it is never sent.
     state: AtomicU8,
 }
 
@@ -105,8 +105,8 @@ impl SendDecision {
         })
     }
 
-    /// Decides that the attempt is sent, unless the attempt was retracted or the client is closed. Returns whether the transport may send
-    /// it.
+    /// Decides that the attempt is sent, unless it was decided before that the attempt is never sent, or the client is closed. Returns
+    /// whether the transport may send it.
     pub(crate) fn mark_sent(&self) -> bool {
         self.closing.check().is_ok() && self.settle(SENT) == SENT
     }
@@ -116,7 +116,7 @@ impl SendDecision {
         self.settle(RETRACTED) == RETRACTED
     }
 
-    /// Sets the final state to `wanted` if there is no final state yet. Returns the final state.
+    /// Makes `wanted` the final state of this decision, unless the decision was made before. Returns the final state.
     fn settle(&self, wanted: u8) -> u8 {
         let settled =
             (self.state).compare_exchange(WAITING, wanted, Ordering::AcqRel, Ordering::Acquire);
@@ -124,7 +124,7 @@ impl SendDecision {
     }
 }
 
-/// The registration of a future that waits for the close of a [`CloseSignal`]. Dropping it unregisters the future.
+/// The registration of a future that waits until a [`CloseSignal`] is closed. Dropping the registration removes it from the signal.
 #[derive(Debug)]
 pub(crate) struct CloseWatch<'a> {
     signal: &'a CloseSignal,

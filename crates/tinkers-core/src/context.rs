@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::profile::{ProfileUpdate, ServerProfile};
 use crate::spawn::{BoxFuture, Spawn};
 
-/// The services that a session offers to its clients. Training and sampling clients reach the network, the limits and the runtime only
+/// The services that a session offers to its clients. Training and sampling clients reach the network, the rate limits and the runtime only
 /// through this trait.
 pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
     /// Returns the caller, which makes the API calls of the session.
@@ -48,7 +48,7 @@ pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(self.check_open()))
     }
 
-    /// Returns a new id for a client handle. Requests with this id have their own queue in the limiter.
+    /// Returns a new id for a training or sampling client. The requests with this id wait in a queue of their own in the rate limiter.
     fn next_client(&self) -> ClientId;
 
     /// Returns the next `model_seq_id`, the sequence number that the API requires for the creation of a model. The first one is 0.

@@ -69,7 +69,7 @@ pub enum ErrorKind {
     /// The server rejected the request for another reason (400, 422 and other 4xx). The message contains the server's reason. Repeating the
     /// same request fails, too.
     Rejected,
-    /// The server failed (5xx) at every attempt. Repeat the call later if [`Error::sent`] allows it.
+    /// The server failed (5xx) at every attempt of the request. Repeat the call later if [`Error::sent`] allows it.
     Server,
     /// The connection could not be opened, or broke. Check the address and the network, then repeat the call if [`Error::sent`] allows it.
     Connection,
@@ -155,7 +155,7 @@ pub struct Stalled {
 }
 
 impl Stalled {
-    /// Creates the state of an operation that made no progress for `since` in `phase`.
+    /// Creates the description of an operation that made no progress for the duration `since` in `phase`.
     pub const fn new(phase: Phase, since: Duration) -> Self {
         Self { phase, since }
     }
@@ -272,7 +272,7 @@ impl Error {
         self.0.retry_after
     }
 
-    /// Returns the request id of the operation, if the server accepted it.
+    /// Returns the id that the server gave to the request of the operation, if the server accepted the request.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
@@ -375,7 +375,7 @@ impl Error {
         self.edit(|inner| inner.stalled = Some(stalled))
     }
 
-    /// Adds the source error.
+    /// Adds the error that caused this error, as its source.
     #[must_use]
     pub fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let source = Arc::from(source.into());
@@ -450,7 +450,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn format_width_pads_a_displayed_kind() {
+    fn displayed_error_kind_is_padded_to_the_format_width() {
         assert_eq!(format!("{:<8}|", ErrorKind::Server), "Server  |");
     }
 

@@ -16,7 +16,7 @@ pub fn retry_after(answer: &HttpResponse, wall: SystemTime) -> Option<Duration> 
         .or_else(|| positive(body_milliseconds(&answer.body)? / 1e3))
 }
 
-/// Returns the server's retry delay from response headers only, in the way of [`retry_after`].
+/// Returns the server's retry delay like [`retry_after`], but only from the headers of a response.
 pub(crate) fn retry_after_header(headers: &HeaderMap, wall: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     text("retry-after-ms")

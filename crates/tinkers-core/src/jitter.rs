@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A source of random numbers, used to spread retries.
+/// A source of random numbers, with which retries are spread over time.
 pub trait Jitter: Send + Sync + fmt::Debug + 'static {
     /// Returns the next 64 random bits. Suitable for unique keys, but not for secrets.
     fn bits(&self) -> u64;

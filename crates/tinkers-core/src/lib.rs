@@ -45,7 +45,8 @@ pub use recovered_error::{RecoveredError, RecoveredErrorCounts, RecoveredErrors}
 pub use retry::{CallPolicy, RetryPolicy};
 pub use spawn::{BoxFuture, Spawn, Task};
 pub use time::{Clock, ManualClock, Timestamp};
-/// Types of `tinkers-limits` that calls carry: the retry budget, and the ticket of an admitted attempt.
+/// Types of `tinkers-limits` that calls carry: the retry budget, and the ticket, which records what an admitted attempt took from the rate
+/// limits.
 pub use tinkers_limits::{RetryBudget, RetryDraw, Ticket};
 pub use transport::{
     ClassTimeouts, HttpRequest, HttpResponse, Timeouts, Transport, TransportError,

@@ -13,35 +13,37 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A flag that tells whether code runs inside of another request, for example in a transport layer. Requests that such code makes are
-/// nested requests: they must not wait for permits that the outer request may hold.
+/// A flag that tells whether code runs inside another request, for example in a transport layer. Requests that such code makes are nested
+/// requests: they must not wait for permits of the rate limiter that the outer request may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NestedMark(bool);
 
 impl NestedMark {
     const INSIDE: Self = Self(true);
-    /// The flag of code that runs outside of all requests.
+    /// The flag for code that does not run inside a request.
     pub const OUTSIDE: Self = Self(false);
 
-    /// Returns the flag of the current thread.
+    /// Returns a flag that tells whether the current thread runs code inside a request.
     pub fn here() -> Self {
         // A thread that is exiting has no thread-locals, and polls no request.
         Self(INSIDE.try_with(Cell::get).unwrap_or(false))
     }
 
-    /// Returns whether the code with this flag runs inside of a request.
+    /// Returns whether the code with this flag runs inside a request.
     pub const fn is_inside(self) -> bool {
         self.0
     }
 
-    /// Runs `work` with this flag set on the thread. Restores the previous flag afterwards, even after a panic.
+    /// Runs `work`. Meanwhile the thread counts as running inside or outside a request, as this flag says. Restores the previous flag of
+    /// the thread afterwards, even after a panic.
     pub fn during<T>(self, work: impl FnOnce() -> T) -> T {
         let _restored = Restore(Self::here());
         self.set();
         work()
     }
 
-    /// Runs the future `work` with this flag set on each thread that polls it.
+    /// Runs the future `work`. Each thread that polls the future counts as running inside or outside a request during the poll, as this
+    /// flag says.
     pub async fn carry<T>(self, work: impl Future<Output = T> + Send) -> T {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| self.during(|| work.as_mut().poll(cx))).await
@@ -61,8 +63,8 @@ impl Drop for Restore {
     }
 }
 
-/// Creates a request with `begin` and awaits it, while the flag of the thread says that code runs inside of a request. The flag is already
-/// set while `begin` runs, since a transport layer may call the API before its future is polled.
+/// Creates a request with `begin` and awaits it, with the flag of the thread set to "inside a request". The flag is already set while
+/// `begin` runs, since a transport layer may call the API before its future is polled.
 pub(crate) async fn inside<'a, T>(begin: impl FnOnce() -> BoxFuture<'a, T>) -> T {
     let request = NestedMark::INSIDE.during(begin);
     NestedMark::INSIDE.carry(request).await

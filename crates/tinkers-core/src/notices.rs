@@ -6,11 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use crate::response::HttpResponse;
 use crate::user_code::catch_panic;
 
-/// The deprecation notices of an endpoint that were logged already.
+/// The deprecation notices of an endpoint that were logged already, so that each is logged only once.
 #[derive(Debug, Default)]
 pub struct DeprecationNotices(Mutex<BTreeSet<String>>);
 
-/// The maximum number of notices that are logged. It bounds the log and the memory if a server sends ever new texts.
+/// The maximum number of deprecation notices that are logged. It bounds the log and the memory if a server sends ever new texts.
 const MAX_NOTICES: usize = 64;
 
 impl DeprecationNotices {

@@ -28,10 +28,11 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
 const SPREAD: Duration = Duration::from_micros(500);
 const LEAST_SPREAD: Duration = Duration::from_millis(500);
 const MOST_SPREAD: Duration = Duration::from_millis(1500);
-/// The minimum time between two outages whose end wakes all pending retries early.
+/// The minimum time between two occasions at which the end of an outage wakes all pending retries early.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The outage state of an endpoint. Each route class has its own, since the backends of the classes may fail independently.
+/// The outage states of an endpoint, which tell whether its requests currently fail. Each route class has its own state, since the backends
+/// of the route classes may fail independently.
 #[derive(Debug, Default)]
 pub struct Outages([Outage; RouteClass::ALL.len()]);
 
@@ -42,7 +43,7 @@ impl Outages {
     }
 }
 
-/// The outage state of one route class.
+/// The outage state of one route class: whether its requests currently fail, and which retries wait until the server responds again.
 #[derive(Debug, Default)]
 pub struct Outage {
     /// Whether an attempt has failed since the last response. If not, recording a response reads only this flag.
@@ -57,19 +58,21 @@ struct State {
     is_logged: bool,
     /// The earliest time at which a retry may next be sent early, as a check whether the server responds again.
     next_check: Timestamp,
-    /// The time of an outage check whose retry was dropped before it was sent. Another pending retry takes the check over.
+    /// The time of an outage check, an early retry to see whether the server responds again, if the retry chosen for it was dropped before
+    /// it was sent. Another pending retry takes the check over.
     vacant_check: Option<Timestamp>,
     /// The number of outages so far whose end woke all pending retries early.
     releases: u64,
     /// The last time at which all pending retries were woken early.
     released_at: Option<Timestamp>,
-    /// The length of the period within which the retries that were last woken early start, each at a random time.
+    /// The length of the period over which the retries were spread when they were last woken early. Each starts at a random time in this
+    /// period.
     spread: Duration,
     next_id: u64,
     pending_retries: BTreeMap<u64, Waker>,
 }
 
-/// The times that bound the backoff of a retry after a failed attempt.
+/// The times that determine how long a retry waits after a failed attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct OutageBackoff {
     /// The time at which the failed attempt was sent.
@@ -143,7 +146,7 @@ impl Outage {
     }
 
     /// Waits for the backoff of a failed attempt. Returns early if the server has responded to another request, or if this retry is chosen
-    /// to check whether the server responds again. If the future is dropped, another pending retry makes that check.
+    /// to check whether the server responds again. If the future is dropped before the check, another pending retry makes the check.
     pub async fn back_off(&self, pause: OutageBackoff, time: &dyn Clock, jitter: &dyn Jitter) {
         let mut sleep = match self.record_failure(time.now(), &pause) {
             RetryWait::Backoff { sleep, is_first } => {
@@ -184,7 +187,8 @@ impl Outage {
         }
     }
 
-    /// Returns the time at which a retry that was woken early starts.
+    /// Returns the time at which a retry starts after it was woken early: after the server's retry delay and a random pause, but not after
+    /// the end of its backoff.
     fn release_time(
         &self,
         pause: &OutageBackoff,
@@ -196,7 +200,7 @@ impl Outage {
         at.min(pause.until)
     }
 
-    /// Records a failed attempt, and returns how the retry of this attempt waits.
+    /// Records a failed attempt, and returns until when or until which event the retry of this attempt waits.
     fn record_failure(&self, now: Timestamp, pause: &OutageBackoff) -> RetryWait<'_> {
         let mut state = self.lock();
         if state.released_at.is_some_and(|at| pause.sent_at < at) {
@@ -229,13 +233,13 @@ impl Outage {
     }
 }
 
-/// The way in which a retry waits.
+/// The way in which a retry waits after a failed attempt.
 enum RetryWait<'a> {
-    /// The retry waits until the end of its backoff, unless it is woken early or chosen as an outage check.
+    /// The retry waits until the end of its backoff, unless it is woken early or is chosen to check whether the server responds again.
     Backoff {
         sleep: PendingRetry<'a>,
-        /// Whether this failure is the one at which the outage is logged. The caller logs it after the lock is released, since log
-        /// subscribers are user code.
+        /// Whether the caller must log the outage, since this is the first failure after [`MIN_OUTAGE`]. The caller logs it after the lock
+        /// is released, since log subscribers are user code.
         is_first: bool,
     },
     /// The server responded to another request after the failed attempt was sent. The retry waits only for the server's retry delay and a
@@ -243,7 +247,7 @@ enum RetryWait<'a> {
     UntilRelease,
 }
 
-/// A retry that waits for its backoff.
+/// A retry that waits for the end of its backoff, and may be woken before.
 struct PendingRetry<'a> {
     outage: &'a Outage,
     /// The value of `State::releases` when this retry began to wait. A higher value means that all pending retries were woken early since.
@@ -251,13 +255,14 @@ struct PendingRetry<'a> {
     id: Option<u64>,
     not_before: Timestamp,
     until: Timestamp,
-    /// The time at which this retry is sent as an outage check, if it was chosen.
+    /// The time at which this retry is sent early to check whether the server responds again. `None` if the retry was not chosen for such a
+    /// check.
     scheduled_check: Option<Timestamp>,
 }
 
-/// The reason why a pending retry is woken.
+/// The reason why a retry is woken before the end of its backoff.
 enum WakeReason {
-    /// The wake-up has no reason: the retry continues to wait.
+    /// There is no reason to send the retry: it continues to wait.
     None,
     /// The server responded to another request, so this retry is sent early.
     Recovered,
@@ -266,8 +271,8 @@ enum WakeReason {
 }
 
 impl PendingRetry<'_> {
-    /// Schedules this retry to be sent at `check_at` as an outage check, if that is before the end of its backoff and not before the end of
-    /// the server's retry delay. Returns whether it is scheduled.
+    /// Schedules this retry to be sent at `check_at`, to check whether the server responds again. Only done if `check_at` is before the end
+    /// of its backoff and not before the end of the server's retry delay. Returns whether it was done.
     fn schedule_check(&mut self, check_at: Timestamp) -> bool {
         let is_taken = check_at >= self.not_before && check_at < self.until;
         if is_taken {

@@ -16,7 +16,7 @@ pub enum BodyFormat {
 }
 
 impl BodyFormat {
-    /// Returns the other of the two formats.
+    /// Returns the other of the two body formats, protobuf and JSON.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -30,7 +30,7 @@ impl BodyFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Deduplication {
-    /// No requests are known to be deduplicated.
+    /// It is not known whether the server deduplicates any requests.
     Unknown,
     /// The server deduplicates forward-backward passes and optimizer steps, but not saves and loads. This is the behaviour of SkyRL from
     /// August 2026.
@@ -44,11 +44,11 @@ pub enum Deduplication {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Document {
-    /// The client has not requested the document yet.
+    /// The client has not requested the OpenAPI document yet.
     NotAsked,
-    /// The document is missing or unreadable.
+    /// The OpenAPI document is missing or unreadable.
     Absent,
-    /// The client has read the document.
+    /// The client has read the OpenAPI document.
     Read,
 }
 
@@ -58,7 +58,7 @@ pub enum Document {
 pub enum ProfileUpdate {
     /// The server supports this body format: it accepted a request in this format, or rejected one in the other format.
     BodyFormat(BodyFormat),
-    /// The server deduplicates these requests.
+    /// The server deduplicates these requests: it applies such a request only once, even if the request is sent again.
     Deduplicates(Deduplication),
     /// The server accepts zstd-compressed bodies of forward-backward passes.
     ZstdBodies,
@@ -70,7 +70,7 @@ pub enum ProfileUpdate {
     Document(Box<ApiDocument>),
 }
 
-/// The known properties of a server. The default values are safe for every server.
+/// The known properties of a server, such as the body formats that it accepts. The default values are safe for every server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerProfile {
@@ -80,17 +80,17 @@ pub struct ServerProfile {
     pub body_format: BodyFormat,
     /// Whether `body_format` is confirmed by a response of the server or by a choice of the user. If not, it is only assumed.
     pub body_format_confirmed: bool,
-    /// The requests that the server is known to deduplicate.
+    /// The requests that the server is known to deduplicate, that is, to apply only once even if they are sent again.
     pub deduplicates: Deduplication,
     /// Whether the server accepts zstd-compressed bodies of forward-backward passes.
     pub zstd_bodies: bool,
-    /// Whether the server rejects unknown fields. `None` if its OpenAPI document does not say.
+    /// Whether the server rejects request bodies with unknown fields. `None` if its OpenAPI document does not say.
     pub is_strict: Option<bool>,
-    /// Whether the server has an OpenAPI document.
+    /// Whether the server has an OpenAPI document, as far as the client knows.
     pub document: Document,
-    /// The paths that the OpenAPI document lists.
+    /// The API paths that the server's OpenAPI document lists.
     paths: Arc<BTreeSet<String>>,
-    /// The body formats of forward-backward passes that the OpenAPI document lists.
+    /// The body formats of forward-backward passes that the server's OpenAPI document lists.
     listed_formats: Vec<BodyFormat>,
 }
 
@@ -114,7 +114,7 @@ impl Default for ServerProfile {
 const SKYRL: &str = "Tinker API Mock";
 
 impl ServerProfile {
-    /// Returns this profile with the facts of `update` added.
+    /// Returns this profile with the fact `update` added.
     #[must_use]
     pub fn learn(mut self, update: ProfileUpdate) -> Self {
         match update {
@@ -138,12 +138,12 @@ impl ServerProfile {
         self
     }
 
-    /// Returns whether the OpenAPI document lists this body format for forward-backward passes.
+    /// Returns whether the server's OpenAPI document lists this body format for forward-backward passes.
     pub fn lists_body_format(&self, format: BodyFormat) -> bool {
         self.listed_formats.contains(&format)
     }
 
-    /// Returns whether the OpenAPI document lists this route.
+    /// Returns whether the server's OpenAPI document lists this route.
     pub fn lists_route(&self, route: &str) -> bool {
         self.paths.contains(route)
     }
@@ -172,7 +172,7 @@ impl ServerProfile {
         self.paths = Arc::new(document.paths);
     }
 
-    /// Returns the API routes that the OpenAPI document does not list. Empty if there is no document.
+    /// Returns the API routes that the server's OpenAPI document does not list. Empty if there is no document.
     pub fn unlisted_routes(&self) -> Vec<&'static str> {
         if self.document != Document::Read {
             return Vec::new();

@@ -63,13 +63,13 @@ pub struct AttemptGuard<'a> {
 }
 
 impl AttemptGuard<'_> {
-    /// Sets the send decision of the attempt. Dropping the guard then retracts an attempt that was not sent yet: it is never sent and
-    /// counts as not sent.
+    /// Sets the [`SendDecision`] of the attempt. Dropping the guard then prevents an attempt that was not sent yet from being sent. Such an
+    /// attempt counts as not sent.
     pub(crate) fn set_send_decision(&mut self, send_decision: Option<Arc<SendDecision>>) {
         self.send_decision = send_decision;
     }
 
-    /// Ends an attempt that the server did not apply, because the attempt was not sent or was refused.
+    /// Ends an attempt that the server did not apply: the attempt was not sent, or the server refused or rejected the request.
     pub fn mark_not_applied(mut self) {
         self.is_not_applied = true;
     }
@@ -122,8 +122,8 @@ impl ProgressCell {
         }
     }
 
-    /// Returns `NotSent` if no request of the operation was sent and none will be sent, otherwise `MaybeSent`. For the error of the
-    /// operation.
+    /// Returns `NotSent` if no request of the operation was sent and none will be sent, otherwise `MaybeSent`. The error of the operation
+    /// contains this value.
     pub fn sent(&self) -> Sent {
         let state = self.lock();
         if state.may_be_sent() || state.queued {
@@ -181,7 +181,7 @@ impl ProgressCell {
         }
     }
 
-    /// Records a poll for the result.
+    /// Adds one to the number of polls for the result of the operation.
     pub fn record_poll(&self) {
         self.lock().polls += 1;
     }
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(cell.snapshot().request_id.as_deref(), Some("r-1"));
     }
 
-    /// Checks `cell` at a time when there was no progress for too long. Returns the `Stalled` error.
+    /// Checks `cell` at a time when there was no progress for longer than the limit. Returns the `Stalled` error of the check.
     fn stall(cell: &ProgressCell) -> Error {
         let limit = Duration::from_secs(10);
         let stalled = cell.check_stall(Timestamp::ORIGIN.after(limit), limit, || None);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn stalled_error_is_not_sent_only_if_no_request_was_or_will_be_sent() {
+    fn stalled_error_is_maybe_sent_if_a_request_was_or_will_be_sent() {
         let fresh = || ProgressCell::new(Timestamp::ORIGIN);
         let cell = fresh();
         assert_eq!(stall(&cell).sent(), Sent::NotSent);

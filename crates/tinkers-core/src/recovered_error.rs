@@ -14,7 +14,7 @@ use crate::user_code::catch_panic;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RecoveredError {
-    /// An attempt of a call failed and was retried.
+    /// An attempt of a call failed, and the client sent the request again.
     Repeat,
     /// An attempt got a 402 response, and waits until the bill is paid.
     Billing,
@@ -53,7 +53,7 @@ pub enum RecoveredError {
 }
 
 impl RecoveredError {
-    /// All kinds of recovered errors.
+    /// All kinds of errors from which the client recovers.
     pub const ALL: [Self; 17] = [
         Self::Repeat,
         Self::Billing,
@@ -102,7 +102,7 @@ impl RecoveredError {
     }
 }
 
-/// The numbers of recovered errors of one session, by kind. Counting an error is one relaxed atomic addition.
+/// The numbers of errors from which one session has recovered, by kind. Counting an error is one relaxed atomic addition.
 #[derive(Debug, Default)]
 pub struct RecoveredErrors([AtomicU64; RecoveredError::ALL.len()]);
 
@@ -112,7 +112,7 @@ impl RecoveredErrors {
         self.0[recovered_error.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a recovered error and logs it.
+    /// Adds one to the number of errors of this kind, and logs `error`.
     pub fn record(&self, recovered_error: RecoveredError, error: &dyn fmt::Display) {
         self.count(recovered_error);
         catch_panic(
@@ -120,7 +120,7 @@ impl RecoveredErrors {
         );
     }
 
-    /// Returns a copy of the current numbers of recovered errors. The numbers are read one after the other, not at one instant.
+    /// Returns a copy of the current numbers of errors. The numbers are read one after the other, not at one instant.
     pub fn snapshot(&self) -> RecoveredErrorCounts {
         RecoveredErrorCounts(
             RecoveredError::ALL
@@ -129,7 +129,7 @@ impl RecoveredErrors {
     }
 }
 
-/// The number of recovered errors of each kind: a copy of [`RecoveredErrors`].
+/// A copy of the numbers in [`RecoveredErrors`]: for each kind of error, how often the session has recovered from such an error.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecoveredErrorCounts([u64; RecoveredError::ALL.len()]);
 

@@ -10,13 +10,14 @@ use crate::error::{Error, ErrorKind};
 use crate::hint::retry_after;
 use crate::response::HttpResponse;
 
-/// The action for a response, depending on its status and body. [`StatusAction::of`] has an action for every status.
+/// What the client does after a response, depending on the status and body of the response. [`StatusAction::of`] has an action for every
+/// status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers handle each action")]
 pub enum StatusAction {
-    /// Take the response as a success.
+    /// Treat the response as a success.
     Take,
-    /// Treat the response as rate limited (429), which holds back all requests of the same route class.
+    /// Treat the request as rate limited (429). All requests of the same route class then wait for the server's retry delay.
     Refused,
     /// Pause, since the server requires payment (402), then send the request again.
     PauseForBilling,
@@ -33,7 +34,7 @@ pub enum StatusAction {
     Fail,
 }
 
-/// The kind of a request. The action for a response depends on this kind.
+/// The kind of a request: a submission or a poll. The action after a response depends on this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the retry table covers each kind")]
 pub enum ExchangeKind {
@@ -52,7 +53,8 @@ pub const API_ERROR_RETRIES: u32 = 3;
 pub const PROXY_ERROR_RETRIES: u32 = 6;
 
 impl StatusAction {
-    /// Returns the action for a response. It depends on the status, and on whether the body is empty or contains a reason in JSON.
+    /// Returns what the client does after a response. This depends on the status, and on whether the body is empty or contains a reason in
+    /// JSON.
     pub fn of(kind: ExchangeKind, response: &HttpResponse) -> Self {
         use StatusAction::{Fail, NotReady, PauseForBilling, Refused, Repeat, RetryUpTo, Take};
         let is_empty = response.body.is_empty();
@@ -97,20 +99,20 @@ fn has_api_error(response: &HttpResponse) -> bool {
         && tinkers_wire::error_text(&response.body).is_some()
 }
 
-/// The action for a response to a submission, with the data that a retry needs.
+/// What the client does after a response to a submission, with the data that a retry needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers handle each action")]
 pub enum RetryAction {
-    /// Take the response as a success.
+    /// Treat the response as a success.
     Accept,
-    /// Rate limited: wait for the server's retry delay, then ask for admission again.
+    /// The server refused the request with 429: wait for the server's retry delay, then ask the rate limiter for admission again.
     Refused {
-        /// The server's retry delay, counted from now, if the response contains one.
+        /// The server's retry delay, counted from now. `None` if the response contains none.
         hint: Option<Duration>,
     },
     /// Send the request again after a pause, if that is safe.
     Again {
-        /// The server's retry delay: the minimum pause before the retry.
+        /// The server's retry delay, if the response contains one. The pause before the retry is at least this long.
         hint: Option<Duration>,
         /// Whether the server may have applied this attempt. If it may have, the request is sent again only where that is safe.
         applied: Applied,
@@ -119,7 +121,7 @@ pub enum RetryAction {
     },
     /// Pause, since the server requires payment, then send the request again.
     PauseForBilling {
-        /// The server's retry delay: the minimum pause before the retry.
+        /// The server's retry delay, if the response contains one. The pause before the retry is at least this long.
         hint: Option<Duration>,
     },
     /// Return an error of this kind to the caller.
@@ -136,7 +138,7 @@ pub enum Applied {
     Maybe,
 }
 
-/// Returns the action for a response to a submission, according to its status, its body and the header `x-should-retry`.
+/// Returns what the client does after a response to a submission. This depends on the status, the body and the header `x-should-retry`.
 pub fn classify(response: &HttpResponse, wall: SystemTime) -> RetryAction {
     let status = response.status;
     let by_status = StatusAction::of(ExchangeKind::Submission, response);
@@ -223,8 +225,8 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
 pub struct RetryPolicy {
     /// The maximum number of attempts of a request, at least 1. Unlimited by default.
     pub max_attempts: u32,
-    /// The time after the first attempt in which a retry may start. Waits for admission and pauses that a rate-limited response asked
-    /// for do not count. `None`, the default, is five minutes, and for training calls the progress deadline if that is longer.
+    /// How long after the first attempt a retry may still start. Waits for admission and pauses that a rate-limited response asked for do
+    /// not count. `None`, the default, is five minutes, and for training calls the progress deadline if that is longer.
     pub window: Option<Duration>,
     /// The pauses before retries. Up to a quarter of each pause is added at random. A longer pause that the server asked for takes
     /// precedence. From 0.5 s to 30 s by default.
@@ -235,7 +237,7 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Returns the default policy.
+    /// Returns the default retry policy: unlimited attempts, with pauses from 0.5 s to 30 s.
     pub const fn new() -> Self {
         Self {
             max_attempts: u32::MAX,
@@ -245,7 +247,7 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns the policy without retries: each request has one attempt.
+    /// Returns the retry policy without retries: each request has one attempt.
     pub const fn none() -> Self {
         Self::new().with_max_attempts(1)
     }
@@ -257,7 +259,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets the time after the first attempt in which a retry may start.
+    /// Sets how long after the first attempt a retry may still start.
     #[must_use]
     pub const fn with_window(mut self, window: Duration) -> Self {
         self.window = Some(window);
@@ -308,7 +310,7 @@ impl RetryPolicy {
         made < self.max_attempts.min(policy.attempts) && elapsed < self.window(policy)
     }
 
-    /// Returns the time after the first attempt in which a retry of a call with `policy` may start.
+    /// Returns how long after the first attempt a retry of a call with `policy` may still start.
     pub(crate) fn window(&self, policy: &CallPolicy) -> Duration {
         self.window.unwrap_or(policy.window)
     }
@@ -323,19 +325,19 @@ impl Default for RetryPolicy {
 /// How often and for how long one call is retried. The client's [`RetryPolicy`] may limit this further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallPolicy {
-    /// The time after the first attempt in which a retry may start, unless the client's policy sets another time. Waits for admission
-    /// and pauses that a rate-limited response asked for do not count.
+    /// How long after the first attempt a retry may still start, unless the client's policy sets another time. Waits for admission and
+    /// pauses that a rate-limited response asked for do not count.
     pub window: Duration,
     /// The maximum number of attempts of the call, not counting rate-limited responses. The client's policy may set a lower number.
     pub attempts: u32,
-    /// What the call does after an attempt that failed, but that the server may have applied.
+    /// What the call does after a failed attempt that the server may have applied.
     pub when_maybe_applied: WhenMaybeApplied,
-    /// The longest pause that a server's retry delay may cause; a longer delay is cut. With `None` the client waits for the whole delay, or
-    /// fails if the delay ends later than a retry may start.
+    /// The longest pause that the server's retry delay may cause; a longer delay is cut. With `None` the client waits for the whole delay,
+    /// or fails if no retry may start as late as that.
     pub longest_hint: Option<Duration>,
 }
 
-/// What a call does after an attempt that failed, but that the server may have applied.
+/// What a call does after a failed attempt that the server may have applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "there are two policies")]
 pub enum WhenMaybeApplied {
@@ -363,7 +365,8 @@ impl CallPolicy {
         longest_hint: None,
     };
 
-    /// Returns this policy, changed so that a call fails if an attempt failed but the server may have applied it.
+    /// Returns this policy, changed so that a call is not retried after a failed attempt that the server may have applied. The call then
+    /// fails with `OutcomeUnknown`.
     #[must_use]
     pub const fn giving_up_when_maybe_applied(mut self) -> Self {
         self.when_maybe_applied = WhenMaybeApplied::GiveUp;
@@ -382,14 +385,15 @@ impl CallPolicy {
 /// The default of the longest pause between retries, if the server sends no retry delay.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The default pauses between retries. [`SPREAD`] is added at random.
+/// The default pauses between retries: 0.5 s before the first retry, then doubling up to 30 s. Up to [`SPREAD`] of a pause is added at
+/// random.
 pub const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), LONGEST_PAUSE);
 
 /// The maximum jitter that is added to a pause between retries, as a fraction of the pause.
 pub const SPREAD: f64 = 0.25;
 
-/// Returns the reason of a retry after an error of `kind`, for the retry budget. The number of tokens that the retry takes from the budget
-/// depends on the reason.
+/// Returns the reason for a retry after an error of `kind`. The number of tokens that the retry takes from the retry budget depends on this
+/// reason.
 pub(crate) fn budget_failure(kind: ErrorKind) -> RetryReason {
     match kind {
         ErrorKind::RateLimited => RetryReason::Refused,
@@ -592,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn only_503_with_a_retry_invitation_counts_as_not_applied() {
+    fn only_a_503_that_asks_for_a_retry_counts_as_not_applied() {
         for (headers, body, expected) in [
             (None, "", Applied::Maybe),
             (
@@ -632,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_a_timeout_takes_most_tokens_and_after_a_429_none() {
+    fn retry_budget_charges_most_for_timeouts_and_nothing_for_429() {
         let budget = RetryBudget::new(20);
         for (kind, left) in [
             (ErrorKind::RateLimited, 20),

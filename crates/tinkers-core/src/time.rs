@@ -101,7 +101,7 @@ impl ManualClock {
         Self::default()
     }
 
-    /// Advances the time by `step` and wakes the sleeping tasks whose time has come.
+    /// Advances the time by `step`, and wakes the tasks whose sleep has ended by then.
     pub fn advance(&self, step: Duration) {
         let due = {
             let mut inner = self.lock();
@@ -123,7 +123,7 @@ impl ManualClock {
         Some(at)
     }
 
-    /// Returns the number of pending sleeps.
+    /// Returns the number of pending sleeps, which are waits for a later time of this clock.
     pub fn sleepers(&self) -> usize {
         self.lock().sleepers.len()
     }

@@ -30,7 +30,7 @@ pub struct HttpRequest {
     pub method: Method,
     /// The encoded path and query below the base URL, with a leading `/`.
     pub path: String,
-    /// The headers in addition to those of the transport.
+    /// The headers of the request, in addition to those that the transport adds.
     pub headers: HeaderMap,
     /// The request body.
     pub body: Bytes,
@@ -118,7 +118,7 @@ impl Timeouts {
         }
     }
 
-    /// Returns the default timeouts of requests of `class`.
+    /// Returns the default timeouts of requests of the route class `class`.
     pub fn of(class: RouteClass) -> Self {
         match class {
             RouteClass::Poll => Self::default().with_first_byte(POLL_FIRST_BYTE),
@@ -126,7 +126,7 @@ impl Timeouts {
         }
     }
 
-    /// Returns timeouts for a request whose response must be complete within `total`.
+    /// Returns the default timeouts, changed so that the response must be complete within `total`.
     pub fn within(total: Duration) -> Self {
         Self::default().limited_to(total)
     }
@@ -182,17 +182,17 @@ impl Default for ClassTimeouts {
 }
 
 impl ClassTimeouts {
-    /// Returns the timeouts of requests of `class`.
+    /// Returns the timeouts of requests of the route class `class`.
     pub fn of(&self, class: RouteClass) -> Timeouts {
         self.0[class.index()]
     }
 
-    /// Sets the timeouts of requests of `class`.
+    /// Sets the timeouts of requests of the route class `class`.
     pub fn set(&mut self, class: RouteClass, timeouts: Timeouts) {
         self.0[class.index()] = timeouts;
     }
 
-    /// Sets the time limit for opening a connection, for all classes.
+    /// Sets the time limit for opening a connection, for the requests of all route classes.
     pub fn set_connect(&mut self, limit: Duration) {
         self.0.iter_mut().for_each(|class| class.connect = limit);
     }
@@ -229,11 +229,11 @@ pub struct TransportError {
     pub sent: Sent,
     /// The message: a lower-case fragment without secrets.
     pub message: String,
-    /// The source error.
+    /// The error that caused this error.
     pub source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The kind of a transport error.
+/// The kind of a transport error, which is the failure of a request without a readable response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TransportErrorKind {
@@ -241,11 +241,11 @@ pub enum TransportErrorKind {
     Connect,
     /// TLS failed, or the certificate is not trusted.
     Tls,
-    /// One of the [`Timeouts`] passed.
+    /// The request took longer than one of its [`Timeouts`] allows.
     Timeout,
     /// The connection broke after it was opened.
     Broken,
-    /// The response body is too large.
+    /// The response body is larger than the limit of the request, [`HttpRequest::max_response_bytes`].
     TooLarge,
     /// The response could not be decoded, because it is not valid HTTP or its body could not be decompressed.
     Decode,
@@ -274,7 +274,7 @@ impl TransportError {
         }
     }
 
-    /// Adds the source error.
+    /// Adds the error that caused this error, as its source.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());

@@ -34,7 +34,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A waker that counts its calls.
+    /// A waker that counts how often it is woken.
     #[derive(Default)]
     pub(crate) struct Count(pub(crate) AtomicUsize);
 

@@ -88,7 +88,7 @@ fn error_is_maybe_sent_after_any_attempt_with_unknown_outcome() {
 }
 
 #[test]
-fn call_closed_between_attempts_stays_maybe_sent_after_the_first_attempt() {
+fn call_closed_before_its_retry_reports_whether_it_may_be_sent() {
     let world = World::new(&LOST[..1], OK).closed_after(1);
     let error = world.call(post(RouteClass::Sample)).expect_err("closed");
     assert_eq!(
@@ -177,7 +177,7 @@ fn progress_records_whether_an_attempt_may_have_been_sent() {
 }
 
 #[test]
-fn only_an_attempt_of_unknown_outcome_keeps_its_in_flight_permit() {
+fn retry_keeps_its_in_flight_permit_only_after_unknown_outcome() {
     for (script, expected) in [
         (vec![NOT_SENT], vec![0]),
         (vec![Says(425, "{}")], vec![0]),
@@ -200,7 +200,7 @@ fn only_an_attempt_of_unknown_outcome_keeps_its_in_flight_permit() {
     }
 }
 
-/// The result of a request that the transport did not send because the rate-limit gate had closed after the admission.
+/// The result of an admitted request that the transport did not send, because the rate-limit gate was closed after the admission.
 const HELD: Step = Fails(T::Held, Sent::NotSent);
 
 #[test]
@@ -220,7 +220,7 @@ fn submit_permit_is_returned_before_the_in_flight_permit() {
 }
 
 #[test]
-fn refused_call_keeps_its_queue_position_and_failed_call_does_not() {
+fn call_keeps_its_queue_position_after_a_429_but_not_a_failure() {
     let kept = Readmission::AfterRefusal(Arrival(1));
     for (script, expected) in [
         (vec![Says(429, "{}")], vec![kept]),
@@ -403,7 +403,7 @@ fn short_retry_delays_cause_no_busy_loop_of_control_requests() {
 }
 
 #[test]
-fn refused_large_request_pauses_even_without_a_server_retry_delay() {
+fn large_request_pauses_after_a_429_without_a_retry_delay() {
     for (bytes, hint, waited) in [
         (128 * 1024, None, 1),
         (128 * 1024 + 1, None, 5),

@@ -30,7 +30,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The waiting futures in FIFO order, each with the number of bytes that it asked for. While there are any, no bytes are left.
+    /// The waiting futures in FIFO order, each with the number of bytes that it asked for. If a future waits, no bytes are left.
     waiting: BTreeMap<u64, (u64, Waker)>,
     /// The bytes of futures that were served (have got their bytes) and have not been polled since.
     served: BTreeMap<u64, u64>,
@@ -88,7 +88,7 @@ impl ByteSemaphore {
         }
     }
 
-    /// Returns the number of bytes that are taken at present.
+    /// Returns the number of bytes that are taken from the budget at present.
     pub fn taken(&self) -> u64 {
         self.shared.budget.taken()
     }

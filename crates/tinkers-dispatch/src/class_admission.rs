@@ -14,41 +14,44 @@ use tokio::sync::Notify;
 use crate::class_limiter::ClassLimiter;
 use crate::limit_request::MaxHint;
 
-/// Admits the requests of one client to a route class, and takes back their permits.
+/// The interface through which one client gets permits for the requests of one route class (kind of request). It also records the end of
+/// these requests.
 #[derive(Debug)]
 pub(crate) struct ClassAdmission {
     pub(crate) limiter: Arc<ClassLimiter>,
     pub(crate) time: Arc<dyn Clock>,
     pub(crate) jitter: Arc<dyn Jitter>,
-    /// The maximum time for which a refusal closes the gate. All clients of the limiter share it.
+    /// The maximum time for which one refusal (429 response) closes the gate, and so stops new requests. All clients of the limiter share
+    /// it.
     pub(crate) max_hint: Arc<MaxHint>,
-    /// The notifier that wakes tasks when a refusal closes the gate.
+    /// The notifier that wakes tasks when a refusal (429 response) closes the gate of the route class.
     pub(crate) closures: Arc<Notify>,
 }
 
 impl ClassAdmission {
-    /// The time for which a refusal closes the gate if the server sends no retry delay.
+    /// The time for which a refusal (429 response) stops new requests if the server sends no retry delay.
     const PAUSE_WITHOUT_HINT: Duration = Duration::from_secs(1);
-    /// The maximum jitter that is added to the duration of a gate closure, as a fraction of that duration.
+    /// The maximum random time that is added to a pause after a refusal, as a fraction of the pause. [`Self::MAX_SPREAD`] is a further
+    /// limit.
     const SPREAD: f64 = 0.05;
-    /// The maximum jitter that is added to the duration of a gate closure, as an absolute time.
+    /// The maximum random time that is added to a pause after a refusal. [`Self::SPREAD`] is a further limit.
     const MAX_SPREAD: Duration = Duration::from_millis(10);
-    /// The minimum time for which a refusal closes the gate. It grows with the number of first requests after a gate closure that failed in
-    /// a row.
+    /// The minimum pause after a refusal (429 response). It grows each time the first request after a pause is refused again or gets no
+    /// response.
     const PAUSE_AFTER_REFUSED: Backoff =
         Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-    /// The time for which the gate is closed again if the first request after a closure gets no response. It grows with the number of first
-    /// requests that failed in a row.
+    /// The length of the next pause if the first request after a rate-limit pause gets no response. It grows each time the first request
+    /// fails again.
     const PAUSE_AFTER_UNANSWERED: Backoff =
         Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-    /// Wakes the tasks that wait for the next closure of the gate.
+    /// Wakes the tasks that wait for the gate to close, which happens when the server refuses a request (429 response).
     pub(crate) fn notify_closure(&self) {
         catch_panic(|| self.closures.notify_waiters());
     }
 
-    /// Returns the permits of an admitted request. `kept` is the in-flight permit that a retry has kept from an earlier attempt; such a
-    /// retry gets no second in-flight permit.
+    /// Returns the permits of an admitted request: one until the response, and one until the result (the in-flight permit). A retry keeps
+    /// the in-flight permit `kept` of an earlier attempt and gets no second one.
     #[inline]
     pub(crate) fn admitted(
         self: Arc<Self>,
@@ -70,7 +73,8 @@ impl ClassAdmission {
         }
     }
 
-    /// Admits a nested request, which is made during another request. If the gate is closed, fails at once instead of waiting.
+    /// Admits a nested request, which is made during another request. If the gate is closed after a refusal (429 response), fails at once
+    /// instead of waiting.
     pub(crate) fn admit_nested(
         self: Arc<Self>,
         kept: Option<InFlightPermit>,
@@ -90,8 +94,8 @@ impl ClassAdmission {
         Ok(self.admitted(ticket, kept, Arrival::default()))
     }
 
-    /// Returns the time for which a refusal closes the gate. `hint` is the server's retry delay. Jitter is only added, so the gate does not
-    /// open before this delay (at most `max_hint`) has passed.
+    /// Returns the time for which a refusal (429 response) closes the gate. `hint` is the server's retry delay. Jitter is only added, so
+    /// the gate does not open before this delay (at most `max_hint`) has passed.
     fn refusal_pause(&self, hint: Option<Duration>) -> Duration {
         let pause = hint
             .unwrap_or(Self::PAUSE_WITHOUT_HINT)

@@ -17,15 +17,16 @@ use crate::wait_queue::{QueueEntry, QueueKey, Removed, WaitQueue, Waiter};
 
 mod serve;
 
-/// The limiter of one route class. Admission without contention takes no lock: the mutex guards only the queue and the state that is
-/// learned from refusals.
+/// The limiter of one route class (kind of request). Admission without contention takes no lock: the mutex guards only the queue and the
+/// state that is learned from refusals.
 #[derive(Debug)]
 pub(crate) struct ClassLimiter {
     pub(crate) class: RouteClass,
     pub(crate) constraints: Constraints,
     pub(crate) counters: Counters,
     state: Mutex<State>,
-    /// The number of first requests after a gate closure that were refused or got no response, one after the other. A success resets it.
+    /// The number of times in a row that the first request after a rate-limit pause was refused or got no response. Reset to 0 when the
+    /// gate opens.
     failed_first_requests: AtomicU64,
     events: broadcast::Sender<LimiterEvent>,
 }
@@ -34,19 +35,21 @@ pub(crate) struct ClassLimiter {
 struct State {
     queue: WaitQueue,
     adaptive_limit: AdaptiveLimit,
-    /// While the gate or the rate limit holds back the first waiting request: the time at which a timer tries again to admit waiting
-    /// requests.
+    /// The time at which a timer tries again to admit waiting requests. `None` if no timer is needed.
     serve_at: Option<Timestamp>,
-    /// The time at which the latest first request after a gate closure was admitted.
+    /// The time at which the gate admitted the latest first request after a rate-limit pause. Used to measure the response time of that
+    /// request.
     first_request: Option<Timestamp>,
-    /// The response time of the last successful first request after a gate closure. The timeout of the next first request depends on it.
+    /// The response time of the last successful first request after a rate-limit pause. The timeout of the first request after the next
+    /// pause depends on it.
     first_request_took: Duration,
     /// The last time at which a response or a returned permit made room for waiting requests.
     last_queue_progress: Option<Timestamp>,
-    /// The earliest time at which uncollected grants are taken back. A grant is uncollected if a waiting request was admitted, but its
+    /// The earliest time at which unused admissions are taken back. An admission is unused if a waiting request was admitted, but its
     /// future was not polled since.
     lapse_at: Timestamp,
-    /// During the gradual increase after a gate closure: the time at which polls without a response count as accepted by the server.
+    /// During the gradual increase after a rate-limit pause: the time at which polls (requests for results) that have no response yet count
+    /// as accepted by the server.
     ramp_at: Option<Timestamp>,
 }
 
@@ -60,23 +63,23 @@ pub(crate) enum PollOutcome {
     Waiting(Option<Timestamp>),
 }
 
-/// An attempt that has ended, with the effects of its end on the limits.
+/// An attempt to send a request that has ended, with the effects of its end on the limits.
 struct Ended {
     ticket: Ticket,
     outcome: TicketOutcome,
-    /// Whether the refusal contained a retry delay. False for other outcomes.
+    /// Whether the server refused the attempt (429 response) and sent a retry delay.
     is_hinted: bool,
     settled: SettleEffects,
 }
 
 impl ClassLimiter {
-    /// The minimum time without a response after which another request may take the place of the first request after a gate closure. If
-    /// twice the response time of the last successful first request is longer, that time applies instead.
+    /// The minimum timeout of the first request after a rate-limit pause. If it has no response by then, another request may take its
+    /// place. If twice the response time of the last successful first request is longer, that is the timeout.
     const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
-    /// The time after which the first poll after a gate closure counts as accepted although it has no response. The time is short: the
-    /// server refuses a poll at once, but responds to an accepted poll only when there is a result.
+    /// The time after which the first poll (request for a result) after a rate-limit pause counts as accepted although it has no response.
+    /// The time is short: the server refuses a poll at once, but responds to an accepted poll only when there is a result.
     const FIRST_POLL_TIMEOUT: Duration = Duration::from_millis(250);
-    /// The time after which an uncollected grant is taken back while other requests wait. A grant is uncollected if a waiting request was
+    /// The time after which an unused admission is taken back while other requests wait. An admission is unused if a waiting request was
     /// admitted, but its future was not polled since; the runtime of this future is then probably not running.
     const COLLECT_WITHIN: Duration = Duration::from_secs(1);
 
@@ -133,14 +136,15 @@ impl ClassLimiter {
         Some(ticket)
     }
 
-    /// Admits a nested request, which is made during another request, unless the gate is closed.
+    /// Admits a nested request, which is made during another request, unless a refusal (429 response) has closed the gate.
     pub(crate) fn try_nested(&self) -> Option<Ticket> {
         let ticket = self.constraints.take_nested()?;
         self.counters.grants.add(1);
         Some(ticket)
     }
 
-    /// Returns whether an admitted request may still be sent. Not if a refusal has closed the gate since the admission.
+    /// Returns whether an admitted request may still be sent. It may not if a refusal (429 response) has closed the gate since the
+    /// admission.
     pub(crate) fn may_leave(&self, ticket: &Ticket) -> bool {
         let may = self.constraints.may_leave(ticket);
         if !may {
@@ -149,7 +153,8 @@ impl ClassLimiter {
         may
     }
 
-    /// Extends the closure of the gate until `until`, for a refused attempt that was settled before its retry delay was known.
+    /// Keeps the gate closed until `until`, unless its deadline is later already. For an attempt that was refused (429 response) and ended
+    /// before the server's retry delay was known.
     pub(crate) fn extend(&self, ticket: &Ticket, until: Timestamp, now: Timestamp) {
         self.locked(|state, deferred| {
             let closed = self.constraints.extend(ticket, until.since_origin());
@@ -178,8 +183,8 @@ impl ClassLimiter {
 
     /// Polls a request in the queue. If the request still waits, the waker of `waiter` replaces the waker from the last poll.
     ///
-    /// If the request was admitted after the last poll, its grant is checked again: if the gate has closed since, or the grant was taken
-    /// back, the request waits again at its old position.
+    /// If the request was admitted after the last poll, the admission is checked again: if the gate has closed since, or the admission was
+    /// taken back, the request waits again at its old position.
     pub(crate) fn poll(&self, entry: QueueEntry, waiter: Waiter, now: Timestamp) -> PollOutcome {
         self.locked(|state, deferred| {
             if state.serve_at.is_some_and(|at| at <= now) {
@@ -220,7 +225,8 @@ impl ClassLimiter {
         });
     }
 
-    /// Records the outcome of an attempt, releases what its ticket has taken, and admits waiting requests for which there is room now.
+    /// Records the outcome of an attempt to send a request, releases what its ticket has taken, and admits waiting requests for which there
+    /// is room now.
     pub(crate) fn settle(
         &self,
         ticket: Ticket,
@@ -264,7 +270,7 @@ impl ClassLimiter {
         });
     }
 
-    /// Returns one unit of the in-flight limit.
+    /// Releases one unit of the in-flight limit, because a request has ended. Admits waiting requests for which there is room now.
     pub(crate) fn release(&self, now: impl Fn() -> Timestamp) {
         if self.constraints.release().has_waiters {
             let now = now();
@@ -292,7 +298,7 @@ impl ClassLimiter {
         });
     }
 
-    /// Returns the number of first requests after a gate closure that were refused or got no response, one after the other.
+    /// Returns the number of times in a row that the first request after a rate-limit pause was refused or got no response.
     pub(crate) fn failed_first_requests(&self) -> u32 {
         u32::try_from(self.failed_first_requests.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
@@ -309,12 +315,14 @@ impl ClassLimiter {
         )
     }
 
-    /// Returns the time without a response after which another request may take the place of the first request after a gate closure.
+    /// Returns the timeout of the first request after a rate-limit pause: if it has no response by then, another request may take its
+    /// place.
     pub(crate) fn first_request_timeout(&self) -> Duration {
         self.first_request_timeout_in(&lock(&self.state))
     }
 
-    /// Returns the limit at which the gradual increase after a gate closure ends. `u32::MAX` stands for an unknown limit.
+    /// Returns the value at which the gradual increase of the limit on requests without a response ends, after a rate-limit pause.
+    /// `u32::MAX` stands for an unknown value.
     fn level(&self) -> u32 {
         match self.class {
             RouteClass::Sample => lock(&self.state).adaptive_limit.level().unwrap_or(u32::MAX),
@@ -400,8 +408,8 @@ impl ClassLimiter {
         });
     }
 
-    /// Returns whether the request of `entry` is admitted or waits. If the queue must be served at a certain time, the first request of
-    /// each client gets that time for its timer, so that no client depends on the runtime of another client.
+    /// Returns whether the request of `entry` is admitted or waits. If the queue must be checked again at a certain time, the first waiting
+    /// request of each client gets a timer for that time, so that no client depends on the runtime of another client.
     fn outcome(&self, state: &mut State, entry: QueueEntry) -> PollOutcome {
         if let Some(ticket) = state.queue.collect(entry) {
             self.counters.grants.add(1);

@@ -9,28 +9,30 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// An event of a limiter, such as the closure of a gate.
+/// An event of a limiter that is sent to its subscribers, such as the start of a pause after a 429 response.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum LimiterEvent {
-    /// A refusal closed the gate, or extended the time for which the gate is closed.
+    /// A refusal (429 response) closed the gate of a route class, so that no requests of the class are sent, or extended the time for which
+    /// the gate is closed.
     ClosedUntil {
         /// The route class of the refused request.
         class: RouteClass,
-        /// The time, from the event on, for which no request is admitted.
+        /// The time, from the event on, for which no request of the class is admitted.
         pause: Duration,
-        /// Whether the refusal contained a retry delay.
+        /// Whether the refusal contained a retry delay, which then determines the length of the pause.
         is_hinted: bool,
-        /// Whether the refusal begins a congestion event. `false` for a refusal of a request that was in flight together with an earlier
-        /// refused request.
+        /// Whether this is the first refusal of a congestion event. `false` for a refusal of a request that was in flight together with an
+        /// earlier refused request.
         is_first: bool,
     },
-    /// The gate has admitted one request after its closure, called the first request. The response to it decides whether the gate opens.
+    /// After a rate-limit pause, one request was admitted, called the first request. The response to it decides whether the gate opens for
+    /// other requests.
     FirstRequest {
         /// The route class of the request.
         class: RouteClass,
     },
-    /// The gate opened: requests are admitted again.
+    /// The gate opened after a rate-limit pause: all requests of the class are admitted again.
     Opened {
         /// The route class of the gate.
         class: RouteClass,
@@ -90,28 +92,29 @@ impl LimiterEvents {
     }
 }
 
-/// The numbers of admissions, waits, wake-ups and refusals of a route class since the limiter was created.
+/// Statistics of a route class since the limiter was created: the numbers of admissions, waits, wake-ups and refusals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClassCounts {
-    /// The number of admitted attempts.
+    /// The number of attempts to send a request that were admitted. Each retry counts as an attempt.
     pub grants: u64,
-    /// The number of attempts that had to wait in the queue.
+    /// The number of attempts to send a request that had to wait in the queue.
     pub waits: u64,
     /// The number of times that a waiting request was woken.
     pub wakes: u64,
     /// The number of times that a waiting request was woken only to set a timer, in case the future of an admitted request is never polled
     /// again.
     pub watches: u64,
-    /// The number of refusals (rate-limited responses).
+    /// The number of refusals (429 responses).
     pub refusals: u64,
-    /// The number of refusals that contained a retry delay.
+    /// The number of refusals (429 responses) that contained a retry delay.
     pub hints: u64,
-    /// The number of refusals that began a congestion event.
+    /// The number of congestion events. A congestion event is a group of refusals of requests that were in flight at the same time.
     pub events: u64,
-    /// The number of first requests after a gate closure.
+    /// The number of times that, after a rate-limit pause, a single request was admitted to find out whether the server accepts requests
+    /// again.
     pub first_requests: u64,
-    /// The number of admitted attempts that were not sent, since the gate had closed after their admission.
+    /// The number of admitted attempts that were not sent, since a refusal (429 response) had closed the gate after their admission.
     pub held: u64,
     /// The number of requests that were admitted from the queue, but whose future was dropped before it was polled again.
     pub unused: u64,

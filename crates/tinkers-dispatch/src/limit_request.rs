@@ -10,7 +10,8 @@ use crate::class_limiter::ClassLimiter;
 use crate::settings::LimiterSettings;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
-/// The limits that one client requests of a limiter which it shares with other clients. The request ends when this value is dropped.
+/// A request for limits by one client of a shared limiter. Of each limit, the strictest value that any client requests applies to all
+/// clients. The request ends when this value is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it withdraws the request"]
 pub struct LimitRequest {
@@ -54,7 +55,7 @@ impl Drop for LimitRequest {
 pub(crate) struct SharedLimits {
     pub(crate) limiters: [Arc<ClassLimiter>; 4],
     pub(crate) max_hint: Arc<MaxHint>,
-    /// The limits that apply if no client requests any.
+    /// The limits that apply while no client requests any limits.
     default: LimiterSettings,
     requests: Mutex<Requests>,
 }
@@ -65,7 +66,7 @@ struct Requests {
     last_id: u64,
 }
 
-/// The maximum time for which one refusal closes a gate, in nanoseconds. It changes when clients request other limits.
+/// The maximum time for which one refusal (429 response) closes a gate, in nanoseconds. It changes when clients request other limits.
 #[derive(Debug)]
 pub(crate) struct MaxHint(AtomicU64);
 

@@ -26,7 +26,8 @@ use crate::sync::{AtomicU64, Ordering};
 pub struct Limiter {
     limits: Arc<SharedLimits>,
     clients: AtomicU64,
-    /// The notifiers that wake tasks when the gate of a route class closes. One per class, in the order of [`CLASSES`].
+    /// The notifiers that wake tasks when a refusal (429 response) closes the gate of a route class. One per class, in the order of
+    /// [`CLASSES`].
     closures: [Arc<Notify>; 4],
     events: broadcast::Sender<LimiterEvent>,
 }
@@ -43,7 +44,7 @@ impl Limiter {
     /// The number of events in the buffer of the event channel. A subscriber that is behind by more events loses the oldest ones.
     const EVENTS_KEPT: usize = 256;
 
-    /// Creates a limiter without any requests.
+    /// Creates a limiter with these limits. They apply until a client requests other ones with [`Limiter::request_limits`].
     pub fn new(settings: LimiterSettings) -> Self {
         let events = broadcast::Sender::new(Self::EVENTS_KEPT);
         let limiter =
@@ -56,8 +57,8 @@ impl Limiter {
         }
     }
 
-    /// Returns the interface through which a client with the clock `time` asks for admission. `jitter` is added to the durations of gate
-    /// closures.
+    /// Returns the interface through which a client with the clock `time` asks for admission of its requests. `jitter` determines the
+    /// random time that is added to each pause after a refusal (429 response).
     pub fn admission(&self, time: Arc<dyn Clock>, jitter: Arc<dyn Jitter>) -> LimiterAdmission {
         let class_admission = |at: usize| {
             Arc::new(ClassAdmission {
@@ -91,7 +92,7 @@ impl Limiter {
         Some(ClassSnapshot::of(&self.limits.limiters[at]))
     }
 
-    /// Returns the state of every route class with limits.
+    /// Returns the state of every route class with limits: the gate, the waiting requests, the limits in use, and statistics.
     pub fn snapshot(&self) -> LimiterSnapshot {
         let limiters = self.limits.limiters.each_ref();
         let [sample, train, poll, rest] = limiters.map(|limiter| ClassSnapshot::of(limiter));
@@ -109,7 +110,7 @@ impl Limiter {
     }
 }
 
-/// The interface through which one client asks a [`Limiter`] for admission, with the client's clock and jitter.
+/// The interface through which one client asks a [`Limiter`] for admission of its requests, with the client's clock and jitter.
 #[derive(Debug, Clone)]
 pub struct LimiterAdmission {
     classes: [Arc<ClassAdmission>; 4],

@@ -22,7 +22,7 @@ use crate::wait_queue::{QueueEntry, QueueKey, Waiter};
 /// # Cancel safety
 /// Dropping the future leaves the queue. If the request was admitted meanwhile, its units and bytes return to the limits.
 pub struct PendingAdmission {
-    /// `None` after the admission: the reference has moved into the permits, which saves changes of the reference count.
+    /// `None` after the request was admitted: the reference has moved into the permits, which saves changes of the reference count.
     class_admission: Option<Arc<ClassAdmission>>,
     wait: Wait,
 }
@@ -70,7 +70,7 @@ impl PendingAdmission {
         }
     }
 
-    /// Polls a request that cannot be admitted without the queue: adds it to the queue, or polls it there.
+    /// Polls a request that cannot be admitted at once: adds it to the queue, or polls it there if it is in the queue already.
     fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<Result<Admitted, Error>> {
         let Some(class_admission) = &self.class_admission else {
             return Poll::Pending;
@@ -117,7 +117,7 @@ impl Wait {
     /// Checks whether the request can still be admitted before its deadline.
     ///
     /// # Errors
-    /// `Timeout` if the deadline has passed, `RateLimited` if the gate opens only after the deadline.
+    /// `Timeout` if the deadline has passed, `RateLimited` if the gate (closed after a 429 response) opens only after the deadline.
     fn check_deadline(
         &self,
         class_admission: &ClassAdmission,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tinkers_core::RouteClass;
 use tinkers_limits::{Bounds, ByteBudget, ConcurrencyWindow, InitialLimit, Rate};
 
-/// The limits of one route class.
+/// The configured limits of one route class (kind of request).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClassSettings {
     /// The maximum number of requests that were sent and have no response yet. 0 counts as 1.
@@ -92,13 +92,13 @@ pub struct LimiterSettings {
     pub poll: ClassSettings,
     /// The limits of listings and administration.
     pub rest: ClassSettings,
-    /// The maximum time for which one refusal closes a gate, even if the server asks for a longer delay. If clients request different
-    /// values, the longest one applies.
+    /// The maximum time for which one refusal (429 response) stops new requests of a class, even if the server asks for a longer delay. If
+    /// clients request different values, the longest one applies.
     pub max_hint: Duration,
 }
 
 impl LimiterSettings {
-    /// Returns settings with the stricter value of each limit of `self` and `other`.
+    /// Returns settings with the stricter value of each limit of `self` and `other`, and the longer `max_hint`.
     #[must_use]
     pub fn stricter(self, other: Self) -> Self {
         Self {
@@ -110,7 +110,7 @@ impl LimiterSettings {
         }
     }
 
-    /// Returns the settings of a route class.
+    /// Returns the configured limits of a route class.
     pub(crate) fn of(&self, class: RouteClass) -> ClassSettings {
         match class {
             RouteClass::Sample => self.sample,

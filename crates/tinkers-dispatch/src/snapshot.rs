@@ -20,18 +20,20 @@ pub struct LimiterSnapshot {
     pub rest: ClassSnapshot,
 }
 
-/// The state of the gate of a route class. Times are timestamps of the client's clock.
+/// The state of the gate of a route class, which stops requests after a 429 response. Times are timestamps of the client's clock.
 ///
-/// While the response to the first request after a closure is pending, this state contains the time at which another request may take its
-/// place. [`GateState`] instead contains the time at which the first request was admitted.
+/// Differs from [`GateState`] while the response to the first request after a pause is pending: this type has the time at which another
+/// request may take its place, and [`GateState`] the time at which the first request was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GateSnapshot {
-    /// Requests are admitted.
+    /// The gate is open: requests are admitted.
     Open,
-    /// No request is admitted before this time. Then one request is admitted, as the first request after the closure.
+    /// The gate is closed: no request is admitted before this time. Then one request is admitted, and its response decides whether the gate
+    /// opens.
     ClosedUntil(Timestamp),
-    /// The response to the first request after a closure is pending. If there is none by this time, another request may take its place.
+    /// The gate waits for the response to the first request after a rate-limit pause. If there is none by this time, another request may
+    /// take its place.
     FirstRequestUntil(Timestamp),
 }
 
@@ -39,7 +41,7 @@ pub enum GateSnapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassSnapshot {
-    /// The state of the gate.
+    /// The state of the gate, which stops requests after a 429 response.
     pub gate: GateSnapshot,
     /// The number of requests that wait for admission.
     pub waiting: usize,
@@ -48,7 +50,7 @@ pub struct ClassSnapshot {
     /// The number of requests that were sent and have no response yet.
     pub slots: u32,
     /// The maximum number of requests without a response at present: the configured slots, or fewer during the slow start or the gradual
-    /// increase after a gate closure.
+    /// increase after a rate-limit pause.
     pub slots_allowed: u32,
     /// The number of bytes that are being sent.
     pub bytes: u64,
@@ -56,11 +58,11 @@ pub struct ClassSnapshot {
     pub in_flight: u32,
     /// The maximum number of requests in flight at present.
     pub limit: u32,
-    /// The in-flight limit that the client has learned from refusals, or `None` before the first refusal.
+    /// The in-flight limit that the client has learned from refusals (429 responses), or `None` if it has learned none.
     pub level: Option<u32>,
-    /// The numbers of admissions, waits, wake-ups and refusals of the class.
+    /// Statistics of the class: the numbers of admissions, waits, wake-ups and refusals.
     pub counts: ClassCounts,
-    /// The number of compare-and-swap attempts that failed because of another thread.
+    /// The number of compare-and-swap attempts that failed so far because another thread changed the value first.
     #[cfg(feature = "contention")]
     pub contention: u64,
 }

@@ -40,8 +40,8 @@ impl Waiter {
         std::mem::replace(&mut self.waker, Waker::noop().clone())
     }
 
-    /// Sets the timer to `at`. Returns the waker, which the caller calls so that the future starts the timer. Does nothing and returns
-    /// `None` if an earlier timer is set.
+    /// Makes the future of the request wake itself at `at`. Returns the waker, which the caller calls so that the future starts the timer.
+    /// Does nothing and returns `None` if an earlier timer is set.
     fn set_alarm(&mut self, at: Timestamp) -> Option<Waker> {
         if self.alarm.is_some_and(|alarm| alarm <= at) {
             return None;
@@ -51,18 +51,18 @@ impl Waiter {
     }
 }
 
-/// The state of an entry at the time of its removal from the queue.
+/// The state that an entry of the queue had when it was removed.
 #[derive(Debug)]
 pub(crate) enum Removed {
-    /// The request was waiting.
+    /// The request was waiting for its admission.
     Waiting(Waiter),
     /// The request was admitted, but its future had not been polled since.
     Granted(Ticket),
-    /// The entry was not in the queue any more, since its grant was taken back.
+    /// The entry was not in the queue any more, since the request had been admitted and the admission was then taken back.
     NotFound,
 }
 
-/// A grant: the ticket of a request that was admitted from the queue, and whose future has not been polled since.
+/// The admission of a request from the queue, whose future has not been polled since: its ticket, and the time of the admission.
 #[derive(Debug)]
 struct Grant {
     ticket: Ticket,
@@ -100,7 +100,8 @@ impl WaitQueue {
         entry
     }
 
-    /// Adds an entry to the queue, at the position that its arrival number determines. The entry is new, or its grant was taken back.
+    /// Adds an entry to the queue, at the position that its arrival number determines. The entry is new, or its request was admitted and
+    /// the admission was taken back.
     pub(crate) fn rejoin(&mut self, entry: QueueEntry, waiter: Waiter) {
         self.with_deadline += usize::from(waiter.deadline.is_some());
         if self.head_of(entry.key.client).is_none() {
@@ -110,7 +111,7 @@ impl WaitQueue {
         waiting.insert((entry.arrival, entry.number), waiter);
     }
 
-    /// Returns the request that is admitted next.
+    /// Returns the waiting request that is to be admitted next, when the limits have room.
     pub(crate) fn next(&self) -> Option<(QueueEntry, &Waiter)> {
         self.head_of(*self.turns.front()?)
     }
@@ -127,8 +128,8 @@ impl WaitQueue {
         self.turns.iter().find_map(of_client)
     }
 
-    /// Stores the ticket of a request that is admitted from the queue, until its future collects the ticket. Moves the client to the end of
-    /// `turns`. Returns the waker of the request, which the caller calls or drops after it has released the lock.
+    /// Admits a waiting request: stores its ticket until its future is polled and takes the ticket. Moves its client to the end of `turns`.
+    /// Returns the waker of the request, which the caller calls or drops after it has released the lock.
     pub(crate) fn grant(
         &mut self,
         entry: QueueEntry,
@@ -145,12 +146,13 @@ impl WaitQueue {
         Some(waiter.waker)
     }
 
-    /// Removes and returns the ticket of a request that was admitted from the queue. `None` if the request was not admitted.
+    /// Removes and returns the ticket of a request that was admitted from the queue. Returns `None` if the request was not admitted, or the
+    /// admission was taken back.
     pub(crate) fn collect(&mut self, entry: QueueEntry) -> Option<Ticket> {
         Some(self.granted.remove(&entry)?.ticket)
     }
 
-    /// Removes and returns the tickets that were granted before `at` and not collected.
+    /// Removes and returns the tickets of requests that were admitted before `at`, but whose future was not polled since.
     pub(crate) fn take_back(&mut self, at: Timestamp) -> Vec<Ticket> {
         let mut lapsed = Vec::new();
         self.granted.retain(|_, grant| {
@@ -163,7 +165,7 @@ impl WaitQueue {
         lapsed
     }
 
-    /// Returns the time at which the oldest uncollected ticket was granted.
+    /// Returns the earliest time at which a request was admitted whose future was not polled since, or `None` if there is no such request.
     pub(crate) fn oldest_grant(&self) -> Option<Timestamp> {
         self.granted.values().map(|grant| grant.at).min()
     }
@@ -190,13 +192,15 @@ impl WaitQueue {
             .get(&(entry.arrival, entry.number))
     }
 
-    /// Returns whether an entry is the first waiting entry with its key.
+    /// Returns whether an entry is the first one that waits among the entries of its client that, like itself, have or do not have an
+    /// in-flight permit.
     pub(crate) fn is_first_of_its_client(&self, entry: QueueEntry) -> bool {
         self.head(entry.key).is_some_and(|(head, _)| head == entry)
     }
 
-    /// Sets a timer at `at` for the first entry of each key, unless the entry has an earlier timer. Returns the wakers of these entries, to
-    /// be called so that the timers start.
+    /// Makes the future of the first waiting request of each client wake itself at `at`, unless it has an earlier timer. Clients with
+    /// in-flight permits and without them are treated separately. Returns the wakers of these futures, to be called so that the timers
+    /// start.
     pub(crate) fn set_alarms(&mut self, at: Timestamp) -> Vec<Waker> {
         let firsts = self
             .queues
@@ -205,9 +209,9 @@ impl WaitQueue {
         firsts.filter_map(|waiter| waiter.set_alarm(at)).collect()
     }
 
-    /// Sets a timer at `at` for one waiting request, in case the clients of admitted requests never collect their tickets. Chooses the
-    /// request of another client that will be admitted last, so that the timer stays useful for a long time. Returns the waker of the
-    /// request, to be called so that the timer starts, or `None` if such a timer is set already.
+    /// Sets a timer at `at` for one waiting request, in case the futures of admitted requests are never polled again. Chooses the client
+    /// whose turn comes last among the clients without such an admitted request, so that the timer stays useful for a long time. Returns
+    /// the waker of the request, to be called so that the timer starts, or `None` if such a timer is set already.
     pub(crate) fn set_watcher(&mut self, at: Timestamp) -> Option<Waker> {
         let holders: BTreeSet<ClientId> =
             self.granted.keys().map(|entry| entry.key.client).collect();
@@ -247,7 +251,7 @@ impl WaitQueue {
         self.queues.values().map(BTreeMap::len).sum()
     }
 
-    /// Returns the number of requests that were admitted, but whose future has not collected the ticket.
+    /// Returns the number of requests that were admitted from the queue, but whose future has not been polled since.
     pub(crate) fn uncollected(&self) -> usize {
         self.granted.len()
     }
@@ -327,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn timer_that_takes_back_an_uncollected_grant_is_set_by_another_client() {
+    fn timer_for_an_unused_admission_is_set_by_another_client() {
         let mut queue = WaitQueue::default();
         let granted = join(&mut queue, 1, None);
         join(&mut queue, 1, None);
@@ -349,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_grant_is_the_first_uncollected_grant() {
+    fn oldest_grant_is_the_earliest_that_was_not_taken_back() {
         let mut queue = WaitQueue::default();
         let (one, two) = (join(&mut queue, 1, None), join(&mut queue, 2, None));
         assert_eq!(queue.oldest_grant(), None);

@@ -17,14 +17,14 @@ use tinkers_dispatch::{
 };
 
 const MS: Duration = Duration::from_millis(1);
-/// The time after which a poll without a refusal counts as accepted.
+/// The time after which the limiter treats a poll as accepted if the server has not refused it.
 const HELD: Duration = Duration::from_millis(250);
 
 fn bench() -> Bench {
     Bench::new(LimiterSettings::default())
 }
 
-/// Returns the time from now until the closed gate opens.
+/// Returns the remaining time for which the gate stays closed. The gate must be closed.
 fn pause(bench: &Bench, class: RouteClass) -> Duration {
     match bench.state(class).gate {
         GateSnapshot::ClosedUntil(at) => at.since(bench.clock.now()),
@@ -32,7 +32,8 @@ fn pause(bench: &Bench, class: RouteClass) -> Duration {
     }
 }
 
-/// Advances the clock until the gate admits the first request after its closure. Returns the permits of this request.
+/// Advances the clock until the closed gate admits one request again, the first request after the pause. Returns the permits of this
+/// request.
 fn first_request(bench: &Bench, class: RouteClass) -> Admitted {
     bench.clock.advance(pause(bench, class));
     bench.admit(ask(class))
@@ -42,11 +43,11 @@ fn admitted(queue: &mut [Waiting]) -> Vec<Admitted> {
     queue.iter_mut().filter_map(Waiting::try_admitted).collect()
 }
 
-/// The way in which the first request after a gate closure succeeds: by a response, or because it is not refused for a while.
+/// The way in which the first request after a rate-limit pause succeeds: by a response, or because it is not refused for a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Opens {
     Accepted,
-    /// The server has accepted the poll, but does not respond before it has a result.
+    /// The server has accepted a poll (request for a result), but does not respond before it has the result.
     Held,
 }
 
@@ -100,7 +101,7 @@ fn pause_doubles_each_time_the_first_request_gets_no_response() {
 }
 
 #[test]
-fn first_request_timeout_is_twice_the_last_response_time() {
+fn timeout_of_first_request_after_pause_depends_on_the_last_one() {
     let (bench, class) = (bench(), RouteClass::Rest);
     for (takes, patience) in [(SECOND * 3, SECOND), (MS, SECOND * 6), (MS, SECOND)] {
         refuse(bench.admit(ask(class)), Some(SECOND));
@@ -191,7 +192,7 @@ fn request_is_admitted_at_once_if_no_other_request_is_queued() {
 }
 
 /// Lets the limiter learn a limit of four requests in flight, from a refusal that closes the gate for one second. Then accepts requests
-/// until the next limit probe is allowed. Returns the requests in flight and the waiting requests.
+/// until a limit probe (a temporary increase of the limit) is allowed. Returns the requests in flight and the waiting requests.
 fn learn_limit(bench: &Bench) -> (Vec<Admitted>, Vec<Waiting>) {
     let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
     let in_flight_permits: Vec<_> = held
@@ -273,7 +274,7 @@ fn gradual_increase_of_samples_ends_at_the_learned_limit() {
     assert_eq!(allowed, [8, 8, 8, 64]);
 }
 
-/// A waker that records, each time it is called, whether an event had been published before.
+/// A waker that records, each time it is called, whether a limiter event had been published before.
 struct EventRecorder(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
 
 impl Wake for EventRecorder {

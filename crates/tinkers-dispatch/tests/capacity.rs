@@ -196,7 +196,7 @@ fn dropped_submit_permit_does_not_close_the_gate() {
 }
 
 #[test]
-fn returned_slot_wakes_one_waiter() {
+fn returned_slot_wakes_only_one_waiting_request() {
     let bench = Bench::sampling(1, 1, 99);
     let holder = bench.admit(sample());
     let mut queue: Vec<_> = (0..50).map(|_| bench.ask(sample())).collect();
@@ -207,7 +207,7 @@ fn returned_slot_wakes_one_waiter() {
 }
 
 #[test]
-fn raised_limits_admit_waiters() {
+fn raised_limits_admit_waiting_requests_at_once() {
     let bench = Bench::sampling(1, 1, 1);
     let _holder = bench.admit(sample());
     let mut queue: Vec<_> = (0..3).map(|_| bench.ask(sample())).collect();

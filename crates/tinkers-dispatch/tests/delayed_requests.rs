@@ -28,7 +28,7 @@ fn nested() -> AdmissionRequest {
     }
 }
 
-/// Reports the head of a 429 response to a departure check, as a transport does.
+/// Reports the status and headers of a 429 response to `departure`, as a transport does before the body has arrived.
 fn refusal_head(departure: &DepartureCheck, retry_after: Option<&'static str>) {
     let mut headers = HeaderMap::new();
     if let Some(seconds) = retry_after {
@@ -39,7 +39,7 @@ fn refusal_head(departure: &DepartureCheck, retry_after: Option<&'static str>) {
 }
 
 #[test]
-fn grant_collected_after_a_refusal_waits_for_the_retry_delay() {
+fn request_admitted_but_not_polled_before_a_refusal_waits_again() {
     let bench = Bench::sampling(2, 1000, 99);
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     let mut waiting = bench.ask(sample());
@@ -56,7 +56,7 @@ fn grant_collected_after_a_refusal_waits_for_the_retry_delay() {
 }
 
 #[test]
-fn uncollected_grant_is_taken_back_for_other_clients() {
+fn admission_whose_future_is_not_polled_passes_to_another_client() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(of(0, None));
     let mut stuck = bench.ask(of(1, None));
@@ -112,7 +112,7 @@ fn retry_with_an_in_flight_permit_overtakes_a_new_request() {
 }
 
 #[test]
-fn rate_of_polls_held_by_the_server_rises_gradually_after_a_pause() {
+fn rate_of_unanswered_polls_rises_gradually_after_a_pause() {
     let bench = Bench::new(LimiterSettings::default());
     let poll = || ask(RouteClass::Poll);
     refuse(bench.admit(poll()), Some(SECOND));

@@ -15,7 +15,8 @@ fn of(client: u64) -> AdmissionRequest {
     }
 }
 
-/// Admits all waiting requests, one after another, through the only slot. Returns the clients in the order of admission.
+/// Ends the request `held`, which has the only slot, and then admits and ends all waiting requests one after another. Returns the clients
+/// in the order of admission.
 fn drain(held: Admitted, mut queue: Vec<(u64, Waiting)>) -> Vec<u64> {
     let mut held = VecDeque::from([held]);
     let mut order = Vec::new();
@@ -75,7 +76,7 @@ fn refused_request_keeps_its_queue_position() {
 }
 
 #[test]
-fn grant_wakes_only_one_waiter() {
+fn each_waiting_request_is_woken_once_for_its_admission() {
     let bench = Bench::sampling(8, 1, 8);
     let mut held: VecDeque<_> = (0..8).map(|_| bench.admit(of(1))).collect();
     let mut queue: Vec<_> = (0..500).map(|n| bench.ask(of(n % 7))).collect();

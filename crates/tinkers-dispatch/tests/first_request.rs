@@ -8,13 +8,13 @@ use common::{Bench, NANO, SECOND, Waiting, accept, ask, refuse, sample};
 use tinkers_core::{AdmissionRequest, Admitted, AttemptOutcome, ClientId, RouteClass};
 use tinkers_dispatch::{GateSnapshot, LimiterEvent, LimiterSettings};
 
-/// Returns a request of the class `Rest`. That class has no in-flight limit, so only the gate and the gradual increase after a gate closure
-/// limit its requests.
+/// Returns a request of the class `Rest`. That class has no in-flight limit, so only the gate, and the gradual increase after a rate-limit
+/// pause, limit its requests.
 fn listing() -> AdmissionRequest {
     ask(RouteClass::Rest)
 }
 
-/// Returns a limiter with a gate that is closed for a second, and `waiting` requests that wait behind this gate.
+/// Returns a limiter whose gate is closed for a second, and `waiting` requests that wait until it opens.
 fn closed(waiting: usize) -> (Bench, Vec<Waiting>) {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(listing()), Some(SECOND));
@@ -154,7 +154,7 @@ fn short_retry_delays_cause_no_busy_loop() {
 }
 
 #[test]
-fn poll_held_by_the_server_counts_as_accepted() {
+fn poll_not_refused_for_a_while_counts_as_accepted() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(ask(RouteClass::Poll)), Some(SECOND));
     let mut queue: Vec<_> = (0..30).map(|_| bench.ask(ask(RouteClass::Poll))).collect();

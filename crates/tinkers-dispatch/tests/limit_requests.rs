@@ -74,7 +74,7 @@ fn gate_watcher_is_notified_each_time_the_gate_closes() {
     assert!(other_class.as_mut().poll(&mut cx).is_pending());
 }
 
-/// A waker that records, when it is called, the time at which the gate opens.
+/// A waker that records, each time it is called, the time at which the closed gate may open.
 struct Watcher {
     admission: Arc<LimiterAdmission>,
     opens_at: Mutex<Vec<Option<Duration>>>,

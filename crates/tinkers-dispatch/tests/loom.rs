@@ -23,7 +23,7 @@ use tinkers_dispatch::{
     ClassSettings, Limiter, LimiterAdmission, LimiterSettings, PendingAdmission,
 };
 
-/// The maximum number of thread preemptions that loom explores in most models.
+/// The maximum number of thread preemptions that loom explores in most of these models.
 const BOUND: usize = 3;
 
 #[derive(Default)]
@@ -95,7 +95,7 @@ fn limiter(slots: u32) -> (Arc<Limiter>, Arc<LimiterAdmission>) {
     (limiter, admission)
 }
 
-/// Ends a request as accepted, and returns its permits.
+/// Ends a request as accepted, and gives its permits back to the limiter.
 fn accept(admitted: Admitted) {
     let Admitted {
         permit,
@@ -106,7 +106,8 @@ fn accept(admitted: Admitted) {
     drop(in_flight_permit);
 }
 
-/// Returns a description of the waiting requests and permits that are left in a limiter. Empty if there are none, as there should be.
+/// Returns a description of the waiting requests and permits that are left in a limiter. Empty if none are left, as there should be at the
+/// end of a model.
 fn left(limiter: &Limiter) -> Vec<String> {
     let class = limiter.snapshot().sample;
     let left = (
@@ -298,10 +299,10 @@ fn stricter_of_two_concurrently_requested_limits_applies() {
     .assert_none();
 }
 
-/// Negative control: a request was admitted, and its future is forgotten instead of dropped. So the future does not leave the queue, and
-/// the permit does not pass to the next waiting request.
+/// Checks that the model detects a planted fault (negative control): the future of an admitted request is forgotten instead of dropped. So
+/// the request does not leave the queue, and its permit does not pass to the next waiting request.
 #[test]
-fn negative_control_grant_that_is_not_passed_on_is_detected() {
+fn negative_control_forgotten_future_with_a_slot_is_detected() {
     let findings = explore("negative control: a grant is kept", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");

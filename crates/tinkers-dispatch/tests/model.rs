@@ -13,7 +13,7 @@ const SLOTS: u32 = 4;
 const BYTES: u64 = 1000;
 const MAX_IN_FLIGHT: u32 = 6;
 
-/// A request that waits in the model of the queue.
+/// A request that waits for admission, in the queue of the model.
 struct Entry {
     waiting: Waiting,
     bytes: u64,
@@ -23,7 +23,7 @@ struct Entry {
     has_in_flight_permit: bool,
 }
 
-/// A simple model of one route class, and the limiter under test, which is compared with the model.
+/// A limiter under test, and a simple model of one of its route classes, with which it is compared.
 struct ClassModel {
     bench: Bench,
     random: SplitMix,

@@ -80,12 +80,12 @@ fn log_subscriber_may_use_the_limiter() {
     bench.assert_all_given_back();
 }
 
-/// The fields of all logged events, each as text of the form `name=value`.
+/// The fields of all log events, each as text of the form `name=value`.
 #[derive(Clone, Default)]
 struct Fields(Arc<Mutex<Vec<String>>>);
 
 impl Fields {
-    /// Returns the fields of the events that `work` logs.
+    /// Runs `work` and returns the fields of the events that it logs.
     fn of(work: impl FnOnce()) -> Vec<String> {
         let fields = Self::default();
         let written = fields.clone();

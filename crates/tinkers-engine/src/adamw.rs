@@ -2,7 +2,7 @@
 
 use crate::lora::Param;
 
-/// The parameters of an optimizer step, with the names and defaults of the Tinker API.
+/// The hyperparameters of an AdamW optimizer step, with the names and defaults of the Tinker API.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWParams {
     /// The learning rate.
@@ -52,7 +52,7 @@ pub struct StepReport {
 }
 
 impl AdamW {
-    /// Creates the state before the first step, with zero moments.
+    /// Creates the state of the optimizer before its first step. All moments are zero.
     #[must_use]
     pub fn new(params: &[Param]) -> Self {
         let zeros = || params.iter().map(|p| vec![0.0; p.data().len()]).collect();
@@ -63,7 +63,7 @@ impl AdamW {
         }
     }
 
-    /// Returns the number of steps taken.
+    /// Returns the number of optimizer steps that have been taken.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps

@@ -41,22 +41,23 @@ pub struct ModelConfig {
 /// The parameters of rotary position embeddings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeParameters {
-    /// The base of the frequencies.
+    /// The base of the rotary frequencies.
     pub rope_theta: f64,
-    /// The scaling of low frequencies. `None` for rotary embeddings of type `default`.
+    /// The scaling of low rotary frequencies. `None` for rotary embeddings of type `default`.
     pub scaling: Option<Llama3Scaling>,
 }
 
-/// The parameters of rotary scaling of type `llama3`.
+/// The parameters of the scaling of rotary frequencies with the type `llama3`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Llama3Scaling {
-    /// The divisor of low frequencies.
+    /// The number by which low rotary frequencies are divided.
     pub factor: f64,
-    /// Frequencies with a wavelength above `original_max_position_embeddings / low_freq_factor` are divided by `factor`.
+    /// Rotary frequencies with a wavelength (in tokens) above `original_max_position_embeddings / low_freq_factor` are divided by
+    /// `factor`.
     pub low_freq_factor: f64,
-    /// Frequencies with a wavelength below `original_max_position_embeddings / high_freq_factor` are unchanged.
+    /// Rotary frequencies with a wavelength (in tokens) below `original_max_position_embeddings / high_freq_factor` are unchanged.
     pub high_freq_factor: f64,
-    /// The context length before scaling.
+    /// The context length, in tokens, for which the rotary frequencies were chosen before they were scaled.
     pub original_max_position_embeddings: f64,
 }
 
@@ -274,8 +275,8 @@ impl RopeParameters {
 }
 
 impl Llama3Scaling {
-    /// Returns the scaled frequency. Frequencies with long wavelengths are divided by `factor`, frequencies with short wavelengths
-    /// are unchanged, and frequencies in between are interpolated.
+    /// Returns the scaled rotary frequency. Frequencies with long wavelengths are divided by `factor`, frequencies with short
+    /// wavelengths are unchanged, and frequencies in between are interpolated.
     fn scaled(&self, frequency: f64) -> f64 {
         let context = self.original_max_position_embeddings;
         let (low, high) = (self.low_freq_factor, self.high_freq_factor);

@@ -135,13 +135,13 @@ impl Param {
         &self.name
     }
 
-    /// Returns the numbers of rows and columns.
+    /// Returns the numbers of rows and columns of the matrix.
     #[must_use]
     pub fn shape(&self) -> [usize; 2] {
         [self.value.rows(), self.value.cols()]
     }
 
-    /// Returns the values in row-major order.
+    /// Returns the values of the matrix in row-major order.
     #[must_use]
     pub fn data(&self) -> &[f32] {
         self.value.data()
@@ -291,7 +291,7 @@ impl Lora {
 }
 
 impl Adapters {
-    /// Returns a set without any adapters. The base model then runs unchanged.
+    /// Returns a value without any adapters, with which the base model runs unchanged.
     pub(crate) fn none(model: &ModelConfig) -> Self {
         Self {
             layers: vec![LayerAdapters::default(); model.num_hidden_layers],

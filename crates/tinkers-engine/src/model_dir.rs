@@ -8,7 +8,7 @@ use crate::fields::Fields;
 use crate::text::Text;
 use crate::weights::Weights;
 
-/// The contents of a model directory.
+/// The contents of a model directory: the config, the weights, the tokenizer and the end tokens.
 #[derive(Debug)]
 pub(crate) struct ModelFiles {
     pub(crate) config: ModelConfig,

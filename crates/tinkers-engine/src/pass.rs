@@ -34,15 +34,15 @@ pub(crate) struct Sequence {
 pub(crate) struct Output<R> {
     /// The log-probability of every target token.
     pub(crate) log_probs: Vec<f32>,
-    /// The report that the loss function returned.
+    /// The report that the loss function returned for the sequence, such as its losses.
     pub(crate) report: R,
 }
 
 /// A loss function. Its arguments are the index of a sequence and the log-probabilities of the sequence. It returns the derivatives
-/// of the loss with respect to these log-probabilities, and a report.
+/// of the loss with respect to these log-probabilities, and a report of any type, which the pass returns.
 pub(crate) type Loss<'a, R> = dyn Fn(usize, &[f32]) -> (Vec<f32>, R) + Sync + 'a;
 
-/// The model, built on the tape of one microbatch.
+/// The model and its parameters for one microbatch. The tape of the microbatch records their operations, to compute gradients.
 pub(crate) struct Setup {
     pub(crate) model: Arc<Model>,
     pub(crate) adapters: Adapters,

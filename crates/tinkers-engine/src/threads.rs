@@ -99,7 +99,7 @@ struct PipelineState<R, T> {
     next_due: usize,
     finished: BTreeMap<usize, Result<R>>,
     consume: T,
-    /// Whether an error or a panic has stopped the work.
+    /// Whether an error or a panic has stopped the work, so that no further job starts.
     stopped: bool,
     failure: Option<Error>,
 }

@@ -30,7 +30,7 @@ pub struct PassResult {
     pub log_probs: Vec<Vec<f32>>,
     /// The loss of every target token, for each example.
     pub losses: Vec<Vec<f32>>,
-    /// The metrics. Their keys have the form `name:reduction`.
+    /// The metrics of the pass. Their keys have the form `name:reduction`, such as `loss:sum`.
     pub metrics: BTreeMap<String, f64>,
 }
 

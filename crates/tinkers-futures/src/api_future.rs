@@ -34,7 +34,8 @@ use tokio::sync::oneshot;
 /// sample is abandoned. Awaiting the handle by reference (`(&mut future).await`) in a `select!` is cancel safe: the result is not lost.
 #[must_use = "the operation runs, but its result and its error are lost unless the handle is awaited"]
 pub struct ApiFuture<T> {
-    /// The receiver of the result. The result is boxed, since the channel reserves memory for the result from the start.
+    /// The receiver of the operation's result, which the background task sends. The result is boxed, since the channel reserves memory for
+    /// it from the start.
     result: oneshot::Receiver<Box<Result<T>>>,
     progress: Arc<ProgressCell>,
     time: Arc<dyn Clock>,

@@ -8,23 +8,23 @@ use tinkers_core::{Backoff, HttpResponse, Jitter};
 
 /// The backoff state of a poll loop, which computes the pause before the next poll.
 ///
-/// The pauses grow with the number of immediate responses, in every order of "not ready" responses and failures, so that no server can
-/// cause a busy loop.
+/// The pauses grow with each failure and with each "not ready" response that arrives at once, in any order, so that no server can make the
+/// client poll in a busy loop.
 #[derive(Debug, Default)]
 pub(crate) struct PollBackoff {
-    /// The number of consecutive "not ready" responses that arrived within one second of their polls, so that the server did not hold the
-    /// polls.
+    /// The number of consecutive "not ready" responses that arrived within one second of the poll. The pause before the next poll doubles
+    /// with each of them. A response that arrives later resets the number to 0.
     immediate: u32,
     /// The number of consecutive failed polls, which determines the next backoff.
     failures: u32,
 }
 
-/// The duration from which a poll counts as a long poll: the server held the poll open instead of responding at once. No pause follows a
-/// long poll.
+/// The minimum response time of a long poll, which the server keeps open while there is no result. The next poll follows a long poll
+/// without a pause.
 const LONG_POLL: Duration = Duration::from_secs(1);
 const IMMEDIATE: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-/// The maximum retry delay of a server that the client follows; a longer delay is cut to this value, as for rate-limited responses. A
-/// server whose clock is wrong must not delay a result for days.
+/// The maximum retry delay that the client accepts from a server; a longer delay is cut to this value. A server whose clock is wrong must
+/// not delay a result for days.
 const LONGEST_HINT: Duration = Duration::from_secs(15 * 60);
 
 impl PollBackoff {
@@ -48,7 +48,8 @@ impl PollBackoff {
     }
 }
 
-/// Returns the server's retry delay in a response without a result, or zero if the response contains none.
+/// Returns the delay that the server asks for before a retry, in its `retry-after` header or in the response body. Returns zero for a
+/// successful response, and for a response without a delay.
 pub(crate) fn hint_of(response: &HttpResponse, wall: SystemTime) -> Duration {
     if response.status.is_success() {
         return Duration::ZERO;

@@ -16,7 +16,8 @@ pub(crate) fn operation_failed(text: &str, category: FailureCategory) -> Error {
     Error::new(ErrorKind::OperationFailed, Sent::Answered, message).with_category(category)
 }
 
-/// Returns the error for a response that ends a poll loop. Some servers report a failed operation by its status, with a reason in the body.
+/// Returns the error of an operation from the response to a poll that is not retried. Some servers report a failed operation by the
+/// response status, with a reason in the body.
 pub(crate) fn final_response(kind: ErrorKind, response: &HttpResponse) -> Error {
     let category = match response.status.as_u16() {
         400 | 422 => FailureCategory::User,

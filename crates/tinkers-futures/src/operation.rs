@@ -17,7 +17,8 @@ use tokio::sync::oneshot;
 
 use crate::{ApiFuture, catch_unwind};
 
-/// The activity of a client-side queue. Operations wait in this queue before they ask for admission.
+/// A client-side queue of operations, which reports when it last made progress. Operations wait in this queue before they ask the rate
+/// limiter for permission to send a request.
 pub trait QueueActivity: Send + Sync + fmt::Debug {
     /// Returns the last time at which the queue moved: its first entry changed, or the request of that entry made progress.
     fn last_activity(&self) -> Option<Timestamp>;
@@ -32,11 +33,13 @@ pub struct Operation {
     pub progress: Arc<ProgressCell>,
     /// The name of the public method that started the operation, as `Client.method`, for errors and logs.
     pub name: &'static str,
-    /// The route class of the operation's requests. They wait for admission in the queue of this class.
+    /// The route class of the operation's requests, such as training or sampling. The rate limiter has a queue for each class, in which the
+    /// requests wait.
     pub class: RouteClass,
     /// The time at which the whole operation times out.
     pub deadline: Option<Timestamp>,
-    /// The client-side queue in which the operation waits before it asks for admission.
+    /// The client-side queue in which the operation waits before it asks the rate limiter for permission to send a request; `None` if there
+    /// is no such queue.
     pub queue: Option<Arc<dyn QueueActivity>>,
 }
 
@@ -54,18 +57,19 @@ impl Operation {
         }
     }
 
-    /// Adds a client-side queue in which the operation waits first. While this queue moves, the operation does not count as stalled.
+    /// Adds a client-side queue in which the operation waits before it asks the rate limiter for permission to send a request. While this
+    /// queue makes progress, the operation does not count as stalled.
     #[must_use]
     pub fn in_queue(mut self, queue: Arc<dyn QueueActivity>) -> Self {
         self.queue = Some(queue);
         self
     }
 
-    /// Returns the time at which the operation times out if there is no further progress. `limit` is the longest time without progress
-    /// before the operation counts as stalled.
+    /// Returns the time at which the operation fails if it makes no further progress. This is the operation deadline, or `limit` after the
+    /// last progress, whichever comes first.
     ///
     /// # Errors
-    /// `Stalled` or `Timeout` if that time has passed.
+    /// `Stalled` if there was no progress for `limit`, and `Timeout` if the operation deadline has passed.
     fn timeout_at(&self, limit: Duration) -> Result<Timestamp> {
         let caller = self.session.caller();
         let now = caller.time.now();
@@ -92,9 +96,10 @@ impl Operation {
     }
 }
 
-/// Starts `work` on the I/O runtime, under the deadlines of the session.
+/// Starts `work` in a background task on the I/O runtime, and returns a handle for its result. The operation fails if it makes no progress
+/// within the session's progress deadline, or exceeds the operation deadline.
 ///
-/// The handle returns exactly one outcome. A panic, an abort, a stall and a passed deadline become errors.
+/// The handle returns exactly one result. It is an error if `work` panics, if the task is aborted, or if a deadline passes.
 pub fn start<T, F>(operation: Operation, work: F) -> ApiFuture<T>
 where
     T: Send + 'static,
@@ -147,7 +152,8 @@ where
     ApiFuture::new(receiver, progress, time, name, task)
 }
 
-/// Marks an error as `MaybeSent` if an earlier request of the same operation was sent.
+/// Changes an error from `NotSent` to `MaybeSent` if an earlier request of the same operation was sent, since the server may have carried
+/// out the operation.
 fn with_earlier_requests(error: Error, progress: &ProgressCell) -> Error {
     if error.sent() == Sent::NotSent && progress.may_be_sent() {
         error.with_sent(Sent::MaybeSent)

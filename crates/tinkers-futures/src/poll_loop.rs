@@ -32,13 +32,13 @@ pub(crate) trait PollHandler: Send {
     /// The type of the value with which the loop ends.
     type Output: Send;
 
-    /// Waits until there is something to poll for. If there is nothing left to poll for, returns the output with which the loop ends.
+    /// Waits until a poll is needed, and returns `None`. If no further poll is needed, returns the output with which the loop ends.
     fn until_work(&mut self) -> impl Future<Output = Option<Self::Output>> + Send {
         ready(None)
     }
 
-    /// Builds the next request. The loop calls this method after the rate limiter has admitted the poll, and again if a rate-limited
-    /// response closed the gate of the limiter before the request was sent.
+    /// Builds the request of the next poll. The loop calls this method after the rate limiter has admitted the poll. It calls the method
+    /// again if the poll was admitted but not sent, because a rate-limited response (429) to another request made the limiter pause.
     fn request(&mut self) -> HttpRequest;
 
     /// Handles a response with a 2xx status and a body. An error ends the loop.
@@ -47,16 +47,17 @@ pub(crate) trait PollHandler: Send {
         response: HttpResponse,
     ) -> impl Future<Output = Result<Verdict<Self::Output>>> + Send;
 
-    /// Handles a response with a status that means that there is no result yet.
+    /// Handles a response whose status means that the operation has no result yet, such as 408.
     fn on_not_ready(&mut self, response: HttpResponse) -> Verdict<Self::Output>;
 
-    /// Called if the server delays the poll for a reason that the operation did not cause: the rate limit or an unpaid bill.
+    /// Called if the server delays the poll for a reason that the operation did not cause: the rate limit (429) or an unpaid bill (402).
+    /// Does nothing by default.
     fn on_held_back(&mut self) {}
 
     /// Called after each poll that does not end the loop, before the wait for the next poll.
     fn before_wait(&mut self) {}
 
-    /// Builds the error with which the loop ends after a response whose status is final.
+    /// Builds the error with which the loop ends, from a response whose status is not retried or was retried as often as allowed.
     fn final_error(kind: ErrorKind, response: &HttpResponse) -> Error {
         response_error(kind, response)
     }
@@ -71,7 +72,7 @@ pub(crate) enum Verdict<T> {
     Progress,
     /// The server still works on the operation. The next poll follows after a pause if the server responded at once.
     NotReady,
-    /// The response body is not valid for a poll. A proxy may have sent or truncated the body, so the poll is retried a few times.
+    /// The response body is not a valid reply to a poll. A proxy may have sent or truncated the body, so the poll is retried a few times.
     Invalid(Error),
 }
 
@@ -79,14 +80,15 @@ pub(crate) enum Verdict<T> {
 pub(crate) struct PollLoop {
     session: Arc<dyn SessionContext>,
     client: ClientId,
-    /// The kind under which the retries of this loop's polls are counted and logged.
+    /// The kind of error under which the retries of polls are counted and logged, such as `RecoveredError::Poll`.
     recovered_error: RecoveredError,
     /// The request id or session id that is logged with retried polls.
     subject: Box<str>,
     backoff: PollBackoff,
     retries: StatusRetries,
     readmission: Readmission,
-    /// The position of the last poll in the queue of the rate limiter. If the server refuses the poll, its retry keeps this position.
+    /// The position of the last poll in the queue of the rate limiter. If the server rejects the poll with a 429, the retry takes the same
+    /// position again.
     arrival: Arrival,
 }
 
@@ -101,7 +103,7 @@ struct Exchange {
 enum Reply {
     Success(HttpResponse),
     NotReady(HttpResponse),
-    /// The poll is repeated after this wait.
+    /// The poll has failed and is repeated after this wait.
     Retry {
         wait: Wait,
         is_held_back: bool,
@@ -111,8 +113,8 @@ enum Reply {
 /// The kind of wait before the next poll.
 enum Wait {
     Pause(Duration),
-    /// The pause after a failure that may be part of an outage. The pause ends early when the outage ends, but not before the server's
-    /// retry delay (`hint`) has passed.
+    /// The pause after a failure that may be part of an outage of the server. The pause ends early when the outage ends, but not before the
+    /// server's retry delay (`hint`) has passed.
     Outage {
         sent_at: Timestamp,
         hint: Duration,
@@ -139,10 +141,11 @@ impl PollLoop {
         }
     }
 
-    /// Polls until the handler ends the loop. Each poll waits for admission, at most until `deadline`.
+    /// Sends polls until the handler ends the loop, and returns the handler's output. Each poll waits for permission from the rate limiter,
+    /// at most until `deadline`.
     ///
     /// # Errors
-    /// An error of admission, of a final response, or of a response that was retried as often as allowed.
+    /// The error of the rate limiter, of the handler, or of a poll that failed and is not retried any more.
     pub(crate) async fn run<H: PollHandler>(
         &mut self,
         handler: &mut H,
@@ -181,8 +184,8 @@ impl PollLoop {
         }
     }
 
-    /// Returns the output of the loop, or the wait before the next poll. `duration` is the time from the poll to its response, and
-    /// `hint` the server's retry delay.
+    /// Carries out the handler's decision about a response. Returns the output with which the loop ends, or the wait before the next poll.
+    /// `duration` is the time from the poll to its response, and `hint` the server's retry delay.
     fn apply<T>(
         &mut self,
         verdict: Verdict<T>,
@@ -207,7 +210,7 @@ impl PollLoop {
         self.session.caller()
     }
 
-    /// Waits for admission, sends one poll and reports its outcome to the limiter.
+    /// Waits until the rate limiter admits a poll, sends the poll, and reports its outcome to the limiter.
     async fn send<H: PollHandler>(
         &mut self,
         handler: &mut H,
@@ -250,7 +253,8 @@ impl PollLoop {
         }
     }
 
-    /// Classifies the outcome of a poll by the status table, and reports a response to the outage detector.
+    /// Decides from the status or the transport error of a poll whether the poll is handled, retried or fails. Reports each response except
+    /// a 5xx to the outage detector.
     fn classify<H: PollHandler>(&mut self, exchange: Exchange) -> Result<Reply> {
         let session = Arc::clone(&self.session);
         let caller = session.caller();
@@ -346,7 +350,8 @@ impl PollLoop {
         Ok(Reply::Retry { wait, is_held_back })
     }
 
-    /// Returns the wait after a "not ready" response. The server works on the operation, so earlier retries no longer count.
+    /// Returns the wait after a "not ready" response. The response shows that the server works on the operation, so the retry counts start
+    /// again at 0.
     fn not_ready(&mut self, duration: Duration, hint: Duration) -> Wait {
         self.retries = StatusRetries::default();
         let jitter = &*self.session.caller().jitter;
@@ -357,7 +362,8 @@ impl PollLoop {
     /// Returns the wait before a retry. There are at most `limit` retries for the same cause.
     ///
     /// # Errors
-    /// `error` if the limit is reached, with the end of the server's retry delay if there is one.
+    /// `error` if `cause` has no retries left. If the server sent a retry delay (`hint`), the error contains the time at which the delay
+    /// ends.
     fn bounded_retry(
         &mut self,
         cause: RetryCause,
@@ -389,7 +395,7 @@ impl PollLoop {
         }
     }
 
-    /// Counts a failed poll and returns the pause before the next poll.
+    /// Counts and logs a failed poll, and returns the backoff before the next poll, which is at least `hint`, the server's retry delay.
     fn failure_pause(&mut self, cause: &dyn fmt::Display, hint: Duration) -> Duration {
         self.count(cause);
         let jitter = &*self.session.caller().jitter;
@@ -426,8 +432,8 @@ impl PollLoop {
     }
 }
 
-/// Converts the result of a poll to the outcome that the rate limiter expects. After a refusal (429), the limiter closes the gate of the
-/// class for the server's retry delay.
+/// Converts the result of a poll to the outcome that the rate limiter expects. After a 429, the limiter sends no request of the route class
+/// until the server's retry delay has passed.
 fn attempt_outcome(
     outcome: &Result<HttpResponse, TransportError>,
     caller: &Caller,

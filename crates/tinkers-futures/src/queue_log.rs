@@ -9,7 +9,7 @@ use tinkers_wire::QueueState;
 
 use crate::sync::Mutex;
 
-/// A log of the state of the server's queue. Logs a warning while the server has paused the queue of a client. Each client has its own log.
+/// A log of warnings that the server has paused the queue of a client's requests. Each client has its own log.
 #[derive(Debug)]
 pub struct QueueLog {
     subject: String,
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl QueueLog {
-    /// The minimum interval between two warnings about a paused queue.
+    /// The minimum interval between two warnings that the server has paused the queue.
     const INTERVAL: Duration = Duration::from_secs(60);
     const TRAINING_GRACE: Duration = Duration::from_secs(900);
 
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn default_pause_reason_depends_on_the_kind_of_client() {
+    fn logged_reason_of_a_paused_queue_depends_on_the_client_kind() {
         let (training, sampling) = (QueueLog::training("m"), QueueLog::sampling("s"));
         for (log, state, reason) in [
             (&training, QueueState::PausedRateLimit, "training clients"),

@@ -22,27 +22,30 @@ use crate::poll_loop::{PollHandler, PollLoop, Verdict};
 use crate::session_error::confirmed_session_error;
 use crate::{CompletionNotice, Operation, QueueLog};
 
-/// The parameters of [`retrieve`].
+/// The parameters of [`retrieve`]: the request whose result is retrieved, and the context of the polls.
 #[derive(Debug, Clone)]
 pub struct Retrieval {
     /// The operation to which the result belongs.
     pub operation: Operation,
-    /// The client in whose queue the polls wait for admission.
+    /// The client that the polls belong to. The rate limiter has a queue for each client, in which the polls wait for permission to be
+    /// sent.
     pub client: ClientId,
     /// The id that the server assigned to the request.
     pub request_id: String,
     /// The kind of the request, which tells how to decode the result.
     pub kind: RequestKind,
-    /// The time from the call of the public method to the response to the submission.
+    /// The time from the call of the public method to the server's response to the submission. The first poll reports this time to the
+    /// server.
     pub submitted_in: Duration,
-    /// The log that warns about a paused queue of the server.
+    /// The log that warns while the server has paused the queue of the client's requests; `None` if there are no such warnings.
     pub queue_log: Option<Arc<QueueLog>>,
 }
 
 /// The number of headers of a poll, without those that the transport adds.
 const HEADERS: usize = 6;
 
-/// Polls until the result is available. Continues after the end of the session: results of accepted requests are still retrieved.
+/// Polls for the result of a submitted request until the result is available. Continues after the end of the session: results of accepted
+/// requests are still retrieved.
 ///
 /// Broken connections, full queues, and servers that fail or restart only delay the result.
 ///
@@ -51,15 +54,15 @@ const HEADERS: usize = 6;
 /// - `ResultLost` if the server no longer knows the operation.
 /// - `Protocol` if a response cannot be decoded.
 /// - `Closed` if the operation ended with its session.
-/// - The errors of final statuses.
+/// - The errors of other response statuses that are not retried.
 pub async fn retrieve<T: OperationResult>(retrieval: Retrieval) -> Result<T> {
     retrieve_completed(retrieval, CompletionNotice::default()).await
 }
 
 /// Retrieves the result of an operation that the server has reported as completed.
 ///
-/// If the notice has a size, that many bytes of the budget for large results are reserved before the first poll. This saves the poll that
-/// would otherwise ask for the size first.
+/// If the notice contains the size of the result, that many bytes are reserved before the first poll, in the budget that limits the memory
+/// for large results. This saves a poll that would otherwise ask for the size first.
 ///
 /// # Errors
 /// Those of [`retrieve`].
@@ -102,14 +105,15 @@ pub async fn retrieve_completed<T: OperationResult>(
     }
 }
 
-/// The handler of the polls for the result of one request.
+/// The poll handler that builds the polls for the result of one request, and decodes the result.
 struct ResultPoll<T> {
     retrieval: Retrieval,
-    /// The number of responses that contained the size of the result in place of the result.
+    /// The number of responses that contained only the size of the result. After a few such responses, the retrieval fails.
     size_replies: u32,
     iteration: u64,
     may_ask_for_size: bool,
-    /// The bytes of the budget for large results that are reserved from before the transfer of the result until it is decoded.
+    /// The bytes that are reserved in the budget that limits the memory for large results. They are reserved before the result is
+    /// transferred, and returned after the result is decoded.
     budget: Option<BytesGuard>,
     result: PhantomData<fn() -> T>,
 }
@@ -186,8 +190,8 @@ impl<T> ResultPoll<T> {
         Verdict::NotReady
     }
 
-    /// Waits until `size` bytes of the budget for large results are reserved. From now on, polls ask for the whole result instead of its
-    /// size.
+    /// Waits until `size` bytes are reserved in the budget that limits the memory for large results. After that, polls ask for the whole
+    /// result instead of its size.
     async fn reserve(&mut self, size: u64) {
         self.may_ask_for_size = false;
         self.retrieval.operation.progress.enter(Phase::Fetching);
@@ -197,7 +201,8 @@ impl<T> ResultPoll<T> {
         }
     }
 
-    /// Restarts the progress deadline of the operation.
+    /// Restarts the progress deadline of the operation: the operation fails as stalled only if it makes no progress from now until the
+    /// deadline.
     fn reset_deadline(&self) {
         let operation = &self.retrieval.operation;
         operation

@@ -4,7 +4,7 @@ use tinkers_core::{Error, ErrorKind, RouteClass, SessionContext};
 
 use crate::Operation;
 
-/// If the session has ended and this may be the cause of `error`, returns the error of the end of the session, with `error` as its source.
+/// Returns the error that the session has ended, with `error` as its source, if the session has ended and this may be the cause of `error`.
 /// Otherwise returns `error` unchanged.
 ///
 /// Servers report the loss of a session's models and results in different ways; with this function the user gets one kind of error for all.
@@ -24,8 +24,8 @@ pub fn session_error(session: &dyn SessionContext, error: Error) -> Error {
     }
 }
 
-/// Replaces an error of `operation` that the end of the session may have caused, like [`session_error`]. If the result is lost, asks the
-/// server first whether it still knows the session.
+/// Replaces an error of `operation` by the error that the session has ended, if that may be the cause. If the server has lost the result of
+/// a training call, first asks the server whether it still knows the session.
 ///
 /// A restarted server knows neither the results nor the sessions. For a sample the server is not asked: the sample is submitted again, and
 /// the response to that submission shows whether the session is lost.

@@ -5,7 +5,7 @@ use tinkers_wire::{PollResponse, SubmissionResponse};
 
 use crate::failure::operation_failed;
 
-/// Decodes the response to a submission.
+/// Decodes the response to the submission of a request, which contains the id that the server assigned to the request.
 ///
 /// # Errors
 /// `OperationFailed` if the response reports a failure, and `Protocol` if it contains no request id for another reason.
@@ -22,8 +22,8 @@ pub fn read_submission(response: &HttpResponse) -> Result<SubmissionResponse> {
     })
 }
 
-/// Returns whether a response to a submission can be decoded. Used as [`Call::is_readable`](tinkers_core::Call::is_readable), which decides
-/// whether the submission is retried.
+/// Returns whether the response to the submission of a request can be decoded. Used as
+/// [`Call::is_readable`](tinkers_core::Call::is_readable), which decides whether the submission is retried.
 pub fn is_submission(response: &HttpResponse) -> bool {
     SubmissionResponse::read(&response.body).is_ok()
 }

@@ -22,7 +22,7 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
-/// Starts an operation whose work never ends. The work reports progress at the given times, in seconds from its start.
+/// Starts an operation that never ends by itself. It reports progress at the given times, in seconds from its start.
 fn operation(
     deadline: Option<Duration>,
     progress_at: &'static [u64],
@@ -49,7 +49,8 @@ async fn report(clock: &dyn Clock, progress: &ProgressCell, progress_at: &[u64])
     }
 }
 
-/// Returns the kind of the error of an operation whose work never ends, and the number of seconds after which the operation failed.
+/// Runs an operation that never ends by itself. Returns the kind of the error with which it fails, and the number of seconds after which it
+/// fails.
 fn failure(deadline: Option<Duration>, progress_at: &'static [u64]) -> (ErrorKind, u64) {
     let (handle, server) = operation(deadline, progress_at);
     let start = server.clock.now();
@@ -59,7 +60,7 @@ fn failure(deadline: Option<Duration>, progress_at: &'static [u64]) -> (ErrorKin
 }
 
 #[test]
-fn progress_extends_the_progress_deadline_but_not_the_deadline() {
+fn progress_extends_only_the_progress_deadline() {
     let deadline = Some(seconds(25));
     assert_eq!(failure(deadline, &[]), (ErrorKind::Stalled, 10));
     assert_eq!(failure(deadline, &[9]), (ErrorKind::Stalled, 19));
@@ -106,7 +107,7 @@ fn progress_deadline_and_operation_deadline_use_one_timer() {
     assert_eq!(clock.sleepers(), 0);
 }
 
-/// A waker that records whether the resources of the work were released before it was called.
+/// A waker that records, when it is called, whether the resources of the operation under test are already released.
 struct ReleaseRecorder {
     held: Weak<()>,
     is_released: Mutex<Vec<bool>>,

@@ -106,7 +106,7 @@ fn submission_response(body: &'static str) -> HttpResponse {
 }
 
 #[test]
-fn only_response_with_a_request_id_is_a_submission() {
+fn submission_response_must_contain_a_request_id() {
     for (body, expected) in [
         (r#"{"request_id": "r"}"#, true),
         (

@@ -29,7 +29,7 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp::from_origin(Duration::from_secs(seconds))
 }
 
-/// Returns how many of three concurrent calls of `warns` returned true, that is, logged a warning.
+/// Calls `warns` concurrently in three threads. Returns how many of the calls returned true, which means that they logged a warning.
 fn warnings<S: Send + Sync + 'static>(
     shared: S,
     warns: fn(&S, Timestamp) -> bool,
@@ -75,9 +75,10 @@ fn paused_queue_reports_with_unordered_timestamps_log_one_warning() {
     .assert_none();
 }
 
-/// Negative control: a check that reads and writes the time of the last warning in separate steps. Loom must find two warnings.
+/// Checks that loom can detect a race: a faulty log, which reads and writes the time of its last warning in separate steps, must log two
+/// warnings.
 #[test]
-fn negative_control_separate_read_and_write_is_detected() {
+fn negative_control_loom_detects_a_faulty_log_that_warns_twice() {
     fn read_then_write(stamp: &AtomicU64, now: Timestamp) -> bool {
         let now = now.since_origin().as_secs();
         let warned = stamp.load(Ordering::SeqCst);
@@ -98,7 +99,8 @@ fn negative_control_separate_read_and_write_is_detected() {
     assert!(!findings.faults.is_empty());
 }
 
-/// Returns the state that the table reports to the waiter of the request under test.
+/// Returns what the table reports to the request under test, which waits for its completion: `completed`, `released` (it must poll
+/// individually), `ended` or `pending`.
 fn outcome(table: &CompletionTable) -> &'static str {
     match table.poll("1", Waker::noop()) {
         Poll::Ready(Ok(notice)) if notice.size.is_some() => "completed",
@@ -108,7 +110,7 @@ fn outcome(table: &CompletionTable) -> &'static str {
     }
 }
 
-/// A waker that reads the state of the table at once, while the thread that calls the waker may still change the table.
+/// A waker that reads the state of the table as soon as it is called, while the thread that calls the waker may still change the table.
 struct StateRecorder {
     table: std::sync::Arc<CompletionTable>,
     seen: std::sync::Mutex<Vec<&'static str>>,
@@ -121,8 +123,8 @@ impl Wake for StateRecorder {
     }
 }
 
-/// Registers a waiter while each of `actions` runs in its own thread. Returns a violation if the outcome of the waiter is not one of
-/// `expected`, or if a pending waiter is not woken exactly once.
+/// Registers a request while each of `actions` changes the table in its own thread. Returns an error text if the outcome of the request is
+/// not one of `expected`, or if its waker is not called exactly once after it was pending.
 fn waiter_faults(
     actions: &'static [fn(&CompletionTable)],
     expected: &[&'static str],
@@ -216,7 +218,7 @@ fn suspended_poll_wakes_a_concurrently_registered_waiter() {
 }
 
 #[test]
-fn waiter_is_woken_once_in_any_order_of_events() {
+fn completion_and_concurrent_suspension_or_end_wake_a_waiter_once() {
     explore("completion and suspension", BOUND, || {
         let expected = ["completed", "released"];
         waiter_faults(&[complete, CompletionTable::suspend], &expected)
@@ -228,9 +230,10 @@ fn waiter_is_woken_once_in_any_order_of_events() {
     .assert_none();
 }
 
-/// Negative control: a table that looks up early completions and registers the waiter in separate steps. Loom must find a lost completion.
+/// Checks that loom can detect a lost wake-up: in a faulty table, which looks up early completions and registers the request in separate
+/// steps, a completion in between must get lost.
 #[test]
-fn negative_control_separate_lookup_and_registration_is_detected() {
+fn negative_control_loom_detects_a_lost_completion() {
     #[derive(Default)]
     struct SeparateSteps {
         early: sync::Mutex<bool>,

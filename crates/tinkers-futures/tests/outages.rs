@@ -37,8 +37,8 @@ async fn call(session: Arc<FakeSession>) -> Result<(), Error> {
     session.caller().call(call).await.map(drop)
 }
 
-/// Returns the number of seconds after which the backoffs of 20 failed requests of `class` end. `request` gets a response after five
-/// seconds, which ends the outage.
+/// Starts 20 backoffs of `class`, as after failed requests, and sends `request` after five seconds, which gets a response. Returns the
+/// number of seconds after which all backoffs have ended.
 fn backoffs_end<F>(class: RouteClass, request: fn(Arc<FakeSession>) -> F) -> u64
 where
     F: Future<Output = Result<(), Error>>,
@@ -104,7 +104,7 @@ fn unpaid_bill_is_logged_once_a_minute() {
 }
 
 #[test]
-fn poll_retries_5xx_of_a_server_that_reports_failures_in_bodies() {
+fn poll_retries_5xx_if_the_server_reports_failures_in_2xx_bodies() {
     let failing = || std::iter::repeat_n(Step::Json(500, r#"{"detail": "restarting"}"#), 12);
     let (other, server) = session(failing());
     server.drive(poll(other)).expect_err("a failed operation");

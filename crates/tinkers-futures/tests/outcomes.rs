@@ -18,12 +18,13 @@ use tinkers_futures::{ApiFuture, Operation, start};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
-/// The maximum wait of the test for the outcome of one operation.
+/// The time for which the test waits for the outcome of one operation before it fails.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
-/// The number of operations that run for each combination of [`Work`] and [`Event`].
+/// The number of operations that the test runs for each combination of [`Work`] (how the operation ends by itself) and [`Event`] (what
+/// interrupts it).
 const EACH: usize = 500;
 
-/// The way in which the work of an operation under test ends.
+/// The way in which the operation under test ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Succeeds,
@@ -56,7 +57,7 @@ const CASES: [(Work, Event); 9] = [
     (Work::NeverEnds, Event::RuntimeEnds),
 ];
 
-/// A function that the test applies to the task of an operation before the task is spawned, to plant a fault.
+/// A function that wraps the background task of an operation before the task is spawned. The test uses it to insert a fault on purpose.
 type Wrap = fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 
 /// A spawner that runs the task of one operation on a given runtime, and stores the abort handle of the task for the test.
@@ -75,7 +76,7 @@ impl Spawn for OnThreads {
     }
 }
 
-/// A resource that the work of an operation holds. The resource counts its drops.
+/// A resource that the operation under test holds. It counts how often it is dropped, which must be once.
 struct Held(Arc<AtomicUsize>);
 
 impl Drop for Held {
@@ -84,7 +85,7 @@ impl Drop for Held {
     }
 }
 
-/// Work that holds a resource until the work is dropped, even after the work has ended.
+/// A future that holds a resource until the future is dropped, even after the future has completed.
 struct Holding<F> {
     work: Pin<Box<F>>,
     _held: Held,
@@ -102,7 +103,7 @@ struct Started {
     number: usize,
     handle: ApiFuture<usize>,
     abort: Arc<Mutex<Option<AbortHandle>>>,
-    /// The number of times that the resource of the work was dropped.
+    /// The number of times that the resource of the operation was dropped.
     drops: Arc<AtomicUsize>,
 }
 
@@ -146,7 +147,7 @@ fn error(number: usize) -> Error {
     Error::new(ErrorKind::Rejected, Sent::Answered, message)
 }
 
-/// Returns whether an operation may have this outcome, for this kind of work and event.
+/// Returns whether `outcome` is allowed for the operation `number`, given how its work ends and which event interrupts it.
 fn is_allowed(number: usize, case: (Work, Event), outcome: &Result<usize>) -> bool {
     let has_message =
         |words: &str| matches!(outcome, Err(error) if error.to_string().contains(words));
@@ -236,9 +237,10 @@ fn each_operation_ends_with_exactly_one_outcome() {
     }
 }
 
-/// Negative control: the runtime leaks an aborted task, so that its operation never returns an outcome.
+/// Checks that the test can fail: if the runtime leaks an aborted task, the operation never returns an outcome, and the test must detect
+/// this.
 #[test]
-fn negative_control_leaked_task_is_detected() {
+fn negative_control_operation_without_an_outcome_is_detected() {
     struct Leaked(ManuallyDrop<BoxFuture<'static, ()>>);
 
     impl Future for Leaked {

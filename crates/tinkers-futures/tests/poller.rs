@@ -23,7 +23,7 @@ const FIRST: Step = Step::Json(
     r#"{"completions": [{"state": "finished", "request_id": "1", "response_payload_uncompressed_size": 70}], "cursor": 5}"#,
 );
 
-/// A poller with a scripted server.
+/// A shared poller under test, and the fake server to which it sends its polls.
 struct Fixture {
     server: Arc<Scripted>,
     session: Arc<dyn SessionContext>,
@@ -66,7 +66,7 @@ impl Fixture {
         self.server.drive(time.sleep(Duration::from_secs(seconds)));
     }
 
-    /// Returns the bodies of the polls that the server received.
+    /// Returns the request bodies of the polls that the fake server received, as JSON.
     fn bodies(&self) -> Vec<Value> {
         let bodies = self.server.bodies(POLL);
         bodies
@@ -155,7 +155,7 @@ fn lost_poll_response_leaves_cursor_and_acknowledgements_unchanged() {
 }
 
 #[test]
-fn poll_held_beyond_the_time_limit_is_sent_again_at_once() {
+fn next_shared_poll_follows_a_timed_out_long_poll_at_once() {
     let fixture = fixture([
         Step::After(Duration::from_secs(45)),
         Step::Fails(TransportErrorKind::Timeout),
@@ -167,7 +167,7 @@ fn poll_held_beyond_the_time_limit_is_sent_again_at_once() {
 }
 
 #[test]
-fn refusals_and_empty_responses_lengthen_the_pause_between_polls() {
+fn rate_limits_and_empty_responses_lengthen_shared_poll_pauses() {
     let refusal = Step::WithHeader(429, "retry-after-ms", "1500");
     let refused = fixture([refusal, FIRST]);
     let handle = refused.register("1");
@@ -189,7 +189,7 @@ fn refusals_and_empty_responses_lengthen_the_pause_between_polls() {
     assert!(took > 80.0, "fifty polls in {took} s");
 }
 
-/// Returns whether the outcome of a wait for a completion tells the caller to poll individually.
+/// Returns whether `outcome`, the outcome of a wait for a completion, tells the caller to poll individually for its result.
 fn is_released(outcome: Result<CompletionNotice>) -> bool {
     outcome.is_ok_and(|notice| notice.size.is_none())
 }
@@ -223,7 +223,7 @@ fn poll_is_retried_after_a_possibly_transient_failure() {
 }
 
 #[test]
-fn each_cause_of_poll_retries_has_its_own_retry_limit() {
+fn each_cause_of_shared_poll_retries_has_its_own_retry_limit() {
     let reason = r#"{"detail": "no such session"}"#;
     let few = &[0.0, 0.5, 1.5, 3.5][..];
     let some = &[0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5][..];
@@ -346,7 +346,7 @@ fn final_acknowledgement_is_retried_a_limited_number_of_times() {
 }
 
 #[test]
-fn refused_final_acknowledgement_is_sent_20_times() {
+fn rate_limited_final_acknowledgement_is_sent_20_times() {
     let refusal = Step::WithHeader(429, "retry-after-ms", "10");
     let script = [FIRST].into_iter().chain(std::iter::repeat_n(refusal, 99));
     let fixture = fixture(script);
@@ -368,7 +368,7 @@ fn refused_final_acknowledgement_is_sent_20_times() {
 }
 
 #[test]
-fn waiter_is_released_after_half_the_progress_deadline() {
+fn request_polls_individually_after_half_the_progress_deadline() {
     let held = |seconds| Step::After(Duration::from_secs(seconds));
     let script = [held(29), NOTHING, held(2), NOTHING, held(3600), NOTHING];
     let fixture = fixture_of(session_with_limits(script, Duration::from_secs(60), None));
@@ -381,7 +381,7 @@ fn waiter_is_released_after_half_the_progress_deadline() {
 }
 
 #[test]
-fn runtime_shutdown_fails_the_waiters() {
+fn runtime_shutdown_fails_requests_that_wait_in_the_poller() {
     let fixture = fixture([Step::After(Duration::from_secs(3600)), NOTHING]);
     let handle = fixture.register("1");
     fixture.wait(1);
@@ -396,7 +396,7 @@ fn runtime_shutdown_fails_the_waiters() {
 }
 
 #[test]
-fn polling_task_runs_from_first_sample_to_final_acknowledgement() {
+fn polling_task_starts_with_the_first_sample_and_ends_after_drop() {
     let fixture = fixture([
         FIRST,
         Step::Json(200, r#"{"completions": [], "cursor": 5}"#),

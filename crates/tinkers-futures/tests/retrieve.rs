@@ -149,7 +149,7 @@ fn poll_with_a_4xx_response_is_retried_three_times() {
 }
 
 #[test]
-fn server_error_with_a_reason_is_final_after_half_a_minute() {
+fn poll_with_a_500_and_a_reason_fails_after_half_a_minute() {
     let answer = Step::Json(500, r#"{"detail": "CUDA out of memory"}"#);
     let (result, server, _) = created(std::iter::repeat_n(answer.clone(), 9));
     let error = result.unwrap_err();
@@ -214,7 +214,7 @@ fn connection_and_proxy_failures_only_delay_the_result() {
 }
 
 #[test]
-fn poll_held_beyond_the_time_limit_is_sent_again_at_once() {
+fn next_poll_follows_a_timed_out_long_poll_at_once() {
     let script = [
         Step::After(Duration::from_secs(45)),
         Step::Fails(TransportErrorKind::Timeout),
@@ -226,7 +226,7 @@ fn poll_held_beyond_the_time_limit_is_sent_again_at_once() {
 }
 
 #[test]
-fn refused_poll_closes_the_gate_for_the_server_retry_delay() {
+fn next_poll_after_a_429_waits_for_the_server_retry_delay() {
     let (result, server, _) = created([
         Step::WithHeader(429, "retry-after", "7"),
         Step::Json(429, "{}"),
@@ -244,7 +244,7 @@ fn refused_poll_closes_the_gate_for_the_server_retry_delay() {
 }
 
 #[test]
-fn refused_poll_keeps_its_queue_position() {
+fn rate_limited_poll_keeps_its_queue_position() {
     let refused = || Step::Json(429, "{}");
     let script = [NOT_READY, refused(), refused(), NOT_READY, DONE];
     let (result, server, _) = created(script);
@@ -268,7 +268,7 @@ fn refused_poll_keeps_its_queue_position() {
 }
 
 #[test]
-fn poll_not_sent_because_the_gate_closed_keeps_its_queue_position() {
+fn poll_stopped_by_the_limiter_before_sending_keeps_its_position() {
     let held = || Step::Fails(TransportErrorKind::Held);
     let (result, server, _) = created([NOT_READY, held(), held(), DONE]);
     assert!(result.is_ok());
@@ -322,7 +322,7 @@ fn unpaid_bill_pauses_polls_until_the_billing_time_limit() {
 }
 
 #[test]
-fn lost_result_is_final_only_if_the_response_gives_a_reason() {
+fn poll_with_a_410_response_is_retried_unless_a_reason_is_given() {
     let (result, server, _) = created([Step::Json(410, r#"{"detail": "gone"}"#)]);
     assert_eq!(result.unwrap_err().kind(), ErrorKind::ResultLost);
     assert_eq!(server.request_times().len(), 1);
@@ -404,7 +404,7 @@ fn poll_backoff_restarts_after_a_not_ready_response() {
 }
 
 #[test]
-fn large_result_takes_budget_bytes_until_the_result_is_decoded() {
+fn large_result_reserves_memory_budget_until_it_is_decoded() {
     let output = ForwardBackwardOutput::new("scalar", Vec::new());
     let script = [
         Step::Json(
@@ -445,7 +445,7 @@ fn retrieval_fails_after_three_responses_with_only_the_size() {
     assert_eq!(server.bytes_held.load(Ordering::SeqCst), 0);
 }
 
-/// A transport layer that retrieves another result before it sends its own request.
+/// A transport that, when it is asked to send a request, first retrieves the result of another request.
 #[derive(Debug)]
 struct RetrievingLayer(Retrieval);
 
@@ -464,7 +464,7 @@ impl Transport for RetrievingLayer {
 }
 
 #[test]
-fn retrieval_inside_another_request_takes_no_budget_bytes() {
+fn retrieval_inside_another_request_reserves_no_memory_budget() {
     let size = Step::Json(
         200,
         r#"{"status": "complete_metadata", "response_payload_size": 4000}"#,

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use crate::noise_filter::{NoiseFilter, ProbeFailure, RefusalMeaning};
 
-/// An adaptive limit on the number of requests in flight. A plain value without synchronization: its owner reports refusals, accepted
-/// requests and full windows, and applies [`AdaptiveLimit::limit`] to the window.
+/// An adaptive limit on the number of requests in flight, learned from the responses of the server. The caller reports each refusal (429
+/// response) and accepted request, and when the limit is reached. The caller also enforces [`AdaptiveLimit::limit`]; this type only
+/// computes it.
 ///
-/// Before the first refusal the capacity of the server is unknown, and the ceiling is the limit. A refusal sets the learned limit, called
-/// *level*, to the number of requests that the server had accepted at that time. Afterwards only limit probes exceed the learned limit: for
-/// a while, a few more requests are sent, to find out whether the server accepts them. The interval between probes depends on the time for
-/// which a refusal leaves the window idle. Refusals that continue however few requests are in flight are classified as random and do not
-/// lower the learned limit. `docs/decisions/0005-the-in-flight-window.md` has the reasons and measurements.
+/// Before the first refusal the capacity of the server is unknown, and the configured maximum is the limit. A refusal sets the learned
+/// limit, called *level*, to the number of requests that the server had accepted at that time. Afterwards only limit probes exceed the
+/// learned limit: for a while, a few more requests are sent, to find out whether the server accepts them. The more capacity stays unused
+/// because of a refusal, the longer is the interval until the next probe. Refusals that continue however few requests are in flight are
+/// classified as random and do not lower the learned limit. `docs/decisions/0005-the-in-flight-window.md` has the reasons and measurements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdaptiveLimit {
     floor: u32,
@@ -23,127 +24,146 @@ pub struct AdaptiveLimit {
     noise: NoiseFilter,
 }
 
-/// A refusal (rate-limited response), and the state of the in-flight window at that time.
+/// A refusal (429 response) that is reported to an [`AdaptiveLimit`], with the number of accepted requests at that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefusalContext {
     /// The time of the refusal, measured from the clock's origin.
     pub now: Duration,
-    /// Whether the refusal started a new congestion event. A congestion event is a group of refusals of requests that were in flight at the
-    /// same time.
+    /// Whether this is the first refusal of a congestion event: a group of refusals of requests that were in flight at the same time. The
+    /// other refusals of the group do not change the limit.
     pub is_new_event: bool,
     /// The number of requests that the server had accepted and not finished at the time of the refusal.
     pub accepted: u32,
-    /// The time for which the refusal closed the gate.
+    /// The length of the pause after the refusal. During the pause the gate is closed, so no new requests are sent.
     pub closed_for: Duration,
 }
 
-/// The reason for a change of the in-flight limit.
+/// The reason for a change of the adaptive limit on the number of requests in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitChange {
-    /// The first refusal set the learned limit.
+    /// A refusal (429 response) set the limit, which was unknown before, to the number of requests that the server had accepted.
     Learned,
-    /// A refusal while no limit probe was in progress showed that the server accepts fewer requests than the learned limit.
+    /// A refusal (429 response) lowered the limit, because it showed that the server accepts fewer requests than the learned limit. No
+    /// limit probe (a temporary increase of the limit) caused this refusal.
     Lowered,
-    /// A limit probe started: for a while, more requests than the learned limit may be in flight.
+    /// A limit probe started: for a while, more requests than the learned limit may be in flight, to find out whether the server accepts
+    /// them.
     ProbeStarted,
-    /// A limit probe succeeded: the server accepted enough requests beyond the learned limit, so the learned limit rises to the limit of
-    /// the probe.
+    /// A limit probe (a temporary increase of the limit) succeeded: the server accepted enough of the additional requests, so the increased
+    /// limit becomes the learned limit.
     ProbeSucceeded,
-    /// The server refused a request during a limit probe.
+    /// A limit probe (a temporary increase of the limit) failed: the server refused a request, so the increase ends.
     ProbeFailed,
-    /// Responses to requests that were sent before the last refusal showed that the server accepts more requests than the learned limit,
-    /// which rises to their number.
+    /// The learned limit was too low and has risen: of the requests that were in flight at the last refusal, the server accepted more than
+    /// the learned limit.
     Corrected,
-    /// Refusals continued however few requests were in flight, so they are random. The limit that applied before these refusals was
-    /// restored.
+    /// The server kept refusing requests however far the limit was lowered, so the refusals are random. The limit that applied before these
+    /// refusals was restored.
     Restored,
 }
 
-/// A limit probe in progress: its raised limit, and the number of requests that the server has accepted beyond the learned limit so far.
+/// A limit probe in progress, which tests whether the server accepts more requests than the learned limit. Consists of the temporarily
+/// raised limit, and the number of requests accepted beyond the learned limit so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LimitProbe {
     target: u32,
     accepted_beyond: u32,
 }
 
-/// The time and the step size of the next limit probe.
+/// The schedule of the next limit probe (a temporary increase of the in-flight limit): its step size, its earliest time, and the state from
+/// which both are computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct ProbeSchedule {
     step: u32,
-    /// The earliest time of the next limit probe.
+    /// The earliest time of the next limit probe (a temporary increase of the in-flight limit), measured from the clock's origin.
     next_probe_at: Duration,
-    /// The earliest time at which the limit may begin to recover from a large drop by quickly rising steps.
+    /// The earliest time at which the limit, after it has dropped to half or less, may begin to rise back to its previous value by quickly
+    /// growing steps.
     recovery_at: Duration,
-    /// The number of consecutive failed probes near the same learned limit.
+    /// The number of consecutive refusals (429 responses) at about the same learned limit, for example of limit probes. With each of them,
+    /// the interval until the next limit probe (temporary increase of the limit) grows.
     failures: u32,
-    /// The learned limit at the last failed probe.
+    /// The learned limit at the last recorded refusal (429 response). If the next refusal occurs at about the same learned limit, both
+    /// count as consecutive.
     failed_level: u32,
-    /// The number of accepted requests, minus `ACCEPTED_PER_REFUSAL` for each refusal. While this number is negative no limit probe starts,
-    /// which bounds the fraction of refused requests.
+    /// The number of accepted requests, minus `ACCEPTED_PER_REFUSAL` for each refusal (429 response). While this number is negative no
+    /// limit probe (temporary increase of the limit) starts, which bounds the fraction of refused requests.
     credit: i64,
-    /// Whether a refusal has closed the gate, and no response has opened the gate since.
+    /// Whether the gate is closed: a refusal (429 response) has stopped new requests, and no later response has permitted them again.
     is_gate_closed: bool,
-    /// Whether the interval until the next limit probe still has to be computed. That happens when the window is full for the first time
-    /// after the gate closure.
+    /// Whether `next_probe_at` still has to be computed after the last refusal. It is computed once the gate is open again and the
+    /// in-flight limit is reached.
     is_interval_due: bool,
-    /// The duration of the last gate closure.
+    /// The duration of the last pause: the time for which a refusal (429 response) stopped new requests by closing the gate.
     closed_for: Duration,
-    /// The time since which the closed gate has held back requests although the window had room for them.
+    /// The first time at which the closed gate held back a request that the in-flight limit would have admitted, so that capacity was
+    /// unused from then on. `None` if no request was held back.
     held_since: Option<Duration>,
-    /// Whether the learned limit was lowered after failed probes, to leave capacity to other processes.
+    /// Whether the learned limit was lowered after several failed limit probes, to leave capacity of the server to other processes. In this
+    /// case the interval until the next limit probe is not lengthened.
     has_yielded: bool,
-    /// The average fraction of the window that was idle during the last gate closure.
+    /// The unused fraction (0 to 1) of the in-flight limit, as an average over the last pause after a refusal (429 response).
     idle_fraction: f64,
 }
 
 impl AdaptiveLimit {
-    /// The interval from one failed limit probe to the next probe, as a multiple of the idle time that the failed probe caused: the time
-    /// for which its refusal left the window idle.
+    /// The interval from a failed limit probe (a temporary increase of the in-flight limit) to the next probe, as a multiple of the cost of
+    /// the failure: the time for which capacity was unused because of the refusal.
     const COSTS_PER_INTERVAL: u32 = 20;
-    /// The minimum interval between limit probes, as a multiple of the duration of the last gate closure.
+    /// The minimum interval between limit probes (temporary increases of the in-flight limit), as a multiple of the last pause: the time
+    /// for which a refusal (429 response) stopped new requests by closing the gate.
     const MIN_CLOSURES_PER_INTERVAL: u32 = 2;
-    /// The delay before the limit begins to recover from a large drop, as a multiple of the time for which the last refusal left the window
-    /// idle.
+    /// The delay before the limit begins to rise back after a large drop, as a multiple of the cost of the last refusal (429 response): the
+    /// time for which capacity was unused because of it.
     const COSTS_BEFORE_RECOVERY: u32 = 4;
-    /// The maximum idle time from which the delay before a recovery is computed, as a multiple of the duration of the last gate closure.
-    /// The idle time is longer than that if several gate closures follow each other before the window is full.
+    /// The maximum cost of a refusal (the time for which capacity is unused because of it) that counts for the delay before the limit
+    /// recovers from a large drop, as a multiple of the last pause after a refusal (429 response). The cost is larger than that if several
+    /// pauses follow each other before the in-flight limit is reached again.
     const MAX_CLOSURES_OF_COST: u32 = 2;
-    /// The maximum interval between limit probes.
+    /// The maximum interval between limit probes (temporary increases of the in-flight limit).
     const MAX_INTERVAL: Duration = Duration::from_secs(60);
-    /// The interval between limit probes doubles with each further consecutive failure of a probe, but at most this many times.
+    /// The maximum number of times that the interval between limit probes (temporary increases of the in-flight limit) doubles. It doubles
+    /// with each probe that fails after another failed one.
     const MAX_DOUBLINGS: u32 = 2;
-    /// Two failed probes count as consecutive if the learned limit changed by at most 1 / this number from one to the other.
+    /// Two failed limit probes count as consecutive, which lengthens the interval until the next probe, if the learned limit changed by at
+    /// most 1 / this number from one to the other.
     const SAME_LEVEL_DIVISOR: u32 = 8;
-    /// A limit probe raises the limit by at most the learned limit divided by this number, which bounds the number of refusals when the
-    /// probe fails.
+    /// A limit probe temporarily raises the in-flight limit by at most the learned limit divided by this number, but by at least 1. This
+    /// bounds the number of refusals when the probe fails.
     const MAX_STEP_DIVISOR: u32 = 8;
-    /// A limit probe succeeds after the server has accepted enough requests beyond the learned limit: at least the learned limit divided by
-    /// this number. If fewer requests were enough, this client would take all the capacity that another process leaves free while the gate
-    /// of that process is closed.
+    /// A limit probe (a temporary increase of the in-flight limit) succeeds after the server has accepted enough requests beyond the
+    /// learned limit: the learned limit divided by this number, but at most `MAX_REQUIRED_SUCCESSES`. If fewer requests were enough, this
+    /// client would take all the capacity that another process leaves free during its pause after a refusal.
     const SUCCESS_DIVISOR: u32 = 12;
-    /// Replaces [`Self::SUCCESS_DIVISOR`] if this client had no requests in flight any more when the gate opened. Another process that was
-    /// refused at the same time then has no requests in flight either.
+    /// Replaces [`Self::SUCCESS_DIVISOR`] if all requests of this client ended during the last pause after a refusal. A limit probe then
+    /// needs more accepted requests to succeed, since another process that paused at the same time also has no requests in flight.
     const EMPTY_WINDOW_SUCCESS_DIVISOR: u32 = 9;
-    /// The maximum number of accepted requests beyond the learned limit that a limit probe needs to succeed, whatever the learned limit is.
+    /// The maximum number of accepted requests beyond the learned limit that a limit probe (a temporary increase of the in-flight limit)
+    /// needs to succeed, even if the learned limit is large. Exception: a probe that raises the limit by a larger number needs that many.
     const MAX_REQUIRED_SUCCESSES: u32 = 3;
-    /// The number of accepted requests that offset one refusal.
+    /// The number of accepted requests that offset one refusal (429 response). Limit probes start only if all refusals are offset.
     const ACCEPTED_PER_REFUSAL: i64 = 25;
-    /// The maximum of the field `credit`, in accepted requests.
+    /// The maximum of the field `credit`, which is increased by 1 for each accepted request. Further accepted requests do not offset later
+    /// refusals (429 responses).
     const MAX_CREDIT: i64 = 500;
-    /// The field `credit` never falls below -(`BASE_NEGATIVE_CREDIT` + `NEGATIVE_CREDIT_PER_UNIT` × learned limit).
+    /// The constant part of the lower bound of the field `credit`, which is -(`BASE_NEGATIVE_CREDIT` + `NEGATIVE_CREDIT_PER_UNIT` × learned
+    /// limit). The bound limits how long a series of refusals (429 responses) can delay the next limit probe.
     const BASE_NEGATIVE_CREDIT: i64 = 8;
-    /// The field `credit` never falls below -(`BASE_NEGATIVE_CREDIT` + `NEGATIVE_CREDIT_PER_UNIT` × learned limit).
+    /// The variable part of the lower bound of the field `credit`, which is -(`BASE_NEGATIVE_CREDIT` + `NEGATIVE_CREDIT_PER_UNIT` × learned
+    /// limit). The bound limits how long a series of refusals (429 responses) can delay the next limit probe.
     const NEGATIVE_CREDIT_PER_UNIT: i64 = 4;
-    /// A refusal at exactly the learned limit lowers the learned limit by 1/7: although the server had accepted that many requests before,
-    /// other processes now use a part of its capacity.
+    /// A refusal (429 response) while exactly as many requests as the learned limit are accepted lowers the learned limit by 1 / this
+    /// number. The server accepted that many requests before, so other processes now use a part of its capacity.
     const DECREASE_DIVISOR: u32 = 7;
-    /// The number of consecutive failed probes after which the client lowers the learned limit for one interval, to leave capacity to other
-    /// processes.
+    /// The number of consecutive failed limit probes (temporary increases of the in-flight limit) after which the client lowers the learned
+    /// limit, to leave capacity to other processes until the next probe.
     const FAILURES_TO_YIELD: u32 = 4;
-    /// The learned limit is lowered by 1 / this number to leave capacity to other processes.
+    /// The learned in-flight limit is lowered by 1 / this number to leave capacity to other processes, after several failed attempts to
+    /// raise it.
     const YIELD_DIVISOR: u32 = 6;
 
-    /// Creates a limit that has learned nothing yet. The limit stays between `floor` (at least 1) and `ceiling`.
+    /// Creates an adaptive limit that has learned nothing yet, so it starts at `ceiling`. It always stays between `floor` (at least 1) and
+    /// `ceiling`.
     pub fn new(floor: u32, ceiling: u32) -> Self {
         let floor = floor.max(1);
         Self {
@@ -156,7 +176,8 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Returns the maximum number of requests in flight.
+    /// Returns the current maximum number of requests in flight. This is the learned limit, or the raised limit of a limit probe in
+    /// progress, or the ceiling if no limit is known.
     pub fn limit(&self) -> u32 {
         match (self.level, self.probe) {
             (None, _) => self.ceiling,
@@ -165,12 +186,13 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Returns the learned limit, or `None` before the first refusal.
+    /// Returns the learned limit on requests in flight, or `None` if no limit is known, as before the first refusal (429 response).
     pub const fn level(&self) -> Option<u32> {
         self.level
     }
 
-    /// Changes the ceiling, which the limit never exceeds, for example to the maximum in a server's configuration.
+    /// Changes the ceiling, which the adaptive limit never exceeds, for example to the maximum in a server's configuration. Ends a limit
+    /// probe (a temporary increase of the limit) that is in progress.
     pub fn set_ceiling(&mut self, ceiling: u32) {
         self.ceiling = ceiling.max(self.floor);
         if let Some(level) = self.level {
@@ -179,7 +201,8 @@ impl AdaptiveLimit {
         self.probe = None;
     }
 
-    /// Records a refusal. If the refusal has changed the limit, returns the reason of the change.
+    /// Records a refusal (429 response), which may change the limit. Returns the reason for the change, or `None` if the limit stays the
+    /// same.
     pub fn on_refusal(&mut self, refusal: RefusalContext) -> Option<LimitChange> {
         let max_negative_credit = Self::BASE_NEGATIVE_CREDIT
             + Self::NEGATIVE_CREDIT_PER_UNIT * i64::from(self.level.unwrap_or(u32::MAX));
@@ -221,30 +244,33 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Records that the closed gate holds back a request although the window has room for it.
+    /// Records that the closed gate holds back a request which the in-flight limit would admit. From this time on capacity is unused, which
+    /// lengthens the interval until the next limit probe.
     pub fn on_held_back(&mut self, now: Duration) {
         if self.schedule.is_gate_closed && self.schedule.is_interval_due {
             self.schedule.held_since.get_or_insert(now);
         }
     }
 
-    /// Records that the gate has opened again, and that `in_flight` requests were still in flight at that time.
+    /// Records that the gate has opened again after a rate-limit pause, and that `in_flight` requests from before the pause were still in
+    /// flight at that time.
     pub fn on_reopened(&mut self, in_flight: u32) {
         self.schedule.is_gate_closed = false;
         self.schedule.idle_fraction = idle_fraction(self.level.unwrap_or(0), in_flight);
     }
 
-    /// Corrects the recorded state of the gate after the gate was found open. If a refusal is recorded later than the response that opened
-    /// the gate, the gate would otherwise count as closed forever.
+    /// Records that the gate is open, if the last report said that it is closed. This happens if a refusal is reported later than the
+    /// response that opened the gate. Without this correction, no limit probe would ever start again. `in_flight` is the number of requests
+    /// in flight.
     pub fn on_gate_seen_open(&mut self, in_flight: u32) {
         if self.schedule.is_gate_closed {
             self.on_reopened(in_flight);
         }
     }
 
-    /// Records that the server accepted a request. Call this method for all requests while others wait, and always for requests that were
-    /// sent before the last refusal (`is_straggler`). `accepted` is the number of accepted requests in flight. If the limit has changed,
-    /// returns the reason of the change.
+    /// Records that the server accepted a request, at a time when `accepted` requests in flight were accepted. Only needed while other
+    /// requests wait for admission. `is_straggler` says that the request was sent before the last refusal (429 response). Returns the
+    /// reason if the limit changes.
     pub fn on_accepted(&mut self, accepted: u32, is_straggler: bool) -> Option<LimitChange> {
         self.schedule.credit = (self.schedule.credit + 1).min(Self::MAX_CREDIT);
         self.noise.on_accepted(self.level, accepted);
@@ -269,7 +295,8 @@ impl AdaptiveLimit {
         Some(LimitChange::ProbeSucceeded)
     }
 
-    /// Records that a request waits because the window is full. If a limit probe is due, starts the probe, which raises the limit.
+    /// Records that a request waits because the in-flight limit is reached. If a limit probe is due, starts it: the limit rises for a
+    /// while, and [`LimitChange::ProbeStarted`] is returned.
     pub fn on_window_full(&mut self, now: Duration) -> Option<LimitChange> {
         let level = self.level?;
         self.schedule.start_interval(now);
@@ -297,7 +324,8 @@ impl AdaptiveLimit {
         Some(LimitChange::ProbeStarted)
     }
 
-    /// Handles the refusal of a limit probe while the server had accepted at least as many requests as the learned limit.
+    /// Ends a limit probe (a temporary increase of the in-flight limit), since the server refused a request. The number of requests that
+    /// the server had accepted, which is not lower than the learned limit, becomes the learned limit.
     fn probe_refused(&mut self, accepted: u32) -> LimitChange {
         let failure = self.noise.probe_failed();
         let level = self.level.unwrap_or(accepted);
@@ -321,8 +349,8 @@ impl AdaptiveLimit {
         LimitChange::ProbeFailed
     }
 
-    /// Handles a refusal that no limit probe caused. `accepted`, the number of accepted requests at that time, is taken as the server's
-    /// capacity.
+    /// Handles a refusal (429 response) that was not caused by a limit probe, although one may be in progress (`is_probing`). `accepted`,
+    /// the number of accepted requests at that time, is taken as the server's capacity.
     fn refusal_without_probe(&mut self, accepted: u32, is_probing: bool) -> Option<LimitChange> {
         let Some(level) = self.level else {
             self.level = Some(accepted);
@@ -354,8 +382,8 @@ impl AdaptiveLimit {
     }
 }
 
-/// Returns the average fraction of the window that was idle while the gate was closed. The number of requests in flight is assumed to fall
-/// at a constant rate, from `level` at the start of the closure to `in_flight` at its end.
+/// Returns the fraction (0 to 1) of the in-flight limit `level` that was unused on average during a pause after a refusal. The number of
+/// requests in flight is assumed to fall at a constant rate, from `level` at the start of the pause to `in_flight` at its end.
 fn idle_fraction(level: u32, in_flight: u32) -> f64 {
     if in_flight == 0 {
         return 1.0;
@@ -382,7 +410,8 @@ impl ProbeSchedule {
         }
     }
 
-    /// Returns the number by which the learned limit is divided to get the number of accepted requests that a limit probe needs to succeed.
+    /// Returns the number by which the learned limit is divided to get the number of accepted requests that a limit probe (a temporary
+    /// increase of the in-flight limit) needs to succeed.
     fn success_divisor(&self) -> u32 {
         if self.idle_fraction < 1.0 {
             AdaptiveLimit::SUCCESS_DIVISOR
@@ -391,8 +420,8 @@ impl ProbeSchedule {
         }
     }
 
-    /// Records a failed limit probe at `level`. The failure counts as consecutive, which lengthens the probe interval, if the learned limit
-    /// is near that of the previous failure.
+    /// Records a failed limit probe, or another refusal (429 response), at the learned limit `level`. If that is near the learned limit of
+    /// the previous failure, the failures count as consecutive, which lengthens the interval until the next probe.
     fn record_failure(&mut self, level: u32) {
         let is_consecutive =
             level.abs_diff(self.failed_level) <= (level / AdaptiveLimit::SAME_LEVEL_DIVISOR).max(1);
@@ -401,8 +430,8 @@ impl ProbeSchedule {
         self.step = 1;
     }
 
-    /// Computes the interval until the next limit probe from the time for which the last gate closure left the window idle. Has an effect
-    /// only at the first call after the gate has opened, when the window is full again.
+    /// Computes the time of the next limit probe after a refusal: the more capacity was unused because of the refusal, the later. To be
+    /// called when the in-flight limit is reached. Only the first call after the gate has opened has an effect.
     fn start_interval(&mut self, now: Duration) {
         if self.is_gate_closed || !std::mem::take(&mut self.is_interval_due) {
             return;
@@ -433,7 +462,8 @@ impl ProbeSchedule {
         self.recovery_at = now.saturating_add(cost);
     }
 
-    /// Forgets the failed limit probes and allows a new probe at once, since the refusals were random.
+    /// Forgets the failed limit probes (temporary increases of the in-flight limit) and allows a new probe at once, since the refusals were
+    /// random.
     fn clear_failures(&mut self) {
         self.is_interval_due = false;
         self.held_since = None;

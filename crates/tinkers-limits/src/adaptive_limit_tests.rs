@@ -15,7 +15,7 @@ fn refusal(now: Duration, accepted: u32) -> RefusalContext {
     }
 }
 
-/// Returns a refusal that belongs to the current congestion event and does not start a new one.
+/// Returns a refusal (429 response) that is not the first one of its congestion event (a group of concurrent refusals).
 fn further_refusal(now: Duration, accepted: u32) -> RefusalContext {
     RefusalContext {
         is_new_event: false,
@@ -23,7 +23,7 @@ fn further_refusal(now: Duration, accepted: u32) -> RefusalContext {
     }
 }
 
-/// Asserts that a limit probe starts when the window is full at `now`.
+/// Asserts that a limit probe (a temporary increase of the limit) starts if the in-flight limit is reached at `now`.
 fn assert_probe_starts(limit: &mut AdaptiveLimit, now: Duration) {
     let change = limit.on_window_full(now);
     assert_eq!(change, Some(LimitChange::ProbeStarted));
@@ -35,15 +35,16 @@ fn accept(limit: &mut AdaptiveLimit, times: u32, at: u32) {
     }
 }
 
-/// Starts a limit probe at the first millisecond from `from` on at which the limit allows one. Returns that time in milliseconds.
+/// Starts a limit probe (a temporary increase of the limit) at the first millisecond from `from` on at which one may start. Returns that
+/// time in milliseconds.
 fn probe_after(limit: &mut AdaptiveLimit, from: u64) -> u64 {
     (from..from + 200_000)
         .find(|now| limit.on_window_full(ms(*now)) == Some(LimitChange::ProbeStarted))
         .expect("a probe eventually starts")
 }
 
-/// Returns a limit whose learned limit is `level`, after enough accepted requests for a limit probe. The gate was closed, without holding
-/// back any request, and is open again.
+/// Returns an adaptive limit that has learned `level` from a refusal, and then recorded enough accepted requests for a limit probe. The
+/// gate has opened again, and has held back no request.
 fn learned(level: u32) -> AdaptiveLimit {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     let change = limit.on_refusal(refusal(ms(0), level));
@@ -53,8 +54,8 @@ fn learned(level: u32) -> AdaptiveLimit {
     limit
 }
 
-/// Refuses a limit probe at `now`, so that it fails, and opens the gate again. A part of the window is idle for `held` ms; returns the time
-/// at which the window is full again.
+/// Reports a refusal at `now`, so that the limit probe fails, and then that the gate is open again. Returns the time at which the in-flight
+/// limit is reached again, which is `held` ms later. Until then capacity is unused.
 fn fail_probe(limit: &mut AdaptiveLimit, now: u64, held: u64) -> u64 {
     let level = limit.level().unwrap();
     let change = limit.on_refusal(refusal(ms(now), level));
@@ -128,8 +129,8 @@ fn refusal_without_a_probe_never_raises_the_learned_limit() {
     assert_eq!(limit.limit(), 20);
 }
 
-/// Accepts requests, each with `at` accepted requests in flight, until the limit probe succeeds. Returns the number of requests that this
-/// took.
+/// Reports accepted requests, each with `at` accepted requests in flight, until the limit probe (a temporary increase of the limit)
+/// succeeds. Returns the number of requests that this took.
 fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
     for times in 1..1_000 {
         if limit.on_accepted(at, false) == Some(LimitChange::ProbeSucceeded) {
@@ -226,7 +227,7 @@ fn limit_probe_needs_25_accepted_requests_for_each_earlier_refusal() {
 }
 
 #[test]
-fn number_of_requests_that_allow_or_delay_limit_probes_is_bounded() {
+fn balance_of_accepted_requests_and_refusals_is_bounded() {
     let mut limit = learned(20);
     let other = further_refusal(ms(0), 20);
     (0..1_000).for_each(|_| assert_eq!(limit.on_refusal(other), None));
@@ -248,8 +249,8 @@ fn number_of_requests_that_allow_or_delay_limit_probes_is_bounded() {
     );
 }
 
-/// Returns the interval in milliseconds until the first limit probe, after a first refusal with 20 requests in flight. The window is full
-/// again `held` ms after the refusal. When the gate opened, `in_flight` of the 20 requests were still in flight.
+/// Returns the interval in milliseconds until the first limit probe, after a first refusal with 20 requests in flight. The in-flight limit
+/// is reached again `held` ms after the refusal. When the gate opened, `in_flight` of the 20 requests were still in flight.
 fn first_interval(held: u64, in_flight: u32) -> u64 {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     limit.on_refusal(refusal(ms(0), 20));
@@ -268,7 +269,7 @@ fn limit_probe_interval_is_twenty_times_the_idle_time_of_the_window() {
 }
 
 #[test]
-fn requests_in_flight_at_reopening_shorten_the_probe_interval() {
+fn requests_in_flight_after_a_pause_shorten_limit_probe_interval() {
     assert_eq!(first_interval(1_600, 5), 20 * 600);
     assert_eq!(first_interval(1_600, 10), 20 * 400);
     assert_eq!(first_interval(1_600, 20), 2_000, "no cost");
@@ -297,7 +298,7 @@ fn probe_interval_doubles_twice_and_fourth_failure_lowers_the_limit() {
 }
 
 #[test]
-fn failed_probe_at_another_limit_resets_the_interval() {
+fn failed_limit_probe_at_another_limit_resets_the_probe_interval() {
     let mut limit = learned(20);
     let now = probe_after(&mut limit, 1_000);
     let full = fail_probe(&mut limit, now, 500);
@@ -312,7 +313,7 @@ fn failed_probe_at_another_limit_resets_the_interval() {
 }
 
 #[test]
-fn no_limit_probe_starts_with_a_closed_gate_or_at_the_ceiling() {
+fn no_limit_probe_starts_during_a_pause_or_at_the_maximum_limit() {
     let mut limit = AdaptiveLimit::new(1, 21);
     limit.on_refusal(refusal(ms(0), 20));
     accept(&mut limit, 100, 1);
@@ -345,14 +346,14 @@ fn late_refusal_does_not_block_limit_probes_forever() {
     assert_eq!(limit.limit(), 13, "the gate was open: {now}");
 }
 
-/// Makes the limit classify refusals as random, by three refusals without a limit probe and with few accepted requests. The gate is open
-/// afterwards.
+/// Reports three refusals without a limit probe and with few accepted requests, so that `limit` classifies refusals as random. Reports at
+/// the end that the gate is open.
 fn cause_noise(limit: &mut AdaptiveLimit, now: u64) {
     cause_noise_down_to(3, limit, now);
 }
 
-/// Makes the limit classify refusals as random, by three refusals without a limit probe. At the last one the server has accepted `lowest`
-/// requests, and at the others slightly more.
+/// Reports three refusals without a limit probe, so that `limit` classifies refusals as random. At the last one the server has accepted
+/// `lowest` requests, and at the others slightly more.
 fn cause_noise_down_to(lowest: u32, limit: &mut AdaptiveLimit, now: u64) {
     for (accepted, after, expected) in [
         (lowest + 2, 0, LimitChange::Lowered),
@@ -367,7 +368,7 @@ fn cause_noise_down_to(lowest: u32, limit: &mut AdaptiveLimit, now: u64) {
 }
 
 #[test]
-fn random_refusals_restore_the_limit_without_a_probe_interval() {
+fn random_refusals_restore_the_limit_and_set_no_probe_interval() {
     let mut limit = learned(40);
     let now = probe_after(&mut limit, 1_000);
     fail_probe(&mut limit, now, 500);
@@ -388,7 +389,7 @@ fn random_refusals_restore_the_limit_without_a_probe_interval() {
 }
 
 #[test]
-fn failed_probes_before_a_restored_limit_do_not_extend_the_interval() {
+fn failed_probes_before_random_refusals_do_not_delay_limit_probes() {
     for lowest in [3, 37] {
         let mut limit = learned(40);
         let now = probe_after(&mut limit, 1_000);

@@ -14,7 +14,8 @@ pub struct RetryBudget {
 /// The reason for a retry. The reason determines the number of tokens that the retry takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {
-    /// A rate-limited response. Such a retry takes no tokens, since the gate already limits the rate of these retries.
+    /// A rate-limited response (429). Such a retry takes no tokens: the gate, which is closed after the response, already limits the rate
+    /// of these retries.
     Refused,
     /// An error response or a failed connection.
     Fault,
@@ -23,7 +24,7 @@ pub enum RetryReason {
 }
 
 impl RetryReason {
-    /// Returns the number of tokens that a retry takes.
+    /// Returns the number of tokens that a retry with this reason takes from the budget.
     pub const fn cost(self) -> u64 {
         match self {
             Self::Refused => 0,
@@ -54,7 +55,7 @@ impl RetryBudget {
         }
     }
 
-    /// Takes the tokens for a retry with this reason. If there are too few tokens, takes none.
+    /// Takes the tokens for a retry whose reason is `failure`. If there are too few tokens, takes none.
     pub fn draw(&self, failure: RetryReason) -> RetryDraw {
         let drawn = self.tokens.change(|tokens| {
             let left = tokens.checked_sub(failure.cost()).ok_or(())?;
@@ -66,7 +67,7 @@ impl RetryBudget {
         }
     }
 
-    /// Returns one token to the bucket, up to its capacity.
+    /// Adds one token to the bucket, up to its capacity. To be called after each successful call.
     pub fn credit(&self) {
         // A full bucket is the common case and needs no write.
         let _full = self.tokens.change(|tokens| {
@@ -83,7 +84,7 @@ impl RetryBudget {
         self.tokens.load()
     }
 
-    /// Returns the number of compare-and-swap attempts that failed because of another thread.
+    /// Returns how many compare-and-swap attempts have failed so far because another thread changed the value first.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.tokens.lost()

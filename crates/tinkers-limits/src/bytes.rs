@@ -26,11 +26,11 @@ impl ByteBudget {
         }
     }
 
-    /// Charges `bytes` in full if the balance is positive, even if `bytes` is more than the balance. Zero bytes always pass. The caller
-    /// must later release the same number of bytes.
+    /// Takes `bytes` from the budget. Succeeds if any bytes remain, even if `bytes` is more than the remaining number. Zero bytes can
+    /// always be taken. The caller must later release the same number of bytes.
     ///
     /// # Errors
-    /// `Full` if the balance is not positive.
+    /// `Full` if no bytes remain.
     #[inline]
     pub fn take(&self, bytes: u64) -> Result<(), Full> {
         let bytes = clamp_charge(bytes);
@@ -40,7 +40,7 @@ impl ByteBudget {
         self.balance.change(|balance| take(balance, bytes))
     }
 
-    /// Returns the bytes of an earlier charge to the budget.
+    /// Gives `bytes`, which were taken earlier, back to the budget.
     #[inline]
     pub fn release(&self, bytes: u64) {
         let bytes = clamp_charge(bytes);
@@ -50,7 +50,7 @@ impl ByteBudget {
         }
     }
 
-    /// Changes the size of the budget. Bytes that are charged at present stay charged.
+    /// Changes the size of the budget. Bytes that are taken at present stay taken.
     pub fn resize(&self, size: u64) {
         let size = clamp(size);
         let before = self.size.set(|before| (size, before));
@@ -58,25 +58,25 @@ impl ByteBudget {
         self.balance.set(|balance| (balance.wrapping_add(more), ()));
     }
 
-    /// Returns the number of bytes that are charged at present.
+    /// Returns the number of bytes that are taken from the budget at present.
     pub fn taken(&self) -> u64 {
         let left = self.balance.load() as i64;
         u64::try_from((self.size.load() as i64).saturating_sub(left)).unwrap_or(0)
     }
 
-    /// Returns whether the balance is positive, so that a request would be admitted.
+    /// Returns whether any bytes remain in the budget, so that a request would be admitted.
     pub fn has_any(&self) -> bool {
         self.balance.load() as i64 > 0
     }
 
-    /// Returns the number of compare-and-swap attempts that failed because of another thread.
+    /// Returns how many compare-and-swap attempts have failed so far because another thread changed the value first.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.balance.lost()
     }
 }
 
-/// Returns the balance after a charge of `bytes`, or `Full` if the balance is not positive.
+/// Returns the balance (the remaining bytes of the budget) after taking `bytes`, or `Full` if the balance is not positive before.
 const fn take(balance: u64, bytes: u64) -> Result<(u64, ()), Full> {
     if balance as i64 > 0 {
         Ok((balance.wrapping_sub(bytes), ()))
@@ -89,7 +89,7 @@ fn clamp(size: u64) -> u64 {
     size.clamp(1, ByteBudget::UNLIMITED)
 }
 
-/// Limits a charge so that the balance cannot overflow. No real body is that large.
+/// Limits `bytes`, the size of a request body, so that the balance of the budget cannot overflow. No real body is that large.
 fn clamp_charge(bytes: u64) -> u64 {
     bytes.min(ByteBudget::UNLIMITED)
 }

@@ -10,8 +10,9 @@ use crate::ramp::Ramp;
 use crate::window::{ConcurrencyWindow, SlotRequest, WindowView};
 use crate::word::Word;
 
-/// The limits of one route class: in-flight window, ramp (the limit that rises gradually after a gate closure), byte budget, rate limit and
-/// gate. A request is admitted only if all of them have room, and otherwise none of them is charged.
+/// All limits of one route class (kind of request): the limit on requests in flight, the limit on submissions without a response (which
+/// rises gradually after a pause), the byte budget, the rate limit, and the gate, which stops requests after a 429 response. A request is
+/// admitted only if all of them allow it, and otherwise takes nothing from any of them.
 #[derive(Debug)]
 pub struct Constraints {
     gate: BackoffGate,
@@ -22,46 +23,47 @@ pub struct Constraints {
     slots: Word,
 }
 
-/// The configured limits of a route class.
+/// The configured limits of a route class (kind of request).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The maximum number of slots: submissions that were sent and have no response yet.
+    /// The number of slots: the maximum number of submissions that were sent and have no response yet.
     pub slots: u32,
     /// The maximum number of bytes in submissions without a response.
     pub bytes: u64,
     /// The maximum number of requests in flight, from submission to result.
     pub max_in_flight: u32,
-    /// The rate limit. `None` is unlimited.
+    /// The maximum rate of requests. `None` means that the rate is not limited.
     pub rate: Option<Rate>,
-    /// The limit on submissions without a response when the limits are created.
+    /// The initial limit on submissions without a response: with or without a slow start.
     pub start: InitialLimit,
 }
 
-/// The limit on submissions without a response when the limits are created. The capacity of the server is then unknown.
+/// The initial limit on submissions without a response, while the capacity of the server is still unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitialLimit {
-    /// Slow start: the limit is a quarter of the number of requests that the server has accepted so far. See [`Ramp`].
+    /// Slow start: the limit on submissions without a response is a quarter of the number of requests that the server has accepted so far.
+    /// See [`Ramp`].
     Slow,
-    /// The limit is the configured number of slots from the beginning, without slow start.
+    /// No slow start: the limit on submissions without a response is the configured number of slots from the beginning.
     Open,
 }
 
-/// The units and bytes that an attempt takes from the limits. The caller decides whether the attempt needs an in-flight unit in addition to
-/// its slot; a retry that kept the unit of an earlier attempt does not.
+/// The units and bytes that an attempt to send a request takes from the limits. The caller decides whether the attempt needs an in-flight
+/// unit in addition to its slot; a retry that kept the unit of an earlier attempt does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
-    /// The units that the attempt takes from the in-flight window: a slot, with or without an in-flight unit.
+    /// The units that the attempt takes: a slot (until the response), with or without an in-flight unit (until the result).
     pub take: SlotRequest,
-    /// The size of the body in bytes.
+    /// The size of the request body in bytes.
     pub bytes: u64,
 }
 
-/// The record of what an admitted attempt has taken from the limits. When the attempt ends, it must be passed to [`Constraints::settle`]
-/// exactly once.
+/// The record of what an admitted attempt to send a request has taken from the limits. When the attempt ends, it must be passed to
+/// [`Constraints::settle`] exactly once.
 ///
 /// Packed into two words, since every permit carries one. The first word is the number of bytes. The second contains the admission time of
-/// a first request (46 bits), whether the attempt took an in-flight unit (1), whether it is a first request after a gate closure (1), and
-/// the gate epoch (16). The default ticket has taken a slot and no bytes.
+/// the first request after a rate-limit pause (46 bits), whether the attempt took an in-flight unit (1), whether it is such a first request
+/// (1), and the gate epoch, which identifies the last congestion event (16). The default ticket has taken a slot and no bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticket {
     bytes: u64,
@@ -71,52 +73,54 @@ pub struct Ticket {
 /// The reason why a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blocked {
-    /// The byte budget is used up, so that an earlier attempt must end first; or, for [`Constraints::take`], the gate is closed.
+    /// The byte budget is used up, so that an earlier attempt must end first. For [`Constraints::take`] also: the gate is closed.
     Full,
-    /// The window has no free slot or in-flight unit, or other requests are waiting.
+    /// The limit on submissions without a response or on requests in flight is reached, or other requests are already waiting.
     WindowFull,
-    /// The gate or the rate limit refuses the request, and will admit it at this time at the earliest.
+    /// The rate limit, or the gate (closed after a 429 response), holds the request back until this time at the earliest, measured from the
+    /// clock's origin.
     NotUntil(Duration),
 }
 
-/// The outcome of an attempt. It contains times up to which the gate is closed instead of the server's retry delay, since the caller adds
-/// jitter to that delay and limits it.
+/// The outcome of an attempt to send a request. If the attempt was refused or got no response, contains the time until which the gate stops
+/// other requests. The caller computes this time from the server's retry delay, adds jitter, and limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TicketOutcome {
     /// The server accepted the request.
     Accepted,
     /// The server refused the request (429).
     Refused {
-        /// The time before which no request is admitted, measured from the clock's origin.
+        /// The time before which no other request is admitted, measured from the clock's origin.
         until: Duration,
     },
-    /// The server sent a response that neither accepts nor refuses the request.
+    /// The server sent another response, which neither accepts nor refuses the request, for example an error.
     Answered,
-    /// The attempt got no response.
+    /// The attempt got no response, for example because the connection failed.
     Unanswered {
-        /// If the attempt was a first request after a gate closure: the time before which no other request is admitted in its place,
-        /// measured from the clock's origin.
+        /// If the attempt was the first request after a rate-limit pause: the time before which no other request is sent in its place,
+        /// measured from the clock's origin. Without effect for other attempts.
         until: Duration,
     },
     /// The attempt was dropped before its outcome was known.
     Dropped,
 }
 
-/// The effects that the end of an attempt had on the limits.
+/// The effects that the end of an attempt to send a request had on the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SettleEffects {
-    /// The state of the window after the end of the attempt.
+    /// The numbers of requests after the end of the attempt, and whether requests are waiting.
     pub view: WindowView,
-    /// The effect of a refusal on the gate. `None` if the attempt was not refused.
+    /// The new deadline of the gate if the attempt was refused (429 response), and otherwise `None`.
     pub closed: Option<GateClosed>,
-    /// Whether the attempt was a first request after a gate closure whose response opened the gate.
+    /// Whether the response to the attempt opened the gate. Only the first request after a rate-limit pause can do this.
     pub reopened: bool,
-    /// Whether the attempt was a first request after a gate closure and was dropped, so that another first request may be sent at once.
+    /// Whether the attempt was the first request after a rate-limit pause and was dropped without a response. Then another request may be
+    /// sent in its place at once.
     pub first_request_handed_over: bool,
 }
 
 impl Constraints {
-    /// Creates limits with an open gate and no requests.
+    /// Creates limits from which no request has taken anything yet, with an open gate.
     pub fn new(bounds: Bounds) -> Self {
         Self {
             gate: BackoffGate::new(),
@@ -135,8 +139,8 @@ impl Constraints {
     ///
     /// # Errors
     /// The reason why the request is not admitted. A request that the byte budget, the rate limit or the gate refuses has held a slot for a
-    /// moment, so another request may have found the window full meanwhile and waits. The caller must therefore serve the waiting requests
-    /// after an error, as after any release of a slot.
+    /// moment, so another request may have found no free slot meanwhile and waits. After an error the caller must therefore admit waiting
+    /// requests for which there is room, as after any release of a slot.
     #[inline]
     pub fn take(&self, charge: Charge, now: impl FnOnce() -> Duration) -> Result<Ticket, Blocked> {
         let slots = self.slots();
@@ -148,8 +152,9 @@ impl Constraints {
         })
     }
 
-    /// Admits the request at the head of the queue of waiting requests. If the gate is closed and its deadline has passed, admits the
-    /// request as the first request after the closure. A first request without a response within `patience` is replaced.
+    /// Admits the request at the head of the queue if all limits allow it. If the gate is closed and its deadline has passed, admits the
+    /// request as the first request after the pause: other requests wait for its response. If it gets none within `patience`, another
+    /// request may take its place.
     pub fn take_queued(
         &self,
         charge: Charge,
@@ -181,15 +186,15 @@ impl Constraints {
         pass.map(|pass| Ticket::new(charge, pass))
     }
 
-    /// Returns whether an admitted request may still be sent: not if a refusal has closed the gate since the admission. Call it immediately
-    /// before sending.
+    /// Returns whether an admitted request may still be sent: not if a 429 response to another request has closed the gate since the
+    /// admission. Call it immediately before sending.
     #[inline]
     pub fn may_leave(&self, ticket: &Ticket) -> bool {
         self.gate.still_admits(ticket.pass())
     }
 
-    /// Counts all requests without a response as accepted requests, which raises the limit of a gradual increase. Returns whether the limit
-    /// rose.
+    /// Treats all submissions without a response as accepted by the server. This raises the limit on such submissions if it is in a gradual
+    /// increase (slow start, or after a rate-limit pause). Returns whether the limit rose.
     ///
     /// For servers that do not respond to an accepted request until it has a result: a request that such a server has not refused for some
     /// time was accepted.
@@ -199,16 +204,17 @@ impl Constraints {
         self.ramp.allows() > allowed
     }
 
-    /// Opens the gate, after restarting the gradual increase up to `level`. The gate opens, and true is returned, only if it waits for a
-    /// first request of the gate epoch `epoch`. See [`BackoffGate::reopen`].
+    /// Opens the gate, and returns true, if the gate waits for a response to the first request after a rate-limit pause in the epoch
+    /// `epoch`. Before that, restarts the gradual increase of the limit on submissions without a response, which ends at `level`. See
+    /// [`BackoffGate::reopen`].
     pub fn reopen(&self, epoch: Epoch, level: u32) -> bool {
         // The ramp restarts first, so that every thread that sees the open gate also sees the ramp.
         self.ramp.restart(level);
         self.gate.reopen(epoch)
     }
 
-    /// Extends the closure of the gate until `until`, for a refused attempt that was settled before its retry delay was known. See
-    /// [`BackoffGate::close`].
+    /// Keeps the gate closed until `until`, unless its deadline is later already. For a refused attempt (429 response) whose retry delay
+    /// became known only after [`Constraints::settle`]. See [`BackoffGate::close`].
     pub fn extend(&self, ticket: &Ticket, until: Duration) -> GateClosed {
         self.gate.close(until, ticket.epoch())
     }
@@ -248,11 +254,12 @@ impl Constraints {
         }
     }
 
-    /// Ends an attempt and releases what its ticket has taken, except the in-flight unit, which [`Constraints::release`] releases. `level`
-    /// is called if the gate opens, and returns the limit at which the gradual increase ends.
+    /// Ends an attempt: reports its outcome to the gate, and releases what its ticket has taken, except the in-flight unit, which
+    /// [`Constraints::release`] releases. `level` is called if the gate opens. It returns the value at which the gradual increase of the
+    /// limit on submissions without a response ends.
     ///
     /// The slot is released last: when another request takes the slot, the state of the gate and of the gradual increase is already up to
-    /// date. The returned state of the window shows whether requests are waiting; the caller must then serve them.
+    /// date. The returned state of the window shows whether requests are waiting; the caller must then admit those for which there is room.
     pub fn settle(
         &self,
         ticket: Ticket,
@@ -269,8 +276,8 @@ impl Constraints {
         }
     }
 
-    /// Does everything of [`Constraints::settle`] except releasing the slot. Returns the effects on the gate, in the order of the
-    /// fields of [`SettleEffects`].
+    /// Does everything of [`Constraints::settle`] except releasing the slot. Returns the values of the fields `closed`, `reopened` and
+    /// `first_request_handed_over` of [`SettleEffects`].
     fn end(
         &self,
         ticket: Ticket,
@@ -300,8 +307,8 @@ impl Constraints {
         (closed, reopened, first_request_handed_over)
     }
 
-    /// Reports an ended attempt to the adaptive limit, and applies the resulting limit to the window. If the limit has changed, returns the
-    /// reason of the change.
+    /// Reports an ended attempt to the adaptive limit, and applies the resulting limit on requests in flight. Returns the reason if the
+    /// limit has changed.
     pub fn learn(
         &self,
         limit: &mut AdaptiveLimit,
@@ -337,8 +344,8 @@ impl Constraints {
         change
     }
 
-    /// Starts a limit probe if one is due, and applies the raised limit of the probe to the window. Call it when a request waits because
-    /// the window is full.
+    /// Starts a limit probe (a temporary increase of the in-flight limit) if one is due, and applies the raised limit. Call it when a
+    /// request waits because the in-flight limit is reached.
     pub fn probe_limit(&self, limit: &mut AdaptiveLimit, now: Duration) -> Option<LimitChange> {
         if self.gate.open().is_some() {
             limit.on_gate_seen_open(self.window.view().in_flight);
@@ -348,7 +355,8 @@ impl Constraints {
         Some(change)
     }
 
-    /// Releases an in-flight unit. Returns the state of the window.
+    /// Releases the in-flight unit of a request that has ended. Returns the numbers of requests afterwards, and whether requests are
+    /// waiting.
     #[inline]
     pub fn release(&self) -> WindowView {
         self.window.release()
@@ -361,30 +369,30 @@ impl Constraints {
         self.window.undo(ticket.charge().take);
     }
 
-    /// Changes the rate limit, the byte budget and the number of slots. The in-flight limit stays: [`AdaptiveLimit::set_ceiling`] changes
-    /// it.
+    /// Changes the rate limit, the byte budget and the number of slots. Does not change the in-flight limit: [`AdaptiveLimit::set_ceiling`]
+    /// is for that.
     pub fn resize(&self, bounds: Bounds) {
         self.rate.set(bounds.rate);
         self.bytes.resize(bounds.bytes);
         self.slots.set(|_| (bounds.slots.max(1).into(), ()));
     }
 
-    /// Returns the gate, which refusals close.
+    /// Returns the gate, which stops new requests after a refusal (429 response).
     pub fn gate(&self) -> &BackoffGate {
         &self.gate
     }
 
-    /// Returns the window, which counts requests in flight.
+    /// Returns the window, which counts and limits requests in flight and submissions without a response.
     pub fn window(&self) -> &ConcurrencyWindow {
         &self.window
     }
 
-    /// Returns the byte budget.
+    /// Returns the byte budget, which limits the number of bytes in submissions without a response.
     pub fn bytes(&self) -> &ByteBudget {
         &self.bytes
     }
 
-    /// Returns the number of compare-and-swap attempts, in all limits together, that failed because of another thread.
+    /// Returns how many compare-and-swap attempts, in all limits together, have failed so far because another thread changed the value first.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.gate.contention()
@@ -395,19 +403,21 @@ impl Constraints {
     }
 
     /// Returns the current maximum number of submissions without a response: the configured slots, or fewer during the slow start or the
-    /// gradual increase after a gate closure.
+    /// gradual increase after a rate-limit pause.
     #[inline]
     pub fn slots(&self) -> u32 {
         self.ramp.allows().min(self.most_slots())
     }
 
-    /// Returns the configured maximum number of submissions without a response, which applies after the end of the gradual increase.
+    /// Returns the configured maximum number of submissions without a response. During the slow start, and for a while after a rate-limit
+    /// pause, a lower limit applies (see [`Constraints::slots`]).
     #[inline]
     pub fn most_slots(&self) -> u32 {
         self.slots.load() as u32
     }
 
-    /// Returns whether the slow start, or the gradual increase after a gate closure, has ended and limits nothing.
+    /// Returns whether the limit on submissions without a response is at its configured value, because the slow start or the gradual
+    /// increase after a rate-limit pause has ended.
     pub fn has_no_ramp(&self) -> bool {
         self.ramp.has_ended()
     }
@@ -443,12 +453,12 @@ impl Ticket {
         GatePass::First(FirstRequest { epoch, since })
     }
 
-    /// Returns whether the attempt is the first request after a gate closure.
+    /// Returns whether the attempt is the first request after a rate-limit pause, whose response decides whether the gate opens.
     pub const fn is_first_request(&self) -> bool {
         self.bits & Self::FIRST_REQUEST != 0
     }
 
-    /// Returns the gate epoch in which the attempt was admitted.
+    /// Returns the gate epoch in which the attempt was admitted: the number of congestion events until then.
     pub const fn epoch(&self) -> Epoch {
         Epoch(self.bits as u16)
     }

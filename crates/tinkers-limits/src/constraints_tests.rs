@@ -27,7 +27,7 @@ fn charge(bytes: u64) -> Charge {
     }
 }
 
-/// Returns the numbers that are taken from the limits: requests in flight, submissions without a response, and charged bytes.
+/// Returns the amounts that are taken from the limits: requests in flight, submissions without a response, and charged bytes.
 fn held(constraints: &Constraints) -> (u32, u32, u64) {
     let view = constraints.window().view();
     (view.in_flight, view.unanswered, constraints.bytes().taken())
@@ -165,7 +165,7 @@ fn gradual_increase_restarts_before_the_gate_opens() {
 }
 
 #[test]
-fn each_outcome_of_a_first_request_reaches_the_gate() {
+fn each_outcome_of_the_first_request_opens_or_closes_the_gate() {
     let ends = [
         (TicketOutcome::Accepted, GateState::Open),
         (TicketOutcome::Answered, GateState::Open),
@@ -325,7 +325,7 @@ fn changed_limits_apply_immediately() {
 }
 
 #[test]
-fn ticket_stores_the_units_and_the_gate_pass_without_loss() {
+fn ticket_stores_the_taken_units_and_the_admission_without_loss() {
     let epoch = Epoch(u16::MAX);
     // The maximum time uses all bits of its part of the word.
     let last = u64::MAX >> 18;

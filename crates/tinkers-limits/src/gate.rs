@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use crate::word::Word;
 
-/// A gate that refusals close. It is open, closed until a deadline, or waiting for the response to the first request after a closure. All
-/// times are measured from the origin of the caller's clock.
+/// A gate that stops new requests after a refusal (429 response). It is open, closed until a deadline, or waiting for the response to the
+/// first request after the deadline. All times are measured from the origin of the caller's clock.
 ///
 /// A deadline is only ever extended: nothing shortens it, and nothing opens the gate before it. It is rounded up to microseconds, so the
 /// gate never opens early. After the deadline the gate admits only one request, called the first request. If the server responds to the
-/// first request with anything but a refusal, the gate opens. Otherwise it is closed again.
+/// first request with anything but a refusal, the gate opens. If the first request is refused or fails, the gate is closed again.
 #[derive(Debug)]
 pub struct BackoffGate {
     word: Word,
@@ -24,33 +24,36 @@ pub struct BackoffGate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch(pub(crate) u16);
 
-/// The identity of a first request after a gate closure. First requests that are in flight at the same time are distinct.
+/// The identity of a request that the gate admitted as the first request after a rate-limit pause. If another request takes its place while
+/// it is still in flight, both have different identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstRequest {
     pub(crate) epoch: Epoch,
-    /// The time at which the first request was admitted, in microseconds from the clock's origin.
+    /// The time at which the gate admitted this request, in microseconds from the clock's origin.
     pub(crate) since: u64,
 }
 
-/// The way in which the gate admitted a request: as any request of an open gate, or as the first request after a closure.
+/// The way in which the gate admitted a request: as any request of an open gate, or as the first request after a rate-limit pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GatePass {
-    /// The gate was open.
+    /// The gate was open. Contains the gate epoch, which is the number of congestion events so far.
     Open(Epoch),
-    /// The request is the first request after a gate closure. The end of the request must be reported exactly once, by
-    /// [`BackoffGate::reopen`], [`BackoffGate::close`], [`BackoffGate::defer_first_request`] or [`BackoffGate::hand_over_first_request`].
+    /// The request is the first one after a rate-limit pause: other requests wait for its response. The end of the request must be reported
+    /// exactly once, by [`BackoffGate::reopen`], [`BackoffGate::close`], [`BackoffGate::defer_first_request`] or
+    /// [`BackoffGate::hand_over_first_request`].
     First(FirstRequest),
 }
 
 impl GatePass {
-    /// Returns the gate epoch in which the request was admitted. The caller passes this epoch to the gate with the outcome of the request.
+    /// Returns the gate epoch (the number of congestion events) in which the request was admitted. The caller passes this epoch to the gate
+    /// with the outcome of the request.
     pub const fn epoch(self) -> Epoch {
         match self {
             Self::Open(epoch) | Self::First(FirstRequest { epoch, .. }) => epoch,
         }
     }
 
-    /// Returns the identity of the request if it is a first request after a gate closure, or `None` if the gate was open.
+    /// Returns the identity of the request if it is a first request after a rate-limit pause, or `None` if the gate was open.
     pub const fn first_request(self) -> Option<FirstRequest> {
         match self {
             Self::Open(_) => None,
@@ -58,31 +61,31 @@ impl GatePass {
         }
     }
 
-    /// Returns whether the request is the first request after a gate closure.
+    /// Returns whether the request is the first request after a rate-limit pause, whose response decides whether the gate opens.
     pub const fn is_first_request(self) -> bool {
         matches!(self, Self::First(_))
     }
 }
 
-/// The effect of a refusal on the gate.
+/// The effect of a refusal (429 response) on the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GateClosed {
-    /// The deadline before which no request is admitted.
+    /// The deadline before which no request is admitted, measured from the clock's origin.
     pub until: Duration,
-    /// Whether the refusal started a new congestion event. A congestion event is a group of refusals of requests that were in flight at the
-    /// same time.
+    /// Whether the refusal was the first one of a congestion event: a group of refusals of requests that were in flight at the same time.
     pub is_new_event: bool,
 }
 
-/// The state of a gate.
+/// The state of a gate, which stops new requests after a refusal (429 response).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateState {
     /// All requests are admitted.
     Open,
-    /// No request is admitted before this time. Then one request is admitted, as the first request after the closure.
+    /// The gate is closed: no request is admitted before this time. Then one request is admitted, and its response decides whether the gate
+    /// opens.
     ClosedUntil(Duration),
-    /// The first request after a closure was admitted at this time, and its response is pending. After a timeout another request may take
-    /// its place.
+    /// The gate waits for the response to the first request after a rate-limit pause, which was admitted at this time. After a timeout
+    /// another request may take its place.
     FirstRequestSince(Duration),
 }
 
@@ -92,7 +95,8 @@ impl BackoffGate {
         Self { word: Word::new(0) }
     }
 
-    /// Returns the current gate epoch if the gate is open, and `None` otherwise. Costs one atomic load and needs no clock.
+    /// Returns the current gate epoch (the number of congestion events so far) if the gate is open, and `None` otherwise. Costs one atomic
+    /// load and needs no clock.
     #[inline]
     pub fn open(&self) -> Option<Epoch> {
         let word = Packed(self.word.load());
@@ -101,9 +105,9 @@ impl BackoffGate {
 
     /// Returns whether an admitted request may still be sent. Costs one atomic load and needs no clock.
     ///
-    /// After a refusal has closed the gate, the request may not be sent, even if the gate has opened again: it would overtake requests that
-    /// wait for admission, and a refusal of it would count for a congestion event that is over. A first request may not be sent after
-    /// another first request has replaced it.
+    /// After a refusal (429 response) has closed the gate, the request may not be sent, even if the gate has opened again: it would
+    /// overtake requests that wait for admission, and a refusal of it would count for a congestion event that is over. If the request is
+    /// the first one after a pause, it may not be sent after another request has taken its place.
     #[inline]
     pub fn still_admits(&self, pass: GatePass) -> bool {
         let word = Packed(self.word.load());
@@ -116,8 +120,8 @@ impl BackoffGate {
         }
     }
 
-    /// Admits a nested request, which is made during another request: while the gate is open, or as part of the first request after a
-    /// closure. Returns `None` while the gate is closed.
+    /// Admits a nested request, which is made during another request. It is also admitted while the gate waits for the response to the
+    /// first request after a rate-limit pause, since it may be a part of that request. Returns `None` while the gate is closed.
     pub fn enter_nested(&self) -> Option<GatePass> {
         let word = Packed(self.word.load());
         let epoch = word.epoch();
@@ -131,8 +135,9 @@ impl BackoffGate {
         }
     }
 
-    /// Admits a request at `now`, as the first request if the deadline of a closed gate has passed. If a first request was admitted earlier
-    /// and has had no response for `patience` (at least one microsecond), the request replaces it.
+    /// Admits a request at `now` if the gate is open. If the gate is closed and its deadline has passed, admits the request as the first
+    /// request after the pause. If an earlier first request has had no response for `patience` (at least one microsecond), the request
+    /// takes its place.
     ///
     /// # Errors
     /// The earliest time at which the gate may admit a request.
@@ -144,7 +149,7 @@ impl BackoffGate {
         })
     }
 
-    /// Closes the gate until `until` or until its current deadline, whichever is later.
+    /// Closes the gate after a refusal (429 response), until `until` or until its current deadline, whichever is later.
     ///
     /// `seen` is the gate epoch in which the refused request was admitted. Of several concurrent refusals only the first one starts a new
     /// epoch: all of the refused requests were admitted in the previous epoch.
@@ -161,16 +166,16 @@ impl BackoffGate {
         })
     }
 
-    /// Closes the gate until `until`, since the first request after a closure got no response. This starts no new gate epoch, since no
-    /// request was refused. Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has
-    /// replaced this first request.
+    /// Closes the gate until `until`, since `first_request` (the first request after a rate-limit pause) got no response. This starts no
+    /// new gate epoch, since no request was refused. Does nothing and returns false if the gate has been closed or opened meanwhile, or
+    /// another request has taken the place of `first_request`.
     pub fn defer_first_request(&self, until: Duration, first_request: FirstRequest) -> bool {
         self.end_first_request(first_request, micros_up(until))
     }
 
-    /// Opens the gate after a response to a first request that was admitted in the gate epoch `seen`. Call this method for any response
-    /// except a refusal, even if the first request was replaced by another one of the same epoch. Does nothing and returns false if the
-    /// gate has been closed or opened meanwhile.
+    /// Opens the gate, since the server has responded to the first request after a rate-limit pause. `seen` is the gate epoch in which that
+    /// request was admitted. Call this method for any response except a refusal, even if another request of the same epoch has taken the
+    /// place of that request meanwhile. Does nothing and returns false if the gate has been closed or opened meanwhile.
     pub fn reopen(&self, seen: Epoch) -> bool {
         let opened = self.word.change(|word| {
             let word = Packed(word);
@@ -181,8 +186,9 @@ impl BackoffGate {
         opened.is_ok()
     }
 
-    /// Lets the gate admit another first request at once, since this first request was dropped at `now`. Does nothing and returns false if
-    /// the gate has been closed or opened meanwhile, or another first request has replaced this first request.
+    /// Lets the gate admit another request in place of `first_request` (the first request after a rate-limit pause), which was dropped
+    /// without a response at `now`. Does nothing and returns false if the gate has been closed or opened meanwhile, or another request has
+    /// already taken that place.
     pub fn hand_over_first_request(&self, now: Duration, first_request: FirstRequest) -> bool {
         // Rounded down, so that the gate admits the next first request at `now`.
         self.end_first_request(first_request, micros_down(now))
@@ -198,19 +204,19 @@ impl BackoffGate {
         }
     }
 
-    /// Returns the current gate epoch.
+    /// Returns the current gate epoch: the number of congestion events (groups of concurrent refusals) so far.
     pub fn epoch(&self) -> Epoch {
         Packed(self.word.load()).epoch()
     }
 
-    /// Returns the number of compare-and-swap attempts that failed because of another thread.
+    /// Returns how many compare-and-swap attempts have failed so far because another thread changed the value first.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.word.lost()
     }
 
-    /// Ends the wait for the response to `first_request`: closes the gate until `until`, but not before the admission time of that request.
-    /// Does nothing and returns false if the gate does not wait for `first_request`.
+    /// Ends the wait for the response to `first_request` (the first request after a rate-limit pause): closes the gate until `until`, but
+    /// not before the admission time of that request. Does nothing and returns false if the gate does not wait for `first_request`.
     fn end_first_request(&self, first_request: FirstRequest, until: u64) -> bool {
         let pending = Packed::pending(first_request);
         let closed = Packed::new(
@@ -239,8 +245,9 @@ enum Kind {
     FirstRequest,
 }
 
-/// The state of the gate in one word: 46 bits of microseconds (more than two years), 2 bits of kind and 16 bits of gate epoch. The time is
-/// the deadline of a closed gate, and otherwise the admission time of the last first request.
+/// The state of the gate in one word: 46 bits of time in microseconds (more than two years), 2 bits for open, closed or waiting, and 16
+/// bits of gate epoch. The time is the deadline of a closed gate, and otherwise the time at which the latest first request after a pause
+/// was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
@@ -254,12 +261,13 @@ impl Packed {
         Self(micros << Self::TIME_AT | (kind as u64) << Self::KIND_AT | epoch.0 as u64)
     }
 
-    /// Returns the state of a gate that waits for the response to `first_request`.
+    /// Returns the state of a gate that waits for the response to `first_request`, the first request after a rate-limit pause.
     const fn pending(first_request: FirstRequest) -> Self {
         Self::new(Kind::FirstRequest, first_request.since, first_request.epoch)
     }
 
-    /// Returns the result of [`BackoffGate::enter`] in this state: the next state of the gate, and the pass of the admitted request.
+    /// Returns the result of [`BackoffGate::enter`] in this state: the next state of the gate, and the pass of the admitted request. The
+    /// error is the earliest time of an admission.
     fn enter(self, now: u64, patience: u64) -> Result<(Self, GatePass), Duration> {
         let epoch = self.epoch();
         let deadline = match self.kind() {
@@ -274,10 +282,12 @@ impl Packed {
         Ok((pending, GatePass::First(FirstRequest { epoch, since: now })))
     }
 
-    /// Returns the state after [`BackoffGate::close`]: the later of both deadlines, and a new gate epoch if the refused request was
-    /// admitted in the current epoch. If the gate is not closed, its old deadline has passed, so only the new deadline applies. The new
-    /// deadline is later than the admission of the last first request, so that the next first request has a later admission time, which
-    /// identifies it.
+    /// Returns the state after [`BackoffGate::close`]: closed until the later of the old and the new deadline, and with a new gate epoch if
+    /// the refused request was admitted in the current epoch. If the gate is not closed now, its old deadline has passed and does not
+    /// count.
+    ///
+    /// The new deadline is always later than the time in this state. So each request that is admitted as the first one after a pause has a
+    /// different admission time, by which it is identified.
     fn close(self, until: u64, seen: Epoch) -> Self {
         let deadline = match self.kind() {
             Kind::Closed => until.max(self.micros()),

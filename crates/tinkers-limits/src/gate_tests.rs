@@ -15,14 +15,16 @@ fn closed(until: Duration) -> BackoffGate {
     gate
 }
 
-/// Returns a gate that admitted a first request after a closure at `at`, and the identity of that request.
+/// Returns a gate that was closed and then admitted the first request after the pause, at the time `at`. Also returns the identity of that
+/// request.
 fn gate_with_first_request(at: Duration) -> (BackoffGate, FirstRequest) {
     let gate = closed(at);
     let first_request = enter(&gate, at);
     (gate, first_request)
 }
 
-/// Enters the gate with a request that must be admitted as a first request. Returns the identity of this request.
+/// Asks the gate to admit a request at `now`, and asserts that it is admitted as the first request after a rate-limit pause. Returns the
+/// identity of this request.
 fn enter(gate: &BackoffGate, now: Duration) -> FirstRequest {
     let pass = gate.enter(now, PATIENCE).unwrap();
     pass.first_request().expect("a first request is due")
@@ -160,10 +162,10 @@ fn refusal_of_a_replaced_first_request_closes_the_gate() {
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(4_000)));
 }
 
-/// Checks that two first requests have distinct identities even if they are admitted at the same clock time: each change of the gate
-/// between the two admissions advances the recorded time.
+/// Checks that two first requests after a rate-limit pause have distinct identities even if they are admitted at the same clock time: each
+/// change of the gate between the two admissions advances the recorded time.
 #[test]
-fn first_requests_in_flight_are_distinct() {
+fn first_requests_after_a_pause_have_distinct_identities() {
     let at = ms(10);
     let (gate, first) = gate_with_first_request(at);
     // A request from before the closure is refused, with an old deadline.

@@ -57,7 +57,7 @@ impl Gcra {
         self.arrival_time.set(|_| (0, ()));
     }
 
-    /// Returns whether there is a rate limit.
+    /// Returns whether the rate is limited. If not, every request is admitted.
     #[inline]
     pub fn is_limited(&self) -> bool {
         self.interval.load() > 0
@@ -82,14 +82,14 @@ impl Gcra {
             .change(|arrival_time| take(arrival_time, now, cost, tolerance))
     }
 
-    /// Returns to the limiter `units` that were admitted but not sent.
+    /// Gives back `units` that were admitted but not sent, so that other requests can use them.
     pub fn undo(&self, units: u32) {
         let cost = self.interval.load().saturating_mul(units.into());
         self.arrival_time
             .set(|arrival_time| (arrival_time.saturating_sub(cost), ()));
     }
 
-    /// Returns the number of compare-and-swap attempts that failed because of another thread.
+    /// Returns how many compare-and-swap attempts have failed so far because another thread changed the value first.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.arrival_time.lost()

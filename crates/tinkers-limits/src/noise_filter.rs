@@ -1,83 +1,89 @@
 //! A filter for random refusals, which do not depend on the number of requests in flight.
 
-/// A filter that tells refusals for lack of capacity from random refusals ("noise"). Refusals for lack of capacity end when the client
-/// lowers its limit, while random ones continue at any limit. A plain value inside of [`AdaptiveLimit`](crate::AdaptiveLimit).
+/// A filter that tells refusals (429 responses) for lack of capacity from random refusals, called noise. Refusals for lack of capacity end
+/// when the client lowers its limit, while random ones continue at any limit. [`AdaptiveLimit`](crate::AdaptiveLimit) contains this filter.
 ///
-/// If the learned limit is correct, only limit probes are refused. Therefore the filter has a score, the suspicion that refusals are
-/// random. Each refusal without a limit probe raises this score, and each accepted request lowers it. Above a threshold the refusals are
-/// classified as random: the limit that applied before them is restored, and further refusals do not lower it. This ends if several
-/// refusals follow each other while the server accepts no more requests than at the lowest of them, which confirms a real limit. After
-/// random refusals or a large drop, the limit recovers to its previous value by steps that double.
+/// If the learned limit is correct, the server only refuses limit probes (temporary increases of the limit). Therefore the filter has a
+/// score, the suspicion that refusals are random. Each refusal without a limit probe raises this score, and each accepted request lowers
+/// it. Above a threshold the refusals are classified as random: the limit that applied before them is restored, and further refusals do not
+/// lower it. This ends if several refusals follow each other while the server accepts no more requests than at the lowest of them, which
+/// confirms a real limit. After random refusals or a large drop, the limit recovers to its previous value by steps that double.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct NoiseFilter {
     /// The learned limit that applied before the recent refusals, to be restored if these refusals are random. [`NoiseFilter::UNKNOWN`] if
-    /// no limit was known then.
+    /// no limit was known then. `None` if there were no recent refusals.
     restore_level: Option<u32>,
-    /// The score for the suspicion that the refusals are random. Each accepted request lowers the score by 1.
+    /// The score for the suspicion that the refusals (429 responses) are random. Each refusal raises the score, and each accepted request
+    /// lowers it by 1.
     suspicion: u32,
     is_noisy: bool,
-    /// Whether refusals were classified as random and the limit has not recovered to its previous value since.
+    /// Whether refusals were classified as random, and the limit has not risen back to its previous value since.
     was_noisy: bool,
-    /// The number of refusals since the server last made progress, which means that it accepted clearly more requests than at the lowest of
-    /// these refusals.
+    /// The number of recent refusals (429 responses) that indicate the same real limit. It is reset when the server accepts clearly more
+    /// requests than the field `lowest`. If the number is large enough, the limit is confirmed.
     confirmations: u32,
-    /// The smallest number of accepted requests in flight at any of the refusals that `confirmations` counts.
+    /// The smallest number of accepted requests in flight at any of the refusals that the field `confirmations` counts.
     lowest: u32,
-    /// The number of requests accepted since the last refusal.
+    /// The number of requests that the server accepted since the last refusal (429 response).
     accepted_since_refusal: u32,
-    /// Whether the limit is recovering to its previous value.
+    /// Whether the limit is rising back, in steps that double, to its value before the recent refusals.
     is_recovering: bool,
-    /// The number of consecutive limit probes that failed while the limit was below its previous value.
+    /// The number of limit probes (temporary increases of the limit) that the server refused in a row while the limit was below its
+    /// previous value.
     failed_probes: u32,
-    /// The maximum number of accepted requests in flight while no limit was known. The limit recovers to it after a drop: otherwise a
-    /// refusal of the first few requests after a gate closure would set a limit that is far too low.
+    /// The maximum number of accepted requests in flight while no limit was known. After a drop, the limit recovers to this number:
+    /// otherwise a refusal of the first few requests after a rate-limit pause would set a limit that is far too low.
     peak: u32,
 }
 
-/// The filter's interpretation of a refusal that no limit probe caused.
+/// The interpretation of a refusal (429 response) that no limit probe (temporary increase of the in-flight limit) caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RefusalMeaning {
-    /// The server lacks capacity: it accepts only as many requests as it had accepted at the time of the refusal.
+    /// The server lacks capacity: it accepts only as many requests as it had accepted at the time of the refusal (429 response).
     Capacity,
     /// The recent refusals are classified as random from now on. The limit that applied before them is to be restored; `None` means that no
     /// limit was known.
     Restored(Option<u32>),
     /// The refusal is random and does not change the limit.
     Noise,
-    /// Refusals that were classified as random are not random, or no longer. The server accepts this many requests.
+    /// The recent refusals were classified as random, but now they confirm a real limit: the server accepts only this many requests.
     Confirmed(u32),
 }
 
-/// The kind of a failed limit probe.
+/// The kind of a failed limit probe (a temporary increase of the in-flight limit, during which the server refused a request).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeFailure {
-    /// The probe tested whether the server accepts more requests than the learned limit.
+    /// The probe tested whether the server accepts more requests than the learned limit. Its failure delays the next probe.
     Regular,
-    /// The probe was a step of the recovery to a previous limit. The failure of such a probe causes no further delay of the next probe.
+    /// The probe was a step in the recovery of the limit to its value before the recent refusals. Its failure does not delay the next
+    /// probe.
     Recovery,
 }
 
 impl NoiseFilter {
     const UNKNOWN: u32 = u32::MAX;
-    /// The amount by which one refusal raises the suspicion that refusals are random.
+    /// The amount by which one refusal (429 response) raises the score of suspicion that refusals are random.
     const SUSPICION_PER_REFUSAL: u32 = 80;
     /// The score of suspicion from which refusals count as random. Three refusals within 40 accepted requests reach it.
     const NOISE_THRESHOLD: u32 = 200;
     const MAX_SUSPICION: u32 = 240;
-    /// While refusals count as random, this many refusals in a row, without progress of the server between them, confirm a real limit.
-    /// Right after the detection of random refusals, one more refusal is enough, since the refusals before the detection count too.
+    /// While refusals (429 responses) count as random, this many of them in a row confirm a real limit, if the server never accepts clearly
+    /// more requests between them. Right after the detection of random refusals, one more refusal is enough, since the refusals before the
+    /// detection count too.
     const MAX_CONFIRMATIONS: u32 = 4;
-    /// The server makes progress after a refusal if it accepts more requests than at the time of the refusal, by more than 1 / this number.
-    /// Smaller differences do not count, since responses arrive out of order.
+    /// The server counts as accepting more requests than at the time of a refusal only if their number is larger by more than 1 / this
+    /// number. Smaller differences do not count, since responses arrive out of order.
     const BEYOND_DIVISOR: u32 = 8;
     /// The limit begins to recover to its previous value only after the server has accepted at least this many requests without a refusal,
     /// and at least as many as the learned limit.
     const MIN_ACCEPTED: u32 = 8;
     /// A drop of the learned limit is large if the limit falls to its previous value divided by this number, or to less.
     const LARGE_DROP_DIVISOR: u32 = 2;
-    /// The minimum number of accepted requests in flight that is recorded in the field `peak`.
+    /// The minimum for the field `peak`, the maximum number of accepted requests in flight while no limit was known. Smaller numbers are
+    /// not recorded.
     const MIN_PEAK: u32 = 8;
-    /// After random refusals, the limit stops recovering to its previous value when this many limit probes fail in a row.
+    /// After random refusals, the limit stops recovering to its previous value when the server refuses this many limit probes (temporary
+    /// increases of the limit) in a row.
     const FAILED_PROBES_TO_END_RECOVERY: u32 = 2;
 
     pub(crate) const fn new() -> Self {
@@ -95,12 +101,14 @@ impl NoiseFilter {
         }
     }
 
-    /// Returns whether refusals are classified as random at present. Limit probes would then reveal nothing.
+    /// Returns whether refusals (429 responses) are classified as random at present. No limit probe starts then, since its result would
+    /// reveal nothing.
     pub(crate) const fn is_noisy(&self) -> bool {
         self.is_noisy
     }
 
-    /// Records and interprets a refusal that no limit probe caused. `accepted` is the number of accepted requests in flight, at least 1.
+    /// Records and interprets a refusal (429 response) that no limit probe caused. `level` is the learned limit, and `accepted` the number
+    /// of accepted requests in flight, at least 1.
     pub(crate) fn on_refusal(&mut self, level: Option<u32>, accepted: u32) -> RefusalMeaning {
         let level = level.unwrap_or(Self::UNKNOWN);
         let restore_level = self
@@ -131,7 +139,7 @@ impl NoiseFilter {
         }
     }
 
-    /// Records that the server accepted a request. `accepted` is the number of accepted requests in flight.
+    /// Records that the server accepted a request. `level` is the learned limit, and `accepted` the number of accepted requests in flight.
     pub(crate) fn on_accepted(&mut self, level: Option<u32>, accepted: u32) {
         self.accepted_since_refusal = self.accepted_since_refusal.saturating_add(1);
         self.suspicion = self.suspicion.saturating_sub(1);
@@ -153,7 +161,8 @@ impl NoiseFilter {
         }
     }
 
-    /// Records that the server refused a limit probe, which proves a real limit.
+    /// Records that the server refused a request during a limit probe (temporary increase of the limit), which shows that the limit is
+    /// real. Returns the kind of the failed probe.
     pub(crate) fn probe_failed(&mut self) -> ProbeFailure {
         self.accepted_since_refusal = 0;
         self.failed_probes += 1;
@@ -168,13 +177,13 @@ impl NoiseFilter {
         }
     }
 
-    /// Records a successful limit probe.
+    /// Records that a limit probe succeeded: the server accepted more requests than the learned limit. Ends a series of failed probes.
     pub(crate) fn probe_succeeded(&mut self) {
         self.failed_probes = 0;
     }
 
-    /// Returns the previous limit, if the limit is recovering to it from `level`, and otherwise `None`. Starts a recovery if possible: at
-    /// once after random refusals, and otherwise only after a large drop and if `is_due`.
+    /// Returns the limit before the recent refusals if the current limit `level` may rise back to it now, and otherwise `None`. The rise
+    /// may begin at once after random refusals, and otherwise only after a large drop and if `is_due`.
     pub(crate) fn recovery_target(&mut self, level: u32, is_due: bool) -> Option<u32> {
         if self.is_noisy || !self.is_below(level) {
             return None;
@@ -187,8 +196,8 @@ impl NoiseFilter {
         self.target().filter(|_| self.is_recovering)
     }
 
-    /// Returns the limit that a recovery restores: the limit before the refusals. If no limit was known and the refusals were not random,
-    /// returns the peak of accepted requests.
+    /// Returns the limit that a recovery restores: the limit before the recent refusals. If no limit was known and the refusals were not
+    /// random, returns the largest number of accepted requests so far.
     fn target(&self) -> Option<u32> {
         self.restore_level.map(|restore_level| match restore_level {
             Self::UNKNOWN if !self.was_noisy => self.peak,

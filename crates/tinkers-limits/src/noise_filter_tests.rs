@@ -63,7 +63,7 @@ fn refusals_stop_counting_as_random_after_enough_accepted_requests() {
 }
 
 #[test]
-fn next_random_refusal_without_progress_confirms_a_real_limit() {
+fn next_random_refusal_at_the_same_load_confirms_a_real_limit() {
     let mut filter = noisy(Some(50), 10);
     // Up to 1/8 more is not counted as progress, since responses arrive out of order.
     accept(&mut filter, 5, Some(50), 11);
@@ -75,7 +75,7 @@ fn next_random_refusal_without_progress_confirms_a_real_limit() {
 }
 
 #[test]
-fn four_random_refusals_without_progress_confirm_a_real_limit() {
+fn four_random_refusals_at_the_same_load_confirm_a_real_limit() {
     let level = Some(50);
     let mut filter = noisy(level, 3);
     accept(&mut filter, 1, level, 30);
@@ -94,7 +94,8 @@ fn four_random_refusals_without_progress_confirm_a_real_limit() {
     assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Noise);
 }
 
-/// Returns the limits to which the filter wants to recover from `level`: before the recovery from a large drop is due, and when it is due.
+/// Returns the limits to which the filter lets the limit recover from `level`: before the recovery from a large drop is due, and when it is
+/// due. `None` means no recovery.
 fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
     accept(&mut filter, 50, Some(level), level);
     let mut due = filter;
@@ -219,7 +220,8 @@ fn limit_recovery_continues_until_the_previous_limit_is_reached() {
     assert_eq!(filter.recovery_target(100, true), None);
 }
 
-/// Returns a filter that classified refusals as random when the limit was 50, and then confirmed a real limit of 20.
+/// Returns a filter that classified refusals (429 responses) as random when the limit was 50, and after a further refusal confirmed a real
+/// limit of 20.
 fn confirmed() -> NoiseFilter {
     let mut filter = noisy(Some(50), 20);
     assert_eq!(
@@ -236,7 +238,7 @@ fn first_refusal_after_a_confirmed_limit_does_not_count_as_random() {
 }
 
 #[test]
-fn count_of_failed_probes_restarts_once_refusals_prove_random() {
+fn number_of_failed_limit_probes_is_reset_by_random_refusals() {
     let mut filter = confirmed();
     filter.probe_failed();
     for (level, accepted) in [(20, 18), (18, 17)] {

@@ -6,8 +6,8 @@ use crate::word::Word;
 /// server may refuse all submissions that have no response yet.
 ///
 /// At the start, when the server's limit is unknown, at most a quarter of the number of accepted requests may be without a response (slow
-/// start). After a gate closure, the limit is the number of requests accepted since then, until it reaches the known in-flight limit. The
-/// limit is never below [`Ramp::MIN_UNANSWERED`].
+/// start). After a pause that a refusal (429 response) caused, the limit is the number of requests accepted since then, until it reaches
+/// the known in-flight limit. The limit is never below [`Ramp::MIN_UNANSWERED`].
 #[derive(Debug)]
 pub struct Ramp {
     word: Word,
@@ -17,7 +17,8 @@ impl Ramp {
     /// The number of submissions that may always be without a response, even before any request was accepted.
     pub const MIN_UNANSWERED: u32 = 8;
 
-    /// Creates a slow start that ends when its limit reaches `slots` submissions without a response.
+    /// Creates a limit in slow start: it rises with the number of accepted requests. The slow start ends when the limit reaches `slots`
+    /// submissions without a response.
     pub fn slow_start(slots: u32) -> Self {
         let ramp = Self { word: Word::new(0) };
         let slots = slots.clamp(1, Packed::SLOTS_MAX);
@@ -26,15 +27,15 @@ impl Ramp {
         ramp
     }
 
-    /// Creates a gradual increase that is over from the beginning and limits nothing.
+    /// Creates a ramp whose gradual increase has already ended, so that it limits nothing.
     pub fn ended() -> Self {
         Self {
             word: Word::new(Packed::ENDED.0),
         }
     }
 
-    /// Restarts the gradual increase, after a gate closure. It ends when the limit reaches `level` requests. `u32::MAX` means that no
-    /// in-flight limit is known, and restarts the slow start.
+    /// Restarts the gradual increase of the limit, after a rate-limit pause. It ends when the limit reaches `level` submissions without a
+    /// response. `u32::MAX` means that no in-flight limit is known, and restarts the slow start.
     pub fn restart(&self, level: u32) {
         let kind = match level {
             u32::MAX => RampKind::SlowStart,
@@ -44,7 +45,8 @@ impl Ramp {
         self.word.set(|_| (Packed::new(kind, slots).0, ()));
     }
 
-    /// Records that the server accepted `requests` requests, which raises the limit. Writes nothing after the end of the gradual increase.
+    /// Records that the server accepted `requests` requests, which raises the limit on submissions without a response. Writes nothing after
+    /// the end of the gradual increase.
     #[inline]
     pub fn accepted(&self, requests: u32) {
         let _ended = self.word.change(|word| {
@@ -53,30 +55,32 @@ impl Ramp {
         });
     }
 
-    /// Returns the current maximum number of submissions without a response, or `u32::MAX` after the end of the gradual increase.
+    /// Returns the current maximum number of submissions without a response. After the end of the gradual increase this is `u32::MAX`,
+    /// which means no limit.
     #[inline]
     pub fn allows(&self) -> u32 {
         Packed(self.word.load()).allows()
     }
 
-    /// Returns whether the gradual increase has ended.
+    /// Returns whether the gradual increase of the limit has ended, so that it limits nothing any more.
     pub fn has_ended(&self) -> bool {
         self.allows() == u32::MAX
     }
 
-    /// Returns the number of compare-and-swap attempts that failed because of another thread.
+    /// Returns how many compare-and-swap attempts have failed so far because another thread changed the value first.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.word.lost()
     }
 }
 
-/// The kind of a gradual increase, which determines its limit from the number of accepted requests.
+/// The kind of a gradual increase, which determines how the limit on submissions without a response follows from the number of accepted
+/// requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RampKind {
-    /// The limit is a quarter of the number of accepted requests.
+    /// The increase at the start: the limit on submissions without a response is a quarter of the number of accepted requests.
     SlowStart,
-    /// The limit is the number of accepted requests.
+    /// The increase after a rate-limit pause: the limit on submissions without a response is the number of requests accepted since.
     Recovery,
 }
 

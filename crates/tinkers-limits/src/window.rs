@@ -3,9 +3,9 @@
 
 use crate::word::Word;
 
-/// Counts the submissions without a response, and the requests in flight from submission to result. Limits both.
+/// A limiter of two numbers: the submissions without a response, and the requests in flight from submission to result.
 ///
-/// Both counts change in one step, so the number of requests that the server has accepted (in flight, with a response) is exact. The
+/// Both numbers change in one step, so the number of requests that the server has accepted (in flight, with a response) is exact. The
 /// waiters flag says that requests wait in a queue. While it is set, only [`ConcurrencyWindow::take_queued`] admits requests, so that no
 /// request overtakes the queue.
 #[derive(Debug)]
@@ -13,21 +13,21 @@ pub struct ConcurrencyWindow {
     word: Word,
 }
 
-/// The units that a request takes from the window.
+/// The units that a request takes from the window: a slot, and for some requests an in-flight unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotRequest {
-    /// A slot until the response to the submission, and an in-flight unit until the result.
+    /// A slot until the response to the submission arrives, and an in-flight unit until the result is there.
     SlotAndInFlight,
-    /// Only a slot until the response: the request keeps the in-flight unit of an earlier attempt, or its route class has no in-flight
-    /// limit.
+    /// Only a slot, until the response arrives. The request keeps the in-flight unit of an earlier attempt, or its route class (kind of
+    /// request) has no in-flight limit.
     Slot,
 }
 
-/// The error of a request that finds no room, or finds that other requests are waiting.
+/// The error of a request that is not admitted because a limit is reached, or because other requests are already waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-/// A copy of the state of the window.
+/// The numbers of requests in a [`ConcurrencyWindow`] at one instant, its limit, and whether requests wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowView {
     /// The number of requests in flight, from submission to result.
@@ -36,7 +36,7 @@ pub struct WindowView {
     pub unanswered: u32,
     /// The maximum number of requests in flight.
     pub limit: u32,
-    /// Whether the waiters flag is set: requests wait in a queue for room in the window.
+    /// Whether the waiters flag is set: requests wait in a queue until they may be sent.
     pub has_waiters: bool,
 }
 
@@ -49,10 +49,10 @@ impl WindowView {
 }
 
 impl ConcurrencyWindow {
-    /// The largest value of the limit and of both counts.
+    /// The largest possible in-flight limit, number of requests in flight, and number of submissions without a response. Each has 21 bits.
     pub const MAX: u32 = (1 << 21) - 1;
 
-    /// Creates an empty window with a limit, clamped to 1 ..= [`ConcurrencyWindow::MAX`].
+    /// Creates a window without requests, whose limit on requests in flight is `limit`, clamped to 1 ..= [`ConcurrencyWindow::MAX`].
     pub fn new(limit: u32) -> Self {
         Self {
             word: Word::new(Packed(0).with_limit(limit).0),
@@ -74,8 +74,8 @@ impl ConcurrencyWindow {
         })
     }
 
-    /// Takes the requested units for the request at the head of the queue, like [`ConcurrencyWindow::take`], but even though requests are
-    /// waiting.
+    /// Takes the requested units for the request at the head of the queue. Unlike [`ConcurrencyWindow::take`], does not fail because
+    /// requests are waiting.
     pub fn take_queued(&self, take: SlotRequest, slots: u32) -> Result<(), Full> {
         self.word
             .change(|word| Ok((Packed(word).take(take, slots)?.0, ())))
@@ -86,25 +86,27 @@ impl ConcurrencyWindow {
         self.update(|word| Packed(word.0 + Packed::of(take)));
     }
 
-    /// Releases the slot of an ended attempt. Returns the state of the window.
+    /// Releases the slot of an attempt that got its response or failed. Returns the resulting state of the window.
     #[inline]
     pub fn release_slot(&self) -> WindowView {
         self.update(|word| Packed(word.0 - Packed::UNANSWERED))
     }
 
-    /// Releases an in-flight unit. Returns the state of the window.
+    /// Releases the in-flight unit of a request that has ended. Returns the resulting state of the window.
     #[inline]
     pub fn release(&self) -> WindowView {
         self.update(|word| Packed(word.0 - Packed::IN_FLIGHT))
     }
 
-    /// Releases all units that [`ConcurrencyWindow::take`] took, in one step.
+    /// Releases all units that [`ConcurrencyWindow::take`] took for a request that was not sent, in one step. Returns the resulting state
+    /// of the window.
     pub fn undo(&self, take: SlotRequest) -> WindowView {
         self.update(|word| Packed(word.0 - Packed::of(take)))
     }
 
-    /// Sets or clears the waiters flag. A request that waits must set the flag before its last attempt to take units. Then no release is
-    /// missed: either that attempt sees the released units, or the thread that releases them sees the flag and serves the queue.
+    /// Sets or clears the waiters flag, which says that requests wait. A request that waits must set the flag before its last attempt to
+    /// take units. Then no release is missed: either that attempt sees the released units, or the thread that releases them sees the flag
+    /// and admits the waiting request.
     pub fn set_waiters(&self, waiting: bool) -> WindowView {
         self.update(|word| match waiting {
             true => Packed(word.0 | Packed::WAITERS),
@@ -112,17 +114,18 @@ impl ConcurrencyWindow {
         })
     }
 
-    /// Changes the limit. Requests in flight above the new limit stay in flight.
+    /// Changes the maximum number of requests in flight. Requests above the new limit stay in flight. Returns the resulting state of the
+    /// window.
     pub fn set_limit(&self, limit: u32) -> WindowView {
         self.update(|word| word.with_limit(limit))
     }
 
-    /// Returns a copy of the state of the window.
+    /// Returns the current numbers of requests, the limit, and whether requests wait.
     pub fn view(&self) -> WindowView {
         Packed(self.word.load()).view()
     }
 
-    /// Returns the number of compare-and-swap attempts that failed because of another thread.
+    /// Returns how many compare-and-swap attempts have failed so far because another thread changed the value first.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.word.lost()

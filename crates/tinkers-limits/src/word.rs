@@ -66,7 +66,7 @@ impl Word {
         self.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Returns the number of compare-and-swap attempts that failed because of another thread.
+    /// Returns how many compare-and-swap attempts have failed so far because another thread changed the value first.
     #[cfg(feature = "contention")]
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(std::sync::atomic::Ordering::Relaxed)

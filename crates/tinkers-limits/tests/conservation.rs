@@ -136,7 +136,8 @@ impl Owner {
         }
     }
 
-    /// Returns the numbers that should be taken from the limits: requests in flight, submissions without a response, and charged bytes.
+    /// Returns the amounts that, according to the model, should be taken from the limits: requests in flight, submissions without a
+    /// response, and charged bytes.
     fn held(&self) -> (u32, u32, u64) {
         let submitted = self.tickets.iter().filter(|ticket| is_in_flight(ticket));
         (

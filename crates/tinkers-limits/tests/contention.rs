@@ -15,7 +15,8 @@ const CALLS: u32 = 2_000;
 /// nothing.
 const ROUNDS: u32 = 2_000;
 
-/// Asserts that `contention` does not rise while one thread runs `call`. Then runs `call` on several threads until `contention` rises.
+/// Asserts that `contention`, the number of failed compare-and-swaps, does not rise while one thread runs `call`. Then runs `call` on
+/// several threads until that number rises.
 fn assert_counted(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
     (0..CALLS).for_each(|_| call());
     assert_eq!(contention(), 0, "one thread causes no contention");

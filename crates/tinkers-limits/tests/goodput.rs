@@ -13,7 +13,7 @@ mod sim;
 use cases::{Figures, Group, NoiseCase};
 use clients::Policy;
 
-/// Simulates these groups of cases, and returns a description of each required minimum that the results miss.
+/// Simulates these groups of cases with clients of the kind `policy`. Returns a description of each required minimum that the results miss.
 fn failures(groups: &[Group], policy: Policy) -> Vec<String> {
     let of = |group: &Group| {
         let outcomes = group.cases.iter().map(|case| sim::run(case, policy));
@@ -47,14 +47,15 @@ fn two_processes_share_the_server_capacity_evenly() {
     assert_eq!(failures(&cases::pairs(), Policy::Adaptive), [""; 0]);
 }
 
-/// Simulates these cases with random refusals, and returns a description of each required minimum that the results miss.
+/// Simulates these cases with random refusals (429 responses that do not depend on the load). Returns a description of each required
+/// minimum that the results miss.
 fn noise_failures(cases: &[NoiseCase]) -> Vec<String> {
     let of = |case: &NoiseCase| case.failures(&case.run(Policy::Adaptive));
     cases.iter().flat_map(of).collect()
 }
 
 #[test]
-fn random_refusals_do_not_close_the_in_flight_window() {
+fn most_capacity_is_used_during_random_refusals() {
     let mut cases = cases::noise();
     cases.retain(|case| !case.is_burst);
     assert_eq!(noise_failures(&cases), [""; 0]);
@@ -83,7 +84,7 @@ fn negative_control_fixed_in_flight_limit_is_refused_too_often() {
 }
 
 #[test]
-fn negative_control_gate_without_first_request_is_refused_too_often() {
+fn negative_control_gate_open_to_all_after_a_pause_is_detected() {
     let failures = failures(&cases::fixed(), Policy::OpensAtDeadline);
     let is_refusal_share = |what: &String| what.contains("refusals per accepted");
     assert!(failures.iter().any(is_refusal_share), "{failures:?}");

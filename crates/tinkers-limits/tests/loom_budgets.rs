@@ -55,7 +55,7 @@ impl Bytes for ByteBudget {
     }
 }
 
-/// A byte budget with a planted fault: it checks the balance first and charges in a second step.
+/// A byte budget with a planted fault: it checks first whether bytes remain, and takes the bytes in a second step.
 struct CheckThenCharge {
     size: u64,
     taken: AtomicU64,
@@ -84,7 +84,7 @@ impl Bytes for CheckThenCharge {
     }
 }
 
-/// Models three threads that each charge more than the whole budget.
+/// Models three threads that each take more bytes than the whole byte budget, at the same time.
 fn concurrent_charges<B: Bytes>() -> Findings {
     explore("concurrent charges", 3, || {
         let bytes = Arc::new(B::new(5));
@@ -133,7 +133,7 @@ fn bytes_in_use_stay_charged_when_a_byte_budget_is_resized() {
     findings.assert_none();
 }
 
-/// A gradual increase to be tested: the real one, or one with a planted fault (negative control).
+/// A limit on submissions that increases gradually, to be tested: the real one, or one with a planted fault (negative control).
 trait RampUnderTest: Send + Sync + 'static {
     fn new(slots: u32) -> Self;
     fn restart(&self, level: u32);
@@ -159,8 +159,8 @@ impl RampUnderTest for Ramp {
     }
 }
 
-/// A gradual increase with a planted fault: it reads, increments and stores the number of accepted requests in separate steps. The upper
-/// half of the word contains the slots, the lower half the number of accepted requests.
+/// A gradually increasing limit with a planted fault: it reads, increments and stores the number of accepted requests in separate steps.
+/// The upper half of the word contains the slots, the lower half the number of accepted requests.
 struct LoadThenStore(AtomicU64);
 
 impl RampUnderTest for LoadThenStore {
@@ -188,8 +188,8 @@ impl RampUnderTest for LoadThenStore {
     }
 }
 
-/// Models late responses to requests from before a gate closure. They arrive while the gradual increase restarts after the closure, and
-/// must not end it.
+/// Models late responses to requests from before a rate-limit pause. They arrive while the gradual increase of the limit restarts after the
+/// pause, and must not end it.
 fn restarting_ramp<S: RampUnderTest>() -> Findings {
     explore("restarting ramp", 3, || {
         let ramp = Arc::new(S::new(1));
@@ -208,7 +208,7 @@ fn late_responses_do_not_end_a_restarted_gradual_increase() {
 }
 
 #[test]
-fn negative_control_ramp_with_separate_load_and_store_is_detected() {
+fn negative_control_acceptances_counted_in_two_steps_are_detected() {
     let faults = restarting_ramp::<LoadThenStore>().faults;
     assert_eq!(faults.len(), 1, "{faults:?}");
 }

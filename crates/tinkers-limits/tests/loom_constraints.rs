@@ -68,7 +68,8 @@ enum Reads {
     First,
 }
 
-/// Models an admission during the refusal of another request. An admission that starts after the end of the refusal must fail.
+/// Models an admission during the refusal (429 response) of another request. An admission that starts after the end of the refusal must
+/// fail.
 fn admission_during_a_refusal(reads: Reads) -> Findings {
     explore("admission during a refusal", 3, move || {
         let constraints = Arc::new(constraints(8));
@@ -177,7 +178,7 @@ fn exactly_one_request_replaces_a_dropped_first_request() {
 }
 
 #[test]
-fn slot_freed_by_a_server_refusal_admits_no_request_before_the_pause() {
+fn slot_of_a_refused_request_is_freed_only_after_the_gate_closes() {
     explore("slot of a refused request", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds { slots: 1, ..BOUNDS }));
         let refused = take(&constraints).unwrap();
@@ -221,9 +222,9 @@ fn gate_is_found_open_only_after_the_gradual_increase_has_restarted() {
     .assert_none();
 }
 
-/// Models the end of an attempt while another request starts to wait for the limits that `full` has filled. If `tries_first`, that request
-/// has called `take` before, without success. Unless the request is admitted, the end of the attempt must find the waiters flag set;
-/// otherwise nothing would ever admit the request.
+/// Models the end of an attempt while another request starts to wait, because the limits that `full` returns are used up. If `tries_first`,
+/// that request has called `take` before, without success. Unless the request is admitted, the end of the attempt must find the waiters
+/// flag set; otherwise nothing would ever admit the request.
 fn wait_during_the_end_of_an_attempt(
     name: &'static str,
     full: fn() -> (Constraints, Ticket),
@@ -262,7 +263,7 @@ fn no_wake_up_is_lost_when_an_attempt_ends_during_a_wait_for_bytes() {
 }
 
 #[test]
-fn no_wake_up_is_lost_when_an_attempt_ends_during_the_ramp() {
+fn no_wake_up_is_lost_when_an_attempt_ends_during_the_slow_start() {
     let full = || {
         let constraints = Constraints::new(Bounds {
             slots: 64,
@@ -282,16 +283,16 @@ fn no_wake_up_is_lost_when_an_attempt_ends_during_the_ramp() {
     wait_during_the_end_of_an_attempt("waiter for the ramp", full, true).assert_none();
 }
 
-/// What a request does after a limit has refused it and its units were released: serve the waiting requests, as it must, or ignore them (a
-/// planted fault).
+/// What a request does after a limit has refused its admission and its units were released: admit waiting requests, as it must, or ignore
+/// them (a planted fault).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rollback {
     ServesWaiters,
     IgnoresWaiters,
 }
 
-/// Models a request that briefly holds the only unit of the window, until the byte budget refuses it. If another request finds the window
-/// full meanwhile and waits, that request must get the unit.
+/// Models a request that briefly holds the only unit of the window, until the byte budget refuses it. If another request starts to wait
+/// meanwhile because the unit is taken, that request must get the unit.
 fn rollback_model(rollback: Rollback) -> Findings {
     explore("rollback and waiter", 3, move || {
         let constraints = Arc::new(constraints(1));

@@ -20,13 +20,13 @@ trait Gate: Send + Sync + 'static {
 
     fn new() -> Self;
     fn epoch(&self) -> Self::Epoch;
-    /// Closes the gate until `until`, for a refused request that was admitted in the epoch `seen`. Returns whether this started a
-    /// congestion event.
+    /// Closes the gate until `until`, for a refused request that was admitted in the epoch `seen`. Returns whether this is the first
+    /// refusal of a congestion event (a group of concurrent refusals).
     fn close(&self, until: u64, seen: Self::Epoch) -> bool;
-    /// Asks for admission at `now`. Returns whether the request is the first request after a closure, or `None` if the request is not
-    /// admitted.
+    /// Asks the gate to admit a request at `now`. Returns whether the request is the first one after a rate-limit pause, or `None` if the
+    /// request is not admitted.
     fn enter(&self, now: u64) -> Option<bool>;
-    /// Records a response, other than a refusal, to a request that was admitted in the gate epoch `seen`.
+    /// Records a response, other than a refusal (429), to a request that was admitted in the gate epoch `seen`.
     fn succeeded(&self, seen: Self::Epoch);
     /// Returns the deadline of a closed gate, or `None` if the gate is not closed.
     fn closed_until(&self) -> Option<u64>;
@@ -68,7 +68,8 @@ impl Gate for BackoffGate {
     }
 }
 
-/// A gate with a planted fault: the last refusal sets the deadline even if its deadline is earlier, and any success opens the gate.
+/// A gate with a planted fault: the last refusal sets the deadline, even if an earlier refusal had a later one, and any success opens the
+/// gate.
 struct LastWriterWins(AtomicU64);
 
 impl Gate for LastWriterWins {
@@ -103,7 +104,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Models two concurrent refusals, and a request that tries to enter meanwhile.
+/// Models two concurrent refusals (429 responses), and a request that asks the gate for admission meanwhile.
 fn two_refusals_and_an_admission<G: Gate>() -> Findings {
     explore("two refusals and an admission", 3, || {
         let gate = Arc::new(G::new());
@@ -138,7 +139,7 @@ fn two_refusals_and_an_admission<G: Gate>() -> Findings {
 }
 
 #[test]
-fn concurrent_refusals_are_one_event_with_the_later_deadline() {
+fn concurrent_refusals_count_once_and_the_later_deadline_applies() {
     two_refusals_and_an_admission::<BackoffGate>().assert_none();
 }
 
@@ -150,8 +151,8 @@ fn negative_control_later_deadline_overwritten_by_earlier_is_detected() {
     }
 }
 
-/// Models a success of the first request after a closure while a request that was admitted before the closure is refused. The gate must
-/// stay closed for that refusal.
+/// Models a success of the first request after a rate-limit pause while another request, which was admitted before the pause, is refused.
+/// The gate must stay closed for that refusal.
 fn first_request_and_late_refusal<G: Gate>() -> Findings {
     explore("first request and late refusal", 3, || {
         let gate = Arc::new(G::new());
@@ -244,17 +245,17 @@ fn enter(gate: &BackoffGate, now: u64) -> Option<FirstRequest> {
     pass.first_request()
 }
 
-/// A way to report to the gate that a first request after a closure has ended: the real way, or one with a planted fault (negative
+/// A way to report to the gate that a first request after a rate-limit pause has ended: the real way, or one with a planted fault (negative
 /// control).
 trait EndReport: Send + Sync + 'static {
     fn new(first: FirstRequest) -> Self;
-    /// Records that `first_request` was admitted in place of an earlier first request.
+    /// Records that `first_request` was admitted as the first request after a rate-limit pause, in place of an earlier one.
     fn started(&self, first_request: FirstRequest);
-    /// Returns the first request whose end is reported to the gate when `first_request` ends. The real way returns `first_request` itself.
+    /// Returns the request whose end is reported to the gate when `first_request` ends. The correct one is `first_request` itself.
     fn ended(&self, first_request: FirstRequest) -> FirstRequest;
 }
 
-/// The real behaviour: when a first request ends, the end of this same request is reported to the gate.
+/// The real behaviour: when the first request after a rate-limit pause ends, the end of this same request is reported to the gate.
 struct OwnFirstRequest;
 
 impl EndReport for OwnFirstRequest {
@@ -269,7 +270,8 @@ impl EndReport for OwnFirstRequest {
     }
 }
 
-/// A planted fault: when a first request ends, the end of the latest first request is reported to the gate, which may be another one.
+/// A planted fault: when a first request after a rate-limit pause ends, the end of the latest such request is reported to the gate, which
+/// may be another one.
 struct LatestFirstRequest(Mutex<FirstRequest>);
 
 impl EndReport for LatestFirstRequest {
@@ -286,8 +288,8 @@ impl EndReport for LatestFirstRequest {
     }
 }
 
-/// Models a first request after a closure that ends late, while a second and possibly a third request try to replace it. At most one of
-/// them may be admitted.
+/// Models the late end of the first request after a rate-limit pause, while a second and possibly a third request try to replace it. At
+/// most one of them may be admitted.
 fn late_end_of_a_first_request<E: EndReport>(
     name: &str,
     end: fn(&BackoffGate, FirstRequest) -> bool,
@@ -337,7 +339,7 @@ fn first_request_that_ends_late_does_not_end_the_one_that_replaced_it() {
 }
 
 #[test]
-fn negative_control_first_request_identified_by_epoch_is_detected() {
+fn negative_control_end_of_the_wrong_first_request_is_detected() {
     let drops = late_end_of_a_first_request::<LatestFirstRequest>(
         "negative control: late drop",
         |gate, first_request| gate.hand_over_first_request(ms(105), first_request),

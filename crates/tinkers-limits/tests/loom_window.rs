@@ -12,8 +12,8 @@ use tinkers_limits::{ConcurrencyWindow, SlotRequest};
 
 const ANY: u32 = u32::MAX;
 
-/// A window to be tested: the real window, or one with a planted fault (negative control). Its view consists of the number of requests in
-/// flight and the in-flight limit.
+/// A limiter of requests in flight to be tested: the real window, or one with a planted fault (negative control). The method `view` returns
+/// the number of requests in flight and the in-flight limit.
 trait Window: Send + Sync + 'static {
     fn new(limit: u32) -> Self;
     fn take(&self) -> bool;
@@ -47,8 +47,8 @@ impl Window for ConcurrencyWindow {
     }
 }
 
-/// A window with a planted fault: a release reads, decreases and stores the number of requests in flight in separate steps, and a change of
-/// the limit stores a number of requests in flight that may be outdated.
+/// A window with a planted fault: when a request ends, it reads, decreases and stores the number of requests in flight in separate steps.
+/// When the limit changes, it stores a number of requests in flight that may be outdated.
 struct LoadThenStore(AtomicU64);
 
 impl Window for LoadThenStore {
@@ -87,7 +87,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Models three threads that take and release units of a window with a limit of two. The model is limited to two preemptions, since a third
+/// Models three threads that take and release units of a window with two units. The model is limited to two preemptions, since a third
 /// preemption multiplies the number of interleavings by ten.
 fn concurrent_requests<W: Window>() -> Findings {
     explore("concurrent requests", 2, || {
@@ -171,7 +171,7 @@ fn concurrent_change_of_the_in_flight_limit_loses_no_unit() {
 }
 
 #[test]
-fn negative_control_limit_change_that_stores_the_count_is_detected() {
+fn negative_control_limit_change_that_loses_a_unit_is_detected() {
     let faults = limit_change::<LoadThenStore>().faults;
     assert!(
         faults.contains(&"a unit was lost or added".to_owned()),
@@ -187,8 +187,8 @@ enum WaitOrder {
     TakeThenFlag,
 }
 
-/// A window, and a queue with at most one waiting request. Only that request, and releases that see the waiters flag, take the lock of the
-/// queue.
+/// A limiter of requests in flight, and a queue with at most one waiting request. Only that request, and releases that see the waiters
+/// flag, take the lock of the queue.
 struct Model {
     window: ConcurrencyWindow,
     is_waiting: Mutex<bool>,
@@ -208,7 +208,7 @@ impl Model {
         }
     }
 
-    /// Releases a slot and an in-flight unit. Serves the waiting request if the waiters flag is set at the time of the release.
+    /// Releases a slot and an in-flight unit. If the waiters flag is set at the time of the release, admits the waiting request.
     fn release(&self) {
         self.window.release_slot();
         if self.window.release().has_waiters {

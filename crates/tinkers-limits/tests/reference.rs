@@ -18,10 +18,10 @@ fn us(n: u64) -> Duration {
 enum GateOperation {
     Wait(u64),
     Enter,
-    /// The server refuses a request. Contains the index of the request, and the server's retry delay in microseconds.
+    /// The server refuses an admitted request. Contains a number that selects the request, and the server's retry delay in microseconds.
     Refuse(usize, u64),
-    /// The server responds to a first request after a closure with a success. Contains the index of this request among the first requests
-    /// in flight.
+    /// The server accepts a request that was admitted as the first one after a rate-limit pause. Contains a number that selects one of
+    /// several such requests in flight.
     Reopen(usize),
     Defer(usize, u64),
     HandOver(usize),
@@ -41,22 +41,23 @@ fn gate_operation() -> impl Strategy<Value = GateOperation> {
 
 const PATIENCE: u64 = 40;
 
-/// A simple model of the gate, which is compared with the real gate and shares no code with it.
+/// A simple model of the gate, with which the real gate is compared. They share no code.
 #[derive(Default)]
 struct GateModel {
     now: u64,
-    /// The latest deadline of all refusals.
+    /// The latest deadline of all refusals so far, in microseconds: the gate must stay closed until then.
     until: u64,
-    /// The gate epochs that have ended, since a request that was admitted in them was refused.
+    /// The gate epochs that have ended because a request that was admitted in them was refused.
     ended: BTreeSet<usize>,
     /// The admitted requests, each with its gate epoch. Epochs are counted from 0.
     passes: Vec<(GatePass, usize)>,
-    /// The first requests after a closure that are in flight, each with its gate epoch and its index among all first requests.
+    /// The requests in flight that were admitted as the first one after a rate-limit pause, each with its gate epoch and its index among
+    /// all such requests.
     first_requests: Vec<(FirstRequest, usize, u64)>,
-    /// The number of first requests admitted so far.
+    /// The number of requests that were admitted as the first one after a rate-limit pause, so far.
     first_request_count: u64,
-    /// While the gate waits for the response to a first request: the index of this request among all first requests, and its admission
-    /// time.
+    /// While the gate waits for the response to the first request after a rate-limit pause: the index of this request among all such
+    /// requests, and its admission time in microseconds.
     pending: Option<(u64, u64)>,
     is_open: bool,
 }
@@ -66,7 +67,8 @@ fn pick<T: Copy>(from: &[T], number: usize) -> Option<T> {
 }
 
 impl GateModel {
-    /// Ends the first request in flight that `number` selects. Returns this request, and whether the gate waits for the response to it.
+    /// Ends one of the requests in flight that were admitted as the first one after a rate-limit pause; `number` selects it. Returns this
+    /// request, and whether the gate was waiting for its response, and not for that of a later one.
     fn end_first_request(&mut self, number: usize) -> Option<(FirstRequest, bool)> {
         let at = number.checked_rem(self.first_requests.len())?;
         let (first_request, _, number) = self.first_requests.swap_remove(at);
@@ -169,7 +171,7 @@ impl GateModel {
 enum WindowOperation {
     Take(SlotRequest, u32),
     TakeQueued(SlotRequest, u32),
-    /// Ends the submission of an attempt and releases its slot. Contains the index of the attempt among the attempts without a response.
+    /// Ends the submission of an attempt and releases its slot. Contains a number that selects one of the attempts without a response.
     ReleaseSlot(usize),
     Undo(usize),
     Release,
@@ -216,7 +218,7 @@ impl WindowModel {
         Some(self.attempts.swap_remove(at))
     }
 
-    /// Returns the number of requests in flight whose submission has a response, so that their in-flight unit may be released.
+    /// Returns the number of requests in flight whose submission already has a response, so that their in-flight unit may be released.
     fn releasable(&self) -> usize {
         let submitted = self.attempts.iter();
         self.in_flight

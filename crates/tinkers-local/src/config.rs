@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::dialect::Dialect;
 use crate::window::Window;
 
-/// The configuration of a server. The defaults suit development.
+/// The configuration of an embedded server. The defaults suit development.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LocalConfig {
@@ -23,39 +23,42 @@ pub struct LocalConfig {
     /// The maximum total size of the stored results, in bytes. Above the limit, fetched results are dropped first, then the oldest
     /// results.
     pub max_result_bytes: usize,
-    /// The size in bytes from which a result counts as large. If a poll contains `allow_metadata_only`, the response contains only
-    /// a notice with the size of the large result. The client then polls for the result without this field.
+    /// The size in bytes from which a result counts as large. If a poll for a large result contains `allow_metadata_only`, the
+    /// response is only a notice with the size of the result. The client fetches the result itself with a poll that does not
+    /// contain this field.
     pub large_result: usize,
     /// The maximum size of a request body after decompression, in bytes.
     pub max_body: usize,
-    /// The maximum number of data per request that the server announces to clients. The server does not enforce it.
+    /// The maximum number of training examples (datums) per request that the server announces to clients. The server does not
+    /// enforce it.
     pub chunk_len: usize,
-    /// Whether the server announces to clients that it deduplicates requests by `seq_id`. The server deduplicates in any case.
-    /// Without the announcement, a client must be more careful after a lost response.
+    /// Whether the server announces to clients that it applies a request only once if a client sends it again with the same
+    /// `seq_id`. The server does so even without the announcement, but a client that does not know this must be more careful when
+    /// it retries after a lost response.
     pub announces_deduplication: bool,
-    /// Whether the server asks clients to poll for all samples of a sampling session at once, with `retrieve_futures`. The server
-    /// has this route in any case.
+    /// Whether the server tells clients to poll for all samples of a sampling session with one request (`retrieve_futures`),
+    /// instead of one request per sample. The server has this route even if this is `false`.
     pub session_polls: bool,
     /// The maximum number of samples per request.
     pub max_samples: u32,
     /// The maximum for each of three numbers: the queued requests of a model, the running samples of the server, and the completed
-    /// samples that one client has not acknowledged.
+    /// samples that the server stores until their clients acknowledge them.
     pub max_queued: usize,
     /// The maximum total size of request bodies in bytes. The limit applies separately to the queued requests of each model and to
     /// all running samples of the server.
     pub max_queued_bytes: usize,
     /// How long accepted requests of a model wait for a missing lower `seq_id`. After this time, the waiting requests fail with an
-    /// error that names the missing `seq_id`, and this `seq_id` can no longer be used. A request does not wait for the `seq_id` of
-    /// another request that was refused with a 4xx status before the first request was accepted.
+    /// error that names the missing `seq_id`, and this `seq_id` can no longer be used. A request does not wait for a lower `seq_id`
+    /// if the request with that `seq_id` arrived before and was refused with a 4xx status.
     pub gap_timeout: Duration,
-    /// How long a sample keeps running after its client disconnected from the last poll for the sample. A new poll within this time
-    /// keeps the sample running.
+    /// How long a sample keeps running after its client closed the connection during a poll for the sample. If the client polls
+    /// again within this time, the sample is not cancelled.
     pub disconnect_timeout: Duration,
-    /// The maximum number of copies of weights that the server holds in memory for each model. A sampler save without a name
-    /// creates such a copy. Beyond this number, the least recently used copy is dropped.
+    /// The maximum number of copies of weights that the server holds in memory for each model. A request that saves weights for
+    /// sampling without a name creates such a copy. Beyond this number, the least recently used copy is dropped.
     pub max_snapshots: usize,
-    /// A limit on the samples in flight, for load tests. The server refuses submissions beyond the limit with 429, and reports its
-    /// statistics at `GET /scripted/counts`.
+    /// A limit on the number of samples in flight (accepted and not yet ended), for load tests. The server refuses sample requests
+    /// beyond the limit with 429, and reports its statistics at `GET /scripted/counts`. `None` for no such limit.
     pub window: Option<Window>,
     /// The differences from the official service: which requests the server accepts, and how it responds.
     pub dialect: Dialect,

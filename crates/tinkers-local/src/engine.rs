@@ -10,14 +10,14 @@ use tinkers_wire::{
     OptimStepResult, PassMode, SampleRequest, SampleResponse, TinkerPath,
 };
 
-/// An engine: runs jobs on models. The engine handles only tensors. The server handles HTTP, sessions, sequence numbers and
-/// timeouts.
+/// An engine, which runs the jobs of a server on models: training, sampling, and saving and loading of weights. The engine handles
+/// only tensors. The server handles HTTP, sessions, sequence numbers and timeouts.
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Returns the base models that the engine offers.
     fn models(&self) -> Vec<BaseModel>;
 
-    /// Returns the supported losses. The server refuses requests with other losses. By default, these are the five losses that
-    /// every server supports.
+    /// Returns the loss functions that the engine supports. The server refuses requests with other loss functions. The default is
+    /// the five loss functions that every server supports.
     fn losses(&self) -> Vec<LossFn> {
         vec![
             LossFn::CrossEntropy,
@@ -48,11 +48,11 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     }
 }
 
-/// The number of an engine job, unique within one server process.
+/// The number of an engine job. It is unique within one server process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
-/// A job for the engine, with its number.
+/// A job for the engine: its number and the work to be done.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// The number of the job.
@@ -61,7 +61,7 @@ pub struct Job {
     pub work: Work,
 }
 
-/// The work of a job. Models and samplers are named by their ids in the API.
+/// The work of an engine job. It names models and samplers by the ids that clients use in requests.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Work {
@@ -101,14 +101,14 @@ pub enum Work {
     Pass {
         /// The id of the model.
         model: String,
-        /// Whether the job also runs the backward pass and accumulates gradients.
+        /// Whether the job runs only the forward pass, or also the backward pass, which accumulates gradients.
         mode: PassMode,
         /// The training examples; at least one.
         data: Vec<Datum>,
         /// The loss function and its options.
         loss: Loss,
     },
-    /// Applies the accumulated gradients and clears them. The outcome is [`Outcome::Step`].
+    /// Runs an optimizer step: applies the accumulated gradients to the weights and clears them. The outcome is [`Outcome::Step`].
     OptimStep {
         /// The id of the model.
         model: String,
@@ -125,17 +125,18 @@ pub enum Work {
         /// Whether the save replaces an existing checkpoint at the same path.
         overwrite: Overwrite,
     },
-    /// Copies the current weights of a model into memory, for sampling. The outcome is [`Outcome::Done`].
+    /// Copies the current weights of a model into memory, so that clients can sample from the copy. The outcome is
+    /// [`Outcome::Done`].
     Snapshot {
         /// The id of the model.
         model: String,
-        /// The id of the sampler.
+        /// The id of the sampler that will use the copy.
         sampler: String,
     },
     /// Drops the weights that a [`Work::Snapshot`] has stored in memory. The outcome is [`Outcome::Done`], even if there are no
     /// such weights.
     DropSnapshot {
-        /// The id of the sampler.
+        /// The id of the sampler for which the weights were copied.
         sampler: String,
     },
     /// Deletes a checkpoint. The outcome is [`Outcome::Done`], even if the checkpoint does not exist.
@@ -188,7 +189,7 @@ pub enum SamplerWeights {
 pub enum Outcome {
     /// The job succeeded and has no result.
     Done,
-    /// The outputs of a forward or forward-backward pass.
+    /// The outputs of a forward pass, or of a forward and a backward pass.
     Pass(ForwardBackwardOutput),
     /// The metrics of an optimizer step.
     Step(OptimStepResult),
@@ -205,14 +206,14 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct EngineError {
-    /// Whether the caller or the server caused the failure.
+    /// Whether the client or the server caused the failure.
     pub category: FailureCategory,
     /// The reason, in lower case and without a full stop. If the caller caused the failure, the reason names the invalid field.
     pub message: String,
 }
 
 impl EngineError {
-    /// Creates an error that the caller caused.
+    /// Creates an error for a failure that the caller caused, for example by invalid data.
     pub fn user(message: impl Into<String>) -> Self {
         Self {
             category: FailureCategory::User,
@@ -220,7 +221,7 @@ impl EngineError {
         }
     }
 
-    /// Creates an error that the engine caused.
+    /// Creates an error for a failure that the engine caused.
     pub fn server(message: impl Into<String>) -> Self {
         Self {
             category: FailureCategory::Server,
@@ -229,19 +230,19 @@ impl EngineError {
     }
 }
 
-/// A callback for the outcome of an engine job. It is called exactly once. If the callback is dropped without a call, for instance
-/// by a panic, it reports an error, so that every job ends.
+/// A callback that receives the outcome of an engine job. It is called exactly once. If it is dropped without a call, for instance
+/// because the engine panics, it reports an error, so that every job ends.
 pub struct JobCallback(Option<Callback>);
 
 type Callback = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
 
 impl JobCallback {
-    /// Creates a callback that calls `callback` exactly once.
+    /// Creates a callback that passes the outcome of a job to `callback`, exactly once.
     pub fn new(callback: impl FnOnce(Result<Outcome, EngineError>) + Send + 'static) -> Self {
         Self(Some(Box::new(callback)))
     }
 
-    /// Reports the outcome of the job.
+    /// Reports the outcome of the job to the server.
     pub fn finish(mut self, outcome: Result<Outcome, EngineError>) {
         if let Some(callback) = self.0.take() {
             callback(outcome);
@@ -268,21 +269,21 @@ impl fmt::Debug for JobCallback {
 /// A base model that an engine offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseModel {
-    /// The name under which the server lists the model.
+    /// The name under which the server lists the base model.
     pub name: String,
-    /// Other names under which requests may refer to the model.
+    /// Other names under which requests may refer to the base model.
     pub aliases: Vec<String>,
-    /// A hash of the weights. It distinguishes models of the same name. `None` if the engine has no weights.
+    /// A hash of the weights of the base model. It distinguishes base models of the same name. `None` if the engine has no weights.
     pub fingerprint: Option<String>,
-    /// The name of the architecture.
+    /// The name of the model architecture.
     pub arch: String,
     /// The maximum context length in tokens.
     pub max_context_length: u32,
     /// The size of the vocabulary. Token ids are smaller than this number.
     pub vocab_size: u32,
-    /// The public name of the tokenizer, if it has one.
+    /// The public name of the tokenizer. `None` if the tokenizer has no public name.
     pub tokenizer_id: Option<String>,
-    /// The maximum LoRA rank.
+    /// The maximum LoRA rank of adapters on this base model.
     pub max_lora_rank: u32,
 }
 
@@ -295,8 +296,8 @@ impl BaseModel {
         is_name(name) || without_variant(name).is_some_and(is_name)
     }
 
-    /// Returns the reason why a checkpoint does not belong to this model. Returns `None` if the checkpoint belongs to the model, or
-    /// if the checkpoint or the model has no fingerprint.
+    /// Returns the reason why a checkpoint cannot be used with this base model. Returns `None` if it can be used, or if the
+    /// checkpoint or the base model has no fingerprint to compare.
     pub fn mismatch(&self, record: &CheckpointRecord) -> Option<String> {
         let (expected, found) = (
             self.fingerprint.as_ref()?,
@@ -325,30 +326,31 @@ fn without_variant(name: &str) -> Option<&str> {
     is_number.then_some(base)
 }
 
-/// The metadata of a checkpoint. It is stored with the weights.
+/// The metadata of a checkpoint, such as its path and its base model. The engine stores it with the weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
     /// The path of the checkpoint. The run id in the path is the id of the model.
     pub path: TinkerPath,
     /// The name of the base model.
     pub base_model: String,
-    /// The fingerprint of the base model. `None` in checkpoints that were saved before fingerprints existed.
+    /// The hash of the weights of the base model. `None` in checkpoints that were saved before such hashes existed, or if the
+    /// engine has no weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_fingerprint: Option<String>,
     /// The configuration of the adapter.
     pub lora: LoraConfig,
     /// The time of the save, in seconds since the Unix epoch.
     pub saved_at: f64,
-    /// The time of expiry, in seconds since the Unix epoch.
+    /// The time at which the checkpoint expires and is deleted, in seconds since the Unix epoch. `None` if it does not expire.
     #[serde(default)]
     pub expires_at: Option<f64>,
-    /// The size on disk in bytes. The engine sets it.
+    /// The size of the checkpoint on disk, in bytes. The engine sets it.
     #[serde(default)]
     pub size_bytes: u64,
-    /// The metadata that the caller attached to the checkpoint.
+    /// The metadata that the client attached to the checkpoint when it saved it.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The metadata that the caller attached to the model.
+    /// The metadata that the client attached to the model when it created it.
     #[serde(default)]
     pub run_metadata: Option<BTreeMap<String, String>>,
 }
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn base_models_are_found_by_alias_and_variant() {
+    fn base_model_is_recognized_by_alias_and_with_a_peft_suffix() {
         let base = base("");
         for name in [
             "Qwen/Qwen3-8B",

@@ -13,25 +13,25 @@ use crate::protocol::{Form, Payload};
 /// A complete HTTP request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The method.
+    /// The HTTP method of the request.
     pub method: Method,
-    /// The path and query as sent.
+    /// The path and the query of the request, as sent.
     pub path: String,
-    /// The headers.
+    /// The headers of the request.
     pub headers: HeaderMap,
-    /// The complete body as sent.
+    /// The complete body of the request, as sent.
     pub body: Bytes,
 }
 
 impl Request {
-    /// Returns the path without the query.
+    /// Returns the path of the request without the query.
     pub fn route(&self) -> &str {
         self.path
             .split_once('?')
             .map_or(&self.path, |(path, _)| path)
     }
 
-    /// Returns the value of a header, if it is present and valid text.
+    /// Returns the value of a request header. Returns `None` if the header is absent or its value is not valid text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -40,15 +40,16 @@ impl Request {
 /// A complete HTTP response.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// The status.
+    /// The status of the response.
     pub status: StatusCode,
-    /// The headers.
+    /// The headers of the response.
     pub headers: HeaderMap,
-    /// The complete body.
+    /// The complete body of the response.
     pub body: Bytes,
 }
 
-/// A response whose body may not be encoded yet. A result is encoded only after the lock of the protocol has been released.
+/// A response whose body may not be encoded yet. A result is encoded only after the lock on the protocol state has been released,
+/// because this can take long.
 #[derive(Debug, Clone)]
 pub struct LazyResponse {
     status: StatusCode,
@@ -62,11 +63,12 @@ enum Content {
     Result(Arc<Payload>, Form, Option<Announcement>),
 }
 
-/// A notice that a result is available but exceeds a size limit. The server sends the notice instead of the result.
+/// A notice that a result is available but larger than a limit. The server sends the notice instead of the result, if the poll of
+/// the client allows it.
 #[derive(Debug, Clone)]
 pub(crate) struct Announcement {
     pub(crate) request_id: String,
-    /// The size limit in bytes.
+    /// The size limit in bytes. The notice is sent only for results above this size.
     pub(crate) above: usize,
 }
 
@@ -111,8 +113,8 @@ impl LazyResponse {
         Self::of(status, None, Content::Bytes(Bytes::new()))
     }
 
-    /// Creates a 200 response with a result in the encoding `form`. If an announcement is given and the result exceeds its size
-    /// limit, the response contains the announcement instead.
+    /// Creates a 200 response with a result in the encoding `form`. If `announcement` is given and the result is larger than its
+    /// size limit, the response contains only a notice with the size of the result.
     pub(crate) fn result(
         payload: Arc<Payload>,
         form: Form,
@@ -141,14 +143,14 @@ impl LazyResponse {
         }
     }
 
-    /// Sets a header.
+    /// Sets a header of the response.
     #[must_use]
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
     }
 
-    /// Returns the status.
+    /// Returns the status of the response.
     pub fn status(&self) -> StatusCode {
         self.status
     }

@@ -11,7 +11,7 @@ use crate::faults::RuleId;
 use crate::http::Request;
 use crate::read::{Command, Digest, class_of};
 
-/// A record of the exchanges of a server, in order of arrival. Clones share the same entries.
+/// A record of the exchanges of a server (requests with their responses), in order of arrival. Clones share the same entries.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -45,7 +45,7 @@ type EntryCallback = dyn Fn(&JournalEntry) + Send + Sync;
 
 #[derive(Debug, Default)]
 struct Recorded {
-    /// The number of requests that have arrived so far.
+    /// The number of requests that have arrived so far. It is the number of the newest entry.
     arrived: usize,
     entries: Vec<JournalEntry>,
 }
@@ -56,13 +56,13 @@ struct Recorded {
 pub struct JournalEntry {
     /// The number of the request in order of arrival, from 1.
     pub number: usize,
-    /// The time of arrival on the clock of the server.
+    /// The time at which the request arrived, on the clock of the server.
     pub at: Timestamp,
-    /// The method.
+    /// The HTTP method of the request.
     pub method: Method,
-    /// The path without its query.
+    /// The path of the request, without the query.
     pub route: String,
-    /// The class of the route.
+    /// The route class of the request, such as `sample` or `poll`.
     pub class: RouteClass,
     /// The headers of the request, without the API key.
     pub headers: HeaderMap,
@@ -72,14 +72,14 @@ pub struct JournalEntry {
     pub body_bytes: usize,
     /// A hash of the decoded request body. Retries of the same request have the same hash.
     pub digest: u64,
-    /// Whether a fault was injected into the request.
+    /// Whether a rule of the fault script injected a fault into the request.
     pub faulted: bool,
-    /// The fault rule that injected its fault into the request.
+    /// The rule of the fault script that injected a fault into the request. `None` if the request got no fault.
     pub struck_by: Option<RuleId>,
-    /// The time at which the exchange ended, on the clock of the server. An exchange ends with the response, the cut of the
-    /// connection or the disconnect of the client. `None` while the exchange runs.
+    /// The time at which the exchange ended, on the clock of the server. An exchange ends when the server has responded, the
+    /// connection was cut or the client has disconnected. `None` until then.
     pub ended_at: Option<Timestamp>,
-    /// The status of the response. `None` before the response, and if the connection was cut.
+    /// The status of the response. `None` if there is no response yet, or if the exchange ended without a response.
     pub status: Option<u16>,
 }
 
@@ -89,9 +89,9 @@ impl Journal {
         Self::default()
     }
 
-    /// Creates a journal that passes each entry to `callback` when the exchange of the entry ends, and stores no entries. Exchanges
-    /// may end in another order than they arrived. The callback runs on the threads of the server, possibly concurrently, and must
-    /// not block.
+    /// Creates a journal that stores no entries, but passes each entry to `callback` when the response is sent or the connection
+    /// ends. So the order can differ from the order of arrival. The callback runs on the threads of the server, possibly
+    /// concurrently, and must not block.
     pub fn read_by(callback: impl Fn(&JournalEntry) + Send + Sync + 'static) -> Self {
         Self {
             recorded: Arc::default(),
@@ -99,12 +99,12 @@ impl Journal {
         }
     }
 
-    /// Returns all entries in order of arrival. A journal that passes its entries to a callback stores none.
+    /// Returns all entries in order of arrival. Returns none if the journal passes its entries to a callback.
     pub fn entries(&self) -> Vec<JournalEntry> {
         self.lock().entries.clone()
     }
 
-    /// Returns the entries of the route with this path, in order of arrival.
+    /// Returns the entries of the requests for this path, in order of arrival.
     pub fn of(&self, route: &str) -> Vec<JournalEntry> {
         self.lock()
             .entries
@@ -114,7 +114,7 @@ impl Journal {
             .collect()
     }
 
-    /// Records the arrival of a request.
+    /// Adds an entry for a request that has just arrived. Returns the entry, to which the response is added later.
     pub(crate) fn arrive(
         &self,
         request: &Request,
@@ -203,21 +203,21 @@ impl fmt::Debug for Journal {
     }
 }
 
-/// The journal entry of an exchange that has not ended. Dropping this value records the end of the exchange.
+/// The journal entry of a request whose exchange has not ended. Dropping this value records the time of the end.
 pub(crate) struct Arrival {
     entry: OpenEntry,
     time: Arc<dyn Clock>,
 }
 
 enum OpenEntry {
-    /// An entry that is stored in the journal, by its index.
+    /// An entry that is stored in the journal, identified by its index in the list of entries.
     Kept(Journal, usize),
-    /// An entry that will be passed to the callback.
+    /// An entry that is passed to the callback of the journal when the exchange ends.
     Passed(Box<JournalEntry>, Arc<EntryCallback>),
 }
 
 impl Arrival {
-    /// Records the status of the response.
+    /// Records the status of the response in the journal entry.
     pub(crate) fn responded(&mut self, status: StatusCode) {
         self.write(|entry| entry.status = Some(status.as_u16()));
     }

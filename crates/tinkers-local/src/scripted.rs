@@ -15,25 +15,27 @@ use crate::engine::{
     BaseModel, CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, Outcome, Work,
 };
 
-/// The base models and results of a [`ScriptedEngine`].
+/// The base models and the properties of the results of a [`ScriptedEngine`], an engine that does not compute.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Script {
-    /// The base models.
+    /// The base models that the engine offers.
     pub models: Vec<BaseModel>,
-    /// The number of tokens of a sample whose request sets no maximum.
+    /// The number of tokens in a sampled sequence, if the request does not set `max_tokens`.
     pub sample_tokens: u32,
-    /// The maximum number of tokens of a sample. A sample that would be longer ends at this length with a stop token. `None` for no
-    /// maximum.
+    /// The maximum number of tokens in a sampled sequence. A sequence that would be longer ends at this length, with the stop
+    /// reason `stop`. `None` for no maximum.
     pub longest_sample: Option<u32>,
-    /// The size in bytes of an additional output for each datum of a forward or backward pass, to make results large.
+    /// The size in bytes of an additional output for each datum (training example) of a forward or backward pass. It serves to make
+    /// results large.
     pub padding_bytes: usize,
-    /// The checkpoints that exist at the start.
+    /// The checkpoints that exist when the engine is created.
     pub checkpoints: Vec<CheckpointRecord>,
 }
 
 impl Default for Script {
-    /// Returns a script with one base model, `tinkers/scripted` (256 tokens, context 4096), and samples of 16 tokens.
+    /// Returns a script with one base model, `tinkers/scripted`, with a vocabulary of 256 tokens and a context of 4096 tokens.
+    /// Sampled sequences have 16 tokens.
     fn default() -> Self {
         Self {
             models: vec![BaseModel {
@@ -54,16 +56,16 @@ impl Default for Script {
     }
 }
 
-/// An engine with fixed results. The loss of a model decreases with each optimizer step, and sampled tokens count up from the last
-/// token of the prompt. Without a latency, each job ends within the call that starts the job.
+/// An engine for tests that returns made-up results instead of computing. The loss of a model decreases with each optimizer step,
+/// and sampled tokens count up from the last token of the prompt. Without a latency, each job ends within the call that starts it.
 #[derive(Debug, Default)]
 pub struct ScriptedEngine {
     script: Script,
     latency: Option<Latency>,
     counts: Counters,
-    /// For each model, the number of its optimizer steps. The loss depends on this number.
+    /// For each model, the number of optimizer steps so far. The loss of the model depends on this number.
     steps: Mutex<BTreeMap<String, u64>>,
-    /// The jobs whose latency has not passed. They are aborted when the engine is dropped.
+    /// The jobs that have started and whose latency has not passed. They are aborted when the engine is dropped.
     waiting: Arc<Mutex<BTreeMap<JobId, Task>>>,
 }
 
@@ -74,7 +76,7 @@ struct Latency {
     spawn: Arc<dyn Spawn>,
 }
 
-/// The number of started jobs, by the kind of the job.
+/// The number of jobs that a [`ScriptedEngine`] has started, for each kind of job, and of jobs that were cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the names are the kinds of work")]
@@ -110,7 +112,7 @@ struct Counters {
 }
 
 impl ScriptedEngine {
-    /// Creates an engine without latency.
+    /// Creates an engine whose jobs end at once.
     pub fn new(script: Script) -> Self {
         Self {
             script,
@@ -118,7 +120,7 @@ impl ScriptedEngine {
         }
     }
 
-    /// Makes each job take the time `delay` on the clock `time`.
+    /// Makes each job of the engine end only after the time `delay`, measured on the clock `time`. The default is no delay.
     #[must_use]
     pub fn with_latency(
         mut self,
@@ -130,7 +132,7 @@ impl ScriptedEngine {
         self
     }
 
-    /// Returns the number of jobs of each kind that were started so far.
+    /// Returns the number of jobs of each kind that have been started so far, and the number of cancelled jobs.
     pub fn counts(&self) -> JobCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
         let counts = &self.counts;

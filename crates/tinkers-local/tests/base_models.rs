@@ -40,7 +40,8 @@ fn create(session: &str, number: u64, base: &str) -> Value {
     json!({ "session_id": session, "model_seq_id": number, "base_model": base, "lora_config": { "rank": 4 } })
 }
 
-/// Returns a sample request without a sampling session. The field `field` of its request body names the weights.
+/// Returns the request body of a sample without a sampling session. Its field `field` names the weights to sample from: it contains
+/// `name`.
 fn sessionless_sample(field: &str, name: &str) -> Value {
     let mut body = sample("", 0);
     body.as_object_mut().unwrap().remove("sampling_session_id");
@@ -49,7 +50,7 @@ fn sessionless_sample(field: &str, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn aliases_and_variants_resolve_to_the_base_model() {
+async fn names_with_alias_or_peft_suffix_resolve_to_the_base_model() {
     let server = server_with_checkpoints(&[]);
     let session = server.create_session().await;
     let names = [
@@ -88,7 +89,7 @@ async fn aliases_and_variants_resolve_to_the_base_model() {
 }
 
 #[tokio::test]
-async fn fingerprint_decides_whether_a_checkpoint_loads() {
+async fn checkpoint_with_the_fingerprint_of_another_model_is_refused() {
     let same = [
         ("renamed", "an/older-name", Some(FINGERPRINT)),
         ("older", BASE, None),

@@ -10,8 +10,8 @@ use support::{
     HeldEngine, TestServer, backward, held_model, held_server, is_pending, run_until_idle, sample,
 };
 
-/// Creates a sampling session and submits one sample. The engine holds the job of the sample. Returns the ids of the session and of
-/// the request.
+/// Creates a sampling session and submits one sample, whose engine job does not run until the test runs it. Returns the ids of the
+/// session and of the request.
 async fn held_sample(server: &TestServer, held: &HeldEngine) -> (String, String) {
     let sampler = server.create_sampler().await;
     let id = server.submit("asample", sample(&sampler, 0)).await;
@@ -64,7 +64,7 @@ async fn only_existing_samples_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn sample_without_polls_is_cancelled_after_the_timeout() {
+async fn sample_is_cancelled_if_its_disconnected_client_polls_no_more() {
     let (server, held) = held_server();
     let timeout = server.config().disconnect_timeout;
     let (sampler, id) = held_sample(&server, &held).await;

@@ -24,7 +24,7 @@ fn save(model: &str, seq_id: u64, ttl: Option<u64>) -> Value {
     json!({ "model_id": model, "seq_id": seq_id, "path": "a", "overwrite": true, "ttl_seconds": ttl })
 }
 
-/// Creates a model and a checkpoint `a` of it. The checkpoint expires after an hour. Returns the id of the model.
+/// Creates a model and saves a checkpoint `a` of it, which expires after an hour. Returns the id of the model.
 async fn saved(server: &TestServer, held: &HeldEngine) -> String {
     let (_, model) = held_model(server, held).await;
     let first = server

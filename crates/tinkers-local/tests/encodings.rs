@@ -133,7 +133,7 @@ async fn protobuf_pass_may_be_compressed_or_forward_only() {
 }
 
 #[tokio::test]
-async fn large_result_is_announced_if_the_poll_accepts_announcements() {
+async fn poll_that_allows_it_gets_the_size_instead_of_a_large_result() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
     config.large_result = 10_000;
     script.padding_bytes = 10_000;
@@ -188,7 +188,7 @@ async fn result_memory_limit_drops_fetched_results_first() {
 }
 
 #[tokio::test]
-async fn announcing_a_large_result_does_not_count_as_fetching_it() {
+async fn result_whose_size_was_announced_does_not_count_as_fetched() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
     config.large_result = 10_000;
     script.padding_bytes = 10_000;

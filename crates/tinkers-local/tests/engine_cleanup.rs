@@ -17,7 +17,8 @@ use tinkers_local::{
 
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// An engine that holds every job, and records calls that the server must not make.
+/// An engine that runs a job only when the test says so, and records calls of the server that break the rules for engines, such as
+/// two jobs of one model at the same time.
 #[derive(Debug, Default)]
 struct CheckingEngine {
     inner: Arc<ScriptedEngine>,
@@ -50,7 +51,7 @@ impl CheckingEngine {
         self.seen.lock().expect("no test panics with the lock")
     }
 
-    /// Runs one of the held jobs, which `which` selects. Returns `false` if the engine holds no job.
+    /// Runs one of the jobs that the engine has not run yet. `which` selects the job. Returns `false` if there is no such job.
     fn run_one(&self, which: usize) -> bool {
         let (job, done) = {
             let mut seen = self.seen();
@@ -114,7 +115,8 @@ impl Engine for CheckingEngine {
     }
 }
 
-/// The newest session of the client, the model in that session, and the last sequence number that the model used.
+/// The state of a test client: its newest session, the model in that session, and the last sequence number that it used for the
+/// model.
 #[derive(Default)]
 struct Client {
     session: String,

@@ -12,7 +12,7 @@ use support::{Response, is_pending};
 use tinkers_core::{HttpRequest, RouteClass, Transport, TransportError};
 use tinkers_local::{Faults, InProcess, LocalServer, ScriptedEngine, TokioSpawn};
 
-/// Starts a server with a fault script.
+/// Starts a server with a fault script in TOML. Returns the clock of the server and a client for it.
 fn server_with_script(script: &str) -> (tinkers_core::ManualClock, InProcess) {
     let clock = tinkers_core::ManualClock::new();
     let spawn = std::sync::Arc::new(TokioSpawn::new(tokio::runtime::Handle::current()));
@@ -30,7 +30,7 @@ async fn health(client: &InProcess) -> Result<Response, TransportError> {
 }
 
 #[tokio::test]
-async fn immediate_faults_return_the_scripted_response() {
+async fn faults_with_a_response_return_the_response_of_the_script() {
     for (fault, status, header, body) in [
         (
             "fault = 'answer'\nstatus = 503\nbody = 'away'\ncontent_type = 'text/plain'",

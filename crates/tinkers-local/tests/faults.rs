@@ -226,7 +226,7 @@ async fn injected_faults_are_counted_and_recorded_in_the_journal() {
 }
 
 #[tokio::test]
-async fn times_in_a_fault_script_start_when_the_server_is_built() {
+async fn delays_of_fault_rules_begin_when_the_server_is_built() {
     let server = test_server();
     let minute = Duration::from_secs(60);
     let window = Rule::on("/api/v1/healthz")

@@ -56,7 +56,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .expect("a runtime")
 }
 
-/// Generates JSON values of every type, including boundary numbers.
+/// Returns a generator of random JSON values of every type, including the smallest and largest numbers.
 fn any_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),

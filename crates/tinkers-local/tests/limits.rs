@@ -85,7 +85,7 @@ async fn number_of_pending_samples_is_limited() {
     server.submit("asample", sample(sampler, 2)).await;
 }
 
-/// Saves weights without a name, as a copy in memory, and returns the id of the new sampling session.
+/// Saves the weights of a model without a name, as a copy in memory. Returns the id of the sampling session that uses the copy.
 async fn snapshot(server: &support::TestServer, model: &str, seq_id: u64) -> String {
     let body = json!({ "model_id": model, "seq_id": seq_id, "sampling_session_seq_id": seq_id });
     let id = server.submit("save_weights_for_sampler", body).await;
@@ -151,7 +151,7 @@ async fn unloading_a_model_drops_its_weights_in_memory_once() {
 }
 
 #[tokio::test]
-async fn error_of_a_cancelled_sample_gives_the_reason() {
+async fn error_of_a_cancelled_sample_states_the_reason() {
     let (server, held) = held_server_with(LocalConfig::default());
     let (session, _) = held_model(&server, &held).await;
     let sampler =

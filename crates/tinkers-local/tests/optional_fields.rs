@@ -239,7 +239,7 @@ async fn training_runs_are_listed_by_project() {
 }
 
 #[tokio::test]
-async fn one_token_can_be_sampled_after_a_prompt_that_fills_the_context() {
+async fn prompt_may_fill_the_context_if_only_one_token_is_sampled() {
     let server = test_server();
     let session = server.create_session().await;
     let sampler = json!({ "session_id": session, "base_model": BASE });

@@ -248,7 +248,7 @@ async fn checkpoints_are_listed_described_loaded_and_deleted() {
 }
 
 #[tokio::test]
-async fn every_kind_of_sampler_can_be_sampled() {
+async fn samples_can_be_drawn_from_every_kind_of_sampler() {
     let server = test_server();
     let session = server.create_session().await;
     let model = server.create_model_in(&session, 0).await;

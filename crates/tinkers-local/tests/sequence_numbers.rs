@@ -13,7 +13,8 @@ use support::{
 };
 use tinkers_local::{Fault, LocalConfig, Rule, Script};
 
-/// Returns invalid requests with the sequence number `number`. Each consists of a route, a request body and the expected status.
+/// Returns requests with the sequence number `number` that the server refuses. Each consists of a route, a request body and the
+/// expected status.
 fn refused_requests(model: &str, number: u64) -> Vec<(&'static str, Value, u16)> {
     let pass = |pointer: &str, value: Value| {
         let mut body = backward(model, number);
@@ -52,7 +53,7 @@ fn refused_requests(model: &str, number: u64) -> Vec<(&'static str, Value, u16)>
     ]
 }
 
-/// Asserts that an optimizer step with the sequence number `number` runs at once and succeeds.
+/// Asserts that an optimizer step with the sequence number `number` succeeds at once, without waiting for missing lower numbers.
 async fn assert_step_runs(server: &TestServer, model: &str, number: u64) {
     let id = server.submit("optim_step", step(model, number)).await;
     let result = server.finished_result(&id).await;
@@ -90,7 +91,7 @@ async fn refused_sequence_number_can_be_reused_at_once() {
 }
 
 #[tokio::test]
-async fn consecutive_refused_sequence_numbers_are_skipped() {
+async fn requests_do_not_wait_for_consecutive_refused_sequence_numbers() {
     let server = test_server();
     let model = server.create_model().await;
     let all = refused_requests(&model, 0);
@@ -123,7 +124,7 @@ async fn requests_fail_if_a_lower_sequence_number_is_refused_later() {
 }
 
 #[tokio::test]
-async fn sequence_number_of_an_undecodable_body_is_skipped() {
+async fn requests_do_not_wait_for_the_number_of_an_undecodable_request() {
     let mut config = LocalConfig::default();
     config.max_body = 100_000;
     let server = test_server_with(config, Script::default());
@@ -198,7 +199,7 @@ async fn sequence_number_of_an_undecodable_body_is_skipped() {
 }
 
 #[tokio::test]
-async fn sequence_number_of_unauthenticated_request_is_not_skipped() {
+async fn requests_wait_for_the_number_of_an_unauthenticated_request() {
     let config = LocalConfig::default().with_api_key("tml-right");
     let server = test_server_with(config, Script::default());
     let keyed = |key: &'static str, route: &str, body: Value| {
@@ -251,7 +252,7 @@ async fn save_under_an_existing_name_uses_up_its_sequence_number() {
     assert_eq!(server.engine.counts().saves, 2);
 }
 
-/// Lets all other tasks of the runtime run, and then returns whether a poll is still pending.
+/// Lets all other tasks of the runtime run, and then returns whether the future `poll` is still pending.
 async fn is_still_pending<F: Future>(poll: &mut Pin<&mut F>) -> bool {
     tokio::select! {
         biased;
@@ -316,7 +317,7 @@ async fn missing_sequence_number_may_arrive_within_the_timeout() {
 }
 
 #[tokio::test]
-async fn sequence_number_of_a_request_with_a_fault_is_not_skipped() {
+async fn requests_wait_for_the_number_of_a_request_with_a_fault() {
     let server = test_server();
     let model = server.create_model().await;
     let bound = server.config().gap_timeout;

@@ -18,7 +18,7 @@ use tinkers_wire::routes;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn capacity_pause_delays_engine_jobs_and_is_reported_to_polls() {
+async fn simulated_capacity_pause_delays_jobs_and_is_reported_to_polls() {
     let (server, held) = held_server();
     let (_, model) = held_model(&server, &held).await;
     let running = server.submit("optim_step", step(&model, 1)).await;
@@ -60,7 +60,7 @@ async fn capacity_pause_delays_engine_jobs_and_is_reported_to_polls() {
 }
 
 #[tokio::test]
-async fn requests_delayed_by_a_capacity_pause_fail_with_their_session() {
+async fn requests_delayed_by_a_capacity_pause_fail_if_the_session_ends() {
     let (server, held) = held_server();
     let (session, model) = held_model(&server, &held).await;
     server.local().pause_capacity(SECOND * 20);
@@ -94,7 +94,7 @@ async fn expire_sessions_fault_applies_before_the_matching_request() {
     server.create_model_in(&session, 0).await;
 }
 
-/// Sends a request that fails and returns its transport error.
+/// Sends a request whose connection is cut. Returns the kind of the transport error and whether the request was sent.
 async fn transport_error(server: &TestServer, path: &str) -> (TransportErrorKind, Sent) {
     let request = HttpRequest::new(Method::GET, path, RouteClass::Rest);
     let error = server.client.send(request).await.unwrap_err();

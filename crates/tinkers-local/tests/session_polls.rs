@@ -26,7 +26,8 @@ fn body(sampler: &str, client: u64, cursor: i64, retrieved: &[&str]) -> Value {
     })
 }
 
-/// Polls with a timeout of zero and returns the current completions.
+/// Polls for the completed samples of a client without waiting. Returns them as pairs of state and request id, and the cursor for
+/// the next poll.
 async fn poll_now(server: &TestServer, mut body: Value) -> (Vec<(String, String)>, i64) {
     body["timeout"] = 0.into();
     poll_session(server, body).await
@@ -36,7 +37,7 @@ async fn poll_session(server: &TestServer, body: Value) -> (Vec<(String, String)
     completions(&server.call("retrieve_futures", body).await)
 }
 
-/// Returns the completions in a response as pairs of state and request id, and the cursor of the response.
+/// Returns the completed samples in a response as pairs of state and request id, and the cursor for the next poll.
 fn completions(response: &Value) -> (Vec<(String, String)>, i64) {
     let all = response["completions"]
         .as_array()
@@ -55,7 +56,7 @@ fn finished(ids: &[&String]) -> Vec<(String, String)> {
     ids.iter().map(one).collect()
 }
 
-/// Starts a server that holds its jobs, with a sampling session and three samples that have not completed.
+/// Starts a server with a sampling session and three samples, whose engine jobs do not run until the test runs them.
 async fn three_samples() -> (TestServer, std::sync::Arc<HeldEngine>, String, Vec<String>) {
     let (server, held) = held_server();
     let sampler = server.create_sampler().await;
@@ -67,7 +68,7 @@ async fn three_samples() -> (TestServer, std::sync::Arc<HeldEngine>, String, Vec
 }
 
 #[tokio::test]
-async fn held_session_poll_reports_completions_in_order() {
+async fn waiting_session_poll_reports_completed_samples_in_order() {
     let (server, held, sampler, ids) = three_samples().await;
     let mut poll = pin!(poll_session(&server, body(&sampler, 0, 0, &[])));
     assert!(is_pending(&mut poll).await);
@@ -85,7 +86,7 @@ async fn held_session_poll_reports_completions_in_order() {
 }
 
 #[tokio::test]
-async fn sample_completion_reports_the_size_of_the_result() {
+async fn session_poll_reports_the_result_size_of_a_completed_sample() {
     let server = test_server_with(LocalConfig::default(), Script::default());
     let sampler = server.create_sampler().await;
     let id = submit(&server, &sampler, 0).await;
@@ -101,7 +102,7 @@ async fn sample_completion_reports_the_size_of_the_result() {
 }
 
 #[tokio::test]
-async fn sample_completions_are_repeated_until_they_are_acknowledged() {
+async fn completed_samples_are_reported_until_they_are_acknowledged() {
     let (server, held, sampler, ids) = three_samples().await;
     held.run_next();
     held.run_next();
@@ -118,7 +119,7 @@ async fn sample_completions_are_repeated_until_they_are_acknowledged() {
 }
 
 #[tokio::test]
-async fn session_poll_ends_at_the_client_or_the_server_timeout() {
+async fn session_poll_ends_at_the_earlier_of_client_and_server_timeout() {
     let (server, _held, sampler, _) = three_samples().await;
     assert_eq!(poll_now(&server, body(&sampler, 0, 0, &[])).await.0, []);
     let limit = server.config().long_poll;
@@ -139,7 +140,7 @@ async fn session_poll_ends_at_the_client_or_the_server_timeout() {
 }
 
 #[tokio::test]
-async fn each_client_gets_only_the_completions_of_its_own_samples() {
+async fn session_poll_reports_only_samples_of_the_polling_client() {
     let (server, held) = held_server();
     let sampler = server.create_sampler().await;
     let first = submit(&server, &sampler, 999_999_999).await;
@@ -181,7 +182,7 @@ async fn acknowledging_samples_drops_results_and_cancels_unfinished_ones() {
 }
 
 #[tokio::test]
-async fn number_of_stored_unacknowledged_completions_is_limited() {
+async fn number_of_stored_unacknowledged_samples_is_limited() {
     let mut config = LocalConfig::default();
     config.max_queued = 5;
     let (server, held) = held_server_with(config);
@@ -196,7 +197,7 @@ async fn number_of_stored_unacknowledged_completions_is_limited() {
 }
 
 #[tokio::test]
-async fn disconnect_and_shutdown_end_held_session_polls() {
+async fn disconnect_and_server_shutdown_end_waiting_session_polls() {
     let (server, held, sampler, ids) = three_samples().await;
     {
         let mut poll = pin!(poll_session(&server, body(&sampler, 0, 0, &[])));
@@ -218,7 +219,7 @@ async fn disconnect_and_shutdown_end_held_session_polls() {
 }
 
 #[tokio::test]
-async fn finishing_a_session_ends_held_polls() {
+async fn finishing_a_session_ends_waiting_polls_for_its_samples() {
     let (server, _held, sampler, ids) = three_samples().await;
     let mut poll = pin!(poll_session(&server, body(&sampler, 0, 0, &[])));
     assert!(is_pending(&mut poll).await);

@@ -113,7 +113,7 @@ async fn http_1_and_http_2_share_a_port() {
 }
 
 #[tokio::test]
-async fn oversized_body_gets_413_and_cut_after_closes_the_connection() {
+async fn oversized_body_gets_413_and_cut_after_fault_cuts_connection() {
     let mut config = LocalConfig::default();
     config.max_body = 100_000;
     let server = test_server_with(config, Script::default());
@@ -151,7 +151,7 @@ async fn oversized_body_gets_413_and_cut_after_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn sequence_number_of_an_oversized_body_is_skipped() {
+async fn requests_do_not_wait_for_the_number_of_an_oversized_request() {
     let mut config = LocalConfig::default();
     config.max_body = 100_000;
     let server = test_server_with(config, Script::default());
@@ -285,7 +285,7 @@ async fn api_key_is_checked_before_the_body() {
 }
 
 #[tokio::test]
-async fn shutdown_completes_held_polls_and_closes_the_port() {
+async fn shutdown_responds_to_waiting_polls_and_closes_the_port() {
     let (server, held) = held_server();
     let serving = listen(&server).await;
     let address = serving.local_addr();
@@ -337,7 +337,7 @@ async fn public_address_requires_an_api_key() {
 }
 
 #[test]
-fn blocking_server_needs_no_runtime() {
+fn blocking_server_runs_outside_of_an_async_runtime() {
     let build = |handle: &tokio::runtime::Handle| {
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
         LocalServer::builder(

@@ -18,13 +18,13 @@ use tinkers_wire::LoraConfig;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A server with a submitted model creation. The creation does not run, because the engine holds its job.
+/// A server on which a client has asked for the creation of a model, whose engine job does not run until the test runs it.
 struct PendingCreation {
     server: TestServer,
     held: Arc<HeldEngine>,
     /// The id of the model.
     model: String,
-    /// The request id under which a client polls for the result of the creation.
+    /// The request id with which a client polls for the result of the creation.
     request: String,
 }
 
@@ -42,7 +42,7 @@ async fn pending_creation() -> PendingCreation {
 }
 
 #[tokio::test]
-async fn poll_is_held_for_exactly_its_time_limit() {
+async fn poll_waits_for_exactly_its_time_limit() {
     let PendingCreation {
         server,
         held,
@@ -113,7 +113,7 @@ async fn result_of_a_disconnected_poll_is_delivered_to_the_next_poll() {
 }
 
 #[tokio::test]
-async fn timeout_of_the_client_ends_a_held_poll() {
+async fn client_timeout_ends_a_waiting_poll() {
     let PendingCreation {
         server,
         request: id,

@@ -46,7 +46,7 @@ impl Sampler {
         self.server.post("asample", sample(&self.id, number)).await
     }
 
-    /// Submits `n` samples in a row and returns the statuses.
+    /// Submits `n` samples one after another and returns the statuses of the responses.
     async fn submit_all(&self, n: usize) -> Vec<u16> {
         let mut seen = Vec::new();
         for _ in 0..n {
@@ -88,7 +88,7 @@ async fn sample_beyond_the_in_flight_limit_gets_a_retry_after_hint() {
 }
 
 #[tokio::test]
-async fn in_flight_limit_counts_a_repeated_submission_once() {
+async fn in_flight_limit_counts_a_repeated_sample_request_once() {
     let sampler = Sampler::new(Window::fixed(1)).await;
     let body = sample(&sampler.id, 0);
     let first = sampler.server.submit("asample", body.clone()).await;
@@ -135,7 +135,7 @@ async fn refusal_carries_the_retry_hint_in_the_configured_header_or_field() {
 }
 
 #[tokio::test]
-async fn in_flight_limit_changes_are_timed_from_the_first_submission() {
+async fn in_flight_limit_changes_are_timed_from_the_first_sample() {
     let sampler = Sampler::new(Window::steps([1, 3, 2], 1000 * MS).unwrap()).await;
     let clock = &sampler.server.clock;
     // The values of the limit are timed from the first submission.
@@ -174,7 +174,7 @@ async fn in_flight_limit_changes_are_timed_from_the_first_submission() {
 }
 
 #[tokio::test]
-async fn congestion_recovery_is_timed_to_first_grant_and_90_percent() {
+async fn congestion_recovery_time_to_first_sample_and_90_percent_load() {
     let window = Window::fixed(10).with_hint(200 * MS, HintForm::Milliseconds);
     let sampler = Sampler::new(window).await;
     let clock = &sampler.server.clock;
@@ -202,7 +202,7 @@ async fn congestion_recovery_is_timed_to_first_grant_and_90_percent() {
 }
 
 #[tokio::test]
-async fn congestion_recovery_at_the_limit_is_timed_from_a_sample_end() {
+async fn congestion_recovery_time_begins_when_a_sample_frees_capacity() {
     let window = Window::fixed(1).with_hint(200 * MS, HintForm::Milliseconds);
     let sampler = Sampler::new(window).await;
     let clock = &sampler.server.clock;
@@ -226,7 +226,7 @@ async fn congestion_recovery_at_the_limit_is_timed_from_a_sample_end() {
 }
 
 #[tokio::test]
-async fn refusals_without_a_hint_within_100_ms_are_one_congestion_event() {
+async fn refusals_without_hints_within_100_ms_are_one_congestion_event() {
     let window = Window::fixed(0).with_hint(200 * MS, HintForm::None);
     let sampler = Sampler::new(window).await;
     for pause in [0, 99, 99, 100] {
@@ -241,7 +241,7 @@ async fn refusals_without_a_hint_within_100_ms_are_one_congestion_event() {
 }
 
 #[tokio::test]
-async fn counters_route_requires_an_in_flight_limit() {
+async fn scripted_counts_route_exists_only_with_an_in_flight_limit() {
     let path = "/scripted/counts";
     let lost = test_server().send(Method::GET, path, "", &[]).await;
     assert_eq!(lost.status, 404);

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_contention_counter_counts_one_kind_of_event() {
+    fn each_contention_counter_counts_its_own_kind_of_contention() {
         let counters = Counters::default();
         counters.lost_exchanges();
         counters.expired_entries();

@@ -6,7 +6,7 @@ use crate::contention::Counters;
 use crate::lazy_value::LazyValue;
 use crate::sync::{AtomicUsize, Ordering};
 
-/// An entry of the table: a key, the number of references to the entry, and a value.
+/// An entry of a registry's table: a key, the number of references to the entry, and the value of the key.
 pub(crate) struct Entry<K, V> {
     pub(crate) key: K,
     /// The number of [`EntryRef`](crate::handle::EntryRef)s. Once the number is zero it stays zero, and the next call for the key creates a
@@ -26,7 +26,7 @@ impl<K, V> Entry<K, V> {
         }
     }
 
-    /// Adds a reference. The caller must hold a reference already, so that the count is not zero.
+    /// Adds a reference to this entry. The caller must hold a reference already, so that the number of references is not zero.
     pub(crate) fn add_ref(&self) {
         // Relaxed: the caller's reference keeps the count above zero and the value in place.
         self.refs.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +55,7 @@ impl<K, V> Entry<K, V> {
         false
     }
 
-    /// Removes a reference. Returns whether this was the last one, so that the caller must remove the entry.
+    /// Removes a reference to this entry. Returns whether this was the last one; the caller must then remove the entry from the table.
     pub(crate) fn release_ref(&self) -> bool {
         // Release: a holder's use of the value happens before this. Acquire: it also happens before the drop of the
         // value by the last holder.

@@ -47,7 +47,8 @@ impl<K, V: fmt::Debug> fmt::Debug for Handle<K, V> {
     }
 }
 
-/// A counted reference to an entry of the table. A caller that builds the value holds one during the build, and each handle holds one.
+/// A counted reference to an entry of the registry's table. A caller that builds the value holds one during the build, and each handle
+/// holds one.
 pub(crate) struct EntryRef<K, V> {
     pub(crate) entry: Arc<Entry<K, V>>,
     pub(crate) table: Arc<Table<K, V>>,

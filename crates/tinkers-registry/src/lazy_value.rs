@@ -40,7 +40,7 @@ impl<V> LazyValue<V> {
         self.value.load()
     }
 
-    /// Removes and returns the value. The caller must hold the last reference to the entry.
+    /// Removes and returns the value. The caller must hold the last reference to the registry entry that contains the value.
     pub(crate) fn take(&self) -> Option<Arc<V>> {
         self.value.take()
     }

@@ -12,7 +12,8 @@ use crate::handle::{EntryRef, Handle};
 use crate::lazy_value::BuildError;
 use crate::table::Table;
 
-/// A registry of shared values by key. Clones refer to the same registry.
+/// A registry of shared values, at most one per key. A value is built when its key is requested, and dropped with its last handle. Clones
+/// refer to the same registry.
 pub struct Registry<K, V> {
     table: Arc<Table<K, V>>,
 }
@@ -113,7 +114,7 @@ impl<K: Ord, V> Registry<K, V> {
         self.adopt_ref(self.table.find_or_insert(fresh))
     }
 
-    /// Wraps a reference that the table has counted for the caller. When the returned value is dropped, the reference is released.
+    /// Wraps a reference to `entry` that the table has already counted for the caller. Dropping the returned value releases the reference.
     fn adopt_ref(&self, entry: Arc<Entry<K, V>>) -> EntryRef<K, V> {
         EntryRef {
             entry,

@@ -8,7 +8,7 @@ use crate::contention::Counters;
 use crate::entry::Entry;
 use crate::sync::{Mutex, lock};
 
-/// The entries of a table, sorted by key.
+/// The entries of a registry's table, sorted by key.
 type Entries<K, V> = Box<[Arc<Entry<K, V>>]>;
 
 /// The entries of a registry, at most one per key.
@@ -35,8 +35,8 @@ impl<K, V> Table<K, V> {
         self.entries.load().len()
     }
 
-    /// Returns the entry of `key` and counts a reference of the caller to it. `None` if there is no entry, or if its last reference was
-    /// released already. Takes no lock.
+    /// Returns the entry of `key`, and adds one to its number of references for the caller. `None` if there is no entry, or if its last
+    /// reference was released already. Takes no lock.
     pub(crate) fn find<Q>(&self, key: &Q) -> Option<Arc<Entry<K, V>>>
     where
         K: Borrow<Q>,
@@ -47,8 +47,8 @@ impl<K, V> Table<K, V> {
         entry.try_add_ref(&self.counters).then(|| Arc::clone(entry))
     }
 
-    /// Returns the existing entry for the key of `fresh`, and counts a reference of the caller to it. If there is no entry with references,
-    /// inserts and returns `fresh`, whose first reference belongs to the caller.
+    /// Returns the existing entry for the key of `fresh`, and adds one to its number of references for the caller. If there is no entry
+    /// with references, inserts and returns `fresh`, whose first reference belongs to the caller.
     pub(crate) fn find_or_insert(&self, fresh: Arc<Entry<K, V>>) -> Arc<Entry<K, V>>
     where
         K: Ord,

@@ -21,7 +21,7 @@ const KEY: usize = 0;
 
 type TrackedRegistry = Registry<usize, Tracked>;
 
-/// The state that the threads of a model share.
+/// The state that the threads of a loom model share: the registry under test, and a tracker that records its values and handles.
 struct Model<S> {
     registry: S,
     tracker: Arc<Tracker>,
@@ -35,7 +35,7 @@ impl<S: Subject> Model<S> {
         })
     }
 
-    /// Creates a handle of the only key and records the handle in the tracker.
+    /// Acquires a handle of the value of the only key, and records the handle in the tracker.
     fn acquire(&self) -> S::Handle {
         let built = self
             .registry
@@ -50,7 +50,7 @@ impl<S: Subject> Model<S> {
         drop(handle);
     }
 
-    /// Runs `task` on a new thread.
+    /// Runs `task` on a new thread of the loom model.
     fn spawn<T: 'static>(
         self: &Arc<Self>,
         task: impl FnOnce(&Self) -> T + 'static,
@@ -59,7 +59,7 @@ impl<S: Subject> Model<S> {
         spawn(move || task(&model))
     }
 
-    /// Acquires and releases a handle on a new thread.
+    /// Starts a thread that acquires and releases a handle.
     fn spawn_user(self: &Arc<Self>) -> JoinHandle<()> {
         self.spawn(|model| model.release(model.acquire()))
     }
@@ -81,7 +81,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
 mod lookups_during_the_last_drop {
     use super::*;
 
-    /// Models two threads that request a key while another thread drops its last handle.
+    /// Checks, with loom, two threads that request a key while another thread drops the last handle of the key. Returns the faults found.
     fn model<S: Subject>() -> Findings {
         explore("two lookups during the last drop", 3, || {
             let model = Model::<S>::new();
@@ -109,7 +109,8 @@ mod lookups_during_the_last_drop {
 mod concurrent_creation {
     use super::*;
 
-    /// Models two threads that request a key without a value at the same time, and keep their handles. Both must get the same value.
+    /// Checks, with loom, two threads that request a key without a value at the same time, and keep their handles. Both must get the same
+    /// value. Returns the faults found.
     fn model<S: Subject>() -> Findings {
         explore("concurrent creation", 3, || {
             let model = Model::<S>::new();

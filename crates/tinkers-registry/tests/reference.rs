@@ -31,7 +31,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// A value that records its id when it is dropped.
+/// A value in the registry under test. Records its id when it is dropped.
 #[derive(Debug)]
 struct Value {
     id: u64,
@@ -53,7 +53,7 @@ struct Model {
 }
 
 impl Model {
-    /// Returns the id of the value that a call for `key` should return, or `None` if the call should fail.
+    /// Records a call for `key` in the model. Returns the id of the value that the call should return, or `None` if the call should fail.
     fn acquire(&mut self, key: u8, builds: Build) -> Option<u64> {
         if builds == Build::Succeeds && !self.live.contains_key(&key) {
             self.built += 1;

@@ -53,7 +53,7 @@ fn each_key_has_one_live_value_and_no_registry_entry_is_left() {
 }
 
 #[test]
-fn negative_control_check_then_insert_is_detected_by_the_workload() {
+fn negative_control_lookup_insert_race_fails_the_stress_test() {
     match run::<CheckThenInsert>(10_000) {
         Err(RunError::Faults { faults, .. }) => {
             assert!(
@@ -93,7 +93,7 @@ fn stress_run_without_contention_is_inconclusive_and_reproducible() {
 }
 
 #[test]
-fn negative_control_tracker_detects_each_violation() {
+fn negative_control_tracker_detects_each_kind_of_registry_fault() {
     let tracker = Tracker::new();
     let (first, second) = (tracker.build(0), tracker.build(0));
     tracker.acquired(&first);

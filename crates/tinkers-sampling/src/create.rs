@@ -11,7 +11,8 @@ use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, ro
 
 use crate::SamplingClient;
 
-/// The warning for a creation of which a response was lost: that attempt may have created a sampler that is never used.
+/// The warning if a response was lost while a sampler was created: the attempt without a response may have created a second sampler, which
+/// is never used.
 const ORPHAN: &str = "the response to an attempt was lost; the server may keep an unused sampler until the session ends";
 
 /// The weights from which a sampler samples.

@@ -17,12 +17,13 @@ use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_w
 
 use crate::sampler::Sampler;
 
-/// The maximum number of resubmissions of a sample after the server has lost its result. The server bills each resubmission.
+/// The maximum number of times that a sample is submitted again after the server has lost its result. The server bills each submission.
 const MAX_RESUBMISSIONS: u32 = 10;
-/// The backoff before the resubmission of a lost sample, with the values of the official SDK.
+/// The pauses before a lost sample is submitted again, with the values of the official SDK: from 0.5 s to 10 s.
 const LOST_SAMPLES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
-/// Submits a sample and waits for its result. If the server loses the result, submits the sample again with a new `seq_id`.
+/// Submits a sample and waits for its result. If the server loses the result, submits the sample again with a new sequence number
+/// (`seq_id`).
 ///
 /// A program may wait for thousands of samples at once. To keep this future small, the futures of its steps are boxed.
 pub(crate) async fn run(
@@ -69,7 +70,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Returns the maximum number of resubmissions of a sample that failed with this error; 0 if the error is final.
+/// Returns how often a sample that failed with this error may be submitted again in all; 0 if the error is final.
 fn max_resubmissions(error: &Error) -> u32 {
     match error.kind() {
         ErrorKind::ResultLost => MAX_RESUBMISSIONS,
@@ -88,11 +89,11 @@ struct Accepted {
     _permit: InFlightPermit,
 }
 
-/// How the client learns that an accepted sample has ended.
+/// The way in which the client learns that an accepted sample has ended.
 enum PendingResult {
-    /// The shared poll of the sampling client reports the completion of the sample.
+    /// The sampling client polls for all of its samples with one request (shared poll), which reports that this sample has ended.
     Registered(CompletionHandle),
-    /// The sample with this request id is polled individually.
+    /// The client polls for this sample alone, with this request id.
     Polled(String),
 }
 
@@ -201,7 +202,7 @@ async fn retrieve(
     retrieve_completed(retrieval, notice).await
 }
 
-/// Adds the sequence ids from the response to the submission to the sequences of the result. Fails if the response lacks data that the
+/// Adds sequence ids, taken from the response to the submission, to the sequences of the result. Fails if the result lacks data that the
 /// request asked for.
 fn checked(
     request: &SampleRequest,

@@ -13,13 +13,13 @@ pub(crate) struct Sampler {
     pub(crate) id: String,
     pub(crate) client: ClientId,
     pub(crate) queue_log: Arc<QueueLog>,
-    /// The shared poll for the completions of all samples; `None` if the server does not offer a shared poll. The poll ends when the client
-    /// and its last sample are dropped.
+    /// The shared poll: one request that reports all ended samples of the client. `None` if the server does not offer a shared poll. The
+    /// poll ends when the client and its last sample are dropped.
     pub(crate) poller: Option<SessionPoller>,
     next_seq: AtomicU64,
 }
 
-/// The `seq_id` of the first sample.
+/// The sequence number (`seq_id`) of the first sample of a sampling client.
 const FIRST_SEQ: u64 = 0;
 
 impl Sampler {
@@ -39,7 +39,7 @@ impl Sampler {
         }
     }
 
-    /// Returns the `seq_id` of the next sample. All attempts of a submission use the same `seq_id`.
+    /// Returns the sequence number (`seq_id`) of the next sample. All attempts of a submission use the same `seq_id`.
     pub(crate) fn next_seq(&self) -> u64 {
         self.next_seq.fetch_add(1, Ordering::Relaxed)
     }

@@ -38,7 +38,7 @@ pub struct SampleStream<'a> {
     in_flight: FuturesUnordered<Indexed>,
 }
 
-/// A sample in flight with the index of its prompt.
+/// A started sample without a result yet, with the index of its prompt.
 struct Indexed {
     index: usize,
     sample: ApiFuture<SampleResponse>,
@@ -65,7 +65,7 @@ impl<'a> SampleStream<'a> {
         }
     }
 
-    /// Returns the number of samples in flight.
+    /// Returns the number of samples that were started and have not finished.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }

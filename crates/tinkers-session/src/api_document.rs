@@ -8,13 +8,14 @@ use tinkers_wire::ApiDocument;
 
 use crate::endpoint::Endpoint;
 
-/// The time limit of the request for the OpenAPI document.
+/// The timeout of the request for the server's OpenAPI document.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The maximum size of an OpenAPI document in bytes. The documents of known servers have about 30 kB.
 const MAX_BYTES: usize = 4 << 20;
 
-/// Adds the features that the OpenAPI document of an unknown server shows to the profile of the endpoint. The document is requested once
-/// for all sessions of the endpoint. If the server has no document, the session learns the features of the server from its responses.
+/// Requests the OpenAPI document of an unknown server, and adds the features that the document shows to the server profile of the endpoint.
+/// The document is requested once for all sessions of the endpoint. If the server has no document, the session learns the features of the
+/// server from its responses.
 pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
     let profile = endpoint.profile();
     let is_known = endpoint.key().address().is_hosted_service() || profile.software.is_some();
@@ -35,8 +36,8 @@ pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
     });
 }
 
-/// Requests the OpenAPI document with a single attempt. The request does not follow the retry policy: it is not part of the Tinker API, so
-/// the response status, such as 402, says nothing about the session.
+/// Requests the OpenAPI document with a single attempt, without the retry policy. The document is not part of the Tinker API, so the
+/// response status, such as 402, says nothing about the session.
 async fn request(caller: &Caller) -> Result<ApiDocument, String> {
     let mut request = HttpRequest::new(Method::GET, ApiDocument::PATH, RouteClass::Control);
     request.timeouts = caller.timeouts.of(request.class).limited_to(LIMIT);

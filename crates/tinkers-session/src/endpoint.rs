@@ -47,12 +47,13 @@ impl EndpointState {
         &self.limiter
     }
 
-    /// Returns the retry budget, which slows down retries when many requests fail.
+    /// Returns the retry budget, which limits the rate of retries of all sessions of the endpoint when many requests fail.
     pub fn budget(&self) -> &Arc<RetryBudget> {
         &self.budget
     }
 
-    /// Returns the outage detectors. When the server responds again after an outage, they wake the retries that wait in a backoff.
+    /// Returns the outage detectors of the route classes. When the server responds again after an outage, they end the backoffs of the
+    /// requests that wait for their retry.
     pub fn outages(&self) -> &Arc<Outages> {
         &self.outages
     }
@@ -62,7 +63,7 @@ impl EndpointState {
         &self.notices
     }
 
-    /// Returns the billing pause: all requests wait while the server requires payment (402).
+    /// Returns the billing pause, which makes all requests wait while the server requires payment (402).
     pub fn billing(&self) -> &Arc<BillingPause> {
         &self.billing
     }
@@ -72,12 +73,12 @@ impl EndpointState {
         &self.reachability
     }
 
-    /// Returns the features of the server that are known so far.
+    /// Returns the server profile: the features of the server that are known so far, such as the body formats that it accepts.
     pub fn profile(&self) -> Arc<ServerProfile> {
         self.profile.load_full()
     }
 
-    /// Adds a newly discovered feature of the server to the profile.
+    /// Adds a newly discovered feature of the server to the server profile, which all sessions of the endpoint share.
     pub fn learn(&self, fact: ProfileUpdate) {
         self.profile.rcu(|known| {
             let known: &ServerProfile = known;
@@ -86,7 +87,7 @@ impl EndpointState {
     }
 }
 
-/// A registry of the endpoints in use. Clones share the registry.
+/// A registry of the endpoints in use, by which sessions with the same server and API key share one endpoint. Clones share the registry.
 #[derive(Debug, Clone, Default)]
 pub struct Endpoints {
     registry: Registry<EndpointKey, EndpointState>,
@@ -95,28 +96,28 @@ pub struct Endpoints {
 static SHARED: LazyLock<Endpoints> = LazyLock::new(Endpoints::new);
 
 impl Endpoints {
-    /// Creates a separate registry, for tests and for sessions that share no limits with the rest of the process.
+    /// Creates a separate registry, for tests and for sessions that share no rate limits with other sessions of the process.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns the registry that all sessions of the process use unless they are given another.
+    /// Returns the registry that all sessions of the process use by default.
     pub fn shared() -> &'static Self {
         &SHARED
     }
 
-    /// Returns the endpoint with this key. Creates it with the default limits if no session uses it.
+    /// Returns the endpoint with this key. If no session uses such an endpoint yet, creates it with the default rate limits.
     pub fn get_or_create(&self, key: EndpointKey) -> Endpoint {
         self.registry
             .get_or_create(key, || EndpointState::new(LimiterSettings::default()))
     }
 
-    /// Returns the number of endpoints that a session uses.
+    /// Returns the number of endpoints in the registry. An endpoint is in the registry as long as a session uses it.
     pub fn len(&self) -> usize {
         self.registry.len()
     }
 
-    /// Returns whether no session uses an endpoint.
+    /// Returns whether the registry contains no endpoint. An endpoint is in the registry as long as a session uses it.
     pub fn is_empty(&self) -> bool {
         self.registry.is_empty()
     }

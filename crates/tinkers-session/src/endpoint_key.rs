@@ -7,18 +7,20 @@ use std::sync::LazyLock;
 
 use tinkers_core::BaseUrl;
 
-/// The key of an endpoint. Sessions with equal keys share the endpoint. The API key cannot be recovered from the endpoint key.
+/// The key of an endpoint, made from the base URL of the server and the API key. Sessions with equal keys share the endpoint. The API key
+/// cannot be recovered from the endpoint key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EndpointKey {
     address: BaseUrl,
     fingerprint: u64,
 }
 
-/// The hash seeds of the API key fingerprints. The seeds are random for each process, so a fingerprint is useless outside of the process.
+/// The random hash seeds from which the fingerprints of API keys are computed. The seeds differ in each process, so a fingerprint is
+/// useless outside of the process.
 static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl EndpointKey {
-    /// Creates the key of a server and an API key. `credential` is empty if there is no API key.
+    /// Creates the key of the endpoint for a server and an API key. `credential` is the API key, or empty if there is none.
     pub fn new(address: BaseUrl, credential: &[u8]) -> Self {
         Self {
             address,

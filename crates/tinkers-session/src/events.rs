@@ -13,7 +13,7 @@ pub enum SessionEvent {
         /// The time from this event until the server ends the session; zero if the expiry has passed.
         time_left: Duration,
     },
-    /// A heartbeat succeeded after an [`AtRisk`](SessionEvent::AtRisk) event, so the session continues.
+    /// A heartbeat has succeeded after the session was [at risk](SessionEvent::AtRisk), so the session continues.
     Recovered,
     /// The server has ended the session. All further calls fail with `SessionLost`.
     Ended,
@@ -63,7 +63,8 @@ impl SessionEvents {
         }
     }
 
-    /// Returns the latest event without waiting; `None` if there was no event. [`SessionEvents::next`] still returns this event.
+    /// Returns the latest event of the session without waiting; `None` if there was no event yet. [`SessionEvents::next`] still returns
+    /// this event.
     pub fn latest(&self) -> Option<SessionEvent> {
         self.watch.borrow().event
     }

@@ -18,10 +18,10 @@ use tinkers_wire::{Heartbeat, error_text, routes, to_json};
 use crate::events::SessionEvent;
 use crate::session_state::SessionState;
 
-/// The upper bound of the time limit of one heartbeat. The time limit includes the time to connect.
+/// The maximum timeout of one heartbeat request, including the time to connect.
 const MAX_LIMIT: Duration = Duration::from_secs(10);
 
-/// A loop that sends the heartbeats of one session, and reports their failures as events.
+/// A loop that sends the heartbeats of one session. It sends an event if heartbeats have failed for so long that the session is at risk.
 #[derive(Debug)]
 pub(crate) struct HeartbeatLoop {
     transport: Arc<dyn Transport>,
@@ -29,7 +29,7 @@ pub(crate) struct HeartbeatLoop {
     state: Arc<SessionState>,
     body: Bytes,
     period: Duration,
-    /// The time limit of one heartbeat: a sixth of the session expiry, and at most [`MAX_LIMIT`].
+    /// The timeout of one heartbeat request: a sixth of the session expiry, and at most [`MAX_LIMIT`].
     limit: Duration,
     expiry: Duration,
     last_success: Timestamp,
@@ -75,7 +75,8 @@ impl HeartbeatLoop {
         }
     }
 
-    /// Sets the timeout for connecting from `timeouts`. The other timeouts of heartbeats follow from the expiry of the session.
+    /// Sets the timeout for opening a connection, which is the `connect` timeout in `timeouts`. The other timeouts of a heartbeat request
+    /// are computed from the session expiry.
     pub(crate) fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self

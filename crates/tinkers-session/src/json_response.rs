@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use tinkers_core::{Error, ErrorKind, HttpResponse, Sent};
 
-/// Decodes a response body. The body must be a JSON object. `request` names the request in the error.
+/// Decodes a response body, which must be a JSON object. `request` is the name of the request in the error message.
 pub(crate) fn decode<T: DeserializeOwned>(
     response: &HttpResponse,
     request: &str,

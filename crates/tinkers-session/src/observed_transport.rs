@@ -12,7 +12,7 @@ use tinkers_core::{
 use crate::endpoint::Endpoint;
 use crate::reachability::Reachability;
 
-/// A transport that passes requests to another transport, and logs the start and the end of outages of the server.
+/// A transport that passes requests to another transport, and logs when the server becomes unreachable and when it responds again.
 #[derive(Debug)]
 pub(crate) struct ObservedTransport {
     inner: Arc<dyn Transport>,
@@ -24,7 +24,7 @@ pub(crate) struct ObservedTransport {
 }
 
 impl ObservedTransport {
-    /// Wraps `inner` to observe its requests. All sessions of the endpoint must use the same clock.
+    /// Wraps the transport `inner`, so that outages of the server are logged. All sessions of the endpoint must use the same clock.
     pub(crate) fn wrap(
         inner: Arc<dyn Transport>,
         time: &Arc<dyn Clock>,

@@ -107,7 +107,7 @@ impl Session {
     }
 }
 
-/// The configuration and the session that the server returned while a session is opened.
+/// The server's responses while a session is opened: the configuration and the new session.
 struct Negotiated {
     config: ClientConfig,
     dynamic: DynamicConfig,
@@ -155,8 +155,8 @@ fn caller(parts: &SessionParts, options: &SessionOptions) -> Caller {
     }
 }
 
-/// Requests the configuration of the server. This is the first request, so its response also shows whether the address is that of a Tinker
-/// server.
+/// Requests the configuration of the server. This is the first request of a new session, so its response also shows whether a Tinker server
+/// runs at `address`.
 async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfig, Error> {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
@@ -181,7 +181,7 @@ async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfi
     Ok(config)
 }
 
-/// Adds to the error of the first request the address of the server and a text that says which setting to check.
+/// Adds the address of the server to the error of the first request that opens a session, and a text that says which setting to check.
 fn first_request_error(error: Error, address: &BaseUrl) -> Error {
     match error.kind() {
         ErrorKind::NotFound => {
@@ -208,8 +208,8 @@ fn first_request_error(error: Error, address: &BaseUrl) -> Error {
     }
 }
 
-/// Returns whether an error is the way in which an ordinary web server, not a Tinker server, rejects a POST request. Proxies in front of
-/// Tinker servers reject requests with other statuses.
+/// Returns whether an error shows that the server is an ordinary web server, not a Tinker server. Such a server rejects a POST request with
+/// a certain status and a body that is not JSON. Proxies in front of Tinker servers reject requests with other statuses.
 fn is_web_server(error: &Error) -> bool {
     let has_page = !error.body().is_empty() && !json_response::is_object(error.body());
     has_page && matches!(error.status(), Some(400 | 411 | 415 | 501))
@@ -220,7 +220,7 @@ fn not_tinker_server(address: &BaseUrl, cause: &str) -> Error {
     Error::new(ErrorKind::Protocol, Sent::Answered, message)
 }
 
-/// Combines the limits in the server's configuration with the limits in the options of the session. The stricter value of each limit
+/// Combines the rate limits in the server's configuration with those in the options of the session. The stricter value of each limit
 /// applies. Limits that the configuration cannot set are taken from the options.
 fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
     let defaults = LimiterSettings::default();
@@ -256,7 +256,7 @@ fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
     }
 }
 
-/// Adds the features that the server's configuration states to the profile of the server.
+/// Adds the features that the server states in its configuration to the server profile of the endpoint.
 fn learn(config: &ClientConfig, endpoint: &Endpoint) {
     // The hosted service applies a repeated (model, seq_id) once without reporting this.
     let is_hosted = endpoint.key().address().is_hosted_service();
@@ -271,7 +271,8 @@ fn learn(config: &ClientConfig, endpoint: &Endpoint) {
     }
 }
 
-/// Returns the session expiry: the time after which the server ends a session without heartbeats.
+/// Returns the session expiry, the time after which the server ends a session without heartbeats: from the server's configuration if it is
+/// set there, and from the options otherwise.
 fn expiry(config: &ClientConfig, options: &SessionOptions) -> Duration {
     config
         .session_expiry_sec
@@ -279,7 +280,8 @@ fn expiry(config: &ClientConfig, options: &SessionOptions) -> Duration {
         .map_or(options.expiry, Duration::from_secs)
 }
 
-/// Requests the dynamic configuration. The server's `retry-after` hints are followed for at most `longest_hint`.
+/// Requests the dynamic configuration: the server's settings that may change during a session. A retry delay (`retry-after`) of the server
+/// is followed up to `longest_hint`.
 async fn dynamic_config(caller: &Caller, longest_hint: Duration) -> Result<DynamicConfig, Error> {
     let policy = CallPolicy::PATIENT.following_hints_up_to(longest_hint);
     match caller.call(refresh::request(policy)).await {

@@ -11,14 +11,14 @@ use tinkers_dispatch::LimiterSettings;
 
 use crate::endpoint::Endpoint;
 
-/// The transport, clock and other implementations that a session uses.
+/// The parts from which a session is built: its transport, clock, spawner and other implementations.
 #[derive(Debug)]
 pub struct SessionParts {
     /// The transport that sends all requests except heartbeats.
     pub transport: Arc<dyn Transport>,
-    /// The clock. Sessions that share an endpoint must use clocks with the same origin.
+    /// The clock for timeouts, pauses and deadlines. Sessions that share an endpoint must use clocks with the same origin.
     pub time: Arc<dyn Clock>,
-    /// The source of the random spread of retry delays.
+    /// The random generator that spreads retry delays, so that clients do not retry at the same time.
     pub jitter: Arc<dyn Jitter>,
     /// The spawner of tasks on the I/O runtime.
     pub spawner: Arc<dyn Spawn>,
@@ -26,7 +26,8 @@ pub struct SessionParts {
     pub endpoint: Endpoint,
     /// The transport, clock and spawner of heartbeats.
     pub heartbeat: HeartbeatParts,
-    /// The numbers of recovered errors of the session and its clients, including errors before the session is open.
+    /// The counters of errors from which the session and its clients recovered, for example by a retry. Errors before the session is open
+    /// are counted, too.
     pub recovered_errors: Arc<RecoveredErrors>,
 }
 
@@ -38,14 +39,14 @@ pub struct HeartbeatParts {
     pub transport: Arc<dyn Transport>,
     /// The clock that determines when heartbeats are sent.
     pub time: Arc<dyn Clock>,
-    /// The spawner of the heartbeat loop. Dropped with the session.
+    /// The spawner that runs the heartbeat loop. The session drops the spawner at its end.
     pub spawner: Arc<dyn Spawn>,
 }
 
-/// The options of a session.
+/// The options of a session, such as its tags, deadlines, rate limits and retry policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// The tags with which the server lists the session.
+    /// The tags of the session, which the server shows in its list of sessions.
     pub tags: Vec<String>,
     /// The metadata that the server stores with the session.
     pub user_metadata: BTreeMap<String, String>,
@@ -53,21 +54,21 @@ pub struct SessionOptions {
     pub project_id: Option<String>,
     /// The display name of the session, which need not be unique.
     pub display_name: Option<String>,
-    /// How long an operation may make no progress before it fails as stalled. Two hours by default.
+    /// The time without progress after which an operation fails as stalled. Two hours by default.
     pub progress_deadline: Duration,
-    /// The time limit of an operation, including queues, retries and polls. None by default.
+    /// The time limit of a whole operation, including its waits in queues, retries and polls. None by default.
     pub operation_deadline: Option<Duration>,
-    /// The body format of forward-backward passes, protobuf or JSON. By default, the format that the server accepts is detected.
+    /// The body format of forward-backward requests, protobuf or JSON. By default, the client detects which format the server accepts.
     pub body_format: Option<BodyFormat>,
-    /// The limits that the session requests. The strictest limits apply: of these limits, of the server's limits, and of the limits of all
-    /// other sessions with the same server and API key.
+    /// The rate limits that the session requests. The strictest limits apply: of these limits, of the server's limits, and of the limits of
+    /// all other sessions with the same server and API key.
     pub limits: Option<LimiterSettings>,
     /// The interval of heartbeats. 10 s by default; at most a third of the session expiry.
     pub heartbeat_period: Duration,
     /// The session expiry: the time after which the server ends a session without heartbeats. Applies if the server's configuration does
     /// not set it. 120 s by default.
     pub expiry: Duration,
-    /// The timeouts of requests, by route class.
+    /// The timeouts of HTTP requests for each route class, such as training, sampling and polls.
     pub timeouts: ClassTimeouts,
     /// The retry policy: which failed requests are retried, how often, and after which pauses.
     pub retry_policy: RetryPolicy,
@@ -118,7 +119,8 @@ impl SessionOptions {
     }
 }
 
-/// Checks that no limit is set that the limiter would ignore. For example, requests in flight are limited for the class `Sample` only.
+/// Checks that the limits contain no value that the rate limiter would ignore. For example, the number of requests in flight can be limited
+/// only for the class `Sample`.
 fn check_limits(limits: &LimiterSettings) -> Result<(), Error> {
     let LimiterSettings {
         sample: _,

@@ -62,12 +62,12 @@ impl Session {
         self.state.check_open()
     }
 
-    /// Returns the features of the server that are known so far.
+    /// Returns the server profile: the features of the server that are known so far, such as the body formats that it accepts.
     pub fn server_profile(&self) -> Arc<ServerProfile> {
         self.endpoint.profile()
     }
 
-    /// Makes a call on the I/O runtime, and fails with `Timeout` when the deadline of the call passes.
+    /// Sends a request with its retries on the I/O runtime, and fails with `Timeout` when the deadline of the call passes.
     pub(crate) async fn call_on_io(&self, caller: Caller, call: Call) -> Result<Accepted, Error> {
         let work = Box::pin(async move {
             let (deadline, operation) = (call.deadline, call.operation);

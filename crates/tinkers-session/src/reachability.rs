@@ -6,33 +6,35 @@ use std::time::Duration;
 
 use tinkers_core::Timestamp;
 
-/// The time from the first failure to the first report of an outage. Shorter outages are not reported, since broken connections are soon
-/// replaced.
+/// The time from the first failed request to the first log message about an outage. Shorter outages are not logged, since broken
+/// connections are soon replaced.
 const FIRST_REPORT: Duration = Duration::from_secs(2);
-/// The time from the first failure to the second report of an outage. Further reports follow at the interval [`NEXT_REPORTS`].
+/// The time from the first failed request to the second log message about an outage. Further messages follow at the interval
+/// [`NEXT_REPORTS`].
 const SECOND_REPORT: Duration = Duration::from_secs(10);
 const NEXT_REPORTS: Duration = Duration::from_secs(60);
 
 /// The detector of whether a server is reachable, judged by the outcomes of all requests to an endpoint. All sessions of the endpoint share
-/// this value, so that an outage is reported once.
+/// the detector, so that an outage is logged only once.
 #[derive(Debug, Default)]
 pub(crate) struct Reachability {
-    /// Whether an outage may be in progress. If not, a successful request reads only this flag and takes no lock.
+    /// Whether a request has failed since the last response, so that there may be an outage. If false, a successful request reads only this
+    /// flag and takes no lock.
     is_failing: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The time of the first failed request since the last response; `None` if no request has failed since that response.
+    /// The time at which the current series of failed requests began; `None` if no request has failed since the last response.
     since: Option<Timestamp>,
-    /// The earliest time at which the next failed request is reported as an outage.
+    /// The time from which a failed request causes the next log message about the outage.
     report_at: Timestamp,
     is_reported: bool,
 }
 
 impl Reachability {
-    /// Records a failed request. If the outage has to be reported now, returns its duration so far.
+    /// Records a failed request. Returns the duration of the outage so far if the outage has to be logged now.
     pub(crate) fn failed(&self, now: Timestamp) -> Option<Duration> {
         let mut state = self.lock();
         let Some(since) = state.since else {
@@ -57,8 +59,8 @@ impl Reachability {
         Some(now.since(since))
     }
 
-    /// Records a response to a request that was sent at `sent_at`. If the response ends an outage that was reported, returns the duration of
-    /// the outage.
+    /// Records a response to a request that was sent at `sent_at`. Returns the duration of the outage if the response ends an outage that
+    /// was logged.
     pub(crate) fn responded(&self, sent_at: Timestamp, now: Timestamp) -> Option<Duration> {
         // A failure that is recorded concurrently is ended by the next response.
         if !self.is_failing.load(Ordering::Acquire) {

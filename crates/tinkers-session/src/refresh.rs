@@ -11,13 +11,14 @@ use tinkers_wire::{ConfigRequest, DynamicConfig, routes, to_json};
 use crate::json_response::decode;
 use crate::session_state::SessionState;
 
-/// The minimum interval between two refreshes, whatever interval the server asks for.
+/// The minimum interval between two requests for the dynamic configuration. The server may ask for a longer interval, but not for a shorter
+/// one.
 const MIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The time limit of one request for the dynamic configuration.
+/// The timeout of one request for the dynamic configuration.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Builds the request for the dynamic configuration, the settings that a client refreshes during a session.
+/// Builds the request for the dynamic configuration, which contains the server's settings that may change during a session.
 pub(crate) fn request(policy: CallPolicy) -> Call {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::DYNAMIC_CONFIG, body, RouteClass::Control);
@@ -26,8 +27,8 @@ pub(crate) fn request(policy: CallPolicy) -> Call {
     call
 }
 
-/// Refreshes the dynamic configuration until the session is closed. If a refresh fails, the old configuration stays in use. The server's
-/// `retry-after` hints are followed for at most `longest_hint`.
+/// Requests the dynamic configuration at intervals until the session is closed. If a request fails, the old configuration stays in use. A
+/// retry delay (`retry-after`) of the server is followed up to `longest_hint`.
 pub(crate) async fn run(caller: Caller, state: Arc<SessionState>, longest_hint: Duration) {
     let mut hint = Duration::ZERO;
     loop {

@@ -24,7 +24,8 @@ pub struct Session {
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) endpoint: Endpoint,
     pub(crate) config: ClientConfig,
-    /// The guard of the limits that this session requests from the shared limiter. The limits apply until the guard is dropped.
+    /// The guard of the rate limits that this session requests from the limiter, which it shares with other sessions. The limits apply
+    /// until the guard is dropped.
     pub(crate) _limits: LimitRequest,
     pub(crate) response_bytes: ByteSemaphore,
     pub(crate) model_seq: AtomicU64,
@@ -42,7 +43,7 @@ pub(crate) struct Tasks {
 }
 
 impl Session {
-    /// Returns the id of the session on the server.
+    /// Returns the id that the server assigned to the session.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -57,7 +58,7 @@ impl Session {
         self.caller.recovered_errors.snapshot()
     }
 
-    /// Returns the endpoint of the session, which all sessions with the same server and API key share.
+    /// Returns the endpoint of the session: the state, such as the rate limiter, that all sessions with the same server and API key share.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }

@@ -12,7 +12,8 @@ use crate::events::{EventSender, SessionEvent};
 /// do not keep the session alive.
 #[derive(Debug)]
 pub(crate) struct SessionState {
-    /// The signal that ends all calls of the session. The session's `Caller`, which sends its requests, shares this signal.
+    /// The signal that makes all calls of the session fail when the session is closed. The session's `Caller`, which sends its requests,
+    /// shares this signal.
     closing: Arc<CloseSignal>,
     pub(crate) events: EventSender,
     pub(crate) dynamic: ArcSwap<DynamicConfig>,
@@ -91,7 +92,7 @@ mod tests {
         assert_eq!(ended.events.subscribe().latest(), Some(SessionEvent::Ended));
     }
 
-    /// A waker that records whether the session is open when the waker is called.
+    /// A waker that records, when it is called, whether the session is still open.
     struct OpenProbe(Arc<SessionState>, Mutex<Vec<bool>>);
 
     impl Wake for OpenProbe {

@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use tinkers_wire::{ClientConfig, Datum};
 
-/// The limits of one chunk of a batch. Each chunk is sent as one request.
+/// The limits of one chunk of a batch of training examples. Each chunk is sent as one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkLimits {
-    /// The maximum number of data in a chunk, at least 1.
+    /// The maximum number of training examples ([`Datum`]s) in a chunk, at least 1.
     pub data: usize,
-    /// The maximum estimated size of a chunk in bytes, before compression. A single datum may exceed this size.
+    /// The maximum estimated size of a chunk in bytes, before compression. A single datum above this size is sent as a chunk of its own.
     pub bytes: u64,
 }
 

@@ -177,8 +177,8 @@ impl TrainingClient {
         )
     }
 
-    /// Builds a save of the weights and the optimizer state. Training can be resumed from such a checkpoint. The name of the checkpoint
-    /// consists of 1 to 255 letters, digits, `-`, `_` and `.`.
+    /// Returns a builder that saves the weights and the optimizer state as a checkpoint, from which training can be resumed. The name of the
+    /// checkpoint consists of 1 to 255 letters, digits, `-`, `_` and `.`.
     ///
     /// The save is queued when the builder is awaited or [`SaveState::send`] is called.
     ///
@@ -200,7 +200,8 @@ impl TrainingClient {
         SaveState::new(self.calls.clone(), name.into())
     }
 
-    /// Builds a save of the weights for sampling. The name of the saved weights consists of 1 to 255 letters, digits, `-`, `_` and `.`.
+    /// Returns a builder that saves the weights for sampling. The name of the saved weights consists of 1 to 255 letters, digits, `-`, `_` and
+    /// `.`.
     ///
     /// The save is queued when the builder is awaited or [`SaveForSampler::send`] is called. Pass the `tinker://` path of the result to
     /// `create_sampling_client`.
@@ -321,8 +322,8 @@ impl TrainingClient {
         start(operation, work)
     }
 
-    /// Accepts calls again after the server rejected a request without applying any part of the call. The next call reuses the sequence
-    /// numbers of the rejected call. Without a failure, this method does nothing.
+    /// Lets the client accept calls again after a failed call of which the server applied no part, such as a rejected call. The next call reuses
+    /// the sequence numbers of the failed call. If the client accepts calls already, this method does nothing.
     ///
     /// ```no_run
     /// # async fn train(training: tinkers_training::TrainingClient, batch: Vec<tinkers_wire::Datum>) -> tinkers_core::Result<()> {
@@ -354,8 +355,8 @@ impl TrainingClient {
         start(operation, loaded)
     }
 
-    /// Queues the load of a checkpoint as a step of `operation`, and reports the progress of the load to `operation`. The returned future
-    /// waits for the result.
+    /// Queues the load of a checkpoint as one step of `operation`, such as the creation of a training client. The progress of the load is
+    /// reported as progress of `operation`. The returned future waits for the result of the load.
     pub(crate) fn load_in(
         &self,
         operation: &Operation,

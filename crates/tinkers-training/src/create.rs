@@ -97,8 +97,8 @@ impl CreateLoraTrainingClient {
         self
     }
 
-    /// Starts the creation and returns its handle. Dropping the handle cancels the creation. The server may still create the model, which
-    /// then exists until the session ends.
+    /// Starts the creation, and returns a future that waits for the new client. Dropping the future cancels the creation. The server may still
+    /// create the model, which then exists until the session ends.
     pub fn send(self) -> ApiFuture<TrainingClient> {
         const NAME: &str = "ServiceClient.create_lora_training_client";
         let operation = Operation::new(Arc::clone(&self.session), NAME, RouteClass::Train);
@@ -191,8 +191,8 @@ impl CreateTrainingClientFromState {
         self
     }
 
-    /// Starts the creation and returns its handle. Dropping the handle cancels the creation. The server may still create the model, which
-    /// then exists until the session ends.
+    /// Starts the creation, and returns a future that waits for the new client. Dropping the future cancels the creation. The server may still
+    /// create the model, which then exists until the session ends.
     pub fn send(self) -> ApiFuture<TrainingClient> {
         let name = match self.optimizer {
             false => "ServiceClient.create_training_client_from_state",

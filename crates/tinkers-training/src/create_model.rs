@@ -14,8 +14,8 @@ use tinkers_wire::{
 
 use crate::TrainingClient;
 
-/// Returns whether the server rejected the request to load a checkpoint into a new model because the request names no existing model. Some
-/// open-source servers load checkpoints only into existing models.
+/// Returns whether the server rejected a request to load a checkpoint because the request names no existing model. Such a request asks the
+/// server to create a model from the checkpoint, but some open-source servers load checkpoints only into existing models.
 pub(crate) fn needs_existing_model(error: &Error) -> bool {
     let is_refused = error.sent() == Sent::Answered && matches!(error.status(), Some(400 | 422));
     // An error with a request id is the failure of an accepted request.
@@ -23,7 +23,8 @@ pub(crate) fn needs_existing_model(error: &Error) -> bool {
     is_refused && is_submission && error.body().windows(8).any(|part| part == b"model_id")
 }
 
-/// Creates a model with the configuration of the checkpoint, and loads the checkpoint as the first request of the model.
+/// Creates a model with the LoRA configuration of the checkpoint, and then loads the checkpoint into this model. This is needed for servers that
+/// load checkpoints only into existing models.
 pub(crate) async fn load_into_new_model(
     creation: &ModelCreation,
     load: LoadWeights,
@@ -68,7 +69,7 @@ pub(crate) async fn load_into_new_model(
     }
 }
 
-/// An operation that creates a model, with a description of the model for log messages and errors.
+/// A running operation that creates a model, with a description of the model (`subject`) for log messages and errors.
 pub(crate) struct ModelCreation {
     pub(crate) operation: Operation,
     pub(crate) subject: String,
@@ -83,8 +84,8 @@ impl ModelCreation {
         self.client(made.model_id).await
     }
 
-    /// Submits a request and waits for its result. Returns the result, and the model id if the response to the submission contains a model
-    /// id.
+    /// Submits a request that creates a model, and waits for its result. Returns the result, and the model id if the response to the submission
+    /// contains a model id.
     pub(crate) async fn run<T: OperationResult>(
         &self,
         route: &str,
@@ -113,7 +114,8 @@ impl ModelCreation {
         Ok((result, response.model_id))
     }
 
-    /// Logs a warning if an earlier attempt of the creation, whose response was lost, may have created a second model that is not used.
+    /// Logs a warning if the server may keep an unused second model: the response to an earlier attempt to create the model was lost, and the
+    /// server is not known to recognize a repeated request.
     fn warn_of_orphan(&self, earlier: Sent, request_id: &str) {
         if earlier == Sent::MaybeSent
             && self.operation.session.profile().deduplicates != Deduplication::Everything

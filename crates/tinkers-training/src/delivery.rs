@@ -13,13 +13,13 @@ use crate::refusal::leaves_number_free;
 use crate::submission_queue::{OutcomeSender, Submission, SubmissionQueue};
 use crate::submit::{Outgoing, Submitted};
 
-/// The state of one request of a submission.
+/// The state of one request of a training call while the call is being sent.
 #[derive(Debug)]
 enum RequestState {
     NeverSent,
     InFlight,
     Accepted(Submitted),
-    /// The server accepted the request. Its result is not retrieved, because the call has failed.
+    /// The server accepted the request, but its result is not retrieved, because another request of the same training call has failed.
     Abandoned,
     /// The server certainly did not apply the request, so its sequence number can be used again.
     Refused,
@@ -27,18 +27,19 @@ enum RequestState {
     Unknown,
 }
 
-/// The delivery of one submission: sends the requests of a training call and reports the outcome to its caller.
+/// A sender of the requests of one training call. It reports to the caller whether the server has accepted all of these requests.
 ///
-/// The first failure is reported to the caller at once, and also fails all later calls if the submission changes the model. Requests that
-/// are still in flight are awaited, since their outcomes decide whether the model may accept calls again.
+/// The first failure is reported to the caller at once. All later calls of the model fail as well if the call changes the model, or if the
+/// server may have applied a part of the call. Requests that are still in flight are awaited, since their outcomes decide whether the model may
+/// accept calls again.
 pub(crate) struct Delivery {
     queue: Arc<SubmissionQueue>,
     submission: Arc<Submission>,
-    /// The sender of the outcome to the caller; `None` after the outcome was sent.
+    /// The channel through which the outcome of the call is sent to the caller; `None` after the outcome was sent.
     reply: Option<OutcomeSender>,
     states: Vec<RequestState>,
-    /// The error of a failed call that does not change the model. The error is stored here until it is known whether the sequence numbers
-    /// of the call can be used again.
+    /// The error of a failed call that does not change the model. The error is stored here until it is known whether the sequence numbers of the
+    /// call can be used again. If they cannot, all later calls fail because of this error.
     undecided: Option<Error>,
 }
 
@@ -91,7 +92,8 @@ impl Delivery {
         }
     }
 
-    /// Fails the submission after a panic in [`Delivery::run`]. No request is in flight any more.
+    /// Fails the training call and all later calls of the model, after a panic in [`Delivery::run`]. The panic has dropped the requests that
+    /// were in flight, so their outcomes are unknown.
     pub(crate) fn abort(&mut self, error: Error) {
         for state in &mut self.states {
             if matches!(state, RequestState::InFlight) {
@@ -190,7 +192,7 @@ impl Delivery {
         self.abandon_results();
     }
 
-    /// Decides whether the model may accept calls again after this failed call, from the current states of its requests.
+    /// Decides from the current states of the requests of this failed call whether the model may accept calls again.
     fn recovery(&self) -> Recovery {
         let any = |is: fn(&RequestState) -> bool| self.states.iter().any(is);
         if any(|state| {
@@ -235,13 +237,14 @@ impl Delivery {
         }
     }
 
-    /// Counts a recovered error for an outcome that could not be reported, because the caller has dropped its future.
+    /// Adds 1 to the counter of outcomes that could not be reported, because the caller has dropped its future or has already received an
+    /// earlier error of the call.
     fn count_undelivered(&self) {
         let caller = self.queue.session().caller();
         caller.recovered_errors.count(RecoveredError::Undelivered);
     }
 
-    /// Abandons the results of all accepted requests, because the call has failed. Logs each of these requests.
+    /// Marks the accepted requests of a failed call as abandoned, so that their results are not retrieved. Logs each of these requests.
     fn abandon_results(&mut self) {
         let recovered_errors = Arc::clone(&self.queue.session().caller().recovered_errors);
         for (index, state) in self.states.iter_mut().enumerate() {
@@ -260,8 +263,8 @@ impl Delivery {
         }
     }
 
-    /// Builds the error of a call after one of its requests has failed, and other requests were accepted, are in flight or may have been
-    /// applied. `failed` is the sequence number of the failed request.
+    /// Builds the error of a call of which one request has failed, while other requests were accepted, are in flight or may have been applied.
+    /// `failed` is the sequence number of the failed request.
     fn partial_failure(&self, failed: u64, error: Error) -> Error {
         let numbers = |is: fn(&RequestState) -> bool| {
             let those = self
@@ -301,8 +304,8 @@ impl Delivery {
         whole.with_source(error)
     }
 
-    /// Describes for the error text whether gradients of the call were added. This depends on the first request, since a server that keeps
-    /// the order applies the other requests after the first.
+    /// Describes for the error text of a failed call whether its gradients were added. This depends on the first request of the call: a server
+    /// that applies requests in the order of their sequence numbers applies the other requests only after the first.
     fn describe_gradients(&self) -> &'static str {
         match self.states[0] {
             RequestState::NeverSent | RequestState::Refused => {
@@ -318,7 +321,7 @@ impl Delivery {
     }
 }
 
-/// Sends one request of a submission. If the response to a save is lost, the save is recovered.
+/// Sends one request of a training call. If the response to a save is lost, looks for the saved checkpoint, or repeats the save.
 async fn send(
     queue: Arc<SubmissionQueue>,
     submission: Arc<Submission>,

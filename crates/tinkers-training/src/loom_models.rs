@@ -17,10 +17,10 @@ use tinkers_core::{Error, ErrorKind, Sent};
 use crate::model_failure::{ModelFailure, Recovery};
 use crate::submission_queue::{Order, Queued};
 
-/// The maximum number of times that loom preempts a thread in one execution.
+/// The maximum number of times that loom preempts a thread in one execution. This limits the number of thread interleavings that are explored.
 const BOUND: usize = 3;
 
-/// A queued training call of a loom model. It records in a [`Record`] how it ended.
+/// A training call in a loom model. It has no real requests. It records in a [`Record`] whether it was sent or has failed.
 pub(crate) struct Call {
     name: &'static str,
     first_seq: u64,
@@ -38,7 +38,8 @@ impl Queued for Call {
     }
 }
 
-/// A record of the training calls of one loom execution. It uses a mutex that loom does not see, so recording adds no interleavings.
+/// A record of the training calls of one loom execution, from which errors of the queue are detected. The record uses a mutex that loom does not
+/// see, so recording adds no interleavings.
 #[derive(Default)]
 struct Record {
     events: Mutex<Events>,
@@ -74,8 +75,8 @@ impl Record {
         self.write(|events| events.has_model_failed = true);
     }
 
-    /// Returns the violations that this execution has shown: a call out of order, or a call that was not ended exactly once. Called after
-    /// all threads have ended.
+    /// Returns the errors of the queue that this loom execution has shown: a call that was sent out of order, or a call that did not end exactly
+    /// once. All threads of the execution must have ended before.
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         self.write(|events| {
@@ -96,7 +97,8 @@ impl Record {
         faults
     }
 
-    /// Returns the violations like [`Record::faults`]. A failed call whose error does not contain `cause` is a violation as well.
+    /// Returns the errors of the queue as [`Record::faults`] does. Also returns an error if a training call failed with a message that does not
+    /// contain `cause`.
     fn faults_expecting_cause(&self, cause: &str) -> Vec<String> {
         let mut faults = self.faults();
         self.write(|events| {
@@ -112,7 +114,7 @@ pub(crate) fn error(words: &str) -> Error {
     Error::new(ErrorKind::Aborted, Sent::MaybeSent, words)
 }
 
-/// A submission order under test, with the record of the calls that were made.
+/// A submission queue that is tested with loom, and the record of the calls that were made.
 struct Scenario<L> {
     order: Arc<L>,
     record: Arc<Record>,
@@ -139,7 +141,7 @@ impl<L: TestedOrder> Scenario<L> {
         }
     }
 
-    /// Queues a call of `count` requests. If the sender permit is returned, the caller must send the queued calls.
+    /// Queues a call of `count` requests. If this returns a permit, the caller must send all queued calls, since no other thread sends them.
     fn push(&self, name: &'static str, count: u64) -> Option<L::Permit> {
         let mut is_late = false;
         self.record.write(|events| {
@@ -163,7 +165,7 @@ impl<L: TestedOrder> Scenario<L> {
         })
     }
 
-    /// Queues a call. If the call receives the sender permit, sends calls until the queue is empty.
+    /// Queues a call of `count` requests. If no other thread sends the queued calls, sends them until the queue is empty.
     fn call(&self, name: &'static str, count: u64) {
         if let Some(mut permit) = self.push(name, count) {
             while let Some(call) = L::next(&mut permit) {
@@ -190,8 +192,8 @@ impl<L: TestedOrder> Scenario<L> {
         });
     }
 
-    /// Takes the next call from the queue and fails this call. The failure also fails all queued and later calls of the model. `recovery`
-    /// is whether the model may accept calls again.
+    /// Takes the next call from the queue, and lets it fail. The failure also fails all queued and later calls of the model. `recovery` says
+    /// whether the model may accept calls again.
     fn fail_next(&self, permit: &mut L::Permit, recovery: Recovery) {
         let call = L::next(permit).expect("its own call at least");
         let cause = error("the first cause");
@@ -239,9 +241,10 @@ fn negative_control_separate_locks_for_numbering_and_queue_are_detected() {
     assert!(findings.faults.contains(&"out of order".to_owned()));
 }
 
-/// Negative control: the sender finds the queue empty under one lock, and ends under another. A call that arrives in between is never sent.
+/// Checks that loom detects a planted fault: the sender finds the queue empty under one lock, and gives its permit back under another. A call
+/// that is queued in between is never sent.
 #[test]
-fn negative_control_call_lost_at_the_end_of_the_sender_is_detected() {
+fn negative_control_call_lost_when_the_sender_ends_is_detected() {
     let findings = three_calls::<OrderCopy<{ fault::SEPARATE_SENDER_END }>>(
         "negative control: separate sender end",
     );
@@ -252,7 +255,8 @@ fn negative_control_call_lost_at_the_end_of_the_sender_is_detected() {
     );
 }
 
-/// Explores the interleavings of a call that fails and of two calls that other threads make meanwhile.
+/// Explores with loom the thread interleavings of a training call that fails, and of two calls that other threads make meanwhile. Returns the
+/// errors of the queue that were found.
 fn failing_call<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -284,7 +288,8 @@ fn negative_control_separate_locks_for_failure_and_queue_are_detected() {
     assert!(findings.faults.contains(&late), "{:?}", findings.faults);
 }
 
-/// Explores the interleavings of a sender that is dropped after it has sent one call, and of two calls that other threads make meanwhile.
+/// Explores with loom the thread interleavings of a sender (the task that sends queued calls) that is dropped after it has sent one call, and of
+/// two calls that other threads make meanwhile. Returns the errors of the queue that were found.
 fn dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -307,7 +312,7 @@ fn dropped_send_task_fails_queued_and_later_training_calls() {
 }
 
 #[test]
-fn negative_control_dropped_sender_without_failed_calls_is_detected() {
+fn negative_control_dropped_sender_that_fails_no_call_is_detected() {
     let findings = dropped_sender::<OrderCopy<{ fault::DROP_WITHOUT_FAILURE }>>(
         "negative control: drop without failure",
     );
@@ -316,8 +321,8 @@ fn negative_control_dropped_sender_without_failed_calls_is_detected() {
     assert!(faults.contains(&"queued after the failure".to_owned()));
 }
 
-/// Explores the interleavings of a sender that fails a call and is dropped before it reads the queue again, and of a call that another
-/// thread makes meanwhile.
+/// Explores with loom the thread interleavings of a sender (the task that sends queued calls) that fails a call and is dropped before it reads
+/// the queue again, and of a call that another thread makes meanwhile. Returns the errors of the queue that were found.
 fn failure_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -345,8 +350,8 @@ fn negative_control_report_of_the_last_failure_is_detected() {
     assert_eq!(findings.faults, ["another cause"]);
 }
 
-/// Explores the interleavings of a sender that fails a rejected call and is dropped, and of a thread that recovers the model and then makes
-/// a call.
+/// Explores with loom the thread interleavings of a sender (the task that sends queued calls) that fails a rejected call and is dropped, and of
+/// another thread that calls `recover` and then makes a call. Returns the errors of the queue that were found.
 fn recovery_and_dropped_sender<L: TestedOrder>(name: &str) -> Findings {
     explore(name, BOUND, || {
         let scenario = Scenario::<L>::new();
@@ -369,7 +374,7 @@ fn training_call_after_recover_never_hangs_if_the_sender_is_dropped() {
 }
 
 #[test]
-fn negative_control_separate_locks_for_failure_and_end_are_detected() {
+fn negative_control_two_locks_for_a_sender_drop_are_detected() {
     let findings = recovery_and_dropped_sender::<OrderCopy<{ fault::DROP_IN_TWO_STEPS }>>(
         "negative control: drop in two steps",
     );

@@ -97,7 +97,7 @@ fn weighted_mean(values: &[f64], weights: &[f64]) -> Option<f64> {
     (total > 0.0).then(|| sum / total)
 }
 
-/// Returns the integer part of `x` modulo 2^64.
+/// Returns the integer part of `x` modulo 2^64. Metrics with the reduction `hash2` are summed modulo 2^64.
 fn modulo_2_64(x: f64) -> u64 {
     const TWO_64: f64 = 18_446_744_073_709_551_616.0;
     // Of the magnitude, since the remainder of a small negative number is too close to 2^64 to be exact as a float.

@@ -14,7 +14,7 @@ use crate::sender::submit;
 use crate::submission_queue::SubmissionQueue;
 use crate::{ChunkLimits, plan_chunks};
 
-/// Starts the calls of one model. Clones share the submission queue of the model.
+/// A handle that starts the training calls of one model, such as forward passes and saves. Clones share the submission queue of the model.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelCalls {
     queue: Arc<SubmissionQueue>,
@@ -42,8 +42,8 @@ impl ModelCalls {
         self.queue.recover()
     }
 
-    /// Queues a forward or forward-backward pass now, in as many requests as the server's limits require, and starts the operation that
-    /// waits for its results.
+    /// Queues a forward or forward-backward pass before this method returns, in as many requests as the server's limits require. The returned
+    /// future waits for the results of these requests and merges them.
     pub(crate) fn pass(
         &self,
         name: &'static str,
@@ -79,8 +79,8 @@ impl ModelCalls {
             .collect()
     }
 
-    /// Starts a call that consists of one request. `found` is used if the response to a save was lost and the checkpoint was found by its
-    /// name: it makes the result of the save from the path of the checkpoint.
+    /// Queues a training call that consists of one request, and returns a future that waits for its result. `found` makes the result of a save
+    /// from the path of its checkpoint. It is used if the response to the save was lost and the checkpoint was found by its name.
     pub(crate) fn single<T: OperationResult>(
         &self,
         operation: Operation,
@@ -92,8 +92,8 @@ impl ModelCalls {
         start(operation, result)
     }
 
-    /// Starts a call that consists of one request. The request enters the submission queue before this method returns; the returned future
-    /// waits for the result.
+    /// Queues a training call that consists of one request, before this method returns. The returned future waits for the result. `found` is
+    /// used as in [`ModelCalls::single`].
     pub(crate) fn queue_one<T: OperationResult>(
         &self,
         operation: &Operation,
@@ -118,8 +118,8 @@ impl ModelCalls {
         Box::pin(waiter.single(queued, found))
     }
 
-    /// Creates the operation of a training call of this model. While the submission queue of the model moves, the operation does not count
-    /// as stalled.
+    /// Creates the context of a training call of this model: its name, deadline and progress. While the submission queue makes progress, the
+    /// call does not count as stalled.
     pub(crate) fn operation(&self, name: &'static str) -> Operation {
         let session = Arc::clone(self.queue.session());
         let queue = Arc::<SubmissionQueue>::clone(&self.queue);

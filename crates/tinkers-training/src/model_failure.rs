@@ -2,14 +2,14 @@
 
 use tinkers_core::{Error, ErrorKind, Sent};
 
-/// The failure of a model: a failed call, because of which all later calls of the model fail.
+/// The failure of a model: the error of a failed call, because of which all later calls of the model fail.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelFailure {
     pub(crate) cause: Error,
     pub(crate) recovery: Recovery,
 }
 
-/// Whether a failed model may accept calls again, as [`TrainingClient::recover`](crate::TrainingClient::recover) requests.
+/// Whether a failed model accepts calls again when [`TrainingClient::recover`](crate::TrainingClient::recover) is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recovery {
     /// The model may accept calls again, starting with this sequence number: the server applied no part of the failed call.
@@ -21,7 +21,7 @@ pub(crate) enum Recovery {
 }
 
 impl ModelFailure {
-    /// Returns the error for a call that is made after the failure.
+    /// Returns the error for a call that is made after the model has failed.
     pub(crate) fn error(&self) -> Error {
         let advice = match self.recovery {
             Recovery::From(_) => "no part of that call was applied; call recover() to continue",

@@ -15,7 +15,7 @@ use crate::requests::{OnLostReply, SavedName};
 use crate::submission_queue::SubmissionQueue;
 use crate::submit::{Outgoing, Submitted};
 
-/// Submits a named save. Records in `queue` that the name may be in use, unless the server certainly saved nothing.
+/// Submits a named save. Records in `queue` that a checkpoint of this name may exist, unless the server certainly saved nothing.
 pub(crate) async fn send_named(
     queue: &SubmissionQueue,
     save: &Outgoing<'_>,
@@ -40,9 +40,9 @@ pub(crate) async fn send_named(
     sent
 }
 
-/// Submits a save. If the response was lost, looks for the checkpoint by its name, and repeats the save if there is none. `new_name` is the
-/// name of the save if only this call can have created a checkpoint of that name. Without `new_name` the checkpoint cannot be found by
-/// name.
+/// Submits a save. If the response was lost, looks for the checkpoint by its name, and repeats the save if there is none. `new_name` is the name
+/// of the save if only this call can have created a checkpoint of that name. If `new_name` is `None`, the save is repeated without a look-up,
+/// since a checkpoint of the same name may come from another call.
 pub(crate) async fn send(save: &Outgoing<'_>, new_name: Option<&SavedName>) -> Result<Submitted> {
     let error = match save.send(save.policy()).await {
         Ok(submitted) => return Ok(submitted),
@@ -70,8 +70,8 @@ fn is_own_conflict(error: &Error) -> bool {
     is_conflict && error.sent() == Sent::MaybeSent
 }
 
-/// Looks for the checkpoint of a save after the response to the save was lost. Repeats the save if there is no such checkpoint. `lost` is
-/// the error of the save, returned if the lookup fails.
+/// Looks for the checkpoint of a save after the response to the save was lost. Repeats the save if there is no such checkpoint, or if `new_name`
+/// is `None`. `lost` is the error of the save, returned if the look-up fails.
 async fn look_up_or_repeat(
     save: &Outgoing<'_>,
     new_name: Option<&SavedName>,
@@ -126,8 +126,8 @@ async fn handle_conflict(
     found.map(Submitted::Found)
 }
 
-/// Returns the error of a save after its response was lost and the lookup of its checkpoint failed. If the client was closed during the
-/// lookup, returns that error instead.
+/// Returns the error of a save whose response was lost (`lost`), after the look-up of its checkpoint failed with `failed`. If the client was
+/// closed during the look-up, returns `failed` in place of `lost`.
 fn lookup_failed(lost: Error, failed: &Error) -> Error {
     if failed.kind() == ErrorKind::Closed {
         return failed.clone().with_sent(Sent::MaybeSent);
@@ -137,7 +137,7 @@ fn lookup_failed(lost: Error, failed: &Error) -> Error {
     ))
 }
 
-/// A search for saves in the server's list of the model's checkpoints.
+/// A search for the checkpoints of saves, in the server's list of the model's checkpoints.
 pub(crate) struct SaveLookup<'a> {
     pub(crate) session: &'a dyn SessionContext,
     pub(crate) model_id: &'a str,
@@ -160,8 +160,8 @@ impl<'a> SaveLookup<'a> {
     /// Looks for a checkpoint repeatedly until the server lists it. The list may omit a checkpoint that is still being written.
     ///
     /// # Errors
-    /// `conflict` if the checkpoint is not listed within the retry window. `conflict` is the error with which the server reported that the
-    /// checkpoint exists.
+    /// `conflict` if the server does not list the checkpoint within the time limit for retries. `conflict` is the error with which the server
+    /// reported that the checkpoint exists.
     pub(crate) async fn find_eventually(
         &self,
         name: &SavedName,

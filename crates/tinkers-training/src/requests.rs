@@ -14,13 +14,14 @@ use tinkers_wire::{
     PassRequest, TinkerPath, routes, to_json,
 };
 
-/// A request of a training call. With the same sequence number and server profile, the request body always has the same bytes, so that the
-/// server can deduplicate retries.
+/// A request of a training call, such as an optimizer step. With the same sequence number and the same `ServerProfile` (the known properties of
+/// the server), the request body always has the same bytes, so that the server can recognize retries.
 pub(crate) trait Request: Send + Sync + fmt::Debug {
-    /// Builds the HTTP call of the request with this sequence number.
+    /// Builds the HTTP call that sends the request with the sequence number `seq_id`, in a form that suits the known properties of the server
+    /// (`profile`).
     fn call(&self, seq_id: u64, profile: &ServerProfile) -> Result<Call>;
 
-    /// Returns the action after a lost response, for a server that is not known to deduplicate the request.
+    /// Returns what to do if the response is lost and the server is not known to recognize a repeated request.
     fn on_lost_reply(&self) -> OnLostReply;
 
     /// Returns whether the request saves weights.
@@ -33,14 +34,14 @@ pub(crate) trait Request: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Returns the request with a new sampling sequence number of the session, for servers that reject a sampling sequence number of an
-    /// earlier attempt. Returns `None` if the request has no sampling sequence number.
+    /// Returns a copy of the request with a new sampling sequence number (the number of the sampler that an unnamed save creates). This is
+    /// needed for servers that reject a retry with the same number. Returns `None` if the request has no sampling sequence number.
     fn with_new_sampling_number(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
         let _ = session;
         None
     }
 
-    /// Returns whether the body of the request has two formats, protobuf and JSON, of which the server may accept only one.
+    /// Returns whether the request body can be encoded in two formats, protobuf and JSON. Some servers accept only one of these formats.
     fn has_formats(&self) -> bool {
         false
     }
@@ -60,13 +61,14 @@ pub(crate) trait Request: Send + Sync + fmt::Debug {
         true
     }
 
-    /// Returns the kind of deduplication that a server must have, so that it applies the request only once even if the request is retried.
+    /// Returns which requests a server must deduplicate by sequence number, so that it applies this request only once even if the request is
+    /// retried.
     fn required_deduplication(&self) -> Deduplication {
         Deduplication::Everything
     }
 }
 
-/// The action after a lost response, when the request may have been applied.
+/// The action after the response to a request was lost, so that it is unknown whether the server has applied the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnLostReply {
     /// Retry the request, since applying it twice in a row has the same effect as once.
@@ -94,7 +96,7 @@ impl SavedName {
     }
 }
 
-/// A forward or forward-backward pass over the data of one chunk.
+/// The request for a forward or forward-backward pass over the data of one chunk of a batch.
 #[derive(Debug)]
 pub(crate) struct Pass {
     pub(crate) model_id: Arc<str>,
@@ -154,15 +156,15 @@ impl Request for Pass {
 }
 
 impl Pass {
-    /// Returns the name of the first loss input that is a sparse tensor, if there is one.
+    /// Returns the name of the first input of the loss function that is a sparse tensor, or `None` if all inputs are dense.
     fn sparse_input(&self) -> Option<&str> {
         let inputs = self.data.iter().flat_map(|datum| &datum.loss_fn_inputs);
         let mut sparse = inputs.filter(|(_, tensor)| tensor.csr_indices().is_some());
         sparse.next().map(|(name, _)| name.as_str())
     }
 
-    /// Checks that the pass can be sent as JSON. Fails if a loss input is sparse, since some servers silently ignore the indices of sparse
-    /// tensors in JSON.
+    /// Checks that the pass can be sent as JSON. Fails if an input of the loss function is sparse, since some servers silently ignore the
+    /// indices of sparse tensors in JSON.
     fn check_json(&self) -> Result<()> {
         let Some(name) = self.sparse_input() else {
             return Ok(());

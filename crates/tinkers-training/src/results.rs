@@ -20,11 +20,11 @@ use crate::requests::SavedName;
 use crate::submission_queue::{OutcomeReceiver, SubmissionQueue};
 use crate::submit::Submitted;
 
-/// A function that makes the result of a save from the path of its checkpoint. Used if the response to the save was lost and the
+/// A function that makes the result of a save from the path of its checkpoint. It is used if the response to the save was lost and the
 /// checkpoint was found by name.
 pub(crate) type FoundSave<T> = fn(TinkerPath) -> Result<T>;
 
-/// Waits for the results of one training call of one or several requests.
+/// A waiter for the results of one training call, which consists of one or several requests.
 pub(crate) struct ResultWaiter {
     pub(crate) operation: Operation,
     pub(crate) kind: RequestKind,
@@ -73,7 +73,7 @@ impl ResultWaiter {
         Ok(merge(outputs.into_iter().flatten().collect()))
     }
 
-    /// Waits until the requests of the call are accepted. Fails as soon as a pause of the rate limiter will delay the call beyond the
+    /// Waits until the server has accepted all requests of the call. Fails early if the server asked for a pause of requests that ends after the
     /// deadline of the operation.
     async fn submitted(&self, mut receiver: OutcomeReceiver) -> Result<Vec<Submitted>> {
         let Some(deadline) = self.operation.deadline else {
@@ -96,7 +96,7 @@ impl ResultWaiter {
         }
     }
 
-    /// Fails if the call waits for admission by the rate limiter, and the pause that the server asked for ends after `deadline`.
+    /// Fails if the rate limiter holds the call back, and the pause that the server asked for ends after `deadline`.
     fn check_deadline(&self, deadline: Timestamp) -> Result<()> {
         let Operation {
             session,
@@ -175,8 +175,8 @@ impl ResultWaiter {
         }
     }
 
-    /// Adds to the error of a failed chunk the sequence numbers of the chunks that are done. Logs that the results of the remaining chunks
-    /// are abandoned.
+    /// Adds to the error of a failed chunk the sequence numbers of the chunks of the batch that were already done. Logs that the results of the
+    /// other chunks are not retrieved.
     fn chunk_failed(
         &self,
         failed: usize,

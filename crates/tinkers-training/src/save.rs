@@ -14,8 +14,9 @@ use tinkers_wire::{
 use crate::model_calls::ModelCalls;
 use crate::requests::{OnLostReply, Request, SavedName};
 
-/// A builder for a save of weights and optimizer state, made by [`TrainingClient::save_state`](crate::TrainingClient::save_state). Await
-/// the builder, or start the save with [`SaveState::send`]. Until then nothing is queued or sent.
+/// A builder that saves the weights and the optimizer state of a model, returned by
+/// [`TrainingClient::save_state`](crate::TrainingClient::save_state). Await the builder, or start the save with [`SaveState::send`]. Until then
+/// nothing is queued or sent.
 ///
 /// ```no_run
 /// # async fn save(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
@@ -68,8 +69,8 @@ impl SaveState {
         self
     }
 
-    /// Queues the save behind all earlier calls of the model, and returns the handle of its result. Dropping the handle does not cancel
-    /// the save.
+    /// Queues the save behind all earlier calls of the model, and returns a future that waits for its result. Dropping the future does not
+    /// cancel the save.
     pub fn send(self) -> ApiFuture<SavedWeights> {
         let Self { calls, body } = self;
         let operation = calls.operation("TrainingClient.save_state");
@@ -90,7 +91,7 @@ impl IntoFuture for SaveState {
     }
 }
 
-/// A builder for a save of weights for sampling, made by
+/// A builder that saves the weights of a model for sampling, returned by
 /// [`TrainingClient::save_weights_for_sampler`](crate::TrainingClient::save_weights_for_sampler). Await the builder, or start the save with
 /// [`SaveForSampler::send`]. Until then nothing is queued or sent.
 ///
@@ -140,8 +141,8 @@ impl SaveForSampler {
         self
     }
 
-    /// Queues the save behind all earlier calls of the model, and returns the handle of its result. Dropping the handle does not cancel
-    /// the save.
+    /// Queues the save behind all earlier calls of the model, and returns a future that waits for its result. Dropping the future does not
+    /// cancel the save.
     pub fn send(self) -> ApiFuture<SavedSamplerWeights> {
         let operation = self
             .calls
@@ -150,8 +151,8 @@ impl SaveForSampler {
         start(operation, saved)
     }
 
-    /// Queues the save as a step of `operation`, and reports the progress of the save to `operation`. The returned future waits for the
-    /// result.
+    /// Queues the save as one step of `operation`, such as the creation of a sampling client. The progress of the save is reported as progress
+    /// of `operation`. The returned future waits for the result of the save.
     pub(crate) fn queue(
         self,
         operation: &Operation,
@@ -165,8 +166,8 @@ impl SaveForSampler {
     }
 }
 
-/// Validates a save of weights for sampling, and builds its request. Assigns a sampling sequence number to an unnamed save. The sampling
-/// sequence number is assigned once, since each retry of an unnamed save must have the same one.
+/// Validates a save of weights for sampling, and builds its request. An unnamed save receives a sampling sequence number (the number of the
+/// sampler that it creates). The number is assigned only once, since each retry must have the same one.
 fn request_for_sampler(
     mut body: wire::SaveWeightsForSampler,
     next_sampling_seq: impl FnOnce() -> u64,

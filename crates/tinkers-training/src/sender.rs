@@ -11,7 +11,8 @@ use crate::delivery::Delivery;
 use crate::requests::Request;
 use crate::submission_queue::{Entry, OutcomeReceiver, Queued, SendPermit, SubmissionQueue};
 
-/// Queues the requests of a training call, and starts the send task if it is not running. Returns the receiver of the outcome.
+/// Queues the requests of a training call. If no task sends the queued calls of the model, starts such a task. Returns the receiver of the
+/// outcome of the call.
 pub(crate) fn submit(
     queue: &Arc<SubmissionQueue>,
     operation: &'static str,
@@ -27,8 +28,8 @@ pub(crate) fn submit(
     Ok(outcome)
 }
 
-/// Sends queued submissions until the queue is empty. If the task that runs this function is aborted, `permit` is dropped, which fails the
-/// remaining submissions.
+/// Sends queued training calls until the queue is empty. If the task that runs this function is aborted, `permit` is dropped, which fails the
+/// remaining calls.
 async fn send_all(queue: Arc<SubmissionQueue>, mut permit: SendPermit<Entry>) {
     while let Some(entry) = permit.next() {
         // Nothing is submitted after the close of the session, so the sequence numbers are not needed any more.

@@ -17,7 +17,7 @@ use crate::requests::{Request, SavedName};
 use crate::submit::Submitted;
 use crate::sync::{Mutex, lock};
 
-/// A training call in the queue. The requests of the call have consecutive sequence numbers.
+/// A training call in the submission queue. The requests of the call have consecutive sequence numbers.
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) first_seq: u64,
@@ -25,40 +25,42 @@ pub(crate) struct Submission {
     pub(crate) progress: Arc<ProgressCell>,
     pub(crate) operation: &'static str,
     pub(crate) called_at: Timestamp,
-    /// The mark of whether the call was made inside another request, such as by a transport layer.
+    /// A flag that tells whether the call was made while another request was being sent, for example by a transport layer that handles this
+    /// other request.
     pub(crate) mark: NestedMark,
 }
 
 impl Submission {
-    /// Returns the sequence number of the request at `index`.
+    /// Returns the sequence number of the request at `index` in the call.
     pub(crate) fn seq(&self, index: usize) -> u64 {
         self.first_seq + index as u64
     }
 }
 
-/// The sender of the outcome of a submission. The caller may have dropped the receiver.
+/// The sending half of the channel through which a caller learns whether the server has accepted its training call. The caller may have dropped
+/// the receiving half.
 pub(crate) type OutcomeSender = oneshot::Sender<Result<Vec<Submitted>>>;
 
-/// The receiver of the outcome of a submission.
+/// The receiving half of the channel through which a caller learns whether the server has accepted its training call.
 pub(crate) type OutcomeReceiver = oneshot::Receiver<Result<Vec<Submitted>>>;
 
-/// A queue of the submissions of one model.
+/// A queue of the training calls of one model, which are sent in the order of their sequence numbers.
 ///
-/// A call reserves its sequence numbers and its queue position under one lock. One task at a time sends the submissions. The task ends when
-/// the queue is empty, so an idle model has no task. Dropping the future of a call does not remove the submission of the call, since the
-/// server would wait for the missing sequence numbers.
+/// A call reserves its sequence numbers and its queue position under one lock. One task at a time sends the queued calls. The task ends when the
+/// queue is empty, so an idle model has no task. Dropping the future of a call does not remove the call from the queue, since the server would
+/// wait for the missing sequence numbers.
 pub(crate) struct SubmissionQueue {
     session: Arc<dyn SessionContext>,
     model_id: Arc<str>,
     client: ClientId,
     order: Arc<Order<Entry>>,
-    /// The names under which this client has tried to save checkpoints. No other client saves to the same training run, so no checkpoint of
-    /// another name exists.
+    /// The names under which this client has tried to save checkpoints. Under any other name no checkpoint of the training run exists, since no
+    /// other client saves to this run.
     saved: Mutex<BTreeSet<SavedName>>,
     head: Mutex<Head>,
 }
 
-/// The submission at the head of the queue, which is being sent. Its progress shows that the queue moves.
+/// The training call that is being sent. As long as it makes progress, the calls that wait behind it do not count as stalled.
 #[derive(Debug, Default)]
 struct Head {
     since: Timestamp,
@@ -92,11 +94,11 @@ impl SubmissionQueue {
         self.client
     }
 
-    /// Reserves the sequence numbers of `requests` and queues the requests, in one step. Returns the receiver of the outcome. Also returns
-    /// the sender permit if no task has it.
+    /// Reserves the sequence numbers of `requests` and queues the requests, in one step. Returns the receiver of the outcome. If no task sends
+    /// the queued calls, also returns the permit to send them.
     ///
-    /// A call that is made while another request is being sent, such as by a transport layer, is queued only if it can be sent at once.
-    /// Otherwise the call fails: if the call waited for the other request, both would wait for each other.
+    /// A call that is made while another request is being sent, for example by a transport layer, is queued only if it can be sent at once.
+    /// Otherwise the call fails: it might wait in the queue behind the other request, which in turn might wait for the call.
     pub(crate) fn push(
         &self,
         operation: &'static str,
@@ -129,7 +131,7 @@ impl SubmissionQueue {
         Ok((outcome, permit))
     }
 
-    /// Lets the model accept calls again after a failed call of which the server applied nothing. See [`Order::recover`].
+    /// Lets the model accept calls again after a failed call, if the server applied no part of that call. See [`Order::recover`].
     pub(crate) fn recover(&self) -> Result<()> {
         self.order.recover()
     }
@@ -140,19 +142,19 @@ impl SubmissionQueue {
         self.order.fail_model(failure);
     }
 
-    /// Records that the server has accepted the submission that is being sent, so that calls that must not wait, those made inside another
-    /// request, can be queued again.
+    /// Records that the server has accepted the training call that is being sent. From then on, a call that is made inside another request, and
+    /// so must not wait, can be queued again.
     pub(crate) fn mark_head_accepted(&self) {
         self.order.mark_head_accepted();
     }
 
-    /// Makes the `count` sequence numbers of the submission that is being sent available again, because the server has used none of these.
-    /// Queued submissions are renumbered and use them.
+    /// Makes the `count` sequence numbers of the training call that is being sent available again, because the server has used none of these.
+    /// The queued calls are renumbered and use them.
     pub(crate) fn free_numbers(&self, count: u64) {
         self.order.free_numbers(count);
     }
 
-    /// Records whether the failed model may accept calls again. Called when all requests of the failed submission have ended.
+    /// Records whether the failed model may accept calls again. Called when all requests of the failed call have ended.
     pub(crate) fn decide_recovery(&self, recovery: Recovery) {
         self.order.decide_recovery(recovery);
     }
@@ -167,7 +169,8 @@ impl SubmissionQueue {
         lock(&self.saved).insert(name);
     }
 
-    /// Records the progress of the submission that is being sent, from which the activity of the queue is read.
+    /// Records the progress of the training call that is being sent. As long as it makes progress, the calls that wait behind it do not count as
+    /// stalled.
     pub(crate) fn set_head(&self, progress: &Arc<ProgressCell>) {
         *lock(&self.head) = Head {
             since: self.session.caller().time.now(),
@@ -204,7 +207,7 @@ impl fmt::Debug for SubmissionQueue {
     }
 }
 
-/// A queued submission with the sender of its outcome.
+/// A training call in the queue, with the channel through which its outcome is sent to the caller.
 pub(crate) struct Entry {
     pub(crate) submission: Submission,
     pub(crate) reply: OutcomeSender,
@@ -224,7 +227,7 @@ impl Queued for Entry {
     }
 }
 
-/// An entry of the queue of an [`Order`]. The trait allows loom models to use simpler entries than submissions.
+/// An entry of the queue of an [`Order`], normally a training call. The trait allows loom models to use simpler entries.
 pub(crate) trait Queued {
     /// Reports `error` to the caller of the entry. The entry will not be sent.
     fn fail(self, error: Error);
@@ -233,11 +236,11 @@ pub(crate) trait Queued {
     fn renumber(&mut self, freed: u64);
 }
 
-/// The state that decides the order of submissions: sequence numbers, queue, failure of the model, and the sender permit. All of this state
-/// changes under one lock.
+/// The state that decides in which order the training calls of a model are sent: sequence numbers, queue, failure of the model, and whether a
+/// sender exists. All of this state changes under one lock.
 ///
-/// One sender at a time takes the entries in the order of their sequence numbers. The loom models in `loom_models.rs` check all
-/// interleavings.
+/// One sender at a time takes the entries in the order of their sequence numbers. The loom models in `loom_models.rs` check this in all
+/// interleavings of concurrent threads.
 pub(crate) struct Order<T> {
     state: Mutex<State<T>>,
 }
@@ -247,14 +250,14 @@ struct State<T> {
     queue: VecDeque<T>,
     /// Whether a [`SendPermit`] exists, so that a task sends the queued entries.
     has_sender: bool,
-    /// Whether an entry was taken out of the queue, and the server has not accepted the entry yet.
+    /// Whether an entry was taken out of the queue to be sent, and the server has not accepted the entry yet.
     is_head_pending: bool,
     failure: Option<ModelFailure>,
 }
 
 /// The permit to send the entries of an [`Order`]. At most one permit exists at a time.
 ///
-/// The permit ends when it finds the queue empty. If the permit is dropped earlier, it fails all queued and all later calls, so that no
+/// The permit ends when its holder finds the queue empty. If the permit is dropped earlier, it fails all queued and all later calls, so that no
 /// call waits without a sender.
 pub(crate) struct SendPermit<T: Queued> {
     order: Arc<Order<T>>,
@@ -274,12 +277,12 @@ impl<T: Queued> Order<T> {
         }
     }
 
-    /// Reserves `count` sequence numbers and queues an entry, in one step. `entry` builds the entry from the first of these sequence
-    /// numbers. A caller that receives the permit must send the queued entries.
+    /// Reserves `count` sequence numbers and queues an entry, in one step. `entry` builds the entry from the first of these sequence numbers. If
+    /// a permit is returned, the caller must send the queued entries, since no other task sends them.
     ///
     /// # Errors
-    /// If the model has failed, the error of the failure. If `busy` is given and another entry is queued or being sent, the error `busy`.
-    /// In both cases `entry` is not called.
+    /// If the model has failed, the error of the failure. If `busy` is given, and another entry is queued or is being sent, the error `busy`. In
+    /// both cases `entry` is not called.
     pub(crate) fn push(
         self: &Arc<Self>,
         count: u64,
@@ -355,8 +358,8 @@ impl<T: Queued> Order<T> {
 }
 
 impl<T: Queued> SendPermit<T> {
-    /// Returns the next entry to send. If the queue is empty, ends the permit under the same lock, so that the next call receives a new
-    /// permit.
+    /// Returns the next entry to send. If the queue is empty, ends the permit under the same lock, so that the next call that is queued receives
+    /// a new permit and is sent.
     pub(crate) fn next(&mut self) -> Option<T> {
         if self.ended {
             return None;
@@ -393,7 +396,7 @@ impl<T: Queued> Drop for SendPermit<T> {
     }
 }
 
-/// The entries that were removed from the queue because of a failure. The callers of these entries are notified after the lock is released.
+/// The queue entries that fail because the model has failed. Their callers are notified after the lock of the queue is released.
 struct Failed<T> {
     entries: VecDeque<T>,
     error: Error,

@@ -15,7 +15,7 @@ use tinkers_wire::{SubmissionResponse, TinkerPath, routes};
 
 use crate::requests::{OnLostReply, Request};
 
-/// A request of a training call whose submission has succeeded.
+/// A successfully submitted request of a training call: the server has accepted it, or the checkpoint of a save was found.
 #[derive(Debug)]
 pub(crate) enum Submitted {
     /// The server returned a request id. The result can be retrieved with this id.
@@ -23,7 +23,7 @@ pub(crate) enum Submitted {
         response: SubmissionResponse,
         /// The permit of the rate limiter that counts the request as in flight. The permit is held until the result is retrieved.
         in_flight_permit: InFlightPermit,
-        /// The time from the call of the public method to the server's response.
+        /// The time from the user's call of the client's method to the response of the server.
         elapsed: Duration,
         seq_id: u64,
         /// Whether an earlier attempt of the request may have been applied.
@@ -136,8 +136,8 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Handles a response 500 in plain text that was not caused by the body format. The request may have been applied. Therefore the
-    /// request is retried only if `policy` allows this. `first` is the error of the first attempt.
+    /// Handles a response with status 500 and a plain text body, whose cause was not the body format. The request may have been applied.
+    /// Therefore the request is retried only if `policy` allows this. `first` is the error of the first attempt.
     async fn handle_bare_500(
         &self,
         first: Error,
@@ -157,8 +157,8 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Records the body format that the server accepted. A forward pass in JSON is not recorded: it has its own route, and other routes may
-    /// not accept JSON.
+    /// Records the body format that the server accepted, for later requests. A forward pass in JSON is not recorded: it has its own route, and
+    /// other routes may not accept JSON.
     fn accepted_as(&self, format: BodyFormat, accepted: Accepted) -> Result<Submitted> {
         if format == BodyFormat::Protobuf || self.request.adds_gradients() {
             self.session.learn(ProfileUpdate::BodyFormat(format));
@@ -231,19 +231,19 @@ fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
     status && error.sent() == Sent::Answered
 }
 
-/// The rule that decides after which response statuses an attempt is not retried.
+/// The set of response statuses after which an attempt is not retried.
 #[derive(Debug, Clone, Copy)]
 enum FinalStatuses {
-    /// The statuses that the retry policy does not retry.
+    /// The statuses that the retry policy of the request never retries.
     Standard,
-    /// The statuses that the retry policy does not retry, and a 500 in plain text, with which some servers respond if they cannot decode
-    /// the body format.
+    /// The statuses that the retry policy of the request never retries, and also a 500 in plain text, with which some servers respond if they
+    /// cannot decode the body format.
     StandardAndBare500,
 }
 
 impl FinalStatuses {
-    /// Returns which response statuses end an attempt without a retry, while the server has not accepted a body in this format. For formats
-    /// other than JSON these include 500, with which some servers reject a body that they cannot decode.
+    /// Returns the response statuses after which an attempt is not retried, while it is not known whether the server accepts bodies in this
+    /// format. For formats other than JSON, a 500 in plain text is included, with which some servers reject a body that they cannot decode.
     fn of(format: BodyFormat) -> Self {
         match format {
             BodyFormat::Json => Self::Standard,

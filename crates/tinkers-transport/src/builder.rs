@@ -18,7 +18,7 @@ use crate::target::OriginParts;
 use crate::tls::{self, HttpVersions, Tls};
 use crate::transport::{HttpTransport, TransportParts};
 
-/// A builder of an [`HttpTransport`]. [`HttpTransportBuilder::build`] validates the settings.
+/// A builder of an [`HttpTransport`], the HTTP client. [`HttpTransportBuilder::build`] validates the settings.
 #[must_use]
 pub struct HttpTransportBuilder {
     base_url: String,
@@ -79,14 +79,14 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets headers for every request to the origin of the base URL. These headers replace headers of the request with the same name. A
-    /// value that is marked as [sensitive](HeaderValue::set_sensitive) is masked in responses and errors, like the API key.
+    /// Sets headers that are sent with every request to the origin of the base URL. These headers replace headers of the request with the
+    /// same name. A value that is marked as [sensitive](HeaderValue::set_sensitive) is masked in responses and errors, like the API key.
     pub fn default_headers(mut self, headers: HeaderMap) -> Self {
         self.defaults = headers;
         self
     }
 
-    /// Adds a [default header](Self::default_headers).
+    /// Adds a [default header](Self::default_headers), which is sent with every request to the origin of the base URL.
     pub fn default_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.defaults.insert(name, value);
         self
@@ -104,7 +104,7 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the proxies; without this call, no proxy is used.
+    /// Sets the HTTP proxies through which requests are sent. Without this call, no proxy is used.
     pub fn proxy(mut self, proxy: ProxyConfig) -> Self {
         self.proxy = proxy;
         self
@@ -129,13 +129,14 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the connection limits of a route class.
+    /// Sets the connection limits of a route class, such as the maximum number of connections for sampling requests. Each class has its own
+    /// connections.
     pub fn class_limits(mut self, class: RouteClass, limits: ClassConnectionLimits) -> Self {
         self.class_limits[class.index()] = limits;
         self
     }
 
-    /// Sets the runtime of the connections; [`IoRuntime::shared`] by default.
+    /// Sets the runtime that does the I/O of the connections; [`IoRuntime::shared`] by default.
     pub fn runtime(mut self, runtime: IoRuntime) -> Self {
         self.runtime = Some(runtime);
         self
@@ -147,7 +148,8 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the counters in which the transport counts the errors that it recovers from, such as a retry on another connection.
+    /// Sets the counters of recovered errors. The transport counts each error that does not fail a request there, for example because the
+    /// request is sent again on another connection.
     pub fn recovered_errors(mut self, recovered_errors: Arc<RecoveredErrors>) -> Self {
         self.recovered_errors = recovered_errors;
         self

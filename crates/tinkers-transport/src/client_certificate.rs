@@ -33,7 +33,8 @@ impl ClientCertificate {
         }
     }
 
-    /// Parses the certificate chain and the private key to the form in which the TLS configuration presents them.
+    /// Parses the certificate chain and the private key, and returns them in the form that rustls needs to present the certificate to a
+    /// server.
     ///
     /// # Errors
     /// `InvalidInput` with the field `client_certificate` if the chain or the key is invalid, or the key belongs to another certificate.

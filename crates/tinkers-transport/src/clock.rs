@@ -19,25 +19,27 @@ use tokio::time::Sleep;
 
 use crate::shared_runtime;
 
-/// A [`Clock`] on the clock and timers of a tokio runtime.
+/// A [`Clock`] that uses the time and the timers of a tokio runtime.
 ///
-/// The clock works on any thread and any executor, since each call enters the runtime. On a runtime with paused time, the clock is paused,
-/// too. The date is the date of the system plus the virtual time that has passed. In production the virtual time is zero.
+/// The clock works on any thread and any executor, since each call enters the runtime. If a test pauses the time of the runtime, the clock
+/// and its date follow the simulated time. Otherwise the date is that of the system.
 ///
 /// All clocks of a process have the same origin, so that clients on different runtimes can share limits.
 ///
 /// The clock works beyond the end of its runtime: sleeps then continue on the timers of [`IoRuntime::shared`](crate::IoRuntime::shared), so
-/// that the tasks that sleep can proceed and report the end of the runtime.
+/// that waiting tasks can proceed and report that the runtime has ended.
 #[derive(Clone)]
 pub struct TokioClock {
-    /// The shared state of all clones. It is a single pointer, since a program may have many sleeps, and each holds a clone of the clock.
+    /// The state that all clones of the clock share. It is a single pointer, since each sleep holds a clone of the clock, and there may be
+    /// many sleeps.
     inner: Arc<Inner>,
 }
 
 struct Inner {
     handle: Handle,
     origin: Instant,
-    /// A task that never completes. If the task has ended, the runtime has ended. A runtime ends its tasks before its timers.
+    /// A task that never completes by itself, by which the clock detects the end of the runtime: a runtime aborts its tasks before it stops
+    /// its timers.
     sentinel: AbortHandle,
 }
 
@@ -62,8 +64,8 @@ impl TokioClock {
         }
     }
 
-    /// Enters the runtime. Returns `None` in the destructor of a thread-local variable if tokio's own thread-local variable is already
-    /// destroyed: entering the runtime would panic there, and the process would abort.
+    /// Enters the runtime of the clock on the calling thread. Returns `None` in the destructor of a thread-local variable if tokio's own
+    /// thread-local variable is already destroyed: entering the runtime would panic there, and the process would abort.
     fn enter(&self) -> Option<EnterGuard<'_>> {
         match Handle::try_current() {
             Err(error) if error.is_thread_local_destroyed() => None,
@@ -71,7 +73,7 @@ impl TokioClock {
         }
     }
 
-    /// Creates a timer of the runtime. Returns `None` if the runtime cannot be entered.
+    /// Creates a timer of the runtime that ends at `at`. Returns `None` if the calling thread cannot enter the runtime.
     fn timer(&self, at: Timestamp) -> Option<Sleep> {
         let origin = self.inner.origin;
         // A time beyond the range of the platform is replaced by thirty years, as in tokio.

@@ -13,17 +13,19 @@ use crate::proxy::ProxyRoute;
 use crate::target::Target;
 use crate::upload_body::UploadBody;
 
-/// A handle that sends requests on one connection. HTTP/1.1 carries one request at a time; HTTP/2 handles can be shared.
+/// A handle that sends requests on one open connection. An HTTP/1.1 connection carries one request at a time. HTTP/2 handles can be cloned,
+/// so that requests share the connection.
 pub(crate) enum Connection {
     Http1 {
         sender: http1::SendRequest<UploadBody>,
-        /// The proxy to which the connection leads, if it leads to a proxy without a tunnel. A proxy needs request URIs in absolute form.
+        /// The proxy that receives the requests of this connection, if requests are sent to a proxy without a tunnel. The proxy needs the
+        /// absolute URL in each request.
         proxy: Option<ProxyRoute>,
         first_bytes: FirstBytes,
     },
     Http2 {
         sender: http2::SendRequest<UploadBody>,
-        /// The number of concurrent streams that the server allows.
+        /// The maximum number of concurrent streams (requests) that the server allows on the connection.
         max_streams: watch::Receiver<usize>,
     },
 }
@@ -51,7 +53,8 @@ impl Connection {
         }
     }
 
-    /// Returns the protocol of the peer and its name, if the first bytes that the peer has sent show a protocol other than HTTP/1.1.
+    /// Returns the protocol of the peer and its name if this is an HTTP/1.1 connection, but the first bytes from the peer show another
+    /// protocol.
     pub(crate) fn foreign_protocol(&self) -> Option<(PeerProtocol, &'static str)> {
         match self {
             Self::Http1 { first_bytes, .. } => {
@@ -62,7 +65,8 @@ impl Connection {
         }
     }
 
-    /// Returns the name of the peer for error messages: the address of `origin`, or that of the proxy.
+    /// Returns the name of the peer for error messages: the address of `origin`, or the address of the proxy if requests are sent to a
+    /// proxy.
     pub(crate) fn peer(&self, origin: &Origin) -> String {
         match self {
             Self::Http1 {

@@ -63,7 +63,8 @@ impl fmt::Debug for CloudflareAccess {
     }
 }
 
-/// The headers that are sent only to the origin of the base URL: the credential, Cloudflare Access, and the default headers.
+/// The secret and default headers, which are sent only to the origin of the base URL: the API key, the Cloudflare Access token, and the
+/// default headers of the builder.
 pub(crate) struct TrustedHeaders {
     fixed: HeaderMap,
     /// The header with the API key. The API key may be replaced while requests are in flight.
@@ -106,7 +107,7 @@ impl TrustedHeaders {
         Ok(())
     }
 
-    /// Returns the redactor, which masks these headers' secrets in responses and errors.
+    /// Returns the redactor, which masks the secrets in these headers where they occur in responses and errors.
     pub(crate) fn redactor(&self) -> Arc<Redactor> {
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&key.redactor)
@@ -117,7 +118,7 @@ impl TrustedHeaders {
         self.fixed.len() + 1
     }
 
-    /// Adds the API key, the Cloudflare token and the default headers to the `headers` of a request. They replace headers of the same name.
+    /// Adds the API key, the Cloudflare token and the default headers to the `headers` of a request, in place of headers of the same name.
     /// The request must go to the origin of the base URL, since no other server may receive these headers.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
@@ -144,7 +145,7 @@ impl fmt::Debug for TrustedHeaders {
 
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Inserts the headers of `from` into `headers`, in place of headers of the same name. A name may have several values.
+/// Inserts the headers in `from` into `headers`, in place of headers of the same name. All values of a name are replaced.
 pub(crate) fn replace(headers: &mut HeaderMap, from: &HeaderMap) {
     for name in from.keys() {
         headers.remove(name);

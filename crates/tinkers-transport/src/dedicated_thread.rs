@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use crate::io_runtime::IoRuntime;
 use crate::shared_runtime::{RESOLVER_THREADS, cannot_start};
 
-/// A thread that drives a single-threaded runtime. Dropping the handle stops the thread and drops its tasks.
+/// A thread with its own single-threaded tokio runtime. Dropping this value stops the thread and drops its tasks.
 ///
-/// The connections of a transport that is built with [`DedicatedThread::runtime`] live on this thread, too.
+/// If a transport is built with [`DedicatedThread::runtime`], this thread does the I/O of its connections, too.
 pub struct DedicatedThread {
     runtime: IoRuntime,
     stop: Option<oneshot::Sender<()>>,
@@ -40,7 +40,7 @@ impl DedicatedThread {
         Ok(thread)
     }
 
-    /// Starts a thread called `name`.
+    /// Starts a new thread called `name` with its own tokio runtime.
     ///
     /// # Errors
     /// `Io` if the operating system provides no thread.

@@ -26,13 +26,14 @@ pub(crate) struct NewConnection {
     pub(crate) connection: Connection,
     /// The future that does the I/O of the connection. The caller must poll this future until it ends.
     pub(crate) driver: Driver,
-    /// The number of concurrent streams that the server allows, as it changes; `None` for HTTP/1.1.
+    /// The maximum number of concurrent streams (requests) that the server allows, and its later changes; `None` for HTTP/1.1.
     pub(crate) max_streams: Option<watch::Receiver<usize>>,
 }
 
 pub(crate) type Driver = BoxFuture<'static, Result<(), hyper::Error>>;
 
-/// Opens connections to any origin. Each attempt resolves the host name again, so that a host with a new address is found.
+/// A factory of connections to any origin (scheme, host and port). Each attempt resolves the host name again, so that a host with a new
+/// address is found.
 #[derive(Debug)]
 pub(crate) struct Dialer<R = GaiResolver> {
     tcp: HttpConnector<R>,
@@ -50,8 +51,8 @@ pub(crate) struct DialTimeout<'a> {
 }
 
 impl<'a> DialTimeout<'a> {
-    /// Starts a time limit that is 5 % shorter than `connect`. The request that waits for the connection has the timeout `connect`, and the
-    /// error of that timeout does not say which step was slow. The shorter limit passes first, with an error that names the step.
+    /// Starts the time limit for opening one connection. It is 5 % shorter than `connect`, the timeout of the request that waits for the
+    /// connection, so that it passes first: its error names the slow step, such as the TLS handshake.
     pub(crate) fn new(connect: Duration, clock: &'a dyn Clock) -> Self {
         let timeout = connect - connect / 20;
         let deadline = clock.now().after(timeout);
@@ -75,7 +76,8 @@ impl<'a> DialTimeout<'a> {
 /// The time without traffic after which a keep-alive ping is sent to the peer. Applies to idle connections, too. If the peer does not reply
 /// to the ping within the same time, the connection is closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// The flow-control window of an HTTP/2 stream. Results may be many megabytes, and each 64 KiB of the default window costs a round trip.
+/// The flow-control window of an HTTP/2 stream in bytes. It is larger than the default of 64 KiB, since results may be many megabytes, and
+/// each full window costs a round trip.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
@@ -104,7 +106,7 @@ impl<R> Dialer<R> {
         }
     }
 
-    /// Returns whether a connection to `origin` may carry concurrent requests.
+    /// Returns whether a connection to `origin` may turn out to be an HTTP/2 connection, which carries concurrent requests.
     pub(crate) fn may_multiplex(&self, origin: &Origin) -> bool {
         match self.versions {
             HttpVersions::Negotiate => origin.scheme() == Scheme::Https,
@@ -120,7 +122,7 @@ where
     <HttpConnector<R> as Service<Uri>>::Error: std::error::Error + Send + Sync + 'static,
     <HttpConnector<R> as Service<Uri>>::Future: Send,
 {
-    /// Opens a connection to the origin of the base URL. Nothing of a request is sent, so all errors are `NotSent`.
+    /// Opens a connection to the origin of the base URL. No part of a request is sent, so the `sent` state of every error is `NotSent`.
     ///
     /// Must run in the context of a tokio runtime.
     pub(crate) async fn dial(
@@ -131,7 +133,8 @@ where
         self.open(origin, self.versions, true, timeout).await
     }
 
-    /// Opens a connection to the origin of a redirect. HTTP/2 prior knowledge and the client certificate do not apply to this origin.
+    /// Opens a connection to the other origin to which a response redirects. The client certificate is not sent to this origin, and HTTP/2
+    /// is not used without negotiation.
     pub(crate) async fn dial_foreign(
         &self,
         origin: &Origin,
@@ -192,7 +195,7 @@ where
         }
     }
 
-    /// Opens a byte stream to `origin`, through a tunnel if `route` names a proxy.
+    /// Opens a TCP connection to `origin`, or a tunnel to it through the proxy if `route` names one.
     async fn stream(
         &self,
         origin: &Origin,
@@ -219,7 +222,7 @@ where
         Ok(stream.map_err(refused)?.into_inner())
     }
 
-    /// Opens a TCP connection. Tries the addresses of the host one after the other.
+    /// Opens a TCP connection to the host of `uri`. Tries the IP addresses of the host one after the other.
     async fn connect(
         &self,
         uri: Uri,
@@ -236,7 +239,8 @@ where
     }
 }
 
-/// A connector that returns a connection that is open already. For the proxy tunnel, which takes its connection from a connector.
+/// A connector that returns a connection that is already open. The proxy tunnel needs it, since it accepts only a connector and not a
+/// connection.
 struct ReadyConnector(Option<ObservedStream<TcpStream>>);
 
 impl Service<Uri> for ReadyConnector {
@@ -355,8 +359,8 @@ mod tests {
     use super::*;
     use crate::io_runtime::IoRuntime;
 
-    /// A fake resolver of host names. Each lookup returns the next of the given address lists; when only one list is left, every lookup
-    /// returns this list.
+    /// A fake resolver of host names. Each lookup returns the next of the given address lists. When only one list is left, every further
+    /// lookup returns this list.
     #[derive(Clone)]
     struct FakeResolver {
         results: Arc<Mutex<Vec<Vec<SocketAddr>>>>,
@@ -408,8 +412,8 @@ mod tests {
             .await
     }
 
-    /// Listens on the same port of two loopback addresses. Connections to the first address are never accepted, since its backlog is full;
-    /// the second address accepts connections.
+    /// Listens on the same port of two loopback addresses. Connections to the first address are never accepted, since its queue of pending
+    /// connections (backlog) is full. The second address accepts connections.
     async fn dead_and_live() -> (SocketAddr, SocketAddr, Backlog, TcpListener) {
         let live = TcpListener::bind("127.0.0.2:0").await.unwrap();
         let live_at = live.local_addr().unwrap();
@@ -431,7 +435,7 @@ mod tests {
         (dead_at, live_at, (dead, backlog), live)
     }
 
-    /// A listener with a full backlog, and the connections that fill it.
+    /// A listener that accepts no connections, and the open connections that fill its queue of pending connections (backlog).
     type Backlog = (TcpListener, Vec<TcpStream>);
 
     fn clock() -> Arc<dyn Clock> {

@@ -10,7 +10,7 @@ use tinkers_core::{Origin, Scheme, Sent, TransportError, TransportErrorKind};
 
 use crate::first_bytes::PeerProtocol;
 
-/// Returns the error of a failed TCP connection to `address`.
+/// Returns the error for a TCP connection to `address` that failed, for example because the host refused it.
 pub(crate) fn unreachable(
     address: &str,
     error: impl Into<Box<dyn StdError + Send + Sync>>,
@@ -91,7 +91,7 @@ pub(crate) fn handshake(
     TransportError::new(kind, Sent::NotSent, message).with_source(error)
 }
 
-/// Returns what the user should change if the peer speaks `peer_protocol` instead of the protocol of the URL's scheme.
+/// Returns a text that says how the user should correct the URL, if the peer speaks `peer_protocol` and the URL has the scheme `scheme`.
 fn correction(peer_protocol: PeerProtocol, scheme: Scheme) -> &'static str {
     match (peer_protocol, scheme) {
         (PeerProtocol::Http1(_), Scheme::Https) => "use http:// in the base URL",
@@ -103,7 +103,7 @@ fn correction(peer_protocol: PeerProtocol, scheme: Scheme) -> &'static str {
     }
 }
 
-/// Returns the error of a TLS handshake with `origin` that was not finished within `limit`.
+/// Returns the error for a TLS handshake with `origin` that was not finished within `limit`.
 pub(crate) fn no_handshake(origin: &Origin, limit: Duration) -> TransportError {
     let message = format!(
         "{} accepted the connection and did not finish the TLS handshake within {limit:?} (the `connect` limit); does it speak TLS on this port?",
@@ -112,7 +112,7 @@ pub(crate) fn no_handshake(origin: &Origin, limit: Duration) -> TransportError {
     TransportError::new(TransportErrorKind::Timeout, Sent::NotSent, message)
 }
 
-/// Returns the error of a proxy that did not respond to `CONNECT` within `limit`.
+/// Returns the error for a proxy that did not respond within `limit` to the `CONNECT` request, which asks for a tunnel to `origin`.
 pub(crate) fn no_tunnel(origin: &Origin, proxy: &str, limit: Duration) -> TransportError {
     let message = format!(
         "cannot connect to {} through the proxy {proxy}: it did not respond to CONNECT within {limit:?} (the `connect` limit)",
@@ -121,7 +121,7 @@ pub(crate) fn no_tunnel(origin: &Origin, proxy: &str, limit: Duration) -> Transp
     TransportError::new(TransportErrorKind::Timeout, Sent::NotSent, message)
 }
 
-/// Returns the error of a proxy that opened no tunnel to `origin`.
+/// Returns the error for a proxy that was asked for a tunnel to `origin` and did not open it.
 pub(crate) fn tunnel(
     origin: &Origin,
     proxy: &str,
@@ -148,7 +148,7 @@ pub(crate) fn tunnel(
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message).with_source(error)
 }
 
-/// Returns the error of a new HTTP/2 connection on which the settings of the server did not arrive in time.
+/// Returns the error for a new HTTP/2 connection on which the server's initial `SETTINGS` frame did not arrive in time.
 pub(crate) fn no_settings(
     origin: &Origin,
     peer_protocol: PeerProtocol,
@@ -166,7 +166,7 @@ pub(crate) fn no_settings(
     }
 }
 
-/// Returns the error of an HTTP/2 connection that ended before its settings arrived.
+/// Returns the error for a new HTTP/2 connection that ended before the server's initial `SETTINGS` frame arrived.
 pub(crate) fn not_http2(
     origin: &Origin,
     peer_protocol: PeerProtocol,
@@ -199,7 +199,7 @@ pub(crate) fn not_http2(
     }
 }
 
-/// Returns the error of a peer that was expected to speak HTTP/1.1 and speaks another protocol.
+/// Returns the error for a peer that should speak HTTP/1.1, but whose first bytes show another protocol.
 pub(crate) fn not_http1(
     peer: &str,
     (peer_protocol, name): (PeerProtocol, &str),
@@ -222,8 +222,8 @@ pub(crate) fn not_http1(
     TransportError::new(foreign(peer_protocol), sent, message).with_source(error)
 }
 
-/// Returns the kind of error for a peer that does not speak HTTP/1.1. If the peer speaks a known protocol, the error is permanent; unknown bytes
-/// may come from a truncated stream, so a retry may help.
+/// Returns the kind of the error for a peer that does not speak HTTP/1.1. If the peer speaks a known protocol, the error is permanent.
+/// Unknown bytes may come from a truncated stream, so a retry may help.
 const fn foreign(peer_protocol: PeerProtocol) -> TransportErrorKind {
     match peer_protocol {
         PeerProtocol::Unknown => TransportErrorKind::Broken,
@@ -231,7 +231,7 @@ const fn foreign(peer_protocol: PeerProtocol) -> TransportErrorKind {
     }
 }
 
-/// Returns the error of a connection that was not opened because its task panicked or its runtime has ended.
+/// Returns the error for a connection that was not opened because the task that opens it panicked or the runtime has ended.
 pub(crate) fn not_opened(origin: &Origin) -> TransportError {
     let message = format!(
         "cannot connect to {}: the task that opens the connection was aborted",
@@ -240,7 +240,7 @@ pub(crate) fn not_opened(origin: &Origin) -> TransportError {
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message)
 }
 
-/// Returns the error of a request after its task panicked or its runtime ended.
+/// Returns the error for a request whose task panicked or whose runtime ended. `sent` says whether the request may have been sent.
 pub(crate) fn aborted(origin: &Origin, sent: Sent) -> TransportError {
     let message = match sent {
         Sent::NotSent => format!(
@@ -275,7 +275,7 @@ pub(crate) fn timed_out(
     TransportError::new(TransportErrorKind::Timeout, sent, message)
 }
 
-/// Returns the error of a request whose connection broke.
+/// Returns the error for a request whose connection broke. `sent` says whether the request may have been sent.
 pub(crate) fn broken(origin: &Origin, sent: Sent, error: hyper::Error) -> TransportError {
     let message = match sent {
         Sent::NotSent => format!(
@@ -290,8 +290,8 @@ pub(crate) fn broken(origin: &Origin, sent: Sent, error: hyper::Error) -> Transp
     TransportError::new(TransportErrorKind::Broken, sent, message).with_source(error)
 }
 
-/// Returns the error of a request that was admitted but must not be sent, because a rate-limited response to another request has meanwhile
-/// closed the gate of the rate limiter.
+/// Returns the error for a request that the rate limiter has admitted but that must not be sent any more, because another request has
+/// meanwhile received a rate-limited response (429).
 pub(crate) fn held(origin: &Origin) -> TransportError {
     let message = format!(
         "the request to {} was held back by the rate limit",
@@ -323,7 +323,7 @@ pub(crate) fn is_unprocessed(error: &hyper::Error) -> bool {
     })
 }
 
-/// Returns a function that creates copies of `error`, one for each request that waited for the failed connection.
+/// Returns a function that creates copies of `error`. If a connection cannot be opened, each request that waited for it gets a copy.
 pub(crate) fn copies(error: TransportError) -> impl Fn() -> TransportError {
     let source: Option<Arc<dyn StdError + Send + Sync>> = error.source.map(Arc::from);
     move || {
@@ -355,7 +355,7 @@ impl StdError for SharedSource {
     }
 }
 
-/// Returns the first error of type `E` in a chain of sources.
+/// Returns the first error of type `E` in the chain of sources that begins with `error`.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(error), |&error| {
         match error.downcast_ref::<io::Error>() {

@@ -24,18 +24,18 @@ use crate::upload_body::{UploadBody, UploadProgress};
 pub(crate) struct OutgoingRequest<'a> {
     pub(crate) target: Target,
     pub(crate) method: &'a Method,
-    /// The headers of the caller, without those that the transport adds.
+    /// The headers that the caller has set, without the headers that the transport adds, such as the API key.
     pub(crate) headers: &'a HeaderMap,
-    /// Whether all redirects so far led to the origin of the base URL. Only such a request may carry the API key and the other headers for
-    /// that origin.
+    /// Whether all redirects so far led to the origin of the base URL. Only then may the request carry the API key and the other headers
+    /// for that origin.
     pub(crate) is_trusted: bool,
     pub(crate) body: &'a Bytes,
-    /// The check of whether the rate limiter still lets the request be sent. It is made immediately before the request is written. It is
-    /// also told of a rate-limited response.
+    /// The rate limiter's final check, made immediately before the request is written, of whether the request may still be sent. The status
+    /// and headers of the response are reported to it, so that the limiter reacts to a 429 at once.
     pub(crate) departure: &'a DepartureCheck,
 }
 
-/// The timeouts of a request, and the size limit of its response. The total timeout covers all redirects and the retry on another
+/// The timeouts of a request, and the maximum size of its response. The total timeout covers all redirects and a repetition on another
 /// connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestLimits {
@@ -47,7 +47,8 @@ pub(crate) struct RequestLimits {
 /// The error of a request for which no complete response arrived.
 pub(crate) struct ExchangeError {
     pub(crate) error: TransportError,
-    /// Whether the server has certainly not processed the request, according to hyper or the server. If so, the request may be sent again.
+    /// Whether the server has certainly not processed the request, according to hyper or the server. Such a request may be sent again
+    /// without the risk of applying it twice.
     pub(crate) is_unprocessed: bool,
 }
 
@@ -113,12 +114,12 @@ pub(crate) async fn exchange(
     Ok(body(response, origin, is_head, limits, &**clock).await?)
 }
 
-/// The result of sending a request: the head of the response, or an error. The error contains the request if no byte of the request was
-/// written.
+/// The result of sending a request: the status and headers of the response, or an error. If no byte of the request was written, the error
+/// contains the request, so that it can be sent again.
 type HeadResult = Result<Response<Incoming>, TrySendError<Request<UploadBody>>>;
 type Sending<'a> = Pin<&'a mut (dyn Future<Output = HeadResult> + Send)>;
 
-/// The wait for the head of a response, which ends early if the request times out.
+/// The parameters of the wait for the status and headers of a response. The wait ends early if the request times out.
 struct ResponseHead<'a> {
     origin: &'a Origin,
     progress: &'a UploadProgress,
@@ -166,7 +167,7 @@ fn failed(
     }
 }
 
-/// Returns the error of a connection that ended before it accepted the request.
+/// Returns the error for a request that was not sent because its connection ended before it accepted the request.
 fn unsent(origin: &Origin, connection: &Connection, error: hyper::Error) -> ExchangeError {
     ExchangeError {
         error: broken(origin, connection, Sent::NotSent, error),
@@ -192,8 +193,8 @@ fn broken(
     }
 }
 
-/// Returns the timeout that applies to the wait for the head of the response: its name, its length, and the time at which it passes. The
-/// timeout is `idle` during the upload and `first_byte` after the upload, or `total` if that timeout passes earlier.
+/// Returns the timeout that applies to the wait for the status and headers of the response: its name, its length, and the time at which it
+/// passes. The timeout is `idle` during the upload and `first_byte` after the upload, or `total` if that timeout passes earlier.
 fn phase(progress: &UploadProgress, limits: &RequestLimits) -> (&'static str, Duration, Timestamp) {
     let (last, done) = progress.state();
     let (phase, limit) = if done {
@@ -243,7 +244,8 @@ async fn body(
     })
 }
 
-/// Reads a whole response body into `collector`, with a timeout for each chunk.
+/// Reads a whole response body into `collector`. The read fails if the next chunk does not arrive within the `idle` timeout, or if the
+/// total timeout passes.
 async fn collect(
     mut incoming: Incoming,
     mut collector: BodyCollector,

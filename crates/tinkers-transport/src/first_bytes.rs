@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// The number of bytes at the start of a connection that are recorded. It is enough to recognise every protocol below.
+/// The number of bytes that are recorded at the start of a connection. It is enough to recognise each protocol in [`PeerProtocol`].
 const CAPACITY: usize = 24;
 
 /// A record of the first bytes that a peer has sent, from which its protocol is recognised. Clones share the record.
@@ -17,7 +17,7 @@ const CAPACITY: usize = 24;
 pub(crate) struct FirstBytes(Arc<Mutex<Vec<u8>>>);
 
 impl FirstBytes {
-    /// Appends the bytes that fit, and returns whether the record is full.
+    /// Appends bytes to the record until it is full, and ignores further bytes. Returns whether the record is full.
     fn push(&self, bytes: &[u8]) -> bool {
         let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room = CAPACITY - recorded.len();
@@ -68,7 +68,7 @@ impl PeerProtocol {
         }
     }
 
-    /// Returns the name of the protocol if it is a protocol other than HTTP/1.
+    /// Returns the name of the protocol for error messages, or `None` if the protocol is HTTP/1 or the peer has sent nothing.
     pub(crate) const fn foreign_name(self) -> Option<&'static str> {
         match self {
             Self::Http2 => Some("HTTP/2"),
@@ -81,19 +81,18 @@ impl PeerProtocol {
     }
 }
 
-/// A byte stream that records the first bytes it receives, and notifies waiting tasks when the reader has read all bytes that were
-/// received.
+/// A byte stream that records the first bytes from the peer, and wakes waiting tasks when all received bytes have been read.
 #[derive(Debug)]
 pub(crate) struct ObservedStream<T> {
     inner: T,
     first_bytes: FirstBytes,
     is_full: bool,
-    /// Notified when the reader has read all bytes that were received, and waits for more bytes.
+    /// The notification that wakes waiting tasks when the reader of the stream has read all received bytes and waits for more.
     drained: Arc<Notify>,
     has_read: bool,
     /// Whether the stream is in bytewise mode: each read returns at most one byte.
     bytewise: bool,
-    /// In bytewise mode, the bytes that were received and not read yet.
+    /// In bytewise mode (one byte for each read), the bytes that were received and not read yet.
     ahead: VecDeque<u8>,
 }
 
@@ -110,8 +109,8 @@ impl<T> ObservedStream<T> {
         }
     }
 
-    /// Starts bytewise mode: each read returns one byte until [`restart`](Self::restart) is called. For a reader that needs only the next
-    /// few bytes, and would otherwise read and discard bytes that are meant for the next reader.
+    /// Starts bytewise mode: each read returns one byte until [`restart`](Self::restart) is called. A reader that would read too many bytes
+    /// and discard them, such as the proxy tunnel, then leaves the bytes for the next reader.
     pub(crate) fn bytewise(mut self) -> Self {
         self.bytewise = true;
         self
@@ -130,7 +129,7 @@ impl<T> ObservedStream<T> {
         self.first_bytes.clone()
     }
 
-    /// Returns the notification that is sent each time the reader has read all bytes that were received.
+    /// Returns the notification that wakes waiting tasks each time the reader of the stream has read all received bytes.
     pub(crate) fn drained(&self) -> Arc<Notify> {
         Arc::clone(&self.drained)
     }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::clock::TokioClock;
 use crate::shared_runtime;
 
-/// A handle of the runtime that does the I/O of the SDK. Clones are cheap and refer to the same runtime.
+/// A handle of the tokio runtime that does the I/O of the SDK. Clones are cheap and refer to the same runtime.
 ///
 /// The tasks of the runtime do not depend on the caller's executor, which may be blocked, dropped or missing.
 ///
@@ -30,8 +30,8 @@ pub struct IoRuntime {
 static SHARED: OnceLock<IoRuntime> = OnceLock::new();
 
 impl IoRuntime {
-    /// Returns the runtime that the process shares. The runtime is started on first use, on threads named `tinkers-io`, and never shut
-    /// down.
+    /// Returns the runtime that all clients of the process share by default. The runtime is started on first use, on threads named
+    /// `tinkers-io`, and never shut down.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](tinkers_core::ErrorKind::Io) if the operating system provides no thread.
@@ -51,14 +51,14 @@ impl IoRuntime {
         shared_runtime::set_threads(threads)
     }
 
-    /// Uses a runtime of the caller. The I/O and time drivers of the runtime must be enabled, and the caller must keep the runtime running:
-    /// requests in flight fail when the runtime ends.
+    /// Creates a handle of a tokio runtime of the caller. The I/O and time drivers of the runtime must be enabled, and the caller must keep
+    /// the runtime running: requests in flight fail when the runtime ends.
     pub fn from_handle(handle: Handle) -> Self {
         let clock = Arc::new(TokioClock::new(handle.clone()));
         Self { handle, clock }
     }
 
-    /// Returns the clock of this runtime.
+    /// Returns a clock that uses the time and the timers of this runtime.
     pub fn clock(&self) -> Arc<dyn Clock> {
         let clock: Arc<dyn Clock> = Arc::<TokioClock>::clone(&self.clock);
         clock
@@ -72,12 +72,13 @@ impl IoRuntime {
         self.handle.block_on(work)
     }
 
-    /// Starts a task that cannot be aborted, and that ends by itself, such as the driver of a connection.
+    /// Starts a task on this runtime that cannot be aborted and ends by itself, such as the task that does the I/O of a connection.
     pub(crate) fn launch(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.handle.spawn(work));
     }
 
-    /// Runs `work` in a task of this runtime, from any executor. Returns `None` if the task panicked or the runtime has ended.
+    /// Runs `work` in a task of this runtime, and waits for its result, on any executor. Returns `None` if the task panicked or the runtime
+    /// has ended.
     ///
     /// Dropping the future aborts the task.
     pub(crate) async fn run<T: Send + 'static>(

@@ -6,10 +6,10 @@ use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
 use tinkers_core::{Error, Origin, Sent, TransportError, TransportErrorKind};
 
-/// The proxies of a client; none by default. The type does not read the environment itself.
+/// The configuration of HTTP proxies for a client; no proxies by default. The type does not read the environment itself.
 ///
-/// Plain HTTP/1.1 requests are sent to the proxy in absolute form; all other requests are sent through a `CONNECT` tunnel. Loopback
-/// addresses (`localhost`, 127.0.0.0/8, `::1`) are always reached directly.
+/// An HTTP/1.1 request without TLS is sent to the proxy with its absolute URL. All other requests are sent through a `CONNECT` tunnel.
+/// Loopback addresses (`localhost`, 127.0.0.0/8, `::1`) are always reached directly.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct ProxyConfig {
@@ -23,20 +23,21 @@ pub struct ProxyConfig {
 struct Proxy {
     /// The name of the environment variable, or of the builder field, from which the proxy was set; for error messages.
     variable: String,
-    /// The address of the proxy; `None` if the value is not the address of an HTTP proxy.
+    /// The address of the proxy; `None` if the configured value is not the address of an HTTP proxy.
     address: Option<String>,
-    /// The scheme of the proxy's URL, if the value has one.
+    /// The scheme in the configured URL of the proxy, such as `socks5`; `None` if the URL has no scheme.
     scheme: Option<String>,
 }
 
-/// An entry of `NO_PROXY`: a host or network as text, and the port if the entry applies to one port only.
+/// An entry of `NO_PROXY`, the list of hosts that are reached without a proxy: a host or network as text, and the port if the entry applies
+/// to one port only.
 #[derive(Clone)]
 struct NoProxyEntry {
     host: String,
     port: Option<u16>,
 }
 
-/// The name of the field in errors about a proxy that was set by the caller and not by an environment variable.
+/// The name of the field in errors about a proxy that the program has set in the transport builder, not by an environment variable.
 const FIELD: &str = "proxy";
 
 impl ProxyConfig {
@@ -65,7 +66,7 @@ impl ProxyConfig {
         self
     }
 
-    /// Sets the hosts that are reached directly, in the form of [`NO_PROXY`](Self::from_variables).
+    /// Sets the hosts that are reached without a proxy, as a list in the form of [`NO_PROXY`](Self::from_variables).
     pub fn no_proxy(mut self, hosts: impl AsRef<str>) -> Self {
         self.no_proxy = NoProxyEntry::list(hosts.as_ref());
         self
@@ -119,10 +120,10 @@ impl ProxyConfig {
         })
     }
 
-    /// Checks that the proxies set by the caller are valid, and that the proxy for `origin` is usable.
+    /// Checks that all proxies that the program has set are valid, and that the proxy for `origin` is usable.
     ///
     /// # Errors
-    /// `InvalidInput` with `proxy` or the variable as the field.
+    /// `InvalidInput`. The field is `proxy`, or the environment variable that sets the proxy.
     pub(crate) fn check(&self, origin: &Origin) -> Result<(), Error> {
         let mut proxies = [&self.http, &self.https].into_iter().flatten();
         if proxies.any(|proxy| proxy.variable == FIELD && proxy.address.is_none()) {
@@ -241,11 +242,12 @@ impl NoProxyEntry {
     }
 }
 
-/// The error for an unusable proxy. The error does not contain the value of the variable, since the value may contain a password.
+/// The error of a request that needs a proxy whose configured address is not usable. The error does not contain the value of the variable,
+/// since the value may contain a password.
 struct UnusableProxy {
     variable: String,
     scheme: Option<String>,
-    /// The address of the server that would be reached through the proxy.
+    /// The address of the server that the request would have reached through the proxy.
     destination: String,
 }
 
@@ -279,7 +281,7 @@ impl fmt::Debug for ProxyConfig {
     }
 }
 
-/// The proxy through which a connection is opened.
+/// The address and the credentials of the proxy through which a connection is opened.
 #[derive(Clone, Debug)]
 pub(crate) struct ProxyRoute {
     pub(crate) address: Uri,

@@ -10,11 +10,13 @@ use http::{HeaderMap, HeaderValue};
 use memchr::memmem::Finder;
 use tinkers_core::{Error, HttpResponse, TransportError};
 
-/// Replaces secrets in responses and errors by asterisks. Finds the secrets in all encodings in which servers echo them.
+/// A redactor that replaces secrets, such as the API key, by asterisks in responses and errors. It finds the secrets in all encodings in
+/// which servers echo them.
 pub(crate) struct Redactor {
-    /// The secrets as they are, without encoding. In successful responses, only these are replaced by asterisks.
+    /// The secrets without an encoding. In successful responses, only these forms are replaced by asterisks.
     plain: Vec<Finder<'static>>,
-    /// The secrets in all encodings in which servers echo them. In errors and failed responses, all of these are replaced by asterisks.
+    /// The secrets in all encodings in which servers echo them, such as base64. In errors and failed responses, all of these forms are
+    /// replaced by asterisks.
     encoded: Vec<Finder<'static>>,
 }
 
@@ -135,8 +137,7 @@ impl fmt::Debug for Redactor {
     }
 }
 
-/// Returns `bytes` with each byte of a found pattern replaced by an asterisk, so that the length does not change, or `None` if no pattern
-/// occurs.
+/// Returns `bytes` with all occurrences of the patterns replaced by the same number of asterisks, or `None` if no pattern occurs.
 fn masked<'a>(
     bytes: &[u8],
     encodings: impl Iterator<Item = &'a Finder<'static>>,

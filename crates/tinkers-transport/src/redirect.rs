@@ -10,10 +10,11 @@ use crate::target::Target;
 /// The maximum number of redirects that the transport follows for one request.
 pub(crate) const MAX_HOPS: usize = 5;
 
-/// Returns the target that a response redirects to, or `None` if the response is not a redirect.
+/// Returns the target to which a response redirects, or `None` if the response is not a redirect.
 ///
-/// `GET` and `HEAD` follow every redirect except one from https to http. Requests with other methods follow 307 and 308 within their
-/// origin, with the request body. Following other redirects could apply a request twice, or turn it into a `GET`.
+/// `GET` and `HEAD` requests follow every redirect except one from https to http. Requests with other methods follow only redirects with
+/// status 307 or 308 to the same origin, and send their body again. Following other redirects could apply a request twice, or turn it into
+/// a `GET`.
 ///
 /// # Errors
 /// `Redirect` if the redirect is not followed.

@@ -9,18 +9,18 @@ use tinkers_core::{Sent, TransportError, TransportErrorKind};
 #[cfg(feature = "zstd")]
 use zstd::stream::raw::{DParameter, Operation};
 
-/// The value of the `accept-encoding` header: the content encodings that can be decoded.
+/// The value of the `accept-encoding` request header: the compression formats that the transport can decode.
 pub(crate) const ACCEPT_ENCODING: &str = if cfg!(feature = "zstd") {
     "gzip, zstd"
 } else {
     "gzip"
 };
 
-/// The maximum capacity in bytes that is reserved for an announced `Content-Length`. For a longer body, more memory is allocated while the
-/// body arrives.
+/// The maximum number of bytes of memory that are reserved at once because of a `Content-Length` header. For a longer body, more memory is
+/// allocated while the body arrives.
 const MAX_RESERVED: usize = 1 << 20;
 
-/// Collects the body of one response.
+/// A collector of the chunks of one response body, which it decompresses.
 pub(crate) struct BodyCollector {
     inner: Inner,
     limit: usize,
@@ -31,7 +31,7 @@ enum Inner {
     Plain {
         first: Bytes,
         more: BytesMut,
-        /// The capacity in bytes that the buffer reserves when a second chunk arrives. A body of one chunk is not copied into a buffer.
+        /// The number of bytes to reserve for the buffer when a second chunk arrives. A body of one chunk needs no buffer.
         room: usize,
     },
     Gzip(Box<flate2::write::MultiGzDecoder<BoundedBuffer>>),
@@ -40,8 +40,8 @@ enum Inner {
 }
 
 impl BodyCollector {
-    /// Creates a collector for the body of a response with these headers. The body may have at most `limit` bytes after decompression.
-    /// Removes the headers that do not apply to the decompressed body.
+    /// Creates a collector for the body of a response with `headers`. The body may have at most `limit` bytes after decompression. Removes
+    /// the headers that apply only to the compressed body from `headers`.
     ///
     /// # Errors
     /// `Decode` for an unknown encoding, and `TooLarge` for a `Content-Length` above the limit.
@@ -130,7 +130,7 @@ impl BodyCollector {
         }
     }
 
-    /// Returns the body.
+    /// Returns the whole decompressed body after its last chunk.
     ///
     /// # Errors
     /// `Decode` if a compressed body is incomplete.
@@ -158,7 +158,7 @@ impl BodyCollector {
     }
 }
 
-/// Decodes a body that is passed in two chunks, for fuzz tests. `limit` is the maximum number of bytes after decompression.
+/// Decompresses a body that arrives in two chunks, for fuzz tests. `limit` is the maximum number of bytes after decompression.
 ///
 /// # Errors
 /// `Decode` for a body that cannot be decoded, and `TooLarge` for a body of more than `limit` bytes.
@@ -175,13 +175,13 @@ pub fn decode_body(encoding: &str, body: &[u8], limit: usize) -> Result<Bytes, T
     collector.finish()
 }
 
-/// A streaming zstd decoder, which detects a truncated body: one that ends within a frame.
+/// A streaming zstd decoder. It detects a truncated body, which ends within a zstd frame.
 #[cfg(feature = "zstd")]
 struct ZstdStream {
     decoder: zstd::stream::raw::Decoder<'static>,
     output: BoundedBuffer,
     scratch: Vec<u8>,
-    /// The decoder's estimate of the bytes that are missing from the current frame; 0 at the end of a frame.
+    /// The decoder's estimate of the number of bytes that are missing from the current zstd frame; 0 at the end of a frame.
     remaining: usize,
 }
 
@@ -224,15 +224,16 @@ impl ZstdStream {
     }
 }
 
-/// The binary logarithm of the maximum zstd window: 8 MB, the limit for HTTP (RFC 9659). A decoder allocates the whole window.
+/// The binary logarithm of the maximum zstd window that a body may use: 8 MB, the limit for HTTP (RFC 9659). A limit is needed because a
+/// decoder allocates the whole window.
 #[cfg(feature = "zstd")]
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// The size of the output buffer in bytes: the maximum size of a zstd block.
+/// The size in bytes of the decoder's output buffer: the maximum size of a zstd block.
 #[cfg(feature = "zstd")]
 const ZSTD_SCRATCH: usize = 128 * 1024;
 
-/// A buffer with a size limit, since a small compressed body may expand to any size.
+/// A buffer for the decompressed body with a maximum size, since a small compressed body may expand to any size.
 struct BoundedBuffer {
     bytes: Vec<u8>,
     limit: usize,

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use rustls::pki_types::CertificateDer;
 use rustls_native_certs::{CertificateResult, load_certs_from_paths};
 
-/// The source of trusted root certificates: the certificate store of the system (the default), files and directories in place of the store,
-/// or neither.
+/// The source of trusted root certificates: the certificate store of the system (the default), files and directories instead of the store,
+/// or no source at all.
 ///
 /// The certificates are read on the first use of TLS.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +70,7 @@ impl RootFiles {
         }
     }
 
-    /// Trusts no certificates except those that the transport builder adds.
+    /// Creates a source without certificates: only the root certificates that are added to the transport builder are trusted.
     pub fn none() -> Self {
         Self {
             is_none: true,
@@ -82,7 +82,7 @@ impl RootFiles {
         self.is_none
     }
 
-    /// Returns the environment variables that name the files, or `None` if the certificates of the system are used.
+    /// Returns the environment variables that name the certificate files, or `None` if the certificate store of the system is used.
     pub(crate) fn variables(&self) -> Option<&str> {
         (!self.sources.is_empty()).then_some(&*self.variables)
     }
@@ -132,7 +132,8 @@ impl RootFiles {
         loaded
     }
 
-    /// Returns the error message for TLS without any trusted root certificate.
+    /// Returns the error message for a TLS connection if there is no trusted root certificate. `problems` says which sources could not be
+    /// read.
     pub(crate) fn missing_message(&self, problems: &[String]) -> String {
         let mut message = "no trusted root certificate".to_owned();
         match self.variables() {
@@ -149,7 +150,7 @@ impl RootFiles {
     }
 }
 
-/// Reads the certificates of the system, independent of environment variables.
+/// Reads the root certificates from the certificate store of the system, independent of environment variables.
 #[cfg(all(unix, not(target_os = "macos")))]
 fn system() -> CertificateResult {
     // `load_native_certs` reads the variables itself, including empty ones.
@@ -169,7 +170,7 @@ fn system() -> CertificateResult {
     found
 }
 
-/// Reads the certificates of the system.
+/// Reads the root certificates from the certificate store of the system.
 #[cfg(not(all(unix, not(target_os = "macos"))))]
 fn system() -> CertificateResult {
     rustls_native_certs::load_native_certs()

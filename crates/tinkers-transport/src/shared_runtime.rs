@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tinkers_core::{Error, ErrorKind, Sent};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// The shared runtime. It is never shut down, since connections and heartbeats may outlive all clients.
+/// The tokio runtime that all clients of the process share by default. It is never shut down, since connections and heartbeats may outlive
+/// all clients.
 static SHARED: Mutex<Shared> = Mutex::new(Shared {
     threads: NonZeroUsize::MIN,
     runtime: None,
@@ -17,8 +18,8 @@ struct Shared {
     runtime: Option<Runtime>,
 }
 
-/// The maximum number of threads for blocking work. The only blocking work is the resolution of host names, and more threads do not make it
-/// faster.
+/// The maximum number of threads of the shared runtime for blocking work. The only blocking work is the resolution of host names, and more
+/// threads do not make it faster.
 pub(crate) const RESOLVER_THREADS: usize = 8;
 
 /// Returns the handle of the shared runtime. The runtime is started on first use, on threads named `tinkers-io`.
@@ -64,7 +65,7 @@ fn lock() -> MutexGuard<'static, Shared> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns the error of a thread that the operating system could not start.
+/// Returns the error for a thread called `name` that the operating system could not start.
 pub(crate) fn cannot_start(name: &str, error: std::io::Error) -> Error {
     let message = format!("cannot start {name}");
     Error::new(ErrorKind::Io, Sent::NotSent, message).with_source(error)

@@ -7,7 +7,8 @@ use http::uri::{self, Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 use tinkers_core::{Origin, Scheme};
 
-/// An origin, with the header and URI forms of it that requests need. These forms are computed once.
+/// An origin (scheme, host and port), and its forms for the `Host` header and for URIs. These forms are computed once and used by all
+/// requests.
 pub(crate) struct OriginParts {
     pub(crate) origin: Origin,
     /// The value of the `Host` header.
@@ -16,7 +17,7 @@ pub(crate) struct OriginParts {
 }
 
 impl OriginParts {
-    /// Computes the header and URI forms of `origin` that requests need. Returns `None` if the host is not valid in a request.
+    /// Computes the forms of `origin` for the `Host` header and for URIs. Returns `None` if the host is not valid in a request.
     pub(crate) fn new(origin: Origin) -> Option<Arc<Self>> {
         let name = Bytes::from(origin.authority());
         Some(Arc::new(Self {
@@ -35,7 +36,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Returns the target of `path` below `prefix`, or `None` if the path does not start with `/` or is not valid in a URL.
+    /// Returns the target whose path is `prefix` followed by `path`. Returns `None` if `path` does not start with `/` or is not valid in a
+    /// URL.
     pub(crate) fn below(
         origin_parts: &Arc<OriginParts>,
         prefix: &str,
@@ -77,7 +79,8 @@ impl Target {
         Uri::from_parts(parts).ok()
     }
 
-    /// Resolves the `Location` header of a response from this target. Returns `None` if the header is not a valid HTTP URL.
+    /// Resolves the `Location` header of a redirect against this target, the URL of the request. Returns `None` if the header is not a
+    /// valid HTTP URL.
     pub(crate) fn follow(&self, location: &str) -> Option<Self> {
         let location = location
             .split_once('#')
@@ -115,7 +118,7 @@ impl Target {
     }
 }
 
-/// Removes the segments `.` and `..` from a path (RFC 3986, 5.2.4).
+/// Resolves the segments `.` and `..` in a path, as in RFC 3986, 5.2.4: `/a/../b` becomes `/b`.
 fn without_dots(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let mut input = path.split('/').skip(1).peekable();

@@ -26,7 +26,7 @@ pub enum HttpVersions {
     Negotiate,
     /// Only HTTP/1.1 is used.
     Http1,
-    /// HTTP/2 without negotiation, also without TLS. For servers that are known to support HTTP/2.
+    /// HTTP/2 without negotiation (prior knowledge), also on connections without TLS. For servers that are known to support HTTP/2.
     Http2PriorKnowledge,
 }
 
@@ -73,8 +73,8 @@ impl Tls {
         })
     }
 
-    /// Returns the connector for TLS with `origin`, and the server name that its certificate must have. The client certificate is used only
-    /// if `is_trusted`: for the origin of the base URL.
+    /// Returns the TLS connector for connections to `origin`, and the server name that the server's certificate must have. The client
+    /// certificate is used only if `is_trusted`, that is, for the origin of the base URL.
     ///
     /// # Errors
     /// `Tls` if there is no root certificate or no TLS provider, or the host is not a valid server name.
@@ -101,7 +101,7 @@ impl Tls {
         Ok((TlsConnector::from(Arc::new(config)), server_name(origin)?))
     }
 
-    /// Returns the environment variables that name the root certificates, if they replace the store of the system.
+    /// Returns the environment variables that name the root certificate files; `None` if the certificate store of the system is used.
     pub(crate) fn root_variables(&self) -> Option<&str> {
         self.roots.variables()
     }
@@ -137,11 +137,11 @@ impl Tls {
     }
 }
 
-/// The end of the error message "invalid base_url: expected …" if TLS is needed and there is no TLS provider.
+/// The end of the error message "invalid base_url: expected …", for an https URL in a program without a TLS provider.
 const NO_PROVIDER: &str = "a TLS provider; enable the feature `ring` or `aws-lc-rs` of the crate tinkers, or install a \
                            rustls CryptoProvider as the default of the process";
 
-/// Checks that there is a TLS provider if the scheme of `origin` needs one.
+/// Checks that there is a TLS provider (cryptography library) if the scheme of `origin` is https.
 ///
 /// # Errors
 /// `InvalidInput` with the field `base_url`.
@@ -158,8 +158,8 @@ pub(crate) fn check_provider(
     }
 }
 
-/// Returns the cryptography for TLS: the default provider of the process if the program has installed one, or the provider that a feature
-/// of the crate selects.
+/// Returns the TLS provider (cryptography library): the default provider of the process if the program has installed one, or the provider
+/// that a feature of the crate selects.
 pub(crate) fn provider() -> Option<Arc<CryptoProvider>> {
     CryptoProvider::get_default().cloned().or_else(built_in)
 }
@@ -196,7 +196,8 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, E
     }
 }
 
-/// Returns the name of the server in its certificate. Underscores, which are not valid in certificates, become hyphens.
+/// Returns the name that the server's certificate must have: the host of `origin`, with hyphens for underscores, which are not valid in
+/// certificates.
 fn server_name(origin: &Origin) -> Result<ServerName<'static>, TransportError> {
     ServerName::try_from(origin.bare_host().replace('_', "-")).map_err(|error| {
         failed(format!(

@@ -50,7 +50,8 @@ struct Inner {
     close_state: watch::Sender<CloseState>,
 }
 
-/// The state of the close of a transport: whether the transport is closed, and the number of requests in flight.
+/// The close state of a transport: whether it is closed, and the number of its requests in flight. When it is closed and no request is in
+/// flight, its connections are closed.
 #[derive(Debug, Default)]
 struct CloseState {
     closed: bool,
@@ -63,7 +64,7 @@ impl CloseState {
     }
 }
 
-/// The validated settings of a transport.
+/// The validated settings from which the builder creates a transport.
 pub(crate) struct TransportParts {
     pub(crate) base: BaseUrl,
     pub(crate) origin_parts: Arc<OriginParts>,
@@ -101,12 +102,12 @@ impl HttpTransport {
         }
     }
 
-    /// Returns the normalised base URL.
+    /// Returns the base URL to which requests are sent, in normalised form.
     pub fn base_url(&self) -> &BaseUrl {
         &self.inner.base
     }
 
-    /// Replaces or removes the credential of later requests.
+    /// Replaces the API key or token for later requests, or removes it if `credential` is `None`.
     ///
     /// # Errors
     /// `InvalidInput` with the field `api_key` if the credential is not valid in a header. The old credential then stays in use.
@@ -114,7 +115,7 @@ impl HttpTransport {
         self.inner.trusted_headers.set_credential(credential)
     }
 
-    /// Returns the current numbers of connections and requests of `class`.
+    /// Returns the current numbers of connections and requests of one route class.
     pub fn stats(&self, class: RouteClass) -> ClassConnectionStats {
         self.inner.pool.class(class).stats()
     }
@@ -136,7 +137,7 @@ impl HttpTransport {
         .await
     }
 
-    /// Sends a request in a task of the transport's runtime, for callers on other executors or on none.
+    /// Sends a request in a task of the transport's runtime, for callers that run on another executor or without an executor.
     async fn send_in_task(&self, mut request: HttpRequest) -> Result<HttpResponse, TransportError> {
         let in_flight = InFlightGuard::start(&self.inner)?;
         let has_started = Arc::new(AtomicBool::new(false));
@@ -238,9 +239,9 @@ impl Drop for InFlightGuard {
 }
 
 impl Inner {
-    /// Applies `change` to the close state. If the transport is closed and no request is in flight after the change, closes the connections
-    /// and wakes the tasks that wait in [`HttpTransport::closed`]. Other changes do not wake these tasks, since each request causes two
-    /// changes.
+    /// Changes the close state: whether the transport is closed, or the number of its requests in flight. If it is then closed and no
+    /// request is in flight, closes the connections and wakes the tasks that wait in [`HttpTransport::closed`]. Other changes wake no
+    /// tasks, since they are frequent: each request causes two.
     fn change(&self, change: impl FnOnce(&mut CloseState)) {
         let is_finished = self.close_state.send_if_modified(|close_state| {
             change(close_state);
@@ -336,7 +337,7 @@ impl Inner {
         }
     }
 
-    /// Sends a request on a pooled connection. If the server had closed a reused connection before it processed the request, sends the
+    /// Sends a request on a connection of the pool. If the server had closed a reused connection before it processed the request, sends the
     /// request once more on another connection.
     async fn send_pooled(
         &self,
@@ -394,7 +395,7 @@ impl Inner {
         }
     }
 
-    /// Sends a request to the target of a redirect to another origin, on a new connection that carries only this request.
+    /// Sends a request to another origin to which a response redirects, on a new connection that carries only this request.
     async fn send_foreign(
         &self,
         outgoing: &OutgoingRequest<'_>,
@@ -431,7 +432,7 @@ impl Inner {
 /// The number of headers that all requests have: `User-Agent`, `Accept`, `Accept-Encoding` and `Host`.
 const COMMON_HEADERS: usize = 4;
 
-/// Returns the headers that may be sent to an origin other than that of the base URL.
+/// Returns the part of `headers` that may be sent to an origin other than that of the base URL, which is not trusted with secrets.
 fn foreign_headers(headers: &HeaderMap) -> HeaderMap {
     let mut allowed = HeaderMap::new();
     for name in [ACCEPT, ACCEPT_ENCODING, USER_AGENT, RANGE] {

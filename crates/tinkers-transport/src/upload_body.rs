@@ -14,11 +14,12 @@ use tinkers_core::{Clock, Timestamp};
 /// The size of a chunk of the request body in bytes: small enough to show the progress of an upload, and large enough for a low overhead.
 const CHUNK: usize = 128 * 1024;
 
-/// The progress of an upload. The task of the connection records the progress, and the task of the request reads it.
+/// The progress of the upload of a request body. The task of the connection records the progress, and the task of the request reads it, to
+/// detect a stalled upload.
 #[derive(Debug)]
 pub(crate) struct UploadProgress {
     clock: Arc<dyn Clock>,
-    /// The last time at which the connection took a chunk of the request body, in nanoseconds since the origin of the clock.
+    /// The last time at which the connection accepted a chunk of the request body, in nanoseconds since the origin of the clock.
     last: AtomicU64,
     done: AtomicBool,
 }
@@ -33,7 +34,7 @@ impl UploadProgress {
         })
     }
 
-    /// Returns the last time at which the connection took a chunk of the request body, and whether the upload is done.
+    /// Returns the last time at which the connection accepted a chunk of the request body, and whether the upload is complete.
     pub(crate) fn state(&self) -> (Timestamp, bool) {
         // `done` is read first: it is set after `last`, so `true` comes with the time of the last chunk.
         let done = self.done.load(Ordering::Acquire);

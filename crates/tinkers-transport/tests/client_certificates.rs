@@ -23,11 +23,11 @@ fn authority() -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signs")
 }
 
-/// One entry for each connection that the server has accepted: whether the client sent a certificate.
+/// A record for each connection that the test server has accepted: whether the client sent a certificate.
 type Authenticated = Arc<Mutex<Vec<bool>>>;
 
-/// Starts a TLS server that asks for a client certificate. The server redirects all requests to `to`, or responds with the body `here` if
-/// `to` is `None`.
+/// Starts a TLS server that asks for a client certificate. The server redirects all requests to the URL `to`. If `to` is `None`, it
+/// responds with the body `here` instead.
 fn server(authority: &Authority, to: Option<String>) -> (String, Authenticated) {
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(["localhost".to_owned()]).expect("valid");

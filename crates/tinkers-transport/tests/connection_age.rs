@@ -11,7 +11,7 @@ use common::{BOTH, Server, client, get, holding_server, respond_with, spawn, unt
 
 mod common;
 
-/// A manual clock whose date advances during a simulated suspend of the machine.
+/// A manual clock with a separate date, to simulate that the machine was suspended: then only the date advances.
 #[derive(Debug, Clone, Default)]
 struct Suspended {
     clock: ManualClock,

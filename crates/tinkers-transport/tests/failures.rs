@@ -24,7 +24,7 @@ const LIMITS: Timeouts = Timeouts::new()
     .with_total(Duration::from_secs(600));
 
 /// Sends a request with the timeouts `LIMITS` to a server that writes `script` after it has read the head of the request. Then advances the
-/// clock by each of `steps`, and returns the error of the request. The error must not occur before the last step. With the script `silent`,
+/// clock by each of `steps`, and returns the error of the request. The request must not fail before the last step. If `script` is `silent`,
 /// the server does not respond to the TLS handshake.
 async fn fails(
     script: &'static str,

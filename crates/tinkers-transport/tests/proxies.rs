@@ -13,8 +13,8 @@ mod common;
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// Starts a test proxy. The proxy opens every tunnel to the address `to`, or refuses tunnels if `to` is `None`. It responds itself to
-/// requests in absolute form.
+/// Starts a test proxy. The proxy opens every tunnel to the address `to`, or refuses tunnels if `to` is `None`. Requests with an absolute
+/// URL, which need no tunnel, get a response from the proxy itself.
 fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
     let heads = Heads::default();
     let journal = Arc::clone(&heads);

@@ -19,7 +19,7 @@ use common::{
 
 mod common;
 
-/// A fake rate limiter whose gate is open or closed, and that records the outcomes of attempts.
+/// A fake rate limiter that either lets all requests be sent or none (its gate is then closed), and records the outcomes of requests.
 #[derive(Debug, Default)]
 struct FakeLimiter {
     is_closed: AtomicBool,
@@ -43,7 +43,7 @@ impl FakeLimiter {
         self.is_closed.store(is_closed, Ordering::SeqCst);
     }
 
-    /// Returns a request for `path`, and the permit that admits the request.
+    /// Returns a request for `path`, and the rate limiter's permit to send the request.
     fn request(self: &Arc<Self>, path: &str) -> (HttpRequest, SubmitPermit) {
         let mut permit = SubmitPermit::new(Arc::<Self>::clone(self), Ticket::default());
         let mut request = get(path, RouteClass::Sample);
@@ -130,7 +130,7 @@ async fn request_is_not_sent_if_the_gate_closes_while_connecting() {
 }
 
 #[tokio::test]
-async fn stream_limit_of_the_server_keeps_requests_in_the_pool() {
+async fn requests_above_the_server_stream_limit_wait_in_the_pool() {
     let release = Arc::new(Semaphore::new(0));
     let arrived = Arc::new(AtomicUsize::new(0));
     let (address, _) = listen({

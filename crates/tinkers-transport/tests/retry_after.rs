@@ -20,10 +20,10 @@ use common::{BOTH, Server, client, listen, read_head, until, write};
 
 mod common;
 
-/// A `retry-after` hint in seconds, longer than any test. The limiter follows a hint for at most a quarter of an hour.
+/// The `retry-after` delay in seconds that the server sends: longer than any test takes.
 const HINT: &str = "3600";
 
-/// The number of requests in flight that a new limiter allows.
+/// The maximum number of requests in flight that a new rate limiter allows.
 const INITIAL_WINDOW: usize = 8;
 
 struct LimitedClient {
@@ -33,7 +33,7 @@ struct LimitedClient {
 }
 
 impl LimitedClient {
-    /// Creates a client with a limiter of its own and at most `connections` connections, each for one request at a time.
+    /// Creates a client with its own rate limiter and at most `connections` connections. Each connection carries one request at a time.
     fn new(url: &str, versions: HttpVersions, connections: usize) -> Self {
         let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
         (limits.max_connections, limits.streams) = (connections, 1);
@@ -89,7 +89,7 @@ impl LimitedClient {
 }
 
 #[tokio::test]
-async fn admitted_calls_without_a_connection_wait_after_a_429() {
+async fn admitted_calls_that_wait_for_a_connection_requeue_after_a_429() {
     for (server_version, versions) in BOTH {
         // The first request gets a 429 and the second a result, each with a permit. No other request should arrive.
         let (refusal_permits, result_permits) =
@@ -163,7 +163,7 @@ async fn head_of_a_429_response_closes_the_gate_before_the_body_arrives() {
     }
 }
 
-/// A log subscriber that records for each log event whether the flag for code that runs inside a request was set.
+/// A log subscriber that records for each log event whether the flag was set that marks code as running inside a request.
 #[derive(Clone, Default)]
 struct Marks(Arc<Mutex<Vec<bool>>>);
 
@@ -175,7 +175,7 @@ impl<S: tracing::Subscriber> Layer<S> for Marks {
 }
 
 #[tokio::test]
-async fn log_subscriber_runs_without_the_nested_request_flag() {
+async fn log_subscriber_does_not_count_as_code_inside_a_request() {
     let marks = Marks::default();
     let subscriber = tracing_subscriber::registry().with(marks.clone());
     let _logging = tracing::subscriber::set_default(subscriber);

@@ -216,7 +216,7 @@ fn request_on_the_runtime_of_its_transport_spawns_no_task() {
 }
 
 #[test]
-fn request_started_on_its_runtime_can_be_awaited_elsewhere() {
+fn request_started_on_its_runtime_can_be_awaited_outside_of_it() {
     let other = Server::start(ServerVersion::Http1, |_| respond_with("redirected"));
     let location = other.url();
     let server = Server::start(ServerVersion::Http1, move |_| {
@@ -277,7 +277,7 @@ fn panic_in_a_request_is_an_error() {
     }
 }
 
-/// Creates a transport to `server` that runs on a new runtime. No other transport uses this runtime.
+/// Creates a transport to `server` on a new runtime, which no other transport uses. Returns the runtime and the transport.
 fn transport_on_its_own_runtime(
     server: &Server,
     clock: Option<Arc<PanickingClock>>,

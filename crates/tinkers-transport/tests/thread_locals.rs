@@ -17,7 +17,7 @@ thread_local! {
     static LEAKED: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A value that reads the clock and sleeps on it when the value is dropped.
+/// A value whose destructor reads the clock and sleeps on it.
 struct UsedInDrop(Arc<dyn Clock>);
 
 impl Drop for UsedInDrop {
@@ -31,7 +31,7 @@ impl Drop for UsedInDrop {
 }
 
 #[test]
-fn transport_and_clock_can_be_dropped_by_a_thread_local() {
+fn transport_and_clock_can_be_dropped_in_thread_local_destructor() {
     let server = Server::start(ServerVersion::Http1, |_| respond_with("x"));
     let url = server.url();
     let thread = std::thread::spawn(move || {

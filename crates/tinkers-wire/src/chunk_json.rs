@@ -64,8 +64,8 @@ impl Serialize for Chunk {
     }
 }
 
-/// Serialises a chunk of a kind that this version does not know. The field `type` comes first, so that a streaming parser knows the kind
-/// before the other fields.
+/// Serialises a chunk of a model input, if the chunk has a kind that this version of the crate does not know. The field `type` comes first, so
+/// that a streaming parser knows the kind before the other fields.
 fn serialize_other<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S::Error> {
     let Value::Object(fields) = value else {
         return value.serialize(serializer);
@@ -74,7 +74,7 @@ fn serialize_other<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok,
     serializer.collect_map(first.into_iter().chain(rest))
 }
 
-/// The fields of a chunk's JSON object, collected while the object is parsed.
+/// The fields of the JSON object of one chunk of a model input, collected while the object is parsed.
 #[derive(Default)]
 struct Fields {
     kind: Option<String>,

@@ -12,8 +12,8 @@ use crate::nulls::{null_is_default, without_nulls};
 /// version.
 pub const SDK_VERSION: &str = "0.38.0";
 
-/// The body of `POST /client/config` and `POST /client/dynamic_config`, which return the client configuration and the dynamic
-/// configuration.
+/// The body of `POST /client/config`, which returns the [`ClientConfig`], and of `POST /client/dynamic_config`, which returns the
+/// [`DynamicConfig`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigRequest {
@@ -31,7 +31,8 @@ impl Default for ConfigRequest {
     }
 }
 
-/// The configuration that a client fetches once, when it connects. A field that the server does not send has the default of the official SDK.
+/// The configuration of a client, which the server sends once, when the client connects. A field that the server does not send has the default
+/// of the official SDK.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, remote = "Self")]
@@ -43,22 +44,22 @@ pub struct ClientConfig {
     pub sample_dispatch_bytes_semaphore_size: u64,
     /// The maximum number of bytes of large results that a client fetches concurrently.
     pub inflight_response_bytes_semaphore_size: u64,
-    /// Whether the chunks of a batch are submitted concurrently. If so, the first chunk is sent after the server has accepted all other
-    /// chunks.
+    /// Whether the client sends the chunks of a large batch concurrently, each chunk in one request. The first chunk is then sent only after the
+    /// server has accepted all other chunks.
     pub parallel_fwdbwd_chunks: bool,
     /// Whether the bodies of forward and forward-backward requests are compressed with zstd.
     pub proto_compress_fwdbwd: bool,
-    /// The maximum number of data per chunk of a batch.
+    /// The maximum number of training examples per chunk of a batch. A larger batch is sent in several chunks.
     pub fwdbwd_max_chunk_len: usize,
-    /// The maximum estimated number of bytes per chunk of a batch.
+    /// The maximum estimated number of bytes per chunk of a batch. A larger batch is sent in several chunks.
     pub fwdbwd_max_chunk_bytes_count: u64,
     /// The maximum estimated number of bytes of batches that a client submits concurrently.
     pub fwdbwd_dispatch_bytes_semaphore_size: u64,
-    /// The maximum time, in seconds, for which a client retries after a 402 (payment required) response.
+    /// The maximum time in seconds for which a client retries a request that the server answers with 402 (payment required).
     pub billing_exception_max_pause_duration_sec: u64,
-    /// The maximum number of samples that a client has in flight.
+    /// The maximum number of sampling requests that a client has in flight at the same time.
     pub sample_max_concurrent_requests: u32,
-    /// Whether a client polls for all samples of a sampling session at once, with `retrieve_futures`.
+    /// Whether a client polls for the results of all requests of a sampling session at once, with `retrieve_futures`.
     pub sample_use_retrieve_futures: bool,
     /// The name and version of the server software as `name/version`, if the server sends it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,17 +93,17 @@ impl Default for ClientConfig {
     }
 }
 
-/// The configuration that a client refreshes during a session.
+/// The configuration of a client that the client fetches again and again during a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, remote = "Self")]
 #[non_exhaustive]
 pub struct DynamicConfig {
-    /// The interval at which the client fetches this configuration, in seconds.
+    /// The interval in seconds at which the client fetches this configuration again.
     pub refresh_interval_sec: u64,
-    /// Whether the client cancels samples on the server when their futures are dropped.
+    /// Whether the client cancels a sampling request on the server when the future of the request is dropped.
     pub sample_cancel_enabled: bool,
-    /// The maximum number of samples that the client cancels concurrently.
+    /// The maximum number of sampling requests that the client cancels concurrently.
     pub sample_cancel_max_batch_size: u32,
 }
 
@@ -153,7 +154,7 @@ pub struct CreateSession {
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub sdk_version: String,
-    /// The project that the session belongs to.
+    /// The id of the project that the session belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project_id: Option<String>,
     /// The display name of the session; need not be unique.
@@ -179,13 +180,13 @@ impl Default for CreateSession {
 pub struct SessionCreated {
     /// The id of the session.
     pub session_id: String,
-    /// A message for the client's log, at info level.
+    /// A message from the server that the client logs at info level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub info_message: Option<String>,
-    /// A message for the client's log, at warning level.
+    /// A message from the server that the client logs at warning level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning_message: Option<String>,
-    /// A message for the client's log, at error level. The session is usable nevertheless.
+    /// A message from the server that the client logs at error level. The session is usable nevertheless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
 }
@@ -234,7 +235,7 @@ pub struct FinishSession {
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<FinishReason>"))]
     pub reason: FinishReason,
-    /// A description of the reason.
+    /// A text that describes the reason why the session ended.
     pub detail: Option<String>,
 }
 
@@ -242,11 +243,11 @@ pub struct FinishSession {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Telemetry {
-    /// The events.
+    /// The events to report, as JSON objects.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Value>>"))]
     pub events: Vec<Value>,
-    /// The id of the session, or `sessionless-<uuid>`.
+    /// The id of the session that the events belong to, or `sessionless-<uuid>` for events outside of a session.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub session_id: String,
@@ -256,7 +257,7 @@ pub struct Telemetry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TelemetryAccepted {
-    /// Always `accepted`.
+    /// The status of the request, always `accepted`.
     pub status: String,
 }
 

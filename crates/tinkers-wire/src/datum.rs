@@ -43,7 +43,7 @@ pub struct Datum {
     /// `model_input`.
     #[serde(deserialize_with = "loss_inputs")]
     pub loss_fn_inputs: BTreeMap<String, TensorData>,
-    /// The samples that the tokens of `model_input` came from, as consecutive spans that cover all tokens; empty if not recorded.
+    /// The sampled sequences that the tokens of `model_input` came from, as consecutive spans that cover all tokens; empty if not recorded.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -51,7 +51,7 @@ pub struct Datum {
     )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<ProvenanceSpan>>"))]
     pub model_input_spans: Vec<ProvenanceSpan>,
-    /// The samples that the target tokens came from, as consecutive spans that cover all targets; empty if not recorded.
+    /// The sampled sequences that the target tokens came from, as consecutive spans that cover all target tokens; empty if not recorded.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -61,23 +61,23 @@ pub struct Datum {
     pub loss_fn_input_spans: Vec<ProvenanceSpan>,
 }
 
-/// A span of training tokens that came from a sampling request.
+/// A span of consecutive training tokens that came from a sampling request, either from its prompt or from a sampled sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ProvenanceSpan {
-    /// Whether the tokens were part of the prompt or were sampled.
+    /// Whether the tokens of the span were part of the prompt or were sampled.
     pub kind: SpanKind,
-    /// The id of the sampled sequence.
+    /// The id of the sampled sequence that the span belongs to.
     pub sequence_id: String,
-    /// The index of the first token in the prompt or in the sampled tokens.
+    /// The index of the first token of the span, counted in the prompt or in the sampled tokens.
     pub offset: u64,
-    /// The number of tokens.
+    /// The number of tokens in the span.
     pub length: u64,
 }
 
 impl ProvenanceSpan {
-    /// Creates a span of `length` tokens, from the token `offset` of the prompt or of the sampled tokens of a sequence.
+    /// Creates a span of `length` tokens that begins at the token `offset` of the prompt or of the sampled tokens of a sequence.
     pub fn new(kind: SpanKind, sequence_id: impl Into<String>, offset: u64, length: u64) -> Self {
         Self {
             kind,
@@ -94,9 +94,9 @@ impl ProvenanceSpan {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SpanKind {
-    /// The tokens were part of the prompt.
+    /// The tokens of the span were part of the prompt of the sampling request.
     Prompt,
-    /// The tokens were sampled.
+    /// The tokens of the span were sampled by the model.
     Sampled,
 }
 
@@ -120,7 +120,7 @@ impl SpanKind {
 display_name!(SpanKind);
 
 impl Datum {
-    /// Creates a datum without loss inputs. Add them with methods such as [`Datum::target_tokens`], or with [`Datum::with`].
+    /// Creates a datum without inputs of the loss function. Add these with methods such as [`Datum::target_tokens`], or with [`Datum::with`].
     pub fn new(model_input: impl Into<ModelInput>) -> Self {
         Self {
             model_input: model_input.into(),
@@ -208,7 +208,7 @@ impl Datum {
             .advantages([zeros, advantages].concat()))
     }
 
-    /// Sets a loss input. Vectors, slices and arrays of `f32`, `i64`, `i32` and `u32` convert to a 1-D tensor.
+    /// Sets the input of the loss function with this name. Vectors, slices and arrays of `f32`, `i64`, `i32` and `u32` convert to a 1-D tensor.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, tensor: impl Into<TensorData>) -> Self {
         self.loss_fn_inputs.insert(name.into(), tensor.into());
@@ -239,8 +239,8 @@ impl Datum {
         self.with("advantages", TensorData::f32(advantages))
     }
 
-    /// Sets the loss input `sequence_ratio_mask` of [`LossFn::Gspo`](crate::LossFn::Gspo): 1 at the sampled positions, 0 at prompt
-    /// positions. The mean log-ratio of the positions with 1 is the ratio of the sequence.
+    /// Sets the loss input `sequence_ratio_mask` of [`LossFn::Gspo`](crate::LossFn::Gspo): 1 at the sampled positions, 0 at prompt positions.
+    /// The probability ratio of the sequence is computed from the positions with 1.
     #[must_use]
     pub fn sequence_ratio_mask(self, mask: impl Into<Arc<[f32]>>) -> Self {
         self.with("sequence_ratio_mask", TensorData::f32(mask))
@@ -256,8 +256,8 @@ impl Datum {
                 .sum::<u64>()
     }
 
-    /// Checks the model input and each tensor, that known loss inputs have one row per position, and that target tokens are int64 ids.
-    /// Whether all inputs of a loss are present depends on the loss and is not checked here.
+    /// Checks that the model input and all tensors are valid, that known loss inputs have one row per position, and that target tokens are int64
+    /// ids. Does not check whether all inputs that a loss function needs are present.
     ///
     /// # Errors
     /// The error names the invalid field, such as `loss_fn_inputs.target_tokens`.
@@ -302,7 +302,8 @@ impl Datum {
     }
 }
 
-/// Deserialises loss inputs by name. A tensor without a dtype gets the dtype that the protocol defines for the name.
+/// Deserialises the inputs of the loss function, a map from names to tensors. A tensor without a dtype gets the dtype that the protocol defines
+/// for the name.
 fn loss_inputs<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, TensorData>, D::Error> {
@@ -325,7 +326,7 @@ fn loss_inputs<'de, D: Deserializer<'de>>(
         }
     }
 
-    /// Deserialises the tensor of the loss input with this name. The name determines the dtype if the JSON has none.
+    /// A deserialiser for the tensor of the loss function input with this name. The name determines the dtype if the JSON has none.
     struct NamedTensor<'a>(&'a str);
 
     impl<'de> DeserializeSeed<'de> for NamedTensor<'_> {
@@ -344,7 +345,7 @@ fn loss_inputs<'de, D: Deserializer<'de>>(
     deserializer.deserialize_map(InputsVisitor)
 }
 
-/// The names of the loss inputs that must have one row per position.
+/// The names of the loss function inputs that must have one row per position of the model input.
 const PER_POSITION: [&str; 5] = [
     "target_tokens",
     "weights",
@@ -358,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_dtype_is_derived_from_input_name_or_values() {
+    fn missing_tensor_dtype_is_derived_from_input_name_or_values() {
         use crate::DType::{Float32, Int64};
         let json = r#"{"model_input": {"chunks": []}, "loss_fn_inputs": {
             "weights": {"data": [1, 0]}, "target_tokens": {"data": [2.0, 3]}, "other": {"data": [1, 2], "dtype": null},

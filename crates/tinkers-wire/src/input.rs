@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The error for an invalid argument: the path of the field, and a description of the values that are valid there.
+/// The error for an invalid argument. It contains the path of the invalid field, and a description of the values that are valid there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {field}: expected {expected}")]
 pub struct InvalidInput {
@@ -30,7 +30,8 @@ impl InvalidInput {
         &self.expected
     }
 
-    /// Prepends `prefix` to the path of the field. The prefix ends with a separator, as in `data[3].`.
+    /// Prepends `prefix` to the path of the field, such as the path of the object that contains the field. The prefix ends with a separator, as
+    /// in `data[3].`.
     #[must_use]
     pub fn within(mut self, prefix: impl fmt::Display) -> Self {
         self.field = format!("{prefix}{}", self.field);

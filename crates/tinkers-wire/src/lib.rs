@@ -76,7 +76,7 @@ pub use weights::{
 
 /// The result of an asynchronous operation, which `retrieve_future` returns as JSON or protobuf.
 pub trait OperationResult: Sized + Send + 'static {
-    /// Whether servers can also send the result as protobuf.
+    /// Whether servers can send the result as protobuf, and not only as JSON.
     const PROTOBUF: bool;
 
     /// Decodes a result from the JSON body of a poll response.

@@ -47,8 +47,9 @@ use crate::{DType, InvalidInput, input};
 pub enum LossFn {
     /// `cross_entropy`, the weighted negative log-likelihood of the targets: `-p · weights[i]`.
     ///
-    /// Inputs: `target_tokens` and `weights`. Without `weights`, the embedded server uses 1. Both have the shape `[N]` for `N` positions,
-    /// or `[N, K]` for `K` weighted targets per position, dense or sparse. Weight 0 takes a prompt position out of the loss. No options.
+    /// Inputs: `target_tokens` and `weights`. If `weights` is missing, the server of `tinkers serve` uses 1. Both inputs have the shape `[N]`
+    /// for `N` positions, or `[N, K]` for `K` weighted targets per position, dense or sparse. Weight 0 takes a prompt position out of the loss.
+    /// No options.
     CrossEntropy,
     /// `importance_sampling`, the policy gradient corrected by the probability ratio: `-r · A`.
     ///
@@ -74,12 +75,14 @@ pub enum LossFn {
     /// `sequence_ratio_mask` is 1. The loss is `-min(s · A, clip(s, low, high) · A)`.
     ///
     /// Inputs: `target_tokens`, `logprobs`, `advantages`, `sequence_ratio_mask`, each `[N]`. At prompt positions all but `target_tokens` are
-    /// 0: a mask of 1 there would count the position in the mean. Options: `clip_low_threshold` and `clip_high_threshold`; their defaults are not documented.
+    /// 0: a mask of 1 there would count the position in the mean. Options: `clip_low_threshold` and `clip_high_threshold`; their defaults are
+    /// not documented.
     Gspo,
-    /// `stable_reinforce`, in alpha on the hosted service; the formula is not published.
+    /// `stable_reinforce`, a loss function that is in alpha on the hosted service; its formula is not published.
     ///
-    /// Inputs: `target_tokens` and `advantages`, and provenance spans ([`Datum::model_input_spans`](crate::Datum::model_input_spans)) that
-    /// name samples taken with `record_stability_info`. Option: `kl_coeff`.
+    /// Inputs: `target_tokens` and `advantages`. The datum also needs provenance spans
+    /// ([`Datum::model_input_spans`](crate::Datum::model_input_spans)) that name sampled sequences. Their sampling requests must have set
+    /// `record_stability_info`. Option: `kl_coeff`.
     StableReinforce,
     /// `custom`, a loss function that was uploaded to the server. The uploaded function declares its inputs.
     ///
@@ -90,7 +93,7 @@ pub enum LossFn {
 }
 
 impl LossFn {
-    /// All loss functions with a known name.
+    /// All loss functions that this version of the crate knows by name.
     const KNOWN: [Self; 8] = [
         Self::CrossEntropy,
         Self::ImportanceSampling,
@@ -117,7 +120,8 @@ impl LossFn {
         }
     }
 
-    /// Returns the names of the loss inputs that a datum must have.
+    /// Returns the names of the loss inputs that a datum must have for this loss function. Returns an empty list for a function whose inputs
+    /// this version does not know.
     pub fn required_inputs(&self) -> &'static [&'static str] {
         match self {
             Self::CrossEntropy => &["target_tokens"],
@@ -134,7 +138,7 @@ impl LossFn {
         }
     }
 
-    /// Returns the names of all loss inputs, required and optional, or `None` if this version does not know the function.
+    /// Returns the names of all inputs of this loss function, required and optional, or `None` if this version does not know them.
     pub fn inputs(&self) -> Option<&'static [&'static str]> {
         match self {
             Self::CrossEntropy => Some(&["target_tokens", "weights"]),
@@ -145,7 +149,7 @@ impl LossFn {
         }
     }
 
-    /// Returns the names of the options with their default values, or `None` if this version does not know the function.
+    /// Returns the names of the options of this loss function with their default values, or `None` if this version does not know the defaults.
     pub fn options(&self) -> Option<&'static [(&'static str, f64)]> {
         match self {
             Self::CrossEntropy | Self::ImportanceSampling => Some(&[]),
@@ -217,15 +221,16 @@ pub fn loss_input_dtype(input: &str) -> Option<DType> {
     }
 }
 
-/// The value of a loss option. Must be finite if it is a number; JSON cannot encode NaN and the infinities.
+/// The value of an option of a loss function. A number must be finite, since JSON cannot encode NaN and the infinities.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 #[expect(clippy::exhaustive_enums, reason = "a number or string by protocol")]
 pub enum LossConfigValue {
-    /// A number.
+    /// The value of a numeric option.
     Number(f64),
-    /// A string. The older JSON requests have no form for string options, so servers that read only these requests reject such an option.
+    /// The value of a string option. The older JSON requests have no form for string options, so servers that read only these requests reject
+    /// such an option.
     Text(String),
 }
 
@@ -277,7 +282,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Creates a loss without options.
+    /// Creates a loss that uses this function without options.
     pub fn new(name: LossFn) -> Self {
         Self {
             name,
@@ -285,14 +290,14 @@ impl Loss {
         }
     }
 
-    /// Sets an option.
+    /// Sets an option of the loss function, such as `beta`.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<LossConfigValue>) -> Self {
         self.config.insert(name.into(), value.into());
         self
     }
 
-    /// Checks that the name is not empty and that the numbers among the options are finite. Whether the function has these options is
+    /// Checks that the name of the loss function is not empty and that numeric options are finite. Whether the function has these options is
     /// checked by the server.
     ///
     /// # Errors
@@ -311,7 +316,7 @@ impl Loss {
 }
 
 impl From<LossFn> for Loss {
-    /// Creates a loss without options.
+    /// Creates a loss that uses this function without options.
     fn from(name: LossFn) -> Self {
         Self::new(name)
     }
@@ -344,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_round_trips_through_json() {
+    fn loss_function_with_options_round_trips_through_json() {
         for loss in [
             LossFn::CrossEntropy.into(),
             LossFn::Ppo.with("clip_low_threshold", 0.8),

@@ -35,7 +35,7 @@ pub(crate) const MAX_TOKEN: u32 = i32::MAX as u32;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ModelInput {
-    /// The chunks, in order.
+    /// The chunks of text and images, in the order of the input.
     pub chunks: Vec<Chunk>,
 }
 
@@ -43,7 +43,7 @@ pub struct ModelInput {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Chunk {
-    /// Token ids.
+    /// A text, encoded as token ids.
     EncodedText(Arc<[u32]>),
     /// An encoded image.
     Image {
@@ -66,7 +66,7 @@ pub enum Chunk {
     },
     /// A serialised container of tensors in the format `dmel` of the protocol. The bytes are sent unchanged.
     Dmel(Bytes),
-    /// The JSON object of a chunk of a kind that this version does not know. The object is sent as it was decoded.
+    /// A chunk of a kind that this version does not know, as its JSON object. The object is sent as it was decoded.
     Other(Value),
 }
 
@@ -85,30 +85,30 @@ impl ModelInput {
         }
     }
 
-    /// Appends a chunk.
+    /// Appends a chunk to the input.
     #[must_use]
     pub fn with_chunk(mut self, chunk: Chunk) -> Self {
         self.chunks.push(chunk);
         self
     }
 
-    /// Appends a chunk of token ids.
+    /// Appends a chunk of token ids to the input.
     #[must_use]
     pub fn with_tokens(self, tokens: impl Into<Arc<[u32]>>) -> Self {
         self.with_chunk(Chunk::EncodedText(tokens.into()))
     }
 
-    /// Returns the length in tokens, or `None` if the length of a chunk is unknown.
+    /// Returns the length of the input in tokens, or `None` if the length of a chunk is unknown.
     pub fn len(&self) -> Option<usize> {
         self.chunks.iter().map(Chunk::len).sum()
     }
 
-    /// Returns whether the input is known to have no tokens.
+    /// Returns whether the input is known to have no tokens. Returns `false` if the length of the input is unknown.
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
     }
 
-    /// Returns all tokens, or `None` if a chunk is not text.
+    /// Returns all tokens of the input, or `None` if a chunk is not text.
     pub fn tokens(&self) -> Option<Vec<u32>> {
         let mut all = Vec::new();
         for chunk in &self.chunks {
@@ -132,7 +132,7 @@ impl ModelInput {
         self.chunks.iter().map(|chunk| chunk.bytes(4)).sum()
     }
 
-    /// Checks that every chunk is of a kind that can be trained on.
+    /// Checks that every chunk can be part of a training example. Images from a URL and chunks of unknown kinds cannot.
     ///
     /// # Errors
     /// The error names the field `chunks[i].type`.
@@ -224,7 +224,7 @@ impl Chunk {
         }
     }
 
-    /// Returns the length in tokens, or `None` if only the server knows it.
+    /// Returns the length of the chunk in tokens, or `None` if only the server knows it.
     pub fn len(&self) -> Option<usize> {
         match self {
             Self::EncodedText(tokens) => Some(tokens.len()),
@@ -238,7 +238,7 @@ impl Chunk {
         }
     }
 
-    /// Returns whether the chunk is known to have no tokens.
+    /// Returns whether the chunk is known to have no tokens. Returns `false` if the length of the chunk is unknown.
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
     }

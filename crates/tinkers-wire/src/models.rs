@@ -123,8 +123,8 @@ fn rank_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
     Ok(Option::deserialize(deserializer)?.unwrap_or_else(default_rank))
 }
 
-/// The optimizer of a model. It is fixed when the model is created. Fields of optimizer families that this version does not know are
-/// decoded and sent unchanged.
+/// The configuration of the optimizer of a model. It is fixed when the model is created. Fields of optimizer families that this version does not
+/// know are decoded and sent unchanged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -132,7 +132,7 @@ pub struct OptimizerConfig {
     /// The optimizer family, such as `adamw` or `dimuon`.
     #[serde(rename = "type")]
     pub family: String,
-    /// The fields specific to the family.
+    /// The fields of the configuration that only this optimizer family has.
     #[serde(flatten)]
     pub fields: BTreeMap<String, Value>,
 }
@@ -146,7 +146,7 @@ impl OptimizerConfig {
         }
     }
 
-    /// Sets a field specific to the family.
+    /// Sets a field of the configuration that only this optimizer family has.
     #[must_use]
     pub fn with(mut self, field: impl Into<String>, value: impl Into<Value>) -> Self {
         self.fields.insert(field.into(), value.into());
@@ -165,8 +165,8 @@ impl OptimizerConfig {
 pub struct CreateModel {
     /// The id of the session.
     pub session_id: String,
-    /// The sequence number of the model in the session, from 0. A request with a `model_seq_id` can be repeated. Without a `model_seq_id`,
-    /// each request creates another model.
+    /// The sequence number of the model in the session, from 0. A repeated request with the same number creates no second model. Without a
+    /// number, each request creates another model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_seq_id: Option<u64>,
     /// The name of the base model.
@@ -247,7 +247,7 @@ pub struct ModelInfo {
     /// The rank of the LoRA adapter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_rank: Option<u32>,
-    /// The name of the base model, on servers that do not set it in `model_data`.
+    /// The name of the base model. Servers that do not set this name in `model_data` send it here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_name: Option<String>,
 }
@@ -288,13 +288,13 @@ impl ModelInfo {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ModelData {
-    /// The architecture of the model.
+    /// The name of the architecture of the base model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
     /// The name of the base model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_name: Option<String>,
-    /// The name of the base model, on servers that do not set `model_name`.
+    /// The name of the base model. Servers that do not set `model_name` send it here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
     /// The name of the tokenizer.

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn displayed_name_of_a_wire_enum_is_its_name_in_json() {
+    fn enum_of_the_api_is_displayed_as_its_name_in_json() {
         check(CheckpointKind::Sampler, "sampler");
         check(CheckpointType::Known(CheckpointKind::External), "external");
         check(CheckpointType::Other("merged".into()), "merged");
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn displayed_finish_reason_is_its_type_in_json() {
+    fn finish_reason_is_displayed_as_its_json_type_field() {
         for reason in [
             FinishReason::Success,
             FinishReason::Errored,

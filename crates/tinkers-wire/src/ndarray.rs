@@ -10,7 +10,7 @@ where
     S: Data<Elem = T>,
     D: Dimension,
 {
-    /// Creates a dense tensor of the same shape. The elements are copied.
+    /// Creates a dense tensor with the shape and the elements of the array. The elements are copied.
     fn from(array: &ArrayBase<S, D>) -> Self {
         let elements: Vec<T> = array.iter().copied().collect();
         Self::from_parts(elements.into(), Some(array.shape().to_vec()), None)
@@ -23,7 +23,7 @@ where
     S: Data<Elem = T>,
     D: Dimension,
 {
-    /// Creates a dense tensor of the same shape. The elements are copied.
+    /// Creates a dense tensor with the shape and the elements of the array. The elements are copied.
     fn from(array: ArrayBase<S, D>) -> Self {
         Self::from(&array)
     }

@@ -13,8 +13,8 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Removes the null fields of an object and deserialises the remaining fields with `read`. For types whose fields have defaults that differ
-/// from the defaults of the field types.
+/// Removes the null fields of an object and deserialises the remaining fields with `read`. This is needed for types whose fields have defaults
+/// that differ from the defaults of the field types.
 pub(crate) fn without_nulls<'de, D, T>(
     deserializer: D,
     read: impl FnOnce(Value) -> Result<T, serde_json::Error>,

@@ -8,7 +8,8 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
-/// Converts a JSON value to a number. Accepts numbers, strings such as `"0.1"` or `"NaN"`, booleans, and null (as NaN).
+/// Converts a JSON value to a number. Accepts numbers, strings such as `"0.1"` or `"NaN"`, booleans, and null (as NaN). Returns `None` for other
+/// values.
 pub(crate) fn number(value: &Value) -> Option<f64> {
     Some(Number::<true>::deserialize(value).ok()?.as_f64())
 }
@@ -30,7 +31,7 @@ pub(crate) enum Numbers<const LENIENT: bool = false> {
 /// The largest integer up to which `f64` represents every integer exactly.
 const MAX_EXACT: i64 = 1 << 53;
 
-/// The maximum number of elements for which memory is reserved before the elements are read. The limit is needed because the sender of the
+/// The maximum number of list elements for which memory is reserved before the elements are read. The limit is needed because the sender of the
 /// data chooses the announced number of elements.
 const MAX_RESERVED: usize = 1 << 16;
 
@@ -42,13 +43,13 @@ impl<const LENIENT: bool> Numbers<LENIENT> {
         }
     }
 
-    /// Converts the numbers to an unsigned type. Returns `None` if a number does not fit.
+    /// Converts the list of numbers to an unsigned integer type. Returns `None` if a number does not fit.
     pub(crate) fn into_unsigned<T: TryFrom<i64>>(self) -> Option<Vec<T>> {
         let integers = self.into_i64()?;
         integers.iter().map(|&x| T::try_from(x).ok()).collect()
     }
 
-    /// Converts the numbers to integers. Returns `None` if a number is not an integer, or does not fit into `i64`.
+    /// Converts the list of numbers to `i64`. Returns `None` if a number is not an integer, or does not fit.
     pub(crate) fn into_i64(self) -> Option<Arc<[i64]>> {
         match self {
             Self::Integers(values) => Some(values.into()),
@@ -91,7 +92,8 @@ impl<const LENIENT: bool> Numbers<LENIENT> {
     }
 }
 
-/// Converts a float to an integer. Returns `None` if the float has a fraction, or exceeds 2^53 and so may be rounded.
+/// Converts a float to an integer. Returns `None` if the float has a fraction, or if its magnitude exceeds 2^53, since such a float may be a
+/// rounded integer.
 pub(crate) fn float_to_i64(x: f64) -> Option<i64> {
     (x.fract() == 0.0 && x.abs() <= MAX_EXACT as f64).then_some(x as i64)
 }
@@ -146,8 +148,8 @@ fn non_finite_number(name: &str) -> Option<f64> {
         .find(|number| non_finite_name(*number) == Some(name))
 }
 
-/// Serialises an `f64`. If `LOSSLESS`, NaN and the infinities become strings in text formats such as JSON. Otherwise they become null, as
-/// in the JSON of Python servers.
+/// A wrapper that serialises an `f64`. If `LOSSLESS`, NaN and the infinities become strings in text formats such as JSON. Otherwise they become
+/// null, as in the JSON of Python servers.
 pub(crate) struct Float64<const LOSSLESS: bool>(pub(crate) f64);
 
 impl<const LOSSLESS: bool> Serialize for Float64<LOSSLESS> {
@@ -161,7 +163,8 @@ impl<const LOSSLESS: bool> Serialize for Float64<LOSSLESS> {
     }
 }
 
-/// Serialises an `f32`. If `LOSSLESS`, NaN and the infinities become strings in text formats such as JSON; otherwise they become null.
+/// A wrapper that serialises an `f32`. If `LOSSLESS`, NaN and the infinities become strings in text formats such as JSON; otherwise they become
+/// null.
 pub(crate) struct Float32<const LOSSLESS: bool>(pub(crate) f32);
 
 /// The only positive `f32` that does not survive its shortest decimal form, `7.038531e-26`: JSON parsers parse it as an `f64` halfway
@@ -177,8 +180,8 @@ impl<const LOSSLESS: bool> Serialize for Float32<LOSSLESS> {
     }
 }
 
-/// Serialises a list of `f32`. If `LOSSLESS`, NaN and the infinities become strings in text formats such as JSON; otherwise they become
-/// null.
+/// A wrapper that serialises a list of `f32`. If `LOSSLESS`, NaN and the infinities become strings in text formats such as JSON; otherwise they
+/// become null.
 pub(crate) struct Floats<'a, const LOSSLESS: bool>(pub(crate) &'a [f32]);
 
 impl<const LOSSLESS: bool> Serialize for Floats<'_, LOSSLESS> {
@@ -332,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn lenient_numbers_may_be_strings_and_booleans() {
+    fn lenient_number_list_accepts_strings_and_booleans() {
         let read = |json: &str| serde_json::from_str::<Numbers<true>>(json);
         let values = read(r#"["0.5", " 2 ", "NaN", "-Infinity", true, null]"#).unwrap();
         let values = values.into_f32();

@@ -10,13 +10,13 @@ use crate::{DecodeError, routes};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ApiDocument {
-    /// The title of the document. On some servers the title contains the name of the server software.
+    /// The title of the OpenAPI document. On some servers the title contains the name of the server software.
     pub title: String,
-    /// The version of the API or of the server.
+    /// The version that the OpenAPI document states, either of the API or of the server.
     pub version: String,
-    /// The paths that the document lists, with placeholders such as `{model_id}` for ids.
+    /// The paths of the routes that the OpenAPI document lists, with placeholders such as `{model_id}` for ids.
     pub paths: BTreeSet<String>,
-    /// The media types that the document lists for the request body of `forward_backward`; empty if it lists none.
+    /// The media types that the OpenAPI document lists for the request body of `forward_backward`; empty if it lists none.
     pub pass_bodies: BTreeSet<String>,
     /// Whether the server rejects unknown fields in requests. This is taken from the schema of the `create_model` request.
     pub forbids_unknown_fields: bool,
@@ -26,7 +26,7 @@ pub struct ApiDocument {
 }
 
 impl ApiDocument {
-    /// The path of the document on the server, below the base URL.
+    /// The path of the OpenAPI document on the server, below the base URL.
     pub const PATH: &str = "/openapi.json";
 
     /// Decodes an OpenAPI document.
@@ -72,7 +72,7 @@ impl ApiDocument {
     }
 }
 
-/// Returns the schema that the `$ref` of `schema` refers to, or `schema` itself if it has no `$ref`.
+/// Returns the JSON schema that the `$ref` of `schema` refers to in the OpenAPI document, or `schema` itself if it has no `$ref`.
 fn resolve<'a>(document: &'a Value, schema: &'a Value) -> Option<&'a Value> {
     match schema.get("$ref") {
         None => Some(schema),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn openapi_document_is_summarised() {
+    fn openapi_document_is_decoded_into_a_summary() {
         let pass = r#""requestBody": {"content": {"application/x-protobuf": {}}}"#;
         let step = r#"{"properties": {"seq_id": {"type": "integer"}}}"#;
         let read = ApiDocument::read(document(step, pass).as_bytes()).unwrap();

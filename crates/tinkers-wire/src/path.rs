@@ -37,7 +37,7 @@ impl CheckpointKind {
         }
     }
 
-    /// Returns the name used in paths and checkpoint ids: `weights`, `sampler_weights` or `external_weights`.
+    /// Returns the name of this kind in paths and checkpoint ids: `weights`, `sampler_weights` or `external_weights`.
     pub const fn segment(self) -> &'static str {
         match self {
             Self::Training => "weights",
@@ -46,7 +46,7 @@ impl CheckpointKind {
         }
     }
 
-    /// Parses a name used in paths and checkpoint ids, such as `sampler_weights`. Returns `None` for another name.
+    /// Parses the name of a checkpoint kind in paths and checkpoint ids, such as `sampler_weights`. Returns `None` for an unknown name.
     pub fn from_segment(segment: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.segment() == segment)
     }
@@ -57,7 +57,7 @@ display_name!(CheckpointKind);
 impl FromStr for CheckpointKind {
     type Err = InvalidInput;
 
-    /// Parses a name used in listings, such as `sampler`.
+    /// Parses the name of a checkpoint kind in the server's lists of checkpoints, such as `sampler`. Fails for an unknown name.
     fn from_str(name: &str) -> Result<Self, InvalidInput> {
         let mut all = Self::ALL.into_iter();
         all.find(|kind| kind.name() == name).ok_or_else(|| {
@@ -97,7 +97,7 @@ impl TinkerPath {
         format!("{SCHEME}{run}/{}/{name}", kind.segment()).parse()
     }
 
-    /// Returns the id of the training run. The model of the run has the same id.
+    /// Returns the id of the training run that the checkpoint belongs to. The model of the run has the same id.
     pub fn run_id(&self) -> &str {
         &self.text[SCHEME.len()..self.run_end]
     }
@@ -112,12 +112,12 @@ impl TinkerPath {
         &self.text[self.name_start..]
     }
 
-    /// Returns the checkpoint id used in listings, `<kind>/<name>`.
+    /// Returns the checkpoint id `<kind>/<name>`, by which the server's lists of checkpoints identify the checkpoint.
     pub fn checkpoint_id(&self) -> String {
         format!("{}/{}", self.kind.segment(), self.name())
     }
 
-    /// Returns the path as a string.
+    /// Returns the path as a string that begins with `tinker://`.
     pub fn as_str(&self) -> &str {
         &self.text
     }

@@ -16,7 +16,7 @@ use crate::{DecodeError, lenient};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SubmissionResponse {
-    /// The request id, for polls of `retrieve_future`.
+    /// The id by which the client polls for the result, with `retrieve_future`.
     #[serde(deserialize_with = "lenient::id")]
     pub request_id: String,
     /// The id of the model that the operation creates or changes, if the server sends it.
@@ -49,19 +49,19 @@ impl SubmissionResponse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetrieveFuture {
-    /// The request id of the operation.
+    /// The request id of the operation, from its [`SubmissionResponse`].
     pub request_id: String,
-    /// Whether the server may respond with the size of a large result in place of the result.
+    /// Whether the server may respond with only the size of a large result. The client then polls again for the result.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub allow_metadata_only: bool,
 }
 
-/// `POST /cancel_future`: cancels a sample.
+/// `POST /cancel_future`: cancels a sampling request that the server has accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CancelFuture {
-    /// The request id of the sample.
+    /// The request id of the sampling request.
     pub request_id: String,
 }
 
@@ -100,11 +100,11 @@ impl RequestKind {
     }
 }
 
-/// The state of the server's queue, as the responses to polls report it.
+/// The state of the server's queue of operations, which responses to polls contain while a result is not ready.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum QueueState {
-    /// `active`: the operation is running, or queued behind others.
+    /// `active`: the operation is running, or waits behind other operations.
     Active,
     /// `paused_rate_limit`: the queue is paused because the caller has too many concurrent clients.
     PausedRateLimit,
@@ -127,7 +127,7 @@ impl QueueState {
 }
 
 impl From<&str> for QueueState {
-    /// Parses the name of a state. Unknown names become [`QueueState::Other`].
+    /// Parses the name of a queue state. Unknown names become [`QueueState::Other`].
     fn from(name: &str) -> Self {
         match name {
             "active" => Self::Active,
@@ -149,7 +149,7 @@ pub enum FailureCategory {
     User,
     /// The server caused the failure.
     Server,
-    /// The party is unknown: the server sends no category, or an unknown one.
+    /// The party that caused the failure is unknown: the server sends no category, or an unknown one.
     Unknown,
 }
 
@@ -165,7 +165,7 @@ impl FailureCategory {
 }
 
 impl From<&str> for FailureCategory {
-    /// Parses the name of a category, ignoring case. Other names become [`FailureCategory::Unknown`].
+    /// Parses the name of a failure category, ignoring case. Other names become [`FailureCategory::Unknown`].
     fn from(name: &str) -> Self {
         let mut known = [Self::User, Self::Server].into_iter();
         let known = known.find(|category| name.eq_ignore_ascii_case(category.name()));
@@ -179,9 +179,9 @@ impl From<&str> for FailureCategory {
 pub enum PollResponse {
     /// The result is not ready. The client should poll again.
     TryAgain {
-        /// The state of the server's queue.
+        /// The state of the server's queue of operations, if the server sends it.
         queue_state: Option<QueueState>,
-        /// The server's reason for `queue_state`, such as a reached rate limit.
+        /// The server's reason for `queue_state`, such as a reached rate limit, if the server sends it.
         reason: Option<String>,
     },
     /// The result is ready but large. To get it, the client polls again with `allow_metadata_only: false`.
@@ -196,10 +196,10 @@ pub enum PollResponse {
         /// The party that caused the failure.
         category: FailureCategory,
     },
-    /// The body is the result of the operation, as protobuf.
+    /// The operation succeeded. The body is its result, as protobuf.
     Protobuf(Bytes),
-    /// A JSON object without any known sign of a pending or failed operation. The fields of the result are checked later, by
-    /// [`OperationResult::from_json`](crate::OperationResult::from_json).
+    /// A JSON object without any known sign of a pending or failed operation, and so probably the result. The fields of the result are checked
+    /// later, by [`OperationResult::from_json`](crate::OperationResult::from_json).
     Json(Bytes),
 }
 
@@ -240,7 +240,8 @@ const SUCCEEDED: [&str; 7] = [
 ];
 
 impl PollResponse {
-    /// Decodes the body of a 2xx response. Bodies with a known sign of a failed or pending operation are never taken for a result.
+    /// Decodes the body of a 2xx response of `retrieve_future`. Bodies with a known sign of a failed or pending operation are never taken for a
+    /// result.
     ///
     /// # Errors
     /// Fails if the body is neither protobuf nor a JSON object.
@@ -288,9 +289,9 @@ impl PollResponse {
         }
     }
 
-    /// Returns the failure of an operation that a response body reports. For a body that cannot be a result, such as that of an error
-    /// status. The field `detail` also counts as a failure here. [`PollResponse::read`] ignores the field `detail`, since a result may
-    /// contain it, too.
+    /// Returns the failure of an operation that a response body reports, or `None` if it reports no failure. Use this only for a body that
+    /// cannot be a result, such as the body of an error status. The field `detail` also counts as a failure here. [`PollResponse::read`] ignores
+    /// the field `detail`, since a result may contain it, too.
     pub fn failure_in(body: &Bytes) -> Option<Self> {
         match Self::read(None, body.clone()) {
             Ok(failed @ Self::Failed { .. }) => return Some(failed),
@@ -301,7 +302,8 @@ impl PollResponse {
         is_set(view.detail.as_ref()).then(|| view.failed(&body))
     }
 
-    /// Returns the queue state and the reason for this state from the body of a 408 response, if the body contains them.
+    /// Returns the state of the server's queue and the reason for this state from the body of a 408 response to a poll, if the body contains
+    /// them.
     pub fn queue_state_of_timeout(body: &[u8]) -> (Option<QueueState>, Option<String>) {
         read_json::<View>(body).map_or((None, None), |view| view.queue())
     }
@@ -325,7 +327,7 @@ fn is_protobuf(content_type: &str) -> bool {
     content_type.contains("application/x-protobuf") || content_type.contains("application/protobuf")
 }
 
-/// Returns whether a field is present and neither null, false nor empty.
+/// Returns whether a JSON field is present and neither null, false nor empty.
 fn is_set(field: Option<&Value>) -> bool {
     match field {
         None | Some(Value::Null | Value::Bool(false)) => false,
@@ -385,8 +387,8 @@ struct View {
 }
 
 impl View {
-    /// Parses these fields of a poll response. Also returns the body, in which the literals `NaN` and `Infinity` are replaced by strings if
-    /// they make the body invalid JSON.
+    /// Parses the fields of this type from the body of a poll response. Also returns the body, in which the literals `NaN` and `Infinity` are
+    /// replaced by strings if they make the body invalid JSON.
     fn read(body: Bytes) -> Result<(Self, Bytes), DecodeError> {
         let error = match serde_json::from_slice(&body) {
             Ok(view) => return Ok((view, body)),
@@ -398,7 +400,7 @@ impl View {
         }
     }
 
-    /// Returns whether a field is set that only the responses of failed operations contain.
+    /// Returns whether the response contains a field that only the responses of failed operations contain.
     fn has_error_field(&self) -> bool {
         [&self.error, &self.error_message, &self.category]
             .into_iter()
@@ -597,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn submission_response_accepts_numeric_ids() {
+    fn submission_response_with_integer_ids_is_decoded() {
         let response = SubmissionResponse::read(
             br#"{"request_id": 7, "future_id": "7", "status": "pending", "model_id": null, "sample_sequence_ids": [1, "b"]}"#,
         );
@@ -630,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn queue_state_is_read_from_a_408_body() {
+    fn queue_state_is_read_from_the_body_of_a_408_response() {
         let queue = PollResponse::queue_state_of_timeout(br#"{"queue_state": "active"}"#);
         assert_eq!(queue, (Some(QueueState::Active), None));
         assert_eq!(

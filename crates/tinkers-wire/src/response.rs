@@ -87,9 +87,9 @@ pub(crate) fn quote_literals(body: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(quoted)
 }
 
-/// The maximum number of characters that are taken over from an error message in a response body.
+/// The maximum length, in characters, of an error message that is taken from a response body. A longer message is truncated.
 const MAX_REASON_LEN: usize = 600;
-/// The maximum number of characters of a body that are quoted in an error message.
+/// The maximum number of characters of a response body that are quoted in an error message.
 const MAX_EXCERPT_LEN: usize = 200;
 
 /// The JSON fields in which servers send an error message. The preferred field comes first.

@@ -57,7 +57,7 @@ impl Capabilities {
     }
 }
 
-/// The position of a page within a listing that the server returns in pages.
+/// The position of one page within a listing, such as the list of training runs, that the server returns in pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -102,16 +102,16 @@ pub struct TrainingRun {
     /// The rank of the LoRA adapter.
     #[serde(default)]
     pub lora_rank: Option<u32>,
-    /// The time of the last request for the model.
+    /// The time of the last request for the model, an RFC 3339 string.
     #[serde(default, deserialize_with = "null_is_default")]
     pub last_request_time: String,
-    /// The latest training checkpoint.
+    /// The latest checkpoint of the run with weights and optimizer state.
     #[serde(default)]
     pub last_checkpoint: Option<Checkpoint>,
-    /// The latest sampler checkpoint.
+    /// The latest checkpoint of the run with weights to sample from.
     #[serde(default)]
     pub last_sampler_checkpoint: Option<Checkpoint>,
-    /// Metadata chosen by the caller.
+    /// Metadata of the training run, chosen by the caller.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
@@ -140,7 +140,7 @@ impl TrainingRun {
 #[serde(untagged)]
 #[expect(clippy::exhaustive_enums, reason = "`CheckpointKind` gets new kinds")]
 pub enum CheckpointType {
-    /// A known kind.
+    /// A kind that this version knows.
     Known(CheckpointKind),
     /// A kind that this version does not know, as sent by the server.
     Other(String),
@@ -183,7 +183,7 @@ pub struct Checkpoint {
     /// Whether the checkpoint is publicly readable.
     #[serde(default, deserialize_with = "null_is_default")]
     pub public: bool,
-    /// Metadata chosen by the caller.
+    /// Metadata of the checkpoint, chosen by the caller.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
     /// The time at which the server deletes the checkpoint, an RFC 3339 string; `None` means never.
@@ -225,7 +225,7 @@ pub struct TrainingRunList {
 }
 
 impl TrainingRunList {
-    /// Creates a page of training runs.
+    /// Creates a page of training runs. `cursor` is `None` if the list contains all training runs.
     pub fn new(training_runs: Vec<TrainingRun>, cursor: Option<Cursor>) -> Self {
         Self {
             training_runs,
@@ -256,7 +256,7 @@ impl CheckpointList {
         }
     }
 
-    /// Decodes the body of the server's response.
+    /// Decodes the list of checkpoints in the body of a response.
     ///
     /// # Errors
     /// Fails if the body cannot be decoded.
@@ -285,7 +285,7 @@ pub struct SessionInfo {
     /// The ids of the samplers of the session.
     #[serde(default)]
     pub sampler_ids: Vec<String>,
-    /// Metadata chosen by the caller.
+    /// Metadata of the session, chosen by the caller.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
     /// The display name of the session.
@@ -358,7 +358,7 @@ impl WeightsInfo {
         }
     }
 
-    /// Decodes the body of the server's response.
+    /// Decodes the body of the response to `POST /weights_info`.
     ///
     /// # Errors
     /// Fails if the body cannot be decoded.

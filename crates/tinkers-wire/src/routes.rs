@@ -32,13 +32,13 @@ pub const LOAD_WEIGHTS: &str = "/api/v1/load_weights";
 pub const WEIGHTS_INFO: &str = "/api/v1/weights_info";
 /// `POST`: creates a sampler.
 pub const CREATE_SAMPLING_SESSION: &str = "/api/v1/create_sampling_session";
-/// `POST`: submits a sample.
+/// `POST`: submits a sampling request.
 pub const ASAMPLE: &str = "/api/v1/asample";
-/// `POST`: polls for the result of an operation.
+/// `POST`: polls for the result of one operation.
 pub const RETRIEVE_FUTURE: &str = "/api/v1/retrieve_future";
-/// `POST`: polls for the completed operations of a sampling session.
+/// `POST`: polls for the ids of the completed requests of a sampling session.
 pub const RETRIEVE_FUTURES: &str = "/api/v1/retrieve_futures";
-/// `POST`: cancels a sample.
+/// `POST`: cancels a sampling request.
 pub const CANCEL_FUTURE: &str = "/api/v1/cancel_future";
 /// `POST`: reports telemetry events.
 pub const TELEMETRY: &str = "/api/v1/telemetry";
@@ -52,10 +52,10 @@ pub const TRAINING_RUNS: &str = "/api/v1/training_runs";
 pub const CHECKPOINTS: &str = "/api/v1/checkpoints";
 /// `GET`: lists sessions.
 pub const SESSIONS: &str = "/api/v1/sessions";
-/// The path to which [`sampler`] appends the id of a sampler.
+/// The path prefix of requests for one sampler. The function [`sampler`] appends the id of the sampler.
 pub const SAMPLERS: &str = "/api/v1/samplers";
 
-/// All paths that do not contain an id.
+/// All paths of requests that do not contain an id.
 pub const ALL: [&str; 26] = [
     CLIENT_CONFIG,
     DYNAMIC_CONFIG,
@@ -85,17 +85,17 @@ pub const ALL: [&str; 26] = [
     SAMPLERS,
 ];
 
-/// Returns the path that ends a session (`POST`).
+/// Returns the path of the `POST` request that ends the session with this id.
 pub fn finish_session(session_id: &str) -> String {
     format!("{SESSIONS}/{session_id}/finish")
 }
 
-/// Returns the path that describes a sampler (`GET`).
+/// Returns the path of the `GET` request that describes the sampler with this id.
 pub fn sampler(sampler_id: &str) -> String {
     format!("{SAMPLERS}/{sampler_id}")
 }
 
-/// Returns the path that lists the checkpoints of a training run (`GET`).
+/// Returns the path of the `GET` request that lists the checkpoints of the training run with this id.
 pub fn run_checkpoints(run_id: &str) -> String {
     format!("{TRAINING_RUNS}/{run_id}/checkpoints")
 }

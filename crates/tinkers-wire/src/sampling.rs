@@ -12,8 +12,8 @@ use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input
 pub struct CreateSamplingSession {
     /// The id of the session.
     pub session_id: String,
-    /// The sequence number of the sampling session in the session, from 0. Unnamed sampler saves are numbered in the same sequence. A
-    /// request with such a number can be repeated. Without the number, each request creates another sampling session.
+    /// The sequence number of the sampling session in the session, from 0. Unnamed saves of weights for sampling are numbered in the same
+    /// sequence. A repeated request with the same number creates no second sampling session. Without a number, each request creates another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_seq_id: Option<u64>,
     /// The base model to sample from.
@@ -34,7 +34,7 @@ pub struct SamplingSessionCreated {
 }
 
 impl SamplingSessionCreated {
-    /// Decodes the body of the server's response.
+    /// Decodes the body of the response to `POST /create_sampling_session`.
     ///
     /// # Errors
     /// Fails if the body cannot be decoded.
@@ -143,7 +143,7 @@ pub struct SamplingParams {
     /// The seed of the random numbers. A request with the same seed, prompt and parameters samples the same tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// The strings or tokens that end a sequence.
+    /// The strings or tokens that end a sampled sequence. By default the sequence ends at the end-of-text token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
     /// The temperature; 0 selects the most likely token.
@@ -177,7 +177,7 @@ impl SamplingParams {
         self
     }
 
-    /// Sets the strings or tokens that end a sequence.
+    /// Sets the strings or tokens that end a sampled sequence. They replace the default, the end-of-text token.
     #[must_use]
     pub fn stop(mut self, stop: impl Into<Stop>) -> Self {
         self.stop = Some(stop.into());
@@ -205,7 +205,7 @@ impl SamplingParams {
         self
     }
 
-    /// Checks that every parameter is finite and in range.
+    /// Checks that every sampling parameter is finite and in its valid range.
     ///
     /// # Errors
     /// The error names the invalid parameter.
@@ -241,10 +241,10 @@ impl SamplingParams {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SampleRequest {
-    /// The number of sequences; 1 if `None`.
+    /// The number of sequences to sample; 1 if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_samples: Option<u32>,
-    /// The prompt.
+    /// The prompt, which the sampled sequences continue.
     pub prompt: ModelInput,
     /// The parameters of sampling.
     #[serde(default, deserialize_with = "null_is_default")]
@@ -271,11 +271,11 @@ pub struct SampleRequest {
     /// The number of most likely tokens to return per sampled position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topk_sample_logprobs: Option<u32>,
-    /// The tokens whose log-probabilities to return, as int64 of the shape `[prompt length - 1, K]`: row `i` has `K` token ids for the
-    /// position of prompt token `i + 1`; -1 requests nothing.
+    /// The tokens whose log-probabilities at the prompt positions to return, an int64 tensor of the shape `[prompt length - 1, K]`. Row `i` has
+    /// `K` token ids for the position of prompt token `i + 1`. The id -1 marks an unused entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_prompt_logprobs: Option<TensorData>,
-    /// The number of alternative tokens to sample per prompt token.
+    /// The number of alternative tokens to sample and return for each prompt token except the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_alt_tokens_k: Option<u32>,
     /// The number of tokens at the end of the prompt for which `prompt_logprobs` are returned.
@@ -287,7 +287,8 @@ pub struct SampleRequest {
 }
 
 impl SampleRequest {
-    /// Checks all fields. Whether token ids exist and server limits are kept is checked by the server only.
+    /// Checks that all fields are valid. Only the server can check whether the token ids exist and whether the request keeps the limits of the
+    /// server.
     ///
     /// # Errors
     /// The error names the invalid field, such as `prompt.chunks` or `temperature`.

@@ -10,13 +10,13 @@ use crate::numbers::{Float32, Floats, Number, Numbers};
 use crate::response::read_json;
 use crate::{DecodeError, OperationResult, TensorData, lenient, lenient_tensor, proto};
 
-/// The reason why a sequence ended.
+/// The reason why a sampled sequence ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// `stop`: a stop token, a stop string, or the end-of-text token.
+    /// `stop`: the sequence ended at a stop token, a stop string, or the end-of-text token.
     Stop,
-    /// `length`: the token limit was reached.
+    /// `length`: the sequence reached the maximum number of tokens.
     Length,
     /// A reason that this version does not know, as the server sent it. For a protobuf response this is the number of the reason.
     Other(String),
@@ -34,7 +34,7 @@ impl StopReason {
 }
 
 impl From<&str> for StopReason {
-    /// Parses the name of a reason, ignoring case. Unknown names become [`StopReason::Other`].
+    /// Parses the name of a stop reason, ignoring case. Unknown names become [`StopReason::Other`].
     fn from(name: &str) -> Self {
         match name {
             name if name.eq_ignore_ascii_case("stop") => Self::Stop,
@@ -104,7 +104,8 @@ impl SampledSequence {
 /// pairs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TopkLogprobs {
-    /// For each position, the index in `ids` and `logprobs` at which the row of the position ends. The next row begins at this index.
+    /// For each position, the index in `ids` and `logprobs` at which the tokens of this position end. The tokens of the next position begin at
+    /// this index.
     ends: Vec<usize>,
     ids: Vec<u32>,
     logprobs: Vec<f32>,
@@ -122,7 +123,7 @@ pub struct PromptAltTokens {
 }
 
 impl TopkLogprobs {
-    /// The (token, log-probability) pair that fills the unused cells of the matrix by which protobuf encodes [`TopkLogprobs`].
+    /// The (token, log-probability) pair that pads short rows in the matrix by which protobuf encodes [`TopkLogprobs`].
     pub(crate) const EMPTY: (u32, f32) = (0, -99999.0);
 
     /// Creates the most likely tokens from one row of (token, log-probability) pairs per position, the most likely token first. Rows may
@@ -131,7 +132,7 @@ impl TopkLogprobs {
         rows.iter().map(|row| row.iter().copied()).collect()
     }
 
-    /// Returns the number of positions, each of which has a row of most likely tokens.
+    /// Returns the number of positions, including positions without tokens.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -161,7 +162,7 @@ impl TopkLogprobs {
 }
 
 impl<R: IntoIterator<Item = (u32, f32)>> FromIterator<R> for TopkLogprobs {
-    /// Collects one row of (token, log-probability) pairs per position.
+    /// Collects one row of (token, log-probability) pairs per position, the most likely token first.
     fn from_iter<I: IntoIterator<Item = R>>(rows: I) -> Self {
         let mut all = Self::default();
         for row in rows {
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn topk_rows_may_be_empty_or_short() {
+    fn topk_logprobs_rows_may_be_empty_or_differ_in_length() {
         let topk = TopkLogprobs::from_rows(&[vec![], vec![(4, -0.1), (5, -2.0)], vec![(6, -0.2)]]);
         assert_eq!(topk.len(), 3);
         let rows: Vec<Vec<u32>> = (0..3)
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn null_logprob_of_a_sequence_is_nan() {
+    fn null_logprob_of_a_sampled_token_is_decoded_as_nan() {
         let json = br#"{"sequences": [{"stop_reason": "stop", "tokens": [1], "logprobs": [null], "extra": 1}], "prompt_logprobs": null}"#;
         let response = SampleResponse::from_json(json).unwrap();
         assert_eq!(response.sequences[0].stop_reason, StopReason::Stop);
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_stop_reasons_of_samples_are_decoded_in_each_form() {
+    fn sample_json_with_text_numbers_or_no_stop_reason_is_decoded() {
         let json = br#"{"sequences": [
             {"stop_reason": "LENGTH", "tokens": [1.0, "2"], "logprobs": [NaN, "-0.5"], "sequence_id": 7},
             {"stop_reason": null, "tokens": []}, {"tokens": [3], "logprobs": null}],
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn sample_response_without_its_fields_is_rejected() {
+    fn sample_response_without_required_fields_is_rejected() {
         for body in [
             "{}",
             r#"{"detail": "CUDA out of memory"}"#,
@@ -470,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_stop_reason_round_trips() {
+    fn unknown_stop_reason_round_trips_through_json() {
         let json = br#"{"sequences": [{"stop_reason": "cancelled", "tokens": [1]}]}"#;
         let response = SampleResponse::from_json(json).unwrap();
         let kept = StopReason::Other("cancelled".to_owned());
@@ -482,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn topk_rows_of_different_length_are_not_padded() {
+    fn topk_logprobs_rows_of_different_length_are_not_padded() {
         let rows = std::iter::once(vec![(7_u32, -1.0_f32); 1000]);
         let rows: Vec<_> = rows.chain(vec![Vec::new(); 4000]).collect();
         let body = serde_json::json!({ "sequences": [], "topk_prompt_logprobs": rows });

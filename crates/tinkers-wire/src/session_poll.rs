@@ -8,22 +8,23 @@ use crate::nulls::null_is_default;
 use crate::response::read_json;
 use crate::{DecodeError, lenient};
 
-/// `POST /retrieve_futures`: polls for the operations of a client that have completed.
+/// `POST /retrieve_futures`: asks which operations of a sampling client have completed since the previous poll.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetrieveFutures {
     /// The sampling client whose operations the poll asks for.
     pub target: PollTarget,
-    /// The cursor of the previous response, initially 0. The cursor acknowledges all completions up to this position. The server may then
-    /// discard these completions.
+    /// The value `cursor` of the previous response, initially 0. It acknowledges all completions that the server has reported up to this cursor.
+    /// The server may then discard these completions.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<i64>"))]
     pub prev_cursor: i64,
-    /// The time in seconds for which the server may wait for a completion before it responds. 0 means no wait, and `None` means the
+    /// The maximum time in seconds for which the server waits for a completion before it responds. 0 means no wait, and `None` means the
     /// server's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
-    /// The request ids of the operations whose results were fetched or are no longer needed, in the order in which they completed.
+    /// The request ids of the completed operations whose results the client has fetched or no longer needs, in the order in which the operations
+    /// completed.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub retrieved_request_ids: Vec<String>,
@@ -33,13 +34,13 @@ pub struct RetrieveFutures {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollTarget {
-    /// The kind of operations that the poll asks for; only one kind exists.
+    /// The kind of operations that the poll asks for. Only one kind exists.
     #[serde(rename = "type", default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<PollTargetKind>"))]
     pub kind: PollTargetKind,
     /// The id of the sampling session.
     pub sampling_session_id: String,
-    /// The index of the client in the sampling session, from 0. See [`PollTarget::client_of`].
+    /// The index of the sampling client among the clients of the sampling session, from 0. See [`PollTarget::client_of`].
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub cloned_sampler_id: u64,
@@ -75,11 +76,11 @@ impl PollTarget {
         }
     }
 
-    /// The number of sequence numbers that each client of a sampling session may use for its samples. Client 0 uses the sequence numbers
-    /// below this constant, client 1 the same number of following sequence numbers, and so on.
+    /// The number of sequence numbers that each sampling client of a sampling session may use. Client 0 uses the sequence numbers below this
+    /// constant, client 1 the same number of following sequence numbers, and so on.
     pub const SEQ_IDS_PER_CLIENT: u64 = 1_000_000_000;
 
-    /// Returns the index of the client that a sample with the sequence number `seq_id` belongs to.
+    /// Returns the index of the sampling client to which the request with the sequence number `seq_id` belongs.
     pub const fn client_of(seq_id: u64) -> u64 {
         seq_id / Self::SEQ_IDS_PER_CLIENT
     }
@@ -89,7 +90,7 @@ impl PollTarget {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Completions {
-    /// The operations that have finished or failed since the cursor of the poll.
+    /// The operations that have finished or failed since the cursor in the request.
     #[serde(deserialize_with = "valid_completions")]
     pub completions: Vec<Completion>,
     /// The cursor to send with the next poll. The value of the cursor has no meaning to the client, except that it never decreases.
@@ -187,7 +188,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn session_poll_body_matches_the_protocol() {
+    fn body_of_retrieve_futures_matches_the_protocol() {
         let mut poll = RetrieveFutures {
             target: PollTarget::samples("s:sample:0", 3),
             prev_cursor: 7,
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn completions_ignore_unknown_fields_and_reject_other_json() {
+    fn completions_are_decoded_despite_unknown_fields_and_states() {
         let body = br#"{"completions": [
             {"state": "finished", "request_id": "a", "response_payload_uncompressed_size": 12, "colour": "red"},
             {"state": "failed", "request_id": "b"},
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_completions_and_cursors_are_skipped() {
+    fn invalid_completions_and_cursors_in_a_response_are_ignored() {
         let body = br#"{"completions": [{"state": "finished", "request_id": 7}, {"state": "finished"}, null,
             {"request_id": "b"}], "cursor": "later"}"#;
         let read = Completions::read(body).unwrap();

@@ -16,7 +16,7 @@ use crate::numbers::{Floats, Numbers, float_to_i64};
 #[serde(rename_all = "lowercase")]
 #[expect(clippy::exhaustive_enums, reason = "callers handle each element type")]
 pub enum DType {
-    /// 32-bit floating point.
+    /// 32-bit floating-point numbers.
     Float32,
     /// 64-bit signed integers.
     Int64,
@@ -49,15 +49,15 @@ impl FromStr for DType {
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::exhaustive_enums, reason = "callers handle each element type")]
 pub enum TensorValues {
-    /// 32-bit floating point.
+    /// 32-bit floating-point numbers.
     F32(Arc<[f32]>),
     /// 64-bit signed integers.
     I64(Arc<[i64]>),
 }
 
 impl TensorValues {
-    /// Converts decoded numbers to elements of `dtype`. If `dtype` is int64 and a number is not an integer, converts to floats instead.
-    /// Without a `dtype`, integers become int64 and other numbers float32.
+    /// Converts decoded numbers to tensor elements of the type `dtype`. If `dtype` is int64 and a number is not an integer, converts to floats
+    /// instead. Without a `dtype`, integers become int64 and other numbers float32.
     pub(crate) fn from_numbers<const LENIENT: bool>(
         numbers: Numbers<LENIENT>,
         dtype: Option<DType>,
@@ -108,7 +108,8 @@ pub struct CsrIndices {
 }
 
 impl CsrIndices {
-    /// Creates indices from the begin of each row (`crow`) and the column of each explicit value (`col`).
+    /// Creates indices from the position at which each row begins in the list of explicit values (`crow`), and the column of each explicit value
+    /// (`col`).
     pub fn new(crow: impl Into<Arc<[i64]>>, col: impl Into<Arc<[i64]>>) -> Self {
         Self {
             crow: crow.into(),
@@ -207,7 +208,7 @@ impl TensorData {
         Ok(tensor)
     }
 
-    /// Creates a tensor from parts that were decoded, without checking that they match.
+    /// Creates a tensor from its decoded elements, shape and indices, without checking that these match.
     pub(crate) fn from_parts(
         values: TensorValues,
         shape: Option<Vec<usize>>,
@@ -232,7 +233,7 @@ impl TensorData {
         Ok(self)
     }
 
-    /// Returns the elements. For a sparse tensor these are the explicit values.
+    /// Returns the elements of the tensor. For a sparse tensor these are the explicit values.
     pub fn values(&self) -> &TensorValues {
         &self.values
     }
@@ -354,7 +355,7 @@ impl From<TensorValues> for TensorData {
     }
 }
 
-/// Serialises a tensor as JSON. If `LOSSLESS`, NaN and the infinities are strings; otherwise they are null.
+/// A wrapper that serialises a tensor as JSON. If `LOSSLESS`, NaN and the infinities are strings; otherwise they are null.
 pub(crate) struct TensorJson<'a, const LOSSLESS: bool>(pub(crate) &'a TensorData);
 
 impl<const LOSSLESS: bool> Serialize for TensorJson<'_, LOSSLESS> {
@@ -386,7 +387,7 @@ impl Serialize for TensorData {
     }
 }
 
-/// The JSON fields of a tensor. The dtype may be missing; the caller then says which one is expected.
+/// The JSON fields of a tensor. The dtype may be missing; the caller then states the expected dtype.
 #[derive(Deserialize)]
 pub(crate) struct UntypedTensor {
     data: Numbers,
@@ -458,7 +459,7 @@ pub(crate) fn from_little_endian<T: Element, C: FromIterator<T>>(bytes: &[u8]) -
     Some(bytes.chunks_exact(size).map(T::from_le).collect())
 }
 
-/// A shared array that can own the memory of a [`Bytes`], so that the elements are not copied.
+/// A shared array that serves as the memory of a [`Bytes`] value, so that the elements are not copied.
 struct SharedBytes<T>(Arc<[T]>);
 
 impl<T: Element> AsRef<[u8]> for SharedBytes<T> {
@@ -551,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn null_element_is_nan_and_fractional_int64_is_rejected() {
+    fn null_tensor_element_is_nan_and_fractional_int64_is_rejected() {
         let tensor: TensorData =
             serde_json::from_str(r#"{"data": [null, 2], "dtype": "float32"}"#).unwrap();
         assert!(tensor.as_f32().unwrap()[0].is_nan());
@@ -562,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn little_endian_bytes_share_memory_with_the_array() {
+    fn encoded_tensor_bytes_share_the_memory_of_the_array() {
         let values: Arc<[f32]> = Arc::from(vec![1.0, -2.5]);
         let bytes = little_endian(&values);
         assert_eq!(

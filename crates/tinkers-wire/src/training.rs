@@ -7,7 +7,7 @@ use crate::names::display_name;
 use crate::nulls::null_is_default;
 use crate::{Datum, DecodeError, InvalidInput, Loss, input, proto};
 
-/// Whether a request computes gradients.
+/// Whether a request computes only losses, or also gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a boolean in the protocol")]
 pub enum PassMode {
@@ -38,7 +38,7 @@ pub struct PassRequest {
     pub model_id: String,
     /// The sequence number of this request within the model, from 1; the same on every retry.
     pub seq_id: u64,
-    /// Whether gradients are computed.
+    /// Whether the request computes only losses, or also gradients.
     pub mode: PassMode,
     /// The data of the batch.
     pub data: Vec<Datum>,
@@ -64,8 +64,8 @@ impl PassRequest {
         proto::training::decode_request(body)
     }
 
-    /// Encodes the request body as JSON: for `/forward` with [`PassMode::Forward`], and for `/forward_backward` otherwise. A forward pass
-    /// must not be sent to `/forward_backward` as JSON, since servers would compute gradients.
+    /// Encodes the request as the JSON body of `/forward` for [`PassMode::Forward`], and of `/forward_backward` otherwise. A forward pass must
+    /// not be sent to `/forward_backward` as JSON, since servers would compute gradients.
     pub fn to_json(&self) -> Bytes {
         #[derive(Serialize)]
         struct Input<'a> {
@@ -166,7 +166,7 @@ pub struct AdamParams {
     /// The number added to the square root of the second moment, so that the update is not divided by 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eps: Option<f64>,
-    /// The decoupled weight decay, a fraction of each weight that a step with learning rate 1 would subtract.
+    /// The decoupled weight decay. Each step subtracts from each weight the product of the weight, the learning rate and this value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
     /// The maximum norm of the gradients over all parameters. Gradients with a larger norm are scaled down. 0 disables clipping.
@@ -187,7 +187,7 @@ impl AdamParams {
         }
     }
 
-    /// Sets the decay rates of both moments.
+    /// Sets the decay rates of the running means of the gradients (`beta1`) and of the squared gradients (`beta2`).
     #[must_use]
     pub const fn betas(mut self, beta1: f64, beta2: f64) -> Self {
         self.beta1 = Some(beta1);
@@ -195,14 +195,14 @@ impl AdamParams {
         self
     }
 
-    /// Sets the number added to the square root of the second moment.
+    /// Sets the number added to the square root of the second moment, so that the update is not divided by 0.
     #[must_use]
     pub const fn eps(mut self, eps: f64) -> Self {
         self.eps = Some(eps);
         self
     }
 
-    /// Sets the decoupled weight decay.
+    /// Sets the decoupled weight decay. Each step subtracts from each weight the product of the weight, the learning rate and this value.
     #[must_use]
     pub const fn weight_decay(mut self, weight_decay: f64) -> Self {
         self.weight_decay = Some(weight_decay);
@@ -216,7 +216,7 @@ impl AdamParams {
         self
     }
 
-    /// Checks that every parameter is finite and in range.
+    /// Checks that every parameter of the optimizer step is finite and in its valid range.
     ///
     /// # Errors
     /// The error names the invalid parameter.
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn json_of_passes_matches_older_sdks_on_both_routes() {
+    fn forward_and_forward_backward_json_matches_older_sdks() {
         let json = request(PassMode::ForwardBackward).to_json();
         assert_eq!(
             std::str::from_utf8(&json).unwrap(),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn json_pass_with_inputs_of_both_routes_is_rejected() {
+    fn json_request_with_forward_and_backward_inputs_is_rejected() {
         let json = br#"{"forward_input": {"data": [], "loss_fn": "ppo"}, "forward_backward_input": {"data": [], "loss_fn": "ppo"}, "model_id": "m"}"#;
         assert!(PassRequest::from_json(json).is_err());
     }

@@ -32,7 +32,7 @@ pub struct ForwardBackwardOutput {
     /// The outputs of the loss function, one map per datum, in the order of the data.
     #[serde(deserialize_with = "lenient_tensor::outputs")]
     pub loss_fn_outputs: Vec<LossFnOutput>,
-    /// The metrics by `name:reduction`, such as `loss:sum`. Some servers send none.
+    /// The metrics of the pass by `name:reduction`, such as `loss:sum`. Some servers send none.
     #[serde(
         default,
         deserialize_with = "metrics",
@@ -51,7 +51,7 @@ impl ForwardBackwardOutput {
         }
     }
 
-    /// Replaces the metrics.
+    /// Replaces the metrics of the result.
     #[must_use]
     pub fn with_metrics(mut self, metrics: BTreeMap<String, f64>) -> Self {
         self.metrics = metrics;
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn training_results_of_unusual_servers_are_decoded() {
+    fn training_results_with_null_or_missing_values_are_decoded() {
         let output = ForwardBackwardOutput::from_json(
             br#"{"loss_fn_output_type": "scalar", "loss_fn_outputs": [{"logprobs": {"data": [-0.5, null], "dtype": "float32", "shape": [2]}}], "metrics": {}}"#,
         )
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn training_result_without_its_fields_is_rejected() {
+    fn training_result_without_required_fields_is_rejected() {
         for known in [
             "{}",
             r#"{"type": "optim_step"}"#,
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_of_training_results_are_decoded_in_each_form() {
+    fn tensors_in_results_are_decoded_from_all_json_forms_in_use() {
         let output = |tensor: &str| {
             let body = format!(r#"{{"loss_fn_outputs": [{{"logprobs": {tensor}}}]}}"#);
             let read = ForwardBackwardOutput::from_json(body.as_bytes()).unwrap();

@@ -23,10 +23,10 @@ pub struct SaveWeights {
     /// The name of the checkpoint; chosen by the server if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The time until the checkpoint is deleted, in seconds; `None` means that the checkpoint is not deleted.
+    /// The time in seconds after which the server deletes the checkpoint. `None` means that the checkpoint is not deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
-    /// Whether to replace an existing checkpoint of the same name.
+    /// Whether to replace an existing checkpoint of the same name. If not, the save fails if such a checkpoint exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overwrite: Option<bool>,
     /// Metadata of the checkpoint, chosen by the caller.
@@ -34,15 +34,15 @@ pub struct SaveWeights {
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
-/// The weights that a sampler uses after later saves of its model.
+/// Whether a sampler switches to the newer weights when its model is saved again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum SamplerSaveKind {
-    /// The sampler always uses the weights from its creation.
+    /// The sampler always uses the weights of the save that created it.
     Snapshot,
-    /// The sampler switches to the weights of later saves.
+    /// The sampler switches to the weights of later saves of the model.
     Inflight,
 }
 
@@ -75,10 +75,10 @@ pub struct SaveWeightsForSampler {
     /// The sequence number, within the session, of the sampler to create from unnamed weights; `None` for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_seq_id: Option<u64>,
-    /// The weights that the sampler of unnamed weights uses after later saves; those of this save if `None`.
+    /// Whether the sampler of unnamed weights switches to the weights of later saves. If `None`, it keeps the weights of this save.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<SamplerSaveKind>,
-    /// The time until the checkpoint is deleted, in seconds; only for named weights.
+    /// The time in seconds after which the server deletes the checkpoint. Only for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
     /// Metadata of the checkpoint, chosen by the caller; only for named weights.
@@ -137,36 +137,36 @@ impl SavedSamplerWeights {
     }
 }
 
-/// `POST /load_weights`: loads a checkpoint. Either into a new model, numbered by `session_id` and `model_seq_id`, or into the existing model
+/// `POST /load_weights`: loads a checkpoint into a new model, which `session_id` and `model_seq_id` identify, or into the existing model
 /// `model_id`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoadWeights {
     /// The path of the checkpoint.
     pub path: TinkerPath,
-    /// Whether to restore the optimizer state too.
+    /// Whether to restore the optimizer state of the checkpoint, and not only the weights.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub optimizer: bool,
-    /// The session of the new model.
+    /// The id of the session in which a new model is created; `None` for an existing model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
-    /// The sequence number of the new model in the session.
+    /// The sequence number of the new model in the session; `None` for an existing model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_seq_id: Option<u64>,
-    /// The id of the existing model.
+    /// The id of the existing model to load the checkpoint into; `None` for a new model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_id: Option<String>,
-    /// The sequence number of this request within the existing model.
+    /// The sequence number of this request within the existing model; `None` for a new model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq_id: Option<u64>,
-    /// The base model, if it differs from that of the checkpoint.
+    /// The base model of the new model, if it differs from the base model of the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
     /// Metadata of the new model, chosen by the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The optimizer of the new model, if the optimizer state is not restored.
+    /// The configuration of the optimizer of the new model, if the optimizer state is not restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer_config: Option<OptimizerConfig>,
     /// An access token of the account that owns the checkpoint.
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn save_or_load_result_without_its_fields_is_rejected() {
+    fn save_or_load_result_without_required_fields_is_rejected() {
         for body in [
             r#"{"detail": "disk full"}"#,
             r#"{"path": null, "sampling_session_id": null}"#,

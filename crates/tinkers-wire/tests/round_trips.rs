@@ -38,7 +38,7 @@ fn float() -> impl Strategy<Value = f32> {
     })
 }
 
-/// Generates any `f64`. All NaN values have the same payload.
+/// Generates any `f64` as the value of a metric. All NaN values have the same payload, since JSON cannot encode the payload of a NaN.
 fn metric() -> impl Strategy<Value = f64> {
     let special = prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0]);
     let any = any::<u64>().prop_map(|bits| match f64::from_bits(bits) {
@@ -61,7 +61,7 @@ fn tensor() -> impl Strategy<Value = TensorData> {
     prop_oneof![floats, special, integers, matrix, sparse]
 }
 
-/// A tensor with floats replaced by their bits, so that NaN equals NaN and 0 differs from -0.
+/// The elements, dtype, shape and indices of a tensor. Floats are replaced by their bits, so that NaN equals NaN and 0 differs from -0.
 type TensorBits = (Vec<i64>, String, Vec<usize>, Option<CsrIndices>);
 
 fn bits_of(tensor: &TensorData) -> TensorBits {

@@ -28,7 +28,7 @@ async fn train(service: &ServiceClient) -> Result<Vec<f64>, Error> {
     Ok(losses)
 }
 
-/// The results of one run of the training loop, and the state of its server.
+/// The results of one run of the training loop, and the records of the server that it ran against.
 struct Run {
     losses: Vec<f64>,
     lasted: Duration,
@@ -38,7 +38,8 @@ struct Run {
 }
 
 impl Run {
-    /// Runs the training loop against a new server with these injected faults. Each engine job on this server takes two seconds.
+    /// Runs the training loop against a new server with these injected faults. Each computation of this server takes two seconds of virtual
+    /// time.
     fn start(faults: Faults) -> Result<Self, Error> {
         // With paused time, the clock jumps to the next timer when all tasks are idle.
         let runtime = Builder::new_current_thread()

@@ -225,7 +225,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets the HTTP versions; negotiated in the TLS handshake by default, and HTTP/1.1 without TLS.
+    /// Sets the HTTP versions that the client may use. By default, the version is negotiated in the TLS handshake, and is HTTP/1.1 without
+    /// TLS.
     pub fn http_versions(mut self, versions: HttpVersions) -> Self {
         self.http_versions = versions;
         self
@@ -396,7 +397,8 @@ impl ServiceClientBuilder {
     }
 }
 
-/// Adds the name of the environment variable from which an invalid setting was read.
+/// Adds `variable`, the environment variable from which an invalid setting was read, to the message of `error`. Changes nothing if the
+/// setting did not come from a variable.
 fn with_variable(variable: Option<&str>, error: Error) -> Error {
     match variable {
         Some(variable) => error.with_context(variable),

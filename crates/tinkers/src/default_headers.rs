@@ -6,11 +6,11 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use tinkers_core::{Error, Result};
 
-/// The headers that the caller adds to every request. `Debug` does not show the values of these headers.
+/// The headers that the program adds to every request. `Debug` does not show the values of these headers.
 #[derive(Clone, Default)]
 pub(crate) struct DefaultHeaders(Vec<(String, String)>);
 
-/// The headers that the SDK sets itself, or that belong to the connection.
+/// The headers that a program cannot set, since the SDK sets them itself or they belong to the connection.
 const RESERVED: &[&str] = &[
     "accept",
     "accept-encoding",
@@ -39,7 +39,7 @@ const RESERVED: &[&str] = &[
     "x-tinker-sampling-backpressure",
 ];
 
-/// The parts of a header name that show that the value of the header is a secret.
+/// The parts of a header name by which the SDK recognizes a header with a secret value.
 const SECRET_NAMES: &[&str] = &["auth", "cookie", "key", "password", "secret", "token"];
 
 impl DefaultHeaders {
@@ -48,7 +48,7 @@ impl DefaultHeaders {
         self.0.push((name.into(), value.into()));
     }
 
-    /// Checks the default headers.
+    /// Checks the default headers and returns them as a map.
     ///
     /// # Errors
     /// `InvalidInput` for an invalid name or value, and for a name that the SDK sets itself.
@@ -72,7 +72,8 @@ impl DefaultHeaders {
     }
 }
 
-/// Returns the builder setting to use instead of a header that the SDK sets itself; for the error message.
+/// Returns the text of the error for a header that the SDK sets itself, with the builder setting to use instead if there is one. `None` for
+/// all other headers.
 fn conflict(name: &HeaderName) -> Option<&'static str> {
     match name.as_str() {
         "x-api-key" => Some("no header that the SDK sets itself; use the option api_key"),

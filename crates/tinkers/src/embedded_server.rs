@@ -142,7 +142,7 @@ fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> 
     Error::new(ErrorKind::Io, Sent::NotSent, what).with_source(error)
 }
 
-/// A transport to an embedded server that also owns the temporary directory of the server.
+/// A transport to an embedded server. It owns the temporary directory of the server, so that the directory is removed with the transport.
 #[derive(Debug)]
 struct Embedded {
     inner: InProcess,

@@ -31,7 +31,7 @@ fn public_types_implement_the_auto_traits() {
 }
 
 #[test]
-fn connect_futures_are_send() {
+fn futures_that_connect_a_client_implement_send() {
     fn spawnable<T: Send + 'static>(_: impl FnOnce() -> T) {}
     spawnable(|| ServiceClient::builder().connect());
     spawnable(ServiceClient::from_env);

@@ -24,8 +24,8 @@ const STREAMS: u32 = 50;
 /// The largest latency of a sample that the histogram can record: one hour, in microseconds.
 const MAX_LATENCY: u64 = 3600 * 1_000_000;
 
-/// The parameters of a benchmark run, which sends the requests of the client library with plain
-/// hyper.
+/// The parameters of a benchmark run. The benchmark sends the same requests as the client library,
+/// but directly with hyper.
 #[derive(Clone)]
 pub struct Load {
     /// The base URL of the server. TLS is not supported.
@@ -169,7 +169,7 @@ async fn worker(work: Arc<Work>, mut pair: Pair) -> Result<(Vec<Duration>, usize
 }
 
 /// Submits one sample, polls until its result arrives, and returns the size of the result in bytes.
-/// `number` selects the sequence number of the submission.
+/// `number` is the index of the sample, from which its sequence number is computed.
 async fn sample(work: &Work, pair: &mut Pair, number: u32) -> Result<usize> {
     let number = (work.first_seq + u64::from(number)).to_string();
     let body = work.submit.body(&number);

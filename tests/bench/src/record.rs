@@ -24,7 +24,8 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// Returns the recorded body with the variable part replaced by `part`.
+    /// Returns the recorded body, with its variable part (such as the sequence number) replaced by
+    /// `part`.
     pub(crate) fn body(&self, part: &str) -> Bytes {
         let mut body = Vec::with_capacity(self.before.len() + part.len() + self.after.len());
         body.extend_from_slice(&self.before);
@@ -33,8 +34,8 @@ impl Template {
         body.into()
     }
 
-    /// Creates a template from `request`. In the body of the request, the value `part` after `key`
-    /// becomes the variable part.
+    /// Creates a template from `request`. The text `part`, which follows the text `key` in the body
+    /// of the request, becomes the part that [`Self::body`] replaces.
     fn new(request: HttpRequest, load: &Load, key: &str, part: &str) -> Result<Self> {
         let text = std::str::from_utf8(&request.body).context("the request body is not UTF-8")?;
         let whole = format!("{key}{part}");
@@ -64,10 +65,10 @@ impl Template {
 /// The recorded requests. The server accepts them only as long as the session in which they were
 /// recorded is open.
 pub(crate) struct Recorded {
-    /// The request to `asample`, which submits a sample. Its variable part is the `seq_id`.
+    /// The request to `asample`, which submits a sample. Its `seq_id` is replaced for each sample.
     pub(crate) submit: Template,
-    /// The request to `retrieve_future`, which polls for the result of a sample. Its variable part
-    /// is the `request_id`.
+    /// The request to `retrieve_future`, which polls for the result of a sample. Its `request_id`
+    /// is replaced for each sample.
     pub(crate) poll: Template,
     /// The first `seq_id` that the recorded session has not used yet.
     pub(crate) next_seq: u64,

@@ -54,7 +54,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn plain_hyper_loop_sends_the_same_requests_as_the_client() {
+fn hyper_benchmark_sends_the_same_requests_as_the_client() {
     for http2 in [false, true] {
         let journal = Journal::new();
         let server = serve(journal.clone());

@@ -63,8 +63,8 @@ impl Recorder {
         })
     }
 
-    /// Removes and returns the recorded exchanges, oldest first. Also cancels the injected faults
-    /// that no request has met yet.
+    /// Removes and returns the recorded exchanges, oldest first. Also cancels the requested faults
+    /// that have not been injected yet.
     pub fn take(&self) -> Vec<Exchange> {
         let mut state = self.lock();
         state.interventions.clear();

@@ -13,8 +13,8 @@ use tinkers_e2e::{Harness, SCRIPTED, open};
 use tinkers_local::{Dialect, InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// A transport that adds an API key to each request, because some of the imitated servers require
-/// one.
+/// A transport that adds an API key to each request, because the embedded server imitates other
+/// servers, some of which require an API key.
 #[derive(Debug)]
 struct WithApiKey(InProcess);
 

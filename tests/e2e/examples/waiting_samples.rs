@@ -16,12 +16,12 @@ use tinkers::{ApiFuture, SampleResponse, SamplingClient, ServiceClient};
 use tinkers_core::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers_session::SessionOptions;
 
-/// The number of samples that are submitted together. It is below the limit of concurrent
-/// submissions, so that no sample waits in the queue.
+/// The number of samples that are submitted together. It is below the rate limiter's limit on
+/// concurrent submissions, so that the limiter delays no sample.
 const WAVE: usize = 200;
 
-/// A transport that imitates a server on which no sample ever finishes. It accepts sample
-/// submissions, or leaves them without a response.
+/// A transport that imitates a server on which no sample ever finishes. If `accepts` is true, it
+/// accepts sample submissions. Otherwise it never responds to them.
 #[derive(Debug)]
 struct Stub {
     config: &'static str,
@@ -114,11 +114,13 @@ async fn send_wave(
     }
 }
 
-/// A situation of pending samples in which the memory per sample is measured.
+/// A scenario in which the example measures the memory per pending sample, for example samples that
+/// wait to be sent.
 struct Scenario {
     name: &'static str,
     description: &'static str,
-    /// The client configuration, as JSON, that the stub transport returns.
+    /// The body, as JSON, of the stub transport's response to the client's request for its
+    /// configuration.
     config: &'static str,
     accepts: bool,
     waves: usize,

@@ -19,13 +19,16 @@ use tinkers_session::{
 use tinkers_transport::{IoRuntime, TokioClock};
 use tokio::runtime::Handle;
 
-/// The name of the base model of the scripted engine, which returns predictable results.
+/// The name of the base model of the scripted engine. This engine runs no real model. It returns
+/// predictable results.
 pub const SCRIPTED: &str = "tinkers/scripted";
 
-/// The time limit of operations on loopback sockets. A test that hangs fails after this time.
+/// The time limit of an operation over loopback sockets in a test. A test that hangs fails after
+/// this time.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Starts a server with a scripted engine on the runtime of `handle`.
+/// Starts a server on the runtime of `handle`. Its engine returns predictable results instead of
+/// running a model.
 fn start_server(
     handle: &Handle,
     engine: Arc<ScriptedEngine>,
@@ -47,9 +50,10 @@ fn start_server(
 pub struct SocketServer {
     /// The fault rules of the server. Tests add rules to it to inject faults.
     pub faults: Faults,
-    /// The journal of the requests that the server received.
+    /// The journal of the server: all requests that it has received.
     pub journal: Journal,
-    /// The scripted engine of the server. It counts the jobs that it runs.
+    /// The server's engine, which returns predictable results instead of running a model. It counts
+    /// the jobs (such as samples and optimizer steps) that it runs.
     pub engine: Arc<ScriptedEngine>,
     /// The base URL of the server.
     pub url: String,
@@ -99,14 +103,14 @@ impl SocketServer {
     }
 }
 
-/// The settings of a [`Harness`].
+/// The settings of a [`Harness`], which consists of a server and a client in the same process.
 #[derive(Debug, Default)]
 pub struct Setup {
     /// The configuration of the server.
     pub config: LocalConfig,
     /// The options of the client.
     pub options: SessionOptions,
-    /// The duration of each job of the scripted engine.
+    /// The time that the server's engine takes for each job, such as a sample or an optimizer step.
     pub latency: Duration,
     /// The fault rules of the server, for faults that must be injected from the first request on.
     pub faults: Faults,
@@ -136,9 +140,10 @@ impl From<SessionOptions> for Setup {
 pub struct Harness {
     /// The fault rules of the server. Tests add rules to it to inject faults.
     pub faults: Faults,
-    /// The journal of the requests that the server received.
+    /// The journal of the server: all requests that it has received.
     pub journal: Journal,
-    /// The scripted engine of the server. It counts the jobs that it runs.
+    /// The server's engine, which returns predictable results instead of running a model. It counts
+    /// the jobs (such as samples and optimizer steps) that it runs.
     pub engine: Arc<ScriptedEngine>,
     /// The server in this process.
     pub server: LocalServer,
@@ -158,7 +163,8 @@ impl Harness {
     }
 
     /// Starts a server and a client. `layer` wraps the client's transport, for example to inject
-    /// faults. Returns the transport from `layer` together with the harness.
+    /// faults. Returns the server and the client as a harness, together with the transport from
+    /// `layer`.
     pub async fn through<T: Transport + 'static>(
         setup: impl Into<Setup>,
         layer: impl FnOnce(InProcess) -> T,

@@ -11,15 +11,15 @@ use tinkers_local::{Fault, JournalEntry, LocalConfig, Rule};
 
 use crate::{Harness, SCRIPTED};
 
-/// Returns a datum of three consecutive tokens that begin with `token`.
+/// Returns a training datum of three consecutive tokens: `token`, `token + 1` and `token + 2`.
 ///
 /// # Panics
-/// Never for tokens of the vocabulary.
+/// When `token + 2` overflows.
 pub fn datum(token: u32) -> Datum {
     Datum::next_token(&[token, token + 1, token + 2], vec![1.0; 2]).expect("a small datum")
 }
 
-/// Returns a batch of `count` training data.
+/// Returns a batch of `count` different training data, which [`datum`] creates.
 pub fn data(count: u32) -> Vec<Datum> {
     (0..count).map(datum).collect()
 }
@@ -29,7 +29,7 @@ pub fn step(training: &TrainingClient) -> ApiFuture<OptimStepResult> {
     training.optim_step(AdamParams::new(1e-3))
 }
 
-/// Creates a model with the client of the harness.
+/// Creates a model with the client of the harness (a server and a client for a test).
 ///
 /// # Panics
 /// When the server rejects the model.
@@ -58,15 +58,16 @@ pub async fn model_with_known_format(harness: &Harness) -> TrainingClient {
     training
 }
 
-/// Starts a harness whose server configuration is changed by `change`.
+/// Starts a server and a client with default settings, except for the changes that `change` makes
+/// to the server's configuration.
 pub async fn harness_with(change: impl FnOnce(&mut LocalConfig)) -> Harness {
     let mut config = LocalConfig::default();
     change(&mut config);
     Harness::with(config).await
 }
 
-/// Starts a harness whose server does not announce that it deduplicates requests. The client must
-/// therefore assume that a repeated submission would be applied twice.
+/// Starts a server and a client. The server does not announce that it deduplicates requests. The
+/// client must therefore assume that a repeated submission would be applied twice.
 pub async fn harness_without_deduplication() -> Harness {
     harness_with(|config| config.announces_deduplication = false).await
 }
@@ -87,7 +88,8 @@ pub fn submissions(harness: &Harness) -> Vec<JournalEntry> {
     entries
 }
 
-/// Returns the `seq_id` of each request that [`submissions`] returns.
+/// Returns the sequence number (`seq_id`) of each request that submits a training operation, in the
+/// order of [`submissions`].
 pub fn numbers(harness: &Harness) -> Vec<u64> {
     submissions(harness)
         .iter()

@@ -42,7 +42,8 @@ impl Transport for FailingAfterPass {
     }
 }
 
-/// Injects the 500 response that a web framework sends after a panic in a request handler.
+/// Returns a fault that makes the server send a 500 response without a reason, as web frameworks do
+/// after a panic in a request handler.
 fn bare_500() -> Fault {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     Fault::answer(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
@@ -251,8 +252,8 @@ async fn body_format_chosen_by_the_caller_has_no_fallback() {
     }
 }
 
-/// Starts a server whose OpenAPI document lists the given body formats for forward and
-/// forward-backward passes.
+/// Starts a server and a client. The server's OpenAPI document lists `bodies` as the body formats
+/// of forward and forward-backward passes.
 async fn harness_with_document(bodies: PassBodies) -> Harness {
     harness_with(|config| {
         config.dialect = Dialect::skyrl();

@@ -13,9 +13,9 @@ use tinkers_e2e::training::{
 use tinkers_e2e::{Harness, Setup};
 use tinkers_local::{Fault, Hint, Rule};
 
-/// Starts a server that announces that each chunk of a batch may contain only one datum. `parallel`
-/// and `deduplicates` set whether the server also announces that it accepts chunks in parallel, and
-/// that it deduplicates requests.
+/// Starts a server and a client. The server announces that each chunk of a batch may contain only
+/// one datum. `parallel` and `deduplicates` set whether the server also announces that it accepts
+/// chunks in parallel, and that it deduplicates requests.
 async fn harness_with_chunks(parallel: bool, deduplicates: bool) -> Harness {
     let config = json!({
         "fwdbwd_max_chunk_len": 1,

@@ -25,8 +25,8 @@ use tokio::runtime::Handle;
 /// What a pending call waits for when the client is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitState {
-    /// The call waits for the rate limiter gate of its route class to open. The `retry-after` hint
-    /// of a 429 response has closed the gate.
+    /// The call waits in the rate limiter, which sends no requests of this kind until the
+    /// `retry-after` delay of a 429 response has passed.
     Gate,
     /// The call waits for the end of the backoff delay before a retry.
     Backoff,
@@ -147,8 +147,8 @@ impl Fixture {
         self.harness.close().await;
     }
 
-    /// Returns the paths of the requests that were sent since the last call of `delay` or `close`.
-    /// Omits polls, heartbeats and the request that ends the session.
+    /// Returns the paths of the requests that the client has sent since the last call of `delay` or
+    /// `close`. Omits polls, heartbeats and the request that ends the session.
     fn submitted(&self) -> Vec<String> {
         let mut paths = self.transport.sent_paths.lock().unwrap().clone();
         paths.retain(|path| {
@@ -272,7 +272,7 @@ fn operations<'a>(source: &'a str, types: &[&str]) -> BTreeSet<&'a str> {
 }
 
 #[test]
-fn every_client_operation_is_tested_against_close() {
+fn every_client_operation_has_a_close_test() {
     let builders = [
         include_str!("../../../crates/tinkers-training/src/create.rs"),
         include_str!("../../../crates/tinkers-training/src/save.rs"),
@@ -379,7 +379,7 @@ async fn close_ends_a_model_creation_between_its_two_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_ends_the_search_for_a_lost_save() {
+async fn close_ends_the_search_for_a_save_whose_reply_was_lost() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     let faults = &harness.faults;

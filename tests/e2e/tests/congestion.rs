@@ -13,8 +13,9 @@ const SAMPLE_LATENCY: Duration = Duration::from_millis(200);
 const WINDOW: u32 = 20;
 const SAMPLES: u32 = 1000;
 
-/// The progress deadline of samples: the time without progress after which a sample fails. It is
-/// longer than a sample takes, and shorter than the time that the last sample waits in the queue.
+/// The progress deadline of samples: the time without progress after which a sample fails. If many
+/// samples queue for admission, one sample takes less than this time, but the last sample waits
+/// longer than it.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
@@ -70,7 +71,7 @@ async fn thousand_samples_under_an_in_flight_limit_of_20_get_few_429s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn moving_admission_queue_resets_the_progress_deadline() {
+async fn each_admission_from_the_queue_resets_the_progress_deadline() {
     let mut config = LocalConfig::default();
     config.window = Some(Window::fixed(1).with_hint(SAMPLE_LATENCY, HintForm::Milliseconds));
     let options = SessionOptions {

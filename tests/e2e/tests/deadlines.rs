@@ -182,7 +182,7 @@ async fn model_with_long_queue() -> (Harness, TrainingClient, Vec<ApiFuture<Opti
 }
 
 #[tokio::test(start_paused = true)]
-async fn moving_submission_queue_resets_the_progress_deadline_of_steps() {
+async fn each_queued_submission_resets_the_progress_deadline_of_steps() {
     let (harness, _training, steps) = model_with_long_queue().await;
     for step in steps {
         step.await.unwrap();
@@ -191,7 +191,7 @@ async fn moving_submission_queue_resets_the_progress_deadline_of_steps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn moving_submission_queue_resets_the_progress_deadline_of_a_save() {
+async fn each_queued_submission_resets_the_progress_deadline_of_a_save() {
     let (_world, training, steps) = model_with_long_queue().await;
     training
         .save_weights_and_get_sampling_client()

@@ -106,7 +106,8 @@ async fn poll_answered_with_500_is_retried_in_the_default_dialect() {
     assert_eq!(harness.engine.counts().backwards, 1);
 }
 
-/// Starts a server that imitates `dialect`, and saves a checkpoint on it.
+/// Starts a server that behaves like the API implementation that `dialect` describes, and saves a
+/// checkpoint on it. Returns the path of the checkpoint.
 async fn harness_with_checkpoint(dialect: Dialect) -> (Harness, String) {
     let harness = harness_with(|config| config.dialect = dialect).await;
     let training = model(&harness).await;

@@ -93,7 +93,7 @@ async fn call_of_an_expired_session_fails_with_session_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn progress_of_an_optimizer_step_reports_a_capacity_pause() {
+async fn optimizer_step_progress_shows_that_the_server_lacks_capacity() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let pause = Duration::from_secs(600);

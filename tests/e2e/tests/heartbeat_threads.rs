@@ -12,8 +12,8 @@ use tinkers_local::LocalConfig;
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// The maximum number of times that the test counts the heartbeat threads until the count is as
-/// expected. The counts are 5 ms apart.
+/// The maximum number of times that the test counts the heartbeat threads, at intervals of 5 ms,
+/// while it waits for the expected number.
 const CHECKS: u32 = 2000;
 
 #[tokio::test]
@@ -37,8 +37,8 @@ async fn all_sessions_share_one_heartbeat_thread() {
     server.stop();
 }
 
-/// Waits until the process has `count` heartbeat threads. Panics if it does not have them after
-/// [`CHECKS`] counts.
+/// Waits until the process has exactly `count` heartbeat threads. Counts them up to [`CHECKS`]
+/// times, and panics if the number is still different.
 async fn wait_for_threads(count: usize) {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
     for _ in 0..CHECKS {
@@ -50,7 +50,8 @@ async fn wait_for_threads(count: usize) {
     assert_eq!(heartbeat_threads(), count);
 }
 
-/// Counts the heartbeat threads of this process. Linux truncates thread names to 15 bytes.
+/// Counts the heartbeat threads of this process. It recognizes them by their name, which Linux
+/// truncates to 15 bytes.
 fn heartbeat_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
     let names = tasks.filter_map(|task| {

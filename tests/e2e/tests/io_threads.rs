@@ -12,8 +12,8 @@ use tinkers_local::LocalConfig;
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// The maximum number of times that the test counts the I/O threads until all of them have started.
-/// The counts are 5 ms apart.
+/// The maximum number of times that the test counts the I/O threads, at intervals of 5 ms, while it
+/// waits until all of them have started.
 const MAX_COUNTS: u32 = 2000;
 
 #[tokio::test]
@@ -44,7 +44,8 @@ async fn io_threads_sets_the_number_of_runtime_threads() {
     server.stop();
 }
 
-/// Counts the threads of the I/O runtime in this process.
+/// Counts the threads in this process that belong to the I/O runtime, which sends the clients'
+/// requests.
 #[cfg(target_os = "linux")]
 fn io_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();

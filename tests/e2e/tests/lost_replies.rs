@@ -120,8 +120,8 @@ async fn save_with_a_lost_reply_is_searched_on_the_server_before_a_retry() {
     assert_eq!(harness.engine.counts().saves, 2);
 }
 
-/// Returns the fault that answers a save like a SkyRL server on which the checkpoint name already
-/// exists.
+/// Returns a fault with which the server answers a save like SkyRL (another server with the same
+/// API) if the checkpoint name already exists.
 fn name_conflict() -> Fault {
     Fault::status(StatusCode::CONFLICT, "Checkpoint 'x' already exists")
 }
@@ -206,7 +206,7 @@ async fn idempotent_calls_are_retried_without_deduplication() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_is_not_confused_with_an_older_checkpoint_of_that_name() {
+async fn save_with_a_lost_reply_is_not_mistaken_for_an_older_checkpoint() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     training.save_state("latest").await.unwrap();
@@ -220,7 +220,7 @@ async fn lost_save_is_not_confused_with_an_older_checkpoint_of_that_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_is_found_in_a_checkpoint_list_with_bare_names() {
+async fn save_with_a_lost_reply_is_found_if_ids_are_plain_names() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     let run = training.model_id();
@@ -265,7 +265,7 @@ async fn lost_save_is_found_in_a_checkpoint_list_with_bare_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_has_an_unknown_outcome_if_listing_checkpoints_fails() {
+async fn save_with_a_lost_reply_has_unknown_outcome_if_listing_fails() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_after());
@@ -286,7 +286,7 @@ async fn lost_save_has_an_unknown_outcome_if_listing_checkpoints_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_recover_a_save_send_the_sdk_method_header_of_save() {
+async fn all_requests_of_a_retried_save_send_the_same_sdk_method_header() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_before());

@@ -77,7 +77,7 @@ async fn calls_with_results_lost_in_a_restart_fail_with_session_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn expired_session_is_detected_at_the_heartbeat() {
+async fn heartbeat_detects_an_expired_session() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     inject(

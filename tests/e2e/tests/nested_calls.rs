@@ -16,8 +16,9 @@ use tinkers_local::{Fault, Hint, InProcess, Rule};
 type NestedCall = Box<dyn FnOnce() -> BoxFuture<'static, Result<(), Error>> + Send>;
 type Outcomes = Arc<Mutex<Vec<Result<(), Error>>>>;
 
-/// The nested calls, which the transport makes while it sends another request: the planned ones by
-/// route, and the outcomes of those that were made.
+/// The API calls that a transport makes while it sends another request (nested calls). Contains the
+/// planned calls, each with the route of the request that triggers it, and the outcomes of the
+/// calls that have ended.
 #[derive(Clone, Default)]
 struct NestedCalls {
     planned: Arc<Mutex<Vec<(&'static str, NestedCall)>>>,
@@ -25,8 +26,8 @@ struct NestedCalls {
 }
 
 impl NestedCalls {
-    /// Plans a nested call. The transport makes the call once, just before it sends the next
-    /// request to `route`.
+    /// Plans a nested call: an API call that the transport makes once, just before it sends the
+    /// next request to `route`.
     fn plan<T, F>(&self, route: &'static str, call: impl FnOnce() -> F + Send + 'static)
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -45,7 +46,8 @@ impl NestedCalls {
         Some(planned.remove(at).1)
     }
 
-    /// Returns the outcomes of all nested calls that were made, in the order of completion.
+    /// Returns the outcomes of all nested calls (API calls that the transport made), in the order
+    /// of completion.
     fn outcomes(&self) -> Vec<Result<(), Error>> {
         assert_eq!(
             self.planned.lock().unwrap().len(),
@@ -56,7 +58,8 @@ impl NestedCalls {
     }
 }
 
-/// A transport that makes the planned nested calls before it sends a request to their route.
+/// A transport that can make API calls of its own (nested calls). It makes a planned call before it
+/// sends a request to the route of the plan.
 #[derive(Debug)]
 struct NestingTransport {
     inner: InProcess,
@@ -83,7 +86,8 @@ impl Transport for NestingTransport {
     }
 }
 
-/// Starts a server whose jobs take one second, and a client with a [`NestingTransport`].
+/// Starts a server on which each operation takes one second, and a client with a
+/// [`NestingTransport`].
 async fn start() -> (Harness, NestedCalls) {
     let calls = NestedCalls::default();
     let layer_calls = calls.clone();
@@ -111,7 +115,7 @@ fn assert_failed_at_once(outcome: &Result<(), Error>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nested_call_on_the_same_model_fails_at_once() {
+async fn call_made_inside_a_transport_on_the_same_model_fails_at_once() {
     let (harness, calls) = start().await;
     let training = model(&harness).await;
     let inner = training.clone();
@@ -129,7 +133,7 @@ async fn nested_call_on_the_same_model_fails_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nested_calls_on_two_models_do_not_deadlock() {
+async fn calls_made_inside_a_transport_on_two_models_do_not_deadlock() {
     let (harness, calls) = start().await;
     let (first, second) = (model(&harness).await, model(&harness).await);
     let (of_first, of_second) = (first.clone(), second.clone());
@@ -143,7 +147,7 @@ async fn nested_calls_on_two_models_do_not_deadlock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nested_call_on_an_idle_model_succeeds() {
+async fn call_made_inside_a_transport_on_an_idle_model_succeeds() {
     let (harness, calls) = start().await;
     let training = model(&harness).await;
     let inner = training.clone();
@@ -154,7 +158,7 @@ async fn nested_call_on_an_idle_model_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nested_sample_during_a_shared_poll_succeeds() {
+async fn sample_requested_inside_a_transport_during_a_poll_succeeds() {
     let (harness, calls) = start().await;
     let sampler = harness
         .service
@@ -172,7 +176,7 @@ async fn nested_sample_during_a_shared_poll_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nested_request_of_a_rate_limited_class_fails_at_once() {
+async fn request_inside_a_transport_fails_if_its_class_is_rate_limited() {
     let (harness, calls) = start().await;
     let training = model(&harness).await;
     let refusal = Fault::rate_limited(Hint::Seconds(60));

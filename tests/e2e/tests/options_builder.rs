@@ -47,7 +47,7 @@ async fn connect_with(
     (server, recorder, service)
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` returns true, for at most [`TEST_TIMEOUT`].
 pub(crate) async fn wait_until(condition: impl Fn() -> bool + Sync) {
     with_timeout(async {
         let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
@@ -268,8 +268,9 @@ async fn root_certificate_pem_is_rejected_if_invalid() {
 /// The argument that marks a process as the child process of the test. The test runner ignores it.
 const CHILD: &str = "child-process-of-the-test";
 
-/// Connects with and without environment variables, and prints the tags of both sessions. The test
-/// runs this function in a child process, so that it can set the variables.
+/// Connects a client that reads environment variables and a client that ignores them, and prints
+/// the session tags of both clients. The test runs this function in a child process, so that it can
+/// set the variables.
 #[expect(clippy::print_stdout, reason = "the parent process reads the output")]
 fn print_session_tags() {
     let server = SocketServer::start(LocalConfig::default());

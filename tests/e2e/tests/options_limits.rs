@@ -17,8 +17,8 @@ use crate::options_builder::wait_until;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A route class whose limits are tested: one of its routes, its limiter settings and its limiter
-/// state.
+/// A route class (a group of API routes with common rate limits) whose limits are tested: one of
+/// its routes, its limiter settings and its limiter state.
 struct Class {
     class: RouteClass,
     route: &'static str,
@@ -53,8 +53,9 @@ const CLASSES: [Class; 4] = [
     },
 ];
 
-/// Sends two requests of a route class to a server that does not respond. Waits until one request
-/// is in flight, and the other one waits because of the limit that `set` lowers.
+/// Lowers one limit of a route class with `set`, and sends two requests of this class to a server
+/// that does not respond. Waits until one request is in flight and the limit holds back the other
+/// request.
 async fn assert_one_of_two_waits(class: &Class, set: fn(&mut ClassSettings)) -> JoinHandle<()> {
     let server = SocketServer::start(LocalConfig::default());
     let mut limits = LimiterSettings::default();
@@ -183,7 +184,7 @@ async fn limits_on_the_request_rate_also_delay_polls() {
 }
 
 #[tokio::test]
-async fn limits_on_bytes_and_samples_in_flight_apply_or_are_rejected() {
+async fn limits_on_bytes_and_samples_in_flight_work_or_are_unsupported() {
     let bytes: fn(&mut ClassSettings) = |settings| settings.bytes = Some(1);
     let max_in_flight: fn(&mut ClassSettings) = |settings| settings.max_in_flight = Some(1);
     assert_one_of_two_waits_in([(0, bytes), (1, bytes), (0, max_in_flight)]).await;
@@ -246,7 +247,7 @@ fn arrivals(harness: &Harness) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_with_max_hint_shorten_the_retry_after_delay() {
+async fn limits_max_hint_caps_the_retry_after_delay() {
     // The first maximum is above the default and the second one is below it.
     for (max_hint, pause) in [(2 * HOUR, HOUR), (5 * SECOND, 5 * SECOND)] {
         let harness = harness_with_limits(|limits| limits.max_hint = max_hint).await;

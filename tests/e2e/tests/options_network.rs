@@ -32,8 +32,8 @@ async fn connect_with(
     (server, service)
 }
 
-/// Returns the name of the invalid option that the error contains when a client fails to connect
-/// before it has sent a request.
+/// Connects a client with an invalid option, and returns the option name that the error contains.
+/// Asserts that the client has sent no request.
 async fn rejected_field(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> Option<String> {
@@ -46,8 +46,8 @@ async fn rejected_field(
     error.field().map(str::to_owned)
 }
 
-/// Returns the values that one header has in the requests. The set contains `None` if a request has
-/// no such header.
+/// Returns the values of the header `name` in the requests. The set contains `None` if a request
+/// does not have this header.
 fn values(entries: &[JournalEntry], name: &str) -> BTreeSet<Option<String>> {
     let value = |entry: &JournalEntry| {
         let value = entry.headers.get(name)?;

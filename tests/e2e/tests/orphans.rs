@@ -20,7 +20,7 @@ fn orphan_lines(log: &Log) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn model_creation_with_a_lost_reply_logs_a_possible_orphan() {
+async fn model_creation_with_a_lost_reply_logs_an_orphaned_model() {
     let harness = harness_without_deduplication().await;
     let (log, _logging) = Log::start();
     inject(&harness, routes::CREATE_MODEL, Fault::cut_after());
@@ -63,7 +63,7 @@ async fn model_creation_with_a_lost_reply_logs_a_possible_orphan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn model_creation_on_a_deduplicating_server_logs_no_orphan() {
+async fn model_creation_with_deduplication_logs_no_orphaned_model() {
     let harness = Harness::start().await;
     let (log, _logging) = Log::start();
     inject(&harness, routes::CREATE_MODEL, Fault::cut_after());
@@ -83,7 +83,7 @@ async fn model_creation_on_a_deduplicating_server_logs_no_orphan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn model_creation_that_fails_after_a_lost_reply_reports_an_orphan() {
+async fn failed_model_creation_after_lost_reply_reports_orphaned_model() {
     let harness = harness_without_deduplication().await;
     let rejection = || Fault::status(StatusCode::FORBIDDEN, "key revoked");
     for route in [routes::CREATE_MODEL, routes::CREATE_SAMPLING_SESSION] {

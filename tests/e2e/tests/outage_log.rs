@@ -33,7 +33,7 @@ impl Transport for RefusingTransport {
     }
 }
 
-/// The kind of requests that the client sends during the outage.
+/// The kind of request that the client sends during the simulated outage.
 #[derive(Debug, Clone, Copy)]
 enum Traffic {
     Heartbeats,

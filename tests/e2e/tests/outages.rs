@@ -18,21 +18,23 @@ use tinkers_e2e::{Harness, SCRIPTED, Setup};
 use tinkers_local::{InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// The duration of an outage. It is long enough for backoff delays to grow to half a minute.
+/// The duration of an outage. It is long enough for the backoff delay before a retry to grow beyond
+/// [`RECOVERY`].
 const OUTAGE: Duration = Duration::from_secs(20);
-/// The time after the end of the outage within which all calls must succeed. It includes the random
-/// delays over which the client spreads its retries.
+/// The time after the end of an outage within which all calls must succeed. It includes the random
+/// delays with which the client spreads its retries over time.
 const RECOVERY: Duration = Duration::from_millis(3_100);
 
-/// A transport that answers all requests of a route class with 503 during an outage.
+/// A transport that simulates an outage: it answers all requests of one route class, such as all
+/// polls, with 503.
 #[derive(Debug)]
 struct FailingTransport {
     inner: InProcess,
     outage: Mutex<Option<Outage>>,
-    /// The times at which requests failed.
+    /// The times at which the transport answered a request with 503.
     failures: Mutex<Vec<Timestamp>>,
-    /// The bodies of the polls that did not fail. The body of a poll identifies the operation whose
-    /// result the client asks for.
+    /// The bodies of the polls that the transport forwarded to the server. The body of a poll
+    /// identifies the operation whose result the client asks for.
     polls: Mutex<BTreeSet<Bytes>>,
 }
 
@@ -74,7 +76,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// Starts a server on which each job takes one second, and a client with default options.
+    /// Starts a server on which each operation takes one second, and a client with default options.
     async fn new(config: LocalConfig) -> Self {
         Self::with(Duration::from_secs(1), config, SessionOptions::default()).await
     }

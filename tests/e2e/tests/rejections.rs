@@ -186,8 +186,8 @@ async fn save_with_an_unknown_outcome_makes_later_calls_fail() {
     assert!(training.recover().is_err());
 }
 
-/// Makes the server accept the submission of the second save from now on. The response contains the
-/// request id 77, which belongs to no operation.
+/// Makes the server answer the second save request from now on as if it accepted the save. The
+/// request id in the response, 77, belongs to no operation.
 fn accept_second_save(harness: &Harness) {
     let second = Rule::on(routes::SAVE_WEIGHTS).nth(2);
     let acceptance = json!({"request_id": "77", "future_id": "77"});

@@ -17,8 +17,8 @@ use tinkers_local::{Fault, InProcess, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
 
 const LATENCY: Duration = Duration::from_secs(20);
-/// The progress deadline. A sample for which the shared polls have returned no result for half of
-/// this time is polled individually.
+/// The progress deadline: a sample fails after this time without progress. After half of this time
+/// without a result from the shared polls, the client polls for the sample individually.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 fn setup() -> Setup {
@@ -40,7 +40,7 @@ async fn sampler_of(harness: &Harness) -> SamplingClient {
         .unwrap()
 }
 
-/// Starts a server whose jobs take 20 s, and creates a sampling client.
+/// Starts a server on which each sample takes 20 s, and creates a sampling client.
 async fn start() -> (Harness, SamplingClient) {
     let harness = Harness::with(setup()).await;
     let sampler = sampler_of(&harness).await;
@@ -103,7 +103,7 @@ async fn sample_missing_in_shared_polls_is_polled_individually() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn samples_without_a_caller_are_acknowledged_and_cancelled() {
+async fn abandoned_samples_are_acknowledged_or_cancelled() {
     let (harness, sampler) = start().await;
     let dropped = send(&sampler);
     let cancelled = send(&sampler);
@@ -136,7 +136,7 @@ async fn samples_without_a_caller_are_acknowledged_and_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn final_sample_acknowledgement_is_sent_once_and_times_out_after_5_s() {
+async fn acknowledgement_after_the_last_sample_times_out_after_5_s() {
     let (harness, sampler) = start().await;
     send(&sampler).await.unwrap();
     let count_before = count(&harness, routes::RETRIEVE_FUTURES);
@@ -179,7 +179,7 @@ async fn accepted_calls_finish_after_the_client_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_closing_the_client_cancels_fail_with_closed() {
+async fn calls_cancelled_by_closing_the_client_fail_with_closed() {
     let (harness, sampler) = start().await;
     let training = model(&harness).await;
     let second = Rule::on(routes::ASAMPLE).nth(2);
@@ -202,8 +202,8 @@ async fn calls_that_closing_the_client_cancels_fail_with_closed() {
 }
 
 /// A transport that changes the order in which the client receives responses: the completion of a
-/// sample arrives before the response to its submission. The first poll response that contains
-/// completions is lost.
+/// sample arrives before the response to its submission. It also drops the first poll response that
+/// contains completions.
 #[derive(Debug)]
 struct ReorderingTransport {
     inner: InProcess,
@@ -225,10 +225,11 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ClientModel {
     Correct,
-    /// The bug: the client advances its poll cursor even if the poll response is lost.
+    /// The bug: the client advances its poll cursor (the position after the last received result)
+    /// even if the poll response is lost.
     EarlyCursor,
-    /// The bug: the client discards the completion of a sample that arrives before the response to
-    /// the submission of the sample.
+    /// The bug: if the completion of a sample arrives before the response to its submission, the
+    /// client discards the completion.
     DiscardsEarlyCompletions,
 }
 

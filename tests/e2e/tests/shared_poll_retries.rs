@@ -17,7 +17,8 @@ use tinkers_local::{Fault, InProcess, Rule};
 
 const LATENCY: Duration = Duration::from_secs(20);
 
-/// A transport in which the first shared polls fail with a transport error.
+/// A transport that fails the first shared polls (requests for the results of many samples at once)
+/// with a transport error.
 #[derive(Debug)]
 struct FailingTransport {
     inner: InProcess,
@@ -48,8 +49,8 @@ fn setup() -> Setup {
     }
 }
 
-/// Starts a client and creates a sampling client. The first `times` shared polls fail with a
-/// transport error of the given kind.
+/// Starts a client and creates a sampling client. The first `times` shared polls (requests for the
+/// results of many samples at once) fail with a transport error of the given kind.
 async fn start_with_failures(kind: TransportErrorKind, times: usize) -> (Harness, SamplingClient) {
     let (harness, _) = Harness::through(setup(), |inner| FailingTransport {
         inner,
@@ -61,7 +62,7 @@ async fn start_with_failures(kind: TransportErrorKind, times: usize) -> (Harness
     (harness, sampler)
 }
 
-/// Starts a server whose jobs take 20 s, and creates a sampling client.
+/// Starts a server on which each sample takes 20 s, and creates a sampling client.
 async fn start() -> (Harness, SamplingClient) {
     let harness = Harness::with(setup()).await;
     let sampler = sampler_of(&harness).await;
@@ -147,7 +148,7 @@ async fn http_errors_of_shared_polls_are_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shared_polls_resume_after_a_capacity_pause_and_acknowledge_results() {
+async fn shared_polls_resume_after_many_404s_and_acknowledge_results() {
     let (harness, sampler) = start().await;
     inject_always(
         &harness,

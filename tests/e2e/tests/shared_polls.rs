@@ -11,7 +11,7 @@ use tinkers_local::{Fault, LocalConfig, Rule};
 
 const LATENCY: Duration = Duration::from_secs(20);
 
-/// Starts a server whose jobs take 20 s, and creates a sampling client.
+/// Starts a server on which each sample takes 20 s, and creates a sampling client.
 async fn start(config: LocalConfig) -> (Harness, SamplingClient) {
     let harness = Harness::with(Setup {
         config,
@@ -27,7 +27,8 @@ async fn start(config: LocalConfig) -> (Harness, SamplingClient) {
     (harness, sampler)
 }
 
-/// Returns the first token that the scripted engine samples for prompt number `i`.
+/// Returns the first token that the server's scripted engine, which has predictable results,
+/// samples for prompt number `i`.
 fn expected_token(i: u32) -> u32 {
     i % 200 + 1
 }
@@ -55,7 +56,8 @@ async fn sample_many(harness: &Harness, sampler: &SamplingClient, count: u32) ->
     ids
 }
 
-/// Asserts that each shared poll arrived after the previous shared poll had ended.
+/// Asserts that no two shared polls (requests for the results of many samples at once) overlapped
+/// in time at the server.
 fn assert_one_at_a_time(harness: &Harness) {
     let polls = harness.journal.of(routes::RETRIEVE_FUTURES);
     for pair in polls.windows(2) {

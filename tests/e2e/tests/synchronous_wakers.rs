@@ -73,8 +73,8 @@ async fn synchronous_client(harness: &Harness) -> ServiceClient {
     ServiceClient::from_session(session.unwrap())
 }
 
-/// A waker that calls `recover` on the training client and begins an optimizer step, synchronously
-/// inside the wake-up.
+/// A waker that calls `recover` on the training client and begins an optimizer step, both before
+/// `wake` returns.
 struct RecoveringWaker {
     training: TrainingClient,
     step: Mutex<Option<ApiFuture<OptimStepResult>>>,

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-/// Two decompression bombs: Zstd bodies that each expand to a gigabyte. One consists of digits, the
-/// other one of opening brackets.
+/// Two decompression bombs: small Zstd bodies that each decompress to a gigabyte. The first one
+/// decompresses to digits, the second one to opening brackets.
 pub(crate) static BOMBS: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
     [b'9', b'['].map(|byte| {
         let frame = zstd::encode_all(&vec![byte; 64 << 20][..], 3).unwrap_or_default();

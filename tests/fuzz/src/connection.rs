@@ -9,16 +9,16 @@ use crate::server::{LONGEST_POLL, TestServer, mentions_fixture_ids, run, run_rea
 
 /// The buffer size of the simulated connection in each direction, in bytes.
 const PIPE: usize = 16 << 10;
-/// The maximum number of steps by which the fuzz target advances the virtual time until the
-/// connection ends. After this number, it reports that the connection hangs.
+/// The maximum number of times that the fuzz target advances the virtual time while it waits for
+/// the end of the connection. Then it reports that the connection hangs.
 const MAX_TIME_STEPS: usize = 50;
 
 pub(crate) fn run_connection(bytes: &[u8]) {
     let _ = replies(bytes);
 }
 
-/// Sends `bytes` to the server over a new connection. Returns the bytes that the server sent, and
-/// the number of requests to which it responded.
+/// Sends `bytes` to a new server over a simulated connection. Returns the bytes that the server
+/// sent, and the number of requests to which it responded.
 pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
     run(async {
         let test_server = TestServer::new("tinker");

@@ -3,18 +3,19 @@
 
 use tinkers_local::Route;
 
-/// The id of the session that is created before each input is sent. The server derives ids from a
-/// random source that only returns zeros, so the ids are the same in each run.
+/// The id of the session that the fuzz target creates on the server before it sends an input. The
+/// server derives ids from a random source that only returns zeros, so the ids are the same in each
+/// run.
 pub(crate) const SESSION: &str = "session-0000000000000001";
 pub(crate) const SAMPLER: &str = "session-0000000000000001:sample:0";
 pub(crate) const FUTURE: &str = "req-00000000-1";
-/// The request id of the sample that is created before each input is sent. The sample is the third
-/// operation that gets a request id.
+/// The request id of the sample that the fuzz target creates on the server before it sends an
+/// input. The sample is the third operation that gets a request id.
 pub(crate) const SAMPLE: &str = "req-00000000-3";
 
 /// Returns the paths and bodies of the requests that create the fixtures (a session, a model, a
-/// sampling client and a sample), in order. The first operation that gets a request id gets
-/// [`FUTURE`].
+/// sampling client and a sample), in order. The first of them with a request id, the creation of
+/// the model, gets the request id [`FUTURE`].
 pub(crate) fn setup_requests() -> Vec<(String, String)> {
     let model = format!("{SESSION}:train:0");
     let base = r#""base_model":"tinkers/scripted""#;
@@ -46,7 +47,7 @@ pub(crate) fn setup_requests() -> Vec<(String, String)> {
     .into()
 }
 
-/// Returns a valid body for a request to the route, or `None` if the route takes no body.
+/// Returns a valid JSON body for a request to the route, or `None` if the route takes no body.
 pub(crate) fn valid_body(route: Route) -> Option<String> {
     let model = format!("{SESSION}:train:0");
     let path = format!("tinker://{model}/weights/kept");
@@ -90,8 +91,8 @@ pub(crate) fn valid_body(route: Route) -> Option<String> {
     })
 }
 
-/// Returns the id of the fixture that a path parameter such as `{session_id}` names, or `None` if
-/// there is no such fixture.
+/// Returns the value for a path parameter such as `{session_id}`: the id of an object that the fuzz
+/// target has created on the server. Returns `None` if `part` is no such parameter.
 pub(crate) fn fixture_id(part: &str) -> Option<&'static str> {
     Some(match part {
         "{session_id}" => SESSION,
@@ -104,7 +105,7 @@ pub(crate) fn fixture_id(part: &str) -> Option<&'static str> {
     })
 }
 
-/// Returns the bytes of a valid HTTP/1.1 request to the route, as a client sends them.
+/// Returns the bytes of a valid HTTP/1.1 request to the route, with `host` as its `host` header.
 pub(crate) fn client_request(route: Route, host: &str) -> Vec<u8> {
     let parts = route
         .path()

@@ -78,7 +78,7 @@ fn path(mutator: &Mutator, route: Route) -> String {
     path
 }
 
-/// Returns a request path that is longer than hyper allows.
+/// Returns a request path that is longer than the HTTP library (hyper) allows.
 fn long_path(mutator: &Mutator) -> String {
     let id = mutator.pick(&IDS);
     format!("/api/v1/{}", id.repeat(70_000 / id.len().max(1)))
@@ -115,8 +115,8 @@ fn add_content_length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     headers.extend(format!("content-length: {value}\r\n").into_bytes());
 }
 
-/// Bodies of poll responses, to be sent as request bodies although no route expects them. They are
-/// created only once because they are large.
+/// Bodies of poll responses. The generator uses them as request bodies, which no route expects.
+/// They are created only once, because they are large.
 static OTHER_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(seeds::polls);
 
 fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
@@ -139,7 +139,8 @@ fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
     body
 }
 
-/// Replaces the value after a random colon of a JSON body by a random value from [`VALUES`].
+/// Replaces the value after a random colon in a JSON body, such as a field value, by a random value
+/// from [`VALUES`].
 fn replace_json_value(mutator: &Mutator, body: &mut Vec<u8>) {
     let colons = body.iter().enumerate().filter(|(_, byte)| **byte == b':');
     let colons: Vec<usize> = colons.map(|(at, _)| at + 1).collect();

@@ -34,8 +34,8 @@ pub(crate) fn requests() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns seed inputs for whole connections: the bytes of short and long requests, of several
-/// requests in a row, and of HTTP/2 connections.
+/// Returns seed inputs that contain all bytes that a client sends on a connection: short and long
+/// requests, several requests in a row, and HTTP/2 connections.
 pub(crate) fn connections() -> Vec<Vec<u8>> {
     let mut all = requests();
     all.retain(|bytes| bytes.len() < 4096);

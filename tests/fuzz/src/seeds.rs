@@ -13,7 +13,8 @@ use tinkers_wire::{
 
 use crate::bombs;
 
-/// Returns a `forward_backward` request with unusual values. Its encodings are seed inputs.
+/// Returns a `forward_backward` request with unusual values. Seed inputs are made from its JSON and
+/// protobuf encodings.
 fn pass() -> PassRequest {
     let datum = Datum::next_token(&[1, 2, 3, 4], vec![1.0, 0.5, 0.0]);
     let mut data: Vec<Datum> = datum.into_iter().collect();
@@ -130,7 +131,7 @@ pub fn protobuf() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns the results of operations as the embedded server encodes them.
+/// Returns results of operations, encoded in protobuf by the embedded server, as seed inputs.
 fn results() -> Vec<Vec<u8>> {
     let output = json!({ "loss_fn_output_type": "ArrayRecord", "metrics": { "loss:sum": 1.5, "a:mean": -0.0 }, "loss_fn_outputs": [
         { "logprobs": { "data": [1.0, -2.0], "dtype": "float32", "shape": [2] }, "ids": { "data": [1, -1], "dtype": "int64", "shape": [2, 1] } },
@@ -237,7 +238,7 @@ pub fn texts() -> Vec<Vec<u8>> {
 }
 
 /// Returns seed inputs of the fuzz target `stops`. Each input consists of stop sequences as JSON, a
-/// zero byte, and the bytes of a sample.
+/// zero byte, and one byte for each token of a sample.
 pub fn stops() -> Vec<Vec<u8>> {
     [
         "\"end\"\0to the end",
@@ -281,7 +282,8 @@ pub fn documents() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns valid and invalid fault scripts as seed inputs.
+/// Returns valid and invalid fault scripts (TOML files with rules for the faults that the embedded
+/// server injects) as seed inputs.
 pub fn scripts() -> Vec<Vec<u8>> {
     [
         "seed = 7\n[[rule]]\non = \"train\"\nprobability = 0.15\nfault = \"cut_after\"\n",

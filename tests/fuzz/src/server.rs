@@ -23,9 +23,11 @@ use crate::{fixtures, request_text};
 
 /// The maximum size of a request body after decompression, in bytes.
 const MAX_BODY: usize = 1 << 20;
-/// A duration that is longer than the maximum time for which the server holds a long poll.
+/// A duration by which tests advance the virtual time to end a pending long poll. It is longer than
+/// the maximum timeout of a long poll.
 pub(crate) const LONGEST_POLL: Duration = Duration::from_secs(400);
-/// The API key that the server requires if an input contains the header `host: keyed`.
+/// The API key that the server requires if the first request of an input has the header `host:
+/// keyed`.
 pub(crate) const KEY: &str = "tml-fuzz";
 
 thread_local! {
@@ -35,7 +37,7 @@ thread_local! {
 }
 
 /// Runs the future `work` on the tokio runtime of this thread. Then runs the tasks that `work` has
-/// left, so that the server can be dropped completely.
+/// spawned and that are ready, so that the server can be dropped completely.
 pub(crate) fn run<F: Future>(work: F) -> F::Output {
     RUNTIME.with(|runtime| {
         let done = runtime.block_on(work);
@@ -44,7 +46,7 @@ pub(crate) fn run<F: Future>(work: F) -> F::Output {
     })
 }
 
-/// An embedded server in virtual time whose ids are the same in each run.
+/// An embedded server that runs in virtual time. The ids that it creates are the same in each run.
 pub(crate) struct TestServer {
     pub(crate) server: LocalServer,
     pub(crate) clock: ManualClock,
@@ -61,7 +63,7 @@ impl Jitter for ZeroJitter {
     }
 }
 
-/// The values of the `host` header that select a configuration of the server for an input. Any
+/// The values of the `host` header with which an input selects the configuration of the server. Any
 /// other value selects the first configuration.
 pub(crate) const HOSTS: [&str; 7] = [
     "tinker",
@@ -111,8 +113,8 @@ impl TestServer {
         }
     }
 
-    /// Creates the fixtures, to which inputs refer by id: a session, a model with a checkpoint, a
-    /// sampling client and a sample.
+    /// Creates the objects on the server to which inputs refer by id: a session, a model with a
+    /// checkpoint, a sampling client and a sample.
     pub(crate) async fn create_fixtures(&self) {
         for (path, body) in fixtures::setup_requests() {
             let mut headers = HeaderMap::new();
@@ -149,15 +151,15 @@ impl TestServer {
     }
 }
 
-/// Runs all tasks until none of them is ready to run.
+/// Yields to the runtime until the other tasks are not ready to run any more.
 pub(crate) async fn run_ready_tasks() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Returns whether an input contains the id of at least one fixture. Only then do the fixtures have
-/// to be created.
+/// Returns whether an input contains the id of at least one fixture (an object such as a session).
+/// If not, the fixtures need not be created before the input is sent.
 pub(crate) fn mentions_fixture_ids(bytes: &[u8]) -> bool {
     let names = |id: &str| memmem::find(bytes, id.as_bytes()).is_some();
     names(fixtures::SESSION) || names(fixtures::SAMPLE)
@@ -213,8 +215,8 @@ fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
     })
 }
 
-/// Returns whether the server must respond to this request with a 500, because it imitates another
-/// implementation that does.
+/// Returns whether a 500 response to this request is correct, because the server imitates another
+/// implementation that crashes on such requests.
 fn crashes(test_server: &TestServer, request: &Request) -> bool {
     test_server.server.config().dialect.other_bodies == OtherBodies::Crash
         && request.route() == "/api/v1/forward_backward"
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn generated_requests_reach_every_route_and_every_refusal_status() {
+    fn generated_requests_reach_every_route_and_every_error_status() {
         let mutator = Mutator::new(1);
         let seeds = request_seeds::requests();
         let (mut reached, mut seen) = (BTreeSet::<Route>::new(), BTreeSet::new());

@@ -1,6 +1,6 @@
 //! Shortens failing inputs.
 
-/// The maximum number of times that a fuzz target runs to shorten one failing input.
+/// The maximum number of times that a fuzz target runs while one failing input is shortened.
 const TRIES: usize = 4000;
 
 /// Shortens a failing input: removes pieces from `input` as long as `fails` returns `true` for the

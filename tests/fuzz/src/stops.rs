@@ -7,8 +7,9 @@ use tinkers_wire::Stop;
 /// The maximum number of tokens that are sampled for one input.
 const MAX_TOKENS: usize = 200;
 
-/// Checks the handling of stop sequences with one input. It consists of stop sequences as JSON, a
-/// zero byte, and one byte for each sampled token. Bytes from 0xf0 on become tokens without text.
+/// Checks the handling of stop sequences with one input. The input consists of stop sequences as
+/// JSON, a zero byte, and one byte for each sampled token. Bytes from 0xf0 on stand for tokens
+/// without text.
 pub(crate) fn run_sample(bytes: &[u8]) {
     let at = bytes
         .iter()

@@ -28,12 +28,13 @@ use crate::{connection, corpus, generate, request_seeds, seeds, server, stops};
 pub struct Target {
     /// The name of the target on the command line and of its directory in the corpus.
     pub name: &'static str,
-    /// Runs the parser on an input. Panics if the parser violates one of the checked properties,
-    /// for example if parsing changes a value that it has written.
+    /// Runs the parser on an input. Panics if the parser violates a checked property, for example
+    /// if a parsed value changes when it is written and parsed again.
     pub run: fn(&[u8]),
-    /// Returns the seed inputs of the target that are created in code.
+    /// Returns the seed inputs of the target that are created in code instead of read from corpus
+    /// files.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Generates an input. Most targets mutate a seed input.
+    /// Generates an input from the given seed inputs. Most targets mutate one of them.
     pub generate: fn(&Mutator, &[Vec<u8>]) -> Vec<u8>,
 }
 
@@ -132,7 +133,7 @@ pub const TARGETS: [Target; 15] = [
 ];
 
 impl Target {
-    /// Returns the target with the given name.
+    /// Returns the target with the given name, or `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
         TARGETS.into_iter().find(|target| target.name == name)
     }

@@ -115,7 +115,7 @@ proptest! {
     }
 }
 
-/// A negative control, in which fuzzing must find the bug: a parser that trusts a length field, and
+/// A parser with a bug that fuzzing must find (a negative control): it trusts a length field, and
 /// panics if the input is shorter than the field declares.
 fn trusts_lengths(bytes: &[u8]) {
     if let [length, rest @ ..] = bytes

@@ -8,11 +8,12 @@ use tinkers_fuzz::{TARGETS, Target};
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// The memory that a fuzz target may use for each byte of its input, in bytes. It is large because
-/// each datum of an output becomes a map.
+/// The memory that a fuzz target may use for each byte of its input, in bytes. It is large, because
+/// a few bytes of a parsed result can become a map.
 const LIMIT_PER_BYTE: usize = 300;
-/// The memory that a fuzz target may use for any input, in bytes. It covers the server, the buffers
-/// of decoders, and a decompressed body of the maximum size in a buffer that grows by doubling.
+/// The memory that a fuzz target may use in addition to [`LIMIT_PER_BYTE`], even for an empty
+/// input, in bytes. It covers the server, the buffers of decoders, and a decompressed body of the
+/// maximum size in a buffer that grows by doubling.
 const BASE_LIMIT: usize = 8 << 20;
 
 /// Runs a fuzz target on `input`. Returns the peak memory use and the memory limit for this input,
@@ -33,10 +34,10 @@ fn trusts_lengths(input: &[u8]) {
     }
 }
 
-/// The memory limit for a body that consists of a single huge value, as a multiple of the body
-/// length. It covers a buffer that grows by doubling, and the parsed value.
+/// The memory, as a multiple of the body length, that parsing a body with a single huge value may
+/// use. It covers a buffer that grows by doubling, and the parsed value.
 const LIMIT_FACTOR: usize = 6;
-/// The length in bytes of the huge value in a body.
+/// The length in bytes of the huge value (a number, list or string) in a test body.
 const HUGE: usize = 8 << 20;
 
 fn huge_bodies() -> [Vec<u8>; 4] {

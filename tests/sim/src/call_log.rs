@@ -30,17 +30,18 @@ pub struct CallRecord {
     pub loaded_save: Option<CallId>,
     /// The time at which the call was made.
     pub called_at: Timestamp,
-    /// The latest time at which the call may complete without a violation. `None` for a call
-    /// without a deadline.
+    /// The latest time at which the call may complete: its deadline plus an allowance for tasks
+    /// that are polled late. `None` for a call without a deadline.
     pub deadline: Option<Timestamp>,
     /// The time at which the call completed, and its outcome. `None` while the call is pending.
     pub outcome: Option<(Timestamp, CallOutcome)>,
-    /// The number of times that the call completed. More than 1 is a violation.
+    /// The number of times that the call completed. A correct client completes each call at most
+    /// once.
     pub completions: u32,
     /// Whether the program has stopped waiting for the call, so that its outcome stays unknown.
     pub is_abandoned: bool,
-    /// Whether the program awaited the handle of the call only some time after the call. The time
-    /// at which the call completed is then not known exactly.
+    /// Whether the program awaited the handle of the call (the future of its result) only after a
+    /// pause. The time at which the call completed is then not known exactly.
     pub is_awaited_late: bool,
 }
 
@@ -58,7 +59,8 @@ pub enum CallOutcome {
         kind: ErrorKind,
         /// Whether the request of the call was sent to the server, according to the error.
         sent: Sent,
-        /// The phase in which the call made no progress, if the call failed as stalled.
+        /// The phase of the call at the time of the error, if the call failed because it had made
+        /// no progress for too long. `None` for other errors.
         stalled_in: Option<Phase>,
         /// The text of the error.
         text: String,
@@ -93,8 +95,8 @@ impl CallLog {
         });
     }
 
-    /// Records that the program will pause for `pause` before it awaits the handle of a call, and
-    /// extends the deadline of the call by this pause.
+    /// Records that the program will pause for `pause` before it awaits the handle of a call (the
+    /// future of its result). Extends the deadline of the call by this pause.
     pub fn await_late(&self, call: CallId, pause: Duration) {
         self.update(call, |record| {
             record.deadline = record.deadline.map(|deadline| deadline.after(pause));

@@ -25,10 +25,11 @@ use crate::request_history::RequestHistory;
 use crate::responses::{is_paused_for_capacity, maybe_sent, text_field};
 use crate::shared_polls::SharedPoll;
 
-/// The longest time for which a slow transport layer of the user delays a request. The layer may
-/// delay the response by the same time again.
+/// The longest time for which a slow transport layer (middleware that the user adds to the
+/// transport) delays a request. The layer may delay the response by the same time again.
 const MAX_LAYER_DELAY: Duration = Duration::from_secs(60);
-/// The longest delay between the head and the body of a 429 response with a slow body.
+/// The longest delay between the head and the body of a 429 response when
+/// [`Fault::RateLimitedSlowBody`] is injected.
 const MAX_BODY_DELAY: Duration = Duration::from_secs(30);
 /// The time for which the client retries a request that fails.
 const RETRY_WINDOW: Duration = Duration::from_secs(300);
@@ -48,8 +49,9 @@ pub struct ClientTransport {
     /// The session through which a simulated transport layer makes nested requests (requests made
     /// while another request is sent). Empty until the session has been created.
     pub session: Arc<OnceLock<Weak<dyn SessionContext>>>,
-    /// The mark of a task that is not sending a request. The transport derives from it the marks
-    /// that tell the rate limiter which requests are nested in another request.
+    /// The mark for code that does not run inside of another request. With
+    /// [`Control::NestedDeadlock`], nested requests are made under this mark, so that the rate
+    /// limiter does not recognize them as nested.
     pub outermost: NestedMark,
 }
 
@@ -59,8 +61,8 @@ impl Transport for ClientTransport {
     }
 }
 
-/// A guard for a poll for a single result. Dropping the guard records that the poll is no longer in
-/// flight, even if the poll was cancelled.
+/// A guard for a poll for the result of one request. Dropping the guard tells the monitor that the
+/// poll is no longer in flight, even if the poll was cancelled.
 struct PollGuard<'a> {
     monitor: &'a Monitor,
     request_id: String,
@@ -336,9 +338,9 @@ impl ClientTransport {
         }
     }
 
-    /// Receives the head and then the body of a 429 response. Reports the refusal to the monitor
-    /// when the head has arrived. If the head contains no retry delay, reports the refusal again
-    /// with the delay in the body.
+    /// Receives the head and then the body of a 429 response. Reports the 429 to the monitor when
+    /// the head has arrived. If the head contains no retry delay, reports the 429 again with the
+    /// delay that the body contains.
     async fn receive_refusal(
         &self,
         class: RouteClass,

@@ -32,17 +32,17 @@ named_enum! {
         /// The client submits a training call when its future is first polled, instead of when the
         /// method is called.
         LazySubmission = "lazy-submission",
-        /// The client ignores `retry-after` hints.
+        /// The client ignores the retry delays of 429 responses.
         IgnoredHints = "ignored-hints",
         /// A response that reports success ends the backoff of its route class, even if the backoff
         /// began after the request had been sent.
         SuccessClearsBackoff = "success-clears-backoff",
         /// A new, shorter backoff of a route class replaces a longer backoff that is still active.
         LastWriterWins = "last-writer-wins",
-        /// The client reads the end of a backoff once, and then waits for other conditions. When it
-        /// uses the value, the backoff may have been extended.
+        /// The client reads the end of a backoff only once, and then waits for other conditions. If
+        /// the backoff is extended meanwhile, the client sends its request too early.
         StaleBackoff = "stale-backoff",
-        /// An aborted attempt to send a request does not release its permit.
+        /// An aborted attempt to send a request does not return its permit to the rate limiter.
         LeakOnAbort = "leak-on-abort",
         /// The client retries requests that may have been applied, even if the server does not
         /// deduplicate requests.
@@ -53,13 +53,15 @@ named_enum! {
         BlockedHeartbeat = "blocked-heartbeat",
         /// The client logs the API key.
         KeyInLog = "key-in-log",
-        /// The client logs recovered errors, but does not count them.
+        /// The client logs the errors from which it recovers, for example by a retry, but does not
+        /// count them.
         UncountedError = "uncounted-error",
-        /// After a request has waited for a connection, the client sends the request even if the
-        /// rate limiter gate has closed meanwhile.
+        /// After a request has waited for a connection, the client sends the request even if a 429
+        /// response has closed the rate limiter gate of its route class meanwhile.
         UncheckedSend = "unchecked-send",
-        /// If the task of a call is late to collect a granted permit, the client sends the request
-        /// even if the rate limiter gate has closed meanwhile.
+        /// If the task of a call runs only some time after the rate limiter has admitted its
+        /// request, the client sends the request even if a 429 response has closed the gate
+        /// meanwhile.
         UncheckedLatePermit = "unchecked-late-permit",
         /// The client stops sending further requests only when the body of a 429 response has
         /// arrived, instead of when its head has arrived.
@@ -69,33 +71,39 @@ named_enum! {
         /// The time limit for retries begins when the call is made, instead of when its first
         /// attempt is sent.
         RetryWindowFromCall = "retry-window-from-call",
-        /// The client does not pass the deadline of a call to the admission queue, so that the call
-        /// waits in vain for a gate that opens too late.
+        /// The client does not pass the deadline of a call to the rate limiter. A call waits until
+        /// its deadline for a gate that opens only later, instead of failing at once.
         IgnoredDeadline = "ignored-deadline",
-        /// The progress deadline is not extended when the admission queue, in which the call waits,
-        /// advances.
+        /// The progress deadline (the time without progress after which a call fails) is not
+        /// extended when the queue of the rate limiter, in which the call waits, advances.
         IgnoredQueueProgress = "ignored-queue-progress",
-        /// When the backoff of polls ends, all waiting polls are sent at once instead of gradually.
+        /// When the pause after a 429 response to a poll ends, all waiting polls are sent at once
+        /// instead of gradually.
         PollBurstAfterPause = "poll-burst-after-pause",
-        /// An unexpected response to a shared poll ends the task that makes the shared polls. All
-        /// samples that wait for results from this task fail.
+        /// An unexpected response to a shared poll (a poll for all results of a sampling client)
+        /// ends the task that makes these polls. All samples that wait for results from this task
+        /// fail.
         SharedPollEnds = "shared-poll-ends",
-        /// The client repeats shared polls that return no new result without a pause.
+        /// The client repeats a shared poll (a poll for all results of a sampling client) without a
+        /// pause, even if the last one returned no new result.
         UnpacedPolls = "unpaced-polls",
-        /// The client acknowledges the same results of shared polls again and again.
+        /// The client acknowledges the same results again and again. An acknowledgement tells the
+        /// server that the client has received a result.
         EndlessAcks = "endless-acks",
-        /// The client retries a failed acknowledgement of results without a pause.
+        /// If an acknowledgement of received results fails, the client retries it at once, without
+        /// a pause.
         SpinningAcks = "spinning-acks",
-        /// The client library admits retries that hold an in-flight permit before all requests of
-        /// other clients.
+        /// The rate limiter admits retries that already hold an in-flight permit (one unit of the
+        /// limit of requests in flight) before all requests of other clients.
         UnfairRetries = "unfair-retries",
-        /// The progress deadline is not extended when the submission queue of the model, in which
-        /// the call waits, advances.
+        /// The progress deadline (the time without progress after which a call fails) is not
+        /// extended when the submission queue of the model, in which the call waits, advances.
         IgnoredModelQueueProgress = "ignored-model-queue-progress",
         /// A request that a transport layer makes while it sends another request waits for the
-        /// permit that this other request holds.
+        /// permit that this other request holds. So both requests wait for each other.
         NestedDeadlock = "nested-deadlock",
-        /// When a log subscriber panics, a task that waits for admission is not woken.
+        /// After a log subscriber has panicked, the next wake-up of a task that waits for admission
+        /// by the rate limiter is lost.
         LostWakeUps = "lost-wake-ups",
         /// The client calls log subscribers while the rate limiter is locked, so that a subscriber
         /// that reads its state deadlocks.
@@ -121,9 +129,9 @@ impl Control {
         }
     }
 
-    /// Returns a session with this bug, based on `session`. If the bug concerns another part of the
-    /// simulation, returns `session` unchanged. Some bugs need tasks that are never polled late;
-    /// these tasks are spawned on `spawner`.
+    /// Returns a session with this bug, based on `session`. If the bug is in another part of the
+    /// simulation, returns `session` unchanged. `spawner` runs those tasks of the bugs that must
+    /// never be polled late.
     pub fn inject(
         self,
         session: Arc<dyn SessionContext>,
@@ -224,7 +232,8 @@ impl Spawn for IdleSpawner {
     }
 }
 
-/// An admission of the rate limiter that leaks each permit when the permit is dropped.
+/// A wrapper around the [`Admission`] of the rate limiter. If an attempt to send a request is
+/// dropped, the wrapper leaks its permit, and the rate limiter never gets the permit back.
 #[derive(Debug)]
 struct LeakyAdmission(Arc<dyn Admission>);
 

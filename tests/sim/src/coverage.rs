@@ -10,8 +10,8 @@ use crate::fault::Fault;
 use crate::op::Op;
 use crate::plan::{CallKind, HandleUse};
 
-/// Counts of what happened in one or more runs: injected faults by operation, uses of call handles,
-/// and errors. They show which situations the simulation has covered.
+/// Counts of what happened in one or more runs: injected faults by operation, uses of call handles
+/// (the futures of results), and errors. They show which situations the simulation has covered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
     faults: BTreeMap<(Fault, Op), u64>,
@@ -27,14 +27,15 @@ impl Coverage {
         *self.faults.entry((fault, op)).or_default() += 1;
     }
 
-    /// Counts a use of a call handle, such as awaiting or dropping it, by the program.
+    /// Counts a way in which the program has used the handle of a call (the future of its result),
+    /// such as awaiting or dropping it.
     pub fn record_handle_use(&mut self, handle_use: HandleUse, kind: CallKind) {
         let cell = (handle_use.name(), kind.name());
         *self.handle_uses.entry(cell).or_default() += 1;
     }
 
-    /// Counts a request that waited for a connection and was then not sent, because the rate
-    /// limiter gate of its route class had closed meanwhile.
+    /// Counts a request that waited for a connection and was then not sent, because a 429 response
+    /// had meanwhile stopped the requests of its route class.
     pub fn record_held(&mut self, op: Op) {
         *self.held.entry(op).or_default() += 1;
     }
@@ -45,7 +46,8 @@ impl Coverage {
         *self.failures.entry(failure).or_default() += 1;
     }
 
-    /// Adds the numbers of recovered errors, which the client library has counted.
+    /// Adds the numbers of errors from which the client has recovered, for example by a retry, as
+    /// the client library has counted them.
     pub fn record_recovered_errors(&mut self, counts: &RecoveredErrorCounts) {
         for (kind, count) in counts.iter() {
             *self.recovered_errors.entry(kind.name()).or_default() += count;
@@ -53,12 +55,13 @@ impl Coverage {
     }
 
     /// Returns the number of requests that waited for a connection and were then not sent, because
-    /// the rate limiter gate of their route class had closed meanwhile.
+    /// a 429 response had meanwhile stopped the requests of their route class.
     pub fn held(&self) -> u64 {
         self.held.values().sum()
     }
 
-    /// Returns the number of recovered errors of one kind.
+    /// Returns the number of errors of one kind from which the client has recovered, for example by
+    /// a retry.
     pub fn recovered_errors(&self, kind: RecoveredError) -> u64 {
         self.recovered_errors.get(kind.name()).copied().unwrap_or(0)
     }

@@ -44,12 +44,12 @@ struct State {
     /// while the other client waited. The key consists of the client that waits and the client
     /// whose samples were admitted meanwhile.
     leads: BTreeMap<(ClientId, ClientId), u32>,
-    /// The samples that were admitted at the timestamp `at`. They are evaluated together, because
-    /// waiters collect permits in any order, and because a refusal revokes the permits that are not
-    /// collected yet.
+    /// The samples that were admitted at the timestamp `at`. They are evaluated only when the time
+    /// advances, because tasks that are admitted at the same time run in any order, and because a
+    /// 429 response may revoke the permits of tasks that have not run yet.
     admitted: Vec<AdmittedSample>,
     at: Timestamp,
-    /// The number of refusals (429 responses) before the timestamp `at`.
+    /// The number of 429 responses to samples before the timestamp `at`.
     refusals: u64,
 }
 
@@ -63,8 +63,8 @@ struct WaitingSample {
 #[derive(Debug)]
 struct AdmittedSample {
     queue: QueueKey,
-    /// The position number of the sample in its queue. `None` for the retry of a refused sample,
-    /// because the retry keeps its earlier position in the queue.
+    /// The position number of the sample in its queue. `None` for the retry of a sample that the
+    /// server refused with 429, because the retry keeps its earlier position in the queue.
     number: Option<u64>,
     /// Whether the in-flight limit would have allowed one more request at the admission of the
     /// sample. If not, only requests that already hold an in-flight permit could have been
@@ -73,7 +73,7 @@ struct AdmittedSample {
 }
 
 /// One of the two admission queues of a client: one for requests that already hold an in-flight
-/// permit, and one for requests that do not.
+/// permit (one unit of the limit of requests in flight), and one for requests that do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct QueueKey {
     client: ClientId,
@@ -81,8 +81,8 @@ struct QueueKey {
 }
 
 impl FairnessMonitor {
-    /// Creates a monitor that reports violations to `monitor`. If `is_enabled` is `false`, it
-    /// checks nothing.
+    /// Creates a monitor that reports unfair admissions to `monitor`. If `is_enabled` is `false`,
+    /// it checks nothing.
     pub fn new(monitor: Monitor, is_enabled: bool) -> Self {
         Self(Arc::new(Shared {
             monitor,
@@ -193,8 +193,8 @@ impl State {
         has_samples(true) || has_samples(false)
     }
 
-    /// Counts the admission of a sample against all samples and clients that waited before it and
-    /// still wait after it.
+    /// Counts which waiting samples an admitted sample has passed. Each earlier sample in the same
+    /// queue has been overtaken once more. The lead over each other client that waits grows by 1.
     fn count_passed(&mut self, admitted: &AdmittedSample) {
         let AdmittedSample {
             queue, has_room, ..
@@ -219,7 +219,7 @@ impl State {
         }
     }
 
-    /// Reduces the leads of all other clients over `client`, because a sample of `client` was
+    /// Reduces the lead of each other client over `client` by 1, because a sample of `client` was
     /// admitted.
     fn reduce_leads(&mut self, client: ClientId) {
         for ((waiter, _), lead) in &mut self.leads {
@@ -229,7 +229,8 @@ impl State {
         }
     }
 
-    /// Describes all violations of fairness, and resets the counts in which they were found.
+    /// Describes all violations of fairness, and resets the leads and the numbers of overtakes that
+    /// exceeded their maximum.
     fn violations(&mut self) -> Vec<String> {
         let (at, mut violations) = (self.at, Vec::new());
         for ((waiter, leader), lead) in &mut self.leads {
@@ -270,7 +271,8 @@ impl Drop for WaitGuard {
     }
 }
 
-/// An admission that reports waiting samples to a [`FairnessMonitor`].
+/// A wrapper around the [`Admission`] of the rate limiter that reports waiting and admitted samples
+/// to a [`FairnessMonitor`].
 #[derive(Debug)]
 struct ObservedAdmission {
     inner: Arc<dyn Admission>,

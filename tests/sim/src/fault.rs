@@ -27,7 +27,7 @@ named_enum! {
         LateResponse = "late-response",
         /// The network delivers the request to the server a second time, after a delay.
         Duplicate = "duplicate",
-        /// The response is a 408 with a queue state.
+        /// The response is a 408 whose body says why the queue of the server is paused.
         Timeout408 = "408",
         /// The response is a 409.
         Conflict409 = "409",
@@ -57,7 +57,7 @@ named_enum! {
         Truncated = "truncated",
         /// The response contains unknown fields and values.
         UnknownFields = "unknown-fields",
-        /// A transport layer of the user panics.
+        /// A transport layer (middleware that the user adds to the transport) panics.
         LayerPanic = "layer-panic",
         /// The server runs no jobs for a while, because it lacks capacity.
         Capacity = "capacity",
@@ -90,14 +90,15 @@ named_enum! {
         Undecodable = "undecodable",
         /// The response to a poll has a 4xx status and contains the page of a proxy.
         ProxyPage4xx = "4xx",
-        /// All shared polls of a client fail for a while, in one of four ways: TLS error, redirect,
-        /// undecodable body, or proxy page. The client's polls for single results succeed.
+        /// For a while, all shared polls of a client fail in one of four ways: TLS error, redirect,
+        /// undecodable body, or proxy page. A shared poll asks for all results of a sampling
+        /// client. Polls for single results succeed.
         SharedPollOutage = "shared-poll-outage",
-        /// For a while, the responses to shared polls contain a cursor that decreases or is
-        /// invalid.
+        /// For a while, the responses to shared polls (polls for all results of a sampling client)
+        /// contain a cursor that is invalid or less than that of the request.
         StaleCursor = "stale-cursor",
-        /// For a while, the responses to a client's acknowledgements are errors or cannot be
-        /// decoded.
+        /// For a while, the responses to a client's acknowledgements of received results are errors
+        /// or cannot be decoded.
         GarbledAck = "garbled-ack",
         /// All clients submit many samples at the same time, and some responses to the submissions
         /// are lost.
@@ -112,14 +113,16 @@ named_enum! {
         SlowLayer = "slow-layer",
         /// The log subscriber of the user panics.
         LogPanic = "log-panic",
-        /// The log subscriber of the user reads the state of the client.
+        /// The log subscriber of the user reads the state of the client while it receives a log
+        /// line.
         LogReentry = "log-reentry",
     }
 }
 
 impl Fault {
-    /// The kinds of faults that were added after the regression seeds had been found. If they are
-    /// excluded from the plans, a regression seed still produces the run in which it found its bug.
+    /// The kinds of faults that are newer than the regression seeds, whose runs have found bugs in
+    /// the past. If the plans exclude these faults, a regression seed still produces the run that
+    /// found its bug.
     pub const ADDED_LATER: &'static [Self] = Self::ALL.split_at(Self::ALL.len() - 19).1;
 
     /// Returns whether this fault can affect requests of the operation `op`.
@@ -164,7 +167,7 @@ impl Fault {
     }
 
     /// Returns whether the fault is planned for a period of the run. All other faults are drawn at
-    /// random for each request.
+    /// random for each request, job or log line.
     pub const fn is_timed(self) -> bool {
         matches!(
             self,
@@ -221,7 +224,7 @@ impl Fault {
     }
 }
 
-/// The probabilities of the faults that are drawn at random for each request.
+/// The probabilities of the faults that are drawn at random for each request, job or log line.
 #[derive(Debug, Clone, Default)]
 pub struct FaultRates(pub Vec<(Fault, f64)>);
 
@@ -244,8 +247,8 @@ impl FaultRates {
         selected.map(|(fault, _)| *fault)
     }
 
-    /// Returns the probability that a request has the fault. Returns `None` if the fault does not
-    /// occur in this run.
+    /// Returns the probability with which the fault is injected into a request, job or log line.
+    /// Returns `None` if the fault does not occur in this run.
     pub fn of(&self, fault: Fault) -> Option<f64> {
         let rate = self.0.iter().find(|(other, _)| *other == fault);
         rate.map(|(_, rate)| *rate)

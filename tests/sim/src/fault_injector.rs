@@ -40,7 +40,8 @@ pub struct RequestInfo {
     pub client: usize,
     /// Whether the request is a heartbeat. Heartbeats do not pass through transport layers.
     pub is_heartbeat: bool,
-    /// Whether the request is a shared poll that only acknowledges results.
+    /// Whether the request is a shared poll (a poll for all results of a sampling client) that only
+    /// acknowledges received results.
     pub is_acknowledgement: bool,
     /// Whether a transport layer made the request while it was sending another request.
     pub is_nested: bool,
@@ -142,13 +143,14 @@ impl FaultInjector {
         self.lock().record_fault(fault, op);
     }
 
-    /// Counts a request that waited for a connection and was then not sent, because the rate
-    /// limiter gate of its route class had closed meanwhile.
+    /// Counts a request that waited for a connection and was then not sent, because a 429 response
+    /// had meanwhile stopped the requests of its route class.
     pub fn record_held(&self, op: Op) {
         self.lock().record_held(op);
     }
 
-    /// Counts a use of a call handle, such as awaiting or dropping it, by the program.
+    /// Counts a way in which the program has used the handle of a call (the future of its result),
+    /// such as awaiting or dropping it.
     pub fn record_handle_use(&self, handle_use: HandleUse, kind: CallKind) {
         self.lock().record_handle_use(handle_use, kind);
     }

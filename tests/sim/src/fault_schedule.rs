@@ -8,8 +8,8 @@ use crate::rng::Rng;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Draws the probabilities of the faults that affect single requests. Each run has only a subset of
-/// these faults, so that no fault hides another fault in every run.
+/// Draws the probabilities of the faults that affect single requests. Each run has only a random
+/// subset of these faults, because one fault can hide the effects of another.
 pub(crate) fn rates(rng: &Rng) -> FaultRates {
     let mut rates = FaultRates::default();
     for fault in Fault::ALL {
@@ -66,7 +66,8 @@ pub(crate) fn server_faults(
     faults
 }
 
-/// Draws the faults of the executor and of the programs that start at a planned time.
+/// Draws the timed faults of the executor (late polls of tasks) and of the simulated programs
+/// (closing a session, submitting many samples at once).
 pub(crate) fn runtime_faults(rng: &Rng, faults_end: Duration, clients: usize) -> Vec<TimedFault> {
     let mut faults = Vec::new();
     for (fault, probability, longest) in [
@@ -112,8 +113,7 @@ pub(crate) fn client_faults(rng: &Rng, faults_end: Duration, clients: usize) -> 
     faults
 }
 
-/// Draws the start time of a fault. It lies in the first `permille` thousandths of the time before
-/// `faults_end`.
+/// Draws the start time of a fault: a time between zero and `permille` thousandths of `faults_end`.
 fn start(rng: &Rng, faults_end: Duration, permille: u64) -> Duration {
     faults_end.mul_f64(rng.below(permille) as f64 / 1000.0)
 }

@@ -50,8 +50,9 @@ pub fn log_lines(log: &LogSummary, monitor: &Monitor) -> Vec<Violation> {
     violations
 }
 
-/// Checks that each recovered error was both logged and counted exactly once. Every other log line
-/// that reports an error must begin with a message that belongs to no counter.
+/// Checks that each error from which a client has recovered was both logged and counted exactly
+/// once. The message of every other log line of a client must be in the list of messages that
+/// report no such error.
 pub fn error_counters(log: &LogSummary, counts: &RecoveredErrorCounts) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (kind, counted) in counts.iter() {
@@ -178,8 +179,8 @@ fn check_order(
     }
 }
 
-/// Checks that the simulated weights of each model equal the weights that result if each recorded
-/// operation is applied once.
+/// Checks that the simulated weights of each model (hashes) equal the weights that result if each
+/// recorded operation is applied once.
 fn check_weights(models: &BTreeMap<String, ModelRecord>, violations: &mut Vec<Violation>) {
     let mut saved: BTreeMap<CallId, u64> = BTreeMap::new();
     let mut remaining: Vec<(&String, &ModelRecord)> = models.iter().collect();
@@ -231,9 +232,10 @@ fn check_tensors(real: &RealEngine, violations: &mut Vec<Violation>) {
     }
 }
 
-/// Returns the weights that result from all recorded operations of a model. Returns `None` if the
-/// model loads a checkpoint that is not yet in `saved`, the weights of the checkpoints by the call
-/// that saved them.
+/// Returns the simulated weights that result from the recorded operations of a model, each applied
+/// once. `saved` contains the weights of checkpoints by the call that saved them, and receives the
+/// checkpoints that the model saves. Returns `None` if the model loads a checkpoint that is not in
+/// `saved` yet.
 fn replay(model: &ModelRecord, saved: &mut BTreeMap<CallId, u64>) -> Option<Weights> {
     let mut weights = Weights::INITIAL;
     let mut saved_here = saved.clone();
@@ -293,8 +295,9 @@ mod tests {
         BTreeMap::from([("m".to_owned(), model)])
     }
 
-    /// Returns the invariants that the checks find violated if the engine has applied `ops` to a
-    /// model. The program has called a forward-backward pass with two data and an optimizer step.
+    /// Returns the invariants that the final checks find violated if the engine has applied `ops`
+    /// to a model. The program has requested one forward-backward pass with two data and one
+    /// optimizer step.
     fn violated(ops: Vec<ModelOp>) -> Vec<Invariant> {
         let calls = [
             (1, call(CallKind::ForwardBackward(2))),

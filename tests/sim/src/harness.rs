@@ -51,7 +51,8 @@ pub struct Harness {
     /// For each session id, a flag that is set when the program closes the session. The transport
     /// reads it to find submissions after the close.
     pub(crate) closed_flags: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
-    /// The numbers of recovered errors that all clients have counted.
+    /// The numbers of errors from which the clients have recovered, for example by a retry, as the
+    /// client library has counted them.
     pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
 
@@ -154,8 +155,8 @@ impl Harness {
         }
     }
 
-    /// Records that the program no longer uses a session. The session may now expire without a
-    /// violation.
+    /// Records that the program no longer uses a session. From now on, the monitor does not report
+    /// the expiry of the session as a violation.
     pub fn session_released(&self, session: &str) {
         self.network.monitor.session_released(session);
     }
@@ -190,8 +191,8 @@ impl Harness {
         }
     }
 
-    /// Checks at the end of the run that the rate limiter holds no permits, and that the registry
-    /// of endpoints is empty.
+    /// Checks at the end of the run that no request waits in the rate limiter or holds one of its
+    /// permits, and that the registry of endpoints (servers with their rate limiters) is empty.
     pub(crate) fn check_limits(&self) {
         let monitor = &self.network.monitor;
         let Some(endpoint) = self.lock_endpoint().take() else {

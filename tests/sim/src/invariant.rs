@@ -15,9 +15,11 @@ pub enum Invariant {
     Weights,
     /// A server without deduplication receives no forward-backward pass or optimizer step twice.
     AtMostOnce,
-    /// After a 429, no request is sent before the `retry-after` delay has passed.
+    /// After a 429 response, no request of the same route class is sent before the `retry-after`
+    /// delay has passed.
     RetryAfter,
-    /// The time at which a rate limiter gate will open never moves to an earlier time.
+    /// The end of the pause after a 429 response, as reported by the rate limiter, never moves to
+    /// an earlier time.
     Backoff,
     /// The rate of polls for a single result is bounded.
     PollRate,
@@ -26,7 +28,8 @@ pub enum Invariant {
     /// At the end of a run, the client has released all tasks, permits, reserved bytes and registry
     /// entries.
     NoLeaks,
-    /// A panic is reported to the affected calls, and all other calls continue.
+    /// A panic, for example in a transport layer, is reported to the affected calls, and all other
+    /// calls continue.
     PanicIsolation,
     /// The API key is not in any log line, error or `Debug` output of the client.
     KeySecrecy,
@@ -41,20 +44,22 @@ pub enum Invariant {
     ClosedSession,
     /// A call that gets no connection is retried until the time limit for retries has passed.
     RetryWindow,
-    /// If the rate limiter gate of its route class opens only after the deadline of a call, the
-    /// call fails at once.
+    /// A call fails at once if a 429 response has stopped the requests of its route class until
+    /// after the deadline of the call.
     AdmissionDeadline,
-    /// A call does not fail as stalled as long as the queue in which it waits advances.
+    /// A call does not fail for lack of progress as long as the queue in which it waits advances.
     QueueProgress,
-    /// When the backoff after a refused poll ends, the rate of polls increases gradually.
+    /// When the pause after a 429 response to a poll ends, the number of polls in flight increases
+    /// gradually.
     GradualPolls,
-    /// The rate of shared polls and of acknowledgements is bounded.
+    /// The rates of shared polls (polls for all results of a sampling client) and of
+    /// acknowledgements of received results are bounded.
     SharedPollRate,
     /// A sample fails only because of its own requests, and not because requests of other samples
     /// failed.
     FailureIsolation,
-    /// Clients with waiting requests are admitted in turn, and the requests of a client in FIFO
-    /// order.
+    /// The rate limiter admits requests of different waiting clients in turn, and the requests of
+    /// one client in FIFO order.
     Fairness,
     /// A request that a transport layer makes while it sends another request is either sent at once
     /// or fails at once.

@@ -11,9 +11,9 @@ use crate::fault::Fault;
 use crate::harness::Harness;
 use crate::invariant::Invariant;
 
-/// The real time within which another thread must be able to read the state of the client while a
-/// log subscriber runs. If this takes longer, the thread that called the log subscriber holds a
-/// lock.
+/// The time, on the real clock, within which another thread must be able to read the state of the
+/// client while a log subscriber runs. If this takes longer, the thread that called the log
+/// subscriber holds a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Draws a fault of the log subscriber after a log line of a client, and injects the fault, if any.

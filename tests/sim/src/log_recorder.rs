@@ -27,8 +27,9 @@ type OnSessionExpired = Box<dyn Fn(&str) + Send + Sync>;
 /// A callback that runs after each log line of a client.
 type OnClientLine = Box<dyn Fn() + Send + Sync>;
 
-/// The beginnings of the client's log messages that belong to no counter of recovered errors. They
-/// report no error, or an error that is returned to the caller or counted elsewhere.
+/// The beginnings of the client's log messages that do not report a recovered error (an error from
+/// which the client recovers and which it counts). They report no error, or an error that is
+/// returned to the caller or counted elsewhere.
 const UNCOUNTED_MESSAGES: [&str; 15] = [
     // The limiter counts these.
     "rate limited",
@@ -61,10 +62,11 @@ pub struct LogSummary {
     pub lines_by_request: BTreeMap<String, u64>,
     /// The lines that contain the API key.
     pub lines_with_key: Vec<String>,
-    /// The number of log lines of clients that report a recovered error, by the kind of the error.
+    /// The number of log lines of clients that report an error from which the client has recovered,
+    /// by the kind of the error.
     pub recovered_errors: BTreeMap<String, u64>,
     /// The log lines of clients that neither report a recovered error nor begin with one of
-    /// `UNCOUNTED_MESSAGES`. Each of them is a violation.
+    /// `UNCOUNTED_MESSAGES`. Each of them is a violation, because its error may not be counted.
     pub uncounted_lines: Vec<String>,
 }
 

@@ -16,8 +16,8 @@ use tinkers_sim::trace::KeptLines;
 const MAX_VIOLATIONS: usize = 12;
 
 /// Simulate whole clients in virtual time with seeded faults, and check the invariants of each run. Exits with 1 if an invariant is
-/// violated, and with 2 if the runs are inconclusive: some fault met no request of some operation, or with the real engine no weights
-/// were compared.
+/// violated, and with 2 if the runs are inconclusive: a possible combination of fault and operation did not occur in any run, or,
+/// with the real engine, no weights were compared.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask sim", after_help = names())]
 struct Arguments {
@@ -37,7 +37,7 @@ struct Arguments {
     /// Inject only this fault, or no faults with `none`
     #[arg(long, value_parser = case)]
     case: Option<Case>,
-    /// Build this bug into the client; succeeds if an invariant is violated
+    /// Build this bug into the client or the engine; succeeds if an invariant is violated
     #[arg(long, value_parser = control)]
     control: Option<Control>,
     /// Do not inject these faults
@@ -46,10 +46,10 @@ struct Arguments {
     /// The maximum number of clients
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     clients: usize,
-    /// The maximum number of tasks
+    /// The maximum number of tasks. Each task makes a sequence of calls on one client
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     tasks: usize,
-    /// The maximum number of steps of each task
+    /// The maximum number of steps of each task. Each step is a pause followed by concurrent calls
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     steps: usize,
     /// Print the whole trace of the seed

@@ -10,20 +10,20 @@ use tinkers_dispatch::{ClassSnapshot, GateSnapshot, Limiter};
 use crate::invariant::{Invariant, Violation};
 use crate::trace::Trace;
 
-/// The maximum number of polls for the result of one request within a minute. The worst case is a
-/// server that alternately holds a poll for a second and responds at once. The limit includes an
+/// The maximum number of polls for the result of one request within a minute. The client polls most
+/// often if the server alternately responds after a second and at once. The limit includes an
 /// allowance for jitter. tinkers-futures defines the pauses between polls.
 const MAX_POLLS_PER_MINUTE: usize = 130;
 const MINUTE: Duration = Duration::from_secs(60);
 /// The maximum number of consecutive failed polls for the result of one request within a minute.
-/// The pauses before the first retries double from 0.5 s. During an outage, the client sends one
-/// waiting retry early: each second at first, and later after each twentieth of the duration of the
-/// outage.
+/// The client retries after pauses that start at 0.5 s and double. During an outage, it also sends
+/// one of the waiting retries early: at first every second, and later at intervals of a twentieth
+/// of the duration of the outage so far.
 const MAX_FAILED_POLLS_PER_MINUTE: usize = 50;
 /// The maximum number of polls for single results that may be in flight at the same time.
 const MAX_CONCURRENT_POLLS: usize = 4000;
-/// The longest retry delay of a 429 response that the client follows. It shortens longer delays to
-/// this one.
+/// The longest time for which the client pauses after a 429 response. It shortens longer retry
+/// delays to this time.
 const MAX_HINT: Duration = Duration::from_secs(15 * 60);
 /// The delay for which the client stops requests after a 429 response without a `retry-after` hint.
 const DEFAULT_HINT: Duration = Duration::from_secs(1);
@@ -44,7 +44,8 @@ struct Shared {
 struct State {
     violations: Vec<Violation>,
     classes: [ClassState; 5],
-    /// The polls since the last poll that was refused with 429. `None` if no poll has been refused.
+    /// The polls that were sent since the last 429 response to a poll. `None` if there was no such
+    /// response.
     polls_after_pause: Option<PollsAfterPause>,
     result_polls: BTreeMap<String, ResultPolls>,
     concurrent_polls: usize,
@@ -69,27 +70,28 @@ struct ClassState {
     reported: Option<Timestamp>,
 }
 
-/// The polls since a poll was refused with 429. The number of polls that may be outstanding (sent,
-/// but without a response) increases gradually.
+/// The polls that were sent since a 429 response to a poll. The client must increase the number of
+/// outstanding polls (sent, but without a response) gradually.
 #[derive(Debug, Default)]
 struct PollsAfterPause {
-    /// The time at which the first poll after the refused poll was sent.
+    /// The time at which the first poll after the 429 response was sent.
     first: Option<Timestamp>,
-    /// The time at which the second poll after the refused poll was sent.
+    /// The time at which the second poll after the 429 response was sent.
     second: Option<Timestamp>,
     sent: u64,
     completed: u64,
-    /// The number of polls that were sent before the refusal and have completed after it. Each of
-    /// these completions allows one more outstanding poll.
+    /// The number of polls that were sent before the 429 response and have completed after it. Each
+    /// of these completions allows one more outstanding poll.
     freed_slots: u64,
 }
 
 impl PollsAfterPause {
-    /// Records that a poll is sent. Returns the number of outstanding polls if there are too many
-    /// of them.
+    /// Records that a poll is sent. Returns the number of outstanding polls (sent, but without a
+    /// response) if it exceeds the limit.
     ///
-    /// The limit is twice the sum of 8 and the number of completed polls. It doubles every quarter of
-    /// a second, because the server holds the polls that it accepts. Each freed slot adds one poll.
+    /// The limit is twice the sum of 8 and the number of completed polls. It doubles every quarter
+    /// of a second, because the server may hold a poll until a result is ready. Each poll in
+    /// `freed_slots` adds one to the limit.
     fn send(&mut self, at: Timestamp) -> Option<u64> {
         self.sent += 1;
         if self.first.is_none() {
@@ -108,12 +110,13 @@ impl PollsAfterPause {
 #[derive(Debug, Default)]
 struct ResultPolls {
     sent: TimesOfLastMinute,
-    /// The polls for this result that have failed since a poll for it last succeeded.
+    /// The times, within the last minute, of the polls for this result that have failed since the
+    /// last successful one.
     failed: TimesOfLastMinute,
     total: u64,
 }
 
-/// The timestamps of the events that happened within the last minute.
+/// The times within the last minute at which an event, such as a poll, has happened.
 #[derive(Debug, Default)]
 struct TimesOfLastMinute(VecDeque<Timestamp>);
 
@@ -151,8 +154,8 @@ impl Monitor {
         monitor
     }
 
-    /// Sets the rate limiter of the client, whose gates the monitor checks. Only the first call has
-    /// an effect.
+    /// Sets the rate limiter of the client. The monitor checks until when this rate limiter stops
+    /// requests after 429 responses. Only the first call has an effect.
     pub fn set_limiter(&self, limiter: &Arc<Limiter>) {
         let _ = self.0.limiter.set(Arc::clone(limiter));
     }
@@ -168,8 +171,8 @@ impl Monitor {
         violations.iter().any(|found| found.invariant == invariant)
     }
 
-    /// Records that a request is sent, and checks that the rate limiter gate of its route class is
-    /// not closed.
+    /// Records that a request is sent, and checks that no pause after a 429 response of its route
+    /// class is still active.
     pub fn request_sent(&self, class: RouteClass, at: Timestamp, request: &str) {
         self.check_gates(at);
         let mut state = self.lock();
@@ -191,8 +194,9 @@ impl Monitor {
         }
     }
 
-    /// Records that the head or the body of a 429 response has arrived. Returns the time until
-    /// which the rate limiter gate of the route class must stay closed.
+    /// Records that the head or the body of a 429 response has arrived, with the retry delay
+    /// `hint`, if any. Returns the time until which the client must send no request of the route
+    /// class.
     pub fn rate_limited(
         &self,
         class: RouteClass,
@@ -291,8 +295,8 @@ impl Monitor {
         }
     }
 
-    /// Records that the program no longer uses a session. The session may now expire without a
-    /// violation.
+    /// Records that the program no longer uses a session. From now on, the expiry of the session is
+    /// not reported as a violation.
     pub fn session_released(&self, session: &str) {
         self.lock().sessions.remove(session);
     }
@@ -343,8 +347,8 @@ impl Monitor {
         self.lock().violations.clone()
     }
 
-    /// Checks that the rate limiter does not report an earlier opening time for a gate than it has
-    /// reported before.
+    /// Checks for each route class that the time until which the rate limiter stops requests after
+    /// a 429 response has not moved to an earlier time.
     fn check_gates(&self, at: Timestamp) {
         let Some(limiter) = self.0.limiter.get() else {
             return;

@@ -49,7 +49,8 @@ pub struct Network {
     /// The history of the requests for samples and models, with which failed calls are checked at
     /// the end of the run.
     pub history: RequestHistory,
-    /// The monitor of the rate of shared polls and their acknowledgements.
+    /// The monitor of the rates of shared polls (polls for all results of a sampling client) and of
+    /// their acknowledgements.
     pub shared_polls: SharedPollMonitor,
     /// The monitor of the order in which waiting samples are admitted.
     pub fairness: FairnessMonitor,

@@ -6,7 +6,8 @@ use tinkers_local::EngineError;
 
 use crate::call_log::CallId;
 
-/// The radix in which the tokens of a training datum encode the number of its call.
+/// The radix in which the tokens of a training datum encode the number of the call that passes the
+/// datum.
 const DATUM_RADIX: u32 = 200;
 /// The radix in which the tokens of a prompt encode the number of the call that requests the
 /// sample.
@@ -15,7 +16,7 @@ const PROMPT_RADIX: u32 = 250;
 const PROMPT_START: u32 = 7;
 
 /// Returns the training data for a forward or forward-backward pass. The tokens of the data encode
-/// `call`.
+/// the number `call`, so that the engine knows which call passed them.
 pub(crate) fn data(call: CallId, count: u32) -> Vec<Datum> {
     (0..count).map_while(|index| datum(call, index)).collect()
 }
@@ -39,7 +40,8 @@ pub(crate) fn call_of_datum(datum: &Datum) -> Result<(CallId, u32), EngineError>
     }
 }
 
-/// Returns the learning rate of an optimizer step. It encodes `call`.
+/// Returns the learning rate of an optimizer step. It encodes the number `call`, so that the engine
+/// knows which call made the step.
 pub(crate) fn learning_rate(call: CallId) -> f64 {
     f64::from(call) * 1e-6
 }
@@ -49,7 +51,8 @@ pub(crate) fn call_of_learning_rate(rate: f64) -> CallId {
     (rate * 1e6).round() as CallId
 }
 
-/// Returns the prompt of a sample. Its tokens encode `call`.
+/// Returns the prompt of a sample. Its tokens encode the number `call`, so that the engine knows
+/// which call requested the sample.
 pub(crate) fn prompt(call: CallId) -> Vec<u32> {
     vec![PROMPT_START, call / PROMPT_RADIX, last_token(call)]
 }
@@ -69,8 +72,9 @@ pub(crate) fn call_of_prompt(tokens: &[u64]) -> Option<CallId> {
     }
 }
 
-/// Returns the name of the checkpoint that a call saves. It encodes `call`. `is_state`
-/// distinguishes training states from weights for sampling.
+/// Returns the name of the checkpoint that a call saves. It encodes the number `call`, so that the
+/// engine knows which call saved the checkpoint. `is_state` distinguishes training states from
+/// weights for sampling.
 pub(crate) fn checkpoint_name(is_state: bool, call: CallId) -> String {
     format!("{}-{call}", if is_state { "state" } else { "export" })
 }

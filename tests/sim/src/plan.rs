@@ -80,7 +80,7 @@ pub struct Plan {
     pub clients: Vec<ClientPlan>,
     /// The tasks of the simulated user programs. Each task makes a sequence of calls on one client.
     pub tasks: Vec<TaskPlan>,
-    /// The probabilities of the faults that are drawn at random for each request.
+    /// The probabilities of the faults that are drawn at random for each request, job or log line.
     pub rates: FaultRates,
     /// The faults that start at a planned time and last for a period of the run.
     pub timed_faults: Vec<TimedFault>,
@@ -91,7 +91,8 @@ pub struct Plan {
 pub struct ServerPlan {
     /// Whether the server announces that it applies a repeated submission only once.
     pub deduplicates: bool,
-    /// Whether the server supports shared polls.
+    /// Whether the server supports shared polls, each of which asks for all results of a sampling
+    /// client.
     pub shared_polls: bool,
     /// The maximum number of samples in flight. The server refuses further samples with 429. `None`
     /// if there is no limit.
@@ -108,7 +109,7 @@ pub struct ClientPlan {
     /// Whether the client sends the bodies of forward and backward passes as JSON instead of
     /// protobuf.
     pub json: bool,
-    /// The time without progress after which an operation fails as stalled.
+    /// The time without progress after which an operation fails (error kind `Stalled`).
     pub progress_deadline: Duration,
     /// The time after which a pending operation fails. `None` for no limit.
     pub operation_deadline: Option<Duration>,
@@ -164,8 +165,8 @@ pub enum CallKind {
 }
 
 impl CallKind {
-    /// The names of the kinds of calls that return a handle, which the program can use in different
-    /// ways.
+    /// The names of the kinds of calls that return a handle (the future of the result), which the
+    /// program can use in different ways.
     pub const NAMES: [&'static str; 8] = [
         "forward",
         "forward_backward",
@@ -177,7 +178,7 @@ impl CallKind {
         "sample",
     ];
 
-    /// Returns the name of this kind of call in tables.
+    /// Returns the name that tables show for this kind of call.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Forward(_) => "forward",
@@ -198,15 +199,16 @@ impl CallKind {
 /// The way in which a program uses the handle of a call, which is the future of its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandleUse {
-    /// The program awaits the handle at once.
+    /// The program awaits the handle of the call (the future of its result) at once.
     Await,
-    /// The program awaits the handle after a pause.
+    /// The program awaits the handle of the call (the future of its result) after a pause.
     AwaitLate(Duration),
-    /// The program awaits the handle, and stops waiting after the given timeout.
+    /// The program awaits the handle of the call (the future of its result), and stops waiting
+    /// after the given timeout.
     Timeout(Duration),
     /// The program cancels the call if it is still pending after the given pause.
     Cancel(Duration),
-    /// The program drops the handle at once.
+    /// The program drops the handle of the call (the future of its result) at once.
     Drop,
 }
 
@@ -220,7 +222,7 @@ impl HandleUse {
         "dropped",
     ];
 
-    /// Returns the name of this way to use a handle in tables.
+    /// Returns the name that tables show for this way to use a handle.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Await => Self::NAMES[0],
@@ -239,8 +241,8 @@ pub const BURST: u8 = 250;
 const CONCURRENT_BURST: u8 = 50;
 /// The number of training calls that a client makes at once during a [`Fault::LongQueue`].
 const LONG_QUEUE: usize = 24;
-/// A progress deadline of a client that is shorter than the time for which calls wait in a long
-/// queue.
+/// A progress deadline (the time without progress after which a call fails) that is shorter than
+/// the time for which calls wait during a [`Fault::LongQueue`].
 const SHORT_PROGRESS_DEADLINE: Duration = Duration::from_secs(180);
 
 impl Plan {
@@ -275,8 +277,8 @@ impl Plan {
         plan
     }
 
-    /// Returns the longest time after the deadline of a call within which the call must complete.
-    /// On a busy runtime, several tasks take part in the completion, and each of these tasks may be
+    /// Returns the longest accepted time between the deadline of a call and its completion. On a
+    /// busy runtime, several tasks take part in the completion, and each of these tasks may be
     /// polled late.
     pub fn max_completion_delay(&self) -> Duration {
         match self.has_timed(Fault::BusyRuntime) {

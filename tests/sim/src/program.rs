@@ -113,8 +113,8 @@ impl Client {
         None
     }
 
-    /// Forgets the session and its clients, but keeps the training state that was saved last.
-    /// Returns the previous state.
+    /// Removes the session, its training client and its sampling client from `state`, but keeps the
+    /// training state that was saved last. Returns the previous contents of `state`.
     fn release_session(&self, state: &mut State) -> State {
         let empty = State {
             last_saved: state.last_saved.clone(),
@@ -193,8 +193,8 @@ impl Client {
         join_all(calls).await;
     }
 
-    /// Makes the calls of the kind `CallKind` at once. Returns futures that then use the handles of
-    /// the calls in the planned way.
+    /// Makes the calls of the kind `kind` at once. Returns futures that then use the handles of the
+    /// calls (the futures of the results) as `handle_use` says.
     fn call<'a>(
         &'a self,
         clients: &ConnectedClients,
@@ -333,8 +333,8 @@ impl Client {
         MadeCall::Later(receiver)
     }
 
-    /// Uses the handle of a call as planned (awaits, cancels or drops it), checks the result with
-    /// `check` and records the outcome.
+    /// Uses the handle of a call (the future of its result) as planned: awaits, cancels or drops
+    /// it. Checks the result with `check`, and records the outcome.
     fn wait<'a, T: Send + 'static>(
         &'a self,
         call: CallId,

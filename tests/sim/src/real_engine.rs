@@ -21,11 +21,11 @@ use crate::payload;
 use crate::recording_engine;
 use crate::trace::Fnv1a;
 
-/// The first id of the jobs that the simulation adds to those of the server. All ids that a server
-/// assigns are smaller.
+/// The first id of the jobs that the simulation adds to those of the server, to read the final
+/// tensors of the models. All ids that a server assigns are smaller.
 const FIRST_ADDED_JOB: u64 = 1 << 60;
-/// The index under which the optimizer step of a call is recorded. The indices of the data of
-/// passes are smaller.
+/// The index that stands for the optimizer step of a call when jobs are replayed without
+/// repetitions. The indices of the data of passes are smaller.
 const STEP_INDEX: u32 = u32::MAX;
 
 /// The built-in model as the engine of the simulated server. It computes on its own threads, but
@@ -232,9 +232,9 @@ fn tensor_data(file: &[u8]) -> &[u8] {
     file.get(8 + header as usize..).unwrap_or_default()
 }
 
-/// Returns the work of a job as its calls requested it, without the parts that are already in
-/// `replayed`, and adds the others to `replayed`. Returns `None` if no work is left, or if the work
-/// is a forward pass, which does not change the model.
+/// Returns the work of a job as its calls requested it. Leaves out the data and optimizer steps
+/// that are already in `replayed`, and adds the others to `replayed`. Returns `None` if nothing is
+/// left, or if the work is a forward pass, which does not change the model.
 fn without_repetitions(
     work: Work,
     replayed: &mut BTreeSet<(CallId, u32)>,

@@ -39,7 +39,7 @@ pub enum ModelOp {
 }
 
 /// Two hashes that stand for the weights and the accumulated gradients of a model. Each operation
-/// changes them like the real tensors.
+/// changes the hashes that stand for the tensors which it would change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weights {
     /// A hash that stands for the weights.
@@ -55,8 +55,8 @@ impl Weights {
         gradients: 0,
     };
 
-    /// Applies an operation to the hashes. `saved` contains the weights hash of each checkpoint, by
-    /// the call that saved it.
+    /// Applies an operation to the hashes. `saved` contains the hash that stands for the weights in
+    /// each checkpoint, by the call that saved the checkpoint.
     pub fn apply(&mut self, op: &ModelOp, saved: &BTreeMap<CallId, u64>) {
         let mix = |hash: u64, a: u64, b: u64| {
             Fnv1a::extend(Fnv1a::extend(hash, &a.to_le_bytes()), &b.to_le_bytes())
@@ -94,15 +94,16 @@ pub struct ModelRecord {
 pub struct RecordingEngine {
     parts: RecordingEngineParts,
     state: Mutex<State>,
-    /// The jobs whose results are already computed, but are held back until the simulated duration
-    /// of the job has passed.
+    /// The tasks that deliver the results of jobs. A result is computed at once, but delivered only
+    /// when the simulated duration of the job has passed.
     delayed: Arc<Mutex<BTreeMap<JobId, Task>>>,
 }
 
 #[derive(Default)]
 struct State {
     models: BTreeMap<String, ModelRecord>,
-    /// The weights hash in each checkpoint, by the call that saved the checkpoint.
+    /// The hash that stands for the weights in each checkpoint, by the call that saved the
+    /// checkpoint.
     saved: BTreeMap<CallId, u64>,
     checkpoints: Vec<CheckpointRecord>,
 }

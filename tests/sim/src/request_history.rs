@@ -19,7 +19,7 @@ use crate::responses;
 /// The minimum time for which the client must retry a failing call. The client retries for five
 /// minutes. The last pause of up to half a minute and a margin are subtracted from this time.
 const MIN_RETRY_TIME: Duration = Duration::from_secs(240);
-/// The longest pause between two attempts of a call.
+/// An upper bound of the pause between two attempts of a call.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// The accepted difference between the times at which the network and the client observe the same
 /// event.
@@ -36,17 +36,17 @@ struct State {
     /// The calls that requested samples, by the request ids that the server has assigned to the
     /// samples.
     sample_by_request_id: BTreeMap<String, CallId>,
-    /// The samples with at least one request that was affected by an injected fault or did not
-    /// succeed. Only these samples may fail because of a request.
+    /// The samples with at least one request that was affected by an injected fault or failed. Only
+    /// these samples may fail because of a failed request.
     disturbed: BTreeSet<CallId>,
     /// The times at which the server has responded to a submission of any sample. At these times,
-    /// the admission queue advances.
+    /// the queue of samples in the rate limiter advances.
     sample_responses: Vec<Timestamp>,
     /// For each model, the times at which the server accepted a submission. At these times, the
     /// submission queue of the model advances.
     accepted: BTreeMap<String, Vec<Timestamp>>,
-    /// For each refusal that stopped the submission of samples, the time of the refusal and the
-    /// time until which submissions were stopped.
+    /// For each 429 response that stopped the submission of samples, the time of the response and
+    /// the time until which submissions were stopped.
     closures: Vec<(Timestamp, Timestamp)>,
 }
 
@@ -131,8 +131,8 @@ impl RequestHistory {
         self.lock().accepted.entry(model).or_default().push(at);
     }
 
-    /// Records that a refusal (429) at the time `at` has closed the rate limiter gate of samples
-    /// until the time `until`.
+    /// Records that a 429 response at the time `at` has stopped the submission of samples until the
+    /// time `until`.
     pub fn samples_closed(&self, at: Timestamp, until: Timestamp) {
         self.lock().closures.push((at, until));
     }
@@ -227,9 +227,9 @@ impl State {
         })
     }
 
-    /// Checks a sample that failed with a timeout before it was submitted. If the rate limiter gate
-    /// of samples was closed until a time after the deadline of the call, the sample should have
-    /// failed at once.
+    /// Checks a sample that failed with a timeout before it was submitted. If a 429 response had
+    /// stopped the submission of samples until after the deadline of the call, the sample should
+    /// have failed at once.
     fn check_deadline(
         &self,
         call: CallId,
@@ -250,8 +250,8 @@ impl State {
         Some(Violation::new(Invariant::AdmissionDeadline, text))
     }
 
-    /// Checks a call that failed as stalled while it waited in a queue. The queue must not have
-    /// advanced during the progress deadline before the failure.
+    /// Checks a call that failed for lack of progress while it waited in a queue. The queue must
+    /// not have advanced during the progress deadline before the failure.
     fn check_queue(
         &self,
         call: CallId,

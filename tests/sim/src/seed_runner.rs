@@ -18,7 +18,8 @@ pub struct SeedResults {
     pub seeds: u64,
     /// The numbers of calls and requests in all runs.
     pub totals: Totals,
-    /// The faults, handle uses and errors that occurred in all runs.
+    /// The injected faults, the uses of call handles (the futures of results) and the errors in all
+    /// runs.
     pub coverage: Coverage,
     /// The failing run with the smallest seed, if any run failed.
     pub failure: Option<SeedFailure>,

@@ -10,8 +10,8 @@ use tinkers_core::{
     Spawn,
 };
 
-/// A session that behaves like another session, but has a different caller, spawner or server
-/// profile. Used to build in bugs and monitors.
+/// A session that behaves like another session, but has a different caller (which sends requests),
+/// spawner or server profile. Used to add monitors and the bugs of negative controls to a session.
 #[derive(Debug)]
 pub(crate) struct SessionOverride {
     pub(crate) session: Arc<dyn SessionContext>,

@@ -17,18 +17,21 @@ use crate::network::{Network, Response};
 use crate::op::{self, Op};
 use crate::responses::{self, with_stale_cursor};
 
-/// The maximum number of shared polls that a client may send within a second in which no result
-/// arrives. The pauses between such polls start at 20 ms and double.
+/// The maximum number of shared polls (polls for all results of a sampling client) that a client
+/// may send within a second in which no result arrives. The pauses between such polls start at 20
+/// ms and double.
 const MAX_POLLS_PER_SECOND: usize = 14;
-/// The number of further shared polls that a client may send within a second for each new result. A
-/// new result resets the pauses between polls.
+/// The number of additional shared polls (polls for all results of a sampling client) that a client
+/// may send within a second for each new result. A new result resets the pauses between polls.
 const POLLS_PER_RESULT: usize = 4;
 const SECOND: Duration = Duration::from_secs(1);
-/// The maximum number of consecutive successful acknowledgements of a client that contain no
-/// request id which it has not acknowledged before.
+/// The maximum number of consecutive redundant acknowledgements of received results by a client. An
+/// acknowledgement is redundant if it succeeds, repeats only request ids that the client has
+/// acknowledged before, and its response contains no new result.
 const MAX_REDUNDANT_ACKS: u32 = 6;
 
-/// A monitor that checks the rates of the shared polls and acknowledgements in a run.
+/// A monitor that checks the rates of the shared polls (polls for all results of a sampling client)
+/// and of their acknowledgements in a run.
 #[derive(Debug)]
 pub struct SharedPollMonitor {
     monitor: Monitor,
@@ -51,7 +54,7 @@ struct PollHistory {
     is_reported: bool,
 }
 
-/// The decoded request of a shared poll.
+/// The decoded request of a shared poll, which asks for all results of a sampling client.
 #[derive(Debug)]
 pub struct SharedPoll {
     target: Target,
@@ -109,8 +112,8 @@ impl SharedPollMonitor {
         });
     }
 
-    /// Records that a client receives the response to a shared poll, and checks for useless
-    /// acknowledgements.
+    /// Records that a client receives the response to a shared poll, and checks that the client
+    /// does not repeat the same acknowledgements too often.
     pub fn poll_completed(&self, poll: &SharedPoll, response: &HttpResponse, at: Timestamp) {
         if !response.status.is_success() {
             return;
@@ -155,7 +158,8 @@ impl SharedPollMonitor {
     }
 }
 
-/// The number of immediate retries of an acknowledgement with [`Control::SpinningAcks`].
+/// The maximum number of retries without a pause that [`Control::SpinningAcks`] makes after a
+/// failed acknowledgement.
 const SPINS: u32 = 100;
 
 impl Network {
@@ -225,8 +229,8 @@ fn is_unexpected(response: &Response) -> bool {
     }
 }
 
-/// Replaces the completions in the response to a shared poll by a completion of a request that the
-/// client has never made.
+/// Replaces the results in the response to a shared poll by a result of a request that the client
+/// has never made.
 fn set_unknown_completion(response: &mut HttpResponse, now: Timestamp) {
     responses::edit_body(response, |body| {
         let cursor = body.get("cursor").and_then(Value::as_i64).unwrap_or(0);

@@ -43,7 +43,7 @@ pub struct RunReport {
     pub lines: Vec<String>,
     /// The violations of invariants that the checks have found.
     pub violations: Vec<Violation>,
-    /// The counts of injected faults, handle uses and errors.
+    /// The counts of injected faults, errors and uses of call handles (the futures of results).
     pub coverage: Coverage,
     /// The numbers of calls and requests in this run.
     pub totals: Totals,
@@ -82,8 +82,9 @@ impl Totals {
     }
 }
 
-/// The maximum time from the end of the injected faults to the end of all programs. It is twice as
-/// long as any call may wait then, for 402 responses to end or for its progress deadline.
+/// The maximum time from the end of the injected faults to the end of all programs. It is twice the
+/// longest time for which a call may wait after the faults, either for 402 responses to end or
+/// until its progress deadline.
 const TIME_AFTER_FAULTS: Duration = Duration::from_secs(4 * 3600);
 /// The longest time for which the executor delays a poll of a client's task to simulate a busy
 /// runtime.

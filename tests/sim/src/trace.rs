@@ -24,8 +24,9 @@ struct State {
     hash: u64,
     lines: VecDeque<String>,
     kept: KeptLines,
-    /// The number of further lines to store. `None` until the first violation, which sets it,
-    /// because the lines before the violation are more useful than the last lines of the run.
+    /// The number of further lines to store after the first violation. `None` before the first
+    /// violation. The lines around it are stored, because they are more useful than the last lines
+    /// of the run.
     remaining: Option<usize>,
 }
 
@@ -101,7 +102,7 @@ pub enum KeptLines {
 pub struct Fnv1a;
 
 impl Fnv1a {
-    /// The hash of no bytes.
+    /// The hash of an empty text.
     pub const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
 
     /// Returns the hash of a text that is continued by `bytes`. `hash` is the hash of the text

@@ -5,7 +5,8 @@ use tinkers_sim::invariant::Invariant;
 use tinkers_sim::plan::PlanOptions;
 use tinkers_sim::seed_runner::{self, SeedFailure};
 
-/// The negative controls for which the test also checks that the right invariant is violated.
+/// The negative controls (bugs that the simulation builds in) for which a test also checks which
+/// invariant is violated, each with this invariant.
 const INVARIANTS: [(Control, Invariant); 9] = [
     (Control::SharedPollEnds, Invariant::FailureIsolation),
     (Control::UnpacedPolls, Invariant::SharedPollRate),
@@ -28,7 +29,7 @@ fn find(control: Control) -> SeedFailure {
 }
 
 #[test]
-fn negative_control_bugs_are_found_within_the_given_seeds() {
+fn negative_control_bugs_built_into_the_client_are_detected() {
     let is_other = |control: &Control| INVARIANTS.iter().all(|(known, _)| known != control);
     for control in Control::ALL.into_iter().filter(is_other) {
         find(control);

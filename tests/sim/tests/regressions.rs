@@ -5,8 +5,9 @@ use tinkers_sim::plan::{Plan, PlanOptions};
 use tinkers_sim::simulation;
 use tinkers_sim::trace::KeptLines;
 
-/// The regression seeds, each with the bug that the simulation finds with this seed if the fix of
-/// the bug is reverted. The runs do not contain the faults of [`Fault::ADDED_LATER`].
+/// The regression seeds, each with a bug of the past. The simulation finds the bug with this seed
+/// if the fix of the bug is reverted. The runs do not contain the newer faults of
+/// [`Fault::ADDED_LATER`].
 ///
 /// If a change to the plans changes all runs, revert each fix and replace its seed by the first
 /// seed that fails.

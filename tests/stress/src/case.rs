@@ -13,23 +13,23 @@ use crate::storm::{self, Storm};
 use crate::tasks::Tasks;
 use crate::waiters;
 
-/// A stress case: a test that runs in rounds, each with another seed.
+/// A stress test of the rate limiter. It runs in rounds, each with a different random seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// The name of the case on the command line.
     pub name: &'static str,
     /// The description of the case in one line.
     pub about: &'static str,
-    /// Runs one round of the given size. The seed determines its random choices.
+    /// Runs one round of the given size with the given random seed, and returns the result.
     pub run: fn(Size, u64) -> Round,
 }
 
-/// The size of a round of a stress case.
+/// The size of a round (one run of a stress test with one seed).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// The small size, which the tests of the workspace use.
+    /// A small round, for `cargo test`.
     Small,
-    /// The full size, which the command line uses.
+    /// A full round, for runs from the command line.
     Full,
 }
 
@@ -41,12 +41,14 @@ pub struct Round {
     /// The number of times that tasks contended for the limiter. A round without contention is
     /// inconclusive, because it tests nothing.
     pub contended: u64,
-    /// The number of failed compare-exchanges in the limiter and of colliding look-ups in the
-    /// registry.
+    /// The number of failed compare-exchanges in the limiter, plus the number of colliding look-ups
+    /// in the registry of limiters. Both show that threads contended.
     pub lost: u64,
-    /// The counted numbers to print, by name.
+    /// The numbers that the round has counted, such as granted permits, with the names under which
+    /// they are printed.
     pub figures: Vec<(&'static str, u64)>,
-    /// The counted numbers to print for each part of the stress case, by the name of the part.
+    /// The numbers that each part of the round has counted, with the names of the part and of the
+    /// numbers. Empty if the stress case has no parts.
     pub groups: Vec<(String, Vec<(&'static str, u64)>)>,
 }
 
@@ -72,7 +74,8 @@ impl fmt::Display for Verdict {
 }
 
 impl Round {
-    /// Returns the verdict on this round, derived from its violations and its contention.
+    /// Returns the verdict on this round: failed if there are violations, and inconclusive if tasks
+    /// never contended for the limiter.
     pub fn verdict(&self) -> Verdict {
         match (self.violations.is_empty(), self.contended) {
             (false, _) => Verdict::Failed,
@@ -82,7 +85,7 @@ impl Round {
     }
 }
 
-/// All stress cases.
+/// All stress cases, which the command line runs one after another.
 pub const CASES: &[Case] = &[
     Case {
         name: "waiters",

@@ -9,63 +9,68 @@ use crate::plan::{Fate, Plan, StartWhen};
 use crate::subject::{Counts, HeldResources};
 use crate::tasks::Finished;
 
-/// What was observed while the planned waiters acquired permits from the limiter under test.
+/// What was observed in a run in which many tasks (the waiters) acquired permits from the limiter
+/// under test.
 #[derive(Debug)]
 pub struct Observations {
-    /// The plan of the waiters that ran.
+    /// The plan of the run. It lists the waiters (tasks that acquire a permit), and how each of
+    /// them ends.
     pub plan: Plan,
-    /// The events that the waiters recorded.
+    /// The counts of what the waiters (tasks that acquire a permit) did, such as permits received
+    /// and released.
     pub log: Arc<Log>,
     /// The numbers of tasks that finished, were aborted, panicked or got stuck.
     pub finished: Finished,
-    /// The resources that the limiter under test still held after the run.
+    /// The resources that the limiter under test still held after the run, such as permits that
+    /// were never released. All must be zero.
     pub held: HeldResources,
     /// The number of permits that could be acquired after the run.
     pub free: u64,
     /// The number of permits that should be available after the run, which is the limit of the
     /// limiter.
     pub limit: u64,
-    /// The statistics that the limiter under test kept (grants, waits, refusals), or `None` if it
-    /// keeps none.
+    /// The statistics that the limiter under test kept (such as granted permits and waits), or
+    /// `None` if it keeps none.
     pub counts: Option<Counts>,
-    /// The number of permits that the test itself acquired before the run. While it held them, no
-    /// waiter was admitted, so that enough waiters queued up.
+    /// The number of permits that the test itself acquired before the run. It held all permits
+    /// until enough waiters had queued up.
     pub initial_permits: u64,
 }
 
-/// A violation of an invariant that a check has found.
+/// A violation that a check has found: the limiter under test did not have a required property.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The violated invariant.
+    /// The violated invariant: a property that the limiter under test must have.
     pub invariant: Invariant,
     /// A description of the violation with the observed numbers.
     pub what: String,
 }
 
-/// A property that the limiter under test must have.
+/// A property that the limiter under test must have. The checks report its violations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
-    /// At the end of a run, no permit is held, and as many permits as the limit can be acquired.
+    /// No permit is lost or created: at the end of a run, no permit is held, and exactly `limit`
+    /// permits can be acquired.
     Conservation,
     /// At most `limit` permits are held at the same time.
     Limit,
-    /// The waiters of each client are admitted in the order of their arrival.
+    /// The queued tasks (waiters) of each client are admitted in the order of their arrival.
     Order,
-    /// There are at most 1.1 wake-ups of waiters for each permit that is granted to a queued
-    /// waiter.
+    /// The limiter wakes few tasks in vain: at most 1.1 wake-ups for each permit that is granted to
+    /// a queued task.
     WakeUps,
-    /// Clients that have waiters in the queue are admitted in turn.
+    /// The limiter grants permits in turn to all clients that have tasks in the queue.
     Fairness,
-    /// Every task of a run ends.
+    /// Every task of a run ends. None waits forever for a permit.
     Progress,
-    /// The numbers of events that the tasks counted agree with the statistics of the limiter under
-    /// test.
+    /// The events (such as permits received) that the tasks counted agree with the limiter's own
+    /// statistics.
     Counts,
-    /// After the server has refused a request, no request is sent before the retry delay has
-    /// passed.
+    /// After the server has refused a request with 429, no request is sent before the retry delay
+    /// has passed.
     RetryHint,
-    /// The registry has at most one limiter for each key at a time, and no entry outlives the users
-    /// of its limiter.
+    /// The registry, which shares limiters between threads by key, has at most one limiter for each
+    /// key at a time, and no entry outlives the users of its limiter.
     Registry,
 }
 
@@ -84,8 +89,8 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Runs all checks on a run in which planned waiters acquired permits from the limiter under test.
-/// Returns the violations that the checks find.
+/// Runs all checks on a run in which many tasks (the waiters) acquired permits from the limiter
+/// under test. Returns the violations that the checks find.
 pub fn waiters(observed: &Observations) -> Vec<Violation> {
     let mut violations = Vec::new();
     violations.extend(stuck(observed.finished));
@@ -103,7 +108,8 @@ pub fn waiters(observed: &Observations) -> Vec<Violation> {
     violations
 }
 
-/// Returns a violation of [`Invariant::Progress`] if at least one task of a run did not end.
+/// Returns a violation of [`Invariant::Progress`] if at least one task of a run did not end, and
+/// `None` otherwise.
 pub(crate) fn stuck(finished: Finished) -> Option<Violation> {
     let stuck = finished.stuck;
     (stuck > 0).then(|| {
@@ -124,8 +130,9 @@ pub(crate) fn conservation(held: HeldResources, free: u64, limit: u64) -> Option
     })
 }
 
-/// Checks that each waiter that had to start its work has started once, that each started work has
-/// ended once, and that the statistics of the limiter agree with the counted events.
+/// Checks that each waiter whose plan ensures its start has started to work, that no waiter has
+/// started twice, that each started work has ended, and that the statistics of the limiter agree
+/// with the counted events.
 fn counts(observed: &Observations, started: &[(u64, usize)]) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut must = |holds: bool, what: String| {
@@ -222,8 +229,9 @@ fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     })
 }
 
-/// Checks that clients with queued waiters are admitted in turn. Up to `limit` admitted waiters may
-/// not have started yet, so the numbers of started waiters of two clients may differ by `limit`.
+/// Checks that clients with queued waiters are admitted in turn: the numbers of their started
+/// waiters differ by at most `limit + 1`. A difference is allowed, because up to `limit` admitted
+/// waiters may not have started yet.
 fn turns(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     let all_served = plan.all().all(|waiter| waiter.fate == Fate::Served);
     if !all_served || plan.shape.start_when != StartWhen::AllQueued {
@@ -273,8 +281,8 @@ fn wake_ups(observed: &Observations) -> Vec<Violation> {
     violations
 }
 
-/// Returns the number of permits that the limiter granted to queued waiters, and not at their first
-/// poll.
+/// Returns the number of permits that the limiter granted to queued waiters. Leaves out the permits
+/// that it granted immediately.
 pub fn grants_after_wait(observed: &Observations, counts: Counts) -> u64 {
     let at_once = Log::read(&observed.log.at_once) + observed.initial_permits;
     (counts.grants + counts.unused).saturating_sub(at_once)

@@ -13,7 +13,8 @@ use tinkers_core::{BoxFuture, Jitter, ManualClock, SplitMix};
 
 use crate::tasks::Finished;
 
-/// A task of the deterministic executor.
+/// A task of the deterministic executor, which polls one task at a time in an order that depends
+/// only on a seed.
 pub struct Task {
     work: BoxFuture<'static, ()>,
     abort_at: Option<usize>,
@@ -44,13 +45,13 @@ impl Wake for Woken {
     }
 }
 
-/// The maximum number of steps of a run, after which the executor stops. All runs of this package
-/// need fewer steps.
+/// The maximum number of steps (polls of a task, or advances of the clock) of a run. The executor
+/// then stops. All runs of this package need fewer steps.
 const MOST_STEPS: u64 = 1_000_000;
 
 /// Runs the tasks until all of them have ended or none can make progress. Returns the numbers of
-/// tasks that finished, were aborted, panicked or got stuck. `progress` returns the value at which
-/// tasks are to be aborted.
+/// tasks that finished, were aborted, panicked or got stuck. `progress` returns the progress of the
+/// run (the number of waiters that have started to work), which determines when tasks are aborted.
 pub fn run(
     mut tasks: Vec<Task>,
     clock: &ManualClock,

@@ -11,33 +11,35 @@ use tinkers_core::{BoxFuture, ManualClock};
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// A type that selects a bug of the semaphore at compile time. The bug is a negative control, which
-/// the checks must find.
+/// A type that selects a bug of the semaphore at compile time. The bug is a negative control: the
+/// stress checks must find it.
 pub trait SelectDefect: Send + Sync + Copy + Default + std::fmt::Debug + 'static {
     /// The selected bug.
     const DEFECT: Defect;
 }
 
-/// A bug that can be built into the semaphore as a negative control.
+/// A bug that can be built into the semaphore as a negative control: the stress checks must find
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
     /// The semaphore has no bug.
     None,
-    /// A dropped permit is released twice. Saturating arithmetic hides the underflow.
+    /// A dropped permit is released twice, so that more permits than the limit can be held.
     DoubleRelease,
-    /// A permit is leaked if its waiter is admitted, but dropped before it is polled again.
+    /// A permit is never released if it is granted to a waiter that is dropped before it is polled
+    /// again.
     LostGrant,
-    /// A permit that is dropped is leaked.
+    /// A permit that is dropped, for example by an abort, is never released.
     LeakOnDrop,
-    /// All clients share one queue.
+    /// All clients share one queue, so they are not admitted in turn.
     SharedQueue,
-    /// The waiter that arrived last is admitted first.
+    /// The waiter that arrived last is admitted first (last in, first out).
     Lifo,
-    /// Each admission wakes all waiters.
+    /// Each admission wakes all queued waiters, instead of only the admitted one.
     WakeAll,
 }
 
-/// Defines a type for each bug, so that tests can be generic over the semaphore with this bug.
+/// Defines, for each bug, a type that selects the bug as a type parameter of the semaphore.
 macro_rules! defects {
     ($($(#[$doc:meta])* $name:ident = $defect:ident,)*) => {$(
         $(#[$doc])*
@@ -55,16 +57,17 @@ defects! {
     Correct = None,
     /// Selects [`Defect::DoubleRelease`], with which a dropped permit is released twice.
     DoubleRelease = DoubleRelease,
-    /// Selects [`Defect::LostGrant`], with which the permit of a waiter that is dropped after its
-    /// admission is leaked.
+    /// Selects [`Defect::LostGrant`], with which a permit is never released if its waiter is
+    /// dropped between the grant and the next poll.
     LostGrant = LostGrant,
-    /// Selects [`Defect::LeakOnDrop`], with which a dropped permit is leaked.
+    /// Selects [`Defect::LeakOnDrop`], with which a dropped permit is never released.
     LeakOnDrop = LeakOnDrop,
-    /// Selects [`Defect::SharedQueue`], with which all clients share one queue.
+    /// Selects [`Defect::SharedQueue`], with which all clients share one queue and are not admitted
+    /// in turn.
     SharedQueue = SharedQueue,
     /// Selects [`Defect::Lifo`], with which the waiter that arrived last is admitted first.
     Lifo = Lifo,
-    /// Selects [`Defect::WakeAll`], with which each admission wakes all waiters.
+    /// Selects [`Defect::WakeAll`], with which each admission wakes all queued waiters.
     WakeAll = WakeAll,
 }
 

@@ -11,8 +11,7 @@ use tinkers_dispatch::{ClassSettings, ClassSnapshot, Limiter, LimiterAdmission, 
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// The rate limiter of the client library as the limiter under test. All clients of a run share one
-/// admission handle.
+/// The rate limiter of the client library, as a limiter under test. All clients of a run share it.
 #[derive(Debug)]
 pub struct LimiterSubject {
     limiter: Arc<Limiter>,
@@ -20,18 +19,18 @@ pub struct LimiterSubject {
 }
 
 /// The size of each request in bytes. The rate limiter counts the bytes, but its limit on bytes is
-/// never reached before its limit on requests.
+/// so high that the limit on requests in flight is always reached first.
 const BYTES: u64 = 100;
 
 impl LimiterSubject {
-    /// Returns a snapshot of the rate limiter's state for the route class of samples.
+    /// Returns a snapshot of the rate limiter's state for sample requests.
     pub fn class(&self) -> ClassSnapshot {
         self.limiter.snapshot().sample
     }
 }
 
-/// Creates a rate limiter that allows at most `max_in_flight` samples in flight, and twice the
-/// bytes that these samples need.
+/// Creates a rate limiter that allows at most `max_in_flight` samples in flight. Its limit on bytes
+/// is twice as high as these samples need.
 pub fn limiter(max_in_flight: u32) -> Arc<Limiter> {
     Arc::new(Limiter::new(LimiterSettings {
         sample: ClassSettings {
@@ -44,7 +43,8 @@ pub fn limiter(max_in_flight: u32) -> Arc<Limiter> {
     }))
 }
 
-/// Returns a request to the rate limiter to admit a sample of the client with the id `client`.
+/// Returns the request with which the client with the id `client` asks the rate limiter to admit a
+/// sample.
 pub fn sample_request(client: u64) -> AdmissionRequest {
     AdmissionRequest {
         class: RouteClass::Sample,
@@ -112,8 +112,8 @@ impl Subject for LimiterSubject {
     }
 }
 
-/// Returns the resources that the rate limiter holds for a route class, according to the snapshot
-/// `class`.
+/// Returns the resources, such as permits, that are in use in the rate limiter for one class of
+/// requests, according to the snapshot `class`.
 pub fn held(class: &ClassSnapshot) -> HeldResources {
     HeldResources {
         slots: class.slots.into(),
@@ -124,11 +124,12 @@ pub fn held(class: &ClassSnapshot) -> HeldResources {
     }
 }
 
-/// The admission of a sample by the rate limiter, with its permits.
+/// The rate limiter's admission of a sample. It holds a send slot and an in-flight permit.
 #[derive(Debug)]
 pub struct Admission(Admitted);
 
-/// The state that an attempt leaves for its retry: an in-flight permit or a position in the queue.
+/// The state that an attempt to send a request leaves for its retry: an in-flight permit or a
+/// position in the queue.
 #[derive(Debug, Default)]
 pub struct RetryState {
     in_flight_permit: Option<InFlightPermit>,

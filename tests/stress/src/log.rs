@@ -6,24 +6,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::plan::Waiter;
 use crate::subject::{Permit, PermitOutcome};
 
-/// Counters of what the waiters do in a run. Counting does not influence the limiter under test.
+/// The log of a run in which many tasks (the waiters) acquire permits: counters of what they do.
+/// Counting does not influence the limiter under test.
 #[derive(Debug, Default)]
 pub struct Log {
     started: Mutex<Vec<(u64, usize)>>,
     inside: AtomicU64,
     peak: AtomicU64,
-    /// The number of waiters that were admitted at their first poll and then dropped, because the
-    /// plan drops them after one poll.
+    /// The number of waiters that received a permit at their first poll and were then dropped
+    /// without using it, as planned.
     pub cancelled: AtomicU64,
     /// The number of waiters that received a permit at their first poll.
     pub at_once: AtomicU64,
     /// The number of waiters that received a permit after they had waited in the queue.
     pub after_wait: AtomicU64,
-    /// The number of polls of queued waiters after a wake-up.
+    /// The number of times that a queued waiter was polled again after a wake-up, with or without
+    /// receiving a permit.
     pub woken: AtomicU64,
-    /// The number of permits that were released after the work of their waiter had ended.
+    /// The number of permits that waiters released normally, after the end of their work.
     pub settled: AtomicU64,
-    /// The number of permits that were dropped before the work of their waiter had ended.
+    /// The number of permits that were dropped before the end of their waiter's work, because the
+    /// waiter was aborted or panicked.
     pub dropped: AtomicU64,
 }
 
@@ -48,14 +51,14 @@ impl Log {
         started.clone()
     }
 
-    /// Returns the number of waiters that have started to work so far. This is the progress of the
-    /// run.
+    /// Returns the number of waiters that have received a permit and started to work so far. This
+    /// number is the progress of the run.
     pub fn progress(&self) -> usize {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.len()
     }
 
-    /// Returns the maximum number of waiters that worked at the same time.
+    /// Returns the maximum number of waiters that worked, and thus held a permit, at the same time.
     pub fn peak(&self) -> u64 {
         self.peak.load(Ordering::SeqCst)
     }

@@ -49,11 +49,11 @@ struct Options {
     control: Option<String>,
 }
 
-/// The exit status of a run without contention for the limiter, or of a run whose faults never
-/// occurred.
+/// The exit status of an inconclusive run: no tasks contended for the limiter, or no faults were
+/// injected.
 const INCONCLUSIVE: u8 = 2;
 
-/// The combined results of the rounds of a stress case.
+/// The combined results of all rounds (each with its own seed) of a stress case.
 struct Run {
     rounds: u64,
     /// The seed of the last round, with which a failure can be repeated.
@@ -202,8 +202,8 @@ fn as_text(case: &Case, run: &Run) -> String {
     text
 }
 
-/// Returns the number of wake-ups of waiters per granted permit. Returns `None` if the stress case
-/// does not count them.
+/// Returns the average number of wake-ups of queued tasks per granted permit. Returns `None` if the
+/// stress case does not count them.
 fn wakes_per_grant(round: &Round) -> Option<f64> {
     let figure = |name: &str| {
         let (_, value) = round.figures.iter().find(|(other, _)| *other == name)?;

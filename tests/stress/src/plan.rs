@@ -3,8 +3,8 @@
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// The size of a run in which waiters acquire permits, and the percentages of waiters that end in
-/// unusual ways.
+/// The size of a run in which many tasks (the waiters) acquire permits of a limiter, and the
+/// percentages of waiters that end in unusual ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// The number of clients. Each client has its own queue.
@@ -13,18 +13,20 @@ pub struct Shape {
     pub per_client: usize,
     /// The number of permits of the limiter under test.
     pub limit: u32,
-    /// The percentage of waiters that are aborted while they wait for a permit or work.
+    /// The percentage of waiters whose task is aborted, either while it waits for a permit or while
+    /// it holds one.
     pub aborted: u64,
-    /// The percentage of waiters that are dropped after the first poll of their acquisition.
+    /// The percentage of waiters that ask for a permit, but are dropped after the first poll.
     pub forgotten: u64,
     /// The percentage of waiters that panic while they hold a permit.
     pub panicking: u64,
-    /// The condition under which the test lets the limiter admit the first waiter.
+    /// The condition under which the limiter admits the first waiter. Until then, the test itself
+    /// holds all permits.
     pub start_when: StartWhen,
 }
 
-/// The condition under which the test releases the permits that it holds, so that the limiter
-/// admits the first waiter.
+/// The condition under which the limiter admits the first waiter. Until then, the test itself holds
+/// all permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartWhen {
     /// The first waiter is admitted when half of the waiters are queued.
@@ -33,37 +35,38 @@ pub enum StartWhen {
     AllQueued,
 }
 
-/// A waiter for a permit, with its planned end.
+/// A waiter: a task that acquires a permit, holds it for some time, and ends in a planned way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiter {
     /// The client to which the waiter belongs.
     pub client: u64,
     /// The position of the waiter in the queue of its client.
     pub index: usize,
-    /// The number of times that the waiter yields while it holds its permit.
+    /// The number of times that the waiter yields to the executor while it holds its permit.
     pub yields: u64,
-    /// The way in which the waiter ends.
+    /// The way in which the waiter ends, for example by an abort.
     pub fate: Fate,
 }
 
-/// The way in which a waiter ends.
+/// The planned way in which a waiter (a task that acquires a permit) ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// The waiter is admitted and works to the end, while it holds its permit.
+    /// The waiter receives a permit, completes its work, and releases the permit.
     Served,
     /// The waiter is aborted when the given number of waiters have started to work. At that time,
     /// the waiter may still be queued or already be working.
     Aborted(usize),
-    /// The waiter is dropped after the first poll of its acquisition.
+    /// The waiter asks for a permit, but is dropped after the first poll.
     Forgotten,
     /// The waiter panics during its work, while it holds its permit.
     Panics,
 }
 
-/// The plan of a run in which waiters acquire permits: all waiters, by client.
+/// The plan of a run: for each client, the waiters (tasks that acquire a permit), and how each of
+/// them ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The size of the run for which the plan was made.
+    /// The size of the run (numbers of clients, waiters and permits) for which the plan was made.
     pub shape: Shape,
     /// The waiters of each client, in the order of their arrival.
     pub waiters: Vec<Vec<Waiter>>,
@@ -116,7 +119,8 @@ impl Plan {
 }
 
 impl Waiter {
-    /// Returns whether the waiter starts to work, whatever the order in which the tasks run.
+    /// Returns whether the waiter certainly receives a permit and starts to work. Returns `false`
+    /// if the plan aborts or drops it, because it may then end before.
     pub fn surely_starts(&self) -> bool {
         matches!(self.fate, Fate::Served | Fate::Panics)
     }

@@ -9,8 +9,9 @@ use tinkers_core::{BoxFuture, Clock, Jitter, ManualClock, SplitMix};
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// A semaphore without a queue, as a limiter under test: an atomic counter. Waiters sleep for a
-/// random time between two attempts to take a permit.
+/// A semaphore without a queue, as a faulty limiter under test (negative control): it does not
+/// admit waiters in FIFO order. Waiters sleep for a random time between two attempts to take a
+/// permit.
 #[derive(Debug)]
 pub struct PollingSemaphore {
     limit: u64,

@@ -16,40 +16,41 @@ use crate::check::{Invariant, Violation};
 use crate::limiter_subject::{held, limiter, sample_request};
 use crate::subject::HeldResources;
 
-/// The size of a run in which threads look up, use and release limiters of a registry, and its
-/// seed.
+/// The size and the seed of a run in which threads look up, use and release limiters of a registry.
+/// The registry shares limiters between threads by key.
 #[derive(Debug, Clone, Copy)]
 pub struct Churn {
     /// The number of threads.
     pub threads: u64,
-    /// The number of keys of the registry.
+    /// The number of keys of the registry. There is one limiter for each key.
     pub keys: u64,
-    /// The number of steps of each thread. In each step, the thread looks up a limiter, asks it for
-    /// admission and releases it.
+    /// The number of steps of each thread. In each step, the thread looks up a limiter in the
+    /// registry, acquires permits from it, and releases the limiter.
     pub steps: u64,
     /// The seed of the random choices.
     pub seed: u64,
 }
 
-/// The in-flight limit of each limiter in the registry.
+/// The maximum number of requests in flight that each limiter in the registry admits.
 const LIMIT: u32 = 3;
 
-/// What was observed in a run of [`Churn`].
+/// What was observed in a run of [`Churn`], in which threads look up, use and release limiters.
 #[derive(Debug, Default)]
 pub struct Observations {
     /// The violations that were found.
     pub violations: Vec<Violation>,
     /// The number of limiters that the registry built.
     pub built: u64,
-    /// The number of admissions by the limiters that the threads counted.
+    /// The number of admissions, as counted by the threads that asked the limiters for admission.
     pub granted: u64,
-    /// The number of attempts to get admission that were dropped after one poll.
+    /// The number of times that a thread asked a limiter for admission and dropped the future after
+    /// one poll, before it was admitted.
     pub cancelled: u64,
-    /// The number of attempts to get admission that waited, as counted by the limiters.
+    /// The number of times that a thread had to wait for admission, as counted by the limiters.
     pub waits: u64,
-    /// The number of failed compare-exchanges in the limiters.
+    /// The number of failed compare-exchanges in the limiters, which show that threads contended.
     pub lost: u64,
-    /// The number of colliding look-ups in the registry.
+    /// The number of look-ups in the registry that collided with another thread's look-up.
     pub collisions: u64,
 }
 
@@ -68,7 +69,8 @@ struct Totals {
     cancelled: AtomicU64,
 }
 
-/// The value that the registry stores for a key: a limiter, and the id of this value.
+/// The value that the registry stores for a key: a limiter with a unique id, which shows whether
+/// threads share it.
 struct Shared {
     id: u64,
     limiter: Arc<Limiter>,
@@ -106,18 +108,19 @@ impl Drop for Shared {
     }
 }
 
-/// A key of the registry, with what the threads know about it: the number of threads that hold its
-/// value and the number of admitted requests.
+/// What the threads themselves count for a key of the registry: the threads that hold the limiter
+/// of the key, and the requests that the limiter has admitted and that have not ended.
 #[derive(Debug, Default)]
 struct Key {
-    /// The id of the registry's value for this key, and the number of threads that hold the value.
+    /// The id of the limiter that the registry returned for this key, and the number of threads
+    /// that hold the limiter.
     held: Mutex<(u64, u64)>,
     inside: AtomicU64,
 }
 
 impl Churn {
-    /// Runs all threads to their end, and then checks the counted admissions and the released
-    /// permits.
+    /// Runs all threads to their end. Then checks that the counted admissions agree with the
+    /// limiters, and that all permits were released.
     pub fn run(self) -> Observations {
         let (registry, totals) = (Registry::new(), Arc::<Totals>::default());
         let keys: Vec<Key> = (0..self.keys).map(|_| Key::default()).collect();

@@ -22,7 +22,8 @@ impl Stopwatch {
     }
 }
 
-/// Parks the thread for up to 50 µs. Called between two checks of a condition.
+/// Parks the thread for up to 50 µs. Loops that wait for a condition call this function between two
+/// checks.
 pub fn short_sleep() {
     std::thread::park_timeout(Duration::from_micros(50));
 }

@@ -15,7 +15,7 @@ use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, RetryStateOf,
 use crate::tasks::{Finished, Tasks};
 use crate::waiters::{acquire_all, yield_now};
 
-/// The size of a run in which the simulated server refuses many requests, and its seed.
+/// The size and the seed of a run in which a simulated server refuses many requests with 429.
 #[derive(Debug, Clone, Copy)]
 pub struct Storm {
     /// The number of clients. Each client has its own queue.
@@ -25,52 +25,55 @@ pub struct Storm {
     /// The number of requests that each task makes one after another.
     pub requests: u64,
     /// The average limit of the simulated server on requests in flight. The limit varies between 1
-    /// and twice this value.
+    /// and almost twice this value.
     pub window: u64,
     /// The seed of the random choices.
     pub seed: u64,
 }
 
-/// The maximum number of permits of the limiter under test. It is much higher than the limit of the
-/// simulated server, so that the server refuses requests.
+/// The maximum number of permits of the limiter under test. It is much higher than the simulated
+/// server's limit on requests in flight, so that the server refuses requests.
 const CEILING: u32 = 200;
 
-/// What was observed in a run of [`Storm`].
+/// What was observed in a run of [`Storm`], in which a simulated server refuses many requests with
+/// 429.
 #[derive(Debug)]
 pub struct Observations {
     storm: Storm,
-    /// The events that the clients and the simulated server have counted.
+    /// Counts of the attempts to send a request, as seen by the clients and by the simulated
+    /// server.
     pub counters: Arc<Counters>,
     finished: Finished,
     held: HeldResources,
     free: u64,
     limit: u64,
-    /// The statistics that the limiter under test kept (grants, waits, refusals), or `None` if it
-    /// keeps none.
+    /// The statistics that the limiter under test kept (such as granted permits and 429 responses),
+    /// or `None` if it keeps none.
     pub counts: Option<Counts>,
 }
 
-/// The events that the clients and the simulated server have counted.
+/// Counts of the attempts to send a request, as seen by the clients and by the simulated server.
 #[derive(Debug, Default)]
 pub struct Counters {
     inside: AtomicU64,
-    /// The latest time at which a retry delay of a refused request ends, in nanoseconds since the
-    /// origin of the clock.
+    /// The latest end of all retry delays in 429 responses so far, in nanoseconds since the origin
+    /// of the clock.
     closed_until: AtomicU64,
-    /// The number of attempts that were admitted before the end of a retry delay that the limiter
-    /// already knew when the attempts were queued.
+    /// The number of attempts that the limiter admitted too early: before the end of a retry delay
+    /// that it already knew when the attempt was queued.
     admitted_too_early: AtomicU64,
-    /// The number of attempts that were admitted.
+    /// The number of attempts to send a request that the limiter admitted.
     pub attempts: AtomicU64,
-    /// The number of attempts that the simulated server refused with 429.
+    /// The number of attempts to send a request that the simulated server refused with 429.
     pub refused: AtomicU64,
-    /// The number of attempts that got no response, because they were dropped or timed out.
+    /// The number of attempts to send a request that got no response, because the attempt was
+    /// dropped or the response was lost.
     pub lost: AtomicU64,
     served: Mutex<BTreeSet<(u64, u64)>>,
 }
 
-/// Runs the clients on several threads. Another thread advances the clock by up to 1 ms per
-/// microsecond.
+/// Runs the storm (clients whose requests a simulated server often refuses) on several threads.
+/// Another thread advances the clock.
 pub fn on_threads<S: Subject>(storm: Storm, tasks: &Tasks) -> Observations {
     let clock = ManualClock::new();
     let (subject, counters) = (S::new(CEILING, clock.clone()), Arc::<Counters>::default());
@@ -95,7 +98,8 @@ pub fn on_threads<S: Subject>(storm: Storm, tasks: &Tasks) -> Observations {
     observations(storm, &subject, counters, &clock, finished)
 }
 
-/// Runs the clients one step at a time on the deterministic executor.
+/// Runs the storm (clients whose requests a simulated server often refuses) on the deterministic
+/// executor, which polls one task at a time.
 pub fn step_by_step<S: Subject>(storm: Storm) -> Observations {
     let clock = ManualClock::new();
     let (subject, counters) = (S::new(CEILING, clock.clone()), Arc::<Counters>::default());
@@ -206,8 +210,8 @@ impl<S: Subject> StormTask<S> {
         }
     }
 
-    /// Waits for a permit for the next attempt, and counts the attempt. Also counts it if it was
-    /// admitted before the end of a retry delay.
+    /// Waits until the limiter admits the next attempt to send a request, and counts the attempt.
+    /// Counts separately the attempts that are admitted before the end of a known retry delay.
     async fn admitted(&self, retry_state: RetryStateOf<S>) -> S::Permit {
         // Only delays that the limiter already knows are checked, because the clock is read after
         // the limiter has decided.
@@ -222,8 +226,8 @@ impl<S: Subject> StormTask<S> {
         permit
     }
 
-    /// Returns the current limit of the simulated server on requests in flight. It is between 1 and
-    /// twice the average limit. It changes every 64 attempts.
+    /// Returns the current limit of the simulated server on requests in flight. It changes every 64
+    /// attempts, between 1 and almost twice the average limit.
     fn window(&self) -> u64 {
         let attempts = self.counters.attempts.load(Ordering::SeqCst);
         let chance = SplitMix::new(self.seed ^ (attempts / 64));

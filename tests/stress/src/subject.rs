@@ -8,7 +8,7 @@ use tinkers_core::{BoxFuture, ManualClock};
 /// A limiter under test: the rate limiter of the client library, or a simple limiter with a known
 /// bug. It grants at most [`Subject::limit`] permits at the same time.
 pub trait Subject: Send + Sync + 'static {
-    /// The permit that a waiter gets when it is admitted.
+    /// The permit that the limiter grants for one attempt to send a request.
     type Permit: Permit;
 
     /// Creates a limiter with `limit` permits that reads the time from `clock`.
@@ -22,7 +22,8 @@ pub trait Subject: Send + Sync + 'static {
         retry_state: RetryStateOf<Self>,
     ) -> BoxFuture<'static, Self::Permit>;
 
-    /// Returns the resources that the limiter holds now.
+    /// Returns the resources, such as permits and queue positions, that are currently in use in the
+    /// limiter.
     fn held(&self) -> HeldResources;
 
     /// Returns the number of permits that the limiter currently allows to be held.
@@ -49,8 +50,8 @@ pub trait Permit: Send + 'static {
 /// The outcome of an attempt to send a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PermitOutcome {
-    /// The server accepted the request. The caller drops the returned state when the result of the
-    /// operation arrives.
+    /// The server accepted the request. It stays in flight until the caller drops the state that
+    /// [`Permit::end`] returns, when the result arrives.
     Accepted,
     /// The server refused the request and asked for the given retry delay.
     Refused(Duration),
@@ -58,19 +59,20 @@ pub enum PermitOutcome {
     Unknown,
 }
 
-/// The resources that a limiter holds. All of them are zero when the limiter is idle.
+/// The resources that are in use in a limiter. All of them are zero when the limiter is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HeldResources {
-    /// The number of send slots that are held by requests being sent.
+    /// The number of send slots in use. A request needs one from its admission until the server
+    /// responds.
     pub slots: u64,
-    /// The number of bytes that are held by requests being sent.
+    /// The number of bytes of all requests that are being sent.
     pub bytes: u64,
     /// The number of requests that are in flight, from their admission to their result.
     pub in_flight: u64,
     /// The number of waiters in the queue.
     pub waiting: u64,
-    /// The number of permits that the limiter has granted to waiters which have not been polled
-    /// since.
+    /// The number of permits that the limiter has granted to queued waiters whose tasks have not
+    /// been polled since, and thus do not have the permit yet.
     pub uncollected: u64,
 }
 
@@ -81,21 +83,22 @@ pub struct Counts {
     pub grants: u64,
     /// The number of attempts that waited in the queue for a permit.
     pub waits: u64,
-    /// The number of wake-ups of queued waiters, for any reason.
+    /// The number of times that the limiter woke a queued waiter, for any reason.
     pub wakes: u64,
-    /// The number of wake-ups that only let one queued waiter set a timer, which revokes a granted
-    /// permit if it is never collected.
+    /// The number of wake-ups that let a queued waiter set a timer, instead of granting it a
+    /// permit. The timer revokes a permit that was granted to another waiter which is not polled.
     pub watches: u64,
-    /// The number of permits that were returned without use, because the waiter was dropped or did
-    /// not collect its permit in time.
+    /// The number of granted permits that went back unused, because the waiter was dropped or was
+    /// not polled in time.
     pub unused: u64,
     /// The number of requests that the server refused with 429.
     pub refusals: u64,
-    /// The number of congestion events. Several refusals may belong to one event.
+    /// The number of congestion events. A congestion event is a group of 429 responses to requests
+    /// that were in flight at the same time.
     pub events: u64,
-    /// The number of requests that were the first to be sent after a refusal had closed the gate.
-    /// They probe whether the server accepts requests again.
+    /// The number of probes. After a 429 response and its retry delay, the limiter first admits a
+    /// single request, which probes whether the server accepts requests again.
     pub probes: u64,
-    /// The number of failed compare-exchanges, which show contention.
+    /// The number of failed compare-exchanges in the limiter, which show that threads contended.
     pub lost: u64,
 }

@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::stopwatch::{Stopwatch, short_sleep};
 
-/// The number of tasks of a run for each way in which a task can end.
+/// The numbers of tasks of a run, by the way in which they ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Finished {
     /// The number of tasks that finished their work.
@@ -32,8 +32,8 @@ pub struct Tasks {
     aborts: Aborts,
 }
 
-/// The tasks that are to be aborted, by the progress of the run (the number of waiters that have
-/// started to work) at which they are due. Clones share the list.
+/// The tasks that are to be aborted during a run. Each is aborted when a planned number of waiters
+/// have started to work (the progress of the run). Clones share the list.
 #[derive(Debug, Clone, Default)]
 pub struct Aborts(Arc<Mutex<Due>>);
 
@@ -44,7 +44,8 @@ struct Due {
 }
 
 impl Aborts {
-    /// Notes that the run has reached `progress`, and aborts all tasks whose abort is due then.
+    /// Aborts all tasks whose abort is planned for the progress `progress` (the number of waiters
+    /// that have started to work) or less.
     pub fn advance(&self, progress: usize) {
         let due = {
             let mut due = self.lock();
@@ -92,13 +93,13 @@ impl Tasks {
     }
 
     /// Returns a handle to the tasks that are to be aborted. The caller must call
-    /// [`Aborts::advance`] when the run makes progress.
+    /// [`Aborts::advance`] when further waiters have started to work.
     pub fn aborts(&self) -> Aborts {
         self.aborts.clone()
     }
 
-    /// Spawns `work` as a task. The task is aborted when the progress of the run reaches
-    /// `abort_at`.
+    /// Spawns `work` as a task. The task is aborted when the progress of the run (the number of
+    /// waiters that have started to work) reaches `abort_at`.
     pub fn spawn(&self, work: BoxFuture<'static, ()>, abort_at: Option<usize>) {
         let join = self.runtime.spawn(work);
         let handle = join.abort_handle();
@@ -109,8 +110,8 @@ impl Tasks {
     }
 
     /// Waits until `expected` tasks have been spawned and have ended, or no task makes progress any
-    /// more. Progress is detected by a change of the value of `alive`. `tick` is called
-    /// periodically. Returns the numbers of tasks by the way in which they ended.
+    /// more. A change of the value that `alive` returns counts as progress. While waiting, calls
+    /// `tick` periodically. Returns the numbers of tasks by the way in which they ended.
     pub fn finish(
         &self,
         expected: usize,

@@ -16,11 +16,12 @@ use crate::plan::{Fate, Plan, StartWhen, Waiter};
 use crate::subject::{Permit, PermitOutcome, RetryStateOf, Subject};
 use crate::tasks::{Aborts, Finished, Tasks};
 
-/// The duration of one unit of a waiter's work on a manual clock.
+/// The time that one unit of a waiter's work takes on a manual clock. A waiter works while it holds
+/// a permit.
 const WORK: Duration = Duration::from_millis(10);
 
-/// Runs `plan` on several threads. One thread for each client queues the waiters of this client,
-/// and a multi-threaded runtime runs them.
+/// Runs the waiters of `plan` on a multi-threaded runtime. For each client, a thread queues the
+/// waiters of this client.
 pub fn on_threads<S: Subject>(plan: Plan, tasks: &Tasks) -> Observations {
     let fixture = Fixture::<S>::new(&plan, None, tasks.aborts());
     let arrived = AtomicUsize::new(0);
@@ -58,8 +59,8 @@ pub fn on_threads<S: Subject>(plan: Plan, tasks: &Tasks) -> Observations {
     fixture.into_observations(plan, finished, initial_count)
 }
 
-/// Runs `plan` one step at a time on the deterministic executor. `seed` determines the order of the
-/// steps.
+/// Runs the waiters of `plan` on the deterministic executor, which polls one task at a time. `seed`
+/// determines the order of the steps.
 pub fn step_by_step<S: Subject>(plan: Plan, seed: u64) -> Observations {
     let clock = ManualClock::new();
     let fixture = Fixture::<S>::new(&plan, Some(&clock), Aborts::default());
@@ -97,7 +98,8 @@ fn release_all<P: Permit>(initial_permits: Vec<P>) {
         .for_each(|permit| drop(permit.end(PermitOutcome::Accepted)));
 }
 
-/// Returns the number of waiters of the plan for which a task is spawned.
+/// Returns the number of waiters of the plan for which a task is spawned. No task is spawned for
+/// waiters that are dropped after their first poll.
 fn spawned(plan: &Plan) -> usize {
     plan.all()
         .filter(|waiter| waiter.fate != Fate::Forgotten)
@@ -111,7 +113,7 @@ fn abort_at(waiter: &Waiter) -> Option<usize> {
     }
 }
 
-/// The limiter under test, with the log and the pending aborts of the run.
+/// The state of a run: the limiter under test, the log, and the tasks that are to be aborted.
 struct Fixture<S> {
     subject: Arc<S>,
     log: Arc<Log>,
@@ -210,7 +212,8 @@ pub async fn yield_now() {
     .await;
 }
 
-/// An acquisition of a permit by a waiter. It records the polls that it needs.
+/// A future in which a waiter acquires a permit. It counts in the log how often it is polled after
+/// a wake-up.
 struct Wait<P> {
     acquire: BoxFuture<'static, P>,
     ready: Option<P>,

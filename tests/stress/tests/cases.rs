@@ -34,7 +34,7 @@ fn registry_keeps_at_most_one_limiter_per_key() {
 }
 
 #[test]
-fn all_requests_are_served_despite_refusals() {
+fn all_requests_are_served_although_the_server_sends_429s() {
     check_passes("storm");
 }
 
@@ -44,7 +44,7 @@ fn aborts_drops_and_panics_release_all_permits() {
 }
 
 #[test]
-fn clients_with_waiters_are_admitted_in_turn() {
+fn requests_of_several_clients_are_admitted_in_turn() {
     check_passes("clients");
 }
 

@@ -7,8 +7,8 @@ use std::process::Command;
 use serde_json::Value;
 use tinkers_stress::clients::Control;
 
-/// Runs the stress program with a profile and the arguments `more`. Returns its exit status and its
-/// JSON output.
+/// Runs the stress program with the profile `profile` and the further arguments `more`. Returns its
+/// exit status and its JSON output.
 fn stress(profile: &str, more: &[&str]) -> (Option<i32>, Value) {
     let name = format!("stress-{profile}{}.html", more.concat());
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);

@@ -29,7 +29,8 @@ const WITH_ABORTS: Shape = Shape {
     ..NO_ABORTS
 };
 
-/// Returns the invariants that the checks find violated in at least one of twenty runs.
+/// Runs the limiter `S` twenty times with different seeds. Returns the invariants that at least one
+/// run violated, according to the checks.
 fn found<S: Subject>(shape: Shape) -> Vec<Invariant> {
     let of = |seed| check::waiters(&waiters::step_by_step::<S>(Plan::new(shape, seed), seed));
     let mut invariants: Vec<Invariant> = (0..20)
@@ -78,7 +79,7 @@ fn negative_control_permit_released_twice_exceeds_the_limit() {
 }
 
 #[test]
-fn negative_control_permit_lost_before_its_first_poll_is_detected() {
+fn negative_control_leak_by_a_drop_after_the_grant_is_detected() {
     assert_eq!(found::<FairSemaphore<LostGrant>>(NO_ABORTS), []);
     let shape = Shape {
         limit: 1,

@@ -1,8 +1,8 @@
 //! The cases of `cargo xtask bench goodput`. A case sets the in-flight limit of the server, the
 //! latency of samples, and the form of retry delays.
 
-/// A case of the goodput benchmark, in which clients request samples from a server that refuses
-/// some of them.
+/// A case of the goodput benchmark: clients request samples from a server that responds with 429 if
+/// too many samples are in flight. Goodput is the number of completed samples per second.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) shape: Shape,
@@ -41,8 +41,8 @@ const SHAPES: [Shape; 4] = [
     Shape::Walk,
 ];
 
-/// The retry delays 0.2 s and 1 s, each in every form that a 429 response can contain. The form in
-/// whole seconds occurs only once, because it rounds 0.2 s up to 1 s.
+/// The retry delays of 429 responses in the benchmark cases: 0.2 s and 1 s in milliseconds and as a
+/// date, 1 s in whole seconds, and no delay. Whole seconds cannot express 0.2 s.
 const HINTS: [Hint; 6] = [
     Hint::Milliseconds(200),
     Hint::Milliseconds(1000),
@@ -118,8 +118,8 @@ impl Case {
         ORACLE_LATENCIES * self.latency_ms
     }
 
-    /// Returns the goodput that the client must reach, as a fraction of the goodput of an ideal
-    /// client.
+    /// Returns the goodput (completed samples per second) that the client must reach, as a fraction
+    /// of the goodput of an ideal client.
     pub(crate) fn target(&self) -> f64 {
         match self.shape {
             Shape::Walk => 0.90,

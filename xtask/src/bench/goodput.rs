@@ -15,16 +15,18 @@ use super::program::{Run, RunOutcome, ScriptedServer, build, number, words};
 use super::table::{Table, median, quantile};
 use crate::out;
 
-/// The timeout of a case, as a multiple of its duration with an ideal client.
+/// The timeout of a benchmark case, as a multiple of its duration with an ideal client, which
+/// always uses the whole in-flight limit.
 const TIMEOUT_FACTOR: u64 = 4;
 
 /// The maximum number of requests that the server may reject with 429 per accepted sample.
 const MAX_REJECTED: f64 = 0.05;
 
-/// The number of cases with a long sample latency that run at the same time. Such cases use little
-/// CPU time.
+/// The number of benchmark cases with a long sample latency that run at the same time. Such cases
+/// use little CPU time.
 const CONCURRENT_LONG_CASES: usize = 4;
-/// The sample latency in milliseconds from which a case counts as a case with a long latency.
+/// The sample latency in milliseconds from which a benchmark case counts as a case with a long
+/// latency.
 const LONG_MS: u64 = 1000;
 
 pub(crate) fn run(options: Options) -> Result<(), String> {
@@ -73,8 +75,8 @@ fn select(options: &Options) -> Result<Vec<Case>, String> {
     Ok(cases)
 }
 
-/// Runs `cases`, up to `concurrency` of them at the same time. Returns their outcomes in the order
-/// of `cases`.
+/// Runs benchmark cases, up to `concurrency` of them at the same time. Returns their outcomes in
+/// the order of `cases`.
 fn run_all(release: &Path, cases: Vec<Case>, concurrency: usize) -> Result<Vec<Outcome>, String> {
     let queue: Mutex<VecDeque<(usize, Case)>> = Mutex::new(cases.into_iter().enumerate().collect());
     let next = || {
@@ -118,7 +120,8 @@ struct Outcome {
     events: Vec<Event>,
 }
 
-/// A congestion event, a series of 429 responses, that the server has counted.
+/// The statistics that the server has recorded about one congestion event, which is a series of 429
+/// responses.
 #[derive(Debug)]
 struct Event {
     rejected: f64,

@@ -4,7 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// An in-flight limit of the server, and the time in milliseconds from which the limit applies.
+/// A value of the server's limit on samples in flight, and the time in milliseconds from which the
+/// value applies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Level {
     pub(crate) at_ms: f64,
@@ -15,7 +16,8 @@ pub(crate) struct Level {
 /// client. An ideal client always uses the whole in-flight limit of the server.
 ///
 /// When the limit increases, new samples start at once. When it decreases, samples that are already
-/// in flight still complete. The last entry of `levels` applies to the end.
+/// in flight still complete. `levels` contains the values of the limit; the last value applies
+/// until all samples have completed.
 ///
 /// Returns `None` if the samples never complete because the last limit is 0.
 pub(crate) fn completion_ms(samples: u64, latency_ms: f64, levels: &[Level]) -> Option<f64> {
@@ -48,7 +50,7 @@ pub(crate) fn completion_ms(samples: u64, latency_ms: f64, levels: &[Level]) -> 
     }
 }
 
-/// A time in milliseconds that is never NaN, so that times have a total order.
+/// A time in milliseconds with a total order, so that times can be sorted.
 #[derive(Debug, PartialEq)]
 struct Ordered(f64);
 
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn ideal_client_refills_a_fixed_limit_after_every_latency() {
+    fn ideal_client_always_uses_a_fixed_in_flight_limit_fully() {
         let fixed = levels(&[(0.0, 20)]);
         assert_eq!(completion_ms(1000, 200.0, &fixed), Some(10_000.0));
         assert_eq!(completion_ms(1001, 200.0, &fixed), Some(10_200.0));
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_of_zero_delays_or_prevents_the_completion_of_samples() {
+    fn in_flight_limit_of_zero_delays_or_prevents_completion() {
         let closed = levels(&[(0.0, 0), (70.0, 1)]);
         assert_eq!(completion_ms(1, 100.0, &closed), Some(170.0));
         assert_eq!(completion_ms(1, 100.0, &levels(&[(0.0, 0)])), None);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::{environment, out};
 
-/// A selection of the dependency tree, and the maximum number of crates in it, including the crates
-/// of the workspace.
+/// A limit on the number of crates in a dependency tree, including the crates of the workspace. The
+/// options of `cargo tree` in `selection` select the tree.
 ///
 /// Raise a maximum only if the commit message gives the reason: each crate costs every user build
 /// time and review.
@@ -37,7 +37,8 @@ const BUDGETS: [Budget; 3] = [
 /// the same on every machine.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Prints the number of crates in the dependency tree of each budget.
+/// Counts the crates in each dependency tree for which there is a budget (a maximum number of
+/// crates), and prints the numbers.
 ///
 /// # Errors
 /// Fails if a tree has more crates than its budget allows.

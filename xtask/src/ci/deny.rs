@@ -25,8 +25,9 @@ pub(crate) fn check() -> Result<(), String> {
     advisories_result(advisories.status.success(), &text(&advisories))
 }
 
-/// Decides from the output `text` of cargo-deny whether the advisory check has passed. It fails if
-/// there are advisories, but not if the advisory database cannot be reached.
+/// Decides from the output `text` of cargo-deny whether the advisory check has passed. The check
+/// fails if there are security advisories for dependencies, but not if the advisory database cannot
+/// be reached.
 fn advisories_result(is_success: bool, text: &str) -> Result<(), String> {
     if is_success {
         return Ok(());

@@ -8,7 +8,7 @@ use super::step::Step;
 use crate::metadata::Package;
 use crate::{environment, out};
 
-/// Returns the step that packages all published crates and builds them with all features.
+/// Returns the CI step that packages all published crates and builds them with all features.
 ///
 /// # Errors
 /// Fails if the packages do not all declare the same `rust-version`.
@@ -63,7 +63,7 @@ fn directories(path: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-/// Returns the directory in which cargo keeps unpacked crates.
+/// Returns the home directory of cargo, below which cargo keeps unpacked crates.
 fn cargo_home() -> Option<PathBuf> {
     let home = environment::variable("CARGO_HOME").map(PathBuf::from);
     home.or_else(|| Some(PathBuf::from(environment::variable("HOME")?).join(".cargo")))

@@ -10,7 +10,7 @@ use crate::{environment, out};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) name: String,
-    /// The program to run instead of cargo.
+    /// The program to run instead of cargo. `None` to run cargo.
     pub(crate) program: Option<PathBuf>,
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(&'static str, String)>,

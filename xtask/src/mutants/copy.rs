@@ -31,8 +31,8 @@ pub(super) fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
     clean(root, copy, copy, &kept)
 }
 
-/// Deletes the files below `directory` in the copy that are not in `kept`, and files whose original
-/// no longer exists.
+/// Deletes files below `directory`, a directory of the copy, if they are not in `kept` or if their
+/// original in `root` no longer exists.
 fn clean(
     root: &Path,
     copy: &Path,

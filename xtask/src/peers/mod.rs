@@ -58,7 +58,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
 /// A function that returns the command that runs a client against the server at the given address.
 type Client = Box<dyn FnOnce(&Address) -> Command>;
 
-/// Installs the packages that the client needs, and returns a function that creates its command.
+/// Installs the packages that the client needs, and returns a function that creates the command
+/// that runs the client.
 fn client(options: &Options, python: &str, target: &Path) -> Result<Client, String> {
     Ok(match &options.client {
         ClientKind::Suite => {
@@ -160,8 +161,8 @@ fn with_other(
     ))
 }
 
-/// Installs the other server in a Python virtual environment, unless it is already installed.
-/// Prints the installed packages.
+/// Installs TuFT or SkyRL, a server of the Tinker API, in a Python virtual environment, unless it
+/// is already installed. Prints the installed packages.
 fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
     let file = peer.requirements();
     let text = std::fs::read_to_string(&file)

@@ -2,11 +2,12 @@
 
 use super::peer::Peer;
 
-/// The parsed arguments of the command: the server, and the client that runs against it.
+/// The parsed arguments of `cargo xtask peers`: the server, and the client that runs against it.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) server: Server,
-    /// Whether the server keeps running after the client has ended, until stdin ends.
+    /// Whether the server keeps running after the client has ended, until the end of stdin
+    /// (`--keep`).
     pub(crate) keep: bool,
     /// The port of the server. `None` to use a free port.
     pub(crate) port: Option<u16>,
@@ -29,8 +30,8 @@ pub(crate) enum ClientKind {
     Suite,
     /// The test script for the official Python SDK, with the given release of the SDK.
     Sdk(String),
-    /// A command of the user, with its arguments. These may contain the placeholders `{url}`,
-    /// `{key}` and `{model}`.
+    /// A command of the user, with its arguments. The arguments may contain the placeholders
+    /// `{url}`, `{key}` and `{model}`.
     Command(Vec<String>),
 }
 

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use crate::environment;
 use crate::venv::Venv;
 
-/// The API key that clients send to these servers. TuFT checks the key; SkyRL accepts any key.
+/// The API key that clients send to TuFT and SkyRL. TuFT checks the key; SkyRL accepts any key.
 pub(crate) const KEY: &str = "tml-peer";
 
-/// The name of the model that these servers offer. It is also the path of the model in the server's
-/// directory.
+/// The name of the model that TuFT and SkyRL offer. It is also the path of the model in the
+/// server's directory.
 pub(crate) const MODEL: &str = "tinkers/peer";
 
 /// Another open-source server of the Tinker API.
@@ -37,8 +37,8 @@ impl Peer {
         }
     }
 
-    /// Returns the options with which the conformance suite must run. TuFT on a CPU has only a mock
-    /// model.
+    /// Returns the options with which the conformance suite must run against this server. For TuFT,
+    /// this is `--mock`, because TuFT has only a mock model on a CPU.
     pub(crate) fn suite_options(self) -> &'static [&'static str] {
         match self {
             Self::Tuft => &["--mock"],
@@ -129,7 +129,7 @@ impl Peer {
     }
 }
 
-/// Returns the directory that contains the scripts for these servers.
+/// Returns the directory that contains the scripts and package lists for TuFT and SkyRL.
 pub(crate) fn scripts() -> PathBuf {
     environment::root().join("interop").join("peers")
 }

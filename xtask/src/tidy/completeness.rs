@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn complete_crate_has_no_violations() {
+    fn crate_with_readme_example_and_description_has_no_violations() {
         assert_eq!(violations(&[package()], &files()), []);
     }
 
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_readme_and_commented_include_are_violations() {
+    fn empty_or_not_included_readme_is_a_violation() {
         let mut files = files();
         files[1].text = "\n".to_owned();
         files[2].text = format!("//! A crate.\n// {INCLUDES_README}\n");

@@ -13,7 +13,8 @@ use crate::metadata::Package;
 
 type Uses<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
 
-/// Finds the import cycles of all crates under `crates/`.
+/// Finds the import cycles of all crates under `crates/`: files that import each other, directly or
+/// through other files.
 pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation> {
     let mut found = Vec::new();
     for package in packages {

@@ -13,7 +13,8 @@ use super::table::TABLE;
 
 const FENCE: &str = "```text crate-graph";
 
-/// For each crate, its tier (layer) in the architecture and the crates on which it may depend.
+/// A crate graph: for each crate, its tier (layer) in the architecture and the crates on which it
+/// may depend.
 type Graph = BTreeMap<String, (u8, BTreeSet<String>)>;
 
 /// Finds the differences between the dependency diagram in the architecture document and the crate
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn matching_crate_graph_has_no_violations() {
+    fn crate_graph_that_matches_the_crate_table_has_no_violations() {
         assert_eq!(found(&document()), Vec::<String>::new());
     }
 
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn different_tier_or_edge_in_the_crate_graph_is_a_violation() {
+    fn crate_graph_with_a_different_tier_or_dependency_is_a_violation() {
         let tier = document().replace("tier 1  tinkers-core", "tier 2  tinkers-core");
         assert!(found(&tier)[0].contains("has tinkers-core as"));
         let row = "tinkers-core -> tinkers-wire,\n    tinkers-limits\n";

@@ -3,7 +3,8 @@
 use super::Violation;
 use crate::metadata::Package;
 
-/// Finds packages that are not in the directory in which packages of their kind must be.
+/// Finds packages that are not in the directory that their name determines, such as `tests/e2e` for
+/// `tinkers-e2e`.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let is_wrong = |package: &&Package| package.directory != expected(package);
     packages

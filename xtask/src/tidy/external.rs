@@ -3,7 +3,7 @@
 use super::Violation;
 use crate::metadata::{Kind, Package};
 
-/// Names of external crates, each with the workspace crates that alone may depend on it. A `*` at
+/// Names of external crates, each with the only workspace crates that may depend on it. A `*` at
 /// the end of a name stands for any suffix.
 const RESERVED: &[(&str, &[&str])] = &[
     ("hyper", &["tinkers-transport", "tinkers-local"]),
@@ -33,8 +33,9 @@ const WITHOUT_RUNTIME: &[&str] = &[
 
 /// Finds dependencies on external crates that the rules of this module do not allow.
 ///
-/// Packages in tests/ may use the crates that are reserved for certain crates, because some of them
-/// compare the client with the plain library. But they must not use crates that no crate may use.
+/// Packages in `tests/` may use external crates that are reserved for certain workspace crates,
+/// because some tests compare the client with the plain library. They must not use external crates
+/// that are forbidden for all crates.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let mut found = Vec::new();
     for package in packages {

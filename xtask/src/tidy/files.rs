@@ -22,7 +22,8 @@ impl File {
     }
 }
 
-/// The directories that are skipped if git is not available.
+/// The directories that are not searched for files if git is not available. With git, only tracked
+/// files are read.
 const SKIPPED: &[&str] = &["target", ".git", ".venv", "__pycache__"];
 
 /// Returns the text files of the repository, sorted by path. Skips files that are not valid UTF-8.
@@ -83,7 +84,7 @@ mod tests {
     use crate::environment;
 
     #[test]
-    fn files_without_git_exclude_build_output() {
+    fn file_list_without_git_excludes_build_output() {
         let found = directory_files(&environment::root()).unwrap();
         assert!(found.iter().any(|path| path == "xtask/src/tidy/files.rs"));
         assert!(!found.iter().any(|path| path.starts_with("target/")));

@@ -4,8 +4,9 @@ use super::Violation;
 use super::table::{self, FACADE, PLANNED};
 use crate::metadata::{Dependency, Kind, Package};
 
-/// Finds dependencies that the crate table does not allow, workspace crates that have no row in the
-/// table, and rows that have no crate.
+/// Finds dependencies between workspace crates that the crate table does not allow, crates without
+/// a row in the table, and rows whose crate does not exist. The table lists the allowed
+/// dependencies of each crate.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let mut found = missing_crates(packages);
     for package in packages {

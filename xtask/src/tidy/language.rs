@@ -28,7 +28,7 @@ const MAX_TEST_NAME_LEN: usize = 70;
 /// The names that public types of several crates may share.
 const SHARED_TYPES: &[&str] = &["Error", "Result"];
 
-/// Finds the violations of the language rules in all files.
+/// Finds avoided words, too long test names, and public types with the same name, in all files.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     let mut found = duplicate_types(files);
     for file in files {

@@ -112,7 +112,8 @@ impl Modules {
         self.0.contains_key(&at).then_some(Target::Module(at))
     }
 
-    /// Resolves the single name `name` in the module with the path `at`.
+    /// Finds the module or item to which the single name `name` refers in the module with the path
+    /// `at`.
     fn lookup(&self, at: &Path, name: &str, depth: u8) -> Option<Target> {
         let mut child = at.clone();
         child.push(name.to_owned());

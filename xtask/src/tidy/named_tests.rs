@@ -40,7 +40,8 @@ pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
         .collect()
 }
 
-/// Returns the test names in the last cell of `line`, if it is a table row of the document.
+/// Returns the test names in the last cell of `line`, if `line` is a table row of the concurrency
+/// document.
 fn named_in(line: &str) -> impl Iterator<Item = &str> {
     let row = line.strip_prefix('|').and_then(|row| row.strip_suffix('|'));
     let cell = row.and_then(|row| row.rsplit('|').next()).unwrap_or("");

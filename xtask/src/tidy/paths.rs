@@ -115,8 +115,8 @@ impl<'a> Reader<'a> {
         index.map_or("", |index| self.tokens[index])
     }
 
-    /// Returns whether the token that was read last is not the beginning of a path. It may be in
-    /// the middle of a path, or in a visibility such as `pub(in path)`.
+    /// Returns whether the token that was read last is in the middle of a path, or in a visibility
+    /// such as `pub(in path)`. Such a token does not begin a path of its own.
     fn is_inside(&self) -> bool {
         self.before(1) == "::" || (self.before(1) == "in" && self.before(2) == "(")
     }

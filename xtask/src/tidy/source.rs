@@ -17,7 +17,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("#![allow(", "write #![expect(.., reason = \"..\")]"),
 ];
 
-/// Finds violations of the source rules in a Rust file.
+/// Finds violations of the rules on Rust files: a file must begin with module documentation, must
+/// not be too long, and must not contain forbidden code.
 pub(crate) fn violations(file: &File) -> Vec<Violation> {
     let code = code_only(&file.text);
     let mut found = Vec::new();

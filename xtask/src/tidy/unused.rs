@@ -6,8 +6,8 @@ use super::files::File;
 use super::lexer::code_only;
 use crate::metadata::{Kind, Package};
 
-/// Dependencies that are used although their names do not occur in the sources, each with its
-/// package.
+/// Dependencies that are used although their names do not occur in the sources, each with the
+/// package that uses it.
 const UNNAMED: &[(&str, &str)] = &[
     // It is listed for its feature avx512, which the matrix products of ndarray use.
     ("tinkers-engine", "matrixmultiply"),

@@ -121,10 +121,10 @@ pub(crate) struct TrainArgs {
     /// Total number of rounds
     #[arg(long, value_name = "R", default_value = "20", value_parser = positive, help_heading = "Load")]
     pub(crate) rounds: NonZeroU32,
-    /// Data per round
+    /// Training examples per round
     #[arg(long, value_name = "B", default_value = "8", value_parser = positive, help_heading = "Load")]
     pub(crate) batch: NonZeroU32,
-    /// Tokens per datum
+    /// Tokens per training example
     #[arg(long, value_name = "L", default_value = "256", value_parser = positive, help_heading = "Load")]
     pub(crate) seq_len: NonZeroU32,
     /// Rank of the LoRA adapter

@@ -13,9 +13,10 @@ use super::numbers::seconds;
 #[command(next_help_heading = "Tests")]
 pub(crate) struct DialectArgs {
     /// The server to imitate. tinker: the official service. json-strict: accepts only JSON and only the fields of the Python SDK
-    /// 0.25, responds only in protobuf, has no OpenAPI document. skyrl: SkyRL 0.3.0 (only JSON, failures are 400, long polls of
-    /// 300 s, requests are not ordered). skyrl-main: SkyRL's main branch, which also accepts protobuf. tuft: TuFT 0.2.2 (passes only
-    /// in protobuf, only the fields of SDK 0.25, failures are 422, requires an API key)
+    /// 0.25, responds only in protobuf, has no OpenAPI document. skyrl: SkyRL 0.3.0 (only JSON, polls for failed operations return
+    /// 400, long polls of 300 s, requests are not ordered). skyrl-main: SkyRL's main branch, which also accepts protobuf. tuft:
+    /// TuFT 0.2.2 (forward_backward only in protobuf, only the fields of SDK 0.25, polls for failed operations return 422, requires
+    /// an API key)
     #[arg(
         long,
         value_enum,
@@ -33,7 +34,7 @@ pub(crate) struct DialectArgs {
     forget_results: Option<Forget>,
 }
 
-/// A server that can be imitated.
+/// The name of a server whose behaviour the embedded server can imitate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum DialectName {
     // Plain comments, since doc comments on values would switch --help to its long form.
@@ -53,7 +54,7 @@ enum DialectName {
     TuFt,
 }
 
-/// The option value that determines when a result is deleted.
+/// The value of `--forget-results`, which determines when the embedded server deletes the result of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Forget(Expiry);
 
@@ -71,7 +72,7 @@ impl FromStr for Forget {
 }
 
 impl DialectArgs {
-    /// Applies the options to a server configuration.
+    /// Changes the configuration of the embedded server so that the server imitates the chosen one.
     pub(crate) fn apply(&self, config: &mut LocalConfig) {
         config.dialect = match self.dialect {
             DialectName::Tinker => Dialect::tinker(),

@@ -16,7 +16,8 @@ pass, and unloads the adapter if the server supports that.")]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
-    /// Also run a test pass on a new adapter of this base model, to find out which request bodies the server accepts
+    /// Also run a test pass (a forward_backward) on a new adapter of this base model, to find out which request bodies the server
+    /// accepts
     #[arg(long, value_name = "NAME", help_heading = "Server")]
     pub(crate) model: Option<String>,
     /// Print only one JSON object on stdout

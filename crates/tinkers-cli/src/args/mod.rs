@@ -277,7 +277,7 @@ pub(crate) struct ServeArgs {
     /// A TOML script of faults to inject
     #[arg(long, value_name = "FILE", help_heading = "Tests")]
     pub(crate) faults: Option<PathBuf>,
-    /// Write one JSON line per exchange to this file; an existing file is overwritten
+    /// Write one JSON line per HTTP exchange to this file; an existing file is overwritten
     #[arg(long, value_name = "FILE", help_heading = "Tests")]
     pub(crate) journal: Option<PathBuf>,
     #[command(flatten)]

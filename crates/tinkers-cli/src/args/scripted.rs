@@ -18,7 +18,7 @@ pub(crate) struct ScriptedArgs {
     /// Tokens per sample, limited by the max_tokens of the request [default: max_tokens]
     #[arg(long, value_name = "N", value_parser = integer::<u32>)]
     sample_tokens: Option<u32>,
-    /// Padding of each result of a pass, in bytes [default: 0]
+    /// Padding that is added to each forward_backward result, in bytes [default: 0]
     #[arg(long, value_name = "N", value_parser = integer::<usize>)]
     scripted_bytes: Option<usize>,
     /// Maximum number of samples in flight; further submissions get a 429 [default: no limit]
@@ -43,7 +43,7 @@ pub(crate) struct ScriptedArgs {
         requires = "window_every"
     )]
     window_walk: Option<WalkRange>,
-    /// Duration of each limit, in seconds from the first submission
+    /// How long each limit lasts, in seconds; the first limit starts at the first submission
     #[arg(long, value_name = "SECS", allow_hyphen_values = true, value_parser = seconds)]
     window_every: Option<Duration>,
     /// Seed of the random walk [default: 1]
@@ -57,7 +57,8 @@ pub(crate) struct ScriptedArgs {
     hint_form: Option<HintName>,
 }
 
-/// The lowest and the highest limit of a random walk.
+/// The range of `--window-walk`: the lowest and the highest limit on the samples in flight, between which the limit changes at
+/// random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct WalkRange(u32, u32);
 
@@ -94,7 +95,7 @@ impl ScriptedArgs {
         *self != Self::default()
     }
 
-    /// Checks that the options are consistent.
+    /// Checks that the options of the scripted engine do not contradict each other.
     pub(crate) fn check(&self) -> Result<(), String> {
         let is_variable = !self.window_steps.is_empty() || self.window_walk.is_some();
         if self.window_every.is_some() && !is_variable {
@@ -128,7 +129,8 @@ impl ScriptedArgs {
         script
     }
 
-    /// Returns the limit on the samples in flight. Without a limit option, no sample is refused, but the samples are still counted.
+    /// Returns the limit on the samples in flight. If no option sets a limit, the server accepts all samples, but still counts
+    /// them.
     pub(crate) fn window(&self) -> Result<Window, InvalidWindow> {
         let every = self.window_every.unwrap_or_default();
         let window = match (self.window, self.window_walk) {

@@ -13,7 +13,8 @@ use crate::args::TrainArgs;
 use crate::layout::labelled;
 use crate::stopwatch::Stopwatch;
 
-/// The number of training rounds in flight. With two rounds, the server can begin the next round at once.
+/// The number of training rounds in flight. A round is a forward-backward pass and an optimizer step. With two rounds in flight,
+/// the server never waits for the client between rounds.
 const ROUNDS_IN_FLIGHT: usize = 2;
 
 /// The learning rate. It is so small that the trained model hardly differs from the base model.

@@ -10,7 +10,7 @@ use tinkers::{BodyFormat, Capabilities, Deduplication, Document, ServerProfile};
 use crate::layout::{labelled, normalise_whitespace};
 use crate::output::Screen;
 
-/// The findings about a server.
+/// The results of `tinkers doctor`: what the examination of a server has shown.
 #[derive(Debug, Serialize)]
 pub(crate) struct Findings {
     pub(crate) server: String,
@@ -47,7 +47,7 @@ pub(crate) struct Findings {
 /// The limits that the server sends in its client configuration, or their defaults.
 #[derive(Debug, Serialize)]
 pub(crate) struct Limits {
-    /// The maximum number of data in one request. Larger forward-backward passes are split into several requests.
+    /// The maximum number of training examples in one request. Larger forward-backward passes are split into several requests.
     pub(crate) chunk_data: usize,
     /// The maximum estimated size of one request in bytes. Larger forward-backward passes are split into several requests.
     pub(crate) chunk_bytes: u64,
@@ -55,14 +55,15 @@ pub(crate) struct Limits {
     pub(crate) parallel_chunks: bool,
     /// Whether the client compresses forward-backward requests with zstd.
     pub(crate) zstd: bool,
-    /// The maximum number of samples in flight. `None` if one poll covers all samples; then the number is not limited.
+    /// The maximum number of samples that the client has in flight. `None` if the client polls for all samples with a single
+    /// request; then their number is not limited.
     pub(crate) samples_in_flight: Option<u32>,
     /// The time after which a session without heartbeats expires, in seconds. `None` if the server does not state it.
     pub(crate) session_expiry_seconds: Option<u64>,
 }
 
 impl Findings {
-    /// Creates the findings. Their advice is still empty.
+    /// Creates the findings without any advice, which is added later.
     pub(crate) fn new(
         server: String,
         profile: &ServerProfile,
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_without_a_model_list_refers_to_the_operator() {
+    fn doctor_advises_to_ask_the_operator_if_listing_models_fails() {
         let mut unlisted = findings();
         unlisted.models_error = Some("no such route".to_owned());
         let [advice] = &super::super::advice::advice(&unlisted)[..] else {

@@ -25,7 +25,7 @@ const MAX_ROUND_TRIPS: usize = 7;
 /// The time limit for measuring round trips. After this time, no further round trip is measured.
 const MAX_MEASURING_TIME: Duration = Duration::from_secs(2);
 
-/// The time limit of each step of the examination.
+/// The time limit of each step in which a server is examined, except the test pass.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit of the test pass (a forward-backward pass), including the creation of its adapter.
 const PASS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -99,7 +99,7 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
     Ok(findings)
 }
 
-/// Runs the steps of the examination, each with a time limit, and shows the current step.
+/// A runner for the steps in which a server is examined. It limits the duration of each step and shows which step is running.
 struct Steps {
     address: String,
     screen: Screen,
@@ -115,7 +115,7 @@ impl Steps {
         }
     }
 
-    /// Runs one step of the examination.
+    /// Runs one step of the examination of a server.
     ///
     /// # Errors
     ///

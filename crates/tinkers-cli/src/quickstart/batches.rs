@@ -2,8 +2,8 @@
 
 use tinkers::prelude::Datum;
 
-/// An endless iterator of training batches. Each training epoch visits all sequences of the text once, in a new random order and
-/// from a new offset on. The same seed gives the same batches.
+/// An endless iterator of training batches. Each training epoch divides the text into sequences that start at a new random offset,
+/// and visits each of them once in random order. The same seed gives the same batches.
 #[derive(Debug)]
 pub(crate) struct Batches<'a> {
     tokens: &'a [u32],
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn text_as_short_as_one_sequence_gives_no_batches() {
+    fn text_shorter_than_two_sequences_gives_no_batches() {
         let tokens = [0; 20];
         assert!(Batches::new(&tokens, 10, 1, 0).is_none());
         assert!(Batches::new(&tokens, 9, 1, 0).is_some());

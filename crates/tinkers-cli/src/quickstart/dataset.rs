@@ -11,7 +11,7 @@ use crate::args::QuickstartArgs;
 /// The maximum number of sequences on which the held-out loss is measured.
 const MAX_HELD_OUT_SEQUENCES: usize = 32;
 
-/// The prompts for the built-in text.
+/// The prompts from which the quickstart command samples if it trains on the built-in text.
 const PROMPTS: [&str; 3] = [
     "The Rays of Light which",
     "Exper. 5. I took a Prism, and",
@@ -21,7 +21,7 @@ const PROMPTS: [&str; 3] = [
 /// The number of words in a prompt from the user's text.
 const PROMPT_WORDS: usize = 5;
 
-/// The text of a run, tokenised and split into training and held-out parts.
+/// The text of a quickstart run, tokenised and split into training and held-out parts.
 pub(crate) struct Dataset {
     /// The name of the text for display.
     pub(crate) name: String,
@@ -33,7 +33,7 @@ pub(crate) struct Dataset {
     pub(crate) held_out: Vec<u32>,
     /// The held-out sequences on which the loss is measured.
     pub(crate) held_out_sequences: Vec<Datum>,
-    /// The prompts to sample from.
+    /// The prompts that are sampled before and after training.
     pub(crate) prompts: Vec<String>,
 }
 

@@ -25,7 +25,7 @@ use crate::output::{self, Screen, TextStream, count};
 use crate::signals::{Interrupted, Signals, interruptible};
 use crate::stopwatch::Stopwatch;
 
-/// The name under which the checkpoints are saved.
+/// The name under which the quickstart command saves its checkpoints.
 const CHECKPOINT: &str = "quickstart";
 
 /// Runs the quickstart command until it completes or a signal arrives.
@@ -66,7 +66,7 @@ pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<
     Ok(report.show(&screen)?)
 }
 
-/// Shuts the server down. Returns before the end of the shutdown if another signal arrives.
+/// Shuts the embedded server down. Returns before the end of the shutdown if another signal arrives.
 async fn shutdown(server: Server, signals: &mut Signals) -> Result<()> {
     tokio::select! {
         biased;

@@ -70,7 +70,7 @@ impl DataDir {
 }
 
 impl Server {
-    /// Starts the embedded server if it is the target. Does nothing for a remote server.
+    /// Starts the embedded server if `target` selects it. For a remote server, only stores its URL and API key.
     pub(crate) async fn open(target: Target) -> Result<Self> {
         match target {
             Target::Remote { base_url, api_key } => Ok(Self::Remote { base_url, api_key }),
@@ -151,7 +151,7 @@ impl Server {
     /// Shuts the embedded server down and removes its temporary directory.
     ///
     /// # Errors
-    /// If a save does not complete in time.
+    /// If the save of a checkpoint does not complete within 30 s.
     pub(crate) async fn shutdown(self) -> Result<()> {
         match self {
             // The temporary directory is removed after the shutdown.

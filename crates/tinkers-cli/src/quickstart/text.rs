@@ -21,7 +21,7 @@ pub(crate) struct Split {
     pub(crate) held_out: String,
 }
 
-/// The part of the text to which a block belongs.
+/// The part of the text to which a block belongs: the training text or the held-out text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Training,
@@ -86,7 +86,8 @@ fn split_point(paragraph: &str) -> usize {
     }
 }
 
-/// Returns the part to which a block belongs. Only the words of the block are hashed, so different line breaks give the same part.
+/// Returns the part of the text, training or held-out, to which a block belongs. The hash of the block determines the part. Only
+/// the words of the block are hashed, so different line breaks give the same part.
 fn part(block: &str) -> Part {
     let mut hash = Sha256::new();
     for word in block.split_whitespace() {

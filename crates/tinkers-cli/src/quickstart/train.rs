@@ -92,7 +92,7 @@ impl Step {
     }
 }
 
-/// Returns the learning rate of the step with this number. The learning rate decreases linearly.
+/// Returns the learning rate of the training step `number`. The learning rate decreases linearly from `first` to a tenth of it.
 fn rate(first: f64, number: u32, steps: u32) -> f64 {
     let progress = f64::from(number - 1) / f64::from((steps - 1).max(1));
     first * (1.0 - (1.0 - FINAL_RATE) * progress)

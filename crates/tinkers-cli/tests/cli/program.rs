@@ -152,8 +152,8 @@ impl Program {
         assert!(sent.unwrap().success(), "kill -s {name} {id}");
     }
 
-    /// Waits until the program ends. It must end soon after an interrupt. The time limit is long enough for a busy machine and
-    /// shorter than every request timeout.
+    /// Waits until a program that was interrupted ends. Panics if the program prints nothing and does not end for 15 s. This time
+    /// is long enough for a busy machine and shorter than every request timeout.
     #[cfg(unix)]
     pub(crate) fn finish_promptly(mut self) -> Outcome {
         const PROMPTLY: Duration = Duration::from_secs(15);
@@ -237,7 +237,8 @@ impl Outcome {
         self
     }
 
-    /// Asserts that the program exited with `code`, wrote nothing to stdout, and wrote all `needles` to stderr.
+    /// Asserts that the program exited with `code`, wrote nothing to stdout, and wrote a text to stderr that contains each of
+    /// `needles`.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32, needles: &[&str]) -> &Self {
         assert_eq!(self.code, Some(code), "{self:#?}");

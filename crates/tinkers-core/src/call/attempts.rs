@@ -29,14 +29,14 @@ const LARGE_BODY: u64 = 128 * 1024;
 /// The extra pause of a large request after a 429 response without a retry delay.
 const LARGE_BODY_PAUSE: Duration = Duration::from_secs(5);
 
-/// The maximum number of retries of a call after successful responses that cannot be decoded.
+/// The maximum number of retries of a call because of successful responses that could not be decoded.
 const MAX_UNREADABLE: u32 = 3;
 
 /// The state of one call, across all of its attempts.
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
     began: Timestamp,
-    /// The time since `began` that does not count towards the limit on the duration of retries: waits for admission, and pauses that the
+    /// The part of the time since `began` that does not count towards the time limit for retries: waits for admission, and pauses that the
     /// server asked for.
     held_back: Duration,
     made: u32,
@@ -49,8 +49,8 @@ pub(super) struct Attempts<'a> {
     pub(super) maybe_applied: bool,
     /// Whether the current attempt is being sent, or has ended and may have been applied.
     in_doubt: bool,
-    /// The send decision of the attempt that is being sent. A call that is given up uses it to prevent an attempt that was not sent yet
-    /// from being sent.
+    /// The decision whether the current attempt is sent. If the call is given up before the attempt is sent, this decision prevents the
+    /// sending.
     send_decision: Option<Arc<SendDecision>>,
 }
 
@@ -283,8 +283,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns the action for a response. [`retry::classify`] chooses the action, unless `is_final` or `is_readable` of the call overrides
-    /// it.
+    /// Returns the action for a response. [`retry::classify`] chooses the action, unless `is_final` or `is_readable` of `call` requires
+    /// another one.
     fn action(&mut self, call: &Call, response: &HttpResponse) -> RetryAction {
         match retry::classify(response, self.caller.time.wall()) {
             RetryAction::Again { kind, .. } if call.is_final.is_some_and(|is| is(response)) => {
@@ -306,8 +306,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns whether the server may have applied the current attempt. Called when the caller gives up the call; an attempt that was not
-    /// sent yet is prevented from being sent.
+    /// Returns whether the server may have applied the current attempt. Called when the caller gives up the call. If the attempt was not
+    /// sent yet, this method prevents it from being sent.
     pub(super) fn is_in_doubt(&self) -> bool {
         let is_retracted = self
             .send_decision
@@ -316,7 +316,7 @@ impl<'a> Attempts<'a> {
         self.in_doubt && !is_retracted
     }
 
-    /// Records whether the server may have applied an attempt that has ended.
+    /// Records, after the end of an attempt, whether the server may have applied the attempt.
     fn record(&mut self, attempt: Option<AttemptGuard<'_>>, applied: Applied) {
         self.in_doubt = applied == Applied::Maybe;
         if let Some(attempt) = attempt
@@ -326,8 +326,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns the in-flight permit, to be kept for the retry, if the server may still work on the request. Otherwise drops the permit and
-    /// returns `None`.
+    /// Returns the in-flight permit `held`, to be kept for the retry, if the server may still work on the request. Otherwise drops the
+    /// permit and returns `None`.
     fn keep(&self, held: InFlightPermit, applied: Applied) -> Option<InFlightPermit> {
         (self.maybe_applied || applied == Applied::Maybe).then_some(held)
     }
@@ -407,8 +407,7 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Waits for `pause`, after which the call asks for admission again. The pause does not count towards the limit on the duration of
-    /// retries.
+    /// Waits for `pause`, after which the call asks for admission again. The pause does not count towards the time limit for retries.
     ///
     /// # Errors
     /// Returns the error that `error` creates if the pause would end after the deadline of the call.

@@ -22,14 +22,14 @@ fn secs_at(seconds: f64) -> Timestamp {
     Timestamp::from_origin(secs(seconds))
 }
 
-/// A server with an outage, and clients that retry with exponential backoff.
+/// A simulated server with an outage, and clients that retry their requests with exponential backoff.
 struct Scene {
     clock: ManualClock,
     outage: Outage,
     jitter: SplitMix,
     /// The time at which the server recovers.
     recovers_at: Cell<Timestamp>,
-    /// The server's retry delay in each failure.
+    /// The retry delay that the server sends with each failed response.
     hint: Duration,
     asked: RefCell<Vec<Timestamp>>,
 }
@@ -50,8 +50,8 @@ impl Scene {
         })
     }
 
-    /// Sends a request again and again until the server responds. Outages are detected, which may shorten pauses, only if `detect_outages`
-    /// is set. Returns the time of the response.
+    /// Sends a request again and again until the server responds. If `detect_outages` is set, a detected outage may shorten the pauses
+    /// between retries. Returns the time of the response.
     #[expect(clippy::future_not_send, reason = "the tests run on one thread")]
     async fn ask(self: Rc<Self>, detect_outages: bool) -> Timestamp {
         for failures in 0_u32.. {
@@ -125,7 +125,7 @@ fn all_retries_succeed_within_two_seconds_of_server_recovery() {
 }
 
 #[test]
-fn number_of_outage_checks_is_independent_of_the_number_of_retries() {
+fn early_retries_during_an_outage_do_not_grow_with_the_clients() {
     let scene = Scene::new(600.0);
     let (_, alone) = scene.run(1, true);
     // One outage check per second for 20 s, then one in each twentieth of the outage.
@@ -156,7 +156,7 @@ impl<'a> Sleeper<'a> {
     }
 
     /// Returns the pending retry of a request that was sent at `sent_at` and failed. The retry may be sent from `not_before` on, so it may
-    /// be chosen as an outage check.
+    /// be chosen to check early whether the server responds again.
     fn with_check(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
         let pause = OutageBackoff {
             sent_at,
@@ -182,7 +182,7 @@ impl Scene {
 }
 
 #[test]
-fn short_failures_and_fast_flapping_rarely_wake_retries_early() {
+fn short_outages_and_fast_outage_cycles_rarely_wake_retries() {
     let scene = Scene::new(0.0);
     let mut called = Vec::new();
     // The server fails for three seconds and responds once, repeatedly.
@@ -211,7 +211,7 @@ fn short_failures_and_fast_flapping_rarely_wake_retries_early() {
 }
 
 #[test]
-fn retry_with_a_long_first_pause_can_be_the_outage_check() {
+fn retry_with_a_long_pause_can_be_sent_early_to_check_the_server() {
     let scene = Scene::new(0.0);
     let mut pending_retries: Vec<_> = (0..100)
         .map(|_| Sleeper::with_check(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
@@ -269,7 +269,7 @@ fn second_outage_soon_after_the_first_also_ends_on_recovery() {
 }
 
 #[test]
-fn dropped_outage_check_passes_to_another_retry() {
+fn if_an_early_retry_is_dropped_another_one_checks_the_server() {
     let scene = Scene::new(0.0);
     let check = Sleeper::with_check(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     let gone = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
@@ -344,7 +344,7 @@ fn request_that_fails_after_the_end_of_an_outage_is_retried_soon() {
 }
 
 #[test]
-fn times_of_outage_checks_do_not_carry_over_to_the_next_outage() {
+fn schedule_of_early_retries_is_reset_after_an_outage() {
     let scene = Scene::new(0.0);
     let first = Sleeper::with_check(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(300.0));
@@ -365,7 +365,7 @@ fn times_of_outage_checks_do_not_carry_over_to_the_next_outage() {
     assert!(next.is_done());
 }
 
-/// A log subscriber that calls a function for each event.
+/// A log subscriber that calls a function for each log event.
 struct OnEvent<F>(F);
 
 impl<F: Fn() + Send + Sync + 'static> tracing::Subscriber for OnEvent<F> {

@@ -35,7 +35,7 @@ fn retry_window_begins_with_the_first_attempt() {
 }
 
 #[test]
-fn pauses_after_refusals_do_not_count_for_the_retry_window() {
+fn pauses_after_429_and_402_do_not_count_for_the_retry_window() {
     const HELD: Step = Fails(T::Held, Sent::NotSent);
     const REFUSED: Step = Says(429, "{}");
     const UNPAID: Step = Says(402, "{}");
@@ -71,7 +71,7 @@ fn wait_for_admission_does_not_count_for_the_retry_window() {
 }
 
 #[test]
-fn request_not_sent_because_the_gate_closed_is_admitted_again_first() {
+fn request_not_sent_because_the_gate_closed_is_retried_at_once() {
     let held = Fails(T::Held, Sent::NotSent);
     let world = World::new(&[held, held], OK);
     let accepted = world.call(post(RouteClass::Train)).expect("accepted");

@@ -33,7 +33,7 @@ pub(crate) enum Step {
     Silent,
     /// Never completes the connection, so that the request is not sent.
     Dials,
-    /// Behaves like the given step, but only after a number of seconds.
+    /// Behaves like the given other step, but only after the given number of seconds.
     Late(u64, &'static Self),
 }
 
@@ -102,16 +102,16 @@ impl Transport for Server {
     }
 }
 
-/// A limiter for tests. A refusal closes it for the server's retry delay, or for a second if the response contains no retry delay. It
-/// counts in-flight permits and has no other limits.
+/// A rate limiter for tests. After a 429 response it admits no requests for the server's retry delay, or for a second if the response
+/// contains no retry delay. It counts in-flight permits and has no other limits.
 #[derive(Debug, Clone)]
 struct Gate {
     clock: ManualClock,
     opens_at: Arc<Mutex<Timestamp>>,
     in_flight_permits: Arc<AtomicUsize>,
-    /// The number of admissions that are left until the client counts as closed, so that further admissions fail.
+    /// The number of admissions that are left. Later admissions fail, as if the client was closed.
     left: Arc<AtomicUsize>,
-    /// The queue position that each attempt requested, in order.
+    /// The queue position with which each attempt asked for admission, in order.
     readmissions: Arc<Mutex<Vec<Readmission>>>,
     /// The kinds of the permits that were returned to the limiter, in order: `permit` or `in_flight_permit`.
     returned_permits: Arc<Mutex<Vec<&'static str>>>,
@@ -172,7 +172,7 @@ impl Ledger for Gate {
     }
 }
 
-/// A caller under test, with a scripted server, a limiter and a manual clock.
+/// A [`Caller`] under test, with a scripted server, a rate limiter for tests and a manual clock.
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
     pub(crate) caller: Caller,
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// Returns the timeouts of each request.
+    /// Returns the timeouts of each request that was sent, in order.
     pub(crate) fn timeouts(&self) -> Vec<Timeouts> {
         self.server.timeouts.lock().unwrap().clone()
     }
@@ -252,7 +252,7 @@ impl World {
         self
     }
 
-    /// Makes the client count as closed after this number of admissions.
+    /// Makes each admission after this number of admissions fail, as if the client was closed.
     pub(crate) fn closed_after(self, admissions: usize) -> Self {
         self.gate.left.store(admissions, Ordering::SeqCst);
         self
@@ -273,7 +273,7 @@ impl World {
         self.drive(self.caller.call(call), limit)
     }
 
-    /// Runs `call` to completion, with an admission that was acquired before for its first attempt.
+    /// Runs `call` to completion. Its first attempt uses an admission that was acquired before the call, with `ask`.
     pub(crate) fn call_with_admission(
         &self,
         ask: AdmissionRequest,
@@ -335,12 +335,12 @@ impl World {
         self.server.seen.lock().unwrap().clone()
     }
 
-    /// Returns the value of the retry-count header of each attempt.
+    /// Returns the value of the header `x-stainless-retry-count` of each attempt, in order.
     pub(crate) fn retry_counts(&self) -> Vec<String> {
         self.server.retry_counts.lock().unwrap().clone()
     }
 
-    /// Returns the number of received requests whose departure check still allows them to be sent.
+    /// Returns the number of requests that the transport received and whose [`DepartureCheck`] still allows it to send them.
     pub(crate) fn departures_that_may_leave(&self) -> usize {
         let departures = self.server.departures.lock().unwrap();
         departures.iter().filter(|one| one.may_leave()).count()
@@ -351,7 +351,7 @@ impl World {
         self.permits_during_pauses.lock().unwrap().clone()
     }
 
-    /// Returns the queue position that each attempt requested.
+    /// Returns the queue position with which each attempt asked for admission, in order.
     pub(crate) fn readmissions(&self) -> Vec<Readmission> {
         self.gate.readmissions.lock().unwrap().clone()
     }

@@ -11,8 +11,8 @@ use crate::events::LimiterEvent;
 use crate::sync::Ordering;
 
 impl ClassLimiter {
-    /// Admits waiting requests in order while the limits have room. Decides by the current limits, not by those at the time when a
-    /// request began to wait.
+    /// Admits waiting requests in order while the limits have room. Decides by the current limits, not by those at the time when a request
+    /// began to wait. If requests must wait for a certain time, starts a timer.
     pub(super) fn serve(&self, state: &mut State, now: Timestamp, deferred: &mut Deferred) {
         state.serve_at = None;
         loop {
@@ -68,8 +68,8 @@ impl ClassLimiter {
         }
     }
 
-    /// Sets a timer at `at` for the first request of each client. When it fires, the future of that request polls the queue, which admits
-    /// waiting requests. Without a timer nothing would do so.
+    /// Sets a timer at `at` for the first waiting request of each client. When it fires, the future of that request polls the queue, which
+    /// admits waiting requests. Without a timer nothing would do so.
     fn serve_again_at(&self, state: &mut State, at: Timestamp, deferred: &mut Deferred) {
         state.serve_at = Some(at);
         for waker in state.queue.set_alarms(at) {
@@ -77,8 +77,9 @@ impl ClassLimiter {
         }
     }
 
-    /// During the gradual increase after a gate closure, counts polls as accepted that were not refused for a while. The server responds to
-    /// an accepted poll only when there is a result, which is too late to raise the limit. Returns whether the limit rose.
+    /// During the gradual increase after a rate-limit pause, counts polls (requests for results) as accepted if the server has not refused
+    /// them for a while. The server responds to an accepted poll only when there is a result, which is too late to raise the limit. Returns
+    /// whether the limit rose.
     fn step_ramp(&self, state: &mut State, now: Timestamp) -> bool {
         if self.class != RouteClass::Poll || self.constraints.has_no_ramp() {
             state.ramp_at = None;
@@ -95,8 +96,8 @@ impl ClassLimiter {
         allows_more
     }
 
-    /// Takes back the grants of requests that were admitted from the queue, but whose future was not polled in time. Their units return to
-    /// the limits. Returns whether there were any.
+    /// Takes back unused admissions: those of requests that were admitted from the queue, but whose future was not polled in time. Their
+    /// units return to the limits. Returns whether there were any.
     fn take_back_lapsed(&self, state: &mut State, now: Timestamp) -> bool {
         if state.queue.uncollected() == 0 || now < state.lapse_at {
             return false;
@@ -116,8 +117,8 @@ impl ClassLimiter {
         !lapsed.is_empty()
     }
 
-    /// Returns the time at which the oldest uncollected grant is taken back, if all slots in use belong to requests that were admitted but
-    /// not polled since. In that case no response will make room, so only a timer at this time can let other requests in.
+    /// Returns the time at which the oldest unused admission is taken back, if all slots in use belong to requests that were admitted but
+    /// whose future was not polled since. In that case no response will make room, so only a timer at this time can let other requests in.
     fn earliest_lapse(&self, state: &State) -> Option<Timestamp> {
         let uncollected = state.queue.uncollected();
         let unanswered = self.constraints.window().view().unanswered as usize;
@@ -156,8 +157,8 @@ impl ClassLimiter {
         }
     }
 
-    /// Opens the gate if the first request after a closure is a poll that the server has not refused for a while. The poll then counts as
-    /// accepted: the server responds to an accepted poll only when there is a result.
+    /// Opens the gate if the first request after a rate-limit pause is a poll (request for a result) that the server has not refused for a
+    /// while. The poll then counts as accepted: the server responds to an accepted poll only when there is a result.
     fn open_unrefused(&self, state: &mut State, now: Timestamp, deferred: &mut Deferred) {
         if self.class != RouteClass::Poll {
             return;

@@ -21,7 +21,7 @@ use tinkers_dispatch::{
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const NANO: Duration = Duration::from_nanos(1);
 
-/// A limiter under test, with a manual clock.
+/// A limiter under test, with a clock that the test advances by hand.
 pub(crate) struct Bench {
     pub(crate) clock: ManualClock,
     pub(crate) limiter: Arc<Limiter>,
@@ -54,7 +54,7 @@ impl Bench {
         })
     }
 
-    /// Requests admission, and polls the future once. Returns the future.
+    /// Requests admission, and polls the resulting future once. Returns the future.
     pub(crate) fn ask(&self, ask: AdmissionRequest) -> Waiting {
         let admission = Arc::clone(&self.admission);
         let mut waiting = Waiting::new(Box::pin(async move { admission.admit(ask).await }));
@@ -77,7 +77,7 @@ impl Bench {
         self.state(RouteClass::Sample)
     }
 
-    /// Returns the time at which the gate for samples opens. The gate must be closed.
+    /// Returns the time at which the gate for sampling requests may open. The gate must be closed.
     pub(crate) fn opens_at(&self) -> Timestamp {
         match self.sample().gate {
             GateSnapshot::ClosedUntil(at) => at,
@@ -138,7 +138,7 @@ pub(crate) fn again() -> AdmissionRequest {
     }
 }
 
-/// Ends a request as refused, and returns its permits.
+/// Ends a request as refused (429 response) with the retry delay `hint`, and gives its permits back to the limiter.
 pub(crate) fn refuse(admitted: Admitted, hint: Option<Duration>) {
     let Admitted {
         permit,
@@ -149,7 +149,7 @@ pub(crate) fn refuse(admitted: Admitted, hint: Option<Duration>) {
     drop(in_flight_permit);
 }
 
-/// Ends a request as accepted, and returns its permits.
+/// Ends a request as accepted, and gives its permits back to the limiter.
 pub(crate) fn accept(admitted: Admitted) {
     let Admitted {
         permit,

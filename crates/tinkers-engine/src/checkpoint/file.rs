@@ -58,7 +58,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(Error::io("cannot write", path))
 }
 
-/// Removes an incomplete file of a failed save. If this fails, the file is removed when a store is opened in the directory again.
+/// Removes an incomplete file of a failed save. If the removal fails, the file is removed when a checkpoint store is opened in the
+/// directory again.
 fn discard(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -87,8 +88,8 @@ fn temporary_path(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}{UNFINISHED}"))
 }
 
-/// Removes the temporary files of interrupted saves from `dir`. These are the regular files whose names [`replace`] could have
-/// used.
+/// Removes the temporary files of interrupted saves from `dir`. Removes only regular files whose names have the form that
+/// [`replace`] uses for temporary files.
 pub(super) fn remove_unfinished(dir: &Path) -> Result<()> {
     for path in entries(dir)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();

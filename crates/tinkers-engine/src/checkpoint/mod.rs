@@ -26,7 +26,7 @@ pub struct Store {
 pub struct Key {
     /// The id of the training run.
     pub run: String,
-    /// The kind of checkpoint, as a directory name.
+    /// The kind of checkpoint, which is also a directory name, such as `weights` or `sampler_weights`.
     pub kind: String,
     /// The name of the checkpoint.
     pub name: String,

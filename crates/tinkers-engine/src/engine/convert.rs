@@ -7,7 +7,7 @@ use crate::checkpoint::Key;
 use crate::error::{Error, Result};
 use crate::lora::AdapterConfig;
 
-/// Returns the storage key of a checkpoint path.
+/// Returns the key under which the checkpoint store keeps the checkpoint with this `tinker://` path.
 pub(super) fn key(path: &TinkerPath) -> Key {
     Key {
         run: path.run_id().to_owned(),
@@ -16,7 +16,8 @@ pub(super) fn key(path: &TinkerPath) -> Key {
     }
 }
 
-/// Converts a LoRA config. Module groups that the config does not mention are trained. `seed` is used if the config has no seed.
+/// Converts a LoRA config. Groups of layers that the config does not mention (attention, MLP, unembedding) are trained. `seed` is
+/// used if the config has no seed.
 pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> AdapterConfig {
     AdapterConfig {
         rank: config.rank as usize,

@@ -43,9 +43,9 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(30);
 /// An engine that serves one base model. It trains LoRA adapters and draws samples.
 ///
 /// One thread runs the training jobs of all models in the order of submission, two threads run samples, and one thread deletes
-/// checkpoints. Training and sampling have separate thread pools, so they share the cores and do not wait for each other. A job that
-/// panics fails with an error, and its thread continues. [`Self::close`] and dropping the engine fail the pending jobs, except saves
-/// and deletions that were submitted before, which are finished.
+/// checkpoints. Training and sampling have separate thread pools, so they share the cores and do not wait for each other. A job
+/// that panics fails with an error, and its thread continues. When the engine is closed with [`Self::close`] or dropped, pending
+/// jobs fail, except saves and deletions of checkpoints: if they were submitted before, the engine finishes them.
 pub struct ModelEngine {
     shared: Arc<Shared>,
     training: mpsc::Sender<QueuedJob>,

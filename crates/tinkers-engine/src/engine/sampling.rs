@@ -18,10 +18,11 @@ use crate::sample::{
 };
 use crate::threads::Threads;
 
-/// The maximum number of checkpoint samplers that are cached in memory.
+/// The maximum number of checkpoints for which the engine keeps a sampler in memory.
 const CACHED_CHECKPOINTS: usize = 8;
 
-/// The samplers for weights in memory, by name, and an LRU cache of samplers for checkpoints.
+/// The samplers that an engine keeps in memory: those for weights that were not saved to disk, by name, and an LRU cache of those
+/// for checkpoints.
 #[derive(Debug, Default)]
 pub(super) struct SamplerCache {
     snapshots: Mutex<BTreeMap<String, Sampler>>,

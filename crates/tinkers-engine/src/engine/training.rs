@@ -15,7 +15,7 @@ use crate::sample::Sampler;
 use crate::threads::Threads;
 use crate::train::TrainableModel;
 
-/// The state of the training thread.
+/// The state of the thread that runs training jobs: the models in training, by name.
 #[derive(Debug)]
 pub(super) struct TrainingWorker {
     shared: Arc<Shared>,

@@ -15,31 +15,34 @@ pub(crate) use report::{Report, metrics};
 
 /// A loss function with its options.
 ///
-/// In the formulas, `p` is the log-probability of a target, `q` that of the sampler, `A` the advantage, and `r = exp(p - q)`.
+/// In the formulas, `p` is the log-probability of a target token under the model, `q` its log-probability under the sampler, `A`
+/// the advantage, and `r = exp(p - q)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[expect(clippy::exhaustive_enums, reason = "the engine computes each loss")]
 pub enum LossFunction {
-    /// The weighted cross-entropy, `-p · weight`.
+    /// The weighted cross-entropy, `-p · weight`, where `p` is the log-probability of a target token.
     CrossEntropy,
-    /// The importance sampling loss, `-r · A`.
+    /// The importance sampling loss, `-r · A`, with the probability ratio `r` of model and sampler and the advantage `A`.
     ImportanceSampling,
-    /// The PPO loss, `-min(r · A, clip(r) · A)`.
+    /// The PPO loss, `-min(r · A, clip(r) · A)`, with the probability ratio `r` of model and sampler and the advantage `A`.
     Ppo(Clip),
-    /// The CISPO loss, `-clip(r) · p · A`, without a gradient through the ratio.
+    /// The CISPO loss, `-clip(r) · p · A`, with the log-probability `p`, the probability ratio `r` of model and sampler, and the
+    /// advantage `A`. The ratio gets no gradient.
     Cispo(Clip),
-    /// The DRO loss, `-(p · A - beta / 2 · (p - q)²)`.
+    /// The DRO loss, `-(p · A - beta / 2 · (p - q)²)`, with the log-probabilities `p` of the model and `q` of the sampler, and the
+    /// advantage `A`.
     Dro {
         /// The weight of the quadratic penalty on the difference from the log-probabilities of the sampler.
         beta: f32,
     },
 }
 
-/// The interval to which the probability ratio is clipped.
+/// The interval to which PPO and CISPO clip the probability ratio of model and sampler.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Clip {
-    /// The lower bound, `clip_low_threshold`.
+    /// The lower bound of the probability ratio, named `clip_low_threshold` in the Tinker API.
     pub low: f32,
-    /// The upper bound, `clip_high_threshold`.
+    /// The upper bound of the probability ratio, named `clip_high_threshold` in the Tinker API.
     pub high: f32,
 }
 
@@ -54,9 +57,9 @@ pub enum LossInputs {
     Weights(Vec<f32>),
     /// The log-probability of the sampler and the advantage for each target token, for the policy losses.
     Policy {
-        /// The log-probabilities of the sampler.
+        /// The log-probabilities of the target tokens under the sampler that generated them.
         sampler: Vec<f32>,
-        /// The advantages.
+        /// The advantages of the target tokens.
         advantages: Vec<f32>,
     },
 }
@@ -104,7 +107,8 @@ impl LossFunction {
         }
     }
 
-    /// Evaluates the loss at the log-probabilities `p`.
+    /// Computes the loss of each target token of a sequence, and its derivative, from the log-probabilities `p` of the target
+    /// tokens.
     pub(crate) fn evaluate(&self, p: &[f32], loss_inputs: &LossInputs) -> Evaluated {
         match loss_inputs {
             LossInputs::Weights(weights) => Evaluated {
@@ -127,7 +131,7 @@ impl LossFunction {
         }
     }
 
-    /// Returns whether the loss is a policy loss. Policy losses compare the model with the sampler.
+    /// Returns whether the loss is a policy loss. Policy losses compare the model with the sampler that generated the tokens.
     #[must_use]
     pub fn is_policy(&self) -> bool {
         !matches!(self, Self::CrossEntropy)

@@ -2,8 +2,8 @@
 
 use super::{Clip, LossFunction};
 
-/// The maximum absolute value of the log-ratio. It prevents overflow. A ratio of e^20 means that learner and sampler do not belong
-/// together.
+/// The maximum absolute value of the log of the probability ratio of learner and sampler. It prevents overflow. A ratio as large as
+/// e^20 means that the tokens were not sampled from an earlier version of the learner.
 const MAX_LOG_RATIO: f32 = 20.0;
 
 /// Returns the loss of one target token and the derivative of this loss with respect to `p`.
@@ -38,7 +38,8 @@ pub(super) fn evaluate(loss: &LossFunction, p: f32, q: f32, advantage: f32) -> (
     }
 }
 
-/// Computes `exp(p - q)`, with the exponent bounded by [`MAX_LOG_RATIO`].
+/// Computes the probability ratio `exp(p - q)` from log-probabilities. The absolute value of the exponent is limited to
+/// [`MAX_LOG_RATIO`].
 pub(super) fn ratio(p: f32, q: f32) -> f32 {
     (p - q).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 }
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn large_log_ratio_does_not_overflow() {
+    fn large_probability_ratio_gives_a_finite_loss() {
         assert!(
             evaluate(&LossFunction::ImportanceSampling, 0.0, -1e9, 1.0)
                 .0

@@ -64,8 +64,8 @@ impl Report {
 /// metrics of the parts of a batch.
 ///
 /// The metrics are `loss:sum` and `weights:sum`. For policy losses, `weights:sum` is the number of target tokens. Policy losses
-/// also have `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if the loss clips the ratio,
-/// `clip_fraction:mean`.
+/// also have `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of the log-probability under the sampler minus that
+/// under the learner) and, if the loss clips the ratio, `clip_fraction:mean`.
 #[expect(
     clippy::cast_precision_loss,
     reason = "batches are far below 2^53 sequences"

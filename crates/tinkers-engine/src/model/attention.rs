@@ -13,12 +13,13 @@ use crate::ops::rope::{Angles, Positions, rotate};
 use crate::ops::tape::{Node, Tape};
 use crate::weights::Weights;
 
-/// Selects the keys and values to which the queries of a call attend.
+/// The keys and values to which the queries of a forward call attend.
 #[derive(Debug)]
 pub(super) enum Attend<'a> {
     /// Attends only to the keys and values that this forward call computes, without a cache. The call contains complete sequences.
     Whole,
-    /// The keys and values of the cache and of the same call. The call continues the cached sequences. Records no gradients.
+    /// Attends to the keys and values in the cache and to those that this forward call computes. The call continues the cached
+    /// sequences and records no gradients.
     Cached(LayerCache<'a>),
 }
 
@@ -34,7 +35,7 @@ pub(super) struct Attention {
     width: usize,
 }
 
-/// The RMS norms of query and key heads (Qwen 3).
+/// The RMS normalisation of query heads and key heads, which Qwen 3 models have.
 #[derive(Debug)]
 struct HeadNorms {
     q: Node,

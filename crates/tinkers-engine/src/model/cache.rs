@@ -7,7 +7,8 @@ use crate::ops::attention::Geometry;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
 
-/// The minimum number of multiplications per thread. Below this number, a further thread costs more time than it saves.
+/// The minimum number of multiplications per thread when attention over the cache is computed. Below this number, a further thread
+/// costs more time than it saves.
 const MIN_PARALLEL_WORK: usize = 1 << 20;
 
 /// The attention keys and values of several sequences of equal length.
@@ -108,7 +109,7 @@ impl KvCache {
         self.len += new;
     }
 
-    /// Returns the layer `index` of the cache, for a call that adds `new` positions to each sequence.
+    /// Returns the layer `index` of the cache, for a forward call that adds `new` positions to each sequence.
     pub(super) fn layer(&mut self, index: usize, new: usize) -> LayerCache<'_> {
         LayerCache {
             capacity: self.capacity,
@@ -126,7 +127,7 @@ impl KvCache {
     }
 }
 
-/// One layer of a cache during a call.
+/// One layer of a KV cache during a forward call, which adds new positions to each cached sequence.
 #[derive(Debug)]
 pub(super) struct LayerCache<'a> {
     layer: &'a mut Layer,

@@ -121,7 +121,7 @@ impl Geometry {
         1.0 / (self.width as f32).sqrt()
     }
 
-    /// Computes attention for one sequence. Does not read rows of `k` and `v` after the last query.
+    /// Computes attention for one sequence. Does not read the rows of `k` and `v` for positions after the last query.
     pub(crate) fn attend(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         if self.queries == 1 {
             return self.attend_one(q, k, v, out);
@@ -214,7 +214,7 @@ impl Geometry {
     }
 }
 
-/// The inputs of the backward pass of one sequence.
+/// The inputs from which the gradients of the attention of one sequence are computed.
 struct Backward<'a> {
     geometry: Geometry,
     q: &'a [f32],

@@ -13,7 +13,7 @@ pub(crate) struct Angles {
     sin: Vec<f32>,
 }
 
-/// The positions of the rows of a matrix: `start..start + len`, repeated for each sequence.
+/// The token positions to which the rows of a matrix belong: `start..start + len`, repeated for each sequence.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Positions {
     pub(crate) start: usize,

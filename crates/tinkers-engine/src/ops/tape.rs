@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::matrix::Matrix;
 
-/// A value in a computation. If the value requires a gradient, it has an index in the tape.
+/// A matrix that is an input or a result of a computation. If it requires a gradient, it has an index in the [`Tape`].
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     value: Matrix,
@@ -37,7 +37,8 @@ impl Node {
 
 type Backward = Box<dyn FnOnce(Vec<f32>, &mut Grads)>;
 
-/// The recorded operations of one computation in order, each with its backward function. Only one thread uses a tape.
+/// The operations of one computation in the order of execution, each with the function that computes its gradients. Only one thread
+/// uses a tape.
 #[derive(Default)]
 pub(crate) struct Tape {
     steps: RefCell<Vec<Option<Backward>>>,
@@ -73,7 +74,7 @@ impl Tape {
         }
     }
 
-    /// Computes the gradients of `sum(seed * node)` for every leaf that `node` depends on.
+    /// Computes the gradients of the scalar `sum(seed * node)` with respect to every leaf that `node` depends on.
     pub(crate) fn backward(self, node: &Node, seed: Vec<f32>) -> Grads {
         let mut steps = self.steps.into_inner();
         let mut grads = Grads {
@@ -92,7 +93,7 @@ impl Tape {
     }
 }
 
-/// The gradients of a backward pass, by tape index.
+/// The gradients that a backward pass computes, by the index of their node in the [`Tape`].
 #[derive(Debug)]
 pub(crate) struct Grads {
     slots: Vec<Option<Vec<f32>>>,

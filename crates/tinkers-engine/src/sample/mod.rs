@@ -42,7 +42,7 @@ pub struct SampleJob {
     pub seed: u64,
     /// The stop tokens and stop texts.
     pub stop: StopConditions,
-    /// Selects which log-probabilities of the prompt to return.
+    /// The choice of the log-probabilities of the prompt to return.
     pub prompt_options: PromptScoreOptions,
     /// The number of most likely tokens to return for each sampled position.
     pub top_k_log_probs: usize,
@@ -51,13 +51,13 @@ pub struct SampleJob {
 /// A sampled sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GeneratedSample {
-    /// The sampled tokens, including the token that met a stop condition.
+    /// The sampled tokens, including the stop token or the last token of a stop text.
     pub tokens: Vec<u32>,
     /// The log-probabilities of the sampled tokens at temperature 1.
     pub log_probs: Vec<f32>,
     /// The most likely tokens at each sampled position, if requested.
     pub top_k: Vec<TopK>,
-    /// Whether a stop condition ended the sample; `false` if the sample reached its maximum length.
+    /// Whether a stop token or stop text ended the sample; `false` if the sample reached its maximum length.
     pub stopped: bool,
 }
 

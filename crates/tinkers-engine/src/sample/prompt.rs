@@ -16,7 +16,7 @@ use crate::ops::target::log_sum_exp;
 /// bound the memory of the logits.
 const CHUNK: usize = 256;
 
-/// Selects the log-probabilities of the prompt to return.
+/// The choice of the log-probabilities of the prompt that a sample job returns.
 #[derive(Clone, Debug, Default)]
 pub struct PromptScoreOptions {
     /// Whether to return the log-probability of each prompt token.
@@ -28,7 +28,7 @@ pub struct PromptScoreOptions {
     pub targets: Vec<Vec<u32>>,
 }
 
-/// The log-probabilities of the prompt.
+/// The log-probabilities of the prompt that a sample job returns.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptScores {
     /// The log-probability of each prompt token. The entry of the first token is `None`. Empty if not requested.

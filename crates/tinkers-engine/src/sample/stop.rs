@@ -11,13 +11,13 @@ pub struct StopConditions {
 }
 
 impl StopConditions {
-    /// Returns an empty set. With it, samples end only at their maximum length.
+    /// Returns stop conditions without tokens and texts. Samples then end only at their maximum length.
     #[must_use]
     pub fn never() -> Self {
         Self::default()
     }
 
-    /// Creates a set of stop tokens.
+    /// Creates stop conditions that end a sample after any of the given tokens.
     #[must_use]
     pub fn tokens(tokens: Vec<u32>) -> Self {
         Self {
@@ -34,8 +34,8 @@ impl StopConditions {
         self
     }
 
-    /// Returns whether the last token of `tokens` ends the sample. `context` is the end of the prompt. It is decoded, but not
-    /// searched for stop texts.
+    /// Returns whether the last token of `tokens` ends the sample. `context` contains the last tokens of the prompt, which are
+    /// decoded, but not searched for stop texts.
     pub(crate) fn ends(&self, context: &[u32], tokens: &[u32], text: &Text) -> Result<bool> {
         let Some(last) = tokens.last() else {
             return Ok(false);
@@ -51,15 +51,15 @@ impl StopConditions {
     }
 }
 
-/// The number of tokens before the searched tokens that are decoded together with them. A decoder may drop the space of the first
-/// token or replace an incomplete first character. Because of these extra tokens, such changes do not affect the searched text.
+/// The number of extra tokens that are decoded before the tokens whose text is searched for stop texts. A decoder may drop the
+/// space of the first token or replace an incomplete first character. Such a change then affects only the text of the extra tokens.
 pub(crate) const LEAD_TOKENS: usize = 8;
 
 /// The text that decoders write for invalid UTF-8, such as the rest of a truncated character. Some decoders write this text for
 /// every byte up to the next token that is not a byte.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// Removes leading tokens that begin in the middle of a character.
+/// Removes leading tokens until the decoded text does not begin in the middle of a character.
 fn whole_characters<'a>(mut tokens: &'a [u32], text: &Text) -> Result<&'a [u32]> {
     while let [_, rest @ ..] = tokens
         && text.decode(tokens)?.starts_with(REPLACEMENT)
@@ -114,7 +114,7 @@ impl DecodedTail {
         }
     }
 
-    /// Returns whether the text contains `stop` so that the end of `stop` is in the last token.
+    /// Returns whether the text contains the stop text `stop` at a place where `stop` ends in the last token.
     fn completes(&self, stop: &[u8]) -> bool {
         let from = (self.before_last + 1).saturating_sub(stop.len());
         let searched = self.text.get(from..).unwrap_or_default();
@@ -239,7 +239,7 @@ mod tests {
         }
 
         #[test]
-        fn stop_text_of_multi_token_characters_is_found_complete() {
+        fn stop_text_is_found_if_its_characters_span_several_tokens() {
             let decoder = r#"{"type":"ByteFallback"}"#;
             let byte_tokens = |bytes: &[u8]| {
                 bytes

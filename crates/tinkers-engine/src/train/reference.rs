@@ -11,7 +11,8 @@ use crate::config::ModelConfig;
 use crate::lora::ALPHA;
 use crate::testing;
 
-/// A reference model that is built from operations of the tensor library. The adapters of the model are variables of the library.
+/// A reference model that is built from operations of candle, a tensor library. Its adapters are variables for which candle
+/// computes gradients.
 struct Reference {
     config: ModelConfig,
     weights: BTreeMap<String, Tensor>,

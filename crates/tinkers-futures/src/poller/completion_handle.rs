@@ -27,10 +27,11 @@ impl CompletionHandle {
         &self.id
     }
 
-    /// Waits until the server reports that the operation has ended, or until the caller must poll for this request individually.
+    /// Waits until the server reports that the operation has ended, so that the caller can retrieve its result. Also returns if the shared
+    /// poll cannot report this request: the caller must then poll for this request individually.
     ///
     /// # Errors
-    /// The error with which the poller ended.
+    /// The error with which the shared poller ended, because it was dropped or its runtime has ended.
     pub async fn completed(&self) -> Result<CompletionNotice> {
         poll_fn(|cx| self.completions.poll(&self.id, cx.waker()))
             .await

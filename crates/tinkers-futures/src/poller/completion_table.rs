@@ -23,10 +23,11 @@ pub struct CompletionNotice {
     pub size: Option<NonZeroU64>,
 }
 
-/// The maximum number of completions that the table stores for requests that are not registered yet; beyond this number, completions are
-/// evicted.
+/// The maximum number of completions (reports that a request has ended) that the table stores for requests that are not registered yet.
+/// Beyond this number, the oldest completion is discarded.
 const MAX_EARLY: usize = 16_384;
-/// The maximum number of request ids that wait to be acknowledged. The server discards results without an acknowledgement later by itself.
+/// The maximum number of retrieved results whose request ids wait to be acknowledged to the server. Further results are not acknowledged:
+/// the server discards them later by itself.
 const MAX_RETRIEVED: usize = 65_536;
 /// The maximum number of retrieved results that one poll acknowledges.
 const MAX_ACKNOWLEDGED: usize = 4096;
@@ -36,30 +37,33 @@ const MAX_ACKNOWLEDGED: usize = 4096;
 pub(super) enum Work {
     /// There is nothing to do, so no poll is sent.
     Idle,
-    /// Send a poll that only acknowledges completions up to the cursor, and retrieved results.
+    /// Send a poll that only acknowledges the completions and results that the client has received. The poll does not wait for new
+    /// completions.
     Acknowledge,
     /// Send a poll that waits for completions of registered requests.
     Wait,
 }
 
-/// The acknowledgement that a poll carries: the cursor up to which completions were received, and the ids of retrieved results. The server
-/// may discard what is acknowledged.
+/// The acknowledgement that a poll carries: the position (cursor) in the server's list of completions up to which the client has received
+/// them, and the ids of retrieved results. The server may discard what is acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Acknowledgement {
     pub(super) cursor: i64,
     pub(super) retrieved: Vec<Arc<str>>,
 }
 
-/// The effect of a poll response on the completion table.
+/// The changes that a poll response has made to the completion table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Applied {
     /// The number of registered requests that the response reported as completed.
     pub(super) notified: usize,
-    /// Whether the response is the first one with an invalid cursor. Invalid cursors are ignored.
+    /// Whether this is the first response whose cursor (the position in the server's list of completions) is lower than an earlier cursor.
+    /// Such a cursor is ignored.
     pub(super) is_first_bad_cursor: bool,
 }
 
-/// The table of registered requests and reported completions, which the completion handles and the polling task share.
+/// The table of the requests that wait for their results, and of the server's reports that requests have ended (completions). The handles
+/// of the requests and the polling task share the table.
 #[derive(Default)]
 pub(super) struct CompletionTable {
     state: Mutex<State>,
@@ -70,21 +74,23 @@ pub(super) struct CompletionTable {
 #[derive(Default)]
 struct State {
     waiters: BTreeMap<Arc<str>, Waiter>,
-    /// The number of registered requests whose completion was not reported yet.
+    /// The number of registered requests that the server has not yet reported as completed.
     waiting: usize,
-    /// A lower bound of the times at which the registered requests began to wait for their completions.
+    /// A time at or before which every waiting request began to wait for its completion. Before this time plus the wait limit, no request
+    /// can be overdue.
     waiting_since: Timestamp,
-    /// The completions of requests that are not registered yet, with their position in `early_order`.
+    /// The completions (reports that a request has ended) of requests that are not registered yet, each with its key in `early_order`.
     early: BTreeMap<String, (u64, CompletionNotice)>,
     early_order: BTreeMap<u64, String>,
     next_early: u64,
-    /// The number of completions that were evicted from `early` for lack of room.
+    /// The number of completions that were discarded because `early` was full.
     evictions: u64,
     /// The ids of requests whose results were retrieved or abandoned. A poll has to acknowledge these ids to the server.
     retrieved: BTreeSet<Arc<str>>,
-    /// The highest cursor that the server sent, its position in the list of completions.
+    /// The highest cursor that the server has sent. A cursor is a position in the server's list of completions.
     cursor: i64,
-    /// The highest cursor that the server sent together with a new completion. A poll has to acknowledge this cursor to the server.
+    /// The highest cursor (position in the server's list of completions) that arrived together with a new completion. A poll has to
+    /// acknowledge this cursor to the server.
     cursor_to_acknowledge: i64,
     acknowledged_cursor: i64,
     has_bad_cursor: bool,
@@ -104,11 +110,12 @@ enum Waiter {
 }
 
 impl CompletionTable {
-    /// Returns the number of completions that were evicted so far. Call this method before a request is submitted, and pass the number to
-    /// [`CompletionTable::register`], which detects whether the completion of the request may have been evicted.
+    /// Returns the number of completions that were discarded so far because the table was full. Call this method before a request is
+    /// submitted, and pass the number to [`CompletionTable::register`], which detects whether the completion of the request may have been
+    /// discarded.
     ///
     /// # Errors
-    /// The error with which the poller ended.
+    /// The error with which the shared poller ended, if it has ended.
     pub(super) fn begin(&self) -> Result<u64> {
         let state = self.lock();
         match &state.ended {
@@ -117,7 +124,8 @@ impl CompletionTable {
         }
     }
 
-    /// Registers a request. `evictions` is the number of evicted completions when the submission of the request began.
+    /// Registers a request that waits for its completion. `evictions` is the number that [`CompletionTable::begin`] returned before the
+    /// request was submitted. If completions were discarded since, the request is told to poll individually.
     ///
     /// # Errors
     /// `Protocol` if the id is registered already.
@@ -162,8 +170,8 @@ impl CompletionTable {
         Ok(())
     }
 
-    /// Returns the completion of the request `id` if the server has reported it, and stores `waker` otherwise. If the request is not
-    /// registered, returns `Ready` at once.
+    /// Returns the completion of the request `id` if the server has reported it. Otherwise stores `waker`, to be woken at the end of the
+    /// wait. For a request that is not registered, returns a completion without a size at once.
     pub(super) fn poll(&self, id: &str, waker: &Waker) -> Poll<Result<CompletionNotice>> {
         let mut guard = self.lock();
         let State { waiters, ended, .. } = &mut *guard;
@@ -195,7 +203,7 @@ impl CompletionTable {
         self.work.notify_one();
     }
 
-    /// Closes the table: the polling task sends its final acknowledgements and ends.
+    /// Closes the table, so that the polling task acknowledges the remaining results to the server and ends.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.closed.notify_one();
@@ -208,7 +216,7 @@ impl CompletionTable {
         }
     }
 
-    /// Waits until the polling task has something to do, and returns its next step. For the polling task only.
+    /// Waits until a poll has to be sent, and returns its kind. For the polling task only.
     pub(super) async fn until_work(&self) -> Work {
         loop {
             match self.lock().work() {
@@ -219,14 +227,14 @@ impl CompletionTable {
         }
     }
 
-    /// Waits until a registered request has no completion yet, so that a poll is needed. For the polling task only.
+    /// Waits until at least one registered request waits for its completion, so that a poll is needed. For the polling task only.
     pub(super) async fn until_waiting(&self) {
         while self.lock().work() != Work::Wait {
             self.work.notified().await;
         }
     }
 
-    /// Returns the next step of the polling task.
+    /// Returns which kind of poll the polling task has to send next, if any.
     pub(super) fn work(&self) -> Work {
         self.lock().work()
     }
@@ -236,7 +244,7 @@ impl CompletionTable {
         self.lock().has_unacknowledged()
     }
 
-    /// Returns the acknowledgement for the next poll. Each poll repeats the acknowledgement until the response to one of these polls is
+    /// Returns the acknowledgement for the next poll. The same acknowledgement is sent with each poll until the response to such a poll is
     /// applied.
     pub(super) fn acknowledgement(&self) -> Acknowledgement {
         let state = self.lock();
@@ -253,8 +261,8 @@ impl CompletionTable {
 
     /// Applies the response to a poll that carried `acknowledgement`: wakes the waiters of completed requests, and advances the cursor.
     ///
-    /// Only this method moves the cursor, so the server repeats the completions of a response that was lost. A cursor below the current one
-    /// is ignored.
+    /// The cursor is the position in the server's list of completions. If a response is lost, the cursor does not advance, so the server
+    /// repeats the completions. A cursor below the current one is ignored.
     pub(super) fn apply(
         &self,
         now: Timestamp,
@@ -285,13 +293,13 @@ impl CompletionTable {
         applied
     }
 
-    /// Records that the server has received `acknowledgement`.
+    /// Records that the server has received `acknowledgement`, so that later polls do not repeat it.
     pub(super) fn acknowledged(&self, acknowledgement: &Acknowledgement) {
         self.lock().acknowledge(acknowledgement);
     }
 
-    /// Suspends the shared poll: all registered requests, and those registered until [`CompletionTable::resume`], are told to poll
-    /// individually for their results.
+    /// Suspends the shared poll. All registered requests, and requests that are registered before [`CompletionTable::resume`] is called,
+    /// must poll individually for their results.
     pub(super) fn suspend(&self) {
         let mut guard = self.lock();
         guard.is_suspended = true;
@@ -300,12 +308,14 @@ impl CompletionTable {
         wake_all(wakers);
     }
 
-    /// Ends the suspension of the shared poll. Requests that are registered from now on wait for the shared poll again.
+    /// Ends the suspension of the shared poll, which then reports the completions of requests again. Requests that were told to poll
+    /// individually continue to do so.
     pub(super) fn resume(&self) {
         self.lock().is_suspended = false;
     }
 
-    /// Restarts the progress deadlines of all registered requests, and the measurement of their wait times.
+    /// Restarts the progress deadlines and the wait times of all registered requests. Called when the server delays the shared poll, so
+    /// that this delay does not make an operation fail as stalled.
     pub(super) fn reset_deadlines(&self, now: Timestamp) {
         let mut state = self.lock();
         for waiter in state.waiters.values_mut() {
@@ -340,7 +350,7 @@ impl CompletionTable {
         wake_all(wakers);
     }
 
-    /// Ends the table: the waits of all registered and later requests fail with `error`. Later calls of this method have no effect.
+    /// Ends the table: requests that wait for a completion now or later fail with `error`. Later calls of this method have no effect.
     pub(super) fn end(&self, error: Error) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -377,8 +387,8 @@ impl State {
         self.acknowledged_cursor = self.acknowledged_cursor.max(acknowledgement.cursor);
     }
 
-    /// Tells requests to poll individually, if `is_released` returns true for the time at which the request began to wait. Returns the
-    /// wakers of these requests.
+    /// Tells waiting requests to poll individually. `is_released` selects them by the time at which they began to wait. Returns the wakers
+    /// of these requests.
     fn release(&mut self, mut is_released: impl FnMut(Timestamp) -> bool) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for waiter in self.waiters.values_mut() {

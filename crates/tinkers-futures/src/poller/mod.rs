@@ -18,11 +18,11 @@ use self::shared_poll::SharedPoll;
 
 /// The shared poll of a sampling client. It asks the server which requests of the sampling session have ended (`POST /retrieve_futures`).
 ///
-/// One background task polls. It starts with the first [`SessionPoller::begin`] and ends after the poller is dropped.
+/// One background task sends the polls. It starts with the first call of [`SessionPoller::begin`] and ends after the poller is dropped.
 ///
-/// No response of the server ends the task. After a final response, too many retries or a panic, the shared poll is suspended, for 30 s at
-/// first and 10 minutes at most. Meanwhile each request is polled for individually. Only the end of its runtime fails the waits of all
-/// current and later requests.
+/// No response of the server ends the task. After a response that is not retried, too many retries or a panic, the shared poll is
+/// suspended, for 30 s at first and 10 minutes at most. Meanwhile each request is polled for individually. Only the end of the runtime ends
+/// the task early: current and later waits for a completion then fail.
 pub struct SessionPoller {
     session: Arc<dyn SessionContext>,
     client: ClientId,
@@ -31,7 +31,8 @@ pub struct SessionPoller {
     task: Mutex<Option<Task>>,
 }
 
-/// A submission that has begun. Completions that arrive from this time on are stored until the request id of the submission is known.
+/// A request that is about to be submitted. Completions that arrive from this time on are stored until the server's response shows the id
+/// of the request.
 #[derive(Debug)]
 #[must_use = "pass it to SessionPoller::register when the request id is known"]
 pub struct PendingSubmission {
@@ -39,7 +40,7 @@ pub struct PendingSubmission {
 }
 
 impl SessionPoller {
-    /// Creates a poller that does not poll yet. Its polls wait for admission in the queue of `client`.
+    /// Creates a poller that does not poll yet. Its polls wait for permission in the rate limiter's queue of `client`.
     pub fn new(session: Arc<dyn SessionContext>, client: ClientId, target: PollTarget) -> Self {
         Self {
             session,
@@ -50,11 +51,11 @@ impl SessionPoller {
         }
     }
 
-    /// Starts to store completions for a submission. Call this method before each submission, since its completion may arrive before its
-    /// request id.
+    /// Starts to store completions for a request that is about to be submitted. Call this method before each submission, since the
+    /// completion may arrive before the id of the request is known.
     ///
     /// # Errors
-    /// The error with which the poller ended.
+    /// The error with which the poller ended, if its runtime has ended.
     pub fn begin(&self) -> Result<PendingSubmission> {
         self.start();
         let evictions = self.completions.begin()?;
@@ -63,8 +64,8 @@ impl SessionPoller {
 
     /// Registers `request_id`, the id that the server assigned to `submission`. The completion of the request is reported to `progress`.
     ///
-    /// A submission that was made inside another request, for example by a transport layer, is not registered but polled for individually.
-    /// The outer request may be the shared poll itself.
+    /// A request that was submitted inside another request, for example by a transport layer, is not registered but polled for
+    /// individually, since the outer request may be the shared poll itself.
     ///
     /// # Errors
     /// `Protocol` if the id is registered already: the server has assigned it twice.
@@ -100,7 +101,7 @@ impl SessionPoller {
 }
 
 impl Drop for SessionPoller {
-    /// Lets the background task send its final acknowledgements within a few seconds and then end.
+    /// Makes the background task acknowledge the remaining results to the server within a few seconds and then end.
     fn drop(&mut self) {
         self.completions.close();
         let task = self

@@ -19,14 +19,15 @@ use super::completion_table::{Acknowledgement, CompletionTable, Work};
 use crate::catch_unwind;
 use crate::poll_loop::{PollHandler, PollLoop, Verdict};
 
-/// The time limit of a single poll that only acknowledges completions, and of all final acknowledgements together.
+/// The time limit of a single poll that only acknowledges received completions, and of all such polls together after the client was
+/// dropped.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(5);
-/// The time for which an acknowledgement waits for a poll that is sent anyway. After this time, a poll is sent for the acknowledgement
-/// alone.
+/// The time for which an acknowledgement waits for a poll that is sent for another reason and can carry it. After this time, a poll is sent
+/// only for the acknowledgement.
 const ACKNOWLEDGE_DELAY: Duration = Duration::from_secs(1);
-/// The maximum number of polls that send the final acknowledgements after the client was dropped.
+/// The maximum number of polls that acknowledge the remaining results to the server after the client was dropped.
 const MAX_FINAL_ACKNOWLEDGEMENTS: u32 = 20;
-/// The duration of a suspension of the shared poll. It grows with consecutive suspensions.
+/// The time for which the shared poll is suspended after a failure: 30 s at first, doubling with consecutive failures up to 10 minutes.
 const SUSPENSION: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_secs(600));
 
 /// The background task that sends the shared polls of a sampling client.
@@ -40,8 +41,8 @@ pub(super) struct SharedPoll {
     suspensions: u32,
 }
 
-/// A guard that fails the waits of all registered requests if the polling task is dropped before it has ended: it was aborted, or its
-/// runtime has ended.
+/// A guard for the polling task. If the task is dropped before its end, because it was aborted or its runtime has ended, the guard makes
+/// all requests that wait for a completion fail.
 struct FailWaitersOnAbort(Arc<CompletionTable>);
 
 impl Drop for FailWaitersOnAbort {
@@ -105,7 +106,7 @@ impl SharedPoll {
         }
     }
 
-    /// Counts and logs a failure of the shared poll. Returns the time for which the shared poll is suspended.
+    /// Counts and logs a failure of the shared poll. Returns the time for which the shared poll is then suspended.
     fn fail(&mut self, error: &Error) -> Duration {
         let hint = error.retry_after().unwrap_or_default();
         let suspension = SUSPENSION.pause(self.suspensions).max(hint);
@@ -125,7 +126,7 @@ impl SharedPoll {
         suspension
     }
 
-    /// Sends shared polls until one of them fails finally, and returns its error.
+    /// Sends shared polls until one of them fails and is not retried, and returns its error.
     async fn poll(&mut self) -> Result<Infallible> {
         let mut poll = CompletionPoll {
             session: &*self.session,
@@ -138,8 +139,8 @@ impl SharedPoll {
         self.polls.run(&mut poll, None).await
     }
 
-    /// Sends the acknowledgements that are left when the client is dropped, within a few seconds. If an acknowledgement fails, the server
-    /// stores results for longer than necessary, but no request loses its result.
+    /// Acknowledges the remaining retrieved results to the server after the client was dropped, within a few seconds. If an acknowledgement
+    /// fails, the server stores results for longer than necessary, but no request loses its result.
     async fn acknowledge_rest(&mut self) {
         let session = Arc::clone(&self.session);
         let caller = session.caller();
@@ -168,7 +169,7 @@ impl SharedPoll {
     }
 }
 
-/// The handler of the shared polls that wait for completions of registered requests.
+/// The poll handler that builds the shared polls for the completions of registered requests, and stores the reported completions.
 struct CompletionPoll<'a> {
     session: &'a dyn SessionContext,
     target: &'a PollTarget,
@@ -247,7 +248,8 @@ impl PollHandler for CompletionPoll<'_> {
     }
 }
 
-/// The handler of the polls that send the final acknowledgements after a client was dropped.
+/// The poll handler that builds the last polls after a client was dropped. These polls only acknowledge the remaining results to the
+/// server.
 struct FinalAck<'a> {
     target: &'a PollTarget,
     completions: &'a CompletionTable,
@@ -328,7 +330,7 @@ fn request(
     request
 }
 
-/// Runs `work` until it fails, or until `end` completes. `end` is polled first.
+/// Runs `work` until it fails, and returns its error, or until `end` completes. If both happen at once, `end` takes precedence.
 async fn until(
     end: impl Future<Output = ()> + Send,
     work: impl Future<Output = Result<Infallible>> + Send,

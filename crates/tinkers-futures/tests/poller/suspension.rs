@@ -50,8 +50,8 @@ fn failed_shared_poll_is_suspended_and_resumed() {
     drop((new, first, next, last, handles));
 }
 
-/// Returns the number of seconds after which the current suspension of the shared poll ends. Registers a request each second, since an idle
-/// poller does not poll.
+/// Waits until the current suspension of the shared poll ends, and returns the number of seconds that this took. Registers a request each
+/// second, since an idle poller does not poll.
 fn suspension(fixture: &Fixture, handles: &mut Vec<CompletionHandle>) -> usize {
     let polls = fixture.server.request_times().len();
     (0..1000)
@@ -112,7 +112,7 @@ fn completed_request_restarts_the_retry_limits_of_the_shared_poll() {
 }
 
 #[test]
-fn refused_poll_resets_the_progress_deadlines_of_all_waiters() {
+fn rate_limited_shared_poll_resets_all_progress_deadlines() {
     let refusal = Step::WithHeader(429, "retry-after", "100");
     let late = Step::After(Duration::from_secs(5));
     let fixture = fixture([late, refusal, FIRST]);

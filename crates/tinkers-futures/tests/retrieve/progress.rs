@@ -14,7 +14,7 @@ use crate::{DONE, NOT_READY};
 
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(100);
 
-/// Starts an operation that retrieves the result of the request `r` from a scripted server.
+/// Starts an operation that retrieves the result of the request with the id `r` from a fake server that follows `script`.
 fn started(
     script: impl IntoIterator<Item = Step>,
     queue_log: Option<Arc<QueueLog>>,
@@ -70,7 +70,8 @@ fn poll_response_updates_queue_state_and_queue_log() {
     server.drive(handle).expect("the result");
 }
 
-/// Returns the time at which an operation fails as stalled if its first poll gets this response after 60 s and no other response follows.
+/// Returns the time after which an operation fails as stalled if its first poll gets `response` after 60 s and its second poll gets no
+/// response.
 fn stalled_at(response: Step) -> Duration {
     let held = |seconds| Step::After(Duration::from_secs(seconds));
     let (handle, server) = started([held(60), response, held(3600), DONE], None);
@@ -80,7 +81,7 @@ fn stalled_at(response: Step) -> Duration {
 }
 
 #[test]
-fn pending_or_held_back_poll_resets_the_progress_deadline() {
+fn not_ready_429_or_402_response_resets_the_progress_deadline() {
     let size = r#"{"status": "complete_metadata", "response_payload_size": 4000}"#;
     for response in [
         NOT_READY,

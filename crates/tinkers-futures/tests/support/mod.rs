@@ -21,7 +21,7 @@ use tinkers_core::{
 };
 use tinkers_wire::{ClientConfig, DynamicConfig};
 
-/// One step in the script of the server.
+/// One step in the script of the fake server, usually its response to the next request.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     /// The server responds with this status and JSON body.
@@ -32,21 +32,21 @@ pub(crate) enum Step {
     Protobuf(Bytes),
     /// The request fails with a transport error of this kind.
     Fails(TransportErrorKind),
-    /// The response of the next step is delayed by this time.
+    /// The response in the next step of the script is delayed by this time.
     After(Duration),
-    /// The transport panics.
+    /// The transport panics instead of sending the request.
     Panics,
 }
 
-/// A server that follows a script and records its requests.
+/// A fake server that responds as in a script, and records the requests that it receives.
 #[derive(Debug)]
 pub(crate) struct Scripted {
     pub(crate) clock: ManualClock,
     pub(crate) requests: Mutex<Vec<(Timestamp, HttpRequest)>>,
     pub(crate) settled: Mutex<Vec<AttemptOutcome>>,
-    /// The queue position in the rate limiter that each poll asked for, in order.
+    /// For each poll in order: whether it asked the rate limiter for a new place in the queue, or for its earlier place.
     pub(crate) readmissions: Mutex<Vec<Readmission>>,
-    /// The kinds of the limiter permits that were returned, in order.
+    /// The kinds of the rate limiter's permits that requests have returned, in the order of return.
     pub(crate) released: Mutex<Vec<&'static str>>,
     pub(crate) bytes_held: AtomicU64,
     pub(crate) max_bytes_held: AtomicU64,
@@ -56,14 +56,14 @@ pub(crate) struct Scripted {
     pub(crate) confirmations: AtomicU64,
     pub(crate) profile: Mutex<ServerProfile>,
     script: Mutex<VecDeque<Step>>,
-    /// The scripts for requests whose path ends in the given route.
+    /// The scripts for requests to particular routes. A script applies to requests whose path ends in its route.
     by_route: Mutex<Vec<(&'static str, VecDeque<Step>)>>,
     tasks: Mutex<Vec<Spawned>>,
-    /// The time until which the gate is closed after a rate-limited response (429).
+    /// The time until which the fake rate limiter sends no request, after a rate-limited response (429).
     gate: Mutex<Timestamp>,
 }
 
-/// A session context with a scripted server.
+/// A session context whose requests go to a fake server.
 #[derive(Debug)]
 pub(crate) struct FakeSession {
     pub(crate) server: Arc<Scripted>,
@@ -78,7 +78,8 @@ pub(crate) fn session(script: impl IntoIterator<Item = Step>) -> (Arc<FakeSessio
     session_with_limits(script, Duration::from_secs(7200), None)
 }
 
-/// Creates a session with this progress deadline and operation deadline.
+/// Creates a session with a fake server that follows `script`. `progress_deadline` and `operation_deadline` are the time limits of its
+/// operations.
 pub(crate) fn session_with_limits(
     script: impl IntoIterator<Item = Step>,
     progress_deadline: Duration,
@@ -87,7 +88,7 @@ pub(crate) fn session_with_limits(
     build(script, progress_deadline, operation_deadline, None)
 }
 
-/// Creates a session with an empty script. Its background tasks run on `spawner`.
+/// Creates a session whose fake server has no scripted responses. Its background tasks run on `spawner`.
 pub(crate) fn session_on(spawner: impl Spawn) -> Arc<FakeSession> {
     build([], Duration::from_secs(7200), None, Some(Box::new(spawner))).0
 }
@@ -155,7 +156,7 @@ impl Scripted {
             .collect()
     }
 
-    /// Adds a script for requests whose path ends in `route`.
+    /// Adds a script of responses for requests whose path ends in `route`.
     pub(crate) fn on(&self, route: &'static str, script: impl IntoIterator<Item = Step>) {
         let script = script.into_iter().collect();
         self.by_route.lock().unwrap().push((route, script));
@@ -229,7 +230,7 @@ impl Wake for Woken {
     }
 }
 
-/// A background task that [`Scripted::drive`] polls.
+/// A background task, which makes progress only while [`Scripted::drive`] runs.
 struct Spawned {
     work: BoxFuture<'static, ()>,
     aborted: Arc<AtomicBool>,
@@ -241,7 +242,7 @@ impl std::fmt::Debug for Spawned {
     }
 }
 
-/// A spawner of tasks that run in [`Scripted::drive`].
+/// A spawner of background tasks, which make progress only while [`Scripted::drive`] runs.
 #[derive(Debug)]
 struct Tasks(Weak<Scripted>);
 
@@ -313,7 +314,7 @@ fn json() -> HeaderMap {
     headers
 }
 
-/// An admission without queues and limits. It only has a gate, which a rate-limited response closes for the server's retry delay, or for
+/// A fake rate limiter without queues and limits. It only pauses after a rate-limited response (429), for the server's retry delay or for
 /// one second.
 #[derive(Debug)]
 struct Gate(Arc<Scripted>);

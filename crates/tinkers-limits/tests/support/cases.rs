@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clients::Policy;
 use crate::sim::{self, Case, Noise, Outcome, Window};
 
-/// A group of similar cases, with the minimum results that the limiter must reach in them.
+/// A group of similar simulated cases, with the minimum results that the limiter must reach in them.
 pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) sample: Duration,
@@ -15,26 +15,28 @@ pub(crate) struct Group {
     /// The minimum number of finished samples, averaged over the cases, as a fraction of those that a client with full knowledge of the
     /// server would finish.
     pub(crate) min_share: f64,
-    /// The minimum evenness between clients: the samples of the slowest client as a fraction of those of the fastest.
+    /// The minimum evenness between clients: the number of samples of the slowest client as a fraction of that of the fastest.
     pub(crate) min_evenness: f64,
 }
 
-/// The minimum number of accepted requests per refused request.
+/// The minimum number of accepted requests per refused request that the limiter must reach in each group of cases.
 const ACCEPTED_PER_REFUSAL: f64 = 20.0;
-/// The number of seeds, each of which gives one case. The seed varies random walks and the times of capacity changes.
+/// The number of random seeds per group, each of which gives one simulated case. The seed varies random walks and the times of capacity
+/// changes.
 const SEEDS: u64 = 8;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// The server's retry delays. The longer one is also the time for which a refusal without a retry delay closes the gate.
+/// The retry delays that the simulated server sends with a refusal. The longer one is also the pause of the real limiter after a refusal
+/// without a retry delay.
 const HINTS: [Duration; 2] = [ms(200), ms(1_000)];
 const SAMPLES: [Duration; 2] = [ms(200), ms(1_000)];
 
-/// Cases with a server of constant capacity, in which the clients finish 50 samples per unit of capacity. If the server's retry delay is 1
-/// s and a sample takes 200 ms, one gate closure takes so long that a client that learns from refusals finishes at most a fraction of 0.92
-/// of the possible samples.
+/// Returns cases with a server of constant capacity, in which the clients finish 50 samples per unit of capacity. If the server's retry
+/// delay is 1 s and a sample takes 200 ms, one pause after a refusal takes so long that a client that learns from refusals finishes at most
+/// a fraction of 0.92 of the possible samples.
 pub(crate) fn fixed() -> Vec<Group> {
     let group = |size: u32, sample, hint| Group {
         name: format!("W = {size}"),
@@ -52,7 +54,7 @@ pub(crate) fn fixed() -> Vec<Group> {
     grid(&[20, 50, 500], group)
 }
 
-/// Cases in which the server capacity is 20, 50 and 10 requests in turn, for three minutes.
+/// Returns cases in which the server capacity is 20, 50 and 10 requests in turn, for three minutes.
 pub(crate) fn steps() -> Vec<Group> {
     let group = |each: u32, sample, hint| {
         let window = |seed: u64| Window {
@@ -76,7 +78,8 @@ pub(crate) fn steps() -> Vec<Group> {
     grid(&[10, 30], group)
 }
 
-/// Cases in which the server capacity is a random walk between 5 and 80 requests, for three minutes, with up to five changes per second.
+/// Returns cases in which the server capacity is a random walk between 5 and 80 requests, for three minutes. Each second it changes by at
+/// most 5.
 pub(crate) fn walks() -> Vec<Group> {
     let group = |_, sample, hint| Group {
         name: "walk".to_owned(),
@@ -89,8 +92,8 @@ pub(crate) fn walks() -> Vec<Group> {
     grid(&[0], group)
 }
 
-/// Cases with two processes that share one API key for ten minutes, at a server capacity of 50 requests. The second process starts five
-/// seconds later.
+/// Returns cases with two processes that share one API key for ten minutes, at a server capacity of 50 requests. The second process starts
+/// five seconds or more after the first.
 pub(crate) fn pairs() -> Vec<Group> {
     let group = |size: u32, sample: Duration, hint| {
         let samples = 600 * u64::from(size) * 1_000 / sample.as_millis() as u64;
@@ -112,7 +115,7 @@ pub(crate) fn pairs() -> Vec<Group> {
     grid(&[50], group)
 }
 
-/// Returns whether a refusal closes the gate for at most the duration of a sample.
+/// Returns whether the pause after a refusal, `hint`, is at most as long as the server needs for a sample.
 fn is_short(sample: Duration, hint: Duration) -> bool {
     hint <= sample
 }
@@ -176,10 +179,11 @@ pub(crate) const fn next(state: u64) -> u64 {
         .wrapping_add(1_442_695_040_888_963_407)
 }
 
-/// A case with random refusals, which do not depend on the requests in flight. The random refusals are continuous, or come in a burst.
+/// A simulated case with random refusals, which do not depend on the requests in flight. They occur for the whole simulation, or only in a
+/// burst.
 pub(crate) struct NoiseCase {
     pub(crate) per_mille: u64,
-    /// The capacity of the server, or `None` if it is unlimited.
+    /// The number of requests that the server accepts at once, or `None` if it is unlimited.
     pub(crate) window: Option<u32>,
     /// The maximum number of samples that the client runs at once.
     pub(crate) callers: u64,
@@ -189,22 +193,22 @@ pub(crate) struct NoiseCase {
     pub(crate) is_burst: bool,
 }
 
-/// The result of a case with random refusals.
+/// The result of a simulated case with random refusals.
 pub(crate) struct NoiseOutcome {
-    /// The number of samples finished during the random refusals, as a fraction of those of a client that has the same gate and gradual
-    /// increase, and knows the server's capacity.
+    /// The number of samples finished during the random refusals, as a fraction of those of a comparison client. That client has the same
+    /// gate and gradual increase, but knows the server's capacity from the beginning.
     pub(crate) during: f64,
-    /// The finished samples as a fraction of the possible ones, counted from two seconds after the end of the burst of random refusals on.
-    /// `None` without a burst.
+    /// The finished samples as a fraction of the possible ones, from two seconds after the end of the burst of random refusals until the
+    /// end. An average over the seeds. `None` without a burst.
     pub(crate) after: Option<f64>,
-    /// The finished samples after the burst as a fraction of the possible ones, like `after`, but for the worst seed instead of the average
-    /// of all seeds.
+    /// The finished samples as a fraction of the possible ones, from two seconds after the end of the burst of random refusals until the
+    /// end, for the seed with the worst result. `None` without a burst.
     pub(crate) worst_after: Option<f64>,
     pub(crate) refused_per_accepted: f64,
 }
 
 impl NoiseCase {
-    /// The start and the end of the burst of random refusals.
+    /// The start and the end of the burst of random refusals, measured from the start of the simulation.
     const BURST: [Duration; 2] = [ms(10_000), ms(20_000)];
     const END: Duration = ms(40_000);
     /// The seeds of the random number generator. None of these seeds was used to choose the constants of the algorithm.
@@ -213,11 +217,11 @@ impl NoiseCase {
     /// The minimum of [`NoiseOutcome::during`]: the samples finished during the random refusals, as a fraction of those of a client that
     /// knows the server's capacity.
     const MIN_DURING: f64 = 0.7;
-    /// The minimum of [`NoiseOutcome::after`]: the samples finished after the burst as a fraction of the possible ones, on average over the
-    /// seeds.
+    /// The minimum of [`NoiseOutcome::after`]: the samples finished after the burst of random refusals as a fraction of the possible ones,
+    /// on average over the seeds.
     const MIN_AFTER: f64 = 0.88;
-    /// The minimum of [`NoiseOutcome::worst_after`]: the samples finished after the burst as a fraction of the possible ones, for the worst
-    /// seed.
+    /// The minimum of [`NoiseOutcome::worst_after`]: the samples finished after the burst of random refusals as a fraction of the possible
+    /// ones, for the worst seed.
     const MIN_AFTER_WORST: f64 = 0.45;
     /// The maximum number of refusals per accepted request, not counting the expected number of random refusals.
     const MAX_REFUSALS: f64 = 0.1;
@@ -246,7 +250,7 @@ impl NoiseCase {
         }
     }
 
-    /// Returns the number of samples that can run at once, limited by the server and by the client.
+    /// Returns the maximum number of samples that run at the same time: the smaller of the limits of the server and the client.
     fn max_concurrency(&self) -> u32 {
         self.window.unwrap_or(u32::MAX).min(self.callers as u32)
     }
@@ -284,7 +288,7 @@ impl NoiseCase {
         failures
     }
 
-    /// Returns the name of the case: the fraction and duration of the random refusals, and the capacity.
+    /// Returns the name of the case: the percentage and duration of the random refusals, and the capacity of the server.
     pub(crate) fn name(&self) -> String {
         let lasts = if self.is_burst { " for 10 s" } else { "" };
         let window = self
@@ -293,7 +297,7 @@ impl NoiseCase {
         format!("{} %{lasts}, {window}", self.per_mille / 10)
     }
 
-    /// Runs the case with all seeds.
+    /// Simulates the case once with each seed. Returns averages over the seeds, and the worst result.
     pub(crate) fn run(&self, policy: Policy) -> NoiseOutcome {
         let [from, to] = self.span();
         let settled = to + Self::SETTLED;
@@ -323,7 +327,7 @@ impl NoiseCase {
     }
 }
 
-/// Returns cases with 3 %, 10 % and 30 % of random refusals, with and without a limited capacity.
+/// Returns cases with 3 %, 10 % and 30 % of random refusals, with and without a limited capacity of the server.
 pub(crate) fn noise() -> Vec<NoiseCase> {
     let mut noise_cases = Vec::new();
     for is_burst in [false, true] {
@@ -349,7 +353,7 @@ pub(crate) fn noise() -> Vec<NoiseCase> {
     noise_cases
 }
 
-/// The outcomes of all cases of a group.
+/// The outcomes of all simulated cases of a group, from which averages are computed.
 pub(crate) struct Figures {
     pub(crate) outcomes: Vec<Outcome>,
 }
@@ -376,7 +380,8 @@ impl Figures {
         self.mean(Outcome::refused_per_event)
     }
 
-    /// Returns the smallest evenness between clients among the outcomes of the group.
+    /// Returns the smallest evenness between clients in any case of the group. Evenness is the number of samples of the slowest client as a
+    /// fraction of that of the fastest.
     pub(crate) fn evenness(&self) -> f64 {
         let all = self.outcomes.iter().map(Outcome::evenness);
         all.fold(f64::INFINITY, f64::min)

@@ -7,31 +7,34 @@ use tinkers_limits::{
     AdaptiveLimit, Blocked, Bounds, Charge, Constraints, SlotRequest, Ticket, TicketOutcome,
 };
 
-/// The kind of a simulated client.
+/// The kind of a simulated client: the real limiter, or one for comparison that lacks a part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// A client with the real gate, gradual increase and adaptive in-flight limit.
+    /// A client with the real limiter: the gate, the gradual increase after a rate-limit pause, and the in-flight limit that adapts to
+    /// refusals.
     Adaptive,
-    /// A client with the real gate and gradual increase. Its in-flight limit is fixed at the value with which the real limiter starts.
+    /// A client for comparison whose in-flight limit does not adapt: it stays at the value with which the real limiter starts. The gate and
+    /// the gradual increase after a rate-limit pause are the real ones.
     FixedWindow,
-    /// A client with the real gate and gradual increase. Its in-flight limit is fixed at this number, the capacity of the server.
+    /// A client for comparison that knows the capacity of the server, this number, and has it as a fixed in-flight limit. The gate and the
+    /// gradual increase after a rate-limit pause are the real ones.
     KnownWindow(u32),
-    /// A client with an adaptive in-flight limit and a gate that opens completely at its deadline: without a first request, gradual
-    /// increase or slow start.
+    /// A client for comparison whose gate admits all requests again after its deadline: without first sending a single request, and without
+    /// gradual increase or slow start. Its in-flight limit adapts to refusals.
     OpensAtDeadline,
 }
 
-/// The result of a request for admission.
+/// The result of a client's attempt to send a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// The request was sent.
     Sent {
-        /// The number of congestion events that the client had observed before it sent the request.
+        /// The number of congestion events (groups of concurrent refusals) that the client had observed before it sent the request.
         events: u64,
     },
-    /// The request may be sent at this time.
+    /// The request was not sent, since the gate is closed. It may be sent at this time.
     NotUntil(Duration),
-    /// The request may be sent only after another request has ended.
+    /// The request was not sent, since a limit is reached. It may be sent only after another request has ended.
     Full,
 }
 
@@ -44,7 +47,7 @@ pub(crate) struct Client {
     events: u64,
     /// Whether a request of the client waits for admission.
     has_waiters: bool,
-    /// The deadline of the gate of a client of the kind [`Policy::OpensAtDeadline`].
+    /// The deadline of the gate. Only used by clients of the kind [`Policy::OpensAtDeadline`].
     until: Duration,
 }
 
@@ -87,7 +90,7 @@ impl Client {
         self.constraints.window().view().in_flight.into()
     }
 
-    /// Records that no request of the client waits for admission any more.
+    /// Records that no request of the client waits to be sent any more.
     pub(crate) fn set_idle(&mut self) {
         self.has_waiters = false;
     }
@@ -172,7 +175,7 @@ impl Client {
         self.policy != Policy::FixedWindow && !matches!(self.policy, Policy::KnownWindow(_))
     }
 
-    /// Opens the gate of a client of the kind [`Policy::OpensAtDeadline`].
+    /// Opens the gate completely. Only used for clients of the kind [`Policy::OpensAtDeadline`].
     fn open_gate(&mut self) {
         let gate = self.constraints.gate();
         if gate.enter(self.until, PATIENCE).is_ok() && gate.reopen(gate.epoch()) {

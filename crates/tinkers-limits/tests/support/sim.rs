@@ -13,18 +13,18 @@ use crate::clients::{Admission, Client, Policy};
 pub(crate) struct Window {
     pub(crate) sizes: Vec<u32>,
     pub(crate) each: Duration,
-    /// The part of the first interval that has already passed when the simulation starts.
+    /// The time for which the first interval of the capacity has already lasted when the simulation starts.
     pub(crate) begun: Duration,
 }
 
-/// Random refusals, which do not depend on the requests in flight.
+/// Random refusals (429 responses) of the simulated server, which do not depend on the requests in flight.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Noise {
     /// The number of requests out of a thousand that are refused at random.
     pub(crate) per_mille: u64,
-    /// The time at which the random refusals start.
+    /// The time at which the random refusals start, measured from the start of the simulation.
     pub(crate) from: Duration,
-    /// The time at which the random refusals end.
+    /// The time at which the random refusals end, measured from the start of the simulation.
     pub(crate) to: Duration,
     /// The seed of the random numbers that select the refused requests.
     pub(crate) seed: u64,
@@ -34,11 +34,11 @@ pub(crate) struct Noise {
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) window: Window,
-    /// The duration of a sample.
+    /// The time that the server needs for one sample.
     pub(crate) sample: Duration,
-    /// The server's retry delay in a refusal.
+    /// The retry delay that the server sends with each refusal.
     pub(crate) hint: Duration,
-    /// The number of samples after which the simulation ends, over all clients.
+    /// The number of finished samples after which the simulation ends, over all clients.
     pub(crate) samples: u64,
     /// The start times of the processes that share the server.
     pub(crate) begin: Vec<Duration>,
@@ -59,13 +59,13 @@ pub(crate) struct Outcome {
     pub(crate) accepted: u64,
     /// The number of refused requests.
     pub(crate) refused: u64,
-    /// The congestion events that the clients observed.
+    /// The congestion events that the clients observed. Each one is a group of concurrent refusals.
     pub(crate) events: Vec<Event>,
-    /// The number of samples that each client finished.
+    /// The number of samples that each client finished, in the order of the clients.
     pub(crate) finished: Vec<u64>,
     /// The number of samples that each client finished in the second half of the simulated time.
     pub(crate) finished_late: Vec<u64>,
-    /// The number of samples that would have finished if the server had always been in full use.
+    /// The number of samples that would have finished if the server had always worked at full capacity.
     pub(crate) possible: f64,
     /// The time at which each sample finished.
     pub(crate) ends: Vec<Duration>,
@@ -74,9 +74,9 @@ pub(crate) struct Outcome {
 /// A congestion event: a group of concurrent refusals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// The number of requests in flight at the first refusal of the event.
+    /// The number of requests that the client had in flight at the first refusal of the event.
     pub(crate) in_flight: u64,
-    /// The number of refusals of the event.
+    /// The number of refusals that belong to the event.
     pub(crate) refused: u64,
 }
 
@@ -98,7 +98,7 @@ impl Window {
         self.sizes[at as usize % self.sizes.len()]
     }
 
-    /// Returns the average capacity over `time`.
+    /// Returns the average capacity of the server over the first `time` of the simulation.
     pub(crate) fn mean(&self, time: Duration) -> f64 {
         const STEP: Duration = Duration::from_millis(10);
         let steps = time.as_millis().div_ceil(STEP.as_millis()).max(1) as u32;
@@ -127,8 +127,8 @@ impl Outcome {
         self.refused as f64 / self.events.len().max(1) as f64
     }
 
-    /// Returns the number of samples that the slowest client finished in the second half of the time, as a fraction of those of the
-    /// fastest client.
+    /// Returns the evenness between clients: the number of samples that the slowest client finished in the second half of the simulation,
+    /// as a fraction of that of the fastest client.
     pub(crate) fn evenness(&self) -> f64 {
         let least = self.finished_late.iter().min().copied().unwrap_or(0);
         let most = self.finished_late.iter().max().copied().unwrap_or(0);
@@ -142,15 +142,15 @@ enum SimEvent {
     Wake,
     /// A request arrives at the server. Contains the index of the request.
     Arrives(u64),
-    /// The server finishes a request and sends the result.
+    /// The server finishes a request and sends the result to the client.
     Ends,
     /// A client receives the response to a submission. Contains the index of the request, and whether the server accepted it.
     Response(u64, bool),
-    /// A client receives a result.
+    /// A client receives the result of one of its requests.
     Result,
 }
 
-/// The queue of future events, ordered by time and then by insertion.
+/// The queue of future events of the simulation, ordered by time and then by insertion.
 #[derive(Default)]
 struct EventQueue {
     heap: BinaryHeap<Reverse<(Duration, u64, usize, SimEvent)>>,
@@ -184,8 +184,8 @@ struct Run<'a> {
     /// The state of the random number generator for random refusals.
     random: u64,
     ends: Vec<Vec<Duration>>,
-    /// The congestion events so far. The key consists of the client, and the number of congestion events that it had observed when it sent
-    /// the refused requests.
+    /// The congestion events (groups of concurrent refusals) so far. The key consists of the client, and the number of congestion events
+    /// that it had observed when it sent the refused requests.
     events: BTreeMap<(usize, u64), Event>,
     out: Outcome,
 }
@@ -300,7 +300,7 @@ impl Run<'_> {
         }
     }
 
-    /// Returns whether a request is refused at random.
+    /// Returns whether the server refuses a request that arrives now at random, whatever its load is.
     fn is_noise(&mut self, now: Duration) -> bool {
         let Some(noise) = self.case.noise else {
             return false;

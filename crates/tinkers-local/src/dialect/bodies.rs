@@ -12,7 +12,8 @@ use crate::protocol::Form;
 use crate::read::{Refusal, Route, is_protobuf};
 
 impl Dialect {
-    /// Checks that the route accepts a request body of this content type.
+    /// Checks that a route accepts request bodies with this content type. Only `forward_backward` restricts it, as the dialect (the
+    /// imitated server) demands.
     pub(crate) fn check_content_type(
         &self,
         route: Route,
@@ -37,8 +38,8 @@ impl Dialect {
         })
     }
 
-    /// Checks the JSON fields that some dialects restrict. Ignores malformed JSON, because the decoder of the request body reports
-    /// it.
+    /// Checks the fields of a JSON request body that the imitated server restricts, such as `max_tokens`. Accepts malformed JSON,
+    /// because the decoder of the request body reports it later.
     pub(crate) fn check_body(
         &self,
         route: Route,
@@ -103,7 +104,8 @@ impl Dialect {
         }
     }
 
-    /// Returns the encoding of the result of a forward or backward pass, or of a sample, for a poll with this `Accept` header.
+    /// Returns the encoding, JSON or protobuf, of the result of a forward or backward pass or of a sample, for a poll with this
+    /// `Accept` header.
     pub(crate) fn form(&self, accept: Option<&str>) -> Form {
         match self.results {
             ResultForm::AsAsked => Form::wanted(accept),

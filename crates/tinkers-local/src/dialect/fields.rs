@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use crate::read::Route;
 
-/// The known fields of a JSON value, as a tree.
+/// The fields that are allowed in a JSON value, including those of nested values, as a tree.
 #[derive(Debug)]
 pub(crate) enum Shape {
-    /// A value of any kind.
+    /// A value of any kind. Its fields are not checked.
     Any,
     /// An object with these fields and no others.
     Fields(&'static [(&'static str, Self)]),
-    /// An object with these fields, and possibly others.
+    /// An object with these fields. Other fields are allowed and not checked.
     Open(&'static [(&'static str, Self)]),
     /// A list of items of this shape.
     Each(&'static Self),
@@ -22,7 +22,7 @@ pub(crate) enum Shape {
 use Shape::{Any, Each, Fields, Open, Values};
 
 const INPUT: Shape = Fields(&[("chunks", Each(&CHUNK))]);
-/// The known fields of an input chunk. One list covers all kinds of chunks.
+/// The known fields of a chunk of a model input, such as a text or an image. One list covers all kinds of chunks.
 const CHUNK: Shape = Fields(&[
     ("type", Any),
     ("tokens", Any),
@@ -83,9 +83,9 @@ const CONFIG: Shape = Fields(&[("sdk_version", Any)]);
 const MODEL: Shape = Fields(&[("model_id", Any), ("type", Any)]);
 
 impl Shape {
-    /// Returns the fields that this server supports in the request body of `route`. Unknown fields are allowed at the top level,
-    /// since newer clients may send some. They are refused in nested objects. Nested objects contain options, and ignoring an
-    /// option would silently change the computation.
+    /// Returns the fields that this server supports in the request body of `route`. At the top level, unknown fields are allowed,
+    /// since newer clients may send some. In nested objects, they are refused: such fields are options, and ignoring an option
+    /// would silently change the computation.
     pub(crate) fn supported(route: Route) -> Self {
         match route {
             Route::CreateModel => Open(&[("lora_config", LORA)]),

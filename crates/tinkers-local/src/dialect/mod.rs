@@ -24,56 +24,58 @@ use crate::read::Route;
 /// config.dialect.expiry = Expiry::OnceFetched;
 /// ```
 ///
-/// All dialects have the same state. Each preset documents what it does not imitate. A server that forgets its sessions, as after a
-/// restart, is not a dialect but the fault [`Fault::restart`](crate::Fault::restart).
+/// The server keeps the same state (sessions, models, results) in every dialect. Each preset documents what it does not imitate. A
+/// server that forgets its sessions, as after a restart, is not a dialect but the fault [`Fault::restart`](crate::Fault::restart).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialect {
-    /// The encodings in which the server accepts the request body of `forward_backward`.
+    /// The encodings in which the server accepts the request body of `forward_backward`: JSON, protobuf or both.
     pub pass_bodies: PassBodies,
-    /// The response to a `forward_backward` request if the server does not accept the encoding of its body.
+    /// The response to a `forward_backward` request whose body has an encoding that the server does not accept.
     pub other_bodies: OtherBodies,
     /// The encoding of the results of forward and backward passes, and of samples.
     pub results: ResultForm,
-    /// The title and the version in the OpenAPI document.
+    /// The title and the version of the API that the OpenAPI document states.
     pub title: (&'static str, &'static str),
-    /// Whether the server has an OpenAPI document at `/openapi.json`.
+    /// Whether the server has an OpenAPI document at `/openapi.json`, and whether the document is complete.
     pub open_api: OpenApi,
-    /// The treatment of unknown fields in JSON request bodies.
+    /// Whether the server ignores or refuses unknown fields in JSON request bodies.
     pub unknown_fields: UnknownFields,
-    /// The routes that the server does not have. Requests for these routes get a 404.
+    /// The routes that the imitated server does not have. Requests for these routes get a 404.
     pub absent: BTreeSet<Route>,
     /// Whether requests must contain an API key.
     pub key: KeyNeed,
-    /// The feature flags that the response to `client/config` contains.
+    /// Which feature flags the response to `client/config` contains.
     pub flags: Flags,
-    /// The status of the response to a request that creates a session or a sampler.
+    /// The status of the response to a request that creates a session or a sampler, such as 200 or 201.
     pub created: StatusCode,
-    /// Whether the response to an accepted sample contains the ids of its sequences.
+    /// Whether the response to an accepted sample request contains the ids of the sequences that will be sampled.
     pub sequence_ids: SequenceIds,
-    /// The names of fields and metrics in responses.
+    /// Whose names of fields and metrics the responses contain: those of the official service or those of SkyRL.
     pub words: Words,
     /// The response to a poll for an operation that failed.
     pub failures: Failures,
-    /// The response to a poll that was held for the maximum time while its operation was still queued or running.
+    /// The response to a poll if its operation is still queued or running at the end of the time for which the server holds polls
+    /// open.
     pub poll_end: PollEnd,
-    /// How long a poll is held open. If `None`, [`LocalConfig::long_poll`](crate::LocalConfig::long_poll) applies.
+    /// How long the server holds a poll open while the operation has not ended. If `None`,
+    /// [`LocalConfig::long_poll`](crate::LocalConfig::long_poll) applies.
     pub long_poll: Option<Duration>,
     /// When a result expires, and the response to polls for an expired result.
     pub expiry: Expiry,
-    /// The order in which the operations of a model run.
+    /// The order in which the server runs the operations of a model.
     pub order: Order,
-    /// Which requests are applied only once if a client sends them again.
+    /// Which requests the server applies only once if a client sends them again, for example after a lost response.
     pub repeats: Repeats,
-    /// When a checkpoint can be loaded into a model.
+    /// When a checkpoint can be loaded, and whether only into an existing model or also into a new one.
     pub loads: Loads,
     /// Whether a sample request must set `max_tokens`.
     pub max_tokens: MaxTokens,
-    /// The accepted forms of the sampling parameter `stop`.
+    /// Whether the sampling parameter `stop` must be a list or may also be a text.
     pub stop: StopForm,
-    /// The first prompt token that has an entry in the prompt's log-probabilities.
+    /// Whether the log-probabilities of a prompt begin with its first or its second token.
     pub prompt_logprobs: PromptLogprobs,
-    /// The form of the paths of sampler weights in responses.
+    /// How responses write the paths of saved sampler weights: with or without the kind of checkpoint.
     pub sampler_paths: SamplerPaths,
 }
 
@@ -81,21 +83,21 @@ pub struct Dialect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PassBodies {
-    /// The server accepts JSON and protobuf.
+    /// The server accepts the body of a `forward_backward` request in JSON and in protobuf.
     Both,
-    /// The server accepts JSON, but not protobuf.
+    /// The server accepts the body of a `forward_backward` request in JSON, but not in protobuf.
     Json,
-    /// The server accepts protobuf, but not JSON.
+    /// The server accepts the body of a `forward_backward` request in protobuf, but not in JSON.
     Protobuf,
 }
 
-/// The response to a request if the server does not accept the encoding of its body.
+/// The response to a request whose body has an encoding that the server does not accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OtherBodies {
-    /// The server sends a 415 response with a reason.
+    /// The server refuses the request with a 415 response that states the reason.
     Unsupported,
-    /// The server sends a 500 response in plain text, as after an unhandled exception.
+    /// The server sends a 500 response in plain text, as a web framework does after an unhandled exception.
     Crash,
 }
 
@@ -105,17 +107,17 @@ pub enum OtherBodies {
 pub enum ResultForm {
     /// The server encodes a result as the `Accept` header of the poll asks. If the header names no encoding, it sends JSON.
     AsAsked,
-    /// The server sends JSON, regardless of the `Accept` header.
+    /// The server sends results in JSON, regardless of the `Accept` header of the poll.
     Json,
-    /// The server sends protobuf, regardless of the `Accept` header.
+    /// The server sends results in protobuf, regardless of the `Accept` header of the poll.
     Protobuf,
 }
 
-/// Whether a server has an OpenAPI document at `/openapi.json`.
+/// Whether a server has an OpenAPI document at `/openapi.json`, and whether the document is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OpenApi {
-    /// The server has a correct document.
+    /// The server has a complete and correct document.
     Whole,
     /// The server has a document that omits the request body of `forward_backward`.
     PassWithoutBody,
@@ -123,7 +125,7 @@ pub enum OpenApi {
     Absent,
 }
 
-/// The treatment of unknown fields in JSON request bodies.
+/// Whether a server ignores or refuses unknown fields in JSON request bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownFields {
@@ -144,36 +146,38 @@ pub enum KeyNeed {
     Always,
 }
 
-/// The feature flags that the response to `client/config` contains.
+/// Which feature flags the response to `client/config` contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flags {
-    /// The response contains all flags of the official service and of this server.
+    /// The response to `client/config` contains all feature flags of the official service, and additional flags of this server.
     All,
-    /// The response contains the flags that the Python SDK 0.25 knows, without the name and the guarantees of this server.
+    /// The response to `client/config` contains the feature flags that the Python SDK 0.25 knows. It does not contain the name and
+    /// the guarantees of this server.
     OfSdk025,
-    /// The response contains only the flag `pjwt_auth_enabled`.
+    /// The response to `client/config` contains only the feature flag `pjwt_auth_enabled`.
     JwtAlone,
 }
 
-/// Whether the response to an accepted sample contains the ids of its sequences.
+/// Whether the response to an accepted sample request contains the ids of the sequences that will be sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SequenceIds {
-    /// The response contains `sample_sequence_ids`.
+    /// The response to an accepted sample request contains the ids of the sequences, as `sample_sequence_ids`.
     Present,
-    /// The response contains no ids.
+    /// The response to an accepted sample request does not contain the ids of the sequences.
     Absent,
 }
 
-/// The names of fields and metrics in responses.
+/// Whose names of fields and metrics the responses contain: those of the official service or those of SkyRL, another server of this
+/// API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Words {
-    /// The names that the official service uses.
+    /// Responses contain the names of fields and metrics that the official service uses.
     Tinker,
-    /// The names that SkyRL uses: `future_id` and `status` in responses to accepted requests, its own fields in results, short error
-    /// texts, and no metrics of forward and backward passes.
+    /// Responses contain the names of SkyRL: `future_id` and `status` in responses to accepted requests, its own fields in results,
+    /// short error texts, and no metrics of forward and backward passes.
     SkyRl,
 }
 
@@ -181,19 +185,20 @@ pub enum Words {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failures {
-    /// The server sends a 200 response with `error` and `category` in the body.
+    /// The response to a poll for a failed operation has the status 200, with `error` and `category` in the body.
     InBody,
-    /// The server sends a response with this status, and the error as `detail` in the body.
+    /// The response to a poll for a failed operation has this status, and the error as `detail` in the body.
     Status(StatusCode),
 }
 
-/// The response to a poll that was held for the maximum time while its operation was still queued or running.
+/// The response to a poll if its operation is still queued or running at the end of the time for which the server holds polls open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PollEnd {
-    /// The server sends a 200 response with `try_again` and the state of the queue.
+    /// The server sends a 200 response with `try_again` and the state of the queue, such as `active` or `paused_capacity`. The
+    /// client then polls again.
     TryAgain,
-    /// The server sends a 408 response with `detail`, without the state of the queue.
+    /// The server sends a 408 response with `detail`, but without the state of the queue. The client then polls again.
     Timeout,
 }
 
@@ -201,26 +206,28 @@ pub enum PollEnd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {
-    /// Results expire at the times in [`LocalConfig`](crate::LocalConfig). Later polls get a 410.
+    /// Results expire at the times in [`LocalConfig`](crate::LocalConfig). Polls for an expired result get a 410.
     AsConfigured,
-    /// A result expires when it is first delivered. Later polls get a 404.
+    /// A result expires when it is first sent to a client. Polls for an expired result get a 404.
     OnceFetched,
-    /// A result expires this long after the end of its operation, or earlier if [`LocalConfig`](crate::LocalConfig) says so. Later
-    /// polls get a 404.
+    /// A result expires this long after the end of its operation, or earlier if [`LocalConfig`](crate::LocalConfig) says so. Polls
+    /// for an expired result get a 404.
     After(Duration),
 }
 
-/// The order in which the operations of a model run.
+/// The order in which the server runs the operations of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
-    /// Operations run in the order of their `seq_id`. The first `seq_id` is 1, and there are no gaps.
+    /// Operations run in the order of their `seq_id`, which begins at 1. An operation waits until the requests with all lower
+    /// numbers have arrived.
     BySeqId,
     /// Operations run in the order in which their requests arrive. One operation runs at a time.
     OnArrival,
 }
 
-/// Which requests are applied only once if a client sends them again under the same sequence number.
+/// Which requests the server applies only once if a client sends them again with the same sequence number, for example after a lost
+/// response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repeats {
@@ -232,7 +239,7 @@ pub enum Repeats {
     Again,
 }
 
-/// When a checkpoint can be loaded into a model.
+/// When a checkpoint can be loaded, and whether only into an existing model or also into a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Loads {
@@ -249,13 +256,13 @@ pub enum Loads {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MaxTokens {
-    /// A request may omit `max_tokens`.
+    /// A sample request may omit `max_tokens`.
     Optional,
-    /// A request without `max_tokens` gets a 400.
+    /// A sample request without `max_tokens` gets a 400.
     Required,
 }
 
-/// The accepted forms of the sampling parameter `stop`.
+/// Whether the sampling parameter `stop` must be a list or may also be a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopForm {
@@ -265,22 +272,22 @@ pub enum StopForm {
     List,
 }
 
-/// The first prompt token that has an entry in the prompt's log-probabilities.
+/// Whether the log-probabilities of a prompt begin with its first or its second token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PromptLogprobs {
-    /// The list begins with the first prompt token. The entry of this token is empty.
+    /// The list of log-probabilities begins with the first prompt token. The entry of this token is empty.
     FromFirst,
-    /// The list begins with the second prompt token, so the list is one entry shorter than the prompt.
+    /// The list of log-probabilities begins with the second prompt token, so the list is one entry shorter than the prompt.
     FromSecond,
 }
 
-/// The form of the paths of sampler weights in responses. Requests may use both forms.
+/// How responses write the paths of saved sampler weights: with or without the kind of checkpoint. Requests may use either form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SamplerPaths {
-    /// The server writes `tinker://RUN/sampler_weights/NAME`, with the kind of checkpoint.
+    /// The server writes `tinker://RUN/sampler_weights/NAME`. The path contains the kind of checkpoint, `sampler_weights`.
     WithKind,
-    /// The server writes `tinker://RUN/NAME`, without the kind of checkpoint.
+    /// The server writes `tinker://RUN/NAME`. The path does not contain the kind of checkpoint.
     Bare,
 }

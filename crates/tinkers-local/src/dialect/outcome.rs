@@ -4,7 +4,8 @@ use super::{Dialect, PromptLogprobs, Words};
 use crate::engine::Outcome;
 
 impl Dialect {
-    /// Returns the outcome of a job with the field and metric names of the dialect.
+    /// Changes the outcome of an engine job to the form of the imitated server: its field and metric names and its list of prompt
+    /// log-probabilities.
     pub(crate) fn adapt(&self, mut outcome: Outcome) -> Outcome {
         match &mut outcome {
             Outcome::Sampled(sample) if self.prompt_logprobs == PromptLogprobs::FromSecond => {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::read::Route;
 
-/// The routes of the official service that SkyRL lacks.
+/// The routes that the official service has but SkyRL, another server of this API, does not have.
 const NOT_IN_SKYRL: [Route; 8] = [
     Route::CancelFuture,
     Route::DynamicConfig,
@@ -24,7 +24,7 @@ const NOT_IN_SKYRL: [Route; 8] = [
     Route::DeleteEscapedCheckpoint,
 ];
 
-/// How long SkyRL holds a poll open.
+/// How long a SkyRL server holds a poll open while the operation has not ended.
 const SKYRL_POLL: Duration = Duration::from_secs(300);
 
 impl Default for Dialect {
@@ -63,8 +63,9 @@ impl Dialect {
         }
     }
 
-    /// Returns an artificial strict dialect that no known server has: only JSON request bodies, only protobuf results, only the
-    /// fields of the SDK 0.25, and no OpenAPI document. A client can detect this dialect only by its 415 and 422 responses.
+    /// Returns an artificial strict dialect, which no known server has: only JSON request bodies, only protobuf results, only the
+    /// request fields of the Python SDK 0.25, and no OpenAPI document. A client can detect this dialect only by its 415 and 422
+    /// responses.
     pub fn json_strict() -> Self {
         Self {
             pass_bodies: PassBodies::Json,
@@ -76,13 +77,13 @@ impl Dialect {
         }
     }
 
-    /// Returns the dialect of SkyRL 0.3.0: only JSON, a 500 response to protobuf request bodies, and no sequence numbers. A
-    /// repeated request is applied again.
+    /// Returns the dialect of SkyRL 0.3.0: only JSON, a 500 response to protobuf request bodies, and no sequence numbers. If a
+    /// client sends a request again, the request is applied again.
     ///
-    /// This dialect does not imitate the ids of SkyRL (decimal request ids, models named `model_<hex>`), the second model of a
-    /// repeated `create_model`, batches that fail together, the lack of zstd, the checks of names and losses, the values of losses,
-    /// timestamps without a time zone, 405 for a wrong method, archives, and most error texts. It does imitate the error texts for
-    /// unknown routes and results, used names, reused numbers and failed operations.
+    /// This dialect does not imitate the ids of SkyRL (decimal request ids, models named `model_<hex>`), the second model that a
+    /// repeated `create_model` creates, batches that fail together, the lack of zstd, the checks of names and losses, the values of
+    /// losses, timestamps without a time zone, 405 for a wrong method, archives, and most error texts. It does imitate the error
+    /// texts for unknown routes and results, checkpoint names in use, reused sequence numbers and failed operations.
     pub fn skyrl() -> Self {
         Self {
             pass_bodies: PassBodies::Json,
@@ -126,12 +127,13 @@ impl Dialect {
         }
     }
 
-    /// Returns the dialect of TuFT 0.2.2: protobuf for pass bodies and results, only the fields of the SDK 0.25, status 201 for
-    /// creations, status 422 for failed operations, and a required API key.
+    /// Returns the dialect of TuFT 0.2.2, another server of this API: protobuf for request bodies of `forward_backward` and for
+    /// results, only the request fields of the Python SDK 0.25, status 201 for creations, status 422 for failed operations, and a
+    /// required API key.
     ///
-    /// This dialect does not imitate the ids of TuFT, 202 for accepted requests, the refusal of repeated requests when they run, the
-    /// limits and their 429 responses, the OpenAI-compatible route, and the error texts. Unlike TuFT, it refuses unknown fields of
-    /// `sampling_params`.
+    /// This dialect does not imitate the ids of TuFT, its status 202 for accepted requests, its refusal of a repeated request only
+    /// when the request is run, its limits and their 429 responses, its OpenAI-compatible route, and its error texts. Unlike TuFT,
+    /// this dialect refuses unknown fields of `sampling_params`.
     pub fn tuft() -> Self {
         Self {
             pass_bodies: PassBodies::Protobuf,

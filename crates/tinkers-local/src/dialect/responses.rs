@@ -10,33 +10,35 @@ use crate::engine::EngineError;
 use crate::http::LazyResponse;
 use crate::read::Refusal;
 
-/// The kind of an accepted request. It distinguishes only requests whose responses differ.
+/// The kind of an accepted request, for the choice of the response. Kinds of requests whose responses do not differ are not
+/// distinguished.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum AcceptedKind<'a> {
     /// The creation of a model with this base model and adapter.
     Model(&'a str, &'a LoraConfig),
     /// The unloading of a model.
     Unload,
-    /// Any other request.
+    /// Any request that neither creates nor unloads a model.
     Other,
 }
 
-/// The kind of an operation's result. It distinguishes only results whose fields depend on the dialect.
+/// The kind of an operation's result, for the choice of the fields in the response. It lists only results whose fields depend on
+/// the imitated server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ResultKind<'a> {
     /// A model was created, with this base model and adapter.
     Model(&'a str, &'a LoraConfig),
     /// A checkpoint was saved at this path.
     Saved(&'a TinkerPath),
-    /// Weights were copied into memory for the sampler with this id.
+    /// The weights of a model were copied into memory for the sampler with this id.
     Snapshot(&'a str),
     /// A checkpoint was loaded into a model.
     Loaded,
 }
 
 impl Dialect {
-    /// Returns the 404 refusal of a request for an unknown path. The error text either names the path or imitates the text of a web
-    /// framework.
+    /// Returns the 404 refusal of a request for an unknown path. Depending on the imitated server, the error text names the path or
+    /// is the default text of a web framework.
     pub(crate) fn no_route(&self, path: &str) -> Refusal {
         Refusal::not_found(match self.flags {
             Flags::All => format!("no route {path}"),
@@ -44,7 +46,7 @@ impl Dialect {
         })
     }
 
-    /// Returns the 404 refusal for a request id that this server never issued.
+    /// Returns the 404 refusal of a poll or cancellation that names a request id that this server never issued.
     pub(crate) fn unknown_request(&self, name: &str) -> Refusal {
         Refusal::not_found(match self.words {
             Words::Tinker => format!("no request {name} was made to this server"),
@@ -52,7 +54,7 @@ impl Dialect {
         })
     }
 
-    /// Returns the refusal of a poll for an expired result.
+    /// Returns the 410 or 404 refusal of a request, such as a poll, that names an expired result.
     pub(crate) fn result_expired(&self, name: &str) -> Refusal {
         let reason = format!("the result of request {name} is no longer kept; submit it again");
         match self.expiry {
@@ -64,8 +66,8 @@ impl Dialect {
         }
     }
 
-    /// Returns the refusal of a request whose sequence number was used by another request. `refusal` is the refusal of the official
-    /// service for this case.
+    /// Returns the refusal of a request whose sequence number was used by a different request. `refusal` is what the official
+    /// service sends. The result is `refusal`, unless SkyRL is imitated, which sends another text.
     pub(crate) fn number_reused(&self, refusal: Refusal) -> Refusal {
         match self.words {
             Words::Tinker => refusal,
@@ -73,7 +75,7 @@ impl Dialect {
         }
     }
 
-    /// Returns the error of a save operation whose checkpoint name already exists.
+    /// Returns the error with which a save operation fails because a checkpoint with this path already exists.
     ///
     /// # Errors
     ///
@@ -92,12 +94,13 @@ impl Dialect {
         }
     }
 
-    /// Returns the response to a request that creates a session or a sampler.
+    /// Returns the response to a request that created a session or a sampler. The status is that of the imitated server, 200 or
+    /// 201.
     pub(crate) fn created<T: Serialize>(&self, body: &T) -> LazyResponse {
         LazyResponse::json(self.created, body)
     }
 
-    /// Returns the response to `client/config` if the dialect sends other flags than the official service.
+    /// Returns the response to `client/config` if the imitated server sends fixed flags of its own. Otherwise returns `None`.
     pub(crate) fn own_flags(&self) -> Option<LazyResponse> {
         match self.flags {
             Flags::All | Flags::OfSdk025 => None,
@@ -116,12 +119,13 @@ impl Dialect {
         }
     }
 
-    /// Returns the 408 response to a poll that was held for the maximum time.
+    /// Returns the 408 response to a poll whose operation has not ended in the time for which the server holds polls open.
     pub(crate) fn timed_out() -> LazyResponse {
         Refusal::new(StatusCode::REQUEST_TIMEOUT, "Timeout waiting for result").into_response()
     }
 
-    /// Returns the response to an accepted request.
+    /// Returns the response to an accepted request, with the fields of the imitated server. The response contains the id with which
+    /// the client polls for the result.
     pub(crate) fn accepted(
         &self,
         mut submission: SubmissionResponse,
@@ -153,7 +157,8 @@ impl Dialect {
         })
     }
 
-    /// Returns the result of an operation if the dialect encodes it differently from the official service.
+    /// Returns the result of an operation if the imitated server encodes it differently from the official service. Otherwise
+    /// returns `None`.
     pub(crate) fn result(&self, model: &str, kind: ResultKind<'_>) -> Option<Value> {
         if let (ResultKind::Saved(path), Words::Tinker, SamplerPaths::Bare) =
             (kind, self.words, self.sampler_paths)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-/// The number and the name of a rule in a fault script.
+/// The number and the name that identify a rule of a fault script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleId {
@@ -15,11 +15,11 @@ pub struct RuleId {
     pub name: Option<Arc<str>>,
 }
 
-/// The counters of matched and of faulted requests of a fault rule.
+/// The counters of a fault rule: how many requests it matched, and into how many of them it injected its fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleCount {
-    /// The rule.
+    /// The number and the name of the rule.
     pub rule: RuleId,
     /// The number of requests that matched the rule while the rule was active.
     pub matched: u64,
@@ -28,7 +28,7 @@ pub struct RuleCount {
 }
 
 impl RuleCount {
-    /// Returns the JSON object for this rule in the response to `GET /faults/counts`.
+    /// Returns the number, the name and the counters of this rule as a JSON object, for the response to `GET /faults/counts`.
     pub(crate) fn json(&self) -> Value {
         json!({
             "rule": self.rule.number,

@@ -32,16 +32,17 @@ pub(crate) enum Action {
     Restart,
 }
 
-/// A response that a fault sends instead of the server's.
+/// A response that a fault sends instead of the response of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct FixedResponse {
     response: Response,
-    /// The time from the sending of the response to the date in its `Retry-After` header.
+    /// For a response with a date in its `Retry-After` header: how long after the sending of the response this date is. `None` for
+    /// all other responses.
     retry_after_date: Option<Duration>,
 }
 
 impl FixedResponse {
-    /// Returns the response as it is sent at the date `wall`.
+    /// Returns the response for sending at the date `wall`. Computes the date of the `Retry-After` header, if the response has one.
     pub(crate) fn at(mut self, wall: SystemTime) -> Response {
         let hint = self
             .retry_after_date
@@ -58,7 +59,7 @@ impl Fault {
         Self { action }
     }
 
-    /// Sends this response instead of the server's. The server does not process the request.
+    /// Creates a fault that sends this response. The server does not process the request.
     pub fn answer(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let response = Response {
             status,
@@ -71,13 +72,14 @@ impl Fault {
         })))
     }
 
-    /// Sends a JSON response instead of the server's. The server does not process the request.
+    /// Creates a fault that sends this JSON response. The server does not process the request.
     pub fn json(status: StatusCode, body: &Value) -> Self {
         let json = HeaderValue::from_static("application/json");
         Self::answer(status, body.to_string()).with_header(CONTENT_TYPE, json)
     }
 
-    /// Sets a header of the response. Has no effect if the fault does not replace the response.
+    /// Sets a header of the response that the fault sends. Has no effect on faults that send no response of their own, such as
+    /// delays.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if let Action::Respond(fixed) = &mut self.action {
@@ -86,7 +88,7 @@ impl Fault {
         self
     }
 
-    /// Responds with 429 and this `retry-after` hint.
+    /// Creates a fault that responds with 429 (too many requests) and this `retry-after` hint.
     pub fn rate_limited(hint: Hint) -> Self {
         let mut body = json!({ "detail": "too many requests" });
         hint.add_to_body(&mut body);
@@ -100,18 +102,19 @@ impl Fault {
         }
     }
 
-    /// Responds with 400 and an empty body, as some proxies do.
+    /// Creates a fault that responds with 400 and an empty body, as some proxies do.
     pub fn empty_400() -> Self {
         Self::answer(StatusCode::BAD_REQUEST, Bytes::new())
     }
 
-    /// Responds with 408 and a queue state, as some servers do at the end of a long poll.
+    /// Creates a fault that responds to a poll with 408 and a queue state, as some servers do when the operation has not ended in
+    /// time.
     pub fn poll_timeout(queue_state: &str, reason: &str) -> Self {
         let body = json!({ "queue_state": queue_state, "queue_state_reason": reason });
         Self::json(StatusCode::REQUEST_TIMEOUT, &body)
     }
 
-    /// Responds with 402 (payment required).
+    /// Creates a fault that responds with 402 (payment required).
     pub fn payment_required() -> Self {
         Self::json(
             StatusCode::PAYMENT_REQUIRED,
@@ -119,7 +122,7 @@ impl Fault {
         )
     }
 
-    /// Responds with 410 (gone).
+    /// Creates a fault that responds with 410 (gone).
     pub fn gone() -> Self {
         Self::json(
             StatusCode::GONE,
@@ -127,7 +130,7 @@ impl Fault {
         )
     }
 
-    /// Responds with an HTML page instead of JSON, as a proxy does. The server does not process the request.
+    /// Creates a fault that responds with an HTML page instead of JSON, as a proxy does. The server does not process the request.
     pub fn html(status: StatusCode) -> Self {
         let page = format!(
             "<html>\n<head><title>{status}</title></head>\n<body><h1>{status}</h1></body>\n</html>\n"
@@ -136,75 +139,78 @@ impl Fault {
         Self::answer(status, page).with_header(CONTENT_TYPE, html)
     }
 
-    /// Responds to a poll for a single result with "try again" and an undocumented queue state.
+    /// Creates a fault that responds to a poll for a single result with "try again" and a queue state that the API does not define.
     pub fn unknown_queue_state() -> Self {
         let body = json!({ "type": "try_again", "queue_state": "paused_by_a_newer_server" });
         Self::json(StatusCode::OK, &body)
     }
 
-    /// Responds with this status. The JSON body contains `detail` as the reason.
+    /// Creates a fault that responds with this status. The JSON body contains `detail` as the reason.
     pub fn status(status: StatusCode, detail: &str) -> Self {
         Self::json(status, &json!({ "detail": detail }))
     }
 
-    /// Delays the request before the server processes it.
+    /// Creates a fault that delays the request before the server processes it.
     pub fn delay(delay: Duration) -> Self {
         Self::of(Action::Delay(delay))
     }
 
-    /// Processes the request at once, but delays the response.
+    /// Creates a fault that delays the response. The server processes the request at once.
     pub fn delay_answer(delay: Duration) -> Self {
         Self::of(Action::DelayResponse(delay))
     }
 
-    /// Refuses the connection of an in-process client, so that nothing is sent. On a real socket the request has already arrived when the
-    /// fault strikes, so the connection is cut instead.
+    /// Creates a fault that refuses the connection of an in-process client, so that no request is sent. On a real socket, the
+    /// request has already arrived when the fault applies, so the fault cuts the connection instead. The server does not process
+    /// the request.
     pub fn refuse() -> Self {
         Self::of(Action::Refuse)
     }
 
-    /// Cuts the connection. The server does not process the request.
+    /// Creates a fault that cuts the connection before the server processes the request.
     pub fn cut_before() -> Self {
         Self::of(Action::CutBefore)
     }
 
-    /// Processes the request, then cuts the connection without a response.
+    /// Creates a fault that cuts the connection after the server has processed the request, without a response.
     pub fn cut_after() -> Self {
         Self::of(Action::CutAfter)
     }
 
-    /// Processes the request and cuts the connection in the middle of the response body.
+    /// Creates a fault that cuts the connection in the middle of the response body, after the server has processed the request.
     ///
-    /// On a socket, the server sends the head with the full length, then the first half of the body. In process, the exchange fails,
-    /// since a transport returns complete responses only.
+    /// On a socket, the server sends the head with the full length, then the first half of the body. With an in-process client,
+    /// which gets only complete responses, the request fails without a response.
     pub fn cut_body() -> Self {
         Self::of(Action::CutBody)
     }
 
-    /// Processes the request, but truncates the response body to its first half. The JSON of the body is then incomplete. The
-    /// length in the response header matches the truncated body.
+    /// Creates a fault that sends only the first half of the response body, so that its JSON is incomplete. The length in the
+    /// response header matches the truncated body. The server processes the request.
     pub fn truncate() -> Self {
         Self::of(Action::Truncate)
     }
 
-    /// Processes the request twice and sends one response.
+    /// Creates a fault that makes the server process the request twice and send one response, as if a proxy had repeated the
+    /// request.
     pub fn duplicate() -> Self {
         Self::of(Action::Duplicate)
     }
 
-    /// Starts a capacity pause of `length`, then processes the request. See
+    /// Creates a fault that simulates a lack of capacity for `length` and then processes the request. See
     /// [`LocalServer::pause_capacity`](crate::LocalServer::pause_capacity).
     pub fn pause_capacity(length: Duration) -> Self {
         Self::of(Action::PauseCapacity(length))
     }
 
-    /// Ends all sessions, as if the server had received no heartbeats, then processes the request.
+    /// Creates a fault that ends all sessions, as if the server had received no heartbeats, and then processes the request.
     pub fn expire_sessions() -> Self {
         Self::of(Action::ExpireSessions)
     }
 
-    /// Restarts the server instead of processing the request (see [`LocalServer::restart`](crate::LocalServer::restart)). This cuts
-    /// the connections of all running requests, and loses all state except checkpoints.
+    /// Creates a fault that restarts the server instead of processing the request (see
+    /// [`LocalServer::restart`](crate::LocalServer::restart)). The restart cuts the connections of all running requests, and loses
+    /// all state except checkpoints.
     pub fn restart() -> Self {
         Self::of(Action::Restart)
     }

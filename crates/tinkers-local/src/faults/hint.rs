@@ -6,7 +6,8 @@ use http::HeaderValue;
 use http::header::{HeaderName, RETRY_AFTER};
 use serde_json::Value;
 
-/// The `retry-after` hint of a 429 response: how it is encoded, and its value.
+/// The `retry-after` hint of a 429 response, which says how long a client should wait before it retries: its value and how it is
+/// encoded.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Hint {
@@ -51,7 +52,7 @@ impl Hint {
         Some((name, HeaderValue::from_str(&value).ok()?))
     }
 
-    /// Adds the `retry-after` hint to the JSON body of a response. Has no effect if the hint is sent in a header.
+    /// Adds the `retry-after` hint to the JSON body of a response. Has no effect if the hint is sent in a header instead.
     pub(crate) fn add_to_body(&self, body: &mut Value) {
         if let Self::Body(ms) = self {
             body["retry_after_ms"] = (*ms).into();

@@ -22,10 +22,10 @@ pub use self::script::InvalidScript;
 
 /// A fault script: a list of fault rules. Clones share the same script. Rules can be added at any time.
 ///
-/// For each request, the rules are tried in the order in which they were added. A matching rule is due or not, as its number of
-/// matches and its probability say. The first matching rule that is due applies its fault, so a request gets at most one fault.
-/// Each rule counts all requests that it matches, but only those that its own fault was applied to count towards [`Rule::times`].
-/// `GET /faults/counts` and `GET /scripted/counts` are never faulted.
+/// For each request, the rules are tried in the order in which they were added. Each rule that matches the request counts it and
+/// decides from this count and its probability whether to inject its fault. The request gets the fault of the first rule that
+/// decides so, and no other fault. Only requests that got the fault of a rule count towards its limit [`Rule::times`]. `GET
+/// /faults/counts` and `GET /scripted/counts` never get a fault.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -58,9 +58,10 @@ pub struct Faults(Arc<Mutex<Script>>);
 #[derive(Debug, Default)]
 struct Script {
     rules: Vec<InstalledRule>,
-    /// The number of rules that were added so far, including rules that were removed again.
+    /// The number of rules that have been added so far, including rules that were removed again. It is the number of the newest
+    /// rule.
     added: u64,
-    /// The clock of the server, once the script is installed in a server.
+    /// The clock of the server in which the script is installed. `None` before the installation.
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -70,13 +71,13 @@ struct InstalledRule {
     number: u64,
     rule: Rule,
     fault: Fault,
-    /// The time at which the rule was installed in a server.
+    /// The time at which the rule was installed in a server. `None` if the script is not installed yet.
     since: Option<Timestamp>,
     matched: u64,
     struck: u64,
 }
 
-/// A fault to inject into a request, and the rule to which the fault belongs.
+/// A fault to inject into a request, with the number and the name of the rule that selected it.
 #[derive(Debug)]
 pub(crate) struct SelectedFault {
     pub(crate) fault: Fault,
@@ -109,7 +110,7 @@ impl Faults {
         self.lock().rules.clear();
     }
 
-    /// Returns the counters of all rules in the order of the rule numbers, including rules that can no longer inject a fault.
+    /// Returns the counters of all rules in the order of the rule numbers, including rules that will inject no more faults.
     pub fn counts(&self) -> Vec<RuleCount> {
         self.lock().rules.iter().map(InstalledRule::count).collect()
     }
@@ -120,8 +121,8 @@ impl Faults {
         json!({ "rules": rules })
     }
 
-    /// Installs the script in a server. The delays of the rules begin at this time. After a second installation, the script still
-    /// uses the clock of the first server.
+    /// Installs the script in a server. The times of its rules, such as delays before a rule becomes active, are measured from this
+    /// moment. If the script is installed in a second server too, it still uses the clock of the first server.
     pub(crate) fn install(&self, clock: &Arc<dyn Clock>) {
         let mut script = self.lock();
         let now = script.clock.get_or_insert_with(|| Arc::clone(clock)).now();
@@ -130,7 +131,8 @@ impl Faults {
         }
     }
 
-    /// Counts a request that arrives at `now` in all matching rules, and returns the fault to inject into the request, if any.
+    /// Counts a request that arrives at `now` in all rules that match it. Returns the fault to inject into the request, or `None`
+    /// if no rule injects one.
     pub(crate) fn select(
         &self,
         route: &str,
@@ -156,7 +158,7 @@ impl Faults {
 }
 
 impl InstalledRule {
-    /// Counts a request if the rule matches it. Returns whether the rule is due to inject its fault into this request.
+    /// Counts a request if the rule is active and matches it. Returns whether the rule should inject its fault into this request.
     fn count_request(&mut self, route: &str, class: RouteClass, now: Timestamp) -> bool {
         let since = *self.since.get_or_insert(now);
         if !self.rule.is_active(since, now) || !self.rule.matches(route, class) {
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_rule_counts_its_own_matches() {
+    fn fault_rule_counts_requests_that_get_the_fault_of_another_rule() {
         let faults = Faults::new();
         faults.add(Rule::on("/a").nth(2).times(2), Fault::empty_400());
         faults.add(Rule::on("/a").nth(3), Fault::gone());
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn times_field_limits_the_number_of_faults_of_a_rule() {
+    fn number_of_requests_that_get_the_fault_of_a_rule_is_limited() {
         let faults = Faults::new();
         faults.add(Rule::on("/a").nth(2), Fault::empty_400());
         faults.add(Rule::on("/a").times(3), Fault::gone());
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_for_a_route_class_matches_any_path() {
+    fn fault_rule_for_a_route_class_matches_every_path_of_the_class() {
         let faults = Faults::new();
         faults.add(
             Rule::class(RouteClass::Poll).always().named("polls"),
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_rule_is_active_for_its_period_on_the_server_clock() {
+    fn fault_rule_is_active_only_for_its_period_on_the_server_clock() {
         let clock = ManualClock::new();
         clock.advance(SECOND * 100);
         let faults = Faults::new();

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use tinkers_core::{Jitter, RouteClass, SplitMix, Timestamp};
 
-/// A rule that selects the requests into which a fault is injected. By default, it selects the first request that matches.
+/// A rule of a fault script. It selects the requests into which a fault is injected: by default, only the first request that
+/// matches its path or class.
 ///
 /// A rule counts the requests that match its path or class while the rule is active. From this count alone, the rule decides
-/// whether it is due to inject its fault into the current request. So the same requests always get the same faults. If an earlier
-/// rule of the script is due for the same request too, the request gets only the fault of the earlier rule, and this rule remains
-/// due for its next matching request.
+/// whether to inject its fault into the current request. So the same requests always get the same faults. If an earlier rule of the
+/// script injects its fault into the same request, the request gets only that fault, and this rule can inject its own fault into
+/// its next matching request.
 #[derive(Debug, Clone)]
 pub struct Rule {
     name: Option<Arc<str>>,
@@ -41,8 +42,9 @@ impl Rule {
         Self::of(Target::Path(route.into()))
     }
 
-    /// Creates a rule for the requests of a route class. The classes are those of the client. For example, `asample` belongs to the
-    /// sample class. Requests that create a model or are queued for a model belong to the training class.
+    /// Creates a rule for the requests of a route class. Route classes are the groups of routes for which a client has separate
+    /// limits. For example, `asample` belongs to the sample class. Requests that create a model or are queued for a model belong to
+    /// the training class.
     pub const fn class(class: RouteClass) -> Self {
         Self::of(Target::Class(class))
     }
@@ -64,29 +66,30 @@ impl Rule {
         }
     }
 
-    /// Sets the name of the rule in the journal and the counters. The name need not be unique.
+    /// Sets the name under which the rule appears in the journal and in the counters. The name need not be unique.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         self.name = Some(Arc::from(name));
         self
     }
 
-    /// Injects the fault at the earliest into the `n`th matching request, counted from 1.
+    /// Makes the rule ignore the first `n - 1` matching requests, so that the `n`th matching request (counted from 1) is the first
+    /// that can get the fault. The default is 1.
     #[must_use]
     pub const fn nth(mut self, n: u64) -> Self {
         self.first = if n == 0 { 1 } else { n };
         self
     }
 
-    /// Sets the number of requests into which the fault is injected. The default is 1. Requests that get the fault of an earlier
-    /// rule do not count.
+    /// Sets the number of requests into which the rule injects its fault. The default is 1. Requests that get the fault of an
+    /// earlier rule instead do not count.
     #[must_use]
     pub const fn times(mut self, times: u64) -> Self {
         self.times = if times == 0 { 1 } else { times };
         self
     }
 
-    /// Injects the fault into every request for which the rule is due, without the limit that [`Rule::times`] sets.
+    /// Removes the limit on the number of requests into which the rule injects its fault (see [`Rule::times`]).
     #[must_use]
     pub const fn always(self) -> Self {
         self.times(u64::MAX)
@@ -100,15 +103,15 @@ impl Rule {
         self
     }
 
-    /// Activates the rule after `delay`. The default is no delay. The delay begins when a server is built with the script, or when
-    /// the rule is added to a running server. The clock of the server measures the time.
+    /// Activates the rule only after `delay`. The default is no delay. The delay begins when a server is built with the script or,
+    /// for a rule that is added later, when the rule is added. The clock of the server measures the time.
     #[must_use]
     pub const fn after(mut self, delay: Duration) -> Self {
         self.after = delay;
         self
     }
 
-    /// Deactivates the rule when it has been active for `length`. By default, the rule stays active.
+    /// Deactivates the rule after it has been active for `length`. By default, the rule stays active.
     #[must_use]
     pub const fn lasting(mut self, length: Duration) -> Self {
         self.lasting = Some(length);
@@ -129,15 +132,16 @@ impl Rule {
         }
     }
 
-    /// Returns whether the rule is active at `now`, given that it was installed at `since`.
+    /// Returns whether the rule is active at `now`, if it was installed in a server at `since`. An inactive rule injects no fault
+    /// and counts no requests.
     pub(super) fn is_active(&self, since: Timestamp, now: Timestamp) -> bool {
         let start = since.after(self.after);
         let has_ended = |length| now >= start.after(length);
         now >= start && !self.lasting.is_some_and(has_ended)
     }
 
-    /// Returns whether the rule is due for the matching request number `matched`, after its fault was injected into `struck`
-    /// requests.
+    /// Returns whether the rule should inject its fault into its matching request number `matched` (counted from 1), if it has
+    /// injected the fault into `struck` requests before.
     pub(super) fn is_due(&self, matched: u64, struck: u64) -> bool {
         matched >= self.first
             && struck < self.times
@@ -148,8 +152,8 @@ impl Rule {
 }
 
 impl SeededProbability {
-    /// Returns whether the fault is injected into the matching request number `k`. The decision is the `k`th number of a random
-    /// generator whose state advances by a constant step.
+    /// Returns whether the rule injects its fault into its matching request number `k`, by a random decision that depends only on
+    /// the seed and `k`.
     fn selects(self, k: u64) -> bool {
         let state = self.seed.wrapping_add(SplitMix::GAMMA.wrapping_mul(k - 1));
         SplitMix::new(state).unit() < self.probability
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_probabilities_are_clamped_to_0_and_1() {
+    fn fault_probabilities_are_clamped_to_the_range_from_0_to_1() {
         let hits = |probability| {
             let rule = Rule::any().always().with_probability(probability, 3);
             (1..=100).filter(|k| rule.is_due(*k, 0)).count()

@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use super::{LocalServer, ServeError, serve};
 use crate::engine::EngineError;
 
-/// A server with its own threads and runtime. Dropping it shuts the server down and blocks until the shutdown is complete.
+/// A server with its own threads and its own tokio runtime. Dropping it shuts the server down and blocks until the shutdown is
+/// complete.
 pub struct BlockingServer {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -20,8 +21,9 @@ pub struct BlockingServer {
 }
 
 impl BlockingServer {
-    /// Starts a server on `address` with `threads` worker threads, and blocks until the server listens. `build` gets the handle of
-    /// the new runtime. The clock and the tasks of the server must use this runtime. May be called from asynchronous code.
+    /// Starts a server on `address` with `threads` worker threads, and blocks until the server listens. `build` creates the server.
+    /// It gets the handle of the new runtime, which the clock and the tasks of the server must use. May be called from asynchronous
+    /// code.
     ///
     /// # Errors
     ///
@@ -72,7 +74,7 @@ impl BlockingServer {
         self.end();
     }
 
-    /// Blocks until the server thread ends. The thread ends only if the server fails.
+    /// Blocks until the thread of the server ends. The thread ends only if the server fails.
     pub fn wait(mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -24,8 +24,8 @@ pub struct LocalServerBuilder {
 }
 
 impl LocalServer {
-    /// Returns a builder of a server that runs its jobs on `engine`. The server reads the time from the clock `time`, and runs its
-    /// timer task on `spawn`.
+    /// Returns a builder of a server that runs its jobs on `engine`. The server reads the time from the clock `time`. Its timer
+    /// task, which handles timeouts, runs on `spawn`.
     pub fn builder(
         engine: Arc<dyn Engine>,
         time: Arc<dyn Clock>,
@@ -44,7 +44,7 @@ impl LocalServer {
 }
 
 impl LocalServerBuilder {
-    /// Sets the configuration.
+    /// Sets the configuration of the server. The default is `LocalConfig::default()`.
     #[must_use]
     pub fn config(mut self, config: LocalConfig) -> Self {
         self.config = config;
@@ -58,14 +58,14 @@ impl LocalServerBuilder {
         self
     }
 
-    /// Sets the fault script.
+    /// Sets the fault script, which injects faults into requests. By default, no faults are injected.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = Some(faults);
         self
     }
 
-    /// Sets the journal, which records every exchange.
+    /// Sets the journal, which records every request with its response. By default, nothing is recorded.
     #[must_use]
     pub fn journal(mut self, journal: Journal) -> Self {
         self.journal = Some(journal);

@@ -15,7 +15,7 @@ use super::{Cut, LocalServer};
 use crate::http::Request;
 use crate::read::{NumberScan, check_key, too_large};
 
-/// Serves a connection until it ends.
+/// Serves the requests of a connection until the connection ends. `watcher` ends it at a graceful shutdown.
 pub(super) async fn connection<S>(server: LocalServer, stream: S, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -35,7 +35,7 @@ where
     }
 }
 
-/// Serves a connection over any stream, for fuzz tests.
+/// Serves the requests of a connection over any byte stream instead of a socket, for fuzz tests.
 #[cfg(feature = "fuzz")]
 pub async fn serve_stream<S>(server: LocalServer, stream: S)
 where
@@ -90,9 +90,9 @@ async fn respond(
     Ok(to_hyper(server.deliver(request).await?))
 }
 
-/// Receives the request body. Returns `None` if the body is longer than `limit`. In this case, passes the body to `scan`, which
-/// searches it for a sequence number, and drops it. Receives up to a total of `discard` bytes, so that the client can
-/// finish sending.
+/// Receives the body of a request. If the body is longer than `limit` bytes, does not store it and returns `None`, but passes its
+/// bytes to `scan`, which searches them for a sequence number. Receives at most `discard` bytes in total, so that most clients can
+/// finish sending before they read the response.
 async fn collect(
     mut body: Incoming,
     limit: usize,
@@ -122,7 +122,7 @@ async fn collect(
     Ok((length <= limit).then(|| all.freeze()))
 }
 
-/// An error that ends the connection (in HTTP/2: the stream) without a response.
+/// An error because of which the server ends a connection (in HTTP/2: a stream) without a response.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the request's body broke off")]

@@ -24,7 +24,8 @@ use crate::window::WindowCounts;
 #[derive(Clone)]
 pub struct LocalServer {
     pub(super) shared: Arc<Shared>,
-    /// The timer task. It is aborted when the last clone of the server is dropped.
+    /// The timer task, which wakes the server for timeouts and expiries. It is aborted when the last clone of the server is
+    /// dropped.
     _timer: Arc<Task>,
 }
 
@@ -36,7 +37,7 @@ pub(super) struct Shared {
     pub(super) journal: Option<Journal>,
     engine: Arc<dyn Engine>,
     core: Mutex<Core>,
-    /// Wakes the timer task when a deadline was added that is earlier than the deadline for which the task sleeps.
+    /// A signal that wakes the timer task after a deadline was added that is earlier than the deadline for which the task sleeps.
     earlier_deadline: Notify,
     own: Weak<Self>,
 }
@@ -45,16 +46,16 @@ struct Core {
     protocol: Protocol,
     exchanges: u64,
     waiting: BTreeMap<ExchangeId, oneshot::Sender<LazyResponse>>,
-    /// The effects that have not been executed yet, in order.
+    /// The engine jobs to start or cancel, in order. They are passed to the engine without the lock on the state.
     outbox: VecDeque<Effect>,
-    /// Whether a thread is executing the outbox. Other threads then only add their effects, so an engine that calls back within
-    /// `start` does not grow the stack.
+    /// Whether a thread is passing the jobs in `outbox` to the engine. Other threads then only add their jobs to `outbox`. So an
+    /// engine that reports an outcome while it is started does not grow the stack.
     is_executing: bool,
-    /// The deadline for which the timer task sleeps.
+    /// The deadline for which the timer task sleeps. `None` if there is no deadline.
     armed: Option<Timestamp>,
 }
 
-/// The components of a [`LocalServer`].
+/// The parts from which a [`LocalServer`] is built: the engine, the clock, the configuration and so on.
 pub(super) struct Parts {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) time: Arc<dyn Clock>,
@@ -104,13 +105,13 @@ impl LocalServer {
         })
     }
 
-    /// Prepares for shutdown: responds to held polls with "try again" and holds no more polls.
+    /// Prepares for shutdown: responds with "try again" to all polls that are held open, and holds no more polls open.
     pub fn drain(&self) {
         self.shared.transition(|protocol, _| protocol.drain());
     }
 
-    /// Simulates a lack of capacity for `length`. The server accepts new requests but does not start their operations, and polls
-    /// for single results report `paused_capacity`.
+    /// Simulates a lack of capacity for `length`. During this time, the server accepts new requests but does not start their
+    /// operations, and polls for single results report `paused_capacity`.
     pub fn pause_capacity(&self, length: Duration) {
         self.shared
             .transition(|protocol, at| protocol.pause_capacity(at, length));
@@ -122,8 +123,8 @@ impl LocalServer {
             .transition(|protocol, at| protocol.expire_sessions(at));
     }
 
-    /// Simulates a restart of the server process: cuts the connections of all running exchanges and deletes all sessions, models,
-    /// samplers and results. Checkpoints are not deleted, and the port stays open.
+    /// Simulates a restart of the server process: cuts the connections of all requests without a response, and deletes all
+    /// sessions, models, samplers and results. Checkpoints are not deleted, and the port stays open.
     pub fn restart(&self) {
         let mut cut = BTreeMap::new();
         self.shared.step(|core, at| {
@@ -132,13 +133,13 @@ impl LocalServer {
         });
     }
 
-    /// Returns the statistics of the in-flight limit, or `None` if [`LocalConfig::window`] is not set.
+    /// Returns the statistics of the limit on samples in flight, or `None` if [`LocalConfig::window`] is not set.
     pub fn window_counts(&self) -> Option<WindowCounts> {
         let now = self.shared.time.now();
         self.shared.lock().protocol.window_counts(now)
     }
 
-    /// Returns the configuration.
+    /// Returns the configuration of the server.
     pub fn config(&self) -> &LocalConfig {
         &self.shared.config
     }
@@ -155,7 +156,8 @@ impl LocalServer {
 }
 
 impl Shared {
-    /// Applies a command and returns the future of its response. Dropping the future ends the exchange.
+    /// Applies a parsed request to the state of the server. Returns a future that waits for the response. Dropping the future
+    /// counts as a disconnect of the client.
     pub(super) fn apply(&self, command: Command) -> PendingResponse {
         let (sender, receiver) = oneshot::channel();
         let exchange = {
@@ -175,12 +177,13 @@ impl Shared {
         waiting
     }
 
-    /// Applies a state transition and executes its effects.
+    /// Applies a change to the protocol state. Then sends the responses and passes the jobs to the engine that result from the
+    /// change.
     fn transition(&self, step: impl FnOnce(&mut Protocol, Stamp) -> Vec<Effect>) {
         self.step(|core, at| step(&mut core.protocol, at));
     }
 
-    /// Applies a change of the protocol state that has no effects.
+    /// Applies a change to the protocol state that causes no responses and no engine jobs.
     pub(super) fn change(&self, change: impl FnOnce(&mut Protocol, Stamp)) {
         self.transition(|protocol, at| {
             change(protocol, at);
@@ -224,7 +227,7 @@ impl Shared {
         }
     }
 
-    /// Executes the effects in the outbox. Only one thread executes them at a time, so the effects reach the engine in order.
+    /// Passes the jobs in `outbox` to the engine. Only one thread does so at a time, so the engine gets the jobs in order.
     fn execute_outbox(&self) {
         loop {
             let effect = {
@@ -262,7 +265,8 @@ impl Shared {
         self.engine.start(job, done);
     }
 
-    /// Waits for the deadlines of the protocol and handles them, as long as the server exists.
+    /// Runs the timer task: sleeps until the next deadline, such as the timeout of a poll, and lets the protocol handle it. Never
+    /// returns.
     async fn keep_time(self: Arc<Self>) {
         loop {
             let next = {
@@ -294,7 +298,7 @@ fn stamp(time: &Arc<dyn Clock>) -> Stamp {
     }
 }
 
-/// The future of a response. The protocol treats a dropped future as a disconnected client.
+/// A future that waits for the response to a request. Dropping it before the response counts as a disconnect of the client.
 pub(super) struct PendingResponse {
     shared: Weak<Shared>,
     exchange: ExchangeId,

@@ -10,7 +10,7 @@ use crate::read::{
     Command, NumberScan, Numbered, class_of, fault_counts, gives_up_number, is_counts,
 };
 
-/// The way in which a fault has cut a connection.
+/// The way in which an injected fault has cut a connection, from the view of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cut {
@@ -22,29 +22,30 @@ pub enum Cut {
     Broken,
 }
 
-/// The response to send over a connection.
+/// The response that the server sends over a connection: complete, or only the first half of it.
 pub(super) enum Delivery {
     Complete(Response),
     /// A response whose head and first half of the body are sent; then the connection is cut.
     Half(Response),
 }
 
-/// The response to a request that the parser refused or answered directly, so that the request does not reach the protocol.
+/// The response to a request that does not reach the protocol state, because the parser refused it or answered it directly.
 #[derive(Clone)]
 struct ParseRefusal {
     response: LazyResponse,
-    /// The model and the sequence number of the request, if the client will not use the sequence number again. Later requests of
-    /// the model then do not wait for it. `None` if the client may use the sequence number again.
+    /// The model and the sequence number of a refused request, if the client will not use this sequence number again. Later
+    /// requests of the model then do not wait for it. `None` if the client may retry with this sequence number, or if the request
+    /// has none.
     numbered: Option<Numbered>,
 }
 
-/// The maximum number of body bytes that are searched for a sequence number if the body exceeds the size limit, as a multiple of
-/// this limit.
+/// How many bytes of an oversized request body the server receives and searches for a sequence number, as a multiple of the size
+/// limit. The server needs the number although it refuses the request, so that later requests do not wait for it.
 pub(super) const SCAN_LIMIT_FACTOR: usize = 4;
 
 impl LocalServer {
-    /// Handles a request and returns the response. Dropping the future counts as a disconnect of the client. The server may have
-    /// processed the request by then.
+    /// Handles a request and returns the response. Dropping the future counts as a disconnect of the client, but the server may
+    /// have processed the request already.
     ///
     /// # Errors
     ///
@@ -98,7 +99,8 @@ impl LocalServer {
         })
     }
 
-    /// Records that a request was refused. Later requests of its model then do not wait for its sequence number.
+    /// Records that a request was refused. Later requests of the same model then do not wait for the sequence number of the refused
+    /// request.
     pub(super) fn number_refused(&self, numbered: &Numbered) {
         let shared = &self.shared;
         shared.change(|protocol, _| protocol.number_refused(numbered));

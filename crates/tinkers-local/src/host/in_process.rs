@@ -10,9 +10,10 @@ use tinkers_core::{
 use super::{Cut, LocalServer};
 use crate::http::{Request, Response};
 
-/// A [`Transport`] to a server in the same process, without sockets.
+/// A client transport (a [`Transport`]) that passes requests to a server in the same process, without sockets.
 ///
-/// Timeouts use the clock of the server. Dropping the future of a request counts as a disconnect of the client.
+/// Timeouts of requests are measured on the clock of the server. Dropping the future of a request counts as a disconnect of the
+/// client.
 #[derive(Clone)]
 pub struct InProcess {
     server: LocalServer,
@@ -20,7 +21,7 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// Creates a transport that sends no API key.
+    /// Creates a transport that passes requests to `server` without an API key.
     pub const fn new(server: LocalServer) -> Self {
         Self {
             server,
@@ -38,7 +39,7 @@ impl InProcess {
         self
     }
 
-    /// Returns the server.
+    /// Returns the server to which this transport passes the requests.
     pub const fn server(&self) -> &LocalServer {
         &self.server
     }

@@ -10,10 +10,10 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::exchange::Delivery;
 use crate::http::Response;
 
-/// The size in bytes of the pieces in which the server sends a body when a fault will cut the connection.
+/// The size in bytes of the pieces in which the server sends the first half of a response body before a fault cuts the connection.
 const PIECE: usize = 16 << 10;
 
-/// The body of an HTTP response on a socket.
+/// The body of an HTTP response on a socket: complete, or only its first half.
 pub(super) enum ResponseBody {
     Complete(Full<Bytes>),
     Half(Half),
@@ -23,8 +23,8 @@ pub(super) enum ResponseBody {
 pub(super) struct Half {
     length: u64,
     rest: Bytes,
-    /// Whether to yield before the next piece, so that the connection can first write the previous piece. After an error, the
-    /// connection writes nothing more.
+    /// Whether to wait once before the next piece of the body, so that the connection can write the previous piece. After the error
+    /// that ends the body, the connection writes nothing more.
     yields: bool,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Half {
 #[error("a fault cut the connection in the middle of a response")]
 pub(super) struct CutInBody;
 
-/// Converts a response to a response of hyper.
+/// Converts a response to the response type of hyper, the HTTP library.
 pub(super) fn to_hyper(delivery: Delivery) -> hyper::Response<ResponseBody> {
     let (head, body) = match delivery {
         Delivery::Complete(response) => {

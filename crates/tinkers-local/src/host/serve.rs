@@ -12,12 +12,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::LocalServer;
 use super::connection::connection;
 
-/// How long a shutdown waits for open connections.
+/// How long a graceful shutdown waits for open connections to end before it closes them.
 const GRACE: Duration = Duration::from_secs(5);
-/// The pause after a failed `accept`. A failure can mean that no file descriptors are left.
+/// How long the server waits after it failed to accept a connection, before it tries again. The failure can mean that no file
+/// descriptors are left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// An error at the start of a server.
+/// The reason why a server could not be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -29,24 +30,24 @@ pub enum ServeError {
     /// The address cannot be bound.
     #[error("cannot listen on {address}")]
     Bind {
-        /// The address.
+        /// The address that cannot be bound.
         address: SocketAddr,
         /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The thread or the runtime cannot be started.
+    /// The thread or the tokio runtime of the server cannot be started.
     #[error("cannot start the server's thread")]
     Runtime(#[source] std::io::Error),
     /// The engine could not start.
     #[error("cannot start the engine")]
     Engine(#[from] crate::EngineError),
-    /// The thread of the server ended before the server listened.
+    /// The thread of the server ended before it listened on the address.
     #[error("the server's thread ended before it listened")]
     Lost,
 }
 
-/// Listens on `address` and serves from tasks on the current tokio runtime. If the port is 0, the operating system selects a free
-/// port.
+/// Listens on `address` and serves `server` there, in tasks on the current tokio runtime. If the port is 0, the operating system
+/// selects a free port.
 ///
 /// # Errors
 /// If the address cannot be bound, or if it is not a loopback address and the server has no API key.
@@ -119,8 +120,8 @@ impl Serving {
         format!("http://{}", self.address)
     }
 
-    /// Shuts down gracefully: stops accepting connections, responds to held polls with "try again" and waits up to five seconds for
-    /// running exchanges.
+    /// Shuts down gracefully: stops accepting connections, responds with "try again" to all polls that are held open, and waits up
+    /// to five seconds for the responses to other running requests.
     pub async fn shutdown(mut self) {
         drop(self.stop.take());
         let _ = (&mut self.task).await;

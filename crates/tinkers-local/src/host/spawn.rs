@@ -3,7 +3,7 @@
 use tinkers_core::{BoxFuture, Spawn, Task};
 use tokio::runtime::Handle;
 
-/// A [`Spawn`] on a tokio runtime.
+/// A spawner (a [`Spawn`]) that runs tasks on a tokio runtime.
 #[derive(Debug, Clone)]
 pub struct TokioSpawn(Handle);
 

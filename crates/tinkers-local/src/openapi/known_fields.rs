@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use crate::dialect::Shape;
 use crate::read::Route;
 
-/// Removes the fields that the SDK 0.25 does not know from the schemas of request bodies, and forbids additional fields there.
+/// Removes the fields that the Python SDK 0.25 does not know from the schemas of request bodies, and forbids additional fields in
+/// these schemas. Used for dialects that refuse such fields.
 pub(super) fn prune(schemas: &mut Map<String, Value>, bodies: &[(Route, Value)]) {
     for (route, body) in bodies {
         if let Some(name) = reference(body) {
@@ -60,7 +61,7 @@ fn prune_named(schemas: &mut Map<String, Value>, name: &str, shape: &Shape) {
     }
 }
 
-/// Returns the name of the schema to which a property or its items refer.
+/// Returns the name of the schema to which a property refers, directly or as the schema of its list items.
 fn reference(property: &Value) -> Option<String> {
     let target = property
         .get("$ref")

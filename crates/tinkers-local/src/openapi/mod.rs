@@ -19,7 +19,7 @@ use crate::read::{Route, is_id};
 /// The path of the OpenAPI document.
 pub(crate) const PATH: &str = "/openapi.json";
 
-/// The content type of protobuf bodies. The document has no schema for them, since their messages are defined in the public
+/// The content type of protobuf bodies. The OpenAPI document has no schema for them, since their messages are defined in the public
 /// `.proto` file.
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
@@ -91,7 +91,7 @@ pub fn open_api(config: &LocalConfig) -> Option<Value> {
     }))
 }
 
-/// A builder of the OpenAPI document.
+/// A builder of the OpenAPI document, which describes the routes of a server.
 struct Document<'a> {
     config: &'a LocalConfig,
     /// The schemas of all types that the document refers to so far.
@@ -122,7 +122,7 @@ impl Document<'_> {
         operation
     }
 
-    /// Returns the schemas of the JSON bodies of all routes.
+    /// Returns the schemas of the JSON request bodies of all routes that have one.
     fn bodies(&mut self) -> Vec<(Route, Value)> {
         let all = Route::ALL.iter();
         all.filter_map(|route| Some((*route, self.body(*route)?)))
@@ -181,7 +181,7 @@ impl Document<'_> {
         json!({ "description": "The requested result.", "content": content })
     }
 
-    /// Returns the error statuses that a route can return without injected faults.
+    /// Returns the error statuses that a route can return if no fault is injected.
     fn refusals(&self, route: Route) -> BTreeSet<u16> {
         let mut all: BTreeSet<u16> = responses::refusals(route).iter().copied().collect();
         if self.is_key_needed(route) {
@@ -215,7 +215,7 @@ impl Document<'_> {
     }
 }
 
-/// Returns the operation id of a route: its method and its path below `/api/v1/`.
+/// Returns the OpenAPI operation id of a route, which consists of its method and its path below `/api/v1/`.
 fn operation_id(route: Route) -> String {
     let words: Vec<&str> = route
         .segments()

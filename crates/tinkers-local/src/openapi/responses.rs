@@ -47,7 +47,7 @@ enum Step {
     Index(u64),
 }
 
-/// Returns the error statuses with which a route may respond to a well-formed request.
+/// Returns the error statuses with which a route may respond to a well-formed request, such as 404 for an unknown id.
 pub(super) fn refusals(route: Route) -> &'static [u16] {
     match route {
         Route::Health
@@ -127,7 +127,8 @@ impl Document<'_> {
         })
     }
 
-    /// Returns the schema of the response to a poll: a result, a failure, or a notice that the operation has not ended.
+    /// Returns the schema of the response to a poll. The response is a result, a failure, or a notice that the operation has not
+    /// ended.
     fn polled(&mut self) -> Value {
         let text = json!({ "type": "string" });
         let mut all = vec![

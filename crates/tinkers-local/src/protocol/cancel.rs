@@ -11,7 +11,7 @@ use crate::http::LazyResponse;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// Handles `POST /cancel_future`. Has no effect on a sample that has ended.
+    /// Handles `POST /cancel_future`, which cancels a sample. Has no effect on a sample that has ended.
     pub(super) fn cancel_future(&mut self, body: &CancelFuture) -> Result<LazyResponse, Refusal> {
         let name = &body.request_id;
         let dialect = &self.config.dialect;
@@ -29,9 +29,8 @@ impl Protocol {
         Ok(LazyResponse::ok(&serde_json::json!({})))
     }
 
-    /// Handles the disconnect of a client during a poll for `operations`. If the client does not poll again within
-    /// `disconnect_timeout`, those samples among the operations that are running now are cancelled: an alarm after this time checks
-    /// for later polls and cancels the abandoned samples.
+    /// Handles the disconnect of a client during a poll for `operations`. Starts a timeout of `disconnect_timeout` for each of them
+    /// that is a running sample. If the client does not poll for the sample again within this time, the sample is cancelled.
     pub(super) fn poll_disconnected(&mut self, at: Stamp, operations: &[OperationId]) {
         let due = at.now.after(self.config.disconnect_timeout);
         for id in operations {
@@ -42,7 +41,8 @@ impl Protocol {
         }
     }
 
-    /// Cancels a running sample if its client disconnected from a poll and did not poll again within `disconnect_timeout`.
+    /// Handles the end of `disconnect_timeout` after a client disconnected during a poll for a sample: cancels the sample if it is
+    /// still running and the client has not polled again.
     pub(super) fn abandonment_is_due(&mut self, at: Stamp, id: OperationId) {
         let operation = self.operations.get(id);
         let Some(operation) = operation.filter(|operation| operation.is_running()) else {

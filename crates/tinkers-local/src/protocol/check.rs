@@ -8,14 +8,15 @@ use super::losses::{self, fits_f32};
 use crate::engine::BaseModel;
 use crate::read::Refusal;
 
-/// The maximum number of most likely tokens that a request may ask for, per position.
+/// The maximum number of most likely tokens, per position, that a sample request may ask for.
 pub(super) const MAX_TOP_K: u32 = 1024;
 
-/// The maximum number of cells in all sparse tensors of one forward or backward request. A small request body can describe many
-/// cells, and an engine may expand the cells to dense tensors.
+/// The maximum total number of values (including zeros) in the sparse tensors of one forward or backward request. A small request
+/// body can describe huge sparse tensors, and an engine may expand them to dense tensors.
 const MAX_SPARSE_CELLS: usize = 1 << 25;
 
-/// Checks the data of a forward or backward pass. `prefix` is the path of the pass input in the request body, for error messages.
+/// Checks the data and the loss function of a forward or backward pass. `prefix` is the path of this input in the request body, for
+/// error messages.
 pub(super) fn pass(
     base: &BaseModel,
     known: &[LossFn],
@@ -55,8 +56,8 @@ pub(super) fn adam(params: &AdamParams) -> Result<(), InvalidInput> {
     Ok(())
 }
 
-/// Checks a datum, and subtracts the number of cells of its sparse tensors from `cells`, the number of cells that the request may
-/// still contain.
+/// Checks a datum (a training example). Subtracts the number of values in its sparse tensors from `cells`, the number of such
+/// values that the request may still contain.
 fn check_datum(
     base: &BaseModel,
     pass: &PassRequest,
@@ -143,7 +144,8 @@ fn check_tensor(
     Ok(())
 }
 
-/// Checks that a tensor has one value for each target token. A tensor with one column may have one dimension or two.
+/// Checks that a tensor such as `weights` has as many columns as the target tokens. A tensor with one dimension counts as one
+/// column.
 fn same_shape(
     name: &str,
     tensor: &TensorData,
@@ -165,7 +167,7 @@ fn same_shape(
     Err(InvalidInput::new(name, expected))
 }
 
-/// Checks that an input consists of tokens of the model's vocabulary.
+/// Checks that a model input consists of text tokens only and that all of them are in the model's vocabulary.
 pub(super) fn check_input(
     base: &BaseModel,
     name: &str,

@@ -14,7 +14,8 @@ use crate::dialect::{Expiry, ResultKind};
 use crate::engine::EngineError;
 
 impl Protocol {
-    /// Ends an operation that has succeeded or failed, and changes the protocol state accordingly.
+    /// Ends an operation that has succeeded or failed. Stores its result and applies its consequences to the state, for example
+    /// adds a saved checkpoint.
     pub(super) fn conclude(
         &mut self,
         at: Stamp,
@@ -102,8 +103,8 @@ impl Protocol {
         })
     }
 
-    /// Encodes the result of an operation in the format of the dialect. If the dialect defines no format, uses the format of the
-    /// official service.
+    /// Encodes the result of an operation as JSON, as the imitated server does. If that server uses the format of the official
+    /// service, encodes `official`.
     fn encode_result<T: Serialize>(
         &self,
         model: &str,
@@ -117,7 +118,7 @@ impl Protocol {
         }
     }
 
-    /// Releases the resources of a failed operation.
+    /// Applies the consequences of a failed operation to the state. For example, a model whose creation failed refuses requests.
     fn fail(&mut self, at: Stamp, goal: &Goal, model: &str, error: &EngineError) {
         match goal {
             Goal::CreateModel | Goal::CreateFrom(_) => self.creation_failed(at, model, error),
@@ -129,7 +130,7 @@ impl Protocol {
         }
     }
 
-    /// Stores the result of an operation until the result expires, and responds to the held polls for the result.
+    /// Stores the result of an operation that has ended, until the result expires. Responds to the polls that wait for the result.
     pub(super) fn end(&mut self, at: Stamp, id: OperationId, result: Result<Payload, EngineError>) {
         let keep = match self.config.dialect.expiry {
             Expiry::After(length) => length.min(self.config.keep_results),

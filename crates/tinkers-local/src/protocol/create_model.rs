@@ -13,10 +13,10 @@ use crate::engine::{BaseModel, CheckpointRecord, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// The properties of a model that a request creates.
+/// The properties of a model that a request asks the server to create.
 pub(super) struct NewModel {
     pub(super) session: String,
-    /// The `model_seq_id` of the request.
+    /// The `model_seq_id` of the request that creates the model. It is part of the id of the model.
     pub(super) number: u64,
     pub(super) base: Arc<BaseModel>,
     pub(super) lora: LoraConfig,
@@ -30,7 +30,7 @@ impl NewModel {
 }
 
 impl Protocol {
-    /// Handles `POST /create_model`.
+    /// Handles `POST /create_model`: accepts the creation of a model, or returns the earlier response to a repeated request.
     pub(super) fn create_model(
         &mut self,
         at: Stamp,
@@ -60,7 +60,7 @@ impl Protocol {
         self.add_model(at, new, digest, Goal::CreateModel, work)
     }
 
-    /// Adds a model. The first operation in the queue of the model creates the model.
+    /// Adds a model to its session. The first operation in the queue of the model is its creation by the engine.
     pub(super) fn add_model(
         &mut self,
         at: Stamp,
@@ -88,7 +88,7 @@ impl Protocol {
         Ok(self.accepted(operation))
     }
 
-    /// Handles `POST /get_info`.
+    /// Handles `POST /get_info`, which describes a model.
     pub(super) fn model_info(&self, body: &ModelRef) -> Result<LazyResponse, Refusal> {
         let model = self.models.usable(&body.model_id)?;
         let base = model.base();

@@ -9,7 +9,7 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Handles `POST /create_sampling_session`.
+    /// Handles `POST /create_sampling_session`, which creates a sampler for a base model or a checkpoint.
     pub(super) fn create_sampler(
         &mut self,
         body: CreateSamplingSession,
@@ -64,7 +64,8 @@ impl Protocol {
         })
     }
 
-    /// Adds the sampler for weights that the engine has copied into memory. Has no effect if the session has ended meanwhile.
+    /// Adds the sampler for a copy of weights that the engine has just made in memory. Drops the copy if the session has ended
+    /// meanwhile.
     pub(super) fn add_snapshot(&mut self, model: &str, id: &str, sampler: Sampler) {
         let Ok(session) = self.sessions.live_mut(sampler.session()) else {
             return self.drop_snapshot(id);
@@ -80,7 +81,8 @@ impl Protocol {
         }
     }
 
-    /// Records the use of a sampler. If its weights are in memory, they become the most recently used weights of their model.
+    /// Records the use of a sampler. If it uses a copy of weights in memory, the copy becomes the most recently used copy of its
+    /// model and is dropped last.
     pub(super) fn touch_sampler(&mut self, id: &str) {
         if let Some(model) = self.samplers.model_of(id) {
             self.models.touch_snapshot(model, id);
@@ -100,7 +102,7 @@ impl Protocol {
         });
     }
 
-    /// Handles `GET /samplers/{id}`.
+    /// Handles `GET /samplers/{id}`, which describes a sampler.
     pub(super) fn sampler_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
         let sampler = self.samplers.known(id)?;
         let mut info = SamplerInfo::default();

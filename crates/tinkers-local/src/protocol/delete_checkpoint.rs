@@ -13,7 +13,7 @@ use crate::http::LazyResponse;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// Handles `POST /weights_info`.
+    /// Handles `POST /weights_info`, which describes a checkpoint.
     pub(super) fn weights_info(&self, body: &WeightsInfoRequest) -> Result<LazyResponse, Refusal> {
         let path: TinkerPath =
             body.tinker_path
@@ -58,7 +58,8 @@ impl Protocol {
         self.effects.push(start);
     }
 
-    /// Applies the outcome of a checkpoint deletion to the state, and responds to the client that asked for the deletion.
+    /// Applies the outcome of a checkpoint deletion by the engine to the state. If a client asked for the deletion, responds to
+    /// this client.
     pub(super) fn checkpoint_deleted(
         &mut self,
         at: Stamp,
@@ -84,7 +85,7 @@ impl Protocol {
         self.respond(exchange, response);
     }
 
-    /// Deletes a checkpoint if it has expired.
+    /// Deletes a checkpoint if it has expired. Called at the time for which its expiry was planned.
     pub(super) fn checkpoint_is_due(&mut self, at: Stamp, path: &TinkerPath) {
         let expired = self.checkpoints.begin_expiry(&mut self.agenda, at, path);
         if let Some(record) = expired {

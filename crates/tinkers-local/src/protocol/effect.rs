@@ -4,11 +4,12 @@ use super::ids::ExchangeId;
 use crate::engine::{Job, JobId};
 use crate::http::LazyResponse;
 
-/// An action that the host has to execute after a transition of the protocol state. The host executes the effects in order.
+/// An action that follows from a change of the protocol state, such as sending a response. The protocol does no I/O itself: the
+/// code that uses it has to execute the effects, in order.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Effect {
-    /// Sends the response of an exchange, exactly once.
+    /// Sends the response to a request. Each request gets exactly one response.
     Respond(ExchangeId, LazyResponse),
     /// Starts a job on the engine.
     Start(Job),

@@ -9,15 +9,16 @@ use crate::engine::EngineError;
 use crate::read::Numbered;
 
 impl Protocol {
-    /// Records that a request was refused. Later requests of its model then do not wait for its sequence number.
+    /// Records that a request was refused. Later requests of the same model then do not wait for the sequence number of the refused
+    /// request.
     pub(crate) fn number_refused(&mut self, numbered: &Numbered) {
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             queue.refuse(numbered.number);
         }
     }
 
-    /// Records that a request arrived but got an injected fault or met a full queue. The client will send the request again, so the
-    /// timeout for its sequence number restarts.
+    /// Records that a request arrived but was not accepted for now, because of an injected fault or a full queue. The client will
+    /// send it again, so the timeout for its sequence number restarts.
     pub(crate) fn number_attempted(&mut self, at: Stamp, numbered: &Numbered) {
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             let gaps = queue.attempted(numbered.number, at.now);
@@ -25,8 +26,8 @@ impl Protocol {
         }
     }
 
-    /// Fails the operations that will not run because a lower sequence number was refused, and starts the timeout for a missing
-    /// sequence number.
+    /// Fails the operations of a model that will not run because a lower sequence number was refused. If operations wait for a
+    /// missing sequence number, starts the timeout for it.
     pub(super) fn update_gap(&mut self, at: Stamp, model: &str) {
         let Some(queue) = self.models.queue_mut(model) else {
             return;
@@ -65,8 +66,8 @@ impl Protocol {
         gap.since.after(self.config.gap_timeout)
     }
 
-    /// Fails the operations whose wait for a missing sequence number has timed out. Afterwards, no request can use the missing
-    /// sequence number.
+    /// Handles the timeout for a missing sequence number of a model: fails the operations that wait for it. Afterwards, no request
+    /// can use the missing sequence number.
     pub(super) fn gap_is_due(&mut self, at: Stamp, model: &str) {
         let Some(queue) = self.models.queue_mut(model) else {
             return;

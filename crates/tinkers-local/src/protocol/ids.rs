@@ -4,21 +4,20 @@ use std::sync::Arc;
 
 use tinkers_core::Jitter;
 
-/// The number of an exchange, which consists of one request and its response. Exchange numbers are unique during the life of a
-/// server.
+/// The number of an exchange (one request and its response). Exchange numbers are unique during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeId(pub u64);
 
-/// The number of an operation. Operation numbers are unique during the life of a server.
+/// The number of an operation (the work of one accepted request). Operation numbers are unique during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct OperationId(pub(crate) u64);
 
-/// A generator and parser of the request ids of one server process. Request ids that another process issued, or that were issued
-/// before a restart, are unknown.
+/// A generator and parser of request ids, with which clients poll for results. Request ids of another server process, or from
+/// before a simulated restart, are unknown.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     random: Arc<dyn Jitter>,
-    /// A part of every request id that differs between processes.
+    /// A part of every request id. It differs between server processes and changes with each simulated restart.
     epoch: String,
     last: u64,
 }
@@ -32,7 +31,7 @@ impl RequestIds {
         }
     }
 
-    /// Makes all request ids that were issued so far unknown.
+    /// Makes all request ids that were issued so far unknown, as if the server had been restarted.
     pub(crate) fn restart(&mut self) {
         self.epoch = epoch(&*self.random);
     }
@@ -42,7 +41,7 @@ impl RequestIds {
         OperationId(self.last)
     }
 
-    /// Returns the request id of an operation.
+    /// Returns the request id of an operation, with which clients poll for its result.
     pub(crate) fn name(&self, id: OperationId) -> String {
         format!("req-{}-{}", self.epoch, id.0)
     }

@@ -10,8 +10,8 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Returns the response to a repeated request if a request with the same sequence number and content was accepted before.
-    /// Otherwise checks that the new request may be queued.
+    /// Returns the response to a request of a model that repeats an accepted request, with the same sequence number and content.
+    /// Returns `None` for a new request, after a check that the queue of the model has room for it.
     pub(super) fn repeated(
         &mut self,
         at: Stamp,
@@ -35,7 +35,7 @@ impl Protocol {
         Ok(None)
     }
 
-    /// Accepts a request and puts its operation into the queue of its model.
+    /// Accepts a request, puts its operation into the queue of its model, and returns the response.
     pub(super) fn accept(
         &mut self,
         at: Stamp,
@@ -52,7 +52,8 @@ impl Protocol {
         self.accepted(operation)
     }
 
-    /// Accepts a request whose operation has already failed. The sequence number of the request counts as used.
+    /// Accepts a request whose operation has failed before it could be queued, and returns the response. The sequence number of the
+    /// request counts as used.
     pub(super) fn accept_failed(
         &mut self,
         at: Stamp,
@@ -71,7 +72,7 @@ impl Protocol {
         self.accepted(id)
     }
 
-    /// Puts an operation into the queue of its model.
+    /// Puts an operation into the queue of its model, and starts it if it is the next and no other operation of the model runs.
     pub(super) fn enqueue(
         &mut self,
         model: &str,
@@ -85,7 +86,7 @@ impl Protocol {
         self.advance(model);
     }
 
-    /// Starts the next operation of a model if none runs.
+    /// Starts the next operation in the queue of a model, unless an operation of this model is running.
     pub(super) fn advance(&mut self, model: &str) {
         let queue = self.models.queue_mut(model);
         if let Some(operation) = queue.and_then(|queue| queue.start()) {
@@ -93,7 +94,7 @@ impl Protocol {
         }
     }
 
-    /// Passes the work of an operation to the engine.
+    /// Starts an engine job for the work of an operation.
     pub(super) fn start(&mut self, id: OperationId) {
         let job = self.jobs.next_id();
         if let Some(work) = self.operations.start(id, job) {
@@ -102,13 +103,13 @@ impl Protocol {
         }
     }
 
-    /// Starts an engine job that frees resources. No client waits for its outcome.
+    /// Starts an engine job that frees resources, such as unloading a model. No client waits for its outcome.
     pub(super) fn clean_up(&mut self, work: Work) {
         self.effects
             .push(self.jobs.start(super::Role::Cleanup, work));
     }
 
-    /// Cancels a running operation. Polls for the operation report `reason`.
+    /// Cancels a running operation. Polls for its result then get the error `reason`.
     pub(super) fn cancel(&mut self, id: OperationId, reason: &str) {
         if let Some(job) = self.operations.cancel(id, reason) {
             self.effects.extend(self.jobs.cancel(job));
@@ -135,7 +136,7 @@ impl Protocol {
         self.leftover_ended(id, origin.as_ref());
     }
 
-    /// Fails operations that will not run. All of them get the same error.
+    /// Fails operations that will not run, all with the same error.
     pub(super) fn fail_all(
         &mut self,
         at: Stamp,
@@ -147,7 +148,7 @@ impl Protocol {
         }
     }
 
-    /// Deletes an operation, its result, and the record of its sequence number.
+    /// Deletes an operation, its result, and the record that its sequence number was used.
     pub(super) fn forget(&mut self, id: OperationId) {
         match self.operations.remove(id) {
             Some(Origin::Model(model, number)) => {
@@ -162,8 +163,7 @@ impl Protocol {
         }
     }
 
-    /// Returns the response to an accepted request. The response contains the request id, under which the client polls for the
-    /// result.
+    /// Returns the response to an accepted request. It contains the request id, with which the client polls for the result.
     pub(super) fn accepted(&self, id: OperationId) -> LazyResponse {
         let submission = self.submission(id);
         let goal = self.operations.get(id).map(|operation| operation.goal());
@@ -181,7 +181,7 @@ impl Protocol {
         self.config.dialect.accepted(submission, of)
     }
 
-    /// Returns the body of the response to an accepted request.
+    /// Returns the body of the response to an accepted request, in the format of the official service.
     pub(super) fn submission(&self, id: OperationId) -> tinkers_wire::SubmissionResponse {
         let operation = self.operations.get(id);
         let model = operation.and_then(|operation| operation.model());

@@ -15,7 +15,7 @@ use crate::http::LazyResponse;
 use crate::read::{Page, Refusal};
 
 impl Page {
-    /// Returns the part of `all` that is on this page of the listing.
+    /// Returns the items of the list `all` that are on this page of the listing.
     pub(super) fn of<T>(self, all: &[T]) -> &[T] {
         let from = usize::try_from(self.offset)
             .unwrap_or(usize::MAX)
@@ -32,7 +32,7 @@ impl Page {
 }
 
 impl Protocol {
-    /// Handles `GET /get_server_capabilities`.
+    /// Handles `GET /get_server_capabilities`, which lists the base models of the server.
     pub(super) fn capabilities(&self) -> LazyResponse {
         let models = self.catalog.bases();
         let models =
@@ -40,7 +40,7 @@ impl Protocol {
         LazyResponse::ok(&Capabilities::new(models.collect()))
     }
 
-    /// Handles `POST /client/config`.
+    /// Handles `POST /client/config`, which returns feature flags for clients.
     pub(super) fn client_config(&self) -> LazyResponse {
         if let Some(few) = self.config.dialect.own_flags() {
             return few;
@@ -59,7 +59,7 @@ impl Protocol {
         LazyResponse::ok(&config)
     }
 
-    /// Handles `POST /client/dynamic_config`.
+    /// Handles `POST /client/dynamic_config`, which returns the feature flags that clients refresh while they run.
     pub(super) fn dynamic_config() -> LazyResponse {
         let mut config = DynamicConfig::default();
         config.sample_cancel_enabled = true;
@@ -84,7 +84,7 @@ impl Protocol {
         LazyResponse::ok(&TrainingRunList::new(runs.collect(), cursor))
     }
 
-    /// Handles `GET /training_runs/{id}`.
+    /// Handles `GET /training_runs/{id}`, which describes a training run.
     pub(super) fn run_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
         match self.runs().remove(id) {
             Some((_, run)) => Ok(LazyResponse::ok(&run)),
@@ -117,8 +117,8 @@ impl Protocol {
         found
     }
 
-    /// Returns the runs of this server process, and the runs of earlier processes that left checkpoints. Each run has the time of
-    /// its last use.
+    /// Returns the training runs of this server process, and those of earlier processes from which checkpoints exist. Each run has
+    /// the time of its last use.
     fn runs(&self) -> BTreeMap<&str, (f64, TrainingRun)> {
         let mut saved: BTreeMap<&str, Vec<&CheckpointRecord>> = BTreeMap::new();
         for record in self.checkpoints.iter() {
@@ -163,7 +163,7 @@ fn unknown(id: &str) -> Refusal {
     Refusal::not_found(format!("no training run {id:?} on this server"))
 }
 
-/// Returns the entry of a checkpoint in a listing.
+/// Returns the description of a checkpoint for a listing.
 fn listed(record: &CheckpointRecord) -> Checkpoint {
     let path = &record.path;
     let saved_at = rfc3339(record.saved_at);
@@ -174,7 +174,7 @@ fn listed(record: &CheckpointRecord) -> Checkpoint {
     listed
 }
 
-/// Returns the newest checkpoint of a kind, if there is one.
+/// Returns the newest checkpoint of a kind (training or sampler weights), if there is one.
 fn newest<'a>(
     records: impl Iterator<Item = &'a CheckpointRecord>,
     kind: CheckpointKind,

@@ -11,7 +11,7 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Handles `POST /load_weights`.
+    /// Handles `POST /load_weights`, which loads a checkpoint into an existing model or into a new one.
     pub(super) fn load_weights(
         &mut self,
         at: Stamp,

@@ -54,7 +54,7 @@ pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
     }
 }
 
-/// Returns whether a number is finite when it is converted to `f32`. Engines compute in `f32`.
+/// Returns whether a number is still finite after its conversion to `f32`, the type in which engines compute.
 pub(super) fn fits_f32(number: f64) -> bool {
     number.abs() <= f64::from(f32::MAX)
 }

@@ -61,7 +61,8 @@ use crate::http::{LazyResponse, Request};
 use crate::read::{Command, Refusal, gives_up_number, read};
 use crate::window::WindowCounts;
 
-/// The protocol state of the server, and the transitions between states.
+/// The server as a state machine without I/O: its state (such as sessions, models and results), and the changes of the state by
+/// requests, job outcomes and time.
 #[derive(Debug)]
 pub struct Protocol {
     config: Arc<LocalConfig>,
@@ -76,14 +77,14 @@ pub struct Protocol {
     completions: CompletionLog,
     jobs: Jobs,
     agenda: Agenda,
-    /// Whether the server is shutting down. Polls are then no longer held.
+    /// Whether the server is shutting down. It then responds to polls at once instead of holding them open.
     is_draining: bool,
     effects: Vec<Effect>,
 }
 
 impl Protocol {
-    /// Creates the protocol state of a new server with the base models, losses and checkpoints of `engine`. The server generates
-    /// ids with `random`.
+    /// Creates the protocol state of a new server with these base models, loss functions and checkpoints of the engine. The server
+    /// generates ids with `random`.
     pub fn new(
         config: Arc<LocalConfig>,
         random: Arc<dyn Jitter>,
@@ -116,7 +117,7 @@ impl Protocol {
         protocol
     }
 
-    /// Parses a request. Does not depend on the protocol state.
+    /// Parses a request. The result does not depend on the protocol state.
     ///
     /// # Errors
     /// Returns the response to send if the API key, the route or the request body is invalid.
@@ -128,7 +129,8 @@ impl Protocol {
         read(config, request)
     }
 
-    /// Applies a request to the protocol state. The response is an effect of this transition or of a later transition.
+    /// Applies a request to the protocol state. Returns the effects, such as the response. If the request has to wait, for example
+    /// a poll, its response is an effect of a later call.
     pub fn apply(&mut self, at: Stamp, exchange: ExchangeId, command: Command) -> Vec<Effect> {
         let numbered = command.numbered();
         match self.dispatch(at, exchange, command) {
@@ -196,7 +198,7 @@ impl Protocol {
         Ok(Some(response))
     }
 
-    /// Applies the outcome of an engine job to the protocol state.
+    /// Applies the outcome of an engine job to the protocol state. Returns the effects, such as responses to polls for the result.
     pub fn outcome(&mut self, at: Stamp, job: JobId, ended: Ended) -> Vec<Effect> {
         match self.jobs.ended(job) {
             Some(Role::Operation(id)) => self.operation_ended(at, id, ended.0),
@@ -213,7 +215,8 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Ends an exchange because its client has disconnected.
+    /// Handles the disconnect of a client before the response: ends its poll. If it polled for samples and does not poll again,
+    /// they are cancelled later.
     pub fn disconnected(&mut self, at: Stamp, exchange: ExchangeId) -> Vec<Effect> {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
             self.poll_disconnected(at, &[poll.operation]);
@@ -222,7 +225,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Handles the alarms that are due at `at`, such as timeouts of polls and the expiry of results.
+    /// Handles the deadlines that have passed at `at`, such as timeouts of polls and the expiry of results.
     pub fn tick(&mut self, at: Stamp) -> Vec<Effect> {
         while let Some(alarm) = self.agenda.pop_due(at.now) {
             match alarm {
@@ -238,17 +241,18 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Returns the time of the next alarm. At this time, the host has to call [`Protocol::tick`].
+    /// Returns the time of the next deadline, at which the caller has to call [`Protocol::tick`]. Returns `None` if there is no
+    /// deadline.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.agenda.next()
     }
 
-    /// Returns the statistics of the in-flight limit up to `now`, or `None` if [`LocalConfig::window`] is not set.
+    /// Returns the statistics of the limit on samples in flight up to `now`, or `None` if [`LocalConfig::window`] is not set.
     pub fn window_counts(&mut self, now: Timestamp) -> Option<WindowCounts> {
         self.samples.window_counts(now)
     }
 
-    /// Prepares for shutdown: responds to held polls with "try again" and holds no more polls.
+    /// Prepares for shutdown: responds with "try again" to all polls that are held open, and holds no more polls open.
     pub fn drain(&mut self) -> Vec<Effect> {
         self.is_draining = true;
         let held = self.polls.exchanges().into_iter();

@@ -8,7 +8,7 @@ pub(super) fn adamw() -> OptimizerConfig {
     OptimizerConfig::new("adamw")
 }
 
-/// Checks that a request either asks for AdamW or does not name an optimizer.
+/// Checks that a request asks for the optimizer AdamW, the only one of this server, or names no optimizer.
 pub(super) fn check_optimizer(config: Option<&OptimizerConfig>) -> Result<(), Refusal> {
     match config {
         Some(config) if config.family != "adamw" => {

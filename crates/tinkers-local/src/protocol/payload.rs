@@ -9,7 +9,7 @@ use tinkers_wire::{
 
 use crate::engine::{EngineError, Outcome};
 
-/// The encoding of a result.
+/// The encoding of the result of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the protocol has these encodings")]
 pub enum Form {
@@ -20,7 +20,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// Returns the encoding for which an `Accept` header asks.
+    /// Returns the encoding for which an `Accept` header asks. The default is JSON.
     pub(crate) fn wanted(accept: Option<&str>) -> Self {
         match accept {
             Some(accept) if accept.contains("protobuf") => Self::Protobuf,
@@ -29,7 +29,8 @@ impl Form {
     }
 }
 
-/// The result of an operation. Only the shorter of its two encodings is stored.
+/// The result of an operation. It is stored in one encoding: results of passes and samples in protobuf, which is shorter, all
+/// others in JSON.
 #[derive(Debug)]
 pub struct Payload {
     kind: Kind,
@@ -53,7 +54,7 @@ impl Payload {
         }
     }
 
-    /// Returns the encoding of the response to a poll that asks for the encoding `wanted`. Some results exist only as JSON.
+    /// Returns the encoding for the response to a poll that asks for the encoding `wanted`. Some results exist only as JSON.
     pub(crate) fn form(&self, wanted: Form) -> Form {
         match self.kind {
             Kind::Json => Form::Json,
@@ -66,8 +67,8 @@ impl Payload {
         self.bytes.len()
     }
 
-    /// Returns the size of the result in the encoding `form`, in bytes. Returns `None` if the result would have to be encoded to
-    /// find its size.
+    /// Returns the size of the result in the encoding `form`, in bytes. Returns `None` if the size is unknown because the result is
+    /// not stored in this encoding.
     pub(crate) fn known_size(&self, form: Form) -> Option<usize> {
         (self.kind == Kind::Json || form == Form::Protobuf).then_some(self.bytes.len())
     }
@@ -87,8 +88,8 @@ impl Payload {
     }
 }
 
-/// Returns a response body that reports a failed operation, for a stored result that cannot be decoded. The polls of the client
-/// then end.
+/// Returns a response body that reports a failed operation, for a stored result that cannot be converted to JSON. The client then
+/// gets an error and stops polling.
 fn unreadable(error: &DecodeError) -> Bytes {
     tracing::error!(%error, "a result cannot be put into JSON");
     tinkers_wire::to_json(&json!({
@@ -97,11 +98,12 @@ fn unreadable(error: &DecodeError) -> Bytes {
     }))
 }
 
-/// The outcome of an engine job, with the encoded result. It is created before the protocol is locked, since encoding takes time.
+/// The outcome of an engine job, with the result already encoded. Encoding takes time, so it is done before the protocol state is
+/// locked.
 #[derive(Debug)]
 pub struct Ended(pub(crate) Result<Product, EngineError>);
 
-/// The successful outcome of an engine job.
+/// The successful outcome of an engine job, with the result already encoded.
 #[derive(Debug)]
 pub(crate) enum Product {
     Nothing,

@@ -15,11 +15,13 @@ use crate::dialect::{Dialect, Expiry, PollEnd};
 use crate::http::{Announcement, LazyResponse};
 use crate::read::Refusal;
 
-/// The maximum ratio of the size of a result in JSON to the size of the same result in protobuf.
+/// How many times larger than its protobuf encoding a result can be in JSON, at most. With it, the server estimates whether the
+/// JSON of a result can exceed a size limit.
 const JSON_GROWTH: usize = 8;
 
 impl Protocol {
-    /// Handles `POST /retrieve_future`. Returns `None` if the poll is held until the operation ends.
+    /// Handles `POST /retrieve_future`, a poll for the result of an operation. Returns `None` if the poll is held open until the
+    /// operation ends.
     pub(super) fn retrieve(
         &mut self,
         at: Stamp,
@@ -52,7 +54,7 @@ impl Protocol {
         Ok(None)
     }
 
-    /// Returns the response to a poll whose operation has ended.
+    /// Returns the response to a poll whose operation has ended: the result, the error, or a notice that the result is large.
     pub(super) fn deliver(&mut self, at: Stamp, poll: Poll) -> LazyResponse {
         let id = poll.operation;
         let Some(operation) = self.operations.get(id) else {
@@ -100,7 +102,7 @@ impl Protocol {
         response
     }
 
-    /// Returns the response to a poll that was held for the maximum time while its operation has not ended.
+    /// Returns the response to a poll whose operation has not ended in the time for which the server holds polls open.
     fn try_again(&self, id: OperationId) -> LazyResponse {
         if self.config.dialect.poll_end == PollEnd::Timeout {
             return Dialect::timed_out();
@@ -115,7 +117,8 @@ impl Protocol {
         LazyResponse::json(StatusCode::OK, &body)
     }
 
-    /// Returns the reason why an operation has not ended, such as its position in the queue.
+    /// Returns the reason why a queued operation has not started, such as its position in the queue. Returns `None` if it is
+    /// running, next in the queue, or a sample.
     fn reason(&self, id: OperationId) -> Option<String> {
         let model = self.operations.get(id)?.model()?;
         match self.models.get(model)?.queue().position(id) {
@@ -129,8 +132,8 @@ impl Protocol {
         }
     }
 
-    /// Ends a held poll that has reached its maximum time. The poll is for a single result or for completed samples. The response
-    /// describes the current state.
+    /// Handles the end of the time for which a poll is held open: responds with "try again" to a poll for a single result, or with
+    /// an empty list to a poll for completed samples.
     pub(super) fn poll_is_due(&mut self, exchange: ExchangeId) {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
             let response = self.try_again(poll.operation);
@@ -139,7 +142,7 @@ impl Protocol {
         self.answer_completion_poll(exchange);
     }
 
-    /// Deletes a result if it has expired.
+    /// Deletes a result if it has expired. Called at the time for which its expiry was planned.
     pub(super) fn result_is_due(&mut self, at: Stamp, id: OperationId) {
         if self.operations.is_expired(id, at.now) {
             self.completions.remove(id);

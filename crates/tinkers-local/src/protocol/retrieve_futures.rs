@@ -11,7 +11,8 @@ use crate::http::LazyResponse;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// Handles `POST /retrieve_futures`. Returns `None` if the poll is held until a sample completes.
+    /// Handles `POST /retrieve_futures`, a poll for the completed samples of a client. Returns `None` if the poll is held open
+    /// until a sample completes.
     pub(super) fn retrieve_futures(
         &mut self,
         at: Stamp,
@@ -48,7 +49,7 @@ impl Protocol {
         Ok(None)
     }
 
-    /// Returns the maximum time to hold a poll whose `timeout` field is `timeout` seconds.
+    /// Returns how long to hold a poll open whose `timeout` field is `timeout` seconds: this time, but at most `long_poll`.
     fn hold_for(&self, timeout: Option<f64>) -> Result<Duration, Refusal> {
         let longest = self.config.long_poll;
         let Some(seconds) = timeout else {
@@ -62,8 +63,8 @@ impl Protocol {
         Ok(Duration::try_from_secs_f64(seconds).map_or(longest, |hold| hold.min(longest)))
     }
 
-    /// Returns the operations of the request ids that a client acknowledges. Omits operations that were deleted, because a client
-    /// may send an acknowledgement twice.
+    /// Returns the operations of the samples whose receipt a client acknowledges by their request ids. Omits operations that were
+    /// deleted, because a client may acknowledge a sample twice.
     fn retrieved(&self, target: &Target, names: &[String]) -> Result<Vec<OperationId>, Refusal> {
         let mut found = Vec::with_capacity(names.len());
         for (i, name) in names.iter().enumerate() {
@@ -84,7 +85,8 @@ impl Protocol {
         Ok(found)
     }
 
-    /// Handles the acknowledgement of a sample: deletes the sample if it has ended, and cancels it if it is still running.
+    /// Handles the acknowledgement of a sample by its client: deletes the sample if it has ended, and cancels it if it is still
+    /// running.
     fn acknowledge(&mut self, id: OperationId) {
         self.completions.remove(id);
         let Some(operation) = self.operations.get(id) else {
@@ -97,7 +99,7 @@ impl Protocol {
         self.cancel(id, "its client gave it up");
     }
 
-    /// Reports the end of a sample to the held polls of its client.
+    /// Records the end of a sample for its client, and responds to the `retrieve_futures` polls of this client that are held open.
     pub(super) fn report_completion(&mut self, id: OperationId) {
         let Some(operation) = self.operations.get(id) else {
             return;
@@ -122,7 +124,8 @@ impl Protocol {
         }
     }
 
-    /// Responds to a held `retrieve_futures` poll with the completed samples that are currently available to its client.
+    /// Responds to a `retrieve_futures` poll that is held open, with the completed samples of its client. Has no effect if the
+    /// exchange is not such a poll.
     pub(super) fn answer_completion_poll(&mut self, exchange: ExchangeId) {
         if let Some((target, after)) = self.completions.release(&mut self.agenda, exchange) {
             let response = self.completions_after(&target, after);
@@ -130,8 +133,8 @@ impl Protocol {
         }
     }
 
-    /// Removes a held `retrieve_futures` poll whose client has disconnected. The running samples of the client are cancelled later
-    /// if the client does not poll again.
+    /// Removes a `retrieve_futures` poll whose client has disconnected. The running samples of the client are cancelled later if
+    /// the client does not poll again.
     pub(super) fn completion_poll_disconnected(&mut self, at: Stamp, exchange: ExchangeId) {
         let Some((target, _)) = self.completions.release(&mut self.agenda, exchange) else {
             return;

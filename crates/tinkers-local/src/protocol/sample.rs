@@ -13,7 +13,7 @@ use crate::engine::{BaseModel, SamplerWeights, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// The source of the weights from which a sample is drawn.
+/// The weights from which a sample is drawn, their base model, and the sampler to which the sample belongs.
 struct Source {
     base: Arc<BaseModel>,
     weights: SamplerWeights,
@@ -21,7 +21,7 @@ struct Source {
 }
 
 impl Protocol {
-    /// Handles `POST /asample`.
+    /// Handles `POST /asample`: checks and starts a sample, or returns the earlier response to a repeated request.
     pub(super) fn sample(
         &mut self,
         at: Stamp,
@@ -98,8 +98,8 @@ impl Protocol {
         }
     }
 
-    /// Returns the response to an accepted sample request, with one sequence id per sample. A repeated request gets the same
-    /// sequence ids.
+    /// Returns the response to an accepted sample request, with one sequence id for each requested sample. A repeated request gets
+    /// the same sequence ids.
     fn accepted_sample(&self, operation: OperationId, samples: u32) -> LazyResponse {
         let mut submission = self.submission(operation);
         let ids = (0..samples).map(|i| format!("{}-{i}", submission.request_id));
@@ -180,7 +180,8 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
     Ok(())
 }
 
-/// The maximum number of values in the result of one sample request. It prevents a small request from using up the memory.
+/// The maximum number of values, such as tokens and log-probabilities, in the result of one sample request. Without it, a small
+/// request could use up the memory.
 const MAX_CELLS: u64 = 1 << 26;
 
 fn check_size(base: &BaseModel, body: &SampleRequest) -> Result<(), Refusal> {

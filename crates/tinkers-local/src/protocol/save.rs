@@ -16,7 +16,7 @@ use crate::engine::{CheckpointRecord, Overwrite, SamplerWeights, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// A save of a checkpoint under a name that the client has chosen.
+/// The parameters of a save of a checkpoint to durable storage.
 struct Named<'a> {
     model: &'a str,
     number: u64,
@@ -28,7 +28,7 @@ struct Named<'a> {
 }
 
 impl Protocol {
-    /// Handles `POST /save_weights`.
+    /// Handles `POST /save_weights`, which saves a training checkpoint.
     pub(super) fn save_weights(
         &mut self,
         at: Stamp,
@@ -63,7 +63,8 @@ impl Protocol {
         self.save(at, save, digest)
     }
 
-    /// Handles `POST /save_weights_for_sampler`.
+    /// Handles `POST /save_weights_for_sampler`, which saves weights for sampling: with a name as a checkpoint, without a name as a
+    /// copy in memory.
     pub(super) fn save_for_sampler(
         &mut self,
         at: Stamp,
@@ -162,7 +163,8 @@ impl Protocol {
         Ok(self.accept(at, save.model, save.number, digest, goal, work))
     }
 
-    /// Copies the current weights of a model into memory for one sampler. The copy is an operation with this `seq_id`.
+    /// Accepts a request to copy the current weights of a model into memory for one sampler. The copy is an operation in the queue
+    /// of the model.
     fn snapshot(
         &mut self,
         at: Stamp,

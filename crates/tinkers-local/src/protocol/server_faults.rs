@@ -10,8 +10,9 @@ use super::{Effect, Protocol, Stamp};
 use crate::engine::Work;
 
 impl Protocol {
-    /// Begins a capacity pause of `length`. New requests are accepted but their operations do not start, running operations
-    /// continue, and polls for single results report `paused_capacity`. Has no effect if the current pause ends later.
+    /// Begins a simulated lack of capacity of `length`. New requests are accepted but their operations do not start, running
+    /// operations continue, and polls for single results report `paused_capacity`. Has no effect if a current simulation ends
+    /// later.
     pub fn pause_capacity(&mut self, at: Stamp, length: Duration) -> Vec<Effect> {
         let until = at.now.after(length);
         self.jobs.pause(until);
@@ -28,8 +29,9 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Simulates a restart: deletes sessions, models, samplers and results, but not checkpoints. All engine jobs are cancelled
-    /// except running saves, which complete. Exchanges get no response; the host has to close their connections.
+    /// Simulates a restart of the server: deletes sessions, models, samplers and results, but not checkpoints. All engine jobs are
+    /// cancelled except running saves, which complete. Requests that wait for a response get none; the caller has to close their
+    /// connections.
     pub fn restart(&mut self, at: Stamp) -> Vec<Effect> {
         self.resume();
         self.end_all_sessions(at, "the server was started again");
@@ -51,7 +53,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Ends the capacity pause if its time is over.
+    /// Ends a simulated lack of capacity at its planned end and starts the postponed operations, unless the lack was extended.
     pub(super) fn resume_is_due(&mut self, at: Stamp) {
         if self.jobs.is_pause_over(at.now) {
             self.resume();
@@ -62,7 +64,8 @@ impl Protocol {
         self.effects.extend(self.jobs.resume());
     }
 
-    /// Deletes an operation that was running when the server restarted and has ended now, and unloads its model.
+    /// Handles the end of an operation that was already running when the server was restarted: deletes the operation and unloads
+    /// its model.
     pub(super) fn leftover_ended(&mut self, id: OperationId, origin: Option<&Origin>) {
         let operation = self.operations.get(id);
         if !operation.is_some_and(|operation| operation.is_abandoned()) {
@@ -84,8 +87,8 @@ impl Protocol {
         }
     }
 
-    /// Cancels the operations that are still running after all sessions have ended: samples without a session, and operations of
-    /// models that are being unloaded.
+    /// Cancels all operations that still run after the end of all sessions: samples without a session, and operations of models
+    /// that clients are unloading. Saves and unloads are not cancelled.
     fn cancel_all(&mut self) {
         let running = self.operations.ids_where(|operation| {
             !operation.is_cancelled() && !matches!(operation.goal(), Goal::Unload)

@@ -10,7 +10,7 @@ use crate::http::LazyResponse;
 use crate::read::{Page, Refusal};
 
 impl Protocol {
-    /// Handles `POST /create_session`.
+    /// Handles `POST /create_session`, which creates a session and returns its id.
     pub(super) fn create_session(&mut self, at: Stamp, body: CreateSession) -> LazyResponse {
         let session_id = self.sessions.create(at.now, body);
         let due = at.now.after(self.config.session_expiry);
@@ -23,7 +23,7 @@ impl Protocol {
         })
     }
 
-    /// Handles `POST /session_heartbeat`.
+    /// Handles `POST /session_heartbeat`, which postpones the expiry of a session.
     pub(super) fn heartbeat(
         &mut self,
         at: Stamp,
@@ -33,7 +33,7 @@ impl Protocol {
         Ok(LazyResponse::ok(&json!({ "type": "session_heartbeat" })))
     }
 
-    /// Handles `POST /sessions/{id}/finish`. Has no effect on a session that has ended.
+    /// Handles `POST /sessions/{id}/finish`, which ends a session. Has no effect on a session that has already ended.
     pub(super) fn finish_session(
         &mut self,
         at: Stamp,
@@ -57,7 +57,7 @@ impl Protocol {
         Ok(LazyResponse::ok(&self.sessions.info(id)?))
     }
 
-    /// Ends a session if the server has received no heartbeat for too long.
+    /// Ends a session if the server has received no heartbeat for too long. Called at the time for which its expiry was planned.
     pub(super) fn session_is_due(&mut self, at: Stamp, id: &str) {
         let Some(due) = self.sessions.expires(id, self.config.session_expiry) else {
             return;
@@ -70,8 +70,8 @@ impl Protocol {
         self.end_session(at, id, "it went too long without a heartbeat");
     }
 
-    /// Ends a session: unloads its models, drops the weights in memory of its samplers, and fails its requests that have not
-    /// started.
+    /// Ends a session: unloads its models, cancels its running operations, drops the copies of weights in memory that its samplers
+    /// use, and fails its requests that have not started.
     pub(super) fn end_session(&mut self, at: Stamp, id: &str, how: &'static str) {
         let Some((models, samplers)) = self.sessions.end(id, how) else {
             return;

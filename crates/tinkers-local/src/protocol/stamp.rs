@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tinkers_core::Timestamp;
 
-/// An instant on two clocks: the monotonic clock for timeouts, and the wall clock for dates.
+/// The current time on two clocks: the monotonic clock for timeouts, and the wall clock for dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// The time on the monotonic clock.
@@ -27,7 +27,7 @@ pub(crate) fn rfc3339(seconds: f64) -> String {
     )
 }
 
-/// Formats a date as an IMF-fixdate, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Formats a date for HTTP headers (as an IMF-fixdate), such as `Sun, 06 Nov 1994 08:49:37 GMT`.
 pub(crate) fn http_date(date: SystemTime) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = [

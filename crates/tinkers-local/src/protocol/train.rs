@@ -9,8 +9,8 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Handles `POST /forward` and `POST /forward_backward`. `prefix` is the path of the pass input in the request body, for error
-    /// messages.
+    /// Handles `POST /forward` and `POST /forward_backward`: checks the request and queues a forward or backward pass. `prefix` is
+    /// the path of the data and the loss function in the request body, for error messages.
     pub(super) fn pass(
         &mut self,
         at: Stamp,
@@ -33,7 +33,7 @@ impl Protocol {
         Ok(self.accept(at, &model, body.seq_id, digest, Goal::Compute, work))
     }
 
-    /// Handles `POST /optim_step`.
+    /// Handles `POST /optim_step`: checks the request and queues an optimizer step.
     pub(super) fn optim_step(
         &mut self,
         at: Stamp,

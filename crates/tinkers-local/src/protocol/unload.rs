@@ -11,8 +11,8 @@ use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Handles `POST /unload_model`. Queued requests run before the unload. Requests that wait for a missing sequence number fail.
-    /// A repeated unload request gets the request id of the first unload request.
+    /// Handles `POST /unload_model`. Queued requests of the model run before the unload, but requests that wait for a missing
+    /// sequence number fail. A repeated unload request gets the request id of the first one.
     pub(super) fn unload_model(
         &mut self,
         at: Stamp,
@@ -42,7 +42,7 @@ impl Protocol {
         self.operations.add(Goal::Unload, origin, unload(id))
     }
 
-    /// Ends the samplers that use copies of the model's weights in memory, after the engine has unloaded the model.
+    /// Ends the samplers that use copies of the weights of a model in memory, after the engine has unloaded the model.
     pub(super) fn end_snapshots(&mut self, id: &str) {
         for sampler in self.models.take_snapshots(id) {
             let reason = format!("model {id} was unloaded, and its unnamed weights with it");
@@ -50,14 +50,15 @@ impl Protocol {
         }
     }
 
-    /// Makes a model refuse requests because the creation of the model failed.
+    /// Makes a model refuse requests because its creation has failed. Its queued operations fail too.
     pub(super) fn creation_failed(&mut self, at: Stamp, id: &str, error: &EngineError) {
         let reason = format!("model {id} could not be created: {}", error.message);
         let not_run = self.models.fail_creation(id, &reason);
         self.fail_all(at, not_run, &retired(&reason));
     }
 
-    /// Ends a model at once: cancels its running operation, fails its queued operations and unloads the model.
+    /// Ends a model at once, for example because its session has ended: cancels its running operation, fails its queued operations
+    /// and unloads the model.
     pub(super) fn retire_model(&mut self, at: Stamp, id: &str, reason: &str) {
         let Some(left) = self.models.retire(id, reason) else {
             return;
@@ -76,7 +77,7 @@ fn unload(id: &str) -> Work {
     }
 }
 
-/// Returns the error of an operation that was not run because its model has ended.
+/// Returns the error of an operation that was not run because its model was unloaded or could not be created.
 fn retired(reason: &str) -> EngineError {
     EngineError::user(format!("{reason}; the request was not run"))
 }

@@ -8,11 +8,11 @@ use http::StatusCode;
 use super::Refusal;
 use crate::http::Request;
 
-/// The binary logarithm of the maximum zstd window size. A decoder allocates the window that a frame declares; RFC 9659 limits the
-/// window to 8 MB for HTTP.
+/// The binary logarithm of the maximum window size of zstd, in bytes. A zstd decoder allocates as much memory as the compressed
+/// data asks for, so it needs a limit. RFC 9659 sets it to 8 MB for HTTP.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// Returns the decompressed body of the request `request`.
+/// Returns the body of `request`, decompressed if it is zstd.
 ///
 /// # Errors
 ///

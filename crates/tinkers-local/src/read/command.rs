@@ -29,7 +29,8 @@ pub enum Command {
     CreateModel(Box<CreateModel>, Digest),
     ModelInfo(ModelRef),
     UnloadModel(ModelRef),
-    /// A forward or backward pass. The second field is the path of the pass input in the request body, for error messages.
+    /// A forward or backward pass. The second field is the path of the data and the loss function in the request body, for error
+    /// messages.
     Pass(Box<PassRequest>, &'static str, Digest),
     OptimStep(OptimStep, Digest),
     SaveWeights(Box<SaveWeights>, Digest),
@@ -42,7 +43,7 @@ pub enum Command {
     Retrieve(RetrieveFuture, Form),
     RetrieveAll(RetrieveFutures),
     Cancel(CancelFuture),
-    /// A listing of training runs. The second field is the project, or `None` for all projects.
+    /// A request for a list of training runs. The second field is the project whose runs are listed, or `None` for all projects.
     TrainingRuns(Page, Option<String>),
     TrainingRun(String),
     RunCheckpoints(String),
@@ -56,7 +57,7 @@ pub enum Command {
     WindowCounts,
 }
 
-/// The part of a listing that a request asks for.
+/// The part of a listing that a request asks for: how many entries to skip, and how many to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) offset: u64,
@@ -80,7 +81,7 @@ impl Command {
         Some(number)
     }
 
-    /// Returns the model and the `seq_id` of the request, if it has both.
+    /// Returns the model id and the `seq_id` of the request. Returns `None` if the request does not have both.
     pub(crate) fn numbered(&self) -> Option<Numbered> {
         let (model, number) = match self {
             Self::Pass(body, ..) => (&body.model_id, body.seq_id),
@@ -94,7 +95,8 @@ impl Command {
         (number > 0).then_some(Numbered { model, number })
     }
 
-    /// Returns a hash of the decoded request body, or `None` for routes that do not detect repeated requests.
+    /// Returns a hash of the decoded request body, by which repeated requests are recognized. Returns `None` for routes on which
+    /// they are not.
     pub fn fingerprint(&self) -> Option<u64> {
         match self {
             Self::Pass(.., digest)

@@ -4,7 +4,8 @@ use std::hash::{DefaultHasher, Hasher};
 
 use serde::Serialize;
 
-/// A digest of a decoded request body. It distinguishes a retry from a different request with the same sequence number.
+/// A digest of a decoded request body, by which a repeated request is distinguished from a different request with the same sequence
+/// number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Digest {
     length: usize,
@@ -12,7 +13,7 @@ pub(crate) struct Digest {
 }
 
 impl Digest {
-    /// Computes the digest of a request of this kind from its bytes.
+    /// Computes the digest of a request from its kind, such as `create_model`, and its bytes.
     pub(crate) fn of(kind: &str, bytes: &[u8]) -> Self {
         let mut hasher = DefaultHasher::new();
         hasher.write(kind.as_bytes());
@@ -29,7 +30,7 @@ impl Digest {
         Self::of(kind, &tinkers_wire::to_json(body))
     }
 
-    /// Returns the number of bytes from which the digest was computed. It is about the length of the request body.
+    /// Returns the number of bytes from which the digest was computed. It is an estimate of the size of the request body.
     pub(crate) fn bytes(self) -> usize {
         self.length
     }

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::Refusal;
 
-/// Decodes a JSON request body.
+/// Decodes a JSON request body, or returns the refusal of an invalid one.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     // Tracking the path of the current field is slow, so a body is decoded with it only after a first attempt failed.
     match serde_json::from_slice(body) {
@@ -14,7 +14,7 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     }
 }
 
-/// Returns the reason why the request body `body` is not a valid `T`, with the path of the invalid field.
+/// Returns the refusal of a request body that is not a valid `T`. It names the invalid field by its path, and the reason.
 pub(super) fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> Refusal {
     if !error.is_data() {
         return Refusal::new(
@@ -32,8 +32,8 @@ pub(super) fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Erro
     Refusal::field(&with_missing(path, &reason), reason)
 }
 
-/// Appends the name of a missing field to `path`. The decoder reports the path of the enclosing object, and names the missing field
-/// only in `reason`.
+/// Returns the path of the field that an error is about. For a missing field, the decoder reports only the path `path` of the
+/// enclosing object, so the name of the field is taken from `reason` and appended.
 fn with_missing(path: &str, reason: &str) -> String {
     let missing = reason
         .strip_prefix("missing field `")

@@ -24,7 +24,8 @@ const FAULT_COUNTS: &str = "/faults/counts";
 /// The path of the health check. Requests for it need no API key.
 const HEALTH: &str = "/api/v1/healthz";
 
-/// Returns whether `route` is the path of the statistics of the in-flight limit or the path of the counters of the fault rules.
+/// Returns whether `route` is `/scripted/counts`, the statistics of the limit on samples in flight, or `/faults/counts`, the
+/// counters of the fault rules.
 pub(crate) fn is_counts(route: &str) -> bool {
     [WINDOW_COUNTS, FAULT_COUNTS].contains(&route)
 }
@@ -59,7 +60,7 @@ pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, L
     read.map_err(Refusal::into_response)
 }
 
-/// Returns the response to a request for the OpenAPI document.
+/// Returns the response to a request for the OpenAPI document: the document, or a refusal.
 fn document(config: &LocalConfig, request: &Request) -> LazyResponse {
     match (
         check_outside_api(config, request),
@@ -71,7 +72,7 @@ fn document(config: &LocalConfig, request: &Request) -> LazyResponse {
     }
 }
 
-/// Checks the API key and the method of a request for a path outside of `/api/v1/`.
+/// Checks the API key and the method (GET) of a request for a path outside of `/api/v1/`.
 #[expect(
     clippy::result_large_err,
     reason = "the error is the response and is used at once"
@@ -147,7 +148,7 @@ fn post(
     Ok(command)
 }
 
-/// Decodes a request body into a command.
+/// Decodes a request body into a command, which is the parsed form of a request.
 fn command(
     dialect: &Dialect,
     request: &Request,
@@ -228,7 +229,8 @@ fn command(
     })
 }
 
-/// Removes the sequence number of a forward or backward request if the dialect ignores sequence numbers.
+/// Removes the sequence number of a forward or backward request if the imitated server ignores sequence numbers. Otherwise returns
+/// the request unchanged.
 fn apply_numbering(dialect: &Dialect, mut pass: Command) -> Command {
     if let Command::Pass(body, ..) = &mut pass
         && dialect.repeats == Repeats::Again
@@ -238,13 +240,13 @@ fn apply_numbering(dialect: &Dialect, mut pass: Command) -> Command {
     pass
 }
 
-/// Returns the id in a path. The id is the second segment of the path.
+/// Returns the id in a request path such as `sessions/{session_id}`. The id is the second segment below `/api/v1/`.
 fn id(segments: &[&str]) -> String {
     segments.get(1).copied().unwrap_or_default().to_owned()
 }
 
-/// Decodes the request body of `POST /save_weights_for_sampler`. The digest leaves out `sampling_session_seq_id`, since the
-/// official SDK uses a new value for each retry.
+/// Decodes the request body of `POST /save_weights_for_sampler`. To recognize repeated requests, ignores `sampling_session_seq_id`,
+/// since the official SDK uses a new value for each retry.
 fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
     let mut body: SaveWeightsForSampler = json(body)?;
     if repeats != Repeats::AllOnce {
@@ -256,7 +258,7 @@ fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
     Ok(Command::SaveForSampler(Box::new(body), digest))
 }
 
-/// Parses a request whose route has no request body.
+/// Parses a request of a route that has no request body. Takes the parameters from the path and the query.
 fn without_body(request: &Request, route: Route, segments: &[&str]) -> Result<Command, Refusal> {
     let page = |limit| page(request, limit);
     Ok(match route {
@@ -292,7 +294,7 @@ fn page(request: &Request, limit: u64) -> Result<Page, Refusal> {
     Ok(page)
 }
 
-/// Returns a query parameter, if it is present and not empty.
+/// Returns the value of the query parameter `wanted`. Returns `None` if it is absent or empty.
 fn parameter(request: &Request, wanted: &str) -> Option<String> {
     let (_, query) = request.path.split_once('?')?;
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -300,7 +302,7 @@ fn parameter(request: &Request, wanted: &str) -> Option<String> {
     Some(unescape(value))
 }
 
-/// Decodes percent-encoding. An invalid sequence is not changed; no valid id contains one.
+/// Decodes the percent-encoding in a path segment. Invalid sequences are not changed, because no valid id contains one.
 fn unescape(segment: &str) -> String {
     if !segment.contains('%') {
         return segment.to_owned();

@@ -7,13 +7,13 @@ use tinkers_wire::InvalidInput;
 use crate::faults::Hint;
 use crate::http::LazyResponse;
 
-/// A refusal of a request: the status and the reason.
+/// A refusal of a request: the status, the reason and further properties of the error response.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     status: StatusCode,
     detail: Value,
     form: Form,
-    /// The `retry-after` hints of the response.
+    /// The `retry-after` hints of the error response, which say when the client may retry. Empty if it contains none.
     hints: Vec<Hint>,
 }
 
@@ -26,11 +26,11 @@ enum Form {
     Text,
 }
 
-/// The `retry-after` hint of the refusal of a full queue, in seconds. It is an estimate.
+/// The `retry-after` hint of the 429 response to a request for which a queue has no room, in seconds. It is an estimate.
 const FULL_QUEUE_RETRY_S: u64 = 1;
 
 impl Refusal {
-    /// Creates a refusal with a reason.
+    /// Creates a refusal with this status and this reason, which the response body states.
     pub(crate) fn new(status: StatusCode, reason: impl Into<String>) -> Self {
         Self {
             status,
@@ -40,22 +40,23 @@ impl Refusal {
         }
     }
 
-    /// Creates a 404 refusal.
+    /// Creates a 404 refusal, for a path or an id that does not exist.
     pub(crate) fn not_found(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, reason)
     }
 
-    /// Creates a 409 refusal.
+    /// Creates a 409 refusal, for example of a sequence number that a different request has used.
     pub(crate) fn conflict(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, reason)
     }
 
-    /// Creates a 410 refusal.
+    /// Creates a 410 refusal, for something that has ended or expired.
     pub(crate) fn gone(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, reason)
     }
 
-    /// Creates a 429 refusal with the default `retry-after` hint.
+    /// Creates a 429 refusal for a full queue. Its `retry-after` hint is one second, in the headers `Retry-After` and
+    /// `retry-after-ms`.
     pub(crate) fn busy(reason: impl Into<String>) -> Self {
         let hints = vec![
             Hint::Seconds(FULL_QUEUE_RETRY_S),
@@ -67,7 +68,7 @@ impl Refusal {
         }
     }
 
-    /// Creates a 429 refusal with this `retry-after` hint.
+    /// Creates a 429 refusal with this reason and this `retry-after` hint.
     pub(crate) fn limited(reason: impl Into<String>, hint: Hint) -> Self {
         Self {
             hints: vec![hint],
@@ -96,8 +97,8 @@ impl Refusal {
         }
     }
 
-    /// Creates a 422 refusal whose `detail` is the list `findings`, with one entry for each invalid field. Other servers of the API
-    /// use this format.
+    /// Creates a 422 refusal whose `detail` is the list `findings`, with one entry for each invalid field. Other servers of this
+    /// API use this format.
     pub(crate) fn findings(findings: Vec<Value>) -> Self {
         Self {
             detail: Value::Array(findings),
@@ -105,7 +106,7 @@ impl Refusal {
         }
     }
 
-    /// Creates a refusal in plain text.
+    /// Creates a refusal whose response body is plain text instead of JSON.
     pub(crate) fn text(status: StatusCode, reason: &'static str) -> Self {
         Self {
             form: Form::Text,
@@ -113,8 +114,8 @@ impl Refusal {
         }
     }
 
-    /// Creates a 422 refusal from a failed check of `tinkers-wire`. `prefix` is the path of the checked value in the request body.
-    /// It is empty or ends in a dot.
+    /// Creates a 422 refusal from the error of a check in the crate `tinkers-wire`. `prefix` is the path of the checked value in
+    /// the request body. It is empty or ends in a dot.
     pub(crate) fn invalid(prefix: &str, error: &InvalidInput) -> Self {
         let path = format!("{prefix}{}", error.field());
         Self::field(&path, format!("expected {}", error.expected()))
@@ -140,7 +141,7 @@ impl Refusal {
     }
 }
 
-/// Splits a part of a path into its name and indices: `data[3]` into `data` and 3.
+/// Splits a part of a field path into its name and its indices. For example, `data[3]` becomes `data` and 3.
 fn segments(part: &str) -> Vec<Value> {
     let mut pieces = part.split('[');
     let mut found: Vec<Value> = pieces.next().map(Value::from).into_iter().collect();

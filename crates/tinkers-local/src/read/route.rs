@@ -2,7 +2,7 @@
 
 use tinkers_wire::CheckpointKind;
 
-/// Defines [`Route`] from a table with one method per path.
+/// Defines the enum [`Route`] and its methods from a table with one line per route: its name, its method and its path.
 macro_rules! table {
     ($($(#[doc = $doc:literal])+ $route:ident $method:ident $path:literal,)*) => {
         /// A route of the API: a path and its method.
@@ -13,24 +13,24 @@ macro_rules! table {
         }
 
         impl Route {
-            /// All routes in the order of the table.
+            /// All routes of the API.
             pub const ALL: &'static [Self] = &[$(Self::$route,)*];
 
-            /// Returns the method.
+            /// Returns the HTTP method of the route.
             pub const fn method(self) -> &'static str {
                 match self {
                     $(Self::$route => stringify!($method),)*
                 }
             }
 
-            /// Returns a description of the route in one sentence.
+            /// Returns a description of the route in one sentence, for the OpenAPI document.
             pub(crate) fn summary(self) -> &'static str {
                 match self {
                     $(Self::$route => concat!($($doc),+).trim_start(),)*
                 }
             }
 
-            /// Returns the path. Ids are placeholders in braces.
+            /// Returns the path of the route. It contains placeholders in braces for ids, such as `{run_id}`.
             pub const fn path(self) -> &'static str {
                 match self {
                     $(Self::$route => concat!("/api/v1/", $path),)*
@@ -45,9 +45,9 @@ table! {
     Health GET "healthz",
     /// Lists the base models of the server.
     Capabilities GET "get_server_capabilities",
-    /// Returns the flags of the client.
+    /// Returns feature flags for the client.
     ClientConfig POST "client/config",
-    /// Returns the flags of the client that are refreshed at runtime.
+    /// Returns the feature flags that the client refreshes at runtime.
     DynamicConfig POST "client/dynamic_config",
     /// Accepts telemetry events and drops them.
     Telemetry POST "telemetry",
@@ -57,7 +57,7 @@ table! {
     Heartbeat POST "session_heartbeat",
     /// Ends a session.
     FinishSession POST "sessions/{session_id}/finish",
-    /// Lists sessions, the newest first.
+    /// Lists the sessions, the newest session first.
     Sessions GET "sessions",
     /// Describes a session.
     Session GET "sessions/{session_id}",
@@ -81,7 +81,7 @@ table! {
     LoadWeights POST "load_weights",
     /// Describes a checkpoint.
     WeightsInfo POST "weights_info",
-    /// Creates a sampler.
+    /// Creates a sampler (a sampling session).
     CreateSamplingSession POST "create_sampling_session",
     /// Describes a sampler.
     Sampler GET "samplers/{sampler_id}",
@@ -89,26 +89,27 @@ table! {
     Sample POST "asample",
     /// Polls for the result of an operation.
     RetrieveFuture POST "retrieve_future",
-    /// Polls for the completed samples of a sampling session.
+    /// Polls for the completed samples of a client of a sampling session.
     RetrieveFutures POST "retrieve_futures",
     /// Cancels a sample.
     CancelFuture POST "cancel_future",
-    /// Lists training runs, the most recently used first.
+    /// Lists the training runs, the most recently used run first.
     TrainingRuns GET "training_runs",
     /// Describes a training run.
     TrainingRun GET "training_runs/{run_id}",
-    /// Lists the checkpoints of a run, the newest first.
+    /// Lists the checkpoints of a training run, the newest checkpoint first.
     RunCheckpoints GET "training_runs/{run_id}/checkpoints",
-    /// Deletes a checkpoint by an id with an escaped slash.
+    /// Deletes a checkpoint whose kind and name are one path segment with an escaped slash.
     DeleteEscapedCheckpoint DELETE "training_runs/{run_id}/checkpoints/{checkpoint_id}",
     /// Deletes a checkpoint.
     DeleteCheckpoint DELETE "training_runs/{run_id}/checkpoints/{kind}/{name}",
-    /// Lists all checkpoints, the newest first.
+    /// Lists all checkpoints, the newest checkpoint first.
     Checkpoints GET "checkpoints",
 }
 
 impl Route {
-    /// Returns the route of a path, given its segments below `/api/v1/`.
+    /// Returns the route to which a request path belongs, given the segments of the path below `/api/v1/`. Returns `None` for an
+    /// unknown path.
     pub(crate) fn of(segments: &[&str]) -> Option<Self> {
         let mut all = Self::ALL.iter().copied();
         all.find(|route| route.matches(segments))
@@ -126,13 +127,14 @@ impl Route {
         }
     }
 
-    /// Returns the segments of the path below `/api/v1/`.
+    /// Returns the segments of the path of the route below `/api/v1/`.
     pub(crate) fn segments(self) -> impl Iterator<Item = &'static str> {
         self.path().split('/').skip(3)
     }
 }
 
-/// Returns whether the path segment `segment` of a request matches the path segment `name` of a route.
+/// Returns whether the segment `segment` of a request path matches the segment `name` of the path of a route, which may be a
+/// placeholder.
 fn matches_segment(name: &str, segment: &str) -> bool {
     match name {
         "{kind}" => CheckpointKind::from_segment(segment).is_some(),
@@ -142,7 +144,7 @@ fn matches_segment(name: &str, segment: &str) -> bool {
     }
 }
 
-/// Returns whether a segment of a route is a placeholder for an id.
+/// Returns whether a segment of the path of a route is a placeholder for an id, such as `{run_id}`.
 pub(crate) fn is_id(segment: &str) -> bool {
     segment.starts_with('{')
 }
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn all_paths_of_the_client_are_served() {
+    fn server_has_a_route_for_every_path_that_clients_use() {
         let known = tinkers_wire::routes::ALL;
         let served = |path: &str| Route::ALL.iter().any(|route| route.path() == path);
         // There is no listing of samplers.

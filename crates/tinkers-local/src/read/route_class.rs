@@ -2,7 +2,8 @@
 
 use tinkers_core::RouteClass;
 
-/// Returns the route class of a path without its query. Unknown paths belong to the class `rest`.
+/// Returns the route class, such as `sample` or `poll`, of a request path (without the query). Unknown paths belong to the class
+/// `rest`.
 pub(crate) fn class_of(route: &str) -> RouteClass {
     let Some(rest) = route.strip_prefix("/api/v1/") else {
         return RouteClass::Rest;
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_have_the_class_that_clients_use() {
+    fn server_and_client_assign_the_same_class_to_each_route() {
         for (route, class) in [
             (routes::ASAMPLE, RouteClass::Sample),
             (routes::FORWARD_BACKWARD, RouteClass::Train),

@@ -11,25 +11,25 @@ use http::StatusCode;
 use super::{Route, is_protobuf};
 use crate::http::Request;
 
-/// A model and the `seq_id` of one of its requests.
+/// The id of a model, and the `seq_id` of one of its requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Numbered {
     pub(crate) model: String,
     pub(crate) number: u64,
 }
 
-/// Returns whether a client stops using the sequence number of a request after a response with this status. Clients retry after
-/// 408, 425 and 429. After 401 and 403, they may retry with another API key.
+/// Returns whether a client will not send a request again with the same sequence number after a response with this error status.
+/// Clients retry after 408, 425 and 429. After 401 and 403, they may retry with another API key.
 pub(crate) fn gives_up_number(status: StatusCode) -> bool {
     status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 425 | 429)
 }
 
-/// A scanner that finds the model id and the sequence number in a request body.
+/// A scanner that finds the model id and the sequence number in a request body that is too large or cannot be decoded.
 #[derive(Debug)]
 pub(crate) enum NumberScan {
     Json(JsonScan),
     Protobuf(ProtobufScan),
-    /// The request has no sequence number, or the request body is compressed.
+    /// A scanner that finds nothing: requests of this route have no sequence number, or the request body is compressed.
     None,
 }
 
@@ -73,7 +73,8 @@ impl NumberScan {
         }
     }
 
-    /// Returns the model id and the sequence number. Returns `None` if either is missing or the sequence number is 0.
+    /// Returns the model id and the sequence number that were found in the scanned bytes. Returns `None` if either is missing or
+    /// the sequence number is 0.
     pub(crate) fn found(self) -> Option<Numbered> {
         let (model, number) = match self {
             Self::Json(mut scan) => {
@@ -87,7 +88,8 @@ impl NumberScan {
         Some(Numbered { model, number })
     }
 
-    /// Scans the complete body of a request. Of a compressed body, at most `limit` decompressed bytes are scanned.
+    /// Scans the complete body of a request and returns its model id and sequence number, if it contains both. Of a compressed
+    /// body, scans at most `limit` decompressed bytes.
     pub(crate) fn whole(request: &Request, limit: usize) -> Option<Numbered> {
         let mut scan = Self::of_decoded(request);
         match (&scan, request.header("content-encoding")) {
@@ -106,7 +108,7 @@ impl NumberScan {
     }
 }
 
-/// The maximum length in bytes of a field name or value. Longer names and values are truncated or skipped.
+/// The maximum length in bytes of a field name or value that a scanner stores. Longer ones are truncated or skipped.
 const MAX_TEXT: usize = 512;
 
 /// A scanner that finds the fields `model_id` and `seq_id` of the outermost JSON object.
@@ -115,11 +117,11 @@ pub(crate) struct JsonScan {
     depth: usize,
     in_text: bool,
     is_escaped: bool,
-    /// The current string or scalar of the outermost object.
+    /// The bytes, so far, of the current string or scalar of the outermost JSON object.
     text: Vec<u8>,
     /// The name of the field whose value is being scanned.
     name: Option<Vec<u8>>,
-    /// Whether the current text is a field value and not a field name.
+    /// Whether the current string or scalar is a field value and not a field name.
     in_value: bool,
     model: Option<String>,
     number: Option<u64>,
@@ -200,13 +202,13 @@ pub(crate) struct ProtobufScan {
 enum Part {
     #[default]
     Key,
-    /// A varint, which is the value of the field with this number.
+    /// The value of the field with this number, as a varint.
     Varint(u64),
-    /// The length of the value of the field with this number.
+    /// The length of the value of the field with this number. The value follows.
     Length(u64),
     /// The rest of the model id, which has this many bytes.
     Model(u64),
-    /// This many bytes, which are skipped.
+    /// This many bytes of other fields, which are skipped.
     Skip(u64),
     /// No further part, because the request body is not protobuf.
     Invalid,
@@ -251,7 +253,7 @@ impl ProtobufScan {
         }
     }
 
-    /// Returns the part that follows a complete varint.
+    /// Returns the part of the message that follows the current part, which was a varint with this value.
     fn after(&mut self, value: u64) -> Part {
         match self.part {
             Part::Key => match value & 7 {
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_bytes_and_other_routes_have_no_seq_id() {
+    fn no_seq_id_is_found_in_invalid_protobuf_or_on_other_routes() {
         for bytes in [&[0xff; 40][..], &[0x0a, 0x7f], &[0x07, 1, 2], &[0x10]] {
             assert_eq!(NumberScan::whole(&request(1, bytes.to_vec()), 1000), None);
         }
@@ -378,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn only_final_error_statuses_mark_the_seq_id_as_refused() {
+    fn client_gives_up_a_seq_id_only_after_a_non_retryable_status() {
         for (status, gives_up) in [
             (400, true),
             (404, true),

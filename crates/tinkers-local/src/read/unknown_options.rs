@@ -8,7 +8,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use super::{Refusal, Route};
 use crate::dialect::Shape;
 
-/// Checks that a JSON request body has no option that `route` does not support. A field that is `null` counts as absent.
+/// Checks that the nested objects in a JSON request body contain only fields (options) that the server supports on `route`. A field
+/// that is `null` counts as absent.
 pub(super) fn check(route: Route, body: &[u8]) -> Result<(), Refusal> {
     let shape = Shape::supported(route);
     if matches!(shape, Shape::Any) {
@@ -37,13 +38,13 @@ pub(super) fn check(route: Route, body: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// The path of the first unknown option, and the names of the known options of the same object.
+/// The path of the first field that the server does not support, and the names of the supported fields of the same object.
 struct UnknownOption {
     path: String,
     known: Vec<&'static str>,
 }
 
-/// A traversal of a JSON value that stops at the first unknown option.
+/// A traversal of a JSON value that records the first field that the server does not support.
 struct Walk<'a> {
     shape: &'a Shape,
     path: &'a mut Vec<String>,
@@ -51,7 +52,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Returns a traversal for a value that is nested in the current value.
+    /// Returns a traversal, with the shape `shape`, of a value that is nested in the current value.
     fn nested<'b>(&'b mut self, shape: &'b Shape) -> Walk<'b> {
         Walk {
             shape,
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn all_fields_of_the_wire_types_are_known() {
+    fn no_field_that_the_client_sends_is_refused_as_unknown() {
         let lora = LoraConfig::rank(4)
             .seed(1)
             .train_unembed(true)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// The sequence of values of an in-flight limit.
+/// The values that a limit on samples in flight takes over time: one fixed value, a list, or a random walk.
 #[derive(Debug, Clone)]
 pub(super) enum Levels {
     Fixed(u32),
@@ -20,27 +20,28 @@ pub(super) enum Levels {
     },
 }
 
-/// An error for an invalid in-flight limit.
+/// An error in the parameters of a limit on samples in flight.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidWindow {
-    /// The list of limits is empty.
+    /// The list of values of the limit is empty.
     #[error("levels: expected at least one")]
     NoLevels,
-    /// The lowest limit of a random walk is above the highest.
+    /// The lowest value of the random walk is above the highest.
     #[error("low: expected at most high, {high}, got {low}")]
     Ends {
-        /// The lowest limit that was given.
+        /// The lowest value that was given.
         low: u32,
-        /// The highest limit that was given.
+        /// The highest value that was given.
         high: u32,
     },
-    /// The time between changes of the limit is too short.
+    /// The time between two changes of the limit is shorter than 10 ms.
     #[error("every: expected at least {MIN_INTERVAL:?}, got {0:?}")]
     TooOften(Duration),
 }
 
-/// The minimum time between changes of the limit. Clients could not follow faster changes, and each change costs time.
+/// The minimum time between two changes of the limit. Clients could not adapt to faster changes, and each change costs the server
+/// time.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Levels {
@@ -70,7 +71,7 @@ impl Levels {
         })
     }
 
-    /// Returns the sequence of values of the limit, at its first value.
+    /// Returns the sequence of values of the limit, positioned at its first value.
     pub(super) fn start(&self) -> LevelSequence {
         match self {
             Self::Fixed(level) => LevelSequence::Fixed(*level),
@@ -102,7 +103,7 @@ fn check(every: Duration) -> Result<(), InvalidWindow> {
     Ok(())
 }
 
-/// The sequence of values of an in-flight limit, and the current position in the sequence.
+/// The values of a limit on samples in flight, and the current position in them.
 #[derive(Debug)]
 pub(super) enum LevelSequence {
     Fixed(u32),
@@ -121,7 +122,7 @@ pub(super) enum LevelSequence {
 }
 
 impl LevelSequence {
-    /// Returns the current limit.
+    /// Returns the current value of the limit.
     pub(super) fn level(&self) -> u32 {
         match self {
             Self::Fixed(level) | Self::Walk { level, .. } => *level,
@@ -129,7 +130,7 @@ impl LevelSequence {
         }
     }
 
-    /// Returns the time between changes of the limit; `None` if it is fixed.
+    /// Returns the time between two changes of the limit. Returns `None` if the limit is fixed.
     pub(super) fn every(&self) -> Option<Duration> {
         match self {
             Self::Fixed(_) => None,
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn list_of_in_flight_limits_repeats_from_the_first_after_the_last() {
+    fn list_of_in_flight_limits_starts_again_after_the_last_value() {
         let levels = Levels::steps(vec![20, 50, 10], SECOND).unwrap();
         assert_eq!(first_levels(&levels, 5), [20, 50, 10, 20, 50]);
     }

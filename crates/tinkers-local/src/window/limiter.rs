@@ -10,38 +10,41 @@ use super::{HintForm, Window};
 use crate::faults::Hint;
 use crate::protocol::Stamp;
 
-/// The maximum time between two refusals of the same congestion event, if refusals carry no `retry-after` hint.
+/// How long after a 429 response the next one still belongs to the same congestion event (series of 429 responses), if the
+/// responses have no `retry-after` hint.
 const MAX_EVENT_GAP: Duration = Duration::from_millis(100);
 
-/// An in-flight limit with its current value and its statistics.
+/// A limit on samples in flight: accepts or refuses sample requests, changes its value over time, and counts.
 #[derive(Debug)]
 pub(crate) struct WindowLimiter {
     window: Window,
     levels: LevelSequence,
-    /// The time of the first submission. The changes of the limit are timed from it.
+    /// The time of the first sample request, from which the changes of the limit are timed. `None` before it.
     start: Option<Timestamp>,
     /// The time from which the current value of the limit applies.
     level_start: Timestamp,
-    /// The last time at which the number of samples in flight fell below the limit, so that a sample could be accepted again.
+    /// The last time at which the number of samples in flight fell below the limit, so that the limit could accept a sample again.
     room_since: Timestamp,
-    /// The last congestion event. `None` if there was none, or if the event has ended and the number of samples in flight has
-    /// reached 90 % of the limit again.
+    /// The last congestion event (series of 429 responses), while the recovery from it is still being measured. `None` when the
+    /// number of samples in flight has reached 90 % of the limit again, or if there was no such event.
     open: Option<OpenEvent>,
     counts: WindowCounts,
 }
 
-/// A congestion event whose statistics may still change.
+/// A congestion event (series of 429 responses) whose statistics may still change.
 #[derive(Debug)]
 struct OpenEvent {
     event: Congestion,
-    /// The time at which the last `retry-after` hint of the event expires. Without hints, the time of the last refusal.
+    /// The time at which the last `retry-after` hint of the congestion event expires. Without hints, the time of its last 429
+    /// response.
     hint_expiry: Timestamp,
-    /// The end of the congestion event. A submission that is refused before this time belongs to the event.
+    /// The end of the congestion event. A sample request that is refused before this time belongs to the event, and a later one
+    /// begins a new event.
     until: Timestamp,
-    /// The start of the recovery from this congestion event: [`Congestion::first_grant`] and [`Congestion::full_flow`] are measured from
-    /// it. `None` until a sampling request is accepted after the event.
+    /// The time from which [`Congestion::first_grant`] and [`Congestion::full_flow`] of this event are measured. `None` until a
+    /// sample is accepted after the event.
     recovery_start: Option<Timestamp>,
-    /// The index of the event in the list of all congestion events. Only the first [`WindowCounts::KEPT`] events are stored.
+    /// The index of the congestion event in the list of all events. Only the first [`WindowCounts::KEPT`] events are stored there.
     index: usize,
 }
 
@@ -59,11 +62,11 @@ impl WindowLimiter {
         }
     }
 
-    /// Counts a submission, and accepts or refuses it.
+    /// Accepts or refuses a sample request, and counts it.
     ///
     /// # Errors
     ///
-    /// The `retry-after` hint of the refusal, if the limit is reached.
+    /// The `retry-after` hint for the 429 response, if the limit is reached.
     pub(crate) fn submit(&mut self, at: Stamp) -> Result<(), Hint> {
         self.advance(at.now);
         if self.counts.in_flight < u64::from(self.levels.level()) {
@@ -73,7 +76,7 @@ impl WindowLimiter {
         Err(self.refuse(at))
     }
 
-    /// Counts the end of an accepted sample.
+    /// Records that an accepted sample has ended and is no longer in flight.
     pub(crate) fn ended(&mut self, now: Timestamp) {
         self.advance(now);
         let was_full = self.is_full();
@@ -85,7 +88,7 @@ impl WindowLimiter {
         }
     }
 
-    /// Returns the statistics up to `now`.
+    /// Returns the statistics of the limit up to `now`.
     pub(crate) fn counts(&mut self, now: Timestamp) -> WindowCounts {
         if self.start.is_some() {
             self.advance(now);
@@ -159,7 +162,7 @@ impl WindowLimiter {
         });
     }
 
-    /// Writes the current congestion event to the statistics, if the event is among the stored events.
+    /// Copies the current congestion event (series of 429 responses) into the statistics, unless their list of events is full.
     fn record(&mut self) {
         if let Some(open) = &self.open
             && let Some(kept) = self.counts.events.get_mut(open.index)
@@ -168,7 +171,7 @@ impl WindowLimiter {
         }
     }
 
-    /// Advances the limit to its value at `now`.
+    /// Sets the limit to its value for the time `now`, if its value changes over time.
     fn advance(&mut self, now: Timestamp) {
         if self.start.is_none() {
             self.start = Some(now);

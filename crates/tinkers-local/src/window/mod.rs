@@ -13,11 +13,12 @@ pub(crate) use self::limiter::WindowLimiter;
 use self::levels::Levels;
 use crate::faults::Hint;
 
-/// A limit on the samples in flight. A sample is in flight from its acceptance to its end. The server refuses submissions beyond
-/// the limit with 429.
+/// A limit on the number of samples in flight. A sample is in flight from the acceptance of its request until it ends. The server
+/// refuses sample requests beyond the limit with 429.
 ///
-/// Use it to measure how much of a server's capacity a client uses. The value of the limit depends only on the time since the first
-/// submission and, for a random walk, on the seed. So runs can be repeated, and compared with a client that knows all values.
+/// Use the limit to measure how much of the capacity of a server a client uses. The value of the limit depends only on the time
+/// since the first sample request and, for a random walk, on the seed. So a run can be repeated, and compared with a client that
+/// knows the values in advance.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -35,7 +36,7 @@ pub struct Window {
     form: HintForm,
 }
 
-/// How the 429 response encodes the `retry-after` hint.
+/// How a 429 response encodes the `retry-after` hint, the delay after which a client may retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintForm {
@@ -52,7 +53,7 @@ pub enum HintForm {
 }
 
 impl Window {
-    /// The default delay for which the `retry-after` hint asks.
+    /// The default delay for which the `retry-after` hint of a 429 response asks.
     const HINT: Duration = Duration::from_secs(1);
 
     const fn of(levels: Levels) -> Self {
@@ -63,18 +64,18 @@ impl Window {
         }
     }
 
-    /// Creates a limit that refuses no samples and only counts them.
+    /// Creates a limit that refuses no samples. It only counts them.
     pub const fn unbounded() -> Self {
         Self::of(Levels::Fixed(u32::MAX))
     }
 
-    /// Creates a fixed limit; 0 refuses all samples.
+    /// Creates a limit with a fixed value. The value 0 refuses all samples.
     pub const fn fixed(level: u32) -> Self {
         Self::of(Levels::Fixed(level))
     }
 
-    /// Creates a limit that takes these values in turn, each for the time `every`. After the last value, it starts again with the
-    /// first value.
+    /// Creates a limit that takes these values in turn, each for the time `every`. After the last value, the limit starts again
+    /// with the first one.
     ///
     /// # Errors
     ///
@@ -86,8 +87,8 @@ impl Window {
         Levels::steps(levels.into_iter().collect(), every).map(Self::of)
     }
 
-    /// Creates a limit that is a random walk between `low` and `high`, reflected at both ends. The limit starts in the middle.
-    /// After each `every`, it changes by at most a quarter of `high - low`.
+    /// Creates a limit whose value is a random walk between `low` and `high`. It starts in the middle and is reflected at both
+    /// ends. After each `every`, the value changes by at most a quarter of `high - low`.
     ///
     /// # Errors
     ///
@@ -96,7 +97,7 @@ impl Window {
         Levels::walk(low, high, every, seed).map(Self::of)
     }
 
-    /// Sets the `retry-after` hint and how it is encoded. The default is a hint of 1 s in the header `retry-after-ms`.
+    /// Sets the `retry-after` hint of the 429 responses and how it is encoded. The default is 1 s in the header `retry-after-ms`.
     #[must_use]
     pub const fn with_hint(mut self, hint: Duration, form: HintForm) -> Self {
         self.hint = hint;

@@ -20,7 +20,7 @@ use tinkers_wire::{LossFn, PassMode, PassRequest};
 const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
 const ACCEPT_PROTOBUF: (&str, &str) = ("accept", "application/x-protobuf");
 
-/// Starts a server that imitates this dialect.
+/// Starts a server with this dialect (set of differences from the official service).
 fn dialect_server(dialect: Dialect) -> TestServer {
     test_server_with(config(dialect), Script::default())
 }
@@ -56,7 +56,7 @@ impl TestServer {
         self.send(Method::POST, path, body, headers).await
     }
 
-    /// Polls with a client timeout of ten minutes. No dialect holds a poll for that long.
+    /// Polls for a result with a client timeout of ten minutes, which is longer than any dialect holds a poll open.
     async fn long_poll(&self, id: &str) -> Response {
         let path = "/api/v1/retrieve_future";
         let mut request = HttpRequest::new(Method::POST, path, RouteClass::Poll);
@@ -70,12 +70,12 @@ fn content_type(response: &Response) -> &str {
     response.raw.header("content-type").unwrap_or_default()
 }
 
-/// Returns the status and the body of a response.
+/// Returns the status and the body of a response, to compare with expected ones.
 fn status_and_body(response: &Response) -> (u16, Value) {
     (response.status, response.body.clone())
 }
 
-/// Returns the status and the body that an error response should have.
+/// Returns the status and the body of an error response with this status and this reason, to compare with an actual response.
 fn error_body(status: u16, detail: impl Into<Value>) -> (u16, Value) {
     (status, json!({ "detail": detail.into() }))
 }

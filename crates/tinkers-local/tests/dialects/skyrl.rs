@@ -24,7 +24,7 @@ fn both() -> [TestServer; 2] {
 }
 
 #[tokio::test]
-async fn skyrl_config_is_minimal_and_routes_are_missing() {
+async fn skyrl_dialect_has_one_feature_flag_and_lacks_some_routes() {
     for server in both() {
         let version = json!({ "sdk_version": "0.38.0" });
         assert_eq!(
@@ -95,7 +95,7 @@ async fn skyrl_release_returns_results_only_as_json() {
 }
 
 #[tokio::test]
-async fn skyrl_responses_and_results_have_the_recorded_fields() {
+async fn skyrl_responses_and_results_have_the_fields_of_skyrl() {
     for (is_main, server) in [false, true].into_iter().zip(both()) {
         let session = server.create_session().await;
         let accepted = server.call("create_model", create_model(&session, 0)).await;

@@ -51,7 +51,7 @@ async fn tuft_accepts_any_api_key_unless_an_api_key_is_configured() {
 }
 
 #[tokio::test]
-async fn tuft_config_has_no_extensions_and_loading_requires_a_model() {
+async fn tuft_config_has_no_extra_flags_and_loading_requires_a_model() {
     let server = dialect_server(Dialect::tuft());
     let flags = post(&server, "client/config", json!({ "sdk_version": "0.25.0" })).await;
     let flags = flags.ok();
@@ -109,7 +109,7 @@ async fn tuft_creations_return_201_and_passes_must_be_protobuf() {
 }
 
 #[tokio::test]
-async fn tuft_polls_time_out_with_try_again_and_failures_return_422() {
+async fn tuft_poll_timeout_returns_try_again_and_failure_returns_422() {
     let (server, held) = held_server_with(config(Dialect::tuft()));
     let session = create_session(&server).await;
     let create = post(&server, "create_model", create_model(&session, 0))

@@ -275,7 +275,7 @@ pub(crate) fn passes(model: &str) -> Vec<Case> {
     .collect()
 }
 
-/// Returns requests with unknown loss functions, and requests with unknown or invalid options of known loss functions.
+/// Returns forward-backward requests with unknown loss functions, or with unknown or invalid options of known loss functions.
 fn losses(model: &str) -> Vec<Case> {
     let pass = |loss: &str, config: Value| {
         let mut body = backward(model, 1);

@@ -9,7 +9,7 @@ use tinkers_wire as wire;
 use super::checked_server::CheckedServer;
 use super::support::{BASE, datum, sample};
 
-/// Decodes `body` as `T` and encodes the result again. Panics if a field is lost.
+/// Decodes `body` as the type `T` and encodes the result again. Panics if a field is lost thereby.
 fn encoded<T: Serialize + DeserializeOwned>(body: Value) -> Option<Value> {
     let decoded: T = serde_json::from_value(body.clone()).expect("the type decodes the body");
     let encoded = serde_json::to_value(&decoded).expect("the type encodes the body");

@@ -8,7 +8,7 @@ use super::path;
 use super::schema::violations;
 use super::support::{Response, TestServer, test_server};
 
-/// A test server, with its OpenAPI document.
+/// A test server that checks requests and responses against its OpenAPI document.
 pub(crate) struct CheckedServer {
     pub(crate) server: TestServer,
     pub(crate) document: Value,
@@ -23,7 +23,7 @@ impl CheckedServer {
         }
     }
 
-    /// Returns the OpenAPI description of a route.
+    /// Returns the part of the OpenAPI document that describes a route.
     pub(crate) fn operation(&self, route: Route) -> &Value {
         let method = route.method().to_ascii_lowercase();
         &self.document["paths"][route.path()][&method]
@@ -85,7 +85,7 @@ impl CheckedServer {
         response
     }
 
-    /// Waits for the result of an accepted submission and returns it.
+    /// Waits for the result of an accepted request and returns it. `accepted` is the response to the request.
     pub(crate) async fn result(&self, accepted: Response) -> Value {
         let body = json!({ "request_id": accepted.id(), "allow_metadata_only": true });
         self.call(Route::RetrieveFuture, &[], Some(body)).await.ok()

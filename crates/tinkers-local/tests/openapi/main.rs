@@ -16,7 +16,7 @@ use serde_json::Value;
 use support::{TestServer, create_model, test_server};
 use tinkers_local::{LocalConfig, Route, open_api};
 
-/// Returns the path of a route with its parameters replaced by `ids`.
+/// Returns the path of a route in which `ids` replace the parameters in braces.
 fn path(route: Route, ids: &[&str]) -> String {
     let mut ids = ids.iter();
     let filled = route.path().split('/').map(|part| match part {
@@ -26,7 +26,7 @@ fn path(route: Route, ids: &[&str]) -> String {
     filled.collect::<Vec<_>>().join("/")
 }
 
-/// The ids of a session, a model with two checkpoints, and a sampling session.
+/// The ids of objects on a test server: a session, a model with two checkpoints, and a sampling session.
 struct Resources {
     session: String,
     model: String,
@@ -50,7 +50,7 @@ async fn resources(server: &TestServer) -> Resources {
     }
 }
 
-/// Returns the path parameters of a route.
+/// Returns the ids to put into the path of a route in place of its parameters.
 fn ids(route: Route, resources: &Resources) -> Vec<&str> {
     match route {
         Route::FinishSession | Route::Session => vec![&resources.session],

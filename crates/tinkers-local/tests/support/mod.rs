@@ -18,7 +18,7 @@ use tinkers_local::{
 
 pub(crate) const BASE: &str = "tinkers/scripted";
 
-/// An in-process server with its clock, engine, fault script and journal.
+/// A server in the test process, with its clock, engine, fault script and journal.
 pub(crate) struct TestServer {
     pub(crate) clock: ManualClock,
     pub(crate) engine: Arc<ScriptedEngine>,
@@ -27,7 +27,7 @@ pub(crate) struct TestServer {
     pub(crate) journal: Journal,
 }
 
-/// Starts a server with the default configuration over the scripted engine.
+/// Starts a server with the default configuration, whose engine returns fixed results.
 pub(crate) fn test_server() -> TestServer {
     test_server_with(LocalConfig::default(), Script::default())
 }
@@ -60,7 +60,7 @@ pub(crate) fn test_server_over(
     }
 }
 
-/// A response. Its body is `null` unless it is JSON.
+/// A response of the test server. Its body is `null` unless it is JSON.
 #[derive(Debug, Clone)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -77,7 +77,7 @@ impl Response {
         }
     }
 
-    /// Returns the body. Panics unless the status is 200.
+    /// Returns the body of the response. Panics unless the status is 200.
     pub(crate) fn ok(self) -> Value {
         assert_eq!(self.status, 200, "{}", self.body);
         self.body
@@ -92,12 +92,12 @@ impl Response {
             .to_owned()
     }
 
-    /// Asserts that the error text contains `part`.
+    /// Asserts that the error text of the response contains `part`.
     pub(crate) fn assert_reason(&self, part: &str) {
         assert!(self.reason().contains(part), "{}", self.reason());
     }
 
-    /// Returns the error text of a failed request.
+    /// Returns the error text of the response to a failed request.
     pub(crate) fn reason(&self) -> String {
         tinkers_wire::error_text(&self.raw.body).unwrap_or_default()
     }
@@ -212,7 +212,7 @@ impl TestServer {
 }
 
 impl TestServer {
-    /// Creates a session and a sampling session over the base model. Returns the id of the sampling session.
+    /// Creates a session and a sampling session that samples from the base model. Returns the id of the sampling session.
     pub(crate) async fn create_sampler(&self) -> String {
         let session = self.create_session().await;
         let body =
@@ -274,7 +274,7 @@ pub(crate) struct HeldEngine {
 }
 
 impl HeldEngine {
-    /// Returns descriptions of the held jobs, from the oldest to the newest.
+    /// Returns descriptions of the jobs that the engine has not run yet, from the oldest to the newest.
     pub(crate) fn held_jobs(&self) -> Vec<String> {
         self.lock()
             .iter()
@@ -282,7 +282,7 @@ impl HeldEngine {
             .collect()
     }
 
-    /// Runs the oldest held job and returns its description.
+    /// Runs the oldest job that the engine has not run yet, and returns its description.
     pub(crate) fn run_next(&self) -> String {
         let (job, done) = self.lock().remove(0);
         let name = describe(&job.work);
@@ -290,7 +290,7 @@ impl HeldEngine {
         name
     }
 
-    /// Fails the oldest held job with `error`.
+    /// Fails the oldest job that the engine has not run yet, with `error`.
     pub(crate) fn fail_next(&self, error: EngineError) {
         let (_, done) = self.lock().remove(0);
         done.finish(Err(error));
@@ -301,8 +301,8 @@ impl HeldEngine {
     }
 }
 
-/// Returns a description of a job. The description contains the first token of a forward or backward pass, or the learning rate of
-/// an optimizer step.
+/// Returns a short description of the work of a job. It contains the first token of a forward or backward pass, or the learning
+/// rate of an optimizer step.
 fn describe(work: &Work) -> String {
     match work {
         Work::CreateModel { .. } => "create".to_owned(),
@@ -346,7 +346,7 @@ impl Engine for HeldEngine {
     }
 }
 
-/// Starts a server whose engine is a [`HeldEngine`].
+/// Starts a server whose engine, a [`HeldEngine`], runs a job only when the test says so.
 pub(crate) fn held_server() -> (TestServer, Arc<HeldEngine>) {
     held_server_with(LocalConfig::default())
 }
@@ -358,7 +358,8 @@ pub(crate) fn held_server_with(config: LocalConfig) -> (TestServer, Arc<HeldEngi
     (server, held)
 }
 
-/// Creates a session with a model, and returns the ids of both.
+/// Creates a session with a model on a server whose engine is `held`, and runs the job of the creation. Returns the ids of the
+/// session and of the model.
 pub(crate) async fn held_model(server: &TestServer, held: &HeldEngine) -> (String, String) {
     let session = server.create_session().await;
     let create = server
@@ -379,13 +380,13 @@ pub(crate) async fn checkpoints(server: &TestServer) -> Vec<String> {
         .collect()
 }
 
-/// Runs all other tasks, polls the future `work` once, and returns whether the future is pending.
+/// Runs all other tasks, then polls the future `work` once. Returns whether the future is still pending.
 pub(crate) async fn is_pending<F: Future + Unpin>(work: &mut F) -> bool {
     run_until_idle().await;
     std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *work).poll(cx).is_pending())).await
 }
 
-/// Yields until no other task of the runtime can make progress.
+/// Yields to the runtime until no other task can make progress.
 pub(crate) async fn run_until_idle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;

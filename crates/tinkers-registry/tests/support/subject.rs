@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard};
 
 /// A registry under test: the real one, or one with a planted fault (negative control). Its values report their lifecycle to a tracker.
 pub(crate) trait Subject: Default + Send + Sync + 'static {
-    /// The type of a handle of a value.
+    /// The type of the handles of this registry.
     type Handle: Deref<Target = Tracked> + Clone + Send + 'static;
 
     fn try_get_or_create(
@@ -64,15 +64,15 @@ impl Subject for Registry<usize, Tracked> {
     }
 }
 
-/// Negative control: a registry that looks up the key, builds the value without a lock, and overwrites a value that another thread has
-/// inserted meanwhile. The registry has no other fault.
+/// A registry with a planted fault that the tests must detect (negative control). It looks up the key, builds the value without a lock, and
+/// overwrites a value that another thread has inserted meanwhile. It has no other fault.
 #[derive(Default)]
 pub(crate) struct CheckThenInsert(Arc<Entries>);
 
 #[derive(Default)]
 struct Entries {
     live: Mutex<Vec<Arc<Tracked>>>,
-    /// The number of entries that were overwritten while a handle existed.
+    /// The number of entries of the faulty registry that were overwritten while a handle existed.
     overwritten: AtomicU64,
 }
 
@@ -82,9 +82,9 @@ impl Entries {
     }
 }
 
-/// A handle of [`CheckThenInsert`]. Dropping the last handle removes the entry.
+/// A handle of [`CheckThenInsert`], the registry with a planted fault. Dropping the last handle removes the entry.
 pub(crate) struct CheckThenInsertHandle {
-    /// The value. `None` only during the drop.
+    /// The value to which the handle refers. `None` only while the handle is dropped.
     value: Option<Arc<Tracked>>,
     entries: Arc<Entries>,
 }

@@ -22,7 +22,7 @@ pub(crate) struct Observations {
 }
 
 impl Observations {
-    /// Returns descriptions of the faults that were found. Called after all handles have been dropped.
+    /// Returns descriptions of the registry faults that the recorded numbers show. Called after all handles have been dropped.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut found = Vec::new();
         if self.disagreements > 0 {
@@ -54,7 +54,7 @@ impl Tracker {
         Arc::default()
     }
 
-    /// Builds a new value for `key`.
+    /// Builds a new value for `key`, which reports to this tracker.
     pub(crate) fn build(self: &Arc<Self>, key: usize) -> Tracked {
         let mut observed = self.lock();
         observed.built += 1;
@@ -67,7 +67,7 @@ impl Tracker {
         }
     }
 
-    /// Records that a handle of the value was acquired.
+    /// Records that a handle of the value `tracked` was acquired.
     pub(crate) fn acquired(&self, tracked: &Tracked) {
         #[cfg(tinkers_loom)]
         tracked.memory.read();
@@ -77,7 +77,7 @@ impl Tracker {
         observed.held.insert(tracked.key, (tracked.id, holders + 1));
     }
 
-    /// Records that a handle of the value is about to be dropped.
+    /// Records that a handle of the value `tracked` is about to be dropped.
     pub(crate) fn releasing(&self, tracked: &Tracked) {
         #[cfg(tinkers_loom)]
         tracked.memory.read();
@@ -129,7 +129,7 @@ impl Drop for Tracked {
     }
 }
 
-/// Memory whose accesses loom checks, as a part of each value. The model fails unless the registry orders each read after the build and
+/// A piece of memory in each value, whose accesses loom checks. A loom model fails unless the registry orders each read after the build and
 /// before the drop of the value. The memory is an atomic, since safe code can share nothing else. Reads are relaxed, so that they provide
 /// no ordering themselves.
 #[cfg(tinkers_loom)]

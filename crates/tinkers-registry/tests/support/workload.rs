@@ -63,7 +63,7 @@ impl fmt::Display for Counts {
 /// The reason why a run of the stress test failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RunError {
-    /// There was no contention, so nothing was tested.
+    /// Concurrent calls never affected each other, so the run has tested nothing.
     Inconclusive { seed: u64, counts: Counts },
     /// The run found faults of the registry.
     Faults { seed: u64, faults: Vec<String> },
@@ -84,7 +84,7 @@ impl fmt::Display for RunError {
 }
 
 impl Workload {
-    /// Runs the workload on a new registry and checks the results.
+    /// Runs the workload on a new registry of type `S`, and checks the results.
     pub(crate) fn run<S: Subject>(self) -> Result<Counts, RunError> {
         let subject = S::default();
         let tracker = Tracker::new();

@@ -49,7 +49,7 @@ fn heartbeats_continue_after_a_panic_in_the_transport() {
     session.check_open().expect("open");
 }
 
-/// A log subscriber that panics at each log event.
+/// A faulty log subscriber that panics at each log event.
 struct Panics;
 
 impl tracing::Subscriber for Panics {

@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::support::{Channel, Fixture, Recorded};
 
-/// A manual clock that reports each new timer, so that the test thread knows when to advance the clock.
+/// A manual clock that tells the test thread when a new timer is set, so that the test thread knows when to advance the clock.
 #[derive(Debug)]
 struct ReportingClock {
     clock: ManualClock,
@@ -46,7 +46,7 @@ impl Clock for ReportingClock {
     }
 }
 
-/// The real time after which the test fails if no heartbeat timer is set.
+/// The real time for which the test waits for a heartbeat timer before it fails.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 struct ThreadFixture {
@@ -73,7 +73,7 @@ impl ThreadFixture {
         }
     }
 
-    /// Returns session parts that run background tasks on `caller` and heartbeats on `heartbeat`.
+    /// Returns session parts that run heartbeats on `heartbeat` and all other background tasks on `caller`.
     fn parts(&self, caller: &Handle, heartbeat: Arc<dyn Spawn>) -> SessionParts {
         let parts = self.fixture.parts();
         SessionParts {

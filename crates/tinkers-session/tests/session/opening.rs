@@ -332,7 +332,7 @@ fn server_configuration_sets_the_session_config_and_server_profile() {
 }
 
 #[test]
-fn only_the_hosted_service_is_assumed_to_deduplicate_requests() {
+fn server_profile_assumes_deduplication_only_for_hosted_service() {
     let hosted = "https://tinker.thinkingmachines.dev/services/tinker-prod";
     for (address, says, expected) in [
         (hosted, "{}", Deduplication::Everything),

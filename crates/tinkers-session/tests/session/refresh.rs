@@ -17,8 +17,8 @@ fn refresh_times(fixture: &Fixture, count: usize) -> Vec<f64> {
     requests.iter().map(|request| request.seconds()).collect()
 }
 
-/// Returns fields of the session's dynamic configuration: the refresh interval, whether samples can be cancelled, and the maximum number of
-/// samples that are cancelled concurrently.
+/// Returns three settings of the session's dynamic configuration: the refresh interval in seconds, whether samples can be cancelled, and
+/// the maximum number of samples that are cancelled concurrently.
 fn flags(session: &Session) -> (u64, bool, u32) {
     let flags = session.dynamic_config();
     (
@@ -101,7 +101,7 @@ fn failed_refresh_keeps_the_dynamic_config_and_the_refresh_interval() {
 }
 
 #[test]
-fn config_refresh_retry_delay_is_followed_up_to_a_third_of_expiry() {
+fn config_refresh_follows_retry_delays_up_to_a_third_of_expiry() {
     for (hint, pause) in [("35", 35.0), ("600", 40.0)] {
         let fixture = Fixture::new();
         let good = Reply::Status(200, r#"{"refresh_interval_sec": 30}"#);

@@ -10,7 +10,7 @@ use super::Call;
 use crate::model_failure::{ModelFailure, Recovery};
 use crate::submission_queue::{Order, Queued, SendPermit};
 
-/// A submission order under test: the real one, or a copy with a planted fault (negative control).
+/// A submission queue that can be tested with loom: the real one, or a copy with a planted fault, which loom must detect (negative control).
 pub(crate) trait TestedOrder: Send + Sync + Sized + 'static {
     type Permit: Send;
 
@@ -58,20 +58,22 @@ impl TestedOrder for Order<Call> {
     }
 }
 
-/// The faults that can be planted into an [`OrderCopy`] for negative controls.
+/// The faults that can be planted into an [`OrderCopy`]. The tests check that loom detects each of them (negative controls).
 pub(crate) mod fault {
     pub(crate) const NONE: u8 = 0;
-    /// A call reserves its sequence numbers under one lock, and enters the queue under another.
+    /// The fault that a call reserves its sequence numbers under one lock, and enters the queue under another.
     pub(crate) const SEPARATE_NUMBERING: u8 = 1;
-    /// The sender finds the queue empty under one lock, and its permit ends under another.
+    /// The fault that the sender (the task that sends the queued calls) finds the queue empty under one lock, and gives its permit back under
+    /// another.
     pub(crate) const SEPARATE_SENDER_END: u8 = 2;
-    /// A call checks under one lock whether the model has failed, and enters the queue under another.
+    /// The fault that a call checks under one lock whether the model has failed, and enters the queue under another.
     pub(crate) const SEPARATE_FAILURE_CHECK: u8 = 3;
-    /// A dropped sender fails the calls under one lock, and its permit ends under another.
+    /// The fault that a dropped sender (the task that sends the queued calls) fails these calls under one lock, and gives its permit back under
+    /// another.
     pub(crate) const DROP_IN_TWO_STEPS: u8 = 4;
-    /// A dropped sender does not fail the queued and later calls.
+    /// The fault that queued and later calls do not fail when the sender (the task that sends the queued calls) is dropped.
     pub(crate) const DROP_WITHOUT_FAILURE: u8 = 5;
-    /// Later calls report the last failure of the model. The real order reports the first.
+    /// The fault that later calls report the last failure of the model. The real queue reports the first.
     pub(crate) const LAST_FAILURE_REPORTED: u8 = 6;
 }
 

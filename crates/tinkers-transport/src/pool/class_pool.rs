@@ -9,7 +9,7 @@ use std::time::Duration;
 use tinkers_core::{RouteClass, Sent, Spawn, Task, Timestamp, TransportError};
 use tokio::sync::{oneshot, watch};
 
-use super::connection_table::{Checkout, ConnectionTable, PooledConnection};
+use super::connection_table::{ConnectionTable, PooledConnection};
 use super::dial_plan::DialPlan;
 use super::suspend::SuspendDetector;
 use super::{ClassConnectionLimits, ClassConnectionStats, PoolContext};
@@ -17,6 +17,10 @@ use crate::connection::Connection;
 use crate::dialer::{DialTimeout, NewConnection};
 use crate::errors;
 use crate::exchange::RequestLimits;
+
+mod lease;
+
+pub(crate) use lease::Lease;
 
 /// The connections of one route class, and a FIFO queue of requests that wait for a connection.
 pub(crate) struct ClassPool {
@@ -45,8 +49,8 @@ fn fail(waiters: impl IntoIterator<Item = Waiter>, error: impl Fn() -> Transport
     }
 }
 
-/// The time limit for the rest of an upload when the response is already complete. An HTTP/1.1 connection is closed if the rest of the
-/// upload takes longer.
+/// The time for which an upload may continue after its response is already complete. If the upload takes longer, its HTTP/1.1 connection is
+/// closed.
 const UPLOAD_GRACE: Duration = Duration::from_secs(5);
 
 impl ClassPool {
@@ -73,11 +77,11 @@ impl ClassPool {
         })
     }
 
-    /// Waits for a connection with capacity for one request, in FIFO order. Cancel-safe: if the future is dropped after a connection was
-    /// granted to it, the next waiting request gets the connection.
+    /// Waits for a connection that can carry one more request, in FIFO order. Cancel-safe: if the future is dropped after it was given a
+    /// connection, the next waiting request gets the connection.
     ///
-    /// If the server lowers its stream limit after a connection was granted and before this future continues, the request queues again.
-    /// Otherwise it would wait inside h2, where the rate limit is not checked again.
+    /// If the server lowers its stream limit before the waiting request can use its connection, the request joins the queue again.
+    /// Otherwise the request would wait inside the library h2, where it can no longer be stopped after a rate-limited response.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         limits: &RequestLimits,
@@ -147,7 +151,8 @@ impl ClassPool {
         errors::timed_out(&self.context.origin, timeout, limit, Sent::NotSent)
     }
 
-    /// Retires all connections if the machine was suspended since the last call. Returns the idle connections.
+    /// Checks whether the machine was suspended (put to sleep) since the last call. If so, no connection accepts a further request, and the
+    /// idle connections are returned, for the caller to close.
     fn retire_after_suspend(&self) -> Vec<Connection> {
         let (now, wall) = (self.context.clock.now(), self.context.clock.wall());
         let mut inner = self.lock();
@@ -157,8 +162,8 @@ impl ClassPool {
         Vec::new()
     }
 
-    /// Returns whether the maximum number of connections is open, and the last time at which a new connection turned out to carry fewer
-    /// requests than expected.
+    /// Returns whether the maximum number of connections is open, and the time at which a new connection last turned out to carry fewer
+    /// requests than expected. Both decide how long a request waits for a new connection.
     fn capacity(&self) -> (bool, Timestamp) {
         let inner = self.lock();
         let is_full = inner.dials.opening == 0 && inner.table.len() >= self.limits.max_connections;
@@ -200,7 +205,8 @@ impl ClassPool {
         }
     }
 
-    /// Makes a connection available for the next request, after a response was read completely.
+    /// Makes a connection available for the next request after a response was read completely. If the request is still being uploaded,
+    /// waits for the end of the upload in a background task.
     fn recycle(self: &Arc<Self>, id: u64, mut connection: Connection) {
         if connection.is_ready() || connection.share().is_some() {
             return self.check_in(id, connection);
@@ -234,14 +240,14 @@ impl ClassPool {
         self.start_reaper();
     }
 
-    /// Removes a connection that has ended, or a connection with a cancelled request.
+    /// Removes a connection that has ended, or whose request was cancelled, and lets the waiting requests open another connection.
     fn remove(self: &Arc<Self>, id: u64) {
         if self.lock().table.remove(id) {
             self.serve();
         }
     }
 
-    /// Grants free connections to the requests that wait for one, and opens more connections for the remaining requests.
+    /// Gives free connections to the requests that wait for a connection, and opens more connections for the remaining requests.
     fn serve(self: &Arc<Self>) {
         let (mut grants, mut expired) = (Vec::new(), Vec::new());
         let now = self.context.clock.now();
@@ -332,7 +338,8 @@ impl ClassPool {
         self.start_reaper();
     }
 
-    /// Starts a task that grants streams to waiting requests whenever the server raises the stream limit of a connection.
+    /// Starts a task that watches the server's stream limit on an HTTP/2 connection. When the limit rises, the task lets waiting requests
+    /// use the connection.
     fn watch_max_streams(self: &Arc<Self>, mut max_streams: watch::Receiver<usize>) {
         let class_pool = Arc::downgrade(self);
         self.context.runtime.launch(async move {
@@ -346,7 +353,8 @@ impl ClassPool {
         });
     }
 
-    /// Fails the requests for which a connection was opened without success, and opens connections for the remaining requests.
+    /// Handles a failed attempt to open a connection: the requests that the connection would have carried fail with `error`, and more
+    /// connections are opened for the remaining requests.
     fn fail_dial(self: &Arc<Self>, error: TransportError) {
         tracing::debug!(class = self.class.name(), %error, "cannot open a connection");
         let waiters: Vec<Waiter> = {
@@ -373,7 +381,8 @@ impl ClassPool {
         })));
     }
 
-    /// Closes connections that were idle for too long. Returns a sleep until the next one expires, or `None` if none is idle.
+    /// Closes connections that were idle for too long. Returns a sleep until the next idle connection has to be closed, or `None` if no
+    /// connection is idle.
     fn reap(&self) -> Option<impl Future<Output = ()> + use<>> {
         let now = self.context.clock.now();
         let (expired, next, reaper) = {
@@ -392,71 +401,6 @@ impl ClassPool {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A connection, or one stream of it, that is assigned to one request.
-///
-/// Dropping the lease returns the connection to the pool if the connection is still usable, and closes it otherwise.
-pub(crate) struct Lease {
-    class_pool: Arc<ClassPool>,
-    id: u64,
-    connection: Option<Connection>,
-    reused: bool,
-    used: bool,
-}
-
-impl Lease {
-    fn new(class_pool: Arc<ClassPool>, checkout: Checkout<Connection>) -> Self {
-        Self {
-            class_pool,
-            id: checkout.id,
-            connection: Some(checkout.connection),
-            reused: checkout.reused,
-            used: false,
-        }
-    }
-
-    /// Returns the id of the leased connection.
-    pub(crate) fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Returns whether the connection has carried a request before.
-    pub(crate) fn is_reused(&self) -> bool {
-        self.reused
-    }
-
-    /// Returns the connection and marks it as used.
-    pub(crate) fn connection(&mut self) -> Option<&mut Connection> {
-        self.used = true;
-        self.connection.as_mut()
-    }
-
-    /// Returns the connection to the pool after a request that was not sent.
-    pub(crate) fn return_unused(mut self) {
-        self.used = false;
-    }
-
-    /// Returns the connection to the pool after a complete response.
-    pub(crate) fn finish(mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.class_pool.recycle(self.id, connection);
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else {
-            return;
-        };
-        // An HTTP/2 stream is reset without harm to its connection. An HTTP/1.1 connection cannot be used after an incomplete exchange.
-        if !self.used || connection.share().is_some() {
-            self.class_pool.check_in(self.id, connection);
-        } else {
-            self.class_pool.remove(self.id);
-        }
     }
 }
 
@@ -525,7 +469,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lowered_stream_limit_requeues_a_granted_request() {
+    async fn request_waits_again_if_the_server_lowers_its_stream_limit() {
         let class_pool = class_pool(HttpVersions::Http2PriorKnowledge);
         let (client, _server) = tokio::io::duplex(1024);
         let executor = hyper_util::rt::TokioExecutor::new();

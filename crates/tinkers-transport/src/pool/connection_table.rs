@@ -5,23 +5,24 @@ use std::time::Duration;
 
 use tinkers_core::Timestamp;
 
-/// The properties of a connection that the table needs.
+/// A connection, as far as the connection table needs to know it. Tests use a fake connection.
 pub(crate) trait PooledConnection: Sized {
     /// Returns whether the connection accepts no further request.
     fn is_closed(&self) -> bool;
-    /// Returns another handle of the same connection, or `None` if the connection cannot carry concurrent requests (HTTP/1.1).
+    /// Returns another handle of the same connection for a concurrent request, or `None` if the connection carries one request at a time
+    /// (HTTP/1.1).
     fn share(&self) -> Option<Self>;
-    /// Returns the number of concurrent requests that the server allows.
+    /// Returns the maximum number of concurrent requests that the server allows on the connection.
     fn max_requests(&self) -> usize;
 }
 
-/// The limits after which the connections of a pool are closed or accept no further request.
+/// The limits on the idle time, the number and the age of connections. A connection beyond a limit is closed or accepts no further request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IdleLimits {
     pub(crate) http1: Duration,
     pub(crate) http2: Duration,
     pub(crate) count: usize,
-    /// The age at which a used connection stops accepting requests.
+    /// The maximum age of a connection. An older connection that has carried a request accepts no further request.
     pub(crate) age: Duration,
 }
 
@@ -35,13 +36,15 @@ impl IdleLimits {
     }
 }
 
-/// The connections of a pool, by state: idle, busy and shared. Ids are never reused.
+/// The open connections of a pool, by state: idle and busy HTTP/1.1 connections, and HTTP/2 connections, which requests share. Connection
+/// ids are never reused.
 pub(crate) struct ConnectionTable<S> {
     /// The idle HTTP/1.1 connections. The first connection has been idle for the longest time.
     idle: VecDeque<IdleConnection<S>>,
-    /// The busy HTTP/1.1 connections, each with the time at which it stops accepting requests.
+    /// The HTTP/1.1 connections that carry a request. Maps the id of each connection to the time at which the connection stops accepting
+    /// requests.
     busy: BTreeMap<u64, Timestamp>,
-    /// The HTTP/2 connections, each with the requests that share it.
+    /// The HTTP/2 connections by id, each with the number of its requests.
     shared: BTreeMap<u64, SharedConnection<S>>,
 }
 
@@ -62,8 +65,8 @@ struct SharedConnection<S> {
 }
 
 impl<S: PooledConnection> SharedConnection<S> {
-    /// Returns whether the connection is young enough for another request. An unused connection is always young enough, so that each
-    /// connection carries at least one request.
+    /// Returns whether the connection is below its maximum age, so that it accepts another request. A connection that has carried no
+    /// request always accepts one.
     fn is_fresh(&self, now: Timestamp) -> bool {
         self.unused || now < self.retire_at
     }
@@ -91,7 +94,7 @@ impl<S: PooledConnection> ConnectionTable<S> {
         self.idle.len() + self.busy.len() + self.shared.len()
     }
 
-    /// Returns the number of requests in flight.
+    /// Returns the number of requests that currently use a connection.
     pub(crate) fn in_use(&self) -> usize {
         self.busy.len()
             + self
@@ -126,8 +129,8 @@ impl<S: PooledConnection> ConnectionTable<S> {
         }
     }
 
-    /// Takes a connection for one request, if one has room. An HTTP/2 connection carries at most `streams` requests. Moves connections that
-    /// are closed or too old to `expired`. The caller must drop `expired` without holding a lock.
+    /// Takes a connection for one request, or returns `None` if no connection has capacity. An HTTP/2 connection carries at most `streams`
+    /// requests. Moves connections that are closed or too old to `expired`, which the caller must drop without holding a lock.
     pub(crate) fn check_out(
         &mut self,
         streams: usize,
@@ -170,15 +173,15 @@ impl<S: PooledConnection> ConnectionTable<S> {
         None
     }
 
-    /// Returns whether the number of requests on connection `id` is at most `streams` and at most the server's stream limit. The server may
-    /// have lowered this limit since the checkout.
+    /// Returns whether connection `id` carries at most as many requests as allowed: `streams`, or the server's stream limit if that is
+    /// lower. The server may have lowered its limit since the request took the connection.
     pub(crate) fn fits(&self, id: u64, streams: usize) -> bool {
         let shared = self.shared.get(&id);
         shared.is_none_or(|shared| shared.streams <= streams.min(shared.connection.max_requests()))
     }
 
-    /// Puts a connection back into the table. If the connection is not usable, returns it; if an idle connection exceeds a limit, returns
-    /// that connection. The caller must close the returned connection by dropping it without holding a lock.
+    /// Puts a connection back into the table after a request. Returns a connection that has to be closed: this one if it is no longer
+    /// usable, or the longest idle one if there are too many. The caller must drop it without holding a lock.
     pub(crate) fn check_in(
         &mut self,
         id: u64,
@@ -211,7 +214,8 @@ impl<S: PooledConnection> ConnectionTable<S> {
         None
     }
 
-    /// Marks all connections as retired, so that they accept no further request. Returns the idle connections.
+    /// Marks the busy HTTP/1.1 connections and all HTTP/2 connections so that they accept no further request. Removes the idle connections
+    /// and returns them, for the caller to close.
     pub(crate) fn retire(&mut self, now: Timestamp) -> Vec<S> {
         for retire_at in self.busy.values_mut() {
             *retire_at = now;
@@ -229,14 +233,14 @@ impl<S: PooledConnection> ConnectionTable<S> {
         self.busy.remove(&id).is_some() || self.shared.remove(&id).is_some() || idle
     }
 
-    /// Removes all idle connections.
+    /// Removes all idle connections and returns them, for the caller to close.
     pub(crate) fn drain_idle(&mut self) -> Vec<S> {
         let mut expired: Vec<S> = self.idle.drain(..).map(|idle| idle.connection).collect();
         expired.extend(self.remove_shared(|shared| shared.streams == 0));
         expired
     }
 
-    /// Removes and returns the shared connections that satisfy `condition`.
+    /// Removes and returns the HTTP/2 connections that satisfy `condition`.
     fn remove_shared(&mut self, condition: impl Fn(&SharedConnection<S>) -> bool) -> Vec<S> {
         let selected = self.shared.iter().filter(|(_, shared)| condition(shared));
         let ids: Vec<_> = selected.map(|(&id, _)| id).collect();

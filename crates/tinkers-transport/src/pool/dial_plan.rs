@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use tinkers_core::Timestamp;
 
-/// Decides how many connections to open, from the number of requests that a new connection is expected to carry.
+/// The plan of how many connections to open. It depends on the number of requests that a new connection is expected to carry.
 pub(super) struct DialPlan {
     /// The number of connections that are being opened.
     pub(super) opening: usize,
     /// The number of concurrent requests that a new connection is expected to carry.
     pub(super) expected_requests: usize,
-    /// The `connect` timeout of the request that began to wait last. It limits the next attempts to open a connection.
+    /// The `connect` timeout of the request that last began to wait for a connection. It is the time limit of the next attempts to open a
+    /// connection.
     pub(super) connect_timeout: Duration,
-    /// The time at which a connection last turned out to carry fewer requests than expected. The `connect` timeout of the requests that
-    /// still wait for a connection starts again at this time, since more connections are opened for them.
+    /// The time at which a new connection last turned out to carry fewer requests than expected. More connections are then opened for the
+    /// requests that still wait, and their `connect` timeout starts again at this time.
     pub(super) shortfall_at: Timestamp,
 }
 
@@ -31,12 +32,13 @@ impl DialPlan {
         }
     }
 
-    /// Returns whether the connections that are being opened are expected to be enough for `waiters` requests.
+    /// Returns whether the connections that are being opened are expected to carry all `waiters` requests that wait for a connection.
     pub(super) fn covers(&self, waiters: usize) -> bool {
         waiters <= self.opening * self.expected_requests
     }
 
-    /// Returns the number of connections to open now for `waiters` requests, at most `room`, and adds this number to `opening`.
+    /// Returns the number of connections to open now for the `waiters` requests that wait for a connection, but at most `room`. Adds this
+    /// number to `opening`.
     pub(super) fn start(&mut self, waiters: usize, room: usize) -> usize {
         let covered = self.opening * self.expected_requests;
         let uncovered = waiters.saturating_sub(covered);

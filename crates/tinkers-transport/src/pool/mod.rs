@@ -15,7 +15,7 @@ mod suspend;
 
 pub(crate) use class_pool::ClassPool;
 
-/// The connection limits of one route class.
+/// The limits on the connections of one route class, such as their number, idle times and age. Each class has its own connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassConnectionLimits {
@@ -23,7 +23,7 @@ pub struct ClassConnectionLimits {
     pub max_connections: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection, at least 1. A lower limit of the server applies as well.
     pub streams: usize,
-    /// The maximum number of idle HTTP/1.1 connections.
+    /// The maximum number of idle HTTP/1.1 connections. If there are more, the longest idle connection is closed.
     pub max_idle: usize,
     /// The time after which an idle HTTP/1.1 connection is closed.
     pub idle_http1: Duration,
@@ -38,7 +38,7 @@ pub struct ClassConnectionLimits {
 }
 
 impl ClassConnectionLimits {
-    /// Returns the default limits of `class`.
+    /// Returns the default connection limits of `class`.
     pub const fn of(class: RouteClass) -> Self {
         let (max_connections, streams) = match class {
             RouteClass::Sample => (256, 50),
@@ -94,7 +94,7 @@ impl ClassConnectionLimits {
         self
     }
 
-    /// Sets the maximum age of a connection.
+    /// Sets the maximum age of a connection. An older connection accepts no further requests.
     #[must_use]
     pub const fn with_max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
@@ -127,7 +127,7 @@ pub struct ClassConnectionStats {
     pub opened: u64,
 }
 
-/// The objects that the pools of all route classes share.
+/// The objects that the connection pools of all route classes use, such as the clock and the mechanism to open connections.
 #[derive(Debug)]
 pub(crate) struct PoolContext {
     pub(crate) dialer: Dialer,
@@ -138,7 +138,7 @@ pub(crate) struct PoolContext {
 }
 
 impl PoolContext {
-    /// Runs the driver of connection `id` until the connection ends.
+    /// Does the I/O of connection `id` by polling its `driver`, until the connection ends. Counts and logs a connection that breaks.
     async fn drive(&self, driver: Driver, class: &'static str, id: u64) {
         match driver.await {
             Ok(()) => tracing::debug!(class, connection = id, "connection closed"),
@@ -151,7 +151,7 @@ impl PoolContext {
     }
 }
 
-/// The pools of all route classes.
+/// The connection pools of a transport, one for each route class.
 #[derive(Debug)]
 pub(crate) struct Pool {
     classes: [Arc<ClassPool>; RouteClass::ALL.len()],
@@ -169,12 +169,12 @@ impl Pool {
         }
     }
 
-    /// Returns the pool of `class`.
+    /// Returns the connection pool of `class`.
     pub(crate) fn class(&self, class: RouteClass) -> &Arc<ClassPool> {
         &self.classes[class.index()]
     }
 
-    /// Closes the pools of all classes.
+    /// Closes the connection pools of all route classes.
     pub(crate) fn close(&self) {
         self.classes
             .iter()

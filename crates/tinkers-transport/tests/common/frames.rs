@@ -34,8 +34,8 @@ pub(crate) fn ok(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_STREAM_AND_HEADERS, stream, &[0x88])
 }
 
-/// An HTTP/2 test server for one connection. It runs on the current runtime. The server acknowledges settings, ignores pings, and writes
-/// the frames of the test.
+/// An HTTP/2 test server for one connection. It runs on the current runtime. The server acknowledges settings, ignores pings, and sends the
+/// frames that the test passes to [`Peer::write`].
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     write: mpsc::UnboundedSender<Vec<u8>>,
@@ -43,7 +43,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts a server that allows `streams` concurrent streams.
+    /// Starts an HTTP/2 test server that allows `streams` concurrent streams.
     pub(crate) async fn start(streams: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -68,7 +68,7 @@ impl Peer {
         peer
     }
 
-    /// Sends `bytes` on the connection.
+    /// Sends `bytes` to the client on the connection.
     pub(crate) fn write(&self, bytes: Vec<u8>) {
         let _ = self.write.send(bytes);
     }

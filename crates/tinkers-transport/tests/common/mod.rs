@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 pub(crate) mod frames;
 pub(crate) mod secure;
 
-/// The runtime of the test servers. It outlives the runtimes of the tests.
+/// The runtime of the test servers, which outlives the runtimes of single tests.
 pub(crate) static SERVERS: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -68,7 +68,7 @@ pub(crate) enum ServerVersion {
 }
 
 impl Server {
-    /// Starts a server that responds with the result of `handler`.
+    /// Starts a test server that responds to each request with the result of `handler`.
     pub(crate) fn start(
         server_version: ServerVersion,
         handler: impl Fn(RecordedRequest) -> ResponseFuture + Send + Sync + 'static,
@@ -98,7 +98,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Returns the number of accepted connections.
+    /// Returns the number of connections that the test server has accepted.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -209,7 +209,7 @@ pub(crate) fn respond(response: Response<Full<Bytes>>) -> ResponseFuture {
     Box::pin(async move { response })
 }
 
-/// Returns a builder of a transport on the shared runtime.
+/// Returns a builder of a transport to `url` on the shared runtime.
 pub(crate) fn client(url: &str) -> HttpTransportBuilder {
     HttpTransport::builder(url).runtime(IoRuntime::shared().expect("a runtime"))
 }
@@ -224,7 +224,7 @@ pub(crate) fn post(path: &str, class: RouteClass, body: impl Into<Bytes>) -> Htt
     request
 }
 
-/// Yields until `condition` holds, and panics if it never does.
+/// Yields to other tasks until `condition` returns true. Panics after 50 million attempts.
 pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
     for _ in 0..TURNS {
         if condition() {
@@ -237,7 +237,7 @@ pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
 
 const TURNS: usize = 50_000_000;
 
-/// HTTP/1.1 and HTTP/2, each as the setting of a test server and of a client.
+/// The two HTTP versions to test, HTTP/1.1 and HTTP/2: each as the setting of the test server and as the setting of the client.
 pub(crate) const BOTH: [(ServerVersion, HttpVersions); 2] = [
     (ServerVersion::Http1, HttpVersions::Http1),
     (ServerVersion::Http2, HttpVersions::Http2PriorKnowledge),
@@ -245,14 +245,14 @@ pub(crate) const BOTH: [(ServerVersion, HttpVersions); 2] = [
 
 pub(crate) type Sending = JoinHandle<Result<HttpResponse, TransportError>>;
 
-/// Sends a request in a task.
+/// Sends a request in a new task, and returns the handle of the task.
 pub(crate) fn spawn(transport: &HttpTransport, request: HttpRequest) -> Sending {
     let transport = transport.clone();
     tokio::spawn(async move { transport.send(request).await })
 }
 
-/// Starts a server that takes a permit of the semaphore before it responds to a request for `/held`. The server responds to other requests
-/// at once.
+/// Starts a test server that responds to a request for `/held` only when the test adds a permit to the returned semaphore. The server
+/// responds to other requests at once.
 pub(crate) fn holding_server(server_version: ServerVersion) -> (Server, Arc<Semaphore>) {
     let permits = Arc::new(Semaphore::new(0));
     let server = Server::start(server_version, {

@@ -14,20 +14,20 @@ use super::{RecordedRequest, ServerVersion, listen, respond_with, serve};
 pub(crate) struct Secure {
     pub(crate) url: String,
     pub(crate) authority: String,
-    /// The negotiated ALPN protocol and the requested server name of each connection.
+    /// For each connection, the application protocol negotiated in the TLS handshake (ALPN), and the server name that the client requested.
     pub(crate) agreed: Arc<Mutex<Vec<Agreed>>>,
 }
 
 pub(crate) type Agreed = (Option<String>, Option<String>);
 
-/// Starts a TLS server for `localhost` that offers `protocols`. The server responds with the body `secure`, but never responds to a request
-/// for `/held`.
+/// Starts a TLS server for `localhost` that offers the application protocols `protocols`. The server responds with the body `secure`, but
+/// never responds to a request for `/held`.
 pub(crate) fn secure(protocols: &[&str]) -> Secure {
     secure_after(protocols, |stream, _| async { Some(stream) })
 }
 
-/// Starts the server of [`secure`]. The server runs `before` on each connection before the TLS handshake. If `before` returns `None`, the
-/// connection ends.
+/// Starts the same TLS server as [`secure`], and runs `before` on each new connection before the TLS handshake. If `before` returns `None`,
+/// the server closes the connection.
 pub(crate) fn secure_after<F>(
     protocols: &[&str],
     before: impl Fn(TcpStream, usize) -> F + Send + Sync + 'static,

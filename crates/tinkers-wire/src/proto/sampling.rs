@@ -140,7 +140,7 @@ fn tokens(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
     Ok(ids)
 }
 
-/// Encodes the most likely tokens at each position as a matrix with one row per position. Shorter rows are padded with unused cells.
+/// Encodes the most likely tokens at each position as a matrix with one row per position. Shorter rows are padded to the width of the matrix.
 fn encode_topk(topk: &TopkLogprobs) -> m::TopkLogprobs {
     // A matrix without columns would lose the number of positions.
     let k = topk.rows().map(Iterator::count).max().unwrap_or(0).max(1);
@@ -154,8 +154,8 @@ fn encode_topk(topk: &TopkLogprobs) -> m::TopkLogprobs {
     }
 }
 
-/// Decodes the most likely tokens at each position from a matrix of `length` rows and `k` columns, and leaves out the unused cells. Returns
-/// `None` for an empty matrix.
+/// Decodes the most likely tokens at each position from a matrix of `length` rows and `k` columns, and leaves out the cells that only pad a row.
+/// Returns `None` for an empty matrix.
 fn decode_topk(topk: m::TopkLogprobs) -> Result<Option<TopkLogprobs>, DecodeError> {
     let (k, length) = (topk.k as usize, topk.length as usize);
     if k == 0 || length == 0 {

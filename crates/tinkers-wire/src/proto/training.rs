@@ -319,16 +319,17 @@ fn decode_record(
     Ok(())
 }
 
-/// The maximum number of empty outputs, one per datum, that are created for a result without output fields. A request contains fewer data
-/// than this number.
+/// The maximum number of empty outputs that are created for a result without output fields, one per datum. The limit prevents a small message
+/// from causing a large allocation. A request contains fewer data than this number.
 const MAX_EMPTY_OUTPUTS: usize = 1 << 16;
 /// The maximum length in bytes of the name of an output field. The name is copied to the output of every datum of a batch, so its length is
 /// limited.
 const MAX_NAME_LEN: usize = 200;
-/// The maximum number of dimensions of an output field after the first, the batch dimension. They are copied to the output of every datum.
+/// The maximum number of dimensions of an output field, not counting the batch dimension. The dimensions are copied to the output of every
+/// datum, so their number is limited.
 const MAX_DIMENSIONS: usize = 32;
 
-/// Splits the field `name` of a batch into one tensor per datum. The batch contains the byte offset of each tensor.
+/// Splits the output field `name` of a batch into one tensor per datum. `batch` contains the byte offset of each tensor.
 fn split(name: &str, batch: &m::BatchedTensor) -> Result<Vec<TensorData>, DecodeError> {
     if name.len() > MAX_NAME_LEN || batch.trailing_shape.len() > MAX_DIMENSIONS {
         return Err(DecodeError::new(format!(
@@ -407,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn pass_request_round_trips_through_protobuf() {
+    fn forward_backward_request_round_trips_through_protobuf() {
         assert_eq!(
             PassRequest::from_protobuf(request().to_protobuf().unwrap()).unwrap(),
             request()
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn pass_request_bytes_match_the_protobuf_schema() {
+    fn forward_backward_request_bytes_match_the_protobuf_schema() {
         let data = vec![Datum::new(vec![5]).with("target_tokens", vec![6i64])];
         let request = PassRequest {
             model_id: "m".into(),
@@ -438,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn protobuf_request_rejects_unsupported_chunks_and_large_seq_ids() {
+    fn protobuf_encoding_rejects_unsupported_chunks_and_large_seq_ids() {
         let mut bad = request();
         bad.data[0].model_input.chunks[1] = Chunk::ImageAssetPointer {
             location: "gs://x".into(),
@@ -466,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn pass_output_round_trips_through_protobuf() {
+    fn forward_backward_output_round_trips_through_protobuf() {
         assert_eq!(
             ForwardBackwardOutput::from_protobuf(output().to_protobuf()).unwrap(),
             output()
@@ -474,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn batched_tensor_is_split_at_its_offsets() {
+    fn protobuf_batch_is_split_into_tensors_at_its_byte_offsets() {
         let data: Vec<u8> = [1.0f32, 2.0, 3.0]
             .iter()
             .flat_map(|x| x.to_le_bytes())
@@ -549,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_pass_messages_do_not_panic() {
+    fn truncated_forward_backward_messages_do_not_panic() {
         let (request, output) = (request().to_protobuf().unwrap(), output().to_protobuf());
         for len in 0..request.len() {
             let _ = PassRequest::from_protobuf(request.slice(..len));

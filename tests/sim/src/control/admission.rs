@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use crate::control::Control;
 use crate::control::limiter::{DeadlineAdmission, FaultyLimiter};
 
-/// An admission of the rate limiter with the bug of the negative control `control`.
+/// A wrapper around the [`Admission`] of the rate limiter that adds the bug of the negative control
+/// `control`.
 pub(crate) struct FaultyAdmission {
     pub(crate) inner: Arc<dyn Admission>,
     pub(crate) control: Control,
@@ -78,8 +79,9 @@ impl Admission for FaultyAdmission {
 
 impl FaultyAdmission {
     /// Waits for admission in a separate task that is never polled late, and passes the permit on
-    /// to the task of the call. The latter may be polled later. If the gate has closed meanwhile,
-    /// its request is sent nevertheless.
+    /// to the task of the call, which may be polled late. If a 429 response closes the gate before
+    /// the task of the call receives the permit, the request is sent nevertheless. Implements
+    /// [`Control::UncheckedLatePermit`].
     fn admit_late(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let (sender, receiver) = oneshot::channel();
@@ -113,7 +115,8 @@ impl fmt::Debug for FaultyAdmission {
 
 type MayLeave = Box<dyn Fn(&DepartureCheck) -> bool + Send + Sync>;
 
-/// Replaces the check that decides, just before a request is sent, whether it may still be sent.
+/// Returns `admitted` with another check. Just before the request is sent, `may_leave` decides
+/// whether it may still be sent.
 fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
     let Admitted {
         mut permit,

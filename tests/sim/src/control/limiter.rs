@@ -10,7 +10,7 @@ use tinkers_core::{
 
 use crate::control::Control;
 
-/// The backoff after a 429 response without a `retry-after` hint.
+/// The duration of the backoff after a 429 response without a `retry-after` hint.
 const DEFAULT_HINT: Duration = Duration::from_secs(1);
 /// The time that passes between the reading of the end of the backoff and the use of this value,
 /// with [`Control::StaleBackoff`].
@@ -20,13 +20,14 @@ const STALE_FOR: Duration = Duration::from_millis(400);
 #[derive(Debug, Default)]
 pub struct FaultyLimiter {
     closed_until: Mutex<[Timestamp; 5]>,
-    /// The time at which the request that was sent last had begun to wait for admission.
+    /// The time at which the most recently sent request began to wait for admission by the rate
+    /// limiter.
     last_requested_at: Mutex<Timestamp>,
 }
 
 impl FaultyLimiter {
-    /// Returns the time at which the request that was sent last had begun to wait for admission. It
-    /// is only recorded with [`Control::RetryWindowFromCall`].
+    /// Returns the time at which the most recently sent request began to wait for admission by the
+    /// rate limiter. The time is only recorded with [`Control::RetryWindowFromCall`].
     pub fn last_requested_at(&self) -> Timestamp {
         let at = self.last_requested_at.lock();
         *at.unwrap_or_else(PoisonError::into_inner)
@@ -50,8 +51,8 @@ impl FaultyLimiter {
     }
 }
 
-/// An admission that replaces that of the rate limiter. It only waits until the backoff of the
-/// route class has ended.
+/// An [`Admission`] that replaces the one of the rate limiter. It applies no limits: a request only
+/// waits until the backoff of its route class has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct DeadlineAdmission {
     pub(crate) limiter: Arc<FaultyLimiter>,

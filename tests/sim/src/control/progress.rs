@@ -5,8 +5,9 @@ use std::time::Duration;
 use tinkers::{ApiFuture, Error, ErrorKind};
 use tinkers_core::{Clock, Phase, Sent, Stalled};
 
-/// Awaits a call with a progress deadline that is not extended when the submission queue of the
-/// model advances. Implements [`super::Control::IgnoredModelQueueProgress`].
+/// Awaits a call that fails after `progress_deadline` without progress. The deadline is not
+/// extended when the submission queue of the model, in which the call waits, advances. Implements
+/// [`super::Control::IgnoredModelQueueProgress`].
 pub(crate) async fn await_ignoring_queue<T: Send + 'static>(
     mut handle: ApiFuture<T>,
     clock: &dyn Clock,

@@ -16,24 +16,26 @@ use crate::control::Control;
 /// The state that the faulty admission queues of all clients in a run share.
 #[derive(Debug, Default)]
 pub struct FaultyQueueState {
-    /// The number of samples that hold an in-flight permit while they wait for admission. These
-    /// samples are retries.
+    /// The number of retries of samples that wait for admission. A sample is a retry if it already
+    /// holds an in-flight permit (one unit of the limit of requests in flight).
     waiting_retries: Mutex<u64>,
     no_waiting_retries: Notify,
-    /// The number of wake-ups that the queue has been told to lose and has not lost yet.
+    /// The number of wake-ups that [`LossyWaker`] still has to drop instead of forwarding them to a
+    /// waiting task.
     lost_wake_ups: AtomicU64,
     lock: Mutex<()>,
 }
 
 impl FaultyQueueState {
-    /// Makes the admission queue lose the next wake-up of a waiting task. Used with
-    /// [`Control::LostWakeUps`].
+    /// Makes the admission queue drop the next wake-up, so that a waiting task is not woken. Has an
+    /// effect only with [`Control::LostWakeUps`].
     pub(crate) fn lose_next_wake_up(&self) {
         self.lost_wake_ups.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits until the lock that [`Control::SubscribersUnderLock`] holds is free. A log subscriber
-    /// that calls this function deadlocks.
+    /// Waits until the admission queue is not locked. With [`Control::SubscribersUnderLock`], the
+    /// queue is locked while log subscribers run, so a subscriber that waits for this function
+    /// deadlocks.
     pub(crate) fn wait_for_lock(&self) {
         drop(self.lock.lock());
     }
@@ -44,7 +46,8 @@ impl FaultyQueueState {
     }
 }
 
-/// An admission of the rate limiter whose queue has the bug of the negative control `control`.
+/// A wrapper around the [`Admission`] of the rate limiter that adds the bug of the negative control
+/// `control` to its queue.
 #[derive(Debug)]
 pub(crate) struct FaultyQueue {
     pub(crate) inner: Arc<dyn Admission>,
@@ -117,8 +120,8 @@ impl FaultyQueue {
     }
 }
 
-/// A guard for a sample that holds an in-flight permit while it waits for admission. The sample
-/// counts as a waiting retry until the guard is dropped.
+/// A guard for the retry of a sample that waits for admission. The retry counts as waiting until
+/// the guard is dropped.
 struct WaitingRetry<'a>(&'a FaultyQueueState);
 
 impl<'a> WaitingRetry<'a> {
@@ -141,8 +144,8 @@ impl Drop for WaitingRetry<'_> {
     }
 }
 
-/// A waker that drops as many wake-ups as the queue has been told to lose, and forwards all others
-/// to the task.
+/// A waker that drops wake-ups until it has dropped the number in
+/// `FaultyQueueState::lost_wake_ups`, and forwards all others to the task.
 struct LossyWaker {
     waker: Waker,
     state: Arc<FaultyQueueState>,

@@ -18,8 +18,8 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<PollTask>>> = const { RefCell::new(None) };
 }
 
-/// A task that the client library has spawned. It is marked when a request shows that it makes
-/// shared polls.
+/// A task that the client library has spawned. It is marked when it sends a shared poll (a poll for
+/// all results of a sampling client).
 #[derive(Debug, Default)]
 pub(crate) struct PollTask {
     makes_shared_polls: AtomicBool,
@@ -32,7 +32,7 @@ impl PollTask {
         CURRENT.with_borrow(Clone::clone)
     }
 
-    /// Records that this task makes shared polls.
+    /// Records that this task makes shared polls (polls for all results of a sampling client).
     pub(crate) fn mark_shared_poll(&self) {
         self.makes_shared_polls.store(true, Ordering::Relaxed);
     }
@@ -43,8 +43,8 @@ impl PollTask {
     }
 }
 
-/// A spawner whose tasks are found in [`PollTask::current`] while they are polled, so that the
-/// transport can end them.
+/// A spawner that makes each of its tasks available in [`PollTask::current`] while the task is
+/// polled, so that the transport can mark or end the task.
 #[derive(Debug)]
 pub(crate) struct PollTaskSpawner(pub(crate) Arc<dyn SessionContext>);
 
@@ -79,8 +79,8 @@ impl Drop for RestoreCurrent {
     }
 }
 
-/// A clock that skips the pauses between shared polls until the monitor has found the violation.
-/// Implements [`super::Control::UnpacedPolls`].
+/// A clock that skips the pauses between shared polls until the monitor has reported that the rate
+/// of shared polls is too high. Implements [`super::Control::UnpacedPolls`].
 #[derive(Debug)]
 pub(crate) struct PauseSkippingClock {
     pub(crate) inner: Arc<dyn Clock>,

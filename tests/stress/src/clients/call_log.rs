@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-/// The outcome of a call that a client of the stress test has made.
+/// The outcome of an API call that a client of the stress test has made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallOutcome {
-    /// The call is pending.
+    /// The call is pending: its outcome is not known yet.
     Pending,
-    /// The call succeeded with the result of its own request.
+    /// The call succeeded and returned the result of its own request.
     Succeeded,
-    /// The call succeeded with the result of another call.
+    /// The call returned the result of another call, which is a violation.
     WrongResult,
     /// The call failed before its request was sent.
     NotSent,
@@ -19,7 +19,8 @@ pub(crate) enum CallOutcome {
     Cancelled,
 }
 
-/// The outcomes of all calls of a run. Call numbers are consecutive and begin with 1.
+/// The outcomes of all API calls of a run, by call number. Call numbers are consecutive and begin
+/// with 1.
 #[derive(Debug, Default)]
 pub(crate) struct CallLog {
     outcomes: Vec<Option<CallOutcome>>,
@@ -99,8 +100,8 @@ fn place(number: u64) -> usize {
 mod tests {
     use super::*;
 
-    /// Returns the number of contradictions that the log finds for a single call with the given
-    /// outcome that the server has applied `times` times.
+    /// Creates a log of a single call with the given outcome, which the server has applied `times`
+    /// times. Returns the number of contradictions that the log reports.
     fn found(outcome: CallOutcome, times: u64) -> usize {
         let mut call_log = CallLog::default();
         call_log.called(1);

@@ -13,7 +13,8 @@ use super::counts::{Call, Counts, Operation, prompt};
 use super::engine::{datum, token};
 use super::loads::pause;
 
-/// The base model that all clients use. It belongs to the scripted engine.
+/// The base model that all clients use. The server's scripted engine, which returns predictable
+/// results, offers it.
 pub(crate) const MODEL: &str = "tinkers/scripted";
 /// The API key of all clients. Clients with the same key share one limiter.
 const KEY: &str = "tml-stress-0123456789abcdef";
@@ -22,14 +23,14 @@ const KEY: &str = "tml-stress-0123456789abcdef";
 /// sampling client).
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// The parameters that all clients of a load share. Its methods make calls and count their
+/// The parameters that all clients of a load share, and methods that make API calls and count their
 /// outcomes.
 #[derive(Clone)]
 pub(crate) struct LoadContext {
     pub(crate) url: String,
     pub(crate) runtime: Handle,
     pub(crate) counts: Counts,
-    /// A function that returns whether the load, with its time limit, is still running.
+    /// A function that returns `false` as soon as the time limit of the load has passed.
     pub(crate) is_running: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
@@ -47,7 +48,7 @@ impl LoadContext {
         self.count_setup(connecting).await
     }
 
-    /// Awaits a setup call (the creation of a session, a model or a sampling client), and counts
+    /// Waits for a setup call (the creation of a session, a model or a sampling client), and counts
     /// the call and its outcome.
     pub(crate) async fn count_setup<T>(
         &self,
@@ -59,21 +60,21 @@ impl LoadContext {
         created
     }
 
-    /// Connects a client. Retries until the client is connected or the load is over. Returns `None`
-    /// if the load is over.
+    /// Connects a client. Retries until it is connected. Returns `None` if the time limit of the
+    /// load passes before.
     pub(crate) async fn connected(&self, heartbeat: Duration) -> Option<ServiceClient> {
         self.retry_until_created(|| self.connect(heartbeat)).await
     }
 
-    /// Creates a sampling client. Retries until it is created or the load is over. Returns `None`
-    /// if the load is over.
+    /// Creates a sampling client. Retries until it is created. Returns `None` if the time limit of
+    /// the load passes before.
     pub(crate) async fn sampler(&self, service: &ServiceClient) -> Option<SamplingClient> {
         self.retry_until_created(|| self.count_setup(service.create_sampling_client(MODEL).send()))
             .await
     }
 
-    /// Creates a model. Retries until it is created or the load is over. Returns `None` if the load
-    /// is over.
+    /// Creates a model. Retries until it is created. Returns `None` if the time limit of the load
+    /// passes before.
     pub(crate) async fn model(&self, service: &ServiceClient) -> Option<TrainingClient> {
         self.retry_until_created(|| {
             self.count_setup(service.create_lora_training_client(MODEL).rank(4).send())
@@ -94,8 +95,8 @@ impl LoadContext {
         }
     }
 
-    /// Requests a sample immediately, before the returned future is polled. The future waits for
-    /// the result of the sample and records it.
+    /// Requests a sample, even if the returned future is never polled. The future waits for the
+    /// result of the sample and records the outcome.
     pub(crate) fn sample(
         &self,
         sampler: &SamplingClient,
@@ -105,7 +106,8 @@ impl LoadContext {
         async move { record_sample(&counts, &call, handle.await) }
     }
 
-    /// Requests `count` samples concurrently, and waits for all of them in the current task.
+    /// Requests `count` samples at the same time, waits for all of them in the current task, and
+    /// records their outcomes.
     pub(crate) async fn at_once(&self, sampler: &SamplingClient, count: u32) {
         let all: Vec<_> = (0..count).map(|_| self.start_sample(sampler)).collect();
         for (call, handle) in all {
@@ -113,8 +115,8 @@ impl LoadContext {
         }
     }
 
-    /// Requests a sample and drops its future, in most cases while the sample is in flight. The
-    /// call counts as cancelled then.
+    /// Requests a sample and drops its future after 10 ms, in most cases while the sample is in
+    /// flight. Records the call as cancelled.
     pub(crate) async fn sample_and_drop(&self, sampler: &SamplingClient) {
         let (call, handle) = self.start_sample(sampler);
         pause(RETRY_DELAY / 2).await;
@@ -128,7 +130,7 @@ impl LoadContext {
         (call, handle)
     }
 
-    /// Runs batches of `at_once` concurrent samples until the load is over.
+    /// Repeats batches of `at_once` concurrent samples until the time limit of the load has passed.
     pub(crate) async fn samples(&self, sampler: SamplingClient, at_once: usize) {
         while (self.is_running)() {
             let all: Vec<_> = (0..at_once).map(|_| self.sample(&sampler)).collect();
@@ -138,8 +140,8 @@ impl LoadContext {
         }
     }
 
-    /// Makes a `forward_backward` call immediately, before the returned future is polled. The
-    /// future waits for the result of the call and records it.
+    /// Starts a `forward_backward` call, even if the returned future is never polled. The future
+    /// waits for the result of the call and records the outcome.
     pub(crate) fn pass(
         &self,
         training: &TrainingClient,
@@ -161,8 +163,8 @@ impl LoadContext {
         }
     }
 
-    /// Makes an `optim_step` call immediately, before the returned future is polled. The future
-    /// waits for the result of the call and records it.
+    /// Starts an `optim_step` call, even if the returned future is never polled. The future waits
+    /// for the result of the call and records the outcome.
     pub(crate) fn step(
         &self,
         training: &TrainingClient,
@@ -177,8 +179,8 @@ impl LoadContext {
         }
     }
 
-    /// Trains until the load is over. If the model no longer accepts calls, continues with a new
-    /// model.
+    /// Makes training calls until the time limit of the load has passed. If the model no longer
+    /// accepts calls, continues with a new model.
     pub(crate) async fn train(&self, service: ServiceClient) {
         let mut model = None;
         while (self.is_running)() {

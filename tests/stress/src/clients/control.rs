@@ -1,8 +1,8 @@
 //! Negative controls: faults of the server's engine from which no client can recover. The checks
 //! must detect them.
 
-/// A negative control: a bug of the server's engine that affects one in ten jobs of a kind. The
-/// checks must find it.
+/// A negative control: a deliberate bug in the server's engine that affects every tenth job of a
+/// kind. The checks of the stress test must find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// The engine applies an optimizer step twice.
@@ -16,7 +16,7 @@ pub enum Control {
 }
 
 impl Control {
-    /// All negative controls.
+    /// All negative controls (deliberate bugs of the server's engine).
     pub const ALL: [Self; 4] = [
         Self::DoubledStep,
         Self::SkippedStep,
@@ -24,7 +24,8 @@ impl Control {
         Self::LostReply,
     ];
 
-    /// Returns the name of the negative control on the command line.
+    /// Returns the name with which the command line selects this negative control (a deliberate
+    /// bug).
     pub const fn name(self) -> &'static str {
         match self {
             Self::DoubledStep => "doubled-step",
@@ -34,7 +35,8 @@ impl Control {
         }
     }
 
-    /// Returns the negative control with the given name.
+    /// Returns the negative control (a deliberate bug) with the given name on the command line, or
+    /// `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|control| control.name() == name)
     }

@@ -15,7 +15,7 @@ use super::call_log::{CallLog, CallOutcome};
 use super::engine::token;
 use crate::stopwatch::Stopwatch;
 
-/// A kind of call for which outcomes are counted separately.
+/// A kind of API call. The outcomes of each kind are counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Operation {
     Sample,
@@ -38,19 +38,19 @@ impl Operation {
     }
 }
 
-/// The numbers of calls of one kind, by the outcome of the call.
+/// The numbers of API calls of one kind (such as samples), by the outcome of the call.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OutcomeCounts {
     pub(crate) called: u64,
     pub(crate) ok: u64,
-    /// Calls that failed before their request was sent.
+    /// The number of calls that failed before their request was sent.
     pub(crate) not_sent: u64,
-    /// Calls that failed after their request may have been sent. The server may have applied these
-    /// calls.
+    /// The number of calls that failed after their request may have been sent. The server may have
+    /// applied these calls.
     pub(crate) other: u64,
-    /// Calls that succeeded with the result of another call.
+    /// The number of calls that returned the result of another call, which is a violation.
     pub(crate) wrong: u64,
-    /// Calls that the caller cancelled.
+    /// The number of calls that the caller cancelled.
     pub(crate) cancelled: u64,
 }
 
@@ -75,11 +75,13 @@ impl OutcomeCounts {
 /// The latencies of samples, in microseconds.
 #[derive(Debug, Clone)]
 pub(crate) struct Times {
-    /// The time from the call to the sending of its first request.
+    /// The time from the start of a sample call to the sending of its first request, in
+    /// microseconds.
     pub(crate) queueing: Histogram<u64>,
-    /// The time from the sending of a request that submits a sample to its response.
+    /// The time from the sending of a request that submits a sample to the response to this
+    /// request, in microseconds.
     pub(crate) submission: Histogram<u64>,
-    /// The time from the call to the result of the sample.
+    /// The time from the start of a sample call to its result, in microseconds.
     pub(crate) completion: Histogram<u64>,
 }
 
@@ -98,7 +100,7 @@ impl Default for Times {
     }
 }
 
-/// The numbers of calls and the latencies of a run. Clones share their state.
+/// The numbers of API calls and their latencies in a run. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts(Arc<Inner>);
 
@@ -115,22 +117,23 @@ struct State {
     ended: BTreeMap<Operation, OutcomeCounts>,
     failures: BTreeMap<String, u64>,
     times: Times,
-    /// A stopwatch for each sample whose first request has not been sent yet, by call number. It
-    /// measures the time since the call.
+    /// The sample calls whose first request has not been sent yet: for each call number, a
+    /// stopwatch that measures the time since the start of the call.
     queued: BTreeMap<u64, Stopwatch>,
 }
 
-/// A call that was made and whose outcome was not recorded yet.
+/// An API call that a client has made and whose outcome has not been recorded yet.
 pub(crate) struct Call {
     operation: Operation,
-    /// The number of the call. It is unique in the run. Setup calls have the number 0, because
-    /// their requests do not contain a call number.
+    /// The number of the call, which its request contains. It is unique in the run. Setup calls,
+    /// such as the creation of a model, have the number 0.
     pub(crate) number: u64,
     watch: Stopwatch,
 }
 
 impl Counts {
-    /// Returns the number of calls that have succeeded so far. Setup calls are not included.
+    /// Returns the number of calls that have succeeded so far. Does not count setup calls, such as
+    /// the creation of a model.
     pub(crate) fn done(&self) -> u64 {
         self.0.done.load(Ordering::Relaxed)
     }
@@ -195,8 +198,8 @@ impl Counts {
         }
     }
 
-    /// Describes the contradictions between the outcomes of calls and `applied`, the number of
-    /// times that the server applied each call, by call number.
+    /// Describes contradictions, such as a successful call that the server has not applied.
+    /// `applied` is the number of times that the server applied each call, by call number.
     pub(crate) fn contradictions(&self, applied: &BTreeMap<u64, u64>) -> Vec<String> {
         self.lock().call_log.contradictions(applied)
     }
@@ -217,8 +220,8 @@ impl Counts {
         self.lock().times.clone()
     }
 
-    /// Returns a transport layer that measures the latencies of samples and sends requests through
-    /// `below`.
+    /// Returns a transport that sends requests through the transport `below` and measures the
+    /// latencies of samples.
     pub(crate) fn layer(&self, below: Arc<dyn Transport>) -> Arc<dyn Transport> {
         Arc::new(Layer {
             counts: self.clone(),

@@ -13,8 +13,8 @@ use tinkers_local::{
 
 use super::control::Control;
 
-/// A wrapper of the scripted engine that records how often and in which order the server applies
-/// the calls.
+/// A wrapper of the scripted engine, which returns predictable results. It records how often and in
+/// which order the server applies the clients' calls.
 ///
 /// The contents of each call identify its number: the last token of a prompt, the first token of a
 /// datum, or the learning rate in units of 1e-9. The calls of a model have increasing numbers.
@@ -22,8 +22,8 @@ use super::control::Control;
 pub(crate) struct OrderedEngine {
     inner: Arc<ScriptedEngine>,
     control: Option<Control>,
-    /// The number of jobs so far of the kind that the negative control affects. The bug affects
-    /// every tenth of them.
+    /// The number of jobs so far of the kind that the negative control (a deliberate bug) affects.
+    /// The bug occurs in every tenth of them.
     affected: AtomicU64,
     record: Mutex<Record>,
 }
@@ -35,16 +35,17 @@ struct Record {
     /// The number of the call that the engine applied last, for each model.
     last: BTreeMap<String, u64>,
     out_of_order: u64,
-    /// The callbacks of samples that the negative control [`Control::LostReply`] never completes.
+    /// The callbacks of samples that are never completed, because of the deliberate bug
+    /// [`Control::LostReply`].
     lost: Vec<JobCallback>,
 }
 
-/// The maximum number of calls in a run, which is the number of tokens in the vocabulary, because a
-/// token identifies a call.
+/// The maximum number of calls in a run. It is the number of tokens in the vocabulary, because each
+/// call is identified by a token.
 pub(crate) const MAX_CALLS: u32 = 1 << 24;
 
-/// Returns the script for the scripted engine. Its models have a vocabulary of [`MAX_CALLS`]
-/// tokens.
+/// Returns the settings of the scripted engine, which returns predictable results. Its models have
+/// a vocabulary of [`MAX_CALLS`] tokens.
 pub(crate) fn script() -> Script {
     let mut script = Script::default();
     for model in &mut script.models {
@@ -110,7 +111,7 @@ impl OrderedEngine {
         }
     }
 
-    /// Returns whether the bug of the negative control affects this job.
+    /// Returns whether the negative control `control` (a deliberate bug) affects this job.
     fn is_affected(&self, control: Control, work: &Work) -> bool {
         let affects = match control {
             Control::DoubledStep | Control::SkippedStep => matches!(work, Work::OptimStep { .. }),

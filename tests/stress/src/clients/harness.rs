@@ -24,31 +24,34 @@ use super::server::Child;
 use super::verdict::{Observations, ProcessResources, Verdict};
 use crate::stopwatch::Stopwatch;
 
-/// The options of a run of whole clients.
+/// The options of a stress run with complete clients, which send real requests to a server process.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The duration of the load. Clients start no further calls after it.
+    /// The duration of the load. After this time, the clients start no further calls.
     pub length: Duration,
-    /// The number of clients of a steady load.
+    /// The number of clients, if the load is steady. Other loads ignore this option.
     pub clients: usize,
-    /// The number of sampling tasks of each client in a steady load.
+    /// The number of tasks of each client that request samples, if the load is steady.
     pub tasks: usize,
-    /// The seed of the fault script, from which the server draws the faults that it injects.
+    /// The random seed with which the server decides which requests get an injected fault.
     pub seed: u64,
     /// The path of the HTML report. `None` to write no report.
     pub report: Option<PathBuf>,
     /// The path of the server program. `None` for the current executable.
     pub server: Option<PathBuf>,
-    /// The time after the end of the load within which pending calls must end.
+    /// The time after the end of the load within which all pending calls must end. Otherwise the
+    /// run fails.
     pub patience: Duration,
-    /// The negative control: a bug of the engine that the checks must detect.
+    /// A deliberate bug of the server's engine that the checks must detect (negative control).
+    /// `None` for a correct engine.
     pub control: Option<Control>,
 }
 
-/// The verdict on a run of whole clients, and the measured values as text and as JSON.
+/// The result of a stress run with complete clients: the verdict, and the measured values as text
+/// and as JSON.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The verdict.
+    /// The verdict on the run: passed, failed or inconclusive.
     pub verdict: Verdict,
     /// A table of the measured values, to be printed.
     pub text: String,
@@ -56,11 +59,11 @@ pub struct Outcome {
     pub json: Value,
 }
 
-/// The time within which connections and tasks must end after all calls have ended, unless
-/// `Options::patience` is shorter.
+/// The time after the last call within which all connections and background tasks of the clients
+/// must end. `Options::patience` applies instead if it is shorter.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
-/// Starts a server, puts it under the load of a profile, and checks the outcomes of all calls.
+/// Starts a server, runs the clients of a profile against it, and checks the outcomes of all calls.
 ///
 /// # Errors
 /// Fails if the server process or a runtime cannot be started, or if the report cannot be written.
@@ -190,8 +193,8 @@ impl Loads<'_> {
         (measurements, cycles)
     }
 
-    /// Runs the load once, until `until` on the stopwatch, and takes measurements until all of its
-    /// calls have ended.
+    /// Runs the load of the profile once, until the stopwatch of the run reads `until`. Takes
+    /// measurements until all calls of the load have ended.
     fn run_load(&self, until: Duration, measurements: &mut Vec<Measurement>, bar: &ProgressBar) {
         let watch = self.watch;
         let ended = Arc::new(AtomicBool::new(false));
@@ -263,8 +266,8 @@ fn process_resources(runtime: &Handle) -> ProcessResources {
     }
 }
 
-/// Waits until the process uses no more resources than `wanted`, but at most for `patience`.
-/// Returns the resources that the process then uses.
+/// Waits until the process uses no more resources (such as tasks, sockets and threads) than
+/// `wanted`, but at most for `patience`. Returns the resources that the process then uses.
 fn wait_for_cleanup(
     runtime: &Handle,
     wanted: ProcessResources,
@@ -284,8 +287,8 @@ fn wait_for_cleanup(
     }
 }
 
-/// Waits until the rate limiter holds no resources, but at most for `patience`. Returns the
-/// resources that the rate limiter then holds.
+/// Waits until no resources of the rate limiter are in use, but at most for `patience`. Returns the
+/// resources that are still in use, in the order of [`measurement::held`].
 fn wait_for_limiter(service: &tinkers::ServiceClient, patience: Duration) -> [u64; 5] {
     let watch = Stopwatch::start();
     loop {

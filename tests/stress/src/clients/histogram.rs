@@ -7,10 +7,10 @@ use hdrhistogram::Histogram;
 
 use super::plot::{Axis, BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, figure, frame};
 
-/// The number of histogram bars for each power of ten of the latency.
+/// The number of histogram bars per factor of ten on the logarithmic latency axis.
 const BARS: f64 = 12.0;
 
-/// The quantiles that are marked in each histogram.
+/// The quantiles of the latency that are marked in each histogram, with their labels.
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
 /// A histogram of latencies in microseconds, with its title, to be drawn in the report.
@@ -32,8 +32,8 @@ pub(crate) fn html(parts: &[Part<'_>]) -> String {
 }
 
 impl Part<'_> {
-    /// Returns the HTML of this histogram. `low` and `high` are the decimal exponents of the axis
-    /// limits in milliseconds.
+    /// Returns the HTML of this histogram. The latency axis extends from 10^`low` to 10^`high`
+    /// milliseconds.
     fn html(&self, low: f64, high: f64) -> String {
         let high = high.max(low + 1.0);
         let place = |ms: f64| {
@@ -93,8 +93,8 @@ impl Part<'_> {
         bars
     }
 
-    /// Draws a vertical line at each quantile of the latencies. The caption contains the values of
-    /// the quantiles, because labels at the lines could overlap.
+    /// Draws a vertical line at each quantile of the latencies. Draws no labels at the lines,
+    /// because they could overlap. The values are in the caption.
     fn draw_marks(&self, svg: &mut String, place: impl Fn(f64) -> f64) {
         for (i, (_, quantile)) in QUANTILES.iter().enumerate() {
             let x = place(ms(self.times.value_at_quantile(*quantile)));

@@ -12,8 +12,8 @@ const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
 /// The interval at which the load [`churn`] creates clients.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Runs a steady load until its end: `clients` clients, each with one training task and `tasks`
-/// sampling tasks.
+/// Runs a steady load until its time limit has passed: `clients` clients, each with one training
+/// task and `tasks` sampling tasks.
 pub(crate) async fn steady(
     context: LoadContext,
     monitored: MonitoredClient,
@@ -39,8 +39,8 @@ pub(crate) async fn steady(
     while all.join_next().await.is_some() {}
 }
 
-/// Creates clients at a fixed rate until the end of the load. Each client requests one sample and
-/// closes. Every second client closes while its sample is in flight.
+/// Creates clients at a fixed rate until the time limit of the load has passed. Each client
+/// requests one sample and closes. Every second client closes while its sample is in flight.
 pub(crate) async fn churn(context: LoadContext, monitored: MonitoredClient) {
     let mut all = JoinSet::new();
     // One client is never closed, so that the limiter can be monitored.
@@ -102,7 +102,7 @@ pub(crate) async fn waves(context: LoadContext, monitored: MonitoredClient) {
     }
 }
 
-/// Makes many large `forward_backward` calls and one optimizer step.
+/// Makes many large `forward_backward` calls and one optimizer step with one client.
 pub(crate) async fn large_update(context: LoadContext, monitored: MonitoredClient) {
     let Some(service) = context.connected(HEARTBEAT_PERIOD).await else {
         return;
@@ -123,7 +123,7 @@ pub(crate) async fn large_update(context: LoadContext, monitored: MonitoredClien
     drop(step.await);
 }
 
-/// Runs `count` concurrent samples once.
+/// Runs one batch of `count` concurrent samples with one client.
 pub(crate) async fn at_once(context: LoadContext, monitored: MonitoredClient, count: u32) {
     let Some(service) = context.connected(HEARTBEAT_PERIOD).await else {
         return;
@@ -135,7 +135,8 @@ pub(crate) async fn at_once(context: LoadContext, monitored: MonitoredClient, co
     context.at_once(&sampler, count).await;
 }
 
-/// Runs batches of 1000 concurrent samples until the load is over.
+/// Repeats batches of 1000 concurrent samples with one client until the time limit of the load has
+/// passed.
 pub(crate) async fn polls(context: LoadContext, monitored: MonitoredClient) {
     let Some(service) = context.connected(HEARTBEAT_PERIOD).await else {
         return;

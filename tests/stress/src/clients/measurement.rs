@@ -12,7 +12,8 @@ use crate::stopwatch::Stopwatch;
 /// The interval between two measurements during a load.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A measurement of the process and of the rate limiter that its clients share, at one time.
+/// A measurement, at one time, of the stress process and of the rate limiter that its clients
+/// share.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Measurement {
     /// The time of the measurement, in seconds since the start of the run.
@@ -27,11 +28,12 @@ pub(crate) struct Measurement {
     pub(crate) limit: u32,
     /// The number of requests that the server refused with 429 so far.
     pub(crate) refusals: u64,
-    /// The number of congestion events so far. Several 429 responses may belong to one event.
+    /// The number of congestion events so far. A congestion event is a group of 429 responses to
+    /// requests that were in flight at the same time.
     pub(crate) events: u64,
     /// The number of requests so far that waited before the rate limiter admitted them.
     pub(crate) waits: u64,
-    /// The number of wake-ups of waiting requests so far.
+    /// The number of times so far that the rate limiter has woken a waiting request.
     pub(crate) wakes: u64,
     /// The number of requests that the rate limiter admitted so far.
     pub(crate) grants: u64,
@@ -80,8 +82,9 @@ impl Measurement {
     }
 }
 
-/// Returns the resources that the rate limiter holds, summed over all route classes: queued
-/// waiters, uncollected permits, send slots, bytes and in-flight permits.
+/// Returns the numbers of the resources in use in the rate limiter, in this order: queued requests,
+/// permits granted to queued requests that have not been polled since, send slots, bytes and
+/// in-flight permits.
 pub(crate) fn held(limits: &LimiterSnapshot) -> [u64; 5] {
     let mut held = [0; 5];
     for class in [limits.sample, limits.train, limits.poll, limits.rest] {

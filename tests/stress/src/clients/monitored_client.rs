@@ -7,10 +7,12 @@ use tinkers::{LimiterEvent, LimiterEvents, ServiceClient};
 
 use crate::stopwatch::Stopwatch;
 
-/// The maximum number of backoffs that one run records for the report.
+/// The maximum number of backoffs (pauses of the rate limiter after a 429 response) that a run
+/// records for the report.
 const MAX_PAUSES: usize = 20_000;
 
-/// A shared slot for the client whose rate limiter is monitored. Clones share the slot.
+/// Holds a client through which a run observes the rate limiter that all clients share. Also
+/// records the pauses of the limiter. Clones share the state.
 #[derive(Debug, Clone)]
 pub(crate) struct MonitoredClient {
     watch: Stopwatch,
@@ -24,7 +26,8 @@ struct State {
 }
 
 impl MonitoredClient {
-    /// Creates an empty slot. Backoffs are recorded relative to the start of the stopwatch `watch`.
+    /// Creates a value without a client. The times of recorded backoffs are relative to the start
+    /// of the stopwatch `watch`.
     pub(crate) fn new(watch: Stopwatch) -> Self {
         Self {
             watch,
@@ -32,8 +35,8 @@ impl MonitoredClient {
         }
     }
 
-    /// Sets the monitored client. All clients share one rate limiter, so only the first client
-    /// subscribes to the events of the rate limiter.
+    /// Sets the client through which the rate limiter is observed. All clients share one rate
+    /// limiter, so only the first client subscribes to the events of the rate limiter.
     pub(crate) fn set(&self, service: &ServiceClient) {
         let before = self.lock().service.replace(service.clone());
         if before.is_none() {
@@ -51,13 +54,15 @@ impl MonitoredClient {
         drop(service);
     }
 
-    /// Returns the recorded backoffs of samples and of training requests. Each backoff is a pair of
-    /// its start and its end, in seconds since the start of the stopwatch.
+    /// Returns the recorded backoffs: the pauses of sample and training requests after 429
+    /// responses. Each backoff is a pair of its start and its end, in seconds since the start of
+    /// the stopwatch.
     pub(crate) fn pauses(&self) -> Vec<(f64, f64)> {
         self.lock().pauses.clone()
     }
 
-    /// Records the backoffs that the rate limiter reports, until it is dropped.
+    /// Records each backoff (pause after a 429 response) that the rate limiter reports, until the
+    /// limiter is dropped.
     async fn listen(self, mut events: LimiterEvents) {
         while let Some(event) = events.next().await {
             if let LimiterEvent::ClosedUntil {

@@ -27,7 +27,8 @@ impl Line {
     }
 }
 
-/// Time intervals, such as backoffs, that are marked on the time axis of a chart.
+/// Time intervals that are marked in a chart, such as the pauses of the rate limiter after 429
+/// responses.
 #[derive(Debug, Clone)]
 pub(crate) struct Bands {
     pub(crate) name: &'static str,
@@ -36,7 +37,7 @@ pub(crate) struct Bands {
     pub(crate) intervals: Vec<(f64, f64)>,
 }
 
-/// A line chart over time.
+/// A line chart of the report. Its horizontal axis is the time.
 #[derive(Debug, Clone)]
 pub(crate) struct Chart {
     pub(crate) title: &'static str,
@@ -109,7 +110,7 @@ impl Chart {
     }
 }
 
-/// A bar chart.
+/// A bar chart of the report.
 #[derive(Debug, Clone)]
 pub(crate) struct Bars {
     pub(crate) title: String,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tinkers_local::{HintForm, Window};
 
-/// A profile of a stress test with whole clients: the load of the clients and the faults that the
-/// server injects.
+/// A profile of a stress test with complete clients: the load of the clients and the faults that
+/// the server injects.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
     /// The name of the profile on the command line.
@@ -14,12 +14,13 @@ pub struct Profile {
     pub about: &'static str,
     /// The number of clients and the calls that they make.
     pub shape: Shape,
-    /// The rules of the fault script with which the server injects faults. Before the run, `AFTER`
-    /// and `FOR` are replaced by the start and the duration of the faults.
+    /// The fault rules (in TOML) with which the server injects faults. Before the run, `AFTER` and
+    /// `FOR` are replaced by the start and the duration of the faults.
     pub rules: &'static str,
     /// The limit of the server on samples in flight. `None` if there is no limit.
     pub window: Option<u32>,
-    /// The duration of each job in the engine of the server, in milliseconds.
+    /// The time that the server's engine takes for each job, such as a sample or an optimizer step,
+    /// in milliseconds.
     pub latency_ms: u64,
     /// Whether the server supports shared polls. With a shared poll, a client polls for all of its
     /// samples at once.
@@ -29,9 +30,10 @@ pub struct Profile {
 /// The load of the clients: the number of clients and the calls that they make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Each of several clients trains and samples until the run is over.
+    /// Several clients connect once. Each client trains and samples until the end of the run.
     Steady,
-    /// The clients of [`Self::Steady`] run three times in sequence, each time with new clients.
+    /// Three steady loads run one after another, each with new clients. The run checks that the
+    /// memory use does not grow.
     Cycles,
     /// A hundred clients per second connect, sample once and close.
     Churn,
@@ -46,7 +48,7 @@ pub enum Shape {
     Polls,
 }
 
-/// The rules of a fault script that injects a fault into about one in ten requests.
+/// Fault rules (in TOML) with which the server injects a fault into about one in ten requests.
 const FLAKY: &str = r#"
 [[rule]]
 name = "lost requests"
@@ -167,7 +169,7 @@ const STEADY: Profile = Profile {
     session_polls: true,
 };
 
-/// All profiles of stress tests with whole clients.
+/// All profiles of the stress test with complete clients.
 pub const PROFILES: [Profile; 12] = [
     STEADY,
     Profile {
@@ -254,8 +256,8 @@ impl Profile {
         (!self.rules.is_empty()).then(|| (length.mul_f64(0.25), length.mul_f64(0.45)))
     }
 
-    /// Returns the fault script of the server for a run of `length`. Returns `None` if the profile
-    /// injects no faults.
+    /// Returns the fault script (the rules by which the server injects faults) for a run of
+    /// `length`. Returns `None` if the profile injects no faults.
     pub fn script(&self, seed: u64, length: Duration) -> Option<String> {
         let (after, lasts) = self.fault_period(length)?;
         let rules = self

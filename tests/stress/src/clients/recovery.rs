@@ -8,8 +8,8 @@ use super::verdict::Observations;
 /// The time after the end of the injected faults within which the throughput must recover, in
 /// seconds.
 const RECOVERY_SECONDS: f64 = 2.0;
-/// The fraction of the throughput before the injected faults that counts as recovered. It is low,
-/// because the machine may have other load.
+/// The throughput counts as recovered if it reaches this fraction of the throughput before the
+/// injected faults. The fraction is low, because the machine may have other load.
 const RECOVERED_FRACTION: f64 = 0.5;
 
 /// The throughput before and after the injected faults of a run, with which the recovery of the

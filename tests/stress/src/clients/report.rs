@@ -8,7 +8,7 @@ use super::measurement::Measurement;
 use super::plot::{Bands, Bars, Chart, Line};
 use super::verdict::{Observations, Verdict};
 
-/// The data of a run that the HTML report shows.
+/// The data of a stress run that the HTML report shows.
 pub(crate) struct Report<'a> {
     pub(crate) observed: &'a Observations<'a>,
     pub(crate) verdict: Verdict,
@@ -18,7 +18,8 @@ pub(crate) struct Report<'a> {
     pub(crate) notes: Vec<String>,
 }
 
-/// The number of measurement intervals over which the rates in the charts are averaged.
+/// The number of measurement intervals over which each rate in the charts (such as samples per
+/// second) is averaged.
 const SPAN: usize = 5;
 
 const STYLE: &str = include_str!("report.css");

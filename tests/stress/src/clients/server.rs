@@ -192,7 +192,8 @@ impl Child {
         Ok(child)
     }
 
-    /// Requests the statistics that the server has counted so far.
+    /// Returns the statistics that the server process has counted so far, such as the number of
+    /// times that it applied each call.
     ///
     /// # Errors
     /// Fails if the process has exited.

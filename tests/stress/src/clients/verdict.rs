@@ -11,7 +11,7 @@ use super::measurement::Measurement;
 use super::profile::{Profile, Shape};
 use super::recovery::Recovery;
 
-/// The verdict on a run of whole clients.
+/// The verdict on a stress run with complete clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// All checks passed.
@@ -33,12 +33,13 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The resources that the process uses, either before the run or after all clients have been
-/// closed.
+/// The resources, such as sockets and threads, that the process uses before the run or after all
+/// clients have been closed. The comparison shows leaks.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ProcessResources {
-    /// The resources that the rate limiter holds after all calls: queued waiters, uncollected
-    /// permits, send slots, bytes and in-flight permits.
+    /// The numbers of the resources in use in the rate limiter, in this order: queued requests,
+    /// permits granted to queued requests that have not been polled since, send slots, bytes and
+    /// in-flight permits.
     pub(crate) held: [u64; 5],
     pub(crate) tasks: usize,
     pub(crate) sockets: usize,
@@ -46,7 +47,7 @@ pub(crate) struct ProcessResources {
     pub(crate) threads: usize,
 }
 
-/// What was observed in a run of whole clients.
+/// What was observed in a stress run with complete clients.
 #[derive(Debug)]
 pub(crate) struct Observations<'a> {
     pub(crate) profile: &'a Profile,
@@ -54,15 +55,16 @@ pub(crate) struct Observations<'a> {
     pub(crate) counts: &'a Counts,
     pub(crate) server: &'a Value,
     pub(crate) measurements: &'a [Measurement],
-    /// The backoffs of samples and of training requests. Each backoff is a pair of its start and
-    /// its end, in seconds.
+    /// The pauses of sample and training requests after 429 responses. Each pause is a pair of its
+    /// start and its end, in seconds since the start of the run.
     pub(crate) pauses: &'a [(f64, f64)],
     pub(crate) before: ProcessResources,
     pub(crate) after: ProcessResources,
-    /// The resident memory of the process at the end of each cycle of the load, in bytes.
+    /// The resident memory of the process, in bytes, at the end of each of the three loads of
+    /// [`Shape::Cycles`]. Empty for other loads.
     pub(crate) cycles: &'a [u64],
-    /// The memory for each sample in flight, in bytes. `None` unless the load is
-    /// [`Shape::ManySamples`].
+    /// The memory that the process used for each sample in flight, in bytes. `None` unless the load
+    /// is [`Shape::ManySamples`].
     pub(crate) per_sample: Option<f64>,
 }
 
@@ -162,7 +164,8 @@ impl Observations<'_> {
     }
 
     /// Returns the throughput of samples as a fraction of the maximum that the server's limit on
-    /// samples in flight allows. The first second of the run is left out.
+    /// samples in flight allows. Leaves out the first second of the run. Returns `None` if the
+    /// server has no limit.
     pub(crate) fn throughput_fraction(&self) -> Option<f64> {
         let allowed = self.profile.allowed(self.profile.window?);
         let used = self.rate_of(1.0, self.length.as_secs_f64(), |measurement| {
@@ -227,9 +230,9 @@ mod tests {
     use serde_json::json;
     use tinkers::{Error, ErrorKind, Sent};
 
-    /// Returns the violations that the checks find in a run of three optimizer steps. Two steps
-    /// have succeeded. The third step is pending if `lost` is true, and otherwise has an unknown
-    /// outcome.
+    /// Returns the violations that the checks find in a simulated run of three optimizer steps. Two
+    /// steps have succeeded. The third step is still pending if `lost` is true, and otherwise its
+    /// outcome is unknown.
     fn violations(server: &Value, after: ProcessResources, lost: bool) -> Vec<String> {
         let counts = Counts::default();
         for _ in 0..2 {

@@ -23,10 +23,10 @@ use tinkers_transport::{ClassConnectionLimits, HttpTransport, HttpVersions, IoRu
 use self::server::Server;
 use crate::check::{Invariant, Violation};
 
-/// The retry delay that the 429 response of the server contains.
+/// The retry delay that the server's 429 response asks for. No request may be sent before its end.
 pub(crate) const HINT: Duration = Duration::from_millis(1200);
-/// The time after the head of the 429 response within which requests may still arrive at the
-/// server. They were sent before the client received the 429.
+/// The time after the server sends the 429 response within which further requests may still arrive.
+/// The client sent them before it received the 429.
 const ON_THE_WIRE: Duration = Duration::from_millis(100);
 /// The time after which a call of a run counts as failed. It is long enough for a slow machine.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -45,19 +45,20 @@ pub struct Scenario {
     pub is_body_slow: bool,
     /// The number of concurrent calls that the client makes.
     pub calls: usize,
-    /// The number of calls that the client makes before the concurrent calls. They increase the
-    /// in-flight limit.
+    /// The number of calls that the client makes before the concurrent calls. Their success
+    /// increases the client's adaptive limit on requests in flight.
     pub warm_up: usize,
 }
 
-/// Whether the transport asks the rate limiter, just before it sends an admitted request, if the
-/// gate is still open.
+/// Enables or disables a check in the transport. Just before the transport sends an admitted
+/// request, it asks the rate limiter whether a 429 response has meanwhile paused the sending of
+/// requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendCheck {
-    /// The transport asks the rate limiter, as in production.
+    /// The transport asks the rate limiter just before it sends a request, as in production.
     Enabled,
-    /// The transport does not ask the rate limiter. This is a negative control: requests are sent
-    /// too early.
+    /// The transport does not ask the rate limiter before it sends a request. This is a negative
+    /// control: the test must find requests that are sent too early.
     Disabled,
 }
 
@@ -74,15 +75,16 @@ pub struct Observations {
     /// The number of requests that arrived at the server within 100 ms after the 429 response. They
     /// were sent before the client received the 429.
     pub on_the_wire: u64,
-    /// The number of admitted requests that the transport did not send, because the 429 response
-    /// had closed the gate meanwhile.
+    /// The number of requests that the rate limiter had admitted, but that the transport did not
+    /// send, because the 429 response arrived first.
     pub held: u64,
     /// The number of calls that failed.
     pub failed: u64,
 }
 
 impl Scenario {
-    /// Returns the number of requests that all connections together can carry at the same time.
+    /// Returns the number of requests that all connections together can carry at the same time
+    /// (connections times streams).
     const fn capacity(&self) -> usize {
         self.connections * self.streams
     }
@@ -153,7 +155,8 @@ impl fmt::Display for Scenario {
 }
 
 impl Observations {
-    /// Returns the counted numbers of requests and calls, by the name to print.
+    /// Returns the observed numbers of requests and calls, each with the name under which it is
+    /// printed.
     pub fn figures(&self) -> Vec<(&'static str, u64)> {
         vec![
             ("calls", self.calls),
@@ -237,8 +240,8 @@ async fn calls(caller: &Arc<Caller>, count: usize) -> u64 {
     failed
 }
 
-/// A transport layer that counts the requests that were not sent because of the 429 response. In
-/// the negative control, the layer also disables the check before sending.
+/// A transport that counts the requests that were not sent because of the 429 response. With
+/// [`SendCheck::Disabled`], it lets such requests be sent.
 #[derive(Debug)]
 struct Layer {
     below: HttpTransport,

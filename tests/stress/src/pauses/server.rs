@@ -24,24 +24,24 @@ use tokio::sync::watch;
 
 use super::{HINT, Scenario};
 
-/// The time from the moment at which all connections are full to the sending of the 429 response.
-/// Requests that were sent before this moment arrive within this time.
+/// The time for which the server waits before it sends the 429 response, after requests have filled
+/// all connections. Requests that are already on the wire arrive within this time.
 const DELAY_OF_429: Duration = Duration::from_millis(100);
-/// The time from the 429 response to the delayed responses to the other requests. Within this time,
-/// the client can read the head of the 429 response, even on a busy machine.
+/// The time from the 429 response to the responses to the other pending requests, which the server
+/// delays. It is long enough for the client to read the head of the 429 response first.
 const DELAY_AFTER_429: Duration = Duration::from_millis(500);
 /// The time from the head of a slow 429 response to the end of its body. It is longer than
-/// [`DELAY_AFTER_429`].
+/// [`DELAY_AFTER_429`], so that the body arrives after the other responses.
 const SLOW_BODY_DELAY: Duration = Duration::from_millis(900);
 
-/// A running server that refuses one request with 429. Dropping it stops its thread.
+/// A running server that refuses exactly one request with 429. Dropping it stops the server.
 pub(super) struct Server {
     url: String,
     server_state: Arc<ServerState>,
     _thread: DedicatedThread,
 }
 
-/// The requests that the server has received from the 429 response on.
+/// The requests that the server has received since it sent its 429 response.
 pub(super) struct RequestsAround429 {
     /// The arrival times of the requests, relative to the sending of the 429 response.
     pub(super) arrivals: Vec<Duration>,
@@ -161,8 +161,9 @@ impl ServerState {
         }
     }
 
-    /// Records that a request has arrived. Returns `None` if the server must respond at once.
-    /// Otherwise it must wait, and the value says whether it must refuse the request with 429.
+    /// Records that a request has arrived. Returns `None` if the server must accept it at once,
+    /// `Some(true)` if the server must refuse it with 429 after a delay, and `Some(false)` if it
+    /// must accept it after a delay.
     fn arrived(&self) -> Option<bool> {
         let at = self.time.now();
         let has_refused = self.refused.borrow().is_some();
@@ -202,7 +203,8 @@ fn accepted() -> Response<ChunkedBody> {
     Response::new(ChunkedBody::of(["{}"]))
 }
 
-/// A response body in chunks, with an optional pause after the first chunk.
+/// A response body that is sent in chunks, with an optional pause after the first chunk, which
+/// makes the response slow.
 struct ChunkedBody {
     rest: VecDeque<Bytes>,
     is_begun: bool,

@@ -30,7 +30,8 @@ fn response(ids: &[&str], cursor: i64) -> Completions {
     }
 }
 
-/// Applies a response with the completions of the requests `ids` and this cursor. Returns the number of waiters that were notified.
+/// Applies a poll response that reports the requests `ids` as completed and contains `cursor`, a position in the server's list of
+/// completions. Returns the number of waiting requests that were notified.
 fn apply(table: &CompletionTable, ids: &[&str], cursor: i64) -> usize {
     table
         .apply(at(1), &table.acknowledgement(), response(ids, cursor))
@@ -111,7 +112,7 @@ fn completion_before_registration_is_delivered_after_registration() {
 }
 
 #[test]
-fn request_polls_individually_if_its_early_completion_was_evicted() {
+fn request_polls_individually_if_its_completion_was_evicted() {
     let table = CompletionTable::default();
     let evictions = table.begin().unwrap();
     let all: Vec<String> = (0..=MAX_EARLY).map(|i| i.to_string()).collect();
@@ -222,7 +223,8 @@ fn waiters_poll_individually_while_the_shared_poll_is_suspended() {
     assert_eq!(table.work(), Work::Wait);
 }
 
-/// A waker that reads the state of the table when it is called, as an executor on another thread might.
+/// A waker that records the state of the table at the time when it is called. It shows whether the table was updated before the waker was
+/// called.
 struct StateRecorder {
     table: Arc<CompletionTable>,
     id: &'static str,
@@ -333,7 +335,7 @@ fn request_id_cannot_be_registered_twice() {
 }
 
 #[test]
-fn only_waiters_beyond_the_wait_limit_poll_individually() {
+fn only_requests_that_exceed_the_wait_limit_poll_individually() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
     register(&table, "old");
@@ -355,7 +357,7 @@ fn only_waiters_beyond_the_wait_limit_poll_individually() {
 }
 
 #[test]
-fn wait_is_measured_from_the_earliest_registration_in_any_order() {
+fn completion_wait_is_measured_from_each_registration_time() {
     let table = CompletionTable::default();
     let progress = Arc::new(ProgressCell::new(at(0)));
     for (id, since) in [("later", 5), ("earlier", 3)] {
@@ -367,7 +369,7 @@ fn wait_is_measured_from_the_earliest_registration_in_any_order() {
 }
 
 #[test]
-fn reset_deadlines_restarts_the_measured_wait_of_all_waiters() {
+fn reset_deadlines_restarts_the_completion_wait_of_all_requests() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
     let progress = register(&table, "1");
@@ -379,7 +381,8 @@ fn reset_deadlines_restarts_the_measured_wait_of_all_waiters() {
     assert_eq!(size(poll(&table, "1")), None);
 }
 
-/// A waker of the polling task that reads the next step from the table when it is called.
+/// A waker for the polling task that records the next step in the table at the time when it is called. It shows whether the table was
+/// updated before the waker was called.
 struct WorkRecorder {
     table: Arc<CompletionTable>,
     seen: Mutex<Vec<Option<(Work, bool)>>>,
@@ -418,7 +421,7 @@ fn completion_table_is_updated_before_the_polling_task_is_woken() {
 }
 
 #[test]
-fn ended_or_full_completion_table_stores_no_acknowledgements() {
+fn ended_or_full_completion_table_stores_no_retrieved_request_ids() {
     let table = CompletionTable::default();
     for id in 0..=MAX_RETRIEVED {
         table.deregister(&id.to_string().into());

@@ -8,7 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use super::fields::{Fields, InvalidScript};
 use crate::faults::{Fault, Hint};
 
-/// The names of all faults, in the order of the documentation.
+/// The values that the field `fault` of a rule in a fault script can have, in the order of the documentation.
 const KINDS: [&str; 19] = [
     "answer",
     "rate_limited",
@@ -31,7 +31,7 @@ const KINDS: [&str; 19] = [
     "restart",
 ];
 
-/// Parses the fault of a rule and returns it with its name.
+/// Parses the fault of a rule from the fields of the rule. Returns the name of the fault and the fault.
 pub(super) fn parse_fault(fields: &mut Fields<'_>) -> Result<(String, Fault), InvalidScript> {
     let kind = fields.text("fault")?.unwrap_or_default();
     let fault = match kind.as_str() {

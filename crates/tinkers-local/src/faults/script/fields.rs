@@ -13,16 +13,16 @@ pub enum InvalidScript {
     /// The text is not valid TOML.
     #[error("the script is not TOML: {0}")]
     Syntax(String),
-    /// A field outside of the fault rules is missing, invalid or unknown.
+    /// A field outside of the fault rules, at the top level of the script, is missing, invalid or unknown.
     #[error("line {line}, column {column}: field {field}: expected {expected}")]
     Document {
-        /// The line of the field in the text, counted from 1.
+        /// The line of the field in the script, counted from 1.
         line: usize,
         /// The column of the field in the line, counted from 1.
         column: usize,
-        /// The name of the field.
+        /// The name of the invalid or missing field.
         field: String,
-        /// The expected value and the actual value.
+        /// The expected value, followed by the actual value.
         expected: String,
     },
     /// A field of a fault rule is missing, invalid or unknown.
@@ -30,23 +30,24 @@ pub enum InvalidScript {
     Rule {
         /// The line of the field, or of the rule if the field is missing. Counted from 1.
         line: usize,
-        /// The column in this line, counted from 1.
+        /// The column in the line of the field or rule, counted from 1.
         column: usize,
         /// The number of the rule in the script, counted from 1.
         rule: usize,
-        /// The name of the field.
+        /// The name of the invalid or missing field.
         field: String,
-        /// The expected value and the actual value.
+        /// The expected value, followed by the actual value.
         expected: String,
     },
 }
 
-/// The fields of a script or of a rule.
+/// The fields of one table of a fault script: of a rule, or of the top level. Records which fields were read, so that unknown
+/// fields can be reported.
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
-    /// The text of the script, for the positions of fields in error messages.
+    /// The text of the whole script, from which error messages compute the line and the column of a field.
     script: &'a str,
-    /// The number of the fault rule. `None` for the fields outside of the rules.
+    /// The number of the rule that contains the fields, counted from 1. `None` for the fields at the top level of the script.
     rule: Option<usize>,
     table: Table,
     /// The names and values of the fields that were read so far, for error messages.
@@ -103,7 +104,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reads a field that is a whole number of at least `least`.
+    /// Reads the value of a field that must be a whole number of at least `least`.
     pub(super) fn whole(
         &mut self,
         name: &'static str,
@@ -142,8 +143,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Checks that all fields were read. Otherwise returns the error for an unknown field. In this error, `what` describes the
-    /// table, for example as "a script".
+    /// Checks that all fields were read. If not, returns the error for an unknown field. `what` is the name of the table in this
+    /// error, for example "a script".
     pub(super) fn finish(self, what: &str) -> Result<(), InvalidScript> {
         let Some((name, _)) = self.table.iter().next() else {
             return Ok(());
@@ -167,7 +168,7 @@ impl<'a> Fields<'a> {
         self.error(name, format!("{}, got {got}{meant}", expected.into()))
     }
 
-    /// Returns an error for the value of a field.
+    /// Returns the error for a field whose value is missing or is not what `expected` describes.
     pub(super) fn invalid(&self, name: &str, expected: impl Into<String>) -> InvalidScript {
         let got = self.got(name);
         self.error(name, format!("{}, got {got}", expected.into()))
@@ -180,8 +181,8 @@ impl<'a> Fields<'a> {
             .or(self.peek(name))
     }
 
-    /// Describes the actual value of a field for an error message. If the field is missing, the description names a field of the
-    /// script that may be a misspelling of it.
+    /// Describes the actual value of a field for an error message. If the field is missing, the description names an unread field
+    /// that may be a misspelling of it.
     fn got(&self, name: &str) -> String {
         match self.given(name) {
             None => match self.misspelling(name) {
@@ -228,7 +229,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The minimum similarity, from 0 to 1, for the suggestion of a word.
+/// The minimum similarity of two words, from 0 to 1, for the suggestion of one word in an error message about the other.
 const MIN_SIMILARITY: f64 = 0.6;
 
 fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> String {
@@ -236,7 +237,8 @@ fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> St
     nearest.map_or_else(String::new, |word| format!("; did you mean {word}?"))
 }
 
-/// Returns the word of `known` that is most similar to `given`, if any is similar enough.
+/// Returns the word of `known` that is most similar to `given`, as a suggestion for an error message. Returns `None` if no word is
+/// similar enough.
 fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.into_iter().map(|word| {
         let score = strsim::normalized_damerau_levenshtein(&given.to_lowercase(), word);

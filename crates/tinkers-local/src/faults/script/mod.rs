@@ -50,12 +50,12 @@ impl Faults {
     /// | `on` | a class (`sample`, `train`, `poll`, `rest`, `control`), a path such as `/api/v1/asample`, one that ends in `*`, or `"*"` for all |
     /// | `name` | a name for the journal and the counters; default none |
     /// | `after_s`, `for_s` | the rule becomes active this many seconds after the server was built, for this many seconds; default at once, without end |
-    /// | `nth` | the first match that the rule is due for, counted from 1 while it is active; default 1 |
-    /// | `times` | the number of requests that the fault is applied to, or `"always"`; default 1, with a probability `"always"`. Requests that an earlier rule takes do not count |
-    /// | `probability` | the probability that the rule is due for a match, from 0 to 1 |
-    /// | `seed` | the seed of this rule; default derived from that of the script |
+    /// | `nth` | the first matching request that can get the fault, counted from 1 while the rule is active; default 1 |
+    /// | `times` | the maximum number of requests that get the fault of this rule, or `"always"`; default 1, with `probability` `"always"` |
+    /// | `probability` | the probability that a matching request gets the fault, from 0 to 1; default 1 |
+    /// | `seed` | the seed of the random decisions of this rule; default derived from the seed of the script |
     ///
-    /// And it names the `fault` to be applied to them, with its own fields:
+    /// Each rule also names the `fault` that these requests get. The fault has its own fields:
     ///
     /// | `fault` | fields (defaults) | effect |
     /// |---|---|---|
@@ -65,14 +65,14 @@ impl Faults {
     /// | `html` | `status` (502) | an HTML page as from a proxy |
     /// | `poll_timeout` | `queue_state` (`paused_capacity`), `reason` (none) | 408, as some servers send at the end of a poll |
     /// | `unknown_queue_state` | | "try again" with an unknown queue state |
-    /// | `delay`, `delay_answer` | `delay_s` | a delay before the request is applied, or after |
+    /// | `delay`, `delay_answer` | `delay_s` | a delay of the request before it is applied, or of the response |
     /// | `refuse`, `cut_before` | | the connection is refused or cut; the request is not applied |
     /// | `cut_after`, `cut_body` | | the request is applied; the connection is cut before the response, or in the middle of it |
     /// | `truncate` | | the request is applied; the response has half of its body and is otherwise complete |
     /// | `duplicate` | | the request is applied twice, with one response |
-    /// | `pause_capacity` | `pause_s` | no work starts for this time, and polls report the pause |
+    /// | `pause_capacity` | `pause_s` | a simulated lack of capacity: no operation starts for this time, and polls report the lack |
     /// | `expire_sessions` | | all sessions end right before the request |
-    /// | `restart` | | all state except checkpoints is lost; this request and all running ones are cut |
+    /// | `restart` | | the server restarts: all state except checkpoints is lost, and all running requests, including this one, are cut |
     ///
     /// # Errors
     /// If the script is not TOML or a field is invalid or unknown. The error names the line and column, the rule, the field and the expected value.

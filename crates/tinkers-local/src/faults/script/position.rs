@@ -2,8 +2,9 @@
 
 use toml::de::{DeTable, DeValue};
 
-/// Returns the line and the column of a key in the fault script, both counted from 1. `rule` is the number of the rule that
-/// contains the key, counted from 1, or `None` for a key outside of the rules. Without `field`, returns the position of the rule.
+/// Returns the line and the column of a field in the fault script, both counted from 1. `rule` is the number of the rule that
+/// contains the field, counted from 1, or `None` for a field at the top level. If `field` is `None`, returns the position of the
+/// rule.
 pub(super) fn line_and_column(
     text: &str,
     rule: Option<usize>,
@@ -16,7 +17,7 @@ pub(super) fn line_and_column(
     (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
-/// Returns the byte offset of the key or of the rule in the fault script.
+/// Returns the byte offset of a field in the fault script, or of the rule if `field` is `None`.
 fn byte_offset(document: &DeTable<'_>, rule: Option<usize>, field: Option<&str>) -> Option<usize> {
     let Some(number) = rule else {
         return find_key(document, field?).map(|(start, _)| start);
@@ -27,7 +28,7 @@ fn byte_offset(document: &DeTable<'_>, rule: Option<usize>, field: Option<&str>)
     Some(found.map_or_else(|| rule.span().start, |(start, _)| start))
 }
 
-/// Returns the offset of the key `name` in the text, and its value.
+/// Returns the value of the key `name` and its byte offset in the text.
 fn find_key<'t, 'text>(
     table: &'t DeTable<'text>,
     name: &str,

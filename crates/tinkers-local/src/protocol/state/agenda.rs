@@ -7,26 +7,27 @@ use tinkers_wire::TinkerPath;
 
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// A check that the server makes at a certain time, for example whether a result has expired. By then, there may be nothing to do.
+/// A deadline that the server has to handle at a certain time, for example the expiry of a result. The server then checks whether
+/// the deadline still applies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Alarm {
-    /// A held poll has reached its maximum time.
+    /// The end of the time for which the server holds this poll open.
     Poll(ExchangeId),
-    /// The capacity pause may be over.
+    /// The end of a simulated lack of capacity, after which postponed operations start.
     Resume,
-    /// A session may have expired because no heartbeat arrived.
+    /// The time at which this session expires unless a heartbeat has arrived.
     Session(String),
-    /// A result may have expired.
+    /// The time at which the result of this operation expires.
     Result(OperationId),
-    /// A sample may have been abandoned by its client.
+    /// The time at which this sample is cancelled unless its client, which disconnected from a poll, has polled for it again.
     Abandoned(OperationId),
-    /// Requests of a model may have waited too long for a missing seq_id.
+    /// The time at which requests of this model fail because they have waited too long for a missing `seq_id`.
     Gap(String),
-    /// A checkpoint may have reached its expiry.
+    /// The time at which this checkpoint expires.
     Checkpoint(TinkerPath),
 }
 
-/// A timer queue: alarms ordered by time.
+/// A timer queue: the deadlines of the server, ordered by time.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda(BTreeSet<(Timestamp, Alarm)>);
 
@@ -39,12 +40,12 @@ impl Agenda {
         self.0.remove(&(at, alarm));
     }
 
-    /// Returns the time of the earliest alarm.
+    /// Returns the time of the earliest deadline, or `None` if there are none.
     pub(crate) fn next(&self) -> Option<Timestamp> {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// Removes and returns the earliest alarm that is due at `now`.
+    /// Removes and returns the earliest deadline, if it is not later than `now`.
     pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Alarm> {
         if self.next()? > now {
             return None;

@@ -7,7 +7,7 @@ use tinkers_wire::LossFn;
 use crate::engine::{BaseModel, CheckpointRecord};
 use crate::read::Refusal;
 
-/// The base models and losses that the engine offers. The server reads them once, when it starts.
+/// The base models and loss functions that the engine offers. The server reads them once, when it starts.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     bases: Vec<Arc<BaseModel>>,
@@ -30,7 +30,7 @@ impl Catalog {
         &self.losses
     }
 
-    /// Returns the base model of this name.
+    /// Returns the base model that has this name or this alias.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn base_model_is_found_by_fingerprint_before_name() {
+    fn base_model_of_a_checkpoint_is_found_by_fingerprint_or_name() {
         let bases = vec![base("a", Some("1")), base("b", Some("2"))];
         let catalog = Catalog::new(bases, Vec::new());
         let found = |record| catalog.base_of(&record).map(|base| base.name.clone());
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprint_mismatch_with_a_single_base_model_is_reported() {
+    fn checkpoint_with_an_unknown_fingerprint_is_refused() {
         let catalog = Catalog::new(vec![base("a", Some("1"))], Vec::new());
         let error = catalog.base_of(&saved_on("other", Some("3"))).unwrap_err();
         assert_eq!(error.status(), 422);

@@ -11,18 +11,18 @@ use crate::engine::CheckpointRecord;
 use crate::protocol::stamp::Stamp;
 use crate::read::Refusal;
 
-/// The checkpoints, by path.
+/// The checkpoints of the server, by their paths, and the saves and deletions that are in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Checkpoints {
     records: BTreeMap<TinkerPath, CheckpointRecord>,
-    /// For each path, the number of accepted saves that have not ended.
+    /// For each path, the number of accepted saves to this path that have not ended.
     saving: BTreeMap<TinkerPath, usize>,
-    /// The paths that the engine is deleting.
+    /// The paths of the checkpoints that the engine is deleting.
     deleting: BTreeSet<TinkerPath>,
 }
 
 impl Checkpoints {
-    /// Adds a checkpoint that the engine has stored durably.
+    /// Adds a checkpoint that the engine has stored durably, and plans its deletion at the time of its expiry.
     pub(crate) fn insert(&mut self, agenda: &mut Agenda, at: Stamp, mut record: CheckpointRecord) {
         record.path = canonical(&record.path);
         if let Some(expires) = expires(at, &record) {
@@ -31,7 +31,7 @@ impl Checkpoints {
         self.records.insert(record.path.clone(), record);
     }
 
-    /// Returns a checkpoint.
+    /// Returns the metadata of the checkpoint at this path.
     ///
     /// # Errors
     ///
@@ -74,7 +74,8 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Ends a save to `path`, whether it succeeded or failed.
+    /// Records the end of a save to `path`, whether it succeeded or failed. The checkpoint at this path can then be deleted, and is
+    /// deleted if it has expired.
     pub(crate) fn end_save(&mut self, agenda: &mut Agenda, at: Stamp, path: &TinkerPath) {
         if let Some(saves) = self.saving.get_mut(path) {
             *saves -= 1;
@@ -89,7 +90,7 @@ impl Checkpoints {
         }
     }
 
-    /// Begins a deletion that a client asked for.
+    /// Begins the deletion of a checkpoint for a client, and returns the metadata of the checkpoint.
     ///
     /// # Errors
     ///
@@ -105,8 +106,8 @@ impl Checkpoints {
             .ok_or_else(|| Refusal::not_found(format!("path: no checkpoint {path} on this server")))
     }
 
-    /// Begins the deletion of a checkpoint that has expired. Returns `None` if the checkpoint has not expired, was deleted already,
-    /// or is being saved again.
+    /// Begins the deletion of a checkpoint if it has expired. Returns `None` if it has not expired, was deleted already, or is
+    /// being saved again.
     pub(crate) fn begin_expiry(
         &mut self,
         agenda: &mut Agenda,
@@ -131,13 +132,13 @@ impl Checkpoints {
         Some(record)
     }
 
-    /// Ends the deletion of a checkpoint, whether it succeeded or failed.
+    /// Records the end of the deletion of a checkpoint, whether it succeeded or failed. The path can then be saved to again.
     pub(crate) fn end_delete(&mut self, path: &TinkerPath) {
         self.deleting.remove(path);
     }
 }
 
-/// Returns the time on the monotonic clock at which a checkpoint expires.
+/// Returns the time at which a checkpoint expires, on the monotonic clock of the server. Returns `None` if it does not expire.
 fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Timestamp> {
     let left = record.expires_at? - CheckpointRecord::seconds(at.wall);
     // Seconds that do not fit a `Duration` lie in the distant past or future.
@@ -149,7 +150,8 @@ fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Timestamp> {
     Some(at.now.after(left))
 }
 
-/// Returns the path with the kind of checkpoint. Paths of sampler weights may omit the kind.
+/// Returns the path with the kind of checkpoint (`weights` or `sampler_weights`), which clients may omit in paths of sampler
+/// weights.
 fn canonical(path: &TinkerPath) -> TinkerPath {
     TinkerPath::new(path.run_id(), path.kind(), path.name()).unwrap_or_else(|_| path.clone())
 }
@@ -160,7 +162,7 @@ pub(super) mod tests {
     use std::time::SystemTime;
     use tinkers_wire::{CheckpointKind, LoraConfig};
 
-    /// Returns the record of a checkpoint that was saved at the Unix epoch.
+    /// Returns the metadata of a checkpoint with this name that was saved at the Unix epoch, for tests.
     pub(crate) fn record(name: &str, expires_at: Option<f64>) -> CheckpointRecord {
         CheckpointRecord {
             path: TinkerPath::new("run", CheckpointKind::Training, name).unwrap(),

@@ -10,13 +10,15 @@ use super::agenda::{Agenda, Alarm};
 use super::operations::Origin;
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// A client of a sampling session: the session id and the client number.
+/// A client of a sampling session, as the session id and the number of the client. It polls for all its samples of the session at
+/// once.
 pub(crate) type Target = (String, u64);
 
-/// The maximum number of completed samples that one response lists.
+/// The maximum number of completed samples in the response to one poll.
 const MAX_IN_RESPONSE: usize = 4096;
 
-/// Returns the client whose polls cover a sample of this origin. Returns `None` if no client polls for all of its samples at once.
+/// Returns the client that polls for a sample with `retrieve_futures`, given the sampler to which the sample belongs. Returns
+/// `None` for all other operations, which this route does not report.
 pub(crate) fn target_of(origin: &Origin) -> Option<Target> {
     match origin {
         Origin::Sampler(sampler, number) => {
@@ -26,7 +28,7 @@ pub(crate) fn target_of(origin: &Origin) -> Option<Target> {
     }
 }
 
-/// A completed sample that its client has not acknowledged yet.
+/// A completed sample whose receipt its client has not acknowledged yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Completion {
     pub(crate) operation: OperationId,
@@ -34,8 +36,8 @@ pub(crate) struct Completion {
     pub(crate) size: Option<u64>,
 }
 
-/// The completed samples of each client. All clients share one counter for cursors. Therefore a client without completions needs no
-/// memory, and no cursor is used twice.
+/// The completed samples of each client, numbered for the cursors with which clients poll. All clients share one counter, so a
+/// client without completed samples needs no memory and no number is used twice.
 #[derive(Debug, Default)]
 pub(crate) struct CompletionLog {
     last: i64,
@@ -59,7 +61,7 @@ struct Held {
 }
 
 impl CompletionLog {
-    /// Returns whether `cursor` is 0 or was returned to a client before.
+    /// Returns whether a client may poll with this cursor: 0 or the number of a completed sample.
     pub(crate) fn is_cursor(&self, cursor: i64) -> bool {
         (0..=self.last).contains(&cursor)
     }
@@ -72,7 +74,8 @@ impl CompletionLog {
         (Arc::clone(&key), self.logs.entry(key).or_default())
     }
 
-    /// Adds a completed sample. If the client then has more than `most` completions, the oldest completions are deleted.
+    /// Adds a completed sample of a client. If more than `most` completed samples are stored afterwards, for all clients together,
+    /// deletes the oldest.
     pub(crate) fn add(&mut self, target: &Target, completion: Completion, most: usize) {
         self.last += 1;
         let cursor = self.last;
@@ -88,7 +91,7 @@ impl CompletionLog {
         }
     }
 
-    /// Deletes the completion of the sample with this operation number.
+    /// Deletes the record that the sample with this operation number has completed.
     pub(crate) fn remove(&mut self, operation: OperationId) {
         if let Some(cursor) = self.cursors.get(&operation) {
             self.remove_at(*cursor);
@@ -106,7 +109,7 @@ impl CompletionLog {
         self.remove_if_empty(&target);
     }
 
-    /// Deletes the completions of a client up to `cursor`. The client has received them.
+    /// Deletes the completed samples of a client up to the number `cursor`, because the client has received them.
     pub(crate) fn acknowledge(&mut self, target: &Target, cursor: i64) {
         let Some(log) = self.logs.get(target) else {
             return;
@@ -123,8 +126,8 @@ impl CompletionLog {
         }
     }
 
-    /// Returns the completions of a client after the cursor `after`, and the cursor of the last returned completion, from which the
-    /// next poll continues. The completions are not deleted until the client acknowledges them, since the response may be lost.
+    /// Returns the completed samples of a client after the cursor `after`, and the cursor for the next poll, which is the number of
+    /// the last of them. They are not deleted until the client acknowledges them, since the response may be lost.
     pub(crate) fn after(&self, target: &Target, after: i64) -> (Vec<Completion>, i64) {
         let Some(log) = self.logs.get(target) else {
             return (Vec::new(), after);
@@ -141,8 +144,7 @@ impl CompletionLog {
         (completions.collect(), last)
     }
 
-    /// Holds a poll for the completed samples of a client after the cursor `after`. The poll ends when a sample completes, at the
-    /// latest at `until`.
+    /// Holds a poll of a client open until a sample with a number above the cursor `after` completes, at most until `until`.
     pub(crate) fn hold(
         &mut self,
         agenda: &mut Agenda,
@@ -162,7 +164,8 @@ impl CompletionLog {
         agenda.add(until, Alarm::Poll(exchange));
     }
 
-    /// Removes the held poll of an exchange. Returns the client and the cursor of this poll.
+    /// Removes the poll that is held open in this exchange (request and response), if there is one. Returns the client and the
+    /// cursor of the poll.
     pub(crate) fn release(
         &mut self,
         agenda: &mut Agenda,
@@ -177,12 +180,12 @@ impl CompletionLog {
         Some((held.target, held.after))
     }
 
-    /// Returns the exchanges of all held polls of a client.
+    /// Returns the numbers of the exchanges (requests) in which polls of a client are held open.
     pub(crate) fn waiters(&self, target: &Target) -> &[ExchangeId] {
         self.logs.get(target).map_or(&[], |log| &log.waiters)
     }
 
-    /// Returns the exchanges of all held polls.
+    /// Returns the numbers of the exchanges (requests) in which `retrieve_futures` polls are held open.
     pub(crate) fn exchanges(&self) -> Vec<ExchangeId> {
         self.held.keys().copied().collect()
     }
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledged_and_excess_sample_completions_use_no_memory() {
+    fn acknowledged_and_excess_completed_samples_use_no_memory() {
         let (mut all, mut agenda) = (CompletionLog::default(), Agenda::default());
         let target = ("s".to_owned(), 0);
         let other = ("s".to_owned(), 1);
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn sample_completions_are_stored_until_they_are_acknowledged() {
+    fn completed_samples_are_stored_until_they_are_acknowledged() {
         let mut all = CompletionLog::default();
         let target = ("s".to_owned(), 0);
         for operation in 1..=3 {

@@ -10,39 +10,40 @@ use crate::engine::{CheckpointRecord, Job, JobId, Work};
 use crate::protocol::effect::Effect;
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// The maximum time to hold a poll during a capacity pause. It is short, so that clients soon learn of the pause.
+/// The maximum time for which a poll is held open during a simulated lack of capacity. It is short, so that clients soon learn of
+/// the lack.
 const PAUSED_POLL: Duration = Duration::from_secs(1);
 
-/// The purpose of an engine job.
+/// The purpose of an engine job, which determines what happens with its outcome.
 #[derive(Debug)]
 pub(crate) enum Role {
     Operation(OperationId),
-    /// The job deletes a checkpoint, either because a client asked for the deletion in this exchange, or because the checkpoint has
-    /// expired.
+    /// The job deletes a checkpoint: because a client asked for it in this exchange or, without an exchange, because the checkpoint
+    /// has expired.
     Delete(Option<ExchangeId>, Box<CheckpointRecord>),
-    /// The job does work for which no client waits, such as unloading a model after its session has ended.
+    /// The job frees resources, such as the memory of a model after its session has ended. No client waits for its outcome.
     Cleanup,
 }
 
-/// The engine jobs that have not ended.
+/// The engine jobs that have not ended, including those that are postponed by a simulated lack of capacity.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     last: u64,
     roles: BTreeMap<JobId, Role>,
-    /// The end of the capacity pause. Until then, operations do not start.
+    /// The end of the simulated lack of capacity, until which operations do not start. `None` if there is no such lack.
     paused_until: Option<Timestamp>,
-    /// The jobs that start when the capacity pause ends.
+    /// The jobs of operations that will start at the end of the simulated lack of capacity.
     postponed: Vec<Job>,
 }
 
 impl Jobs {
-    /// Returns a new engine job number.
+    /// Returns a new number for an engine job.
     pub(crate) fn next_id(&mut self) -> JobId {
         self.last += 1;
         JobId(self.last)
     }
 
-    /// Starts the engine job `id` of an operation. During a capacity pause, postpones the job instead.
+    /// Starts the engine job `id` of an operation. During a simulated lack of capacity, postpones the job instead.
     #[must_use]
     pub(crate) fn start_operation(
         &mut self,
@@ -59,7 +60,7 @@ impl Jobs {
         Some(Effect::Start(job))
     }
 
-    /// Starts an engine job, even during a capacity pause.
+    /// Starts an engine job that does not belong to an operation, even during a simulated lack of capacity.
     #[must_use]
     pub(crate) fn start(&mut self, role: Role, work: Work) -> Effect {
         let id = self.next_id();
@@ -72,7 +73,8 @@ impl Jobs {
         self.roles.remove(&id)
     }
 
-    /// Cancels an engine job. A postponed job is started first, because an engine can only cancel a job that it knows.
+    /// Cancels an engine job. If the job is postponed by a simulated lack of capacity, it is started first, because an engine can
+    /// only cancel a job that it knows.
     #[must_use]
     pub(crate) fn cancel(&mut self, id: JobId) -> Vec<Effect> {
         let postponed = self.postponed.iter().position(|job| job.id == id);
@@ -80,17 +82,17 @@ impl Jobs {
         start.into_iter().chain([Effect::Cancel(id)]).collect()
     }
 
-    /// Begins a capacity pause until `until`. Has no effect if the current pause ends later.
+    /// Begins a simulated lack of capacity until `until`. Has no effect if a current one ends later.
     pub(crate) fn pause(&mut self, until: Timestamp) {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
-    /// Returns whether there was a capacity pause that is over at `now`.
+    /// Returns whether there is a simulated lack of capacity that has to be ended at `now`.
     pub(crate) fn is_pause_over(&self, now: Timestamp) -> bool {
         self.paused_until.is_some_and(|until| until <= now)
     }
 
-    /// Ends the capacity pause and returns the effects that start the postponed jobs.
+    /// Ends the simulated lack of capacity. Returns the effects that start the jobs that were postponed.
     #[must_use]
     pub(crate) fn resume(&mut self) -> Vec<Effect> {
         self.paused_until = None;
@@ -98,7 +100,7 @@ impl Jobs {
         postponed.into_iter().map(Effect::Start).collect()
     }
 
-    /// Returns the state of the queue as reported in poll responses, with the reason.
+    /// Returns the state of the queue for poll responses, active or paused, and the reason for a pause.
     pub(crate) fn queue_state(&self) -> (QueueState, Option<&'static str>) {
         match self.paused_until {
             None => (QueueState::Active, None),
@@ -109,7 +111,7 @@ impl Jobs {
         }
     }
 
-    /// Returns the maximum time to hold a poll: `longest`, or less during a capacity pause.
+    /// Returns how long a poll may be held open: `longest`, or at most one second during a simulated lack of capacity.
     pub(crate) fn poll_hold(&self, longest: Duration) -> Duration {
         match self.paused_until {
             None => longest,
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn capacity_pause_postpones_operations_but_not_cleanup_jobs() {
+    fn simulated_lack_of_capacity_postpones_all_jobs_except_cleanup() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut jobs = Jobs::default();
         jobs.pause(at(5));
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn cancelling_a_postponed_engine_job_starts_it_first() {
+    fn postponed_engine_job_is_started_before_it_is_cancelled() {
         let mut jobs = Jobs::default();
         jobs.pause(Timestamp::ORIGIN);
         let id = jobs.next_id();

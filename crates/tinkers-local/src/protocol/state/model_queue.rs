@@ -14,39 +14,42 @@ use crate::dialect::Order;
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A queue of the operations of one model.
+/// The queue of the operations of one model. They run one at a time, in the order of their sequence numbers.
 #[derive(Debug)]
 pub(crate) struct ModelQueue {
-    /// The lowest sequence number that no accepted request has used and that a request can still use.
+    /// The lowest sequence number that no accepted request has used and that a request can still use. Operations with higher
+    /// numbers wait for it.
     next: u64,
-    /// The operations that wait for a request with a lower sequence number to arrive.
+    /// The operations that cannot run yet, because a request with a lower sequence number has not arrived.
     early: BTreeMap<u64, Queued>,
-    /// The operations that can run, in this order.
+    /// The operations that can run, in the order in which they will run.
     ready: VecDeque<Queued>,
-    /// The total sizes of the request bodies of `early` and of `ready`, in bytes.
+    /// The total sizes of the request bodies in bytes: of the operations in `early`, and of the operations in `ready`.
     bytes: [usize; 2],
     running: Option<OperationId>,
     seen: BTreeMap<u64, (Digest, OperationId)>,
-    /// The sequence numbers from `next` on for which operations do not wait.
+    /// The sequence numbers, from `next` on, for which operations with higher numbers do not wait, because the request was refused
+    /// or failed.
     skipped: BTreeMap<u64, Skip>,
-    /// The operations that will not run, until `take_failed` returns them.
+    /// The operations that will not run because a lower sequence number was refused. `take_failed` removes and returns them.
     failed: Vec<Failed>,
-    /// The missing sequence number for which the operations in `early` wait.
+    /// The missing sequence number for which the operations in `early` wait. `None` if no operation waits.
     gap: Option<Gap>,
     order: Order,
 }
 
-/// The reason why operations do not wait for a sequence number.
+/// The reason why operations do not wait for a lower sequence number for which no operation is queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Skip {
-    /// The request was refused, and no request with a higher sequence number was accepted since. A new request may still use the
-    /// sequence number.
+    /// The request with the sequence number was refused, and no request with a higher number has been accepted since. A new request
+    /// may still use the number.
     Refused,
-    /// No request can use the sequence number any more.
+    /// No request can use the sequence number any more, because its operation has failed or a request with a higher number was
+    /// accepted.
     Closed,
 }
 
-/// An operation that will not run because a lower sequence number was refused.
+/// An operation that will not run because the request with a lower sequence number was refused after the operation was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failed {
     pub(crate) number: u64,
@@ -54,15 +57,15 @@ pub(crate) struct Failed {
     pub(crate) refused: u64,
 }
 
-/// A missing sequence number for which later operations wait.
+/// A missing sequence number for which operations with higher numbers wait, and the time since when they wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) number: u64,
     pub(crate) since: Timestamp,
 }
 
-/// The maximum number of refused sequence numbers that a queue stores. Sequence numbers that are refused beyond this limit count as
-/// missing.
+/// The maximum number of refused sequence numbers that the queue of a model remembers. Numbers that are refused beyond this limit
+/// count as missing, so later requests wait for them.
 const MAX_SKIPPED: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +83,7 @@ pub(crate) struct QueueLimit {
 }
 
 impl LocalConfig {
-    /// Returns the limit on the queue of each model.
+    /// Returns the limit on the number and the total size of the requests in the queue of each model.
     pub(crate) fn queue_limit(&self) -> QueueLimit {
         QueueLimit {
             requests: self.max_queued,
@@ -89,13 +92,13 @@ impl LocalConfig {
     }
 }
 
-/// The position of an operation in its queue.
+/// The position of an operation in the queue of its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Position {
     Running,
-    /// The operation waits for this many other operations to run first.
+    /// The operation waits until this many other operations of the model have run.
     Behind(usize),
-    /// The operation waits for the request with this sequence number. That request has not arrived.
+    /// The operation waits for the request with this lower sequence number, which has not arrived.
     Missing(u64),
 }
 
@@ -117,7 +120,7 @@ impl Default for ModelQueue {
 }
 
 impl ModelQueue {
-    /// Creates an empty queue. `order` is the order in which its operations run.
+    /// Creates an empty queue whose operations run in the order `order`.
     pub(crate) fn new(order: Order) -> Self {
         Self {
             order,
@@ -125,8 +128,8 @@ impl ModelQueue {
         }
     }
 
-    /// Returns the operation of an earlier request with the same sequence number and content, if there is one. Sequence number 0
-    /// stands for none.
+    /// Returns the operation of an earlier request with the same sequence number and content, if there is one. Returns `None` for
+    /// the number 0, which means that a request has no sequence number.
     ///
     /// # Errors
     ///
@@ -150,8 +153,8 @@ impl ModelQueue {
         }
     }
 
-    /// Returns whether a request with a body of `bytes` may be queued. If the request has the next sequence number, the requests
-    /// that wait for it do not count; otherwise they could block it and would never run.
+    /// Returns whether a request with a body of `bytes` may be queued. For the next request that can run, the operations that wait
+    /// for it do not count. Otherwise, they could fill the queue and then wait forever.
     pub(crate) fn has_room(&self, number: u64, bytes: usize, limit: QueueLimit) -> bool {
         let [early, ready] = self.bytes;
         let is_next = (self.next..number).all(|before| self.skipped.contains_key(&before));
@@ -162,7 +165,7 @@ impl ModelQueue {
         waiting < limit.requests && (held == 0 || held.saturating_add(bytes) <= limit.bytes)
     }
 
-    /// Queues a new operation. [`ModelQueue::repeated`] must have returned `None` for its request.
+    /// Queues the operation of a new request. [`ModelQueue::repeated`] must have returned `None` for the request.
     pub(crate) fn admit(&mut self, number: u64, digest: Digest, operation: OperationId) {
         let bytes = digest.bytes();
         let queued = Queued { operation, bytes };
@@ -187,7 +190,7 @@ impl ModelQueue {
     }
 
     /// Records that the request with this sequence number was refused. Requests that are accepted from now on do not wait for this
-    /// sequence number.
+    /// number.
     pub(crate) fn refuse(&mut self, number: u64) {
         let is_open = number >= self.next && !self.seen.contains_key(&number);
         if is_open && self.order == Order::BySeqId && self.skipped.len() < MAX_SKIPPED {
@@ -195,7 +198,8 @@ impl ModelQueue {
         }
     }
 
-    /// Adds a new operation that has already ended. Its sequence number counts as used.
+    /// Adds the operation of a new request that has already ended, for example failed. It does not run, but its sequence number
+    /// counts as used.
     pub(crate) fn admit_ended(&mut self, number: u64, digest: Digest, operation: OperationId) {
         if number == 0 {
             return;
@@ -208,8 +212,8 @@ impl ModelQueue {
         }
     }
 
-    /// Closes the refused sequence numbers below `number`: no request can use them any more. Called after a request with the
-    /// sequence number `number` was accepted.
+    /// Makes refused sequence numbers below `number` unusable, since a request with the number `number` was accepted. Operations
+    /// that were accepted before and wait for such a number fail.
     fn close_refused_before(&mut self, number: u64) {
         let before = self.skipped.range_mut(..number);
         let mut refused = before.filter(|(_, skip)| **skip == Skip::Refused);
@@ -230,7 +234,8 @@ impl ModelQueue {
         }
     }
 
-    /// Advances `next` over all sequence numbers that accepted requests have used or that no request can use any more.
+    /// Advances `next` over all sequence numbers that accepted requests have used or that no request can use any more. The
+    /// operations that no longer wait become ready.
     fn advance_next(&mut self) {
         loop {
             if let Some(queued) = self.early.remove(&self.next) {
@@ -251,13 +256,14 @@ impl ModelQueue {
         std::mem::take(&mut self.failed)
     }
 
-    /// Returns whether the request with this sequence number was refused and no request with a higher sequence number was accepted
+    /// Returns whether the request with this sequence number was refused, and no request with a higher number has been accepted
     /// since.
     pub(crate) fn is_refused(&self, number: u64) -> bool {
         self.skipped.get(&number) == Some(&Skip::Refused)
     }
 
-    /// Updates the gap: the missing sequence number for which operations wait, if any. Returns the gap before and after the update.
+    /// Determines for which missing sequence number operations wait now, if any. Returns the missing number before and after the
+    /// update, each with the time since when operations wait for it.
     pub(crate) fn update_gap(&mut self, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         let number = (!self.early.is_empty()).then_some(self.next);
@@ -268,8 +274,8 @@ impl ModelQueue {
         [before, self.gap]
     }
 
-    /// Records that a client is still sending the request with the sequence number `number`, so the timeout for this sequence
-    /// number restarts. Returns the gap before and after the update.
+    /// Records that a client is still trying to send the request with the sequence number `number`. If operations wait for it,
+    /// restarts the timeout. Returns the gap (the missing number and the start of the wait) before and after the update.
     pub(crate) fn attempted(&mut self, number: u64, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         if let Some(gap) = self.gap.as_mut().filter(|gap| gap.number == number) {
@@ -278,13 +284,13 @@ impl ModelQueue {
         [before, self.gap]
     }
 
-    /// Returns the missing sequence number for which operations wait.
+    /// Returns the missing sequence number for which operations wait, and since when. Returns `None` if no operation waits.
     pub(crate) fn gap(&self) -> Option<Gap> {
         self.gap
     }
 
-    /// Stops waiting for the missing sequence number. Removes the operations that waited for it and returns them with their
-    /// sequence numbers. No request can use these sequence numbers any more.
+    /// Stops waiting for the missing sequence number, after its timeout. Removes the operations that waited for it and returns them
+    /// with their numbers. No request can use these numbers or the missing one any more.
     pub(crate) fn give_up_gap(&mut self) -> Vec<(u64, OperationId)> {
         self.gap = None;
         self.bytes[0] = 0;
@@ -300,7 +306,8 @@ impl ModelQueue {
             .collect()
     }
 
-    /// Starts the next operation if no operation is running and an operation can run.
+    /// Removes the next operation from the queue and marks it as running. Returns `None` if an operation is running already or none
+    /// can run.
     pub(crate) fn start(&mut self) -> Option<OperationId> {
         if self.running.is_some() {
             return None;
@@ -311,7 +318,7 @@ impl ModelQueue {
         self.running
     }
 
-    /// Records the end of the running operation.
+    /// Records that the running operation has ended, so that the next operation can start.
     pub(crate) fn ended(&mut self) {
         self.running = None;
     }
@@ -338,7 +345,7 @@ impl ModelQueue {
         }
     }
 
-    /// Removes all operations that have not started.
+    /// Removes and returns all operations that have not started.
     pub(crate) fn clear(&mut self) -> Vec<OperationId> {
         self.bytes[1] = 0;
         let ready = std::mem::take(&mut self.ready).into_iter();
@@ -347,7 +354,7 @@ impl ModelQueue {
         out
     }
 
-    /// Removes the operations that wait for a missing sequence number.
+    /// Removes and returns the operations that wait for a missing sequence number.
     pub(crate) fn clear_early(&mut self) -> Vec<OperationId> {
         self.gap = None;
         self.bytes[0] = 0;
@@ -355,7 +362,7 @@ impl ModelQueue {
         early.map(|queued| queued.operation).collect()
     }
 
-    /// Deletes the record of the request that used the sequence number `number`.
+    /// Deletes the record of which request used the sequence number `number`.
     pub(crate) fn forget(&mut self, number: u64) {
         self.seen.remove(&number);
     }
@@ -391,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn seq_id_is_bound_to_one_request() {
+    fn seq_id_cannot_be_used_by_two_different_requests() {
         let mut queue = ModelQueue::default();
         admit(&mut queue, 1);
         assert_eq!(
@@ -455,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn operation_that_ends_on_arrival_does_not_block_later_operations() {
+    fn operation_that_fails_on_arrival_does_not_block_later_ones() {
         let mut queue = ModelQueue::default();
         queue.admit_ended(2, digest("x"), OperationId(2));
         assert_eq!(
@@ -471,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn gap_timeout_starts_when_a_seq_id_is_missing() {
+    fn missing_seq_id_timeout_starts_with_the_first_waiting_operation() {
         let at = |seconds| Timestamp::ORIGIN.after(std::time::Duration::from_secs(seconds));
         let gap = |number, seconds| {
             let since = at(seconds);

@@ -21,18 +21,18 @@ pub(crate) struct Model {
     queue: ModelQueue,
     /// The reason why the model accepts no more requests; `None` if it accepts requests.
     retired: Option<String>,
-    /// Whether the model has to be unloaded when its running operation has ended.
+    /// Whether the engine has to unload the model when the running operation of the model has ended.
     unloads: bool,
-    /// The operation that unloads the model, if a client asked for the unload.
+    /// The operation that unloads the model for a client. `None` if no client has asked for the unload.
     unloading: Option<OperationId>,
-    /// The samplers whose weights are copies of this model's weights in memory, the least recently used sampler first.
+    /// The ids of the samplers that use copies of the weights of this model in memory, the least recently used sampler first.
     snapshots: Vec<String>,
     /// The time of the last request of the model, in seconds since the Unix epoch.
     last_request: f64,
 }
 
 impl Model {
-    /// Creates a model. `created` is the time of the request, in seconds since the Unix epoch.
+    /// Creates a model. `created` is the time at which a client asked for it, in seconds since the Unix epoch.
     pub(crate) fn new(
         session: String,
         base: Arc<BaseModel>,
@@ -75,7 +75,7 @@ impl Model {
         &self.queue
     }
 
-    /// Returns the operation that unloads the model, if a client asked for the unload.
+    /// Returns the operation that unloads the model for a client. Returns `None` if no client has asked for the unload.
     pub(crate) fn unloading(&self) -> Option<OperationId> {
         self.unloading
     }
@@ -86,12 +86,13 @@ impl Model {
     }
 }
 
-/// The remaining operations of a model that no longer accepts requests.
+/// The operations of a model that has been ended and accepts no more requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Retired {
-    /// The operations that have not started and will not run.
+    /// The operations that have not started and will never run.
     pub(crate) not_run: Vec<OperationId>,
-    /// The operation that is still running. If there is none, the engine can unload the model now.
+    /// The operation that is still running. The engine can unload the model only after it. `None` if the engine can unload the
+    /// model now.
     pub(crate) running: Option<OperationId>,
 }
 
@@ -99,12 +100,13 @@ pub(crate) struct Retired {
 #[derive(Debug, Default)]
 pub(crate) struct Models {
     all: BTreeMap<String, Model>,
-    /// The ids of models that were deleted by a restart but still have a running operation.
+    /// The ids of models that a simulated restart deleted while one of their operations was running. The engine has to unload them
+    /// after this operation.
     orphans: BTreeSet<String>,
 }
 
 impl Models {
-    /// Adds a model. Its creation is the first operation in its queue.
+    /// Adds a model, which the first operation in its queue will create on the engine.
     pub(crate) fn insert(
         &mut self,
         id: String,
@@ -124,12 +126,12 @@ impl Models {
         self.all.iter().map(|(id, model)| (id.as_str(), model))
     }
 
-    /// Returns the queue of a model.
+    /// Returns the queue of a model, or `None` if the model is unknown.
     pub(crate) fn queue_mut(&mut self, id: &str) -> Option<&mut ModelQueue> {
         self.all.get_mut(id).map(|model| &mut model.queue)
     }
 
-    /// Returns a model that accepts requests.
+    /// Returns the model with this id, if it accepts requests.
     ///
     /// # Errors
     ///
@@ -142,7 +144,7 @@ impl Models {
         }
     }
 
-    /// Records a request at `seconds` since the Unix epoch, and returns the queue of the model.
+    /// Records that a request for a model arrived at `seconds` since the Unix epoch, and returns the queue of the model.
     ///
     /// # Errors
     ///
@@ -158,8 +160,8 @@ impl Models {
         Ok(&model.queue)
     }
 
-    /// Makes a model refuse new requests because a client unloads the model. Queued operations still run, except operations that
-    /// wait for a missing `seq_id`. These operations are removed and returned.
+    /// Makes a model refuse new requests because a client unloads it. Queued operations still run before the unload, except those
+    /// that wait for a missing `seq_id`. These are removed and returned.
     pub(crate) fn begin_unload(
         &mut self,
         id: &str,
@@ -174,7 +176,8 @@ impl Models {
         model.queue.clear_early()
     }
 
-    /// Makes a model refuse requests because the creation of the model failed. Returns the queued operations. They will not run.
+    /// Makes a model refuse requests because its creation has failed. Removes and returns the queued operations, which will not
+    /// run.
     pub(crate) fn fail_creation(&mut self, id: &str, reason: &str) -> Vec<OperationId> {
         let Some(model) = self.all.get_mut(id) else {
             return Vec::new();
@@ -183,8 +186,8 @@ impl Models {
         model.queue.clear()
     }
 
-    /// Makes a model refuse requests at once. The model is unloaded when its running operation has ended. Returns `None` if the
-    /// model is unknown or already refused requests.
+    /// Makes a model refuse requests and empties its queue. The engine has to unload it after its running operation. Returns the
+    /// operations of the model, or `None` if the model is unknown or already refused requests.
     pub(crate) fn retire(&mut self, id: &str, reason: &str) -> Option<Retired> {
         let model = self.all.get_mut(id)?;
         if model.retired.replace(reason.to_owned()).is_some() {
@@ -196,7 +199,7 @@ impl Models {
         Some(Retired { not_run, running })
     }
 
-    /// Records that the running operation of a model has ended. Returns whether the model must be unloaded now.
+    /// Records that the running operation of a model has ended. Returns whether the engine has to unload the model now.
     pub(crate) fn operation_ended(&mut self, id: &str) -> bool {
         let Some(model) = self.all.get_mut(id) else {
             return false;
@@ -205,8 +208,8 @@ impl Models {
         std::mem::take(&mut model.unloads)
     }
 
-    /// Adds a sampler of weights of a model in memory. Returns the samplers to drop: the least recently used samplers beyond the
-    /// number `most`.
+    /// Adds a sampler that uses a copy of the weights of a model in memory. If the model then has more than `most` such samplers,
+    /// removes and returns the least recently used ones.
     pub(crate) fn add_snapshot(&mut self, id: &str, sampler: String, most: usize) -> Vec<String> {
         let Some(model) = self.all.get_mut(id) else {
             return Vec::new();
@@ -216,7 +219,7 @@ impl Models {
         model.snapshots.drain(..excess).collect()
     }
 
-    /// Makes a sampler the most recently used sampler of its model.
+    /// Makes a sampler the most recently used of the samplers that use copies of the weights of a model.
     pub(crate) fn touch_snapshot(&mut self, id: &str, sampler: &str) {
         let Some(model) = self.all.get_mut(id) else {
             return;
@@ -227,15 +230,15 @@ impl Models {
         }
     }
 
-    /// Removes and returns all samplers of weights of a model in memory.
+    /// Removes and returns all samplers that use copies of the weights of a model in memory.
     pub(crate) fn take_snapshots(&mut self, id: &str) -> Vec<String> {
         let model = self.all.get_mut(id);
         model.map_or_else(Vec::new, |model| std::mem::take(&mut model.snapshots))
     }
 
-    /// Deletes all models. The id of a model with a running operation is stored as an orphan, so that the engine can unload the
-    /// model when the operation has ended. Exception: if `unloads` returns `true` for this operation, the operation itself unloads
-    /// the model.
+    /// Deletes all models for a simulated restart. If an operation of a model is running, the id of the model is stored in
+    /// `orphans`, so that the engine can unload the model later. It is not stored if `unloads` returns `true` for the operation,
+    /// because then the operation itself unloads the model.
     pub(crate) fn restart(&mut self, unloads: impl Fn(OperationId) -> bool) {
         for (id, model) in std::mem::take(&mut self.all) {
             if model
@@ -248,8 +251,8 @@ impl Models {
         }
     }
 
-    /// Removes an orphan (a model that a restart deleted during its last operation), so that the engine can unload it now. Returns
-    /// whether the model was an orphan.
+    /// Removes a model from those that a simulated restart deleted while an operation was running. Returns whether it was one of
+    /// them, so that the engine has to unload it now.
     pub(crate) fn take_orphan(&mut self, id: &str) -> bool {
         self.orphans.remove(id)
     }
@@ -268,8 +271,8 @@ mod tests {
         Digest::of("test", b"x")
     }
 
-    /// Returns a collection with the model "m". The queue of the model contains `operations` operations, numbered from 1. The first
-    /// operation creates the model.
+    /// Returns a collection with the model "m", whose queue contains `operations` operations, numbered from 1. The first one
+    /// creates the model.
     fn models(operations: u64) -> Models {
         let base = Arc::new(base("base", None));
         let lora = LoraConfig::rank(4);
@@ -285,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn retired_model_is_unloaded_when_its_running_operation_ends() {
+    fn ended_model_is_unloaded_after_its_running_operation() {
         let mut models = models(3);
         let queue = models.queue_mut("m").unwrap();
         assert_eq!(queue.start(), Some(OperationId(1)));
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn retired_model_is_unloaded_at_once_if_no_operation_is_running() {
+    fn ended_model_is_unloaded_at_once_if_no_operation_is_running() {
         let mut models = models(1);
         assert_eq!(models.retire("m", "reason").unwrap().running, None);
         assert!(!models.operation_ended("m"));
@@ -344,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn server_restart_keeps_models_with_running_operations_as_orphans() {
+    fn models_deleted_by_a_restart_are_unloaded_after_their_operation() {
         for unloads in [false, true] {
             let mut models = models(1);
             models.queue_mut("m").unwrap().start();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::read::{Digest, Refusal};
 
-/// The requests of a session or sampler, by sequence number.
+/// The accepted requests of a session or sampler, by their sequence numbers. Each has a digest of its content, to recognize
+/// repeated requests.
 #[derive(Debug, Clone)]
 pub(crate) struct NumberedRequests<T>(BTreeMap<u64, (Digest, T)>);
 
@@ -15,8 +16,8 @@ impl<T> Default for NumberedRequests<T> {
 }
 
 impl<T: Copy> NumberedRequests<T> {
-    /// Returns the value that is stored for the sequence number `number` if the same request used it before. Returns `None` if no
-    /// request used it.
+    /// Returns the value that was stored for the request with the sequence number `number`, if that request had the same content.
+    /// Returns `None` if no request has used the number.
     ///
     /// # Errors
     ///
@@ -34,7 +35,8 @@ impl<T: Copy> NumberedRequests<T> {
         }
     }
 
-    /// Checks that no request used the sequence number `number`.
+    /// Checks that no request has used the sequence number `number`. `field` is the name of its field in the request body, for the
+    /// error message.
     ///
     /// # Errors
     ///
@@ -52,7 +54,7 @@ impl<T: Copy> NumberedRequests<T> {
         ))
     }
 
-    /// Returns a sequence number that no request used, for a request without a sequence number.
+    /// Returns an unused sequence number, for a request that does not contain one.
     pub(crate) fn next_free(&self) -> u64 {
         let last = self.0.last_key_value().map(|(last, _)| *last);
         last.map_or(0, |last| last.saturating_add(1))

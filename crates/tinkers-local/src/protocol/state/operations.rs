@@ -12,7 +12,7 @@ use crate::engine::{CheckpointRecord, EngineError, JobId, Work};
 use crate::protocol::ids::{OperationId, RequestIds};
 use crate::protocol::payload::{Payload, Product};
 
-/// The purpose of an operation.
+/// The purpose of an operation. It determines what changes when the operation has ended.
 #[derive(Debug, Clone)]
 pub(crate) enum Goal {
     CreateModel,
@@ -21,11 +21,11 @@ pub(crate) enum Goal {
     /// Loads a checkpoint into an existing model.
     LoadInto(TinkerPath),
     Unload,
-    /// Runs a forward or backward pass, an optimizer step or a sample. The outcome of the engine job is the result of the
-    /// operation.
+    /// Runs a forward or backward pass, an optimizer step or a sample. The engine returns the result, and no other state of the
+    /// server changes.
     Compute,
     Save(Box<CheckpointRecord>),
-    /// Copies the weights of a model into memory for a new sampler with this id.
+    /// Copies the weights of a model into memory for this new sampler, which gets this id.
     Snapshot(Box<Sampler>, String),
 }
 
@@ -36,23 +36,23 @@ pub(crate) enum Origin {
     Model(String, u64),
     /// The operation belongs to this sampler and has this `seq_id`. `None` for an operation without a `seq_id`.
     Sampler(String, Option<u64>),
-    /// The operation belongs neither to a model nor to a sampler: it is a sample from a base model or a checkpoint.
+    /// The operation belongs neither to a model nor to a sampler. It is a sample directly from a base model or a checkpoint.
     Free,
 }
 
-/// An accepted request and its state.
+/// An operation: the work of an accepted request, from its queue to its result.
 #[derive(Debug)]
 pub(crate) struct Operation {
     goal: Goal,
     origin: Origin,
     state: State,
-    /// Whether no client needs the result any more.
+    /// Whether no client needs the result any more. The operation is then deleted when it ends.
     is_abandoned: bool,
     /// The reason for the cancellation, if the operation was cancelled.
     cancelled: Option<String>,
-    /// The time at which the result expires.
+    /// The time at which the result expires. `None` until the operation has ended.
     expires: Option<Timestamp>,
-    /// The time of the last poll for the result.
+    /// The time of the last poll for the result of this operation alone. `None` if there was none.
     polled: Option<Timestamp>,
 }
 
@@ -92,12 +92,12 @@ impl Operation {
         self.cancelled.is_some()
     }
 
-    /// Returns whether no client needs the result any more.
+    /// Returns whether no client needs the result any more. The operation is then deleted when it ends.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.is_abandoned
     }
 
-    /// Returns the time of the last poll for the result.
+    /// Returns the time of the last poll for the result of this operation alone, or `None` if there was none.
     pub(crate) fn polled(&self) -> Option<Timestamp> {
         self.polled
     }
@@ -111,7 +111,7 @@ impl Operation {
     }
 }
 
-/// All operations with their results, by operation number.
+/// All operations with their results, by operation number, and the request ids under which clients know them.
 #[derive(Debug)]
 pub(crate) struct Operations {
     ids: RequestIds,
@@ -129,12 +129,12 @@ impl Operations {
         }
     }
 
-    /// Adds an operation that has not started.
+    /// Adds an operation that has not started, and returns its number.
     pub(crate) fn add(&mut self, goal: Goal, origin: Origin, work: Work) -> OperationId {
         self.add_in(State::Queued(Box::new(work)), goal, origin)
     }
 
-    /// Adds an operation that has already failed.
+    /// Adds an operation that has already failed, and returns its number.
     pub(crate) fn add_failed(&mut self, origin: Origin, error: EngineError) -> OperationId {
         self.add_in(State::Ended(Err(error)), Goal::Compute, origin)
     }
@@ -154,7 +154,7 @@ impl Operations {
         id
     }
 
-    /// Returns the request id of an operation.
+    /// Returns the request id of an operation, with which clients poll for its result.
     pub(crate) fn request_id(&self, id: OperationId) -> String {
         self.ids.name(id)
     }
@@ -169,13 +169,13 @@ impl Operations {
         self.all.get(&id)
     }
 
-    /// Returns the ids of the operations for which `wanted` returns `true`.
+    /// Returns the numbers of the operations for which `wanted` returns `true`.
     pub(crate) fn ids_where(&self, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
         let wanted = self.all.iter().filter(|(_, operation)| wanted(operation));
         wanted.map(|(id, _)| *id).collect()
     }
 
-    /// Marks a queued operation as running and returns its work.
+    /// Marks a queued operation as running in the engine job `job`, and returns its work. Returns `None` if it is not queued.
     pub(crate) fn start(&mut self, id: OperationId, job: JobId) -> Option<Work> {
         let operation = self.all.get_mut(&id)?;
         match std::mem::replace(&mut operation.state, State::Running(job)) {
@@ -187,8 +187,8 @@ impl Operations {
         }
     }
 
-    /// Cancels a running operation and returns the engine job to cancel. A save is never cancelled, since a client may rely on an
-    /// accepted save after the client has disconnected.
+    /// Marks a running operation as cancelled and returns its engine job, which the caller has to cancel. Returns `None` for an
+    /// operation that is not running, and for a save, since a client may rely on an accepted save after it has disconnected.
     pub(crate) fn cancel(&mut self, id: OperationId, reason: &str) -> Option<JobId> {
         let operation = self.all.get_mut(&id)?;
         let State::Running(job) = operation.state else {
@@ -201,8 +201,8 @@ impl Operations {
         Some(job)
     }
 
-    /// Returns the origin and the result of an operation whose engine job has ended. If a cancelled operation failed, its error is
-    /// the reason for the cancellation.
+    /// Returns the origin and the final outcome of an operation whose engine job has ended. If the operation was cancelled and
+    /// failed, the error is replaced by the reason for the cancellation.
     pub(crate) fn job_ended(
         &mut self,
         id: OperationId,
@@ -218,21 +218,21 @@ impl Operations {
         (Some(operation.origin.clone()), result)
     }
 
-    /// Records a poll for the result of an operation.
+    /// Records that a client polled for the result of an operation at `now`.
     pub(crate) fn record_poll(&mut self, id: OperationId, now: Timestamp) {
         if let Some(operation) = self.all.get_mut(&id) {
             operation.polled = Some(now);
         }
     }
 
-    /// Records that no client needs the result of an operation any more.
+    /// Records that no client needs the result of an operation any more. The operation is then deleted when it ends.
     pub(crate) fn abandon(&mut self, id: OperationId) {
         if let Some(operation) = self.all.get_mut(&id) {
             operation.is_abandoned = true;
         }
     }
 
-    /// Ends an operation. Its result is stored until `expires`.
+    /// Stores the result of an operation that has ended, until `expires`.
     pub(crate) fn end(
         &mut self,
         id: OperationId,
@@ -271,7 +271,7 @@ impl Operations {
         expires.is_some_and(|expires| expires <= now)
     }
 
-    /// Returns the next operation to delete so that the stored results fit into `budget` bytes. Returns `None` if they fit already.
+    /// Returns the operation to delete next because the stored results exceed `budget` bytes. Returns `None` if they do not.
     pub(crate) fn excess(&self, budget: usize) -> Option<OperationId> {
         self.retained.excess(budget)
     }
@@ -282,8 +282,8 @@ impl Operations {
         Some(self.all.remove(&id)?.origin)
     }
 
-    /// Makes all request ids unknown, and deletes all operations that are not running. No client needs the results of the running
-    /// operations any more.
+    /// Deletes all operations that are not running, for a simulated restart. Makes all request ids unknown, and marks the running
+    /// operations as needed by no client.
     pub(crate) fn restart(&mut self) {
         for id in self.ids_where(|operation| !operation.is_running()) {
             self.remove(id);

@@ -13,20 +13,20 @@ use crate::protocol::payload::Form;
 pub(crate) struct Poll {
     pub(crate) operation: OperationId,
     pub(crate) form: Form,
-    /// Whether the server may announce a large result instead of sending it.
+    /// Whether the server may respond with a notice of the size if the result is large, instead of the result.
     pub(crate) metadata_only: bool,
 }
 
-/// The held polls for single results.
+/// The polls for single results that the server holds open until the operation ends or a timeout passes.
 #[derive(Debug, Default)]
 pub(crate) struct Polls {
     held: BTreeMap<ExchangeId, (Poll, Timestamp)>,
-    /// For each operation, the exchanges whose polls wait for its result, in the order of their arrival.
+    /// For each operation, the numbers of the exchanges (requests) that poll for its result, in the order of their arrival.
     waiters: BTreeMap<OperationId, Vec<ExchangeId>>,
 }
 
 impl Polls {
-    /// Holds a poll until its operation ends, at most until `until`.
+    /// Holds a poll open until its operation ends, at most until `until`.
     pub(crate) fn hold(
         &mut self,
         agenda: &mut Agenda,
@@ -42,7 +42,8 @@ impl Polls {
         agenda.add(until, Alarm::Poll(exchange));
     }
 
-    /// Removes the held poll of an exchange and returns it.
+    /// Removes and returns the poll that is held open in this exchange (request and response), if there is one. Removes its timeout
+    /// too.
     pub(crate) fn release(&mut self, agenda: &mut Agenda, exchange: ExchangeId) -> Option<Poll> {
         let (poll, until) = self.held.remove(&exchange)?;
         agenda.remove(until, Alarm::Poll(exchange));
@@ -55,7 +56,7 @@ impl Polls {
         Some(poll)
     }
 
-    /// Removes and returns all held polls for the result of an operation.
+    /// Removes and returns all polls that are being held open for the result of an operation.
     pub(crate) fn release_all(
         &mut self,
         agenda: &mut Agenda,
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn removing_a_held_poll_removes_its_waiter_and_its_alarm() {
+    fn removing_a_waiting_poll_also_removes_its_timeout() {
         let (mut polls, mut agenda) = (Polls::default(), Agenda::default());
         let poll = |operation| Poll {
             operation: OperationId(operation),

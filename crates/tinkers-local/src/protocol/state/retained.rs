@@ -7,8 +7,8 @@ use crate::protocol::ids::OperationId;
 /// The estimated memory in bytes that an operation needs in addition to its result.
 const OVERHEAD: usize = 512;
 
-/// The stored results in the order in which they are dropped: first the fetched results, then all others. Both groups are ordered
-/// from the oldest result to the newest.
+/// The stored results in the order in which they are deleted when they exceed the memory limit: first the results that clients have
+/// fetched, then all others. Within both groups, the oldest result comes first.
 #[derive(Debug, Default)]
 pub(crate) struct RetainedResults {
     bytes: usize,
@@ -23,7 +23,7 @@ enum Stage {
 }
 
 impl RetainedResults {
-    /// Adds a stored result with a size of `bytes`.
+    /// Adds a result that was stored just now, with a size of `bytes`. No client has fetched it yet.
     pub(crate) fn add(&mut self, id: OperationId, bytes: usize) {
         self.remove(id);
         let bytes = bytes.saturating_add(OVERHEAD);
@@ -32,7 +32,7 @@ impl RetainedResults {
         self.entries.insert(id, (Stage::Waiting, bytes));
     }
 
-    /// Records that a result was sent to a client.
+    /// Records that a result was sent to a client. It is then deleted before all results that have not been sent.
     pub(crate) fn fetched(&mut self, id: OperationId) {
         if let Some((stage, _)) = self.entries.get_mut(&id) {
             self.order.remove(&(*stage, id));
@@ -48,8 +48,8 @@ impl RetainedResults {
         }
     }
 
-    /// Returns the next result to drop so that the stored results fit into `budget` bytes. Returns `None` if they fit already. The
-    /// last remaining result is never dropped.
+    /// Returns the result to delete next because the stored results exceed `budget` bytes. Returns `None` if they do not, or if
+    /// only one result is left, which is always kept.
     pub(crate) fn excess(&self, budget: usize) -> Option<OperationId> {
         let (_, first) = self.order.first()?;
         (self.bytes > budget && self.entries.len() > 1).then_some(*first)
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn fetched_results_are_dropped_first_and_the_newest_result_never() {
+    fn excess_results_are_dropped_fetched_first_and_the_last_is_kept() {
         let mut retained = RetainedResults::default();
         for id in 1..=5 {
             retained.add(OperationId(id), 1000);

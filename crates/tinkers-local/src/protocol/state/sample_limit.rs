@@ -10,7 +10,8 @@ use crate::protocol::stamp::Stamp;
 use crate::read::Refusal;
 use crate::window::{Window, WindowCounts, WindowLimiter};
 
-/// Limits the unfinished samples by their number and by the total size of their request bodies.
+/// The limits on unfinished samples: on their number, on the total size of their request bodies and, for load tests, the limit of a
+/// `Window`.
 #[derive(Debug)]
 pub(crate) struct SampleLimit {
     bodies: BTreeMap<OperationId, usize>,
@@ -29,12 +30,13 @@ impl SampleLimit {
         }
     }
 
-    /// Returns the statistics of the in-flight limit, if one is configured.
+    /// Returns the statistics of the `Window`, the limit on samples in flight for load tests. Returns `None` if none is configured.
     pub(crate) fn window_counts(&mut self, now: Timestamp) -> Option<WindowCounts> {
         self.window.as_mut().map(|window| window.counts(now))
     }
 
-    /// Admits one more sample with a request body of `bytes`. The sample counts towards the in-flight limit from now on.
+    /// Checks that the limits allow one more sample, with a request body of `bytes`. The limit for load tests counts the sample as
+    /// in flight from now on.
     ///
     /// # Errors
     ///
@@ -55,13 +57,14 @@ impl SampleLimit {
         })
     }
 
-    /// Records the operation of an admitted sample and the size of its request body.
+    /// Records the operation and the body size of a sample that the limits have allowed. It counts towards the limits until it
+    /// ends.
     pub(crate) fn add(&mut self, id: OperationId, bytes: usize) {
         self.bodies.insert(id, bytes);
         self.bytes += bytes;
     }
 
-    /// Releases the capacity that an operation used, after the operation has ended. Has no effect if the operation is not a sample.
+    /// Records the end of an operation. If it is a sample, it no longer counts towards the limits.
     pub(crate) fn ended(&mut self, now: Timestamp, id: OperationId) {
         let Some(bytes) = self.bodies.remove(&id) else {
             return;

@@ -10,19 +10,22 @@ use crate::engine::{BaseModel, SamplerWeights};
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A sampler. Ended samplers are not deleted, so that their requests can be refused with a reason.
+/// A sampler: the weights from which samples are drawn, and the samples so far. Ended samplers are not deleted, so that later
+/// requests to them can be refused with a reason.
 #[derive(Debug, Clone)]
 pub(crate) struct Sampler {
     session: String,
     base: Arc<BaseModel>,
     weights: SamplerWeights,
-    /// The model of whose weights the sampler uses a copy in memory. `None` if the sampler uses other weights.
+    /// The id of the model whose weights the sampler uses as a copy in memory. `None` if the sampler uses a base model or a
+    /// checkpoint.
     model: Option<String>,
     /// The reason why the sampler has ended. `None` if it has not ended.
     ended: Option<String>,
-    /// The time of the last poll that covers all samples of the sampler.
+    /// The time of the last `retrieve_futures` request, which polls for all samples of the sampler at once. `None` if there was
+    /// none.
     polled: Option<Timestamp>,
-    /// The samples, by their `seq_id`.
+    /// The operations of the samples that have a `seq_id`, by this `seq_id`.
     samples: NumberedRequests<OperationId>,
 }
 
@@ -51,12 +54,12 @@ impl Sampler {
         &self.weights
     }
 
-    /// Returns the time of the last poll that covers all samples of the sampler.
+    /// Returns the time of the last `retrieve_futures` request, which polls for all samples of the sampler at once.
     pub(crate) fn polled(&self) -> Option<Timestamp> {
         self.polled
     }
 
-    /// Returns the samples, by their `seq_id`.
+    /// Returns the operations of the samples that have a `seq_id`, by this `seq_id`.
     pub(crate) fn samples(&self) -> &NumberedRequests<OperationId> {
         &self.samples
     }
@@ -71,7 +74,7 @@ impl Samplers {
         self.0.insert(id, sampler);
     }
 
-    /// Adds a sampler for a copy of the weights of `model` in memory.
+    /// Adds a sampler that uses a copy of the weights of `model` in memory.
     pub(crate) fn insert_snapshot(&mut self, id: String, model: &str, sampler: Sampler) {
         let model = Some(model.to_owned());
         self.0.insert(id, Sampler { model, ..sampler });
@@ -81,7 +84,7 @@ impl Samplers {
         self.0.get(id)
     }
 
-    /// Returns a sampler, even if it has ended.
+    /// Returns the sampler with this id, even if it has ended.
     ///
     /// # Errors
     ///
@@ -92,7 +95,7 @@ impl Samplers {
             .ok_or_else(|| Refusal::not_found(format!("no sampling session {id:?} on this server")))
     }
 
-    /// Returns a sampler that accepts requests.
+    /// Returns the sampler with this id, if it accepts requests.
     ///
     /// # Errors
     ///
@@ -105,19 +108,20 @@ impl Samplers {
         }
     }
 
-    /// Returns the model of whose weights a sampler uses a copy in memory. Returns `None` if the sampler uses other weights.
+    /// Returns the id of the model whose weights a sampler uses as a copy in memory. Returns `None` if the sampler uses a base
+    /// model or a checkpoint, or is unknown.
     pub(crate) fn model_of(&self, id: &str) -> Option<&str> {
         self.0.get(id)?.model.as_deref()
     }
 
-    /// Records a poll that covers all samples of a sampler.
+    /// Records a `retrieve_futures` request, which polls for all samples of a sampler at once.
     pub(crate) fn record_poll(&mut self, id: &str, now: Timestamp) {
         if let Some(sampler) = self.0.get_mut(id) {
             sampler.polled = Some(now);
         }
     }
 
-    /// Adds a sample to a sampler under the `seq_id` of the sample.
+    /// Records the operation of a sample of a sampler under the `seq_id` of the sample, to recognize a repeated request.
     pub(crate) fn add_sample(
         &mut self,
         id: &str,
@@ -130,14 +134,15 @@ impl Samplers {
         }
     }
 
-    /// Deletes the sample with a `seq_id` from its sampler.
+    /// Deletes the record of the sample with this `seq_id` from its sampler.
     pub(crate) fn forget_sample(&mut self, id: &str, number: u64) {
         if let Some(sampler) = self.0.get_mut(id) {
             sampler.samples.remove(number);
         }
     }
 
-    /// Ends a sampler, unless the sampler has already ended. Returns whether the engine has to drop weights in memory.
+    /// Ends a sampler with this reason. Returns whether the engine has to drop its copy of weights in memory. Has no effect if the
+    /// sampler is unknown or has already ended.
     pub(crate) fn end(&mut self, id: &str, reason: &str) -> bool {
         let Some(sampler) = self.0.get_mut(id).filter(|sampler| sampler.ended.is_none()) else {
             return false;
@@ -147,7 +152,7 @@ impl Samplers {
         matches!(sampler.weights, SamplerWeights::Snapshot(_))
     }
 
-    /// Deletes all samplers.
+    /// Deletes all samplers, for a simulated restart.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
@@ -157,7 +162,7 @@ impl Samplers {
 pub(super) mod tests {
     use super::*;
 
-    /// Returns a base model without weights.
+    /// Returns a base model with this name and this fingerprint, for tests. It has no weights.
     pub(crate) fn base(name: &str, fingerprint: Option<&str>) -> BaseModel {
         BaseModel {
             name: name.to_owned(),

@@ -40,7 +40,7 @@ impl Session {
         &self.samplers
     }
 
-    /// Adds a model to the session.
+    /// Adds a model to the session, with the operation that creates the model.
     pub(crate) fn add_model(
         &mut self,
         number: u64,
@@ -52,12 +52,12 @@ impl Session {
         self.model_ids.push(id);
     }
 
-    /// Records that a request used a `sampling_session_seq_id`.
+    /// Records that a request to create a sampler used this `sampling_session_seq_id`.
     pub(crate) fn use_sampler_number(&mut self, number: u64, digest: Digest) {
         self.samplers.insert(number, digest, ());
     }
 
-    /// Adds a sampler to the session.
+    /// Records that a sampler belongs to the session.
     pub(crate) fn add_sampler(&mut self, id: String) {
         self.sampler_ids.push(id);
     }
@@ -67,7 +67,7 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     random: Arc<dyn Jitter>,
-    /// The number of sessions created so far, including those before a restart.
+    /// The number of sessions created so far, including those before a simulated restart. It makes session ids unique.
     created: u64,
     all: BTreeMap<String, Session>,
 }
@@ -107,7 +107,7 @@ impl Sessions {
         id
     }
 
-    /// Returns a session that has not ended.
+    /// Returns the session with this id, if it has not ended.
     ///
     /// # Errors
     ///
@@ -122,7 +122,7 @@ impl Sessions {
         }
     }
 
-    /// Returns a mutable reference to a session that has not ended.
+    /// Returns a mutable reference to the session with this id, if it has not ended.
     pub(crate) fn live_mut(&mut self, id: &str) -> Result<&mut Session, Refusal> {
         self.live(id)?;
         self.all.get_mut(id).ok_or_else(|| unknown(id))
@@ -132,7 +132,7 @@ impl Sessions {
         self.all.get(id).ok_or_else(|| unknown(id))
     }
 
-    /// Records a heartbeat of a session.
+    /// Records that a heartbeat of a session arrived at `now`, which postpones its expiry.
     pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str) -> Result<(), Refusal> {
         self.live_mut(id)?.last_heartbeat = now;
         Ok(())
@@ -153,7 +153,8 @@ impl Sessions {
         Ok(self.known(id)?.ended.is_some())
     }
 
-    /// Ends a session. Returns the ids of its models and the ids of its samplers.
+    /// Ends a session for the reason `how`. Returns the ids of its models and the ids of its samplers, which the caller has to end
+    /// too. Returns `None` if the session is unknown.
     pub(crate) fn end(
         &mut self,
         id: &str,
@@ -199,12 +200,12 @@ impl Sessions {
         Ok(info)
     }
 
-    /// Returns the project of a session.
+    /// Returns the id of the project to which a session belongs, if any.
     pub(crate) fn project_of(&self, id: &str) -> Option<&str> {
         self.all.get(id)?.project_id.as_deref()
     }
 
-    /// Deletes all sessions.
+    /// Deletes all sessions, for a simulated restart.
     pub(crate) fn clear(&mut self) {
         self.all.clear();
     }

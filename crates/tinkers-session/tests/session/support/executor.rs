@@ -8,7 +8,7 @@ use std::task::{Context, Wake, Waker};
 
 use tinkers_core::{BoxFuture, Spawn, Task};
 
-/// A waker that sets a flag when it is called.
+/// A waker that sets a flag when it is called, by which the executor knows that the task must be polled.
 #[derive(Debug)]
 pub(crate) struct WakeFlag(AtomicBool);
 
@@ -30,7 +30,7 @@ impl Wake for WakeFlag {
     }
 }
 
-/// An executor whose tasks are polled by [`ManualExecutor::poll_woken`]. Clones share the tasks.
+/// A test executor whose tasks make progress only in calls of [`ManualExecutor::poll_woken`]. Clones share the tasks.
 #[derive(Clone, Default)]
 pub(crate) struct ManualExecutor(Arc<Mutex<Jobs>>);
 

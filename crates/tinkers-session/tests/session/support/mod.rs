@@ -16,17 +16,17 @@ use tinkers_session::{
 pub(crate) use executor::{ManualExecutor, WakeFlag};
 pub(crate) use server::{Channel, Recorded, Reply, Server};
 
-/// The base URL of the scripted server.
+/// The base URL of the fake server.
 pub(crate) const ADDRESS: &str = "http://tinker.example/prefix";
 
-/// The server, clock, executors and endpoints of sessions under test.
+/// The fake server, clock, executors and endpoint registry for sessions under test.
 #[derive(Debug)]
 pub(crate) struct Fixture {
     pub(crate) clock: ManualClock,
     pub(crate) server: Arc<Server>,
-    /// The executor of all background tasks except heartbeats.
+    /// The executor that runs all background tasks except heartbeats.
     pub(crate) main: ManualExecutor,
-    /// The executor of heartbeats.
+    /// The executor that runs the heartbeats.
     pub(crate) heartbeat: ManualExecutor,
     pub(crate) endpoints: Endpoints,
 }
@@ -68,7 +68,7 @@ impl Fixture {
         self.parts_at(ADDRESS)
     }
 
-    /// Opens a session with `options`, which may fail.
+    /// Opens a session with `options`, and returns the error if the opening fails.
     pub(crate) fn try_open(&self, options: SessionOptions) -> Result<Arc<Session>, Error> {
         self.drive(Session::open(self.parts(), options))
     }
@@ -79,7 +79,7 @@ impl Fixture {
             .expect("the session opens")
     }
 
-    /// Opens a session with default options, which must fail. Returns the error.
+    /// Opens a session with default options, and returns the error. Panics if the opening succeeds.
     pub(crate) fn open_error(&self) -> Error {
         self.try_open(SessionOptions::default())
             .expect_err("the session must not open")
@@ -108,7 +108,7 @@ impl Fixture {
         panic!("the work does not end");
     }
 
-    /// Polls the background tasks until all of them wait.
+    /// Polls the background tasks until none of them can make progress without an advance of the clock.
     pub(crate) fn run_tasks(&self) {
         for _ in 0..10_000 {
             let main = self.main.poll_woken();
@@ -120,7 +120,7 @@ impl Fixture {
         panic!("the background tasks never wait");
     }
 
-    /// Polls the background tasks and advances the clock until `condition` returns true.
+    /// Polls the background tasks and advances the clock until `condition` returns true for the fake server.
     pub(crate) fn run_until(&self, condition: impl Fn(&Server) -> bool) {
         for _ in 0..10_000 {
             self.run_tasks();

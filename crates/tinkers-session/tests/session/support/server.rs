@@ -13,7 +13,7 @@ use tinkers_core::{
 };
 use tinkers_wire::routes;
 
-/// A scripted reply of the server to one request.
+/// A reply of the fake server to one request, as set by the test.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Reply {
     /// A response with a status and a body.
@@ -26,7 +26,7 @@ pub(crate) enum Reply {
     Fails(TransportErrorKind, Sent),
     /// No response, so that the request fails by its timeout.
     Hangs,
-    /// The transport panics.
+    /// The transport panics instead of sending the request.
     Panics,
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum Channel {
     Heartbeat,
 }
 
-/// A recorded request with its time and transport.
+/// A request that the fake server has received, with its time and the transport on which it was sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorded {
     pub(crate) at: Timestamp,
@@ -63,7 +63,7 @@ impl Recorded {
     }
 }
 
-/// A server with scripted replies. By default it creates a session with the id `session-1`.
+/// A fake server whose replies are set by the test. By default it creates a session with the id `session-1`.
 #[derive(Debug)]
 pub(crate) struct Server {
     clock: ManualClock,
@@ -88,14 +88,15 @@ impl Server {
         Arc::new(server)
     }
 
-    /// Sets the replies to the next requests to `path`, in order.
+    /// Sets the replies of the fake server to the next requests to `path`, in order.
     pub(crate) fn script(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
         let mut inner = self.lock();
         let script = inner.next.entry(path.to_owned()).or_default();
         script.extend(replies);
     }
 
-    /// Sets the reply to requests to `path` for which there is no scripted reply. Without this call, the reply is an empty JSON object.
+    /// Sets the reply of the fake server to requests to `path` for which there is no reply from [`Server::script`]. By default, this reply
+    /// is an empty JSON object.
     pub(crate) fn set_default(&self, path: &str, reply: Reply) {
         self.lock().default.insert(path.to_owned(), reply);
     }
@@ -117,7 +118,7 @@ impl Server {
         requests
     }
 
-    /// Creates a transport to this server that records its requests with `channel`.
+    /// Creates a transport to this server. The server records its requests with the label `channel`.
     pub(crate) fn transport(self: &Arc<Self>, channel: Channel) -> Arc<dyn Transport> {
         Arc::new(Wire {
             server: Arc::clone(self),

@@ -26,8 +26,8 @@ pub(crate) trait Contender: Clone + Send + Sync + 'static {
     /// Releases a permit.
     fn release(held: Self::Permit);
 
-    /// Returns the number of wake-ups of waiters and the number of acquisitions that waited, or
-    /// `None` if the limiter does not count them.
+    /// Returns two counts since the creation of the limiter: the wake-ups of waiting tasks, and the
+    /// acquisitions that had to wait. Returns `None` if the limiter does not count them.
     fn wakes(&self) -> Option<(u64, u64)> {
         None
     }

@@ -35,15 +35,17 @@ struct Options {
 struct Row {
     name: &'static str,
     concurrency: u32,
-    /// The measured times of the limiters in nanoseconds, by column name.
+    /// The measured times per operation of the limiters in nanoseconds. Each time has the name of
+    /// its column.
     figures: Vec<(&'static str, f64)>,
-    /// The ratios of two measured times, by column name.
+    /// Ratios of two measured times, each with the name of its column.
     ratios: Vec<(&'static str, f64)>,
 }
 
 const CONCURRENCY: [u32; 3] = [2, 8, 64];
 
-/// The numbers of operations in each measurement.
+/// The amount of work of the benchmark: the numbers of rounds, of calls in a round, and of tasks
+/// that wait for a permit.
 #[derive(Clone, Copy)]
 struct Work {
     rounds: usize,

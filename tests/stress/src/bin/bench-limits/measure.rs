@@ -84,8 +84,9 @@ pub(crate) fn contended<D: Contender>(
     (cost, contender.wakes().map(ratio))
 }
 
-/// Measures how fast a released permit reaches the next waiter, starting with `waiters` waiters in
-/// the queue. Returns a histogram of the nanoseconds from each release to the next admission.
+/// Measures how fast a released permit reaches the next waiting task, starting with `waiters` tasks
+/// in the limiter's queue. Returns a histogram of the times in nanoseconds from a release to the
+/// next admission.
 pub(crate) fn handover<D: Contender>(runtime: &Runtime, waiters: usize) -> Histogram<u64> {
     let contender = D::new(1);
     let (watch, left_at) = (Stopwatch::start(), Arc::new(AtomicU64::new(0)));

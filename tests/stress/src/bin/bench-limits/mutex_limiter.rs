@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use crate::contenders::Contender;
 
-/// A limiter with all of its state under one mutex. The benchmark compares the limiter of the
-/// client library with it.
+/// A limiter that keeps all of its state under one mutex, as a simple design with which the
+/// benchmark compares the limiter of the client library.
 #[derive(Clone)]
 pub(crate) struct MutexLimiter(Arc<Mutex<State>>);
 
@@ -59,7 +59,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A permit of [`MutexLimiter`]: a send slot and an in-flight permit.
+/// A permit of [`MutexLimiter`]. It holds a send slot (until the server responds) and an in-flight
+/// permit (until the result arrives).
 pub(crate) struct MutexPermit {
     of: Arc<Mutex<State>>,
     epoch: u16,
