@@ -32,7 +32,8 @@ const ENFORCED: [&str; 4] = [
 /// The minimum percentage of mutants that tests must catch.
 const TARGET_PERCENT: f64 = 95.0;
 
-/// The crates whose mutants are also tested with the end-to-end tests of the package `tinkers-e2e`.
+/// The crates whose surviving mutants are also tested with the end-to-end tests of the package
+/// `tinkers-e2e`.
 const WITH_CLIENTS: [&str; 3] = ["tinkers-session", "tinkers-sampling", "tinkers-training"];
 
 /// The version of cargo-mutants to install if it is not installed.
@@ -56,6 +57,8 @@ const SKIPPED: [(&str, &str); 1] = [("tinkers-limits", "goodput")];
 /// The time limit of the quick tests of a mutant, in seconds. A mutant that exceeds it counts as
 /// caught.
 const TEST_SECONDS: &str = "30";
+/// The time limit of the tests of whole clients on one mutant, in seconds. They take about 20 s.
+const CLIENT_SECONDS: &str = "120";
 /// The time limit of the slow tests and of the loom models of a mutant, in seconds.
 const SLOW_SECONDS: &str = "600";
 /// The value of `LOOM_MAX_PREEMPTIONS` with which the loom models of a mutant run. Two preemptions
@@ -170,8 +173,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Err(format!("below {TARGET_PERCENT} %: {}", low.join(", ")))
 }
 
-/// Runs the quick tests of a crate on its mutants, then the slow tests on the mutants that survive,
-/// and then the loom models on the mutants that still survive.
+/// Runs the quick tests of a crate on its mutants. Then runs the slow tests, the tests of whole
+/// clients and the loom models, each on the mutants that have survived all tests before.
 fn measure(
     package: &str,
     options: &Options,
@@ -197,10 +200,6 @@ fn measure(
     if let Some(diff) = diff {
         command.arg("--in-diff").arg(diff);
     }
-    if WITH_CLIENTS.contains(&package) {
-        command.args(["--test-package", &format!("{package},tinkers-e2e")]);
-        command.arg("--cargo-arg=--tests");
-    }
     let results = MutantsOutput::run(command, &output.join("tests"))?;
     let mut score = Score {
         caught_by_tests: results.lines("caught")?.len(),
@@ -214,6 +213,13 @@ fn measure(
             .args(["--all-features", "--timeout", SLOW_SECONDS])
             .args(slow);
         score.caught_by_tests += score.retain_survivors(command, &output.join("slow"))?;
+    }
+    if !score.survivors.is_empty() && WITH_CLIENTS.contains(&package) {
+        let mut command = mutants_command(package, directory, &output.join("clients"))?;
+        command
+            .args(["--timeout", CLIENT_SECONDS, "--cargo-arg=--tests"])
+            .args(["--test-package", "tinkers-e2e"]);
+        score.caught_by_tests += score.retain_survivors(command, &output.join("clients"))?;
     }
     if !score.survivors.is_empty() && !loom.is_empty() {
         let mut command = mutants_command(package, directory, &output.join("models"))?;
@@ -287,7 +293,8 @@ fn mutants_command(package: &str, directory: &Path, output: &Path) -> Result<Com
         // Debug output that nothing depends on. The crates that hide secrets in it are not mutated.
         .args(["--exclude-re", "impl .*Debug for"])
         .args(["--exclude-re", "tests::"])
-        .args(["--build-timeout", "600"])
+        // The first build includes all dependencies of the tests.
+        .args(["--build-timeout", "1800"])
         .arg("--in-place")
         .arg("--dir")
         .arg(directory.join("tree"))
