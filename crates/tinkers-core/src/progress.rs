@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn stalled_error_is_maybe_sent_if_a_request_was_or_will_be_sent() {
+    fn stalled_error_says_maybe_sent_if_an_attempt_may_have_arrived() {
         let fresh = || ProgressCell::new(Timestamp::ORIGIN);
         let cell = fresh();
         assert_eq!(stall(&cell).sent(), Sent::NotSent);

@@ -41,7 +41,7 @@ impl Waiter {
     }
 
     /// Makes the future of the request wake itself at `at`. Returns the waker, which the caller calls so that the future starts the timer.
-    /// Does nothing and returns `None` if an earlier timer is set.
+    /// Does nothing and returns `None` if the timer is already set for `at` or an earlier time.
     fn set_alarm(&mut self, at: Timestamp) -> Option<Waker> {
         if self.alarm.is_some_and(|alarm| alarm <= at) {
             return None;

@@ -197,7 +197,7 @@ fn retry_delay_in_the_body_of_a_refusal_extends_the_pause() {
 }
 
 #[test]
-fn nested_request_is_admitted_without_a_free_slot() {
+fn request_made_inside_another_needs_no_free_slot() {
     let bench = Bench::sampling(1, 10, 1);
     let outer = bench.admit(sample());
     let waiting = bench.ask(sample());
@@ -208,7 +208,7 @@ fn nested_request_is_admitted_without_a_free_slot() {
 }
 
 #[test]
-fn nested_request_fails_at_once_while_the_gate_is_closed() {
+fn request_made_inside_another_fails_at_once_while_the_gate_is_closed() {
     let bench = Bench::sampling(2, 10, 9);
     let outer = bench.admit(sample());
     refuse(bench.admit(sample()), Some(60 * SECOND));

@@ -59,7 +59,7 @@ fn only_a_longer_retry_delay_extends_the_pause() {
 }
 
 #[test]
-fn waiting_request_is_admitted_only_after_an_extended_pause() {
+fn waiting_request_stays_queued_if_the_pause_is_extended() {
     let bench = bench();
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     refuse(one, Some(SECOND));

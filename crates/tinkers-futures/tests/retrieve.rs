@@ -464,7 +464,7 @@ impl Transport for RetrievingLayer {
 }
 
 #[test]
-fn retrieval_inside_another_request_reserves_no_memory_budget() {
+fn retrieval_by_a_transport_during_a_request_reserves_no_memory() {
     let size = Step::Json(
         200,
         r#"{"status": "complete_metadata", "response_payload_size": 4000}"#,

@@ -96,8 +96,8 @@ struct ProbeSchedule {
     is_interval_due: bool,
     /// The duration of the last pause: the time for which a refusal (429 response) stopped new requests by closing the gate.
     closed_for: Duration,
-    /// The first time at which the closed gate held back a request that the in-flight limit would have admitted, so that capacity was
-    /// unused from then on. `None` if no request was held back.
+    /// The first time in the last pause at which the closed gate held back a request that the in-flight limit would have admitted, so that
+    /// capacity was unused from then on. `None` if no request was held back.
     held_since: Option<Duration>,
     /// Whether the learned limit was lowered after several failed limit probes, to leave capacity of the server to other processes. In this
     /// case the interval until the next limit probe is not lengthened.
@@ -116,9 +116,9 @@ impl AdaptiveLimit {
     /// The delay before the limit begins to rise back after a large drop, as a multiple of the cost of the last refusal (429 response): the
     /// time for which capacity was unused because of it.
     const COSTS_BEFORE_RECOVERY: u32 = 4;
-    /// The maximum cost of a refusal (the time for which capacity is unused because of it) that counts for the delay before the limit
-    /// recovers from a large drop, as a multiple of the last pause after a refusal (429 response). The cost is larger than that if several
-    /// pauses follow each other before the in-flight limit is reached again.
+    /// Caps the cost of a refusal in the computation of the delay before the limit recovers from a large drop, as a multiple of the last
+    /// pause after a refusal (429 response). The cost is the time for which capacity was unused. Without the cap, several pauses in a row
+    /// would delay the recovery too long.
     const MAX_CLOSURES_OF_COST: u32 = 2;
     /// The maximum interval between limit probes (temporary increases of the in-flight limit).
     const MAX_INTERVAL: Duration = Duration::from_secs(60);

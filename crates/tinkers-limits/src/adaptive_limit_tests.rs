@@ -418,7 +418,7 @@ fn random_refusals_without_an_earlier_limit_remove_the_learned_limit() {
 }
 
 #[test]
-fn limit_confirmed_during_random_refusals_is_learned() {
+fn refusal_lowers_the_limit_despite_earlier_random_refusals() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     let change = limit.on_refusal(refusal(ms(9_000), 3));

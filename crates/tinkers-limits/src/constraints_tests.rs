@@ -363,7 +363,7 @@ fn only_accepted_requests_raise_the_limit_of_the_slow_start() {
 }
 
 #[test]
-fn requests_presumed_accepted_raise_the_limit_of_the_slow_start() {
+fn requests_still_unrefused_after_a_while_raise_the_slow_start_limit() {
     let constraints = Constraints::new(bounds());
     assert!(
         !constraints.presume_accepted(),
@@ -385,7 +385,7 @@ fn requests_presumed_accepted_raise_the_limit_of_the_slow_start() {
 }
 
 #[test]
-fn nested_request_exceeds_the_limits_while_the_gate_is_open() {
+fn request_made_inside_another_may_exceed_the_limits() {
     let constraints = Constraints::new(Bounds {
         slots: 1,
         max_in_flight: 1,

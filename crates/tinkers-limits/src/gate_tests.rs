@@ -258,7 +258,7 @@ fn admission_is_valid_until_a_refusal_or_another_first_request() {
 }
 
 #[test]
-fn nested_request_is_admitted_unless_the_gate_is_closed() {
+fn request_made_inside_another_is_admitted_unless_the_gate_is_closed() {
     let gate = BackoffGate::new();
     assert_eq!(gate.enter_nested(), Some(GatePass::Open(Epoch(0))));
     gate.close(ms(10), Epoch(0));

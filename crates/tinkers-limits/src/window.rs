@@ -36,7 +36,7 @@ pub struct WindowView {
     pub unanswered: u32,
     /// The maximum number of requests in flight.
     pub limit: u32,
-    /// Whether the waiters flag is set: requests wait in a queue until they may be sent.
+    /// Whether requests wait in a queue until they may be sent.
     pub has_waiters: bool,
 }
 

@@ -53,7 +53,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Returns a description of a fault if any unit or byte is still taken.
+/// Returns a message if the constraints still count a request as in flight or unanswered, or still hold bytes. Otherwise returns nothing.
 fn held(constraints: &Constraints) -> Vec<String> {
     let view = constraints.window().view();
     let held = (view.in_flight, view.unanswered, constraints.bytes().taken());

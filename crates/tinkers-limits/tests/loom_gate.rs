@@ -173,7 +173,7 @@ fn first_request_and_late_refusal<G: Gate>() -> Findings {
 }
 
 #[test]
-fn first_request_success_does_not_open_a_gate_closed_afterwards() {
+fn success_of_the_first_request_does_not_undo_a_later_refusal() {
     first_request_and_late_refusal::<BackoffGate>().assert_none();
 }
 

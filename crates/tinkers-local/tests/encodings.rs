@@ -133,7 +133,7 @@ async fn protobuf_pass_may_be_compressed_or_forward_only() {
 }
 
 #[tokio::test]
-async fn poll_that_allows_it_gets_the_size_instead_of_a_large_result() {
+async fn poll_can_request_the_size_instead_of_a_large_result() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
     config.large_result = 10_000;
     script.padding_bytes = 10_000;

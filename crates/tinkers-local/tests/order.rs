@@ -46,7 +46,7 @@ async fn requests_of_a_model_run_in_order_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn poll_for_a_waiting_request_names_the_missing_sequence_number() {
+async fn poll_response_of_a_waiting_request_names_the_missing_number() {
     let server = test_server();
     let model = server.create_model().await;
     let waiting = server.submit("optim_step", step(&model, 2)).await;

@@ -24,7 +24,7 @@ struct PendingCreation {
     held: Arc<HeldEngine>,
     /// The id of the model.
     model: String,
-    /// The request id with which a client polls for the result of the creation.
+    /// The request id with which a client polls for the created model.
     request: String,
 }
 

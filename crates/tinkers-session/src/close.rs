@@ -9,7 +9,7 @@ use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 use crate::session::Session;
 
 /// The time limit of the request that ends the session on the server, including its retries and pauses. A longer retry delay of the server
-/// or an unpaid bill must not delay a program that wants to exit.
+/// or a pause because of an unpaid bill (402) must not delay a program that wants to exit.
 const FINISH_WINDOW: Duration = Duration::from_secs(60);
 
 impl Session {

@@ -148,8 +148,8 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Sets the counters of recovered errors. The transport counts each error that does not fail a request there, for example because the
-    /// request is sent again on another connection.
+    /// Sets the counters in which the transport counts recovered errors: errors that do not fail a request, for example because the request
+    /// is sent again on another connection.
     pub fn recovered_errors(mut self, recovered_errors: Arc<RecoveredErrors>) -> Self {
         self.recovered_errors = recovered_errors;
         self

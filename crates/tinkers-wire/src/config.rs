@@ -205,12 +205,12 @@ pub struct Heartbeat {
 #[serde(tag = "type", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The client completed its work.
+    /// The session ended because the client completed its work.
     #[default]
     Success,
-    /// The client failed.
+    /// The session ended because the client failed.
     Errored,
-    /// The client was interrupted.
+    /// The session ended because the client was interrupted, for example by a signal.
     Interrupted,
 }
 

@@ -96,7 +96,7 @@ pub struct SavedWeights {
 }
 
 impl SavedWeights {
-    /// Creates a result with the path of the checkpoint.
+    /// Creates the result of loading the checkpoint at `path`.
     pub fn new(path: TinkerPath) -> Self {
         Self { path }
     }
@@ -192,7 +192,7 @@ pub struct LoadedWeights {
 }
 
 impl LoadedWeights {
-    /// Creates a result with the path of the checkpoint.
+    /// Creates the result of loading the checkpoint at `path`.
     pub fn new(path: TinkerPath) -> Self {
         Self {
             path: Some(path),

@@ -182,7 +182,7 @@ async fn model_with_long_queue() -> (Harness, TrainingClient, Vec<ApiFuture<Opti
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_queued_submission_resets_the_progress_deadline_of_steps() {
+async fn progress_of_earlier_steps_resets_the_progress_deadline() {
     let (harness, _training, steps) = model_with_long_queue().await;
     for step in steps {
         step.await.unwrap();

@@ -220,7 +220,7 @@ async fn save_with_a_lost_reply_is_not_mistaken_for_an_older_checkpoint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn save_with_a_lost_reply_is_found_if_ids_are_plain_names() {
+async fn save_with_a_lost_reply_is_found_if_checkpoint_ids_lack_a_prefix() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     let run = training.model_id();

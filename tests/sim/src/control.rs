@@ -130,8 +130,8 @@ impl Control {
     }
 
     /// Returns a session with this bug, based on `session`. If the bug is in another part of the
-    /// simulation, returns `session` unchanged. `spawner` runs those tasks of the bugs that must
-    /// never be polled late.
+    /// simulation, returns `session` unchanged. Some bugs spawn tasks. `spawner` runs them without
+    /// the delays that the simulated executor adds.
     pub fn inject(
         self,
         session: Arc<dyn SessionContext>,

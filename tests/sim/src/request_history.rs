@@ -82,8 +82,8 @@ impl RequestHistory {
         self.lock().disturbed.insert(call)
     }
 
-    /// Records that a request for a sample has succeeded, and that no fault has disturbed the
-    /// sample. Also records the request id that the response assigns to the sample.
+    /// Records that a request for a sample has succeeded, so that the sample no longer counts as
+    /// disturbed by a fault. Also records the request id that the response assigns to the sample.
     pub fn request_succeeded(&self, call: CallId, response: &HttpResponse) {
         let mut state = self.lock();
         state.disturbed.remove(&call);

@@ -49,8 +49,8 @@ pub(super) struct Attempts<'a> {
     pub(super) maybe_applied: bool,
     /// Whether the current attempt is being sent, or has ended and may have been applied.
     in_doubt: bool,
-    /// The decision whether the current attempt is sent. If the call is given up before the attempt is sent, this decision prevents the
-    /// sending.
+    /// Decides once whether the current attempt is sent: a call that is given up before that prevents the sending. `None` if no attempt is in
+    /// progress.
     send_decision: Option<Arc<SendDecision>>,
 }
 

@@ -21,8 +21,8 @@ pub(crate) struct Group {
 
 /// The minimum number of accepted requests per refused request that the limiter must reach in each group of cases.
 const ACCEPTED_PER_REFUSAL: f64 = 20.0;
-/// The number of random seeds per group, each of which gives one simulated case. The seed varies random walks and the times of capacity
-/// changes.
+/// The number of random seeds per group, each of which gives one simulated case. The seed determines when and how the
+/// capacity of the simulated server changes.
 const SEEDS: u64 = 8;
 
 const fn ms(n: u64) -> Duration {

@@ -51,7 +51,7 @@ async fn tuft_accepts_any_api_key_unless_an_api_key_is_configured() {
 }
 
 #[tokio::test]
-async fn tuft_config_has_no_extra_flags_and_loading_requires_a_model() {
+async fn tuft_client_config_has_no_extension_fields() {
     let server = dialect_server(Dialect::tuft());
     let flags = post(&server, "client/config", json!({ "sdk_version": "0.25.0" })).await;
     let flags = flags.ok();
@@ -59,6 +59,11 @@ async fn tuft_config_has_no_extra_flags_and_loading_requires_a_model() {
     for extension in ["server", "deduplicates_seq_ids", "session_expiry_sec"] {
         assert_eq!(flags.get(extension), None, "{extension}");
     }
+}
+
+#[tokio::test]
+async fn tuft_load_weights_without_a_model_id_is_rejected() {
+    let server = dialect_server(Dialect::tuft());
     let body = json!({ "session_id": create_session(&server).await, "model_seq_id": 0, "path": "tinker://m/weights/w", "optimizer": false });
     let response = post(&server, "load_weights", body).await;
     assert_eq!(response.status, 422);

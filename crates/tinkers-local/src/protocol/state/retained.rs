@@ -32,7 +32,8 @@ impl RetainedResults {
         self.entries.insert(id, (Stage::Waiting, bytes));
     }
 
-    /// Records that a result was sent to a client. It is then deleted before all results that have not been sent.
+    /// Records that a result was sent to a client. When space is needed, it is deleted before all results that
+    /// have not been sent.
     pub(crate) fn fetched(&mut self, id: OperationId) {
         if let Some((stage, _)) = self.entries.get_mut(&id) {
             self.order.remove(&(*stage, id));
