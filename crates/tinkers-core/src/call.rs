@@ -139,7 +139,7 @@ pub struct Accepted {
     pub in_flight_permit: InFlightPermit,
     /// The time from the start of the call to the response, including all waits.
     pub elapsed: Duration,
-    /// `MaybeSent` if the server may also have applied an earlier attempt of the same call.
+    /// `MaybeSent` if the server may also have applied an earlier attempt of the same call, `NotSent` otherwise.
     pub earlier: Sent,
 }
 

@@ -87,8 +87,9 @@ pub enum ErrorKind {
     ResultLost,
     /// The server no longer knows the session, or a model or sampler of the session: the session expired, the server was restarted, or the
     /// model was unloaded. Connect a new client, create a model from the last checkpoint
-    /// (`create_training_client_from_state_with_optimizer`) and continue; see the example `resume`. A missing checkpoint is
-    /// [`ErrorKind::NotFound`].
+    /// (`create_training_client_from_state_with_optimizer`) and continue; see the example `resume`. The request that got this response was
+    /// not applied; with [`Sent::MaybeSent`] an earlier attempt of it may have been. In both cases the model is lost with the session. A
+    /// missing checkpoint is [`ErrorKind::NotFound`].
     SessionLost,
     /// The response is not one of a Tinker server, or cannot be decoded. Check the base URL, and that proxies leave responses unchanged.
     Protocol,

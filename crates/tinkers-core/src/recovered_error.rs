@@ -14,7 +14,7 @@ use crate::user_code::catch_panic;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RecoveredError {
-    /// An attempt of a call failed, and the client sent the request again.
+    /// An attempt of a call failed, for example because its connection was cut before the response, and the client sent the request again.
     Repeat,
     /// An attempt got a 402 response, and waits until the bill is paid.
     Billing,
@@ -46,7 +46,7 @@ pub enum RecoveredError {
     Document,
     /// The request to close a session failed, since the server no longer knows the session.
     Close,
-    /// A connection broke while it was idle, or broke during a request that was then sent again on another connection.
+    /// A connection broke while it was idle, or broke before the server could read the request, which was then sent on another connection.
     Connection,
     /// A root certificate of the operating system could not be read.
     Certificate,

@@ -20,10 +20,8 @@ pub struct LimiterSnapshot {
     pub rest: ClassSnapshot,
 }
 
-/// The state of the gate of a route class, which stops requests after a 429 response. Times are timestamps of the client's clock.
-///
-/// Differs from [`GateState`] while the response to the first request after a pause is pending: this type has the time at which another
-/// request may take its place, and [`GateState`] the time at which the first request was admitted.
+/// The state of the gate of a route class, which stops requests after a 429 response. Times are timestamps of the client's clock
+/// (`ServiceClient::now`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GateSnapshot {

@@ -154,7 +154,7 @@ fn short_retry_delays_cause_no_busy_loop() {
 }
 
 #[test]
-fn poll_not_refused_for_a_while_counts_as_accepted() {
+fn poll_that_is_pending_for_a_while_counts_as_accepted() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(ask(RouteClass::Poll)), Some(SECOND));
     let mut queue: Vec<_> = (0..30).map(|_| bench.ask(ask(RouteClass::Poll))).collect();

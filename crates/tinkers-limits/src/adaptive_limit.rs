@@ -110,8 +110,8 @@ impl AdaptiveLimit {
     /// The interval from a failed limit probe (a temporary increase of the in-flight limit) to the next probe, as a multiple of the cost of
     /// the failure: the time for which capacity was unused because of the refusal.
     const COSTS_PER_INTERVAL: u32 = 20;
-    /// The minimum interval between limit probes (temporary increases of the in-flight limit), as a multiple of the last pause: the time
-    /// for which a refusal (429 response) stopped new requests by closing the gate.
+    /// The minimum interval between limit probes (temporary increases of the in-flight limit), as a multiple of the last pause after a
+    /// refusal (429 response), in which no requests were admitted.
     const MIN_CLOSURES_PER_INTERVAL: u32 = 2;
     /// The delay before the limit begins to rise back after a large drop, as a multiple of the cost of the last refusal (429 response): the
     /// time for which capacity was unused because of it.
@@ -135,8 +135,9 @@ impl AdaptiveLimit {
     /// learned limit: the learned limit divided by this number, but at most `MAX_REQUIRED_SUCCESSES`. If fewer requests were enough, this
     /// client would take all the capacity that another process leaves free during its pause after a refusal.
     const SUCCESS_DIVISOR: u32 = 12;
-    /// Replaces [`Self::SUCCESS_DIVISOR`] if all requests of this client ended during the last pause after a refusal. A limit probe then
-    /// needs more accepted requests to succeed, since another process that paused at the same time also has no requests in flight.
+    /// The divisor in place of [`Self::SUCCESS_DIVISOR`] if all requests of this client ended during the last pause after a refusal. A limit
+    /// probe then needs more accepted requests to succeed. The requests of another process that paused at the same time have probably ended
+    /// too, so that capacity seems to be free which that process will soon use again.
     const EMPTY_WINDOW_SUCCESS_DIVISOR: u32 = 9;
     /// The maximum number of accepted requests beyond the learned limit that a limit probe (a temporary increase of the in-flight limit)
     /// needs to succeed, even if the learned limit is large. Exception: a probe that raises the limit by a larger number needs that many.

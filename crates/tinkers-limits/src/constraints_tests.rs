@@ -363,7 +363,7 @@ fn only_accepted_requests_raise_the_limit_of_the_slow_start() {
 }
 
 #[test]
-fn requests_still_unrefused_after_a_while_raise_the_slow_start_limit() {
+fn requests_pending_for_a_while_raise_the_slow_start_limit() {
     let constraints = Constraints::new(bounds());
     assert!(
         !constraints.presume_accepted(),

@@ -43,7 +43,7 @@ fn only_the_head_of_the_queue_is_admitted_while_requests_wait() {
 }
 
 #[test]
-fn releasing_units_of_the_window_tells_whether_requests_wait() {
+fn releasing_a_slot_or_permit_returns_whether_requests_wait() {
     let window = ConcurrencyWindow::new(2);
     window.take(SlotRequest::SlotAndInFlight, ANY).unwrap();
     window.take(SlotRequest::SlotAndInFlight, ANY).unwrap();

@@ -45,7 +45,7 @@ const PATIENCE: u64 = 40;
 #[derive(Default)]
 struct GateModel {
     now: u64,
-    /// The latest deadline of all refusals so far, in microseconds: the gate must stay closed until then.
+    /// The latest time, in microseconds, until which any refusal so far closed the gate.
     until: u64,
     /// The gate epochs that have ended because a request that was admitted in them was refused.
     ended: BTreeSet<usize>,

@@ -15,7 +15,10 @@ pub enum SessionEvent {
     },
     /// A heartbeat has succeeded after the session was [at risk](SessionEvent::AtRisk), so the session continues.
     Recovered,
-    /// The server has ended the session. All further calls fail with `SessionLost`.
+    /// The server has ended the session, as the response to a heartbeat or to a query of the session says. All further calls fail with
+    /// `SessionLost`.
+    ///
+    /// A training or sampling call can fail with `SessionLost` up to one heartbeat period before this event.
     Ended,
 }
 

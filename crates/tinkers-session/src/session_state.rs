@@ -68,7 +68,7 @@ mod tests {
     use std::task::{Context, Wake, Waker};
 
     #[test]
-    fn session_error_depends_on_whether_close_or_server_end_came_first() {
+    fn session_error_names_the_first_of_close_and_end_by_the_server() {
         let closed = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
         closed.check_open().expect("open");
         assert!(closed.close());

@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn proxy_set_by_the_program_is_used_for_its_scheme() {
+    fn proxy_is_used_for_urls_of_the_scheme_that_it_was_set_for() {
         let url = "http://user:hush@p.test:3128";
         for (config, http, https) in [
             (ProxyConfig::all(url), true, true),

@@ -78,6 +78,24 @@ impl FromStr for CheckpointKind {
 /// assert_eq!((path.run_id(), path.kind(), path.name()), ("a1b2:train:0", CheckpointKind::Training, "step-10"));
 /// # Ok::<(), tinkers_wire::InvalidInput>(())
 /// ```
+///
+/// To resume a run in another process, write the path to a file as text, and parse it again or pass the text to
+/// `create_training_client_from_state_with_optimizer`:
+///
+/// ```
+/// # use tinkers_wire as tinkers;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = std::env::temp_dir().join(format!("tinkers-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// # let file = directory.join("latest-checkpoint");
+/// # let path = tinkers::TinkerPath::new("a1b2:train:0", tinkers::CheckpointKind::Training, "step-10")?;
+/// std::fs::write(&file, path.as_str())?;
+/// let read: tinkers::TinkerPath = std::fs::read_to_string(&file)?.parse()?;
+/// assert_eq!(read, path);
+/// # std::fs::remove_dir_all(&directory)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TinkerPath {
     text: String,

@@ -132,7 +132,7 @@ impl TopkLogprobs {
         rows.iter().map(|row| row.iter().copied()).collect()
     }
 
-    /// Returns the number of positions, including positions without tokens.
+    /// Returns the number of token positions, including positions for which the server returned no tokens.
     pub fn len(&self) -> usize {
         self.ends.len()
     }

@@ -47,8 +47,11 @@ impl ServiceClient {
         open(&path, Some(directory)).await
     }
 
-    /// Starts an embedded server as [`ServiceClient::local`] does, but stores checkpoints in `data_dir`. Later clients of the same directory
-    /// can load these checkpoints.
+    /// Starts an embedded server as [`ServiceClient::local`] does, but stores checkpoints in `data_dir`. The directory and its parents are
+    /// created if they do not exist.
+    ///
+    /// Checkpoints are the only state that outlives the client: a later client of the same directory, also in another process, can load
+    /// them by the paths that the saves returned. Sessions, models and samplers end with the client.
     ///
     /// ```no_run
     /// # async fn run() -> tinkers::Result<()> {
@@ -72,7 +75,30 @@ impl ServiceClient {
     /// runtime with paused time (`tokio::time::pause`), waits take no real time. The jitter has a fixed seed, so each run of a program
     /// makes the same requests.
     ///
-    /// See the example `faults`, which tests a training loop.
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::Arc;
+    /// use tinkers::TokioClock;
+    /// use tinkers::local::{Faults, LocalServer, ScriptedEngine, TokioSpawn};
+    /// use tinkers::prelude::*;
+    /// use tokio::runtime::{Builder, Handle};
+    ///
+    /// let runtime = Builder::new_current_thread().enable_all().start_paused(true).build()?;
+    /// runtime.block_on(async {
+    ///     let faults = Faults::from_script("[[rule]]\non = \"sample\"\nfault = \"cut_after\"")?;
+    ///     let time = Arc::new(TokioClock::new(Handle::current()));
+    ///     let spawner = Arc::new(TokioSpawn::new(Handle::current()));
+    ///     let server = LocalServer::builder(Arc::new(ScriptedEngine::default()), time, spawner).faults(faults.clone()).build()?;
+    ///     let service = ServiceClient::over_local(server).await?;
+    ///     let sampler = service.create_sampling_client("tinkers/scripted").await?;
+    ///     sampler.sample(vec![1, 2, 3]).max_tokens(4).await?;
+    ///     assert_eq!(faults.counts()[0].struck, 1);
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// The example `faults` tests a whole training loop in this way.
     ///
     /// # Errors
     /// The errors of [`ServiceClientBuilder::connect`](crate::ServiceClientBuilder::connect), for example because of injected faults in the

@@ -97,7 +97,7 @@ async fn non_deduplicated_forward_backward_is_retried_if_it_was_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn save_with_a_lost_reply_is_searched_on_the_server_before_a_retry() {
+async fn save_with_a_lost_reply_is_looked_up_before_a_retry() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness

@@ -17,7 +17,7 @@ const DIGITS: u8 = 3;
 /// The maximum latency that can be recorded: one day, in microseconds.
 const MAX_LATENCY: u64 = 24 * 3600 * 1_000_000;
 
-/// How long after the start of a load the open connections are counted for the first time. The intervals between later counts are
+/// How long after the start of a bench load the open connections are counted for the first time. The intervals between later counts are
 /// longer, up to a maximum.
 const MIN_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_INTERVAL: Duration = Duration::from_millis(250);

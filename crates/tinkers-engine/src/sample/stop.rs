@@ -56,7 +56,7 @@ impl StopConditions {
 pub(crate) const LEAD_TOKENS: usize = 8;
 
 /// The text that decoders write for invalid UTF-8, such as the rest of a truncated character. Some decoders write this text for
-/// every byte up to the next token that is not a byte.
+/// every byte up to the next token that is not a single byte.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
 /// Removes leading tokens until the decoded text does not begin in the middle of a character.

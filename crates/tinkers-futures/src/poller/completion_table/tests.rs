@@ -335,7 +335,7 @@ fn request_id_cannot_be_registered_twice() {
 }
 
 #[test]
-fn only_requests_that_exceed_the_wait_limit_poll_individually() {
+fn only_requests_that_waited_longer_than_the_limit_poll_individually() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
     register(&table, "old");
