@@ -329,7 +329,9 @@ pub fn response_error(kind: ErrorKind, response: &HttpResponse) -> Error {
         kind
     };
     let advice = match kind {
-        ErrorKind::SessionLost => "; connect a new client and continue from the last checkpoint",
+        ErrorKind::SessionLost => {
+            "; connect a new client, and continue training from the last checkpoint"
+        }
         ErrorKind::Authentication => "; check the API key",
         ErrorKind::PermissionDenied => "; use a key with this permission",
         ErrorKind::Billing => "; pay the bill in the console",

@@ -48,6 +48,12 @@ pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(self.check_open()))
     }
 
+    /// Records for telemetry that `operation` failed with `error`. `operation` is the name of a public method, as `Client.method`. Must
+    /// not block.
+    fn operation_failed(&self, operation: &'static str, error: &Error) {
+        let _ = (operation, error);
+    }
+
     /// Returns a new id for a training or sampling client. The requests with this id wait in a queue of their own in the rate limiter.
     fn next_client(&self) -> ClientId;
 

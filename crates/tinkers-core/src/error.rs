@@ -44,7 +44,7 @@ pub enum Sent {
 ///     }
 /// }
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// An argument is invalid, and no request was sent. Correct the argument that [`Error::field`] names.
@@ -60,7 +60,7 @@ pub enum ErrorKind {
     Billing,
     /// An object such as a checkpoint or base model does not exist (404). Compare its name with the names that the server lists.
     NotFound,
-    /// An object exists already, or a sequence number was reused (409). Use another name. With [`Sent::MaybeSent`] an earlier attempt of the
+    /// An object exists already, or a sequence number was reused (409, or the failed result of a save). Use another name. With [`Sent::MaybeSent`] an earlier attempt of the
     /// same call may have created the object.
     Conflict,
     /// The server's rate limit holds the request back beyond its deadline, so the request was not sent. Repeat the call at

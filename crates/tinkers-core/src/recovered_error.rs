@@ -42,6 +42,8 @@ pub enum RecoveredError {
     Heartbeat,
     /// A refresh of the server's dynamic configuration failed. The old configuration stays in use.
     Refresh,
+    /// A report of telemetry events failed, and its events were dropped.
+    Telemetry,
     /// The OpenAPI document of a server whose software is unknown could not be read.
     Document,
     /// The request to close a session failed, since the server no longer knows the session.
@@ -54,7 +56,7 @@ pub enum RecoveredError {
 
 impl RecoveredError {
     /// All kinds of errors from which the client recovers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Repeat,
         Self::Billing,
         Self::Poll,
@@ -68,6 +70,7 @@ impl RecoveredError {
         Self::Undelivered,
         Self::Heartbeat,
         Self::Refresh,
+        Self::Telemetry,
         Self::Document,
         Self::Close,
         Self::Connection,
@@ -90,6 +93,7 @@ impl RecoveredError {
             Self::Undelivered => "undelivered",
             Self::Heartbeat => "heartbeat",
             Self::Refresh => "refresh",
+            Self::Telemetry => "telemetry",
             Self::Document => "document",
             Self::Close => "close",
             Self::Connection => "connection",

@@ -54,10 +54,7 @@ mod tests {
     fn lost_session_is_distinguished_from_other_missing_objects() {
         let lost = [
             (404, "no session \"s\" on this server"),
-            (
-                404,
-                "no model \"s:train:0\" on this server; create it first",
-            ),
+            (404, "no model \"s:train:0\" on this server"),
             (404, "no sampling session \"s\" on this server"),
             (404, "Session session-1 not found"),
             (404, "Model not found"),

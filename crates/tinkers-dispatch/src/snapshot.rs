@@ -1,7 +1,7 @@
 //! Snapshots of a limiter.
 
 use tinkers_core::Timestamp;
-use tinkers_limits::{GateState, WindowView};
+use tinkers_limits::{ConcurrencyWindow, GateState, WindowView};
 
 use crate::class_limiter::ClassLimiter;
 use crate::events::ClassCounts;
@@ -54,8 +54,9 @@ pub struct ClassSnapshot {
     pub bytes: u64,
     /// The number of requests in flight, from admission to the result. Zero if the class has no in-flight limit.
     pub in_flight: u32,
-    /// The maximum number of requests in flight at present.
-    pub limit: u32,
+    /// The maximum number of requests in flight at present, or `None` if the class has no such limit. Samples have none if the server lets
+    /// the client poll for all of their results at once, as the embedded server does.
+    pub limit: Option<u32>,
     /// The in-flight limit that the client has learned from refusals (429 responses), or `None` if it has learned none.
     pub level: Option<u32>,
     /// Statistics of the class: the numbers of admissions, waits, wake-ups and refusals.
@@ -88,7 +89,7 @@ impl ClassSnapshot {
             slots_allowed: limiter.constraints.slots(),
             bytes: limiter.constraints.bytes().taken(),
             in_flight,
-            limit,
+            limit: (limit < ConcurrencyWindow::MAX).then_some(limit),
             level,
             counts: limiter.counters.read(),
             #[cfg(feature = "contention")]

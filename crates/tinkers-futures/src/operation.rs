@@ -137,6 +137,9 @@ where
         // The resources of the work are released before its result is delivered.
         drop(work);
         let result = result.map_err(|error| with_earlier_requests(error, &operation.progress));
+        if let Err(error) = &result {
+            operation.session.operation_failed(operation.name, error);
+        }
         if sender.send(Box::new(result)).is_err() {
             operation
                 .session

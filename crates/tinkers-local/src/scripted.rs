@@ -8,7 +8,7 @@ use std::time::Duration;
 use tinkers_core::{Clock, Spawn, Task};
 use tinkers_wire::{
     Datum, ForwardBackwardOutput, OptimStepResult, SampleRequest, SampleResponse, SampledSequence,
-    StopReason, TensorData, TopkLogprobs,
+    StopReason, TensorData, TinkerPath, TopkLogprobs,
 };
 
 use crate::engine::{
@@ -56,8 +56,8 @@ impl Default for Script {
     }
 }
 
-/// An engine for tests that returns made-up results instead of computing. The loss of a model decreases with each optimizer step,
-/// and sampled tokens count up from the last token of the prompt. Without a latency, each job ends within the call that starts it.
+/// An engine for tests that returns made-up results instead of computing. The loss of a model decreases with each optimizer step, and
+/// a model that is loaded from a checkpoint continues with the loss that the saved model had. Sampled tokens count up from the last token of the prompt. Without a latency, each job ends within the call that starts it.
 #[derive(Debug, Default)]
 pub struct ScriptedEngine {
     script: Script,
@@ -65,6 +65,8 @@ pub struct ScriptedEngine {
     counts: Counters,
     /// For each model, the number of optimizer steps so far. The loss of the model depends on this number.
     steps: Mutex<BTreeMap<String, u64>>,
+    /// For each training checkpoint, the number of optimizer steps of its model at the time of the save.
+    saved_steps: Mutex<BTreeMap<TinkerPath, u64>>,
     /// The jobs that have started and whose latency has not passed. They are aborted when the engine is dropped.
     waiting: Arc<Mutex<BTreeMap<JobId, Task>>>,
 }
@@ -182,15 +184,28 @@ impl ScriptedEngine {
                 let metrics = BTreeMap::from([("grad_norm:mean".to_owned(), 1.0)]);
                 Outcome::Step(OptimStepResult::new(metrics))
             }
-            Work::Save { .. } => Outcome::Saved { size_bytes: 1024 },
+            Work::Save { model, record, .. } => {
+                lock(&self.saved_steps).insert(record.path.clone(), self.steps(model));
+                Outcome::Saved { size_bytes: 1024 }
+            }
+            Work::CreateFromCheckpoint { model, path, .. }
+            | Work::LoadCheckpoint { model, path, .. } => {
+                let saved = lock(&self.saved_steps).get(path).copied().unwrap_or(0);
+                lock(&self.steps).insert(model.clone(), saved);
+                Outcome::Done
+            }
             Work::Sample { request, .. } => Outcome::Sampled(self.sample(request)),
             _ => Outcome::Done,
         }
     }
 
+    /// Returns the number of optimizer steps of a model.
+    fn steps(&self, model: &str) -> u64 {
+        lock(&self.steps).get(model).copied().unwrap_or(0)
+    }
+
     fn pass(&self, model: &str, data: &[Datum]) -> ForwardBackwardOutput {
-        let steps = lock(&self.steps).get(model).copied().unwrap_or(0);
-        let logprob = -4.0 / (1.0 + steps as f32);
+        let logprob = -4.0 / (1.0 + self.steps(model) as f32);
         let mut positions = 0;
         let outputs = data.iter().map(|datum| {
             let len = datum.model_input.len().unwrap_or(0);

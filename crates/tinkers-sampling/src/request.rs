@@ -42,7 +42,8 @@ impl Sample {
         Self { sampler, request }
     }
 
-    /// Sets the maximum number of sampled tokens of each sequence; at least 1.
+    /// Sets the maximum number of sampled tokens of each sequence; at least 1. Without it, the server decides: on the embedded server, a
+    /// sequence may fill the context of the model.
     pub fn max_tokens(mut self, max_tokens: u32) -> Self {
         self.request.sampling_params.max_tokens = Some(max_tokens);
         self

@@ -6,11 +6,15 @@ use std::time::Duration;
 use tinkers_core::{Call, CallPolicy, Caller, Error, ErrorKind, RecoveredError, RouteClass};
 use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
+use crate::io_task::on_io;
 use crate::session::Session;
 
 /// The time limit of the request that ends the session on the server, including its retries and pauses. A longer retry delay of the server
 /// or a pause because of an unpaid bill (402) must not delay a program that wants to exit.
 const FINISH_WINDOW: Duration = Duration::from_secs(60);
+
+/// The time limit for sending the remaining telemetry events.
+const TELEMETRY_WINDOW: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Closes the session: reports the reason to the server, then stops the heartbeats.
@@ -19,7 +23,7 @@ impl Session {
     /// [`Sent::MaybeSent`](tinkers_core::Sent), an attempt of the call may have been applied. The results of accepted requests are still
     /// retrieved, as long as the server delivers them. Heartbeats continue until the server has acknowledged the close.
     ///
-    /// A close takes at most one minute. Closing a closed session does nothing.
+    /// If telemetry is on, its last events are sent first, within five seconds. The close itself takes at most one minute. Closing a closed session does nothing.
     ///
     /// # Errors
     /// The error of the server, unless the server does not know the session. If the server asks to retry after more than a minute, the
@@ -39,6 +43,7 @@ impl Session {
         if !was_open {
             return Ok(());
         }
+        self.close_telemetry().await;
         let body = to_json(&FinishSession { reason, detail });
         let path = routes::finish_session(&self.id);
         let mut call = Call::post(path, body, RouteClass::Control);
@@ -67,6 +72,23 @@ impl Session {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Session {
+    /// Sends the telemetry events that are not sent yet, within a time limit.
+    async fn close_telemetry(&self) {
+        let Some(telemetry) = self.telemetry.clone() else {
+            return;
+        };
+        let recovered = self.recovered_errors();
+        let deadline = self.caller.time.now().after(TELEMETRY_WINDOW);
+        let work = Box::pin(async move {
+            telemetry.close(&recovered, deadline).await;
+            Ok(())
+        });
+        // Fails only if the runtime has ended, and the close request reports this.
+        let _ = on_io(&*self.spawner, work).await;
     }
 }
 

@@ -50,6 +50,12 @@ impl SessionContext for Session {
         self.state.check_open()
     }
 
+    fn operation_failed(&self, operation: &'static str, error: &Error) {
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.operation_failed(operation, error);
+        }
+    }
+
     fn confirm(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(self.heartbeat_now())
     }

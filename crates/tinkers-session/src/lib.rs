@@ -18,10 +18,12 @@ mod reachability;
 mod refresh;
 mod session;
 mod session_state;
+mod telemetry;
 
 pub use endpoint::{Endpoint, EndpointState, Endpoints};
 pub use endpoint_key::EndpointKey;
 pub use events::{SessionEvent, SessionEvents};
 pub use options::{HeartbeatParts, SessionOptions, SessionParts};
 pub use session::Session;
+pub use telemetry::TelemetryCounts;
 pub use tinkers_core::BaseUrl;

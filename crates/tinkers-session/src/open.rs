@@ -24,6 +24,7 @@ use crate::options::{SessionOptions, SessionParts};
 use crate::refresh;
 use crate::session::{Session, Tasks};
 use crate::session_state::SessionState;
+use crate::telemetry::Telemetry;
 
 /// The name of the public method in errors of [`Session::open`].
 const OPERATION: &str = "ServiceClient.connect";
@@ -85,9 +86,17 @@ impl Session {
         )
         .with_timeouts(options.timeouts.of(RouteClass::Control));
         let refresh = refresh::run(caller.clone(), Arc::clone(&state), expiry / 3);
+        let telemetry = options
+            .telemetry
+            .then(|| Telemetry::new(&caller, &created.session_id));
+        let reports = telemetry.as_ref().map(|telemetry| {
+            let run = Arc::clone(telemetry).run(caller.clone());
+            parts.spawner.spawn(Box::pin(run))
+        });
         let tasks = Tasks {
             _heartbeat: parts.heartbeat.spawner.spawn(Box::pin(heartbeat.run())),
             _refresh: parts.spawner.spawn(Box::pin(refresh)),
+            _telemetry: reports,
             _heartbeat_spawner: parts.heartbeat.spawner,
         };
         Self {
@@ -102,6 +111,7 @@ impl Session {
             model_seq: AtomicU64::new(0),
             sampling_seq: AtomicU64::new(0),
             state,
+            telemetry,
             tasks: Mutex::new(Some(tasks)),
         }
     }

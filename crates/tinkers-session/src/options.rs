@@ -68,6 +68,8 @@ pub struct SessionOptions {
     /// The session expiry: the time after which the server ends a session without heartbeats. Applies if the server's configuration does
     /// not set it. 120 s by default.
     pub expiry: Duration,
+    /// Whether the session reports telemetry events to the server: its start and end, failed operations, and recovered errors. Off by default.
+    pub telemetry: bool,
     /// The timeouts of HTTP requests for each route class, such as training, sampling and polls.
     pub timeouts: ClassTimeouts,
     /// The retry policy: which failed requests are retried, how often, and after which pauses.
@@ -87,6 +89,7 @@ impl Default for SessionOptions {
             limits: None,
             heartbeat_period: Duration::from_secs(10),
             expiry: Duration::from_secs(120),
+            telemetry: false,
             timeouts: ClassTimeouts::default(),
             retry_policy: RetryPolicy::new(),
         }

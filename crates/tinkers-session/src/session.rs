@@ -12,6 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::events::SessionEvents;
 use crate::options::SessionOptions;
 use crate::session_state::SessionState;
+use crate::telemetry::{Telemetry, TelemetryCounts};
 
 /// A session on a Tinker server. [`Session::open`] opens the session, heartbeats keep it alive, and [`Session::close`] ends it.
 ///
@@ -31,6 +32,8 @@ pub struct Session {
     pub(crate) model_seq: AtomicU64,
     pub(crate) sampling_seq: AtomicU64,
     pub(crate) state: Arc<SessionState>,
+    /// `None` if telemetry is off.
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) tasks: Mutex<Option<Tasks>>,
 }
 
@@ -38,6 +41,7 @@ pub struct Session {
 pub(crate) struct Tasks {
     pub(crate) _heartbeat: Task,
     pub(crate) _refresh: Task,
+    pub(crate) _telemetry: Option<Task>,
     /// The spawner of the heartbeat loop. Owns the dedicated thread on which heartbeats are sent.
     pub(crate) _heartbeat_spawner: Arc<dyn Spawn>,
 }
@@ -48,6 +52,12 @@ impl Session {
         &self.id
     }
 
+    /// Returns the address of the session in the console of the hosted service, or `None` if the session runs on another server.
+    pub fn console_url(&self) -> Option<String> {
+        let is_hosted = self.endpoint.key().address().is_hosted_service();
+        is_hosted.then(|| format!("https://tinker.thinkingmachines.ai/sessions/{}", self.id))
+    }
+
     /// Subscribes to the events of the session: its heartbeats fail, its heartbeats succeed again, or the session has ended.
     pub fn events(&self) -> SessionEvents {
         self.state.events.subscribe()
@@ -56,6 +66,13 @@ impl Session {
     /// Returns the number of errors of each kind from which this session and its clients have recovered.
     pub fn recovered_errors(&self) -> RecoveredErrorCounts {
         self.caller.recovered_errors.snapshot()
+    }
+
+    /// Returns the numbers of telemetry events of this session. All are zero if telemetry is off.
+    pub fn telemetry(&self) -> TelemetryCounts {
+        self.telemetry
+            .as_ref()
+            .map_or_else(TelemetryCounts::default, |telemetry| telemetry.counts())
     }
 
     /// Returns the endpoint of the session: the state, such as the rate limiter, that all sessions with the same server and API key share.

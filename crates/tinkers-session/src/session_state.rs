@@ -51,7 +51,7 @@ impl SessionState {
         let ended = Error::new(
             ErrorKind::SessionLost,
             Sent::NotSent,
-            "the session has ended on the server; connect a new client and continue from the last checkpoint",
+            "the session has ended on the server; connect a new client, and continue training from the last checkpoint",
         );
         if self.closing.close(ended) {
             self.events.send(SessionEvent::Ended);

@@ -178,7 +178,7 @@ impl TrainingClient {
     }
 
     /// Returns a builder that saves the weights and the optimizer state as a checkpoint, from which training can be resumed. The name of the
-    /// checkpoint consists of 1 to 255 letters, digits, `-`, `_` and `.`.
+    /// checkpoint consists of 1 to 255 letters, digits, `-`, `_` and `.`, and does not begin with `.`.
     ///
     /// The save is queued when the builder is awaited or [`SaveState::send`] is called.
     ///
@@ -343,7 +343,8 @@ impl TrainingClient {
     ///
     /// # Errors
     /// [`ErrorKind::Poisoned`] if a part of the failed call was or may have been applied: create a new client from the last checkpoint. The
-    /// error is also returned while requests of the failed call are in flight: try again later.
+    /// error is also returned while requests of the failed call are in flight: try again later. [`ErrorKind::SessionLost`] if the session is
+    /// lost, and [`ErrorKind::Closed`] if the client was closed.
     pub fn recover(&self) -> Result<()> {
         self.calls.recover()
     }

@@ -1,9 +1,8 @@
-//! Client configuration, sessions and telemetry.
+//! Client configuration and sessions.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 
 use crate::names::display_name;
 use crate::nulls::{null_is_default, without_nulls};
@@ -237,28 +236,6 @@ pub struct FinishSession {
     pub reason: FinishReason,
     /// A text that describes the reason why the session ended.
     pub detail: Option<String>,
-}
-
-/// `POST /telemetry`: reports events to the server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Telemetry {
-    /// The events to report, as JSON objects.
-    #[serde(default, deserialize_with = "null_is_default")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Value>>"))]
-    pub events: Vec<Value>,
-    /// The id of the session that the events belong to, or `sessionless-<uuid>` for events outside of a session.
-    #[serde(default, deserialize_with = "null_is_default")]
-    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
-    pub session_id: String,
-}
-
-/// The response to [`Telemetry`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct TelemetryAccepted {
-    /// The status of the request, always `accepted`.
-    pub status: String,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod chunk_json;
 mod config;
+mod dates;
 mod datum;
 mod input;
 mod lenient;
@@ -27,6 +28,7 @@ mod sampling_result;
 #[cfg(feature = "schema")]
 mod schema;
 mod session_poll;
+mod telemetry;
 mod tensor;
 mod tensor_element;
 mod training;
@@ -35,8 +37,9 @@ mod weights;
 
 pub use config::{
     ClientConfig, ConfigRequest, CreateSession, DynamicConfig, FinishReason, FinishSession,
-    Heartbeat, SDK_VERSION, SessionCreated, Telemetry, TelemetryAccepted,
+    Heartbeat, SDK_VERSION, SessionCreated,
 };
+pub use dates::rfc3339;
 pub use datum::{Datum, ProvenanceSpan, SpanKind};
 pub use input::{InvalidInput, check_api_key};
 pub use loss::{Loss, LossConfigValue, LossFn, loss_input_dtype};
@@ -64,6 +67,9 @@ pub use sampling_result::{
 };
 pub use session_poll::{
     Completion, CompletionState, Completions, PollTarget, PollTargetKind, RetrieveFutures,
+};
+pub use telemetry::{
+    Telemetry, TelemetryAccepted, TelemetryEvent, TelemetryEventKind, TelemetrySeverity,
 };
 pub use tensor::{CsrIndices, DType, TensorData, TensorValues};
 pub use tensor_element::TensorElement;

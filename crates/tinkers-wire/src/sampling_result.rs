@@ -75,9 +75,10 @@ pub struct SampleResponse {
 pub struct SampledSequence {
     /// The reason why the sequence ended.
     pub stop_reason: StopReason,
-    /// The sampled tokens, without the prompt.
+    /// The sampled tokens, without the prompt. If a stop token or stop text ended the sequence, its tokens are included.
     pub tokens: Vec<u32>,
-    /// The log-probabilities (natural logarithm, at temperature 1) of the sampled tokens, if the server sends them.
+    /// The log-probabilities (natural logarithm, at temperature 1) of the sampled tokens, one for each
+    /// token, if the server sends them.
     pub logprobs: Option<Vec<f32>>,
     /// The most likely tokens at each sampled position, if requested.
     pub topk_logprobs: Option<TopkLogprobs>,

@@ -96,7 +96,7 @@ pub struct SavedWeights {
 }
 
 impl SavedWeights {
-    /// Creates the result of loading the checkpoint at `path`.
+    /// Creates the result of saving a checkpoint at `path`.
     pub fn new(path: TinkerPath) -> Self {
         Self { path }
     }

@@ -41,8 +41,8 @@ async fn train(service: &ServiceClient, saved: &mut Saved) -> Result<(), Error> 
         pass.await?;
         step.await?;
         if number % SAVE_EVERY == 0 {
-            // A checkpoint of this name may exist from before the loss of the session.
-            let save = training.save_state(format!("step-{number}")).overwrite();
+            // A resumed client has a new training run, so its checkpoints never replace those of the lost client.
+            let save = training.save_state(format!("step-{number}"));
             *saved = Saved {
                 steps: number,
                 path: Some(save.await?.path),

@@ -34,6 +34,7 @@ pub struct ServiceClientBuilder {
     api_key: Option<String>,
     session: SessionOptions,
     tags: Option<Vec<String>>,
+    telemetry: Option<bool>,
     io_threads: Option<NonZeroUsize>,
     runtime: Option<tokio::runtime::Handle>,
     http_versions: HttpVersions,
@@ -57,6 +58,7 @@ impl ServiceClientBuilder {
             api_key: None,
             session: SessionOptions::default(),
             tags: None,
+            telemetry: None,
             io_threads: None,
             runtime: None,
             http_versions: HttpVersions::default(),
@@ -151,6 +153,17 @@ impl ServiceClientBuilder {
     /// threads cannot be changed after the first client.
     pub fn io_threads(mut self, threads: NonZeroUsize) -> Self {
         self.io_threads = Some(threads);
+        self
+    }
+
+    /// Sets whether the session reports telemetry events to the server. By default, `TINKER_TELEMETRY` decides, and without this variable
+    /// the events are reported, as by the Python SDK.
+    ///
+    /// The events are the start and the end of the session, failed operations, and the numbers of recovered errors at the end. An event
+    /// contains names of operations, kinds of errors and numbers, but neither inputs nor texts of errors. The events are sent at most every
+    /// ten seconds or in batches of 100, and never delay a call. A server without a route for them gets one request.
+    pub fn telemetry(mut self, is_on: bool) -> Self {
+        self.telemetry = Some(is_on);
         self
     }
 
@@ -372,6 +385,7 @@ impl ServiceClientBuilder {
             recovered_errors: Arc::clone(&recovered_errors),
         };
         let mut options = self.session;
+        options.telemetry = self.telemetry.unwrap_or(variables.telemetry());
         options.tags = self.tags.unwrap_or(variables.tags);
         options.project_id = options.project_id.or(variables.project_id);
         let session = Session::open(parts, options).await?;

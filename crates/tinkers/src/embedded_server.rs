@@ -22,7 +22,7 @@ impl ServiceClient {
     /// Requests and responses are the same as with a server over a socket. The tokens of the model are bytes (0 to 255), and 256 ends a text.
     ///
     /// Samples and adapters without a seed differ from run to run. Set their seeds to reproduce a run, or use
-    /// [`ServiceClient::over_local`] with a seeded engine.
+    /// [`ServiceClient::over_local`] with [`ModelEngine::with_seed`], which is also the way to inject faults into a server with this model.
     ///
     /// Checkpoints are stored in a temporary directory. The directory is removed when the last handle of this client is dropped. To keep
     /// checkpoints on disk, use [`ServiceClient::local_in`].
@@ -51,7 +51,8 @@ impl ServiceClient {
     /// created if they do not exist.
     ///
     /// Checkpoints are the only state that outlives the client: a later client of the same directory, also in another process, can load
-    /// them by the paths that the saves returned. Sessions, models and samplers end with the client.
+    /// them by the paths that the saves returned. Sessions, models and samplers end with the client. One server at a time can use the
+    /// directory: it is free again when this client and all of its training and sampling clients are dropped.
     ///
     /// ```no_run
     /// # async fn run() -> tinkers::Result<()> {
@@ -98,7 +99,8 @@ impl ServiceClient {
     /// # }
     /// ```
     ///
-    /// The example `faults` tests a whole training loop in this way.
+    /// The example `faults` tests a whole training loop in this way. To test options of the [builder](ServiceClient::builder), such as a
+    /// retry policy, start the server on a loopback socket with `local::BlockingServer`, and connect to its `url()`.
     ///
     /// # Errors
     /// The errors of [`ServiceClientBuilder::connect`](crate::ServiceClientBuilder::connect), for example because of injected faults in the

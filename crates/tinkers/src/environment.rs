@@ -30,6 +30,7 @@ pub struct Environment {
     log: Option<String>,
     pub(crate) project_id: Option<String>,
     pub(crate) tags: Vec<String>,
+    telemetry: Option<String>,
     cloudflare: [Option<String>; 2],
     pub(crate) proxies: ProxyConfig,
     pub(crate) roots: RootFiles,
@@ -50,6 +51,7 @@ impl Environment {
     /// | `TINKER_API_KEY` | the API key |
     /// | `TINKER_BASE_URL` | the base URL of the server |
     /// | `TINKER_PROJECT_ID`, `TINKER_TAGS` | the project of sessions, and their tags, separated by commas |
+    /// | `TINKER_TELEMETRY` | whether sessions report telemetry events: `1`, `true`, `yes` or `on`; any other value turns it off |
     /// | `TINKER_LOG` | the log filter of the commands |
     /// | `CLOUDFLARE_ACCESS_CLIENT_ID`, `CLOUDFLARE_ACCESS_CLIENT_SECRET` | the service token for Cloudflare Access; set both or neither |
     /// | `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` | proxies, in upper or lower case: see [`ProxyConfig::from_variables`] |
@@ -83,6 +85,7 @@ impl Environment {
             log: set("TINKER_LOG"),
             project_id: set("TINKER_PROJECT_ID"),
             tags,
+            telemetry: set("TINKER_TELEMETRY"),
             cloudflare: CLOUDFLARE.map(set),
             proxies: ProxyConfig::from_variables(set),
             roots: RootFiles::from_variables(&variable),
@@ -102,6 +105,15 @@ impl Environment {
     /// Returns the log filter for the command-line program `tinkers`, the value of `TINKER_LOG`.
     pub fn log(&self) -> Option<&str> {
         self.log.as_deref()
+    }
+
+    /// Returns whether sessions report telemetry events, as `TINKER_TELEMETRY` says. They do if the variable is unset, as in the Python SDK.
+    pub fn telemetry(&self) -> bool {
+        let on = |value: &String| {
+            let value = value.to_ascii_lowercase();
+            matches!(value.as_str(), "1" | "true" | "yes" | "on")
+        };
+        self.telemetry.as_ref().is_none_or(on)
     }
 
     /// Returns the service token for Cloudflare Access, if it is set.
@@ -162,6 +174,22 @@ mod tests {
         assert_eq!(environment.log(), None);
         assert_eq!(environment.tags, ["b", "a"]);
         assert!(environment.cloudflare().expect("unset").is_none());
+    }
+
+    #[test]
+    fn telemetry_is_on_unless_the_variable_turns_it_off() {
+        assert!(of(&[]).telemetry());
+        for (value, expected) in [
+            ("1", true),
+            ("YES", true),
+            ("on", true),
+            ("0", false),
+            ("false", false),
+            ("x", false),
+        ] {
+            let environment = of(&[("TINKER_TELEMETRY", value)]);
+            assert_eq!(environment.telemetry(), expected, "{value}");
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub use tinkers_futures::ApiFuture;
 pub use tinkers_sampling::{
     CreateSamplingClient, Sample, SampleStream, SamplingClient, StreamedSample,
 };
-pub use tinkers_session::{Session, SessionEvent, SessionEvents};
+pub use tinkers_session::{Session, SessionEvent, SessionEvents, TelemetryCounts};
 pub use tinkers_training::{
     CreateLoraTrainingClient, CreateTrainingClientFromState, SaveForSampler, SaveState,
     TrainingClient,
@@ -67,7 +67,10 @@ pub use tinkers_wire::{
 
 /// The embedded server, for tests of programs that use the SDK: see [`ServiceClient::over_local`].
 #[cfg(feature = "local")]
-pub use tinkers_local as local;
+pub mod local {
+    pub use tinkers_engine::ModelEngine;
+    pub use tinkers_local::*;
+}
 
 /// The transport trait and its types, for custom transport layers: see [`ServiceClientBuilder::layer_transport`].
 pub mod transport {
@@ -80,9 +83,10 @@ pub mod transport {
 /// The items that most programs need. Import them with `use tinkers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        AdamParams, ApiFuture, Datum, Error, ErrorKind, GateSnapshot, LimiterEvent, LoraConfig,
-        LossFn, ModelInput, RecoveredError, SampleResponse, SamplingClient, SamplingParams, Sent,
-        ServiceClient, SessionEvent, Stop, StopReason, TensorData, TinkerPath, TrainingClient,
+        AdamParams, ApiFuture, Datum, Error, ErrorKind, FinishReason, GateSnapshot, InvalidInput,
+        LimiterEvent, LoraConfig, LossFn, ModelInput, RecoveredError, RouteClass, SampleResponse,
+        SampledSequence, SamplingClient, SamplingParams, Sent, ServiceClient, SessionEvent, Stop,
+        StopReason, TensorData, TinkerPath, TrainingClient,
     };
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tinkers_core::{RecoveredErrorCounts, Result, ServerProfile, SessionContext, Timestamp};
 use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
 use tinkers_sampling::CreateSamplingClient;
-use tinkers_session::{Session, SessionEvents};
+use tinkers_session::{Session, SessionEvents, TelemetryCounts};
 use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState};
 use tinkers_wire::{Capabilities, FinishReason};
 
@@ -73,6 +73,7 @@ impl ServiceClient {
 
     /// Creates a training client with the weights and the optimizer state of a training checkpoint, so that training continues as if it had
     /// not been interrupted: on the embedded server, the losses are equal to the bit to those of an uninterrupted run with the same data.
+    /// The new client has another model id, and its checkpoints belong to another training run.
     /// `path` is the `tinker://` path of the checkpoint. Nothing is sent before the returned builder is awaited. The
     /// type of the builder describes the errors.
     ///
@@ -166,6 +167,17 @@ impl ServiceClient {
     /// ```
     pub fn recovered_errors(&self) -> RecoveredErrorCounts {
         self.session.recovered_errors()
+    }
+
+    /// Returns the numbers of telemetry events of this client: recorded, sent, dropped and waiting. All are zero if
+    /// [telemetry](crate::ServiceClientBuilder::telemetry) is off.
+    pub fn telemetry(&self) -> TelemetryCounts {
+        self.session.telemetry()
+    }
+
+    /// Returns the address of this session in the console of the hosted service, or `None` for another server.
+    pub fn console_url(&self) -> Option<String> {
+        self.session.console_url()
     }
 
     /// Returns the current time of the client's clock. [`Error::retry_at`](crate::Error::retry_at),

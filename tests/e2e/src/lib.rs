@@ -90,10 +90,12 @@ impl SocketServer {
         self.client_builder().connect().await
     }
 
-    /// Returns a builder for a client of this server. The builder ignores environment variables.
+    /// Returns a builder for a client of this server. The client ignores environment variables and reports no
+    /// telemetry.
     pub fn client_builder(&self) -> ServiceClientBuilder {
         ServiceClient::builder()
             .without_environment()
+            .telemetry(false)
             .base_url(&self.url)
     }
 

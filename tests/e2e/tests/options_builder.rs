@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers::{BodyFormat, HttpVersions, ServiceClientBuilder};
+use tinkers::{BodyFormat, FinishReason, HttpVersions, ServiceClientBuilder};
 use tinkers_core::Clock;
 use tinkers_e2e::training::datum;
 use tinkers_e2e::{SCRIPTED, SocketServer, TEST_TIMEOUT};
@@ -100,6 +100,7 @@ fn every_option_of_the_builder_has_a_test() {
         heartbeat_period: _,
         // The builder has no such option. The heartbeat tests cover the field.
         expiry: _,
+        telemetry: _,
         timeouts: _,
         retry_policy: _,
     } = SessionOptions::default();
@@ -208,6 +209,18 @@ async fn operation_deadline_ends_an_operation() {
         error_without_response(|builder| builder.operation_deadline(deadline)).await;
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     server.stop();
+}
+
+#[tokio::test]
+async fn telemetry_reports_the_start_and_the_end_of_the_session() {
+    for is_on in [true, false] {
+        let (server, _, service) = connect_with(|builder| builder.telemetry(is_on)).await;
+        service.close(FinishReason::Success, None).await.unwrap();
+        let reports = server.journal.of(routes::TELEMETRY).len();
+        assert_eq!(reports, usize::from(is_on));
+        assert_eq!(service.telemetry().sent, 2 * u64::from(is_on));
+        server.stop();
+    }
 }
 
 #[tokio::test]

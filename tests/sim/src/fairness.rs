@@ -311,7 +311,7 @@ impl Admission for ObservedAdmission {
                 let admitted = AdmittedSample {
                     queue,
                     number: is_new.then_some(number),
-                    has_room: samples.in_flight < samples.limit,
+                    has_room: samples.limit.is_none_or(|limit| samples.in_flight < limit),
                 };
                 self.fairness.admit(admitted, self.clock.now(), &samples);
             }

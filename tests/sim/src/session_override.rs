@@ -35,6 +35,10 @@ impl SessionContext for SessionOverride {
         }
     }
 
+    fn operation_failed(&self, operation: &'static str, error: &Error) {
+        self.session.operation_failed(operation, error);
+    }
+
     fn session_id(&self) -> &str {
         self.session.session_id()
     }

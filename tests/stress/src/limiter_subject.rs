@@ -93,7 +93,8 @@ impl Subject for LimiterSubject {
 
     fn limit(&self) -> u64 {
         let class = self.class();
-        class.limit.min(class.slots_allowed).into()
+        let limit = class.limit.unwrap_or(u32::MAX);
+        limit.min(class.slots_allowed).into()
     }
 
     fn counts(&self) -> Option<Counts> {

@@ -46,7 +46,7 @@ impl Hint {
             Self::None | Self::Body(_) | Self::DateAfter(_) => return None,
             Self::Milliseconds(ms) => (HeaderName::from_static("retry-after-ms"), ms.to_string()),
             Self::Seconds(seconds) => (RETRY_AFTER, seconds.to_string()),
-            Self::Date(date) => (RETRY_AFTER, crate::protocol::http_date(*date)),
+            Self::Date(date) => (RETRY_AFTER, httpdate::fmt_http_date(*date)),
             Self::Text(text) => (RETRY_AFTER, text.clone()),
         };
         Some((name, HeaderValue::from_str(&value).ok()?))

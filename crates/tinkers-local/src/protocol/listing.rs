@@ -1,14 +1,14 @@
 //! Descriptions of the server, and listings of training runs and checkpoints.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tinkers_wire::{
     Capabilities, Checkpoint, CheckpointKind, CheckpointList, ClientConfig, Cursor, DynamicConfig,
-    SupportedModel, TrainingRun, TrainingRunList,
+    SupportedModel, TrainingRun, TrainingRunList, rfc3339,
 };
 
 use super::Protocol;
-use super::stamp::rfc3339;
 use crate::dialect::Flags;
 use crate::engine::CheckpointRecord;
 use crate::http::LazyResponse;
@@ -153,10 +153,15 @@ fn run(id: &str, base: &str, rank: u32, last: f64, records: &[&CheckpointRecord]
     run.model_owner = "local".to_owned();
     run.is_lora = true;
     run.lora_rank = Some(rank);
-    run.last_request_time = rfc3339(last);
+    run.last_request_time = date(last);
     run.last_checkpoint = newest(records.iter().copied(), CheckpointKind::Training);
     run.last_sampler_checkpoint = newest(records.iter().copied(), CheckpointKind::Sampler);
     run
+}
+
+/// Formats a number of seconds since the Unix epoch as a date.
+fn date(seconds: f64) -> String {
+    rfc3339(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 fn unknown(id: &str) -> Refusal {
@@ -166,11 +171,11 @@ fn unknown(id: &str) -> Refusal {
 /// Returns the description of a checkpoint for a listing.
 fn listed(record: &CheckpointRecord) -> Checkpoint {
     let path = &record.path;
-    let saved_at = rfc3339(record.saved_at);
+    let saved_at = date(record.saved_at);
     let mut listed = Checkpoint::new(path.checkpoint_id(), path.kind(), saved_at, path.as_str());
     listed.size_bytes = Some(record.size_bytes);
     listed.user_metadata = record.user_metadata.clone();
-    listed.expires_at = record.expires_at.map(rfc3339);
+    listed.expires_at = record.expires_at.map(date);
     listed
 }
 

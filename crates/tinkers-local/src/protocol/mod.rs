@@ -42,7 +42,6 @@ pub use effect::Effect;
 pub use ids::ExchangeId;
 pub use payload::{Ended, Form, Payload};
 pub use stamp::Stamp;
-pub(crate) use stamp::http_date;
 
 use self::state::agenda::{Agenda, Alarm};
 use self::state::catalog::Catalog;

@@ -8,3 +8,4 @@ mod opening;
 mod recovered_errors;
 mod refresh;
 mod support;
+mod telemetry;

@@ -71,7 +71,7 @@ impl Measurement {
     fn take(&mut self, limits: &LimiterSnapshot) {
         let all = [limits.sample, limits.train, limits.poll, limits.rest];
         self.in_flight = limits.sample.in_flight;
-        self.limit = limits.sample.limit;
+        self.limit = limits.sample.limit.unwrap_or(u32::MAX);
         for class in all {
             self.refusals += class.counts.refusals;
             self.events += class.counts.events;

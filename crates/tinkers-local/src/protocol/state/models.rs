@@ -259,7 +259,7 @@ impl Models {
 }
 
 fn unknown(id: &str) -> Refusal {
-    Refusal::not_found(format!("no model {id:?} on this server; create it first"))
+    Refusal::not_found(format!("no model {id:?} on this server"))
 }
 
 #[cfg(test)]
