@@ -33,6 +33,11 @@ pub struct ForwardBackwardOutput {
     #[serde(deserialize_with = "lenient_tensor::outputs")]
     pub loss_fn_outputs: Vec<LossFnOutput>,
     /// The metrics of the pass by `name:reduction`, such as `loss:sum`. Some servers send none.
+    ///
+    /// The embedded server sends `loss:sum` and `weights:sum` (the sum of the weights, so that their quotient is the mean loss per token). For
+    /// policy losses, `weights:sum` is the number of target tokens, including those at prompt positions, and `ratio:mean`, `ratio:max`,
+    /// `kl_sampler_learner:mean` and, with a clipped ratio, `clip_fraction:mean` are sent too. At prompt positions the log-probability of
+    /// the sampler counts as 0, so that these positions contribute to the mean of `kl_sampler_learner`.
     #[serde(
         default,
         deserialize_with = "metrics",
@@ -109,7 +114,8 @@ impl OperationResult for ForwardBackwardOutput {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct OptimStepResult {
-    /// The metrics of the step by `name:reduction`, such as `grad_norm:mean`. Some servers send none.
+    /// The metrics of the step by `name:reduction`, such as `grad_norm:mean`. Some servers send none. The embedded server also sends
+    /// `param_norm:mean`, `update_norm:mean`, `optimizer_steps:max` and `learning_rate:mean`.
     #[serde(
         default,
         deserialize_with = "metrics",

@@ -11,8 +11,10 @@ use tinkers_wire::{FinishReason, SDK_VERSION, routes};
 use crate::support::{Fixture, Reply};
 
 fn open(fixture: &Fixture) -> Arc<Session> {
-    let mut options = SessionOptions::default();
-    options.telemetry = true;
+    let options = SessionOptions {
+        telemetry: true,
+        ..SessionOptions::default()
+    };
     fixture.try_open(options).expect("the session opens")
 }
 
