@@ -44,6 +44,8 @@ pub enum RecoveredError {
     Refresh,
     /// The OpenAPI document of a server whose software is unknown could not be read.
     Document,
+    /// The server lacks an optional route or cannot serve it, such as its configuration. The client uses the defaults of the protocol.
+    MissingRoute,
     /// The request to close a session failed, since the server no longer knows the session.
     Close,
     /// A connection broke while it was idle, or broke during a request that was then sent again on another connection.
@@ -54,7 +56,7 @@ pub enum RecoveredError {
 
 impl RecoveredError {
     /// All kinds of errors from which the client recovers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Repeat,
         Self::Billing,
         Self::Poll,
@@ -69,6 +71,7 @@ impl RecoveredError {
         Self::Heartbeat,
         Self::Refresh,
         Self::Document,
+        Self::MissingRoute,
         Self::Close,
         Self::Connection,
         Self::Certificate,
@@ -91,6 +94,7 @@ impl RecoveredError {
             Self::Heartbeat => "heartbeat",
             Self::Refresh => "refresh",
             Self::Document => "document",
+            Self::MissingRoute => "missing_route",
             Self::Close => "close",
             Self::Connection => "connection",
             Self::Certificate => "certificate",

@@ -7,10 +7,10 @@ use std::time::Duration;
 use http::Method;
 use serde_json::json;
 use tinkers_core::{
-    Deduplication, ErrorKind, RouteClass, Sent, SessionContext, TransportErrorKind,
+    Deduplication, ErrorKind, RecoveredError, RouteClass, Sent, SessionContext, TransportErrorKind,
 };
 use tinkers_session::{Session, SessionOptions};
-use tinkers_wire::{ApiDocument, FinishReason, SDK_VERSION, routes};
+use tinkers_wire::{ApiDocument, ClientConfig, FinishReason, SDK_VERSION, routes};
 
 use crate::support::{ADDRESS, Channel, Fixture, Recorded, Reply};
 
@@ -23,14 +23,19 @@ const OPENING: [&str; 4] = [
 ];
 
 fn paths(requests: &[Recorded]) -> Vec<&str> {
-    requests.iter().map(Recorded::path).collect()
+    let paths = requests.iter().map(Recorded::path);
+    // The second path of the document, which is tried because the first request finds none.
+    paths
+        .filter(|path| *path != ApiDocument::API_PATH)
+        .collect()
 }
 
 #[test]
 fn session_open_sends_four_requests_in_order() {
     let fixture = Fixture::new();
     let session = fixture.open();
-    let requests = fixture.server.requests();
+    let mut requests = fixture.server.requests();
+    requests.retain(|request| request.path() != ApiDocument::API_PATH);
     assert_eq!(paths(&requests), OPENING);
     // Options that are not set are not sent.
     let config = json!({"sdk_version": SDK_VERSION});
@@ -153,9 +158,11 @@ fn opening_on_a_non_tinker_server_fails_and_names_the_address() {
         (200, r#"{"half": "an obj"#),
     ] {
         let fixture = Fixture::new();
-        fixture
-            .server
-            .set_default(routes::CLIENT_CONFIG, Reply::Status(status, body));
+        for route in OPENING {
+            fixture
+                .server
+                .set_default(route, Reply::Status(status, body));
+        }
         let error = fixture.open_error();
         let text = error.to_string();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{status} {body}");
@@ -165,13 +172,63 @@ fn opening_on_a_non_tinker_server_fails_and_names_the_address() {
         assert_eq!(error.status(), Some(status), "{body}");
         assert_eq!(error.body(), body.as_bytes());
         assert_eq!(error.operation(), Some("ServiceClient.connect"));
-        assert_eq!(
-            paths(&fixture.server.requests()),
-            OPENING[..1],
-            "one request"
-        );
+        let created = fixture.server.requests_to(routes::CREATE_SESSION);
+        assert_eq!(created.len(), 1, "one attempt");
+        assert_eq!(fixture.clock_seconds(), 0.0, "no wait: {status} {body}");
         fixture.assert_idle();
     }
+}
+
+#[test]
+fn session_opens_on_a_server_without_configuration() {
+    for reply in [
+        Reply::Status(400, r#"{"error": "unknown endpoint"}"#),
+        Reply::Status(403, r#"{"detail": "Forbidden"}"#),
+        Reply::Status(404, r#"{"detail": "Not Found"}"#),
+        Reply::Status(405, "method not allowed"),
+        Reply::Status(500, "Internal Server Error"),
+        Reply::Status(501, r#"{"error": "not implemented"}"#),
+        Reply::Status(200, "<!doctype html><p>Welcome</p>"),
+        Reply::Status(200, "[]"),
+        Reply::Fails(TransportErrorKind::Timeout, Sent::MaybeSent),
+    ] {
+        let fixture = Fixture::new();
+        fixture.server.set_default(routes::CLIENT_CONFIG, reply);
+        let session = fixture.open();
+        assert_eq!(session.config(), &ClientConfig::default(), "{reply:?}");
+        let recovered = session.recovered_errors();
+        assert_eq!(recovered.of(RecoveredError::MissingRoute), 1, "{reply:?}");
+        assert_eq!(fixture.server.requests_to(routes::CLIENT_CONFIG).len(), 1);
+    }
+}
+
+#[test]
+fn optional_requests_of_session_open_take_ten_seconds_at_most() {
+    let fixture = Fixture::new();
+    for route in [ApiDocument::PATH, routes::DYNAMIC_CONFIG] {
+        fixture.server.set_default(route, Reply::Hangs);
+    }
+    let session = fixture.open();
+    assert_eq!(fixture.clock_seconds(), 10.0);
+    assert_eq!(session.dynamic_config().refresh_interval_sec, 300);
+
+    let fixture = Fixture::new();
+    let reply = Reply::Status(500, r#"{"detail": "Internal Server Error"}"#);
+    fixture.server.set_default(routes::DYNAMIC_CONFIG, reply);
+    let _session = fixture.open();
+    assert_eq!(fixture.server.requests_to(routes::DYNAMIC_CONFIG).len(), 3);
+    assert!(fixture.clock_seconds() < 10.0);
+}
+
+#[test]
+fn session_creation_with_a_repeated_500_is_attempted_three_times() {
+    let fixture = Fixture::new();
+    let reply = Reply::Status(500, r#"{"detail": "no database"}"#);
+    fixture.server.set_default(routes::CREATE_SESSION, reply);
+    let error = fixture.open_error();
+    assert_eq!(error.kind(), ErrorKind::Server);
+    assert!(error.to_string().contains("no database"), "{error}");
+    assert_eq!(fixture.server.requests_to(routes::CREATE_SESSION).len(), 3);
 }
 
 #[test]
@@ -201,8 +258,9 @@ fn rejected_api_key_fails_each_request_of_session_open_without_retry() {
         (403, ErrorKind::PermissionDenied),
     ] {
         for (sent, route) in OPENING.iter().enumerate() {
-            // The document is optional.
-            if *route == ApiDocument::PATH {
+            // The document and the configurations are optional, and some servers respond to requests for a missing route with 403.
+            let is_optional = *route != routes::CREATE_SESSION && status == 403;
+            if *route == ApiDocument::PATH || is_optional {
                 continue;
             }
             let fixture = Fixture::new();
@@ -247,16 +305,6 @@ fn server_that_requires_token_exchange_is_unsupported() {
 #[test]
 fn decode_error_of_session_open_names_the_request() {
     for (route, name, body) in [
-        (
-            routes::CLIENT_CONFIG,
-            "client/config",
-            r#"{"fwdbwd_max_chunk_len": "many"}"#,
-        ),
-        (
-            routes::DYNAMIC_CONFIG,
-            "client/dynamic_config",
-            "<p>busy</p>",
-        ),
         (
             routes::CREATE_SESSION,
             "create_session",
