@@ -152,7 +152,7 @@ impl HeartbeatLoop {
         }
     }
 
-    /// Logs once that the server has no heartbeats. The loop goes on, since a server may get the route, for example after an update.
+    /// Logs once that the server has no heartbeats. The loop continues, since a server may get the route, for example after an update.
     fn route_missing(&mut self) {
         self.last_success = self.time.now();
         if !std::mem::replace(&mut self.is_route_missing, true) {

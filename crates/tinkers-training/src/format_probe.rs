@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tinkers_core::{
-    BodyFormat, CallPolicy, Error, ProfileUpdate, RecoveredError, Result, ServerProfile,
+    BodyFormat, CallPolicy, ClientId, Error, ProfileUpdate, RecoveredError, Result, ServerProfile,
+    SessionContext,
 };
 use tinkers_wire::{Datum, Loss, LossFn, PassMode};
 
 use crate::requests::{Pass, Request};
-use crate::submit::Outgoing;
 
 /// Parts of the messages with which servers reject a body that they cannot decode, in lower case.
 const UNREADABLE: [&str; 14] = [
@@ -44,6 +44,14 @@ const NO_MODEL: &str = "tinkers-body-format-probe";
 /// The time limit of one probe.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// The client on whose behalf a probe is sent.
+#[derive(Debug)]
+pub(crate) struct Sender<'a> {
+    pub(crate) session: &'a dyn SessionContext,
+    pub(crate) client: ClientId,
+    pub(crate) operation: &'static str,
+}
+
 /// What the response to a probe shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
@@ -57,23 +65,23 @@ enum Finding {
 
 /// Finds out which body format the server accepts, with forward passes of a model that does not exist. Adds the format to the server profile.
 /// If the responses do not show the format, adds nothing.
-pub(crate) async fn probe(outgoing: &Outgoing<'_>) {
-    let format = match find(outgoing, BodyFormat::Protobuf).await {
+pub(crate) async fn probe(sender: &Sender<'_>) {
+    let format = match find(sender, BodyFormat::Protobuf).await {
         Finding::Decoded => BodyFormat::Protobuf,
         Finding::Undecoded => BodyFormat::Json,
-        Finding::Unclear => match find(outgoing, BodyFormat::Json).await {
+        Finding::Unclear => match find(sender, BodyFormat::Json).await {
             Finding::Decoded => BodyFormat::Json,
             Finding::Undecoded | Finding::Unclear => return,
         },
     };
-    outgoing.session.learn(ProfileUpdate::BodyFormat(format));
+    sender.session.learn(ProfileUpdate::BodyFormat(format));
 }
 
-async fn find(outgoing: &Outgoing<'_>, format: BodyFormat) -> Finding {
-    match send(outgoing, format).await {
+async fn find(sender: &Sender<'_>, format: BodyFormat) -> Finding {
+    match send(sender, format).await {
         Ok(()) => Finding::Decoded,
         Err(error) => {
-            let caller = outgoing.session.caller();
+            let caller = sender.session.caller();
             let recovered_errors = &caller.recovered_errors;
             recovered_errors.record(RecoveredError::Fallback, &error);
             of_error(&error)
@@ -96,7 +104,7 @@ fn of_error(error: &Error) -> Finding {
     }
 }
 
-async fn send(outgoing: &Outgoing<'_>, format: BodyFormat) -> Result<()> {
+async fn send(sender: &Sender<'_>, format: BodyFormat) -> Result<()> {
     let pass = Pass {
         model_id: NO_MODEL.into(),
         mode: PassMode::Forward,
@@ -107,9 +115,9 @@ async fn send(outgoing: &Outgoing<'_>, format: BodyFormat) -> Result<()> {
     let mut call = pass.call(1, &profile)?;
     call.policy = CallPolicy::ONCE;
     call.attempt_limit = Some(LIMIT);
-    call.operation = Some(outgoing.operation);
-    call.client = outgoing.client;
-    outgoing.session.caller().call(call).await?;
+    call.operation = Some(sender.operation);
+    call.client = sender.client;
+    sender.session.caller().call(call).await?;
     Ok(())
 }
 

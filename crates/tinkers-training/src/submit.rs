@@ -85,7 +85,12 @@ impl Outgoing<'_> {
     pub(crate) async fn send(&self, policy: CallPolicy) -> Result<Submitted> {
         let mut profile = self.session.profile();
         if self.request.adds_gradients() && profile.body_format_is_unknown() {
-            format_probe::probe(self).await;
+            let sender = format_probe::Sender {
+                session: self.session,
+                client: self.client,
+                operation: self.operation,
+            };
+            format_probe::probe(&sender).await;
             profile = self.session.profile();
         }
         if !self.request.has_formats() || profile.body_format_confirmed {
