@@ -16,6 +16,9 @@ pub(crate) async fn connect(
     if let Some(key) = &server.api_key {
         builder = builder.api_key(key.expose());
     }
+    if let Some(format) = server.body_format {
+        builder = builder.body_format(format.into());
+    }
     let connected = builder.connect().await;
     connected.with_context(|| {
         format!(

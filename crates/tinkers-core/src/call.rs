@@ -31,6 +31,7 @@ use crate::time::{Clock, Timestamp};
 use crate::transport::{ClassTimeouts, HttpRequest, HttpResponse, Transport, TransportError};
 
 mod attempts;
+mod same_reason;
 
 use attempts::Attempts;
 
@@ -66,6 +67,9 @@ pub struct Call {
     /// A function that returns whether a response ends the call with an error although the retry policy would send the request again.
     /// Callers set it if they react to such a response with a different request.
     pub is_final: Option<fn(&HttpResponse) -> bool>,
+    /// The maximum number of retries after responses with a server error (5xx) and the same reason. `None` for no such limit. Callers set
+    /// it for creations, since each attempt may leave an object behind on the server.
+    pub max_same_reason: Option<u32>,
     /// A function that returns whether a successful response can be decoded. If it returns false, a proxy may have corrupted the response.
     /// The call is then retried a few times, provided that its policy repeats requests that may have been applied.
     pub is_readable: Option<fn(&HttpResponse) -> bool>,
@@ -109,6 +113,7 @@ impl Call {
             max_response_bytes: HttpRequest::default_max_response_bytes(class),
             progress: None,
             is_final: None,
+            max_same_reason: None,
             is_readable: None,
         }
     }

@@ -64,6 +64,8 @@ pub enum ProfileUpdate {
     ZstdBodies,
     /// The name of the server software, as `name/version`.
     Software(String),
+    /// The server rejects polls that ask for the size of a large result (`allow_metadata_only`).
+    PollsWithoutSize,
     /// The server has no OpenAPI document.
     NoDocument,
     /// The server has this OpenAPI document.
@@ -84,6 +86,8 @@ pub struct ServerProfile {
     pub deduplicates: Deduplication,
     /// Whether the server accepts zstd-compressed bodies of forward-backward passes.
     pub zstd_bodies: bool,
+    /// Whether polls may ask for the size of a large result (`allow_metadata_only`) before they fetch the result.
+    pub polls_for_size: bool,
     /// Whether the server rejects request bodies with unknown fields. `None` if its OpenAPI document does not say.
     pub is_strict: Option<bool>,
     /// Whether the server has an OpenAPI document, as far as the client knows.
@@ -102,6 +106,7 @@ impl Default for ServerProfile {
             body_format_confirmed: false,
             deduplicates: Deduplication::Unknown,
             zstd_bodies: false,
+            polls_for_size: true,
             is_strict: None,
             document: Document::NotAsked,
             paths: Arc::default(),
@@ -124,6 +129,7 @@ impl ServerProfile {
             ProfileUpdate::Deduplicates(which) => self.deduplicates = self.deduplicates.max(which),
             ProfileUpdate::ZstdBodies => self.zstd_bodies = true,
             ProfileUpdate::Software(name) => self.software = Some(name),
+            ProfileUpdate::PollsWithoutSize => self.polls_for_size = false,
             ProfileUpdate::NoDocument => self.document = Document::Absent,
             ProfileUpdate::Document(document) => self.read(*document),
         }
@@ -141,6 +147,12 @@ impl ServerProfile {
     /// Returns whether the server's OpenAPI document lists this body format for forward-backward passes.
     pub fn lists_body_format(&self, format: BodyFormat) -> bool {
         self.listed_formats.contains(&format)
+    }
+
+    /// Returns whether nothing is known about the body formats that the server accepts: the server is of an unknown make, has no OpenAPI
+    /// document, and no response has shown a format.
+    pub fn body_format_is_unknown(&self) -> bool {
+        !self.body_format_confirmed && self.document == Document::Absent
     }
 
     /// Returns whether the server's OpenAPI document lists this route.

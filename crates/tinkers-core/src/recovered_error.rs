@@ -46,6 +46,8 @@ pub enum RecoveredError {
     Telemetry,
     /// The OpenAPI document of a server whose software is unknown could not be read.
     Document,
+    /// The server lacks an optional route or cannot serve it, such as its configuration. The client uses the defaults of the protocol.
+    MissingRoute,
     /// The request to close a session failed, since the server no longer knows the session.
     Close,
     /// A connection broke while it was idle, or broke before the server could read the request, which was then sent on another connection.
@@ -72,6 +74,7 @@ impl RecoveredError {
         Self::Refresh,
         Self::Telemetry,
         Self::Document,
+        Self::MissingRoute,
         Self::Close,
         Self::Connection,
         Self::Certificate,
@@ -95,6 +98,7 @@ impl RecoveredError {
             Self::Refresh => "refresh",
             Self::Telemetry => "telemetry",
             Self::Document => "document",
+            Self::MissingRoute => "missing_route",
             Self::Close => "close",
             Self::Connection => "connection",
             Self::Certificate => "certificate",

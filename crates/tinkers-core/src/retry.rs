@@ -52,6 +52,9 @@ pub const API_ERROR_RETRIES: u32 = 3;
 /// body gives a reason. With the usual pauses, the retries take about 30 s in all.
 pub const PROXY_ERROR_RETRIES: u32 = 6;
 
+/// The maximum number of retries of a creation after server errors with the same reason, which a further retry will not change.
+pub const SAME_REASONS: u32 = 2;
+
 impl StatusAction {
     /// Returns what the client does after a response. This depends on the status, and on whether the body is empty or contains a reason in
     /// JSON.
@@ -73,6 +76,10 @@ impl StatusAction {
             402 => (PauseForBilling, PauseForBilling),
             408 => (Repeat, NotReady),
             429 => (Refused, Refused),
+            // Some servers do not know a request until it has a result.
+            404 if kind == ExchangeKind::Poll && tinkers_wire::says_not_ready(&response.body) => {
+                (Fail, NotReady)
+            }
             // An edge proxy rejects a request with an empty 400. The API itself always gives a reason.
             400 if is_empty => (Repeat, Repeat),
             // The API itself reports that the result is lost.
@@ -94,7 +101,7 @@ impl StatusAction {
 }
 
 /// Returns whether the response body is an error in the format of the API, and not an HTML page or plain text of a proxy.
-fn has_api_error(response: &HttpResponse) -> bool {
+pub(crate) fn has_api_error(response: &HttpResponse) -> bool {
     response.body.trim_ascii_start().starts_with(b"{")
         && tinkers_wire::error_text(&response.body).is_some()
 }

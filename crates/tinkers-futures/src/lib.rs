@@ -21,5 +21,8 @@ pub use poller::{CompletionHandle, CompletionNotice, PendingSubmission, SessionP
 pub use queue_log::QueueLog;
 pub use retrieve::{Retrieval, retrieve, retrieve_completed};
 pub use session_error::session_error;
-pub use submission::{is_submission, read_submission};
+pub use submission::{
+    SubmissionOutcome, is_submission, is_submission_or_result, read_submission,
+    read_submission_or_result,
+};
 pub use unwind::{catch_unwind, panic_error};

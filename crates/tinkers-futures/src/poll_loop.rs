@@ -54,6 +54,11 @@ pub(crate) trait PollHandler: Send {
     /// Does nothing by default.
     fn on_held_back(&mut self) {}
 
+    /// Called after a response with an error status that is retried a few times, so that the next poll may differ. Does nothing by default.
+    fn on_error_status(&mut self, response: &HttpResponse) {
+        let _ = response;
+    }
+
     /// Called after each poll that does not end the loop, before the wait for the next poll.
     fn before_wait(&mut self) {}
 
@@ -157,7 +162,7 @@ impl PollLoop {
             }
             let exchange = self.send(handler, deadline).await?;
             let duration = exchange.duration;
-            let step = match self.classify::<H>(exchange)? {
+            let step = match self.classify(handler, exchange)? {
                 Reply::Success(response) => {
                     let verdict = handler.on_success(response).await?;
                     self.apply(verdict, duration, Duration::ZERO)?
@@ -255,7 +260,7 @@ impl PollLoop {
 
     /// Decides from the status or the transport error of a poll whether the poll is handled, retried or fails. Reports each response except
     /// a 5xx to the outage detector.
-    fn classify<H: PollHandler>(&mut self, exchange: Exchange) -> Result<Reply> {
+    fn classify<H: PollHandler>(&mut self, handler: &mut H, exchange: Exchange) -> Result<Reply> {
         let session = Arc::clone(&self.session);
         let caller = session.caller();
         let Exchange {
@@ -311,6 +316,7 @@ impl PollLoop {
             }
             StatusAction::Repeat => (Wait::Pause(self.failure_pause(&status, hint)), false),
             StatusAction::RetryUpTo(limit) => {
+                handler.on_error_status(&response);
                 let cause = RetryCause::Status(status.as_u16());
                 let error = H::final_error(kind, &response);
                 (self.bounded_retry(cause, limit, hint, error)?, false)

@@ -9,8 +9,8 @@ use http::{HeaderName, HeaderValue, Method, header};
 use tinkers_core::nesting::NestedMark;
 use tinkers_core::retry::API_ERROR_RETRIES;
 use tinkers_core::{
-    BytesGuard, ClientId, Error, ErrorKind, HttpRequest, HttpResponse, Phase, RecoveredError,
-    Result, RouteClass, Sent,
+    BytesGuard, ClientId, Error, ErrorKind, HttpRequest, HttpResponse, Phase, ProfileUpdate,
+    RecoveredError, Result, RouteClass, Sent,
 };
 use tinkers_wire::{
     DecodeError, OperationResult, PollResponse, QueueState, RequestKind, RetrieveFuture, routes,
@@ -74,6 +74,7 @@ pub async fn retrieve_completed<T: OperationResult>(
     let now = session.caller().time.now();
     let progress = &retrieval.operation.progress;
     progress.accepted(now, retrieval.request_id.as_str());
+    let may_ask_for_size = session.profile().polls_for_size;
     let mut polls = PollLoop::new(
         session,
         retrieval.client,
@@ -84,7 +85,7 @@ pub async fn retrieve_completed<T: OperationResult>(
         retrieval,
         size_replies: 0,
         iteration: 0,
-        may_ask_for_size: true,
+        may_ask_for_size,
         budget: None,
         result: PhantomData,
     };
@@ -176,6 +177,16 @@ impl<T: OperationResult> PollHandler for ResultPoll<T> {
 
     fn on_held_back(&mut self) {
         self.reset_deadline();
+    }
+
+    fn on_error_status(&mut self, response: &HttpResponse) {
+        const FIELD: &[u8] = b"allow_metadata_only";
+        let names_field = response.body.windows(FIELD.len()).any(|part| part == FIELD);
+        if self.may_ask_for_size && names_field && response.status.is_client_error() {
+            self.may_ask_for_size = false;
+            let session = &self.retrieval.operation.session;
+            session.learn(ProfileUpdate::PollsWithoutSize);
+        }
     }
 
     fn final_error(kind: ErrorKind, response: &HttpResponse) -> Error {

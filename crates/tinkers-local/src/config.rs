@@ -1,9 +1,11 @@
 //! The configuration of a server: limits, timeouts and its API key.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
 use crate::dialect::Dialect;
+use crate::quirks::Quirk;
 use crate::window::Window;
 
 /// The configuration of an embedded server. The defaults suit development.
@@ -62,6 +64,8 @@ pub struct LocalConfig {
     pub window: Option<Window>,
     /// The differences from the official service: which requests the server accepts, and how it responds.
     pub dialect: Dialect,
+    /// The quirks of other servers that this server imitates, in addition to the differences in `dialect`.
+    pub quirks: BTreeSet<Quirk>,
 }
 
 impl Default for LocalConfig {
@@ -86,6 +90,7 @@ impl Default for LocalConfig {
             max_snapshots: 32,
             window: None,
             dialect: Dialect::default(),
+            quirks: BTreeSet::new(),
         }
     }
 }
@@ -95,6 +100,13 @@ impl LocalConfig {
     #[must_use]
     pub fn with_api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(ApiKey(key.into()));
+        self
+    }
+
+    /// Imitates a quirk of another server.
+    #[must_use]
+    pub fn with_quirk(mut self, quirk: Quirk) -> Self {
+        self.quirks.insert(quirk);
         self
     }
 

@@ -87,6 +87,13 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
+impl Response {
+    /// Returns the value of a response header. Returns `None` if the header is absent or its value is not valid text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
 impl LazyResponse {
     /// Creates a response with a JSON body.
     pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Self {

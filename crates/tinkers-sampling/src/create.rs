@@ -3,11 +3,17 @@
 use std::future::IntoFuture;
 use std::sync::Arc;
 
+use tinkers_core::retry::SAME_REASONS;
 use tinkers_core::{
-    Call, Deduplication, Error, ErrorKind, RecoveredError, Result, RouteClass, Sent, SessionContext,
+    Call, Deduplication, Error, RecoveredError, Result, RouteClass, Sent, SessionContext,
 };
-use tinkers_futures::{ApiFuture, Operation, start};
-use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, routes, to_json};
+use tinkers_futures::{
+    ApiFuture, Operation, Retrieval, SubmissionOutcome, is_submission_or_result,
+    read_submission_or_result, retrieve, start,
+};
+use tinkers_wire::{
+    CreateSamplingSession, RequestKind, SamplingSessionCreated, TinkerPath, routes, to_json,
+};
 
 use crate::SamplingClient;
 
@@ -26,12 +32,15 @@ pub enum SamplerSource {
 }
 
 impl SamplerSource {
-    /// Parses a `tinker://` path or the name of a base model.
+    /// Parses the path of saved weights or the name of a base model. A text with `://`, with a `/` at its start or with two or more `/` is a
+    /// path, since names of base models have at most one `/`.
     ///
     /// # Errors
-    /// `InvalidInput` if the text is empty, or a URL that is not a valid `tinker://` path.
+    /// `InvalidInput` if the text is empty, or a path with control characters.
     pub fn parse(text: &str) -> Result<Self> {
-        if text.contains("://") {
+        let is_path =
+            text.contains("://") || text.starts_with('/') || text.matches('/').count() > 1;
+        if is_path {
             return Ok(Self::Weights(text.parse()?));
         }
         if text.is_empty() {
@@ -72,12 +81,20 @@ pub struct CreateSamplingClient {
 }
 
 impl CreateSamplingClient {
-    /// Creates a builder for `source`: the name of a base model, or the `tinker://` path of saved weights. With an invalid source, awaiting
-    /// the builder fails.
+    /// Creates a builder for `source`: the name of a base model, or the path of saved weights. With an invalid source, awaiting the
+    /// builder fails.
     pub fn new(session: Arc<dyn SessionContext>, source: impl AsRef<str>) -> Self {
         Self {
             session,
             source: SamplerSource::parse(source.as_ref()),
+        }
+    }
+
+    /// Creates a builder for saved weights. `path` is their path, in whatever form the server has sent it.
+    pub fn from_weights(session: Arc<dyn SessionContext>, path: TinkerPath) -> Self {
+        Self {
+            session,
+            source: Ok(SamplerSource::Weights(path)),
         }
     }
 
@@ -121,19 +138,31 @@ impl CreateSamplingClient {
         call.operation = Some(operation.name);
         call.progress = Some(Arc::clone(&operation.progress));
         call.deadline = operation.deadline;
-        call.is_readable = Some(|response| SamplingSessionCreated::read(&response.body).is_ok());
+        call.is_readable = Some(is_submission_or_result::<SamplingSessionCreated>);
+        let leaves_nothing = self.session.profile().deduplicates == Deduplication::Everything;
+        call.max_same_reason = (!leaves_nothing).then_some(SAME_REASONS);
         let accepted = self.session.caller().call(call).await;
         let accepted = accepted.map_err(|error| match error.sent() {
             Sent::MaybeSent => error.with_context(ORPHAN),
             _ => error,
         })?;
-        let response = accepted.response;
-        let created = SamplingSessionCreated::read(&response.body).map_err(|error| {
-            let message =
-                format!("cannot decode the response to the creation of a sampler: {error}");
-            Error::new(ErrorKind::Protocol, Sent::Answered, message)
-                .with_response(response.status.as_u16(), &response.body)
-        })?;
+        let created: SamplingSessionCreated = match read_submission_or_result(&accepted.response) {
+            Ok(SubmissionOutcome::Completed(created)) => created,
+            Ok(SubmissionOutcome::Accepted(response)) => {
+                retrieve(Retrieval {
+                    operation: operation.clone(),
+                    client: self.session.next_client(),
+                    request_id: response.request_id,
+                    kind: RequestKind::CreateSamplingSession,
+                    submitted_in: accepted.elapsed,
+                    queue_log: None,
+                })
+                .await?
+            }
+            Err(error) => {
+                return Err(error.with_context("the server did not create a sampler"));
+            }
+        };
         let sampler_id = created.sampling_session_id;
         if accepted.earlier == Sent::MaybeSent
             && self.session.profile().deduplicates != Deduplication::Everything
@@ -176,10 +205,16 @@ mod tests {
             SamplerSource::parse("tinker://m/sampler_weights/s").unwrap(),
             SamplerSource::Weights(_)
         ));
-        assert_eq!(
-            SamplerSource::parse("http://x/y").unwrap_err().field(),
-            Some("path")
-        );
+        for path in [
+            "mint://m/s",
+            "/srv/checkpoints/s",
+            "sessions/m/sampler_weights/s",
+        ] {
+            let source = SamplerSource::parse(path).unwrap();
+            assert!(matches!(source, SamplerSource::Weights(_)), "{path}");
+        }
+        let error = SamplerSource::parse("http://x/\ny").unwrap_err();
+        assert_eq!(error.field(), Some("path"));
         assert_eq!(
             SamplerSource::parse("").unwrap_err().field(),
             Some("source")

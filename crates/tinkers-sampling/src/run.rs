@@ -10,8 +10,8 @@ use tinkers_core::{
     Readmission, RecoveredError, Result, RouteClass, Sent,
 };
 use tinkers_futures::{
-    CompletionHandle, CompletionNotice, Operation, Retrieval, is_submission, read_submission,
-    retrieve_completed, session_error,
+    CompletionHandle, CompletionNotice, Operation, Retrieval, SubmissionOutcome,
+    is_submission_or_result, read_submission_or_result, retrieve_completed, session_error,
 };
 use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_with_capacity};
 
@@ -46,7 +46,7 @@ pub(crate) async fn run(
         let mut accepted = Box::pin(submit(&sampler, &mut request, &operation, admission)).await?;
         let notice = match &accepted.result {
             PendingResult::Registered(handle) => handle.completed().await?,
-            PendingResult::Polled(_) => CompletionNotice::default(),
+            PendingResult::Polled(_) | PendingResult::Ready(_) => CompletionNotice::default(),
         };
         let ids = accepted.sequence_ids.take();
         // A block, so that the response is not part of the future during the waits.
@@ -95,15 +95,8 @@ enum PendingResult {
     Registered(CompletionHandle),
     /// The client polls for this sample alone, with this request id.
     Polled(String),
-}
-
-impl PendingResult {
-    fn request_id(&self) -> &str {
-        match self {
-            Self::Registered(handle) => handle.request_id(),
-            Self::Polled(id) => id,
-        }
-    }
+    /// The response to the submission contained the result.
+    Ready(Box<SampleResponse>),
 }
 
 /// Builds the request for admission by the rate limiter. Called before the body of the sample is encoded.
@@ -154,14 +147,24 @@ async fn submit(
     );
     call.operation = Some(operation.name);
     call.client = sampler.client;
-    call.is_readable = Some(is_submission);
+    call.is_readable = Some(is_submission_or_result::<SampleResponse>);
     call.cost = cost(request);
     call.progress = Some(Arc::clone(&operation.progress));
     call.deadline = operation.deadline;
     let session = &*sampler.session;
     let accepted = session.caller().call_admitted(admission, call).await;
     let accepted = accepted.map_err(|error| session_error(session, error))?;
-    let response = read_submission(&accepted.response)?;
+    let response = match read_submission_or_result(&accepted.response)? {
+        SubmissionOutcome::Accepted(response) => response,
+        SubmissionOutcome::Completed(result) => {
+            return Ok(Accepted {
+                result: PendingResult::Ready(Box::new(result)),
+                sequence_ids: None,
+                submitted_in: accepted.elapsed,
+                _permit: accepted.in_flight_permit,
+            });
+        }
+    };
     let result = match (&sampler.poller, pending) {
         (Some(poller), Some(pending)) => PendingResult::Registered(poller.register(
             pending,
@@ -191,10 +194,16 @@ async fn retrieve(
     operation: &Operation,
     notice: CompletionNotice,
 ) -> Result<SampleResponse> {
+    // The completion handle is kept until the result is retrieved.
+    let (request_id, _handle) = match accepted.result {
+        PendingResult::Ready(result) => return Ok(*result),
+        PendingResult::Polled(id) => (id, None),
+        PendingResult::Registered(handle) => (handle.request_id().to_owned(), Some(handle)),
+    };
     let retrieval = Retrieval {
         operation: operation.clone(),
         client: sampler.client,
-        request_id: accepted.result.request_id().to_owned(),
+        request_id,
         kind: RequestKind::Sample,
         submitted_in: accepted.submitted_in,
         queue_log: Some(Arc::clone(&sampler.queue_log)),

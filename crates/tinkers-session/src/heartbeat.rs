@@ -34,6 +34,10 @@ pub(crate) struct HeartbeatLoop {
     expiry: Duration,
     last_success: Timestamp,
     at_risk: bool,
+    /// Whether the server seems to have no route for heartbeats. A session on such a server is not at risk.
+    is_route_missing: bool,
+    /// Whether the server has accepted a heartbeat of this session.
+    has_succeeded: bool,
     timeouts: Timeouts,
 }
 
@@ -48,6 +52,8 @@ enum Outcome {
     },
     /// The server has ended the session.
     Ended,
+    /// The server has no route for heartbeats.
+    NoRoute,
 }
 
 impl HeartbeatLoop {
@@ -71,6 +77,8 @@ impl HeartbeatLoop {
             time,
             state,
             at_risk: false,
+            is_route_missing: false,
+            has_succeeded: false,
             timeouts: Timeouts::of(RouteClass::Control),
         }
     }
@@ -96,6 +104,7 @@ impl HeartbeatLoop {
                     // The hint is followed for at most a third of the expiry, so that the session survives the pause.
                     pause = hint.map_or(pause, |hint| hint.clamp(pause, self.expiry / 3));
                 }
+                Outcome::NoRoute => catch_panic(|| self.route_missing()),
                 Outcome::Ended => {
                     self.state.end();
                     catch_panic(|| {
@@ -134,6 +143,8 @@ impl HeartbeatLoop {
         match response.status {
             StatusCode::GONE => Outcome::Ended,
             status if says_session_lost(status, &text) => Outcome::Ended,
+            // A server that has accepted a heartbeat has the route.
+            status if !self.has_succeeded && is_missing_route(status) => Outcome::NoRoute,
             status => Outcome::Failed {
                 cause: format!("status {}: {text}", status.as_u16()),
                 hint: hint::retry_after(response, self.time.wall()),
@@ -141,7 +152,19 @@ impl HeartbeatLoop {
         }
     }
 
+    /// Logs once that the server has no heartbeats. The loop continues, since a server may get the route, for example after an update.
+    fn route_missing(&mut self) {
+        self.last_success = self.time.now();
+        if !std::mem::replace(&mut self.is_route_missing, true) {
+            let recovered_error = RecoveredError::MissingRoute;
+            self.state.recovered_errors.count(recovered_error);
+            let recovered_error = recovered_error.name();
+            tracing::info!(recovered_error, "the server has no heartbeats");
+        }
+    }
+
     fn accepted(&mut self) {
+        self.has_succeeded = true;
         self.last_success = self.time.now();
         if std::mem::take(&mut self.at_risk) {
             self.state.events.send(SessionEvent::Recovered);
@@ -167,6 +190,11 @@ impl HeartbeatLoop {
             "heartbeats fail; the session is at risk"
         );
     }
+}
+
+/// Returns whether servers respond with this status to requests for a route that they do not have.
+fn is_missing_route(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 403 | 404 | 405 | 501)
 }
 
 impl Outcome {

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tinkers_core::retry::SAME_REASONS;
 use tinkers_core::{
     Accepted, BaseUrl, Call, CallPolicy, Caller, Deduplication, Error, ErrorKind, ProfileUpdate,
-    RecoveredError, RetryBudget, RouteClass, Sent,
+    RecoveredError, RetryBudget, RouteClass, Sent, Timestamp,
 };
 use tinkers_dispatch::{ByteSemaphore, ClassSettings, LimiterSettings};
 use tinkers_wire::{
@@ -32,8 +33,9 @@ const OPERATION: &str = "ServiceClient.connect";
 impl Session {
     /// Opens a session: requests the configuration of the server, creates the session, and starts its heartbeats.
     ///
-    /// The first request is not retried, so that a wrong address fails at once. The other requests are retried for five minutes. The future
-    /// can be awaited on any executor.
+    /// The first request is not retried, so that a wrong address fails at once. The configurations and the OpenAPI document are optional: if
+    /// the server does not send them within 10 s, the defaults of the protocol apply. The creation of the session is retried for five minutes
+    /// if the server has sent its configuration. The future can be awaited on any executor.
     ///
     /// # Errors
     /// `InvalidInput` for invalid options, before anything is sent. `Connection` if the server is not reachable, and `Protocol` if the
@@ -124,17 +126,37 @@ struct Negotiated {
     created: SessionCreated,
 }
 
+/// The time limit of all optional requests of an opening together: the configurations and the OpenAPI document.
+const OPTIONAL_LIMIT: Duration = Duration::from_secs(10);
+
 async fn negotiate(
     caller: &mut Caller,
     endpoint: &Endpoint,
     options: &SessionOptions,
 ) -> Result<Negotiated, Error> {
-    let config = client_config(caller, endpoint.key().address()).await?;
+    let address = endpoint.key().address();
+    let optional_until = caller.time.now().after(OPTIONAL_LIMIT);
+    let configured = client_config(caller, address).await?;
+    let is_tinker_server = configured.is_some();
+    let config = configured.unwrap_or_default();
     learn(&config, endpoint);
     caller.billing_limit = Duration::from_secs(config.billing_exception_max_pause_duration_sec);
-    api_document::learn(caller, endpoint).await;
-    let dynamic = dynamic_config(caller, expiry(&config, options) / 3).await?;
-    let created = create(caller, options).await?;
+    api_document::learn(caller, endpoint, optional_until).await;
+    // A wrong address fails at once, so there are no retries before anything has shown that this is a Tinker server.
+    let attempts = if is_tinker_server { 3 } else { 1 };
+    let dynamic = dynamic_config(caller, optional_until, attempts).await?;
+    let created = match is_tinker_server {
+        true => {
+            let deduplicates = endpoint.profile().deduplicates;
+            let same_reasons = (deduplicates != Deduplication::Everything).then_some(SAME_REASONS);
+            create(caller, options, CallPolicy::PATIENT, same_reasons).await?
+        }
+        // Nothing has shown yet that this is a Tinker server, so a wrong address fails here.
+        false => {
+            let created = create(caller, options, CallPolicy::ONCE, None).await;
+            created.map_err(|error| first_request_error(error, "create_session", address))?
+        }
+    };
     Ok(Negotiated {
         config,
         dynamic,
@@ -165,22 +187,26 @@ fn caller(parts: &SessionParts, options: &SessionOptions) -> Caller {
     }
 }
 
-/// Requests the configuration of the server. This is the first request of a new session, so its response also shows whether a Tinker server
-/// runs at `address`.
-async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfig, Error> {
+/// Requests the configuration of the server. Returns `None` if the server has no configuration; the defaults of the protocol then apply.
+///
+/// # Errors
+/// If no server is reachable at `address`, if the server does not accept the API key, or if the server is overloaded.
+async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<Option<ClientConfig>, Error> {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
     call.policy = CallPolicy::ONCE;
-    let accepted = caller
-        .call(call)
-        .await
-        .map_err(|error| first_request_error(error, address))?;
-    let response = &accepted.response;
-    if !json_response::is_object(&response.body) {
-        let error = not_tinker_server(address, "the response to client/config is no JSON object");
-        return Err(error.with_response(response.status.as_u16(), &response.body));
-    }
-    let config: ClientConfig = decode(response, "client/config")?;
+    call.attempt_limit = Some(OPTIONAL_LIMIT);
+    let answer = caller.call(call).await;
+    let config = answer.and_then(|accepted| decode(&accepted.response, "client/config"));
+    let config: ClientConfig = match config {
+        Ok(config) => config,
+        Err(error) if is_missing_route(&error) => {
+            let recovered_errors = &caller.recovered_errors;
+            recovered_errors.record(RecoveredError::MissingRoute, &error);
+            return Ok(None);
+        }
+        Err(error) => return Err(first_request_error(error, "client/config", address)),
+    };
     if config.pjwt_auth_enabled {
         let message = format!(
             "the server at {address} requires an exchange of the API key for a token (pjwt_auth_enabled), which this \
@@ -188,22 +214,42 @@ async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfi
         );
         return Err(Error::new(ErrorKind::Unsupported, Sent::Answered, message));
     }
-    Ok(config)
+    Ok(Some(config))
 }
 
-/// Adds the address of the server to the error of the first request that opens a session, and a text that says which setting to check.
-fn first_request_error(error: Error, address: &BaseUrl) -> Error {
+/// Returns whether an error means that a server lacks a route, or that the route does not work there. Servers without a route respond with
+/// different statuses, with an HTML page, or not at all.
+fn is_missing_route(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Protocol => true,
+        ErrorKind::Timeout => error.sent() == Sent::MaybeSent,
+        _ => matches!(
+            error.status(),
+            Some(400 | 403 | 404 | 405 | 410 | 411 | 415 | 422 | 500 | 501)
+        ),
+    }
+}
+
+/// Adds the address of the server to the error of a request that shows whether a Tinker server runs at `address`, and a text that says which
+/// setting to check. `route` is the name of the request.
+fn first_request_error(error: Error, route: &str, address: &BaseUrl) -> Error {
     match error.kind() {
         ErrorKind::NotFound => {
             let status = error.status().unwrap_or_default();
-            not_tinker_server(address, "it has no route client/config")
+            not_tinker_server(address, &format!("it has no route {route}"))
                 .with_response(status, &Bytes::copy_from_slice(error.body()))
         }
         _ if is_web_server(&error) => {
             let status = error.status().unwrap_or_default();
-            let cause = format!("it responds to client/config with status {status} and no JSON");
+            let cause = format!("it responds to {route} with status {status} and no JSON");
             not_tinker_server(address, &cause)
                 .with_response(status, &Bytes::copy_from_slice(error.body()))
+        }
+        ErrorKind::Protocol => {
+            let status = error.status().unwrap_or_default();
+            not_tinker_server(address, &format!("it sends no valid response to {route}"))
+                .with_response(status, &Bytes::copy_from_slice(error.body()))
+                .with_source(error)
         }
         ErrorKind::Connection | ErrorKind::Timeout => error.with_context(format!(
             "cannot reach a server at {address}; check base_url, and that the server is running"
@@ -290,24 +336,47 @@ fn expiry(config: &ClientConfig, options: &SessionOptions) -> Duration {
         .map_or(options.expiry, Duration::from_secs)
 }
 
-/// Requests the dynamic configuration: the server's settings that may change during a session. A retry delay (`retry-after`) of the server
-/// is followed up to `longest_hint`.
-async fn dynamic_config(caller: &Caller, longest_hint: Duration) -> Result<DynamicConfig, Error> {
-    let policy = CallPolicy::PATIENT.following_hints_up_to(longest_hint);
-    match caller.call(refresh::request(policy)).await {
-        Ok(Accepted { response, .. }) => decode(&response, "client/dynamic_config"),
-        // Servers without a dynamic configuration have no such route.
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            caller
-                .recovered_errors
-                .record(RecoveredError::Refresh, &error);
+/// Requests the dynamic configuration: the server's settings that may change during a session. Returns the defaults of the protocol if the
+/// server has no such configuration, or does not send it until `until`. The session requests it again later.
+///
+/// # Errors
+/// If the server does not accept the API key, and if the client is closed.
+async fn dynamic_config(
+    caller: &Caller,
+    until: Timestamp,
+    attempts: u32,
+) -> Result<DynamicConfig, Error> {
+    let left = until.since(caller.time.now());
+    let policy = CallPolicy {
+        window: left,
+        attempts,
+        ..CallPolicy::PATIENT.following_hints_up_to(left)
+    };
+    let answer = caller
+        .time
+        .deadline(until, caller.call(refresh::request(policy)));
+    let answer = answer.await.unwrap_or_else(|| {
+        let message = "no dynamic configuration within the time limit of optional requests";
+        Err(Error::new(ErrorKind::Timeout, Sent::MaybeSent, message))
+    });
+    let config =
+        answer.and_then(|Accepted { response, .. }| decode(&response, "client/dynamic_config"));
+    config.or_else(|error| match error.kind() {
+        ErrorKind::Authentication | ErrorKind::Closed => Err(error),
+        _ => {
+            let recovered_errors = &caller.recovered_errors;
+            recovered_errors.record(RecoveredError::Refresh, &error);
             Ok(DynamicConfig::default())
         }
-        Err(error) => Err(error),
-    }
+    })
 }
 
-async fn create(caller: &Caller, options: &SessionOptions) -> Result<SessionCreated, Error> {
+async fn create(
+    caller: &Caller,
+    options: &SessionOptions,
+    policy: CallPolicy,
+    max_same_reason: Option<u32>,
+) -> Result<SessionCreated, Error> {
     let body = to_json(&CreateSession {
         tags: options.tags.clone(),
         user_metadata: options.user_metadata.clone(),
@@ -315,7 +384,9 @@ async fn create(caller: &Caller, options: &SessionOptions) -> Result<SessionCrea
         display_name: options.display_name.clone(),
         ..CreateSession::default()
     });
-    let call = Call::post(routes::CREATE_SESSION, body, RouteClass::Rest);
+    let mut call = Call::post(routes::CREATE_SESSION, body, RouteClass::Rest);
+    call.policy = policy;
+    call.max_same_reason = max_same_reason;
     let accepted = caller.call(call).await?;
     let created: SessionCreated = decode(&accepted.response, "create_session")?;
     if let Some(message) = &created.info_message {

@@ -254,7 +254,7 @@ impl TrainingClient {
             match (saved.sampling_session_id, saved.path) {
                 (Some(id), _) => Ok(SamplingClient::new(session, id)),
                 (None, Some(path)) => {
-                    let creation = CreateSamplingClient::new(session, path);
+                    let creation = CreateSamplingClient::from_weights(session, path);
                     creation.create_in(&operation).await
                 }
                 (None, None) => {

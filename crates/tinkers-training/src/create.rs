@@ -242,7 +242,7 @@ impl CreateTrainingClientFromState {
                 created => created?,
             };
             creation
-                .client(loaded.model_id.or(created_id).unwrap_or(computed))
+                .client(loaded.model_id.or(created_id).unwrap_or(computed), None)
                 .await
         })
     }

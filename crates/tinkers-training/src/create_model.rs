@@ -3,10 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tinkers_core::retry::SAME_REASONS;
 use tinkers_core::{
-    Call, Deduplication, Error, ErrorKind, RecoveredError, Result, RouteClass, Sent,
+    Call, Deduplication, Error, ErrorKind, HttpResponse, RecoveredError, Result, RouteClass, Sent,
+    SessionContext,
 };
-use tinkers_futures::{Operation, QueueLog, Retrieval, is_submission, read_submission, retrieve};
+use tinkers_futures::{
+    Operation, QueueLog, Retrieval, SubmissionOutcome, is_submission_or_result,
+    read_submission_or_result, retrieve,
+};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef, OperationResult,
     RequestKind, TinkerPath, WeightsInfo, WeightsInfoRequest, routes, to_json,
@@ -69,6 +74,22 @@ pub(crate) async fn load_into_new_model(
     }
 }
 
+/// Returns how often a creation may be repeated because of the same reason. There is no such limit on servers that deduplicate creations,
+/// since repeats leave nothing behind there.
+fn same_reasons(session: &dyn SessionContext) -> Option<u32> {
+    let leaves_nothing = session.profile().deduplicates == Deduplication::Everything;
+    (!leaves_nothing).then_some(SAME_REASONS)
+}
+
+/// Returns whether an error shows that the server has no working route for descriptions of models. The client can work without one.
+fn is_missing_description(error: &Error) -> bool {
+    let is_missing = matches!(
+        error.status(),
+        Some(400 | 403 | 404 | 405 | 422 | 500 | 501)
+    );
+    (is_missing && error.kind() != ErrorKind::SessionLost) || error.kind() == ErrorKind::Protocol
+}
+
 /// A running operation that creates a model, with a description of the model (`subject`) for log messages and errors.
 pub(crate) struct ModelCreation {
     pub(crate) operation: Operation,
@@ -81,7 +102,7 @@ impl ModelCreation {
         let kind = RequestKind::CreateModel;
         let (made, _): (ModelCreated, _) =
             self.run(routes::CREATE_MODEL, to_json(body), kind).await?;
-        self.client(made.model_id).await
+        self.client(made.model_id, Some(&body.base_model)).await
     }
 
     /// Submits a request that creates a model, and waits for its result. Returns the result, and the model id if the response to the submission
@@ -97,10 +118,14 @@ impl ModelCreation {
         let client = session.next_client();
         let mut call = self.call(route, body);
         call.client = client;
-        call.is_readable = Some(is_submission);
+        call.max_same_reason = same_reasons(&**session);
+        call.is_readable = Some(is_submission_or_result::<T>);
         let accepted = session.caller().call(call).await;
         let accepted = accepted.map_err(|error| self.with_orphan(error))?;
-        let response = read_submission(&accepted.response)?;
+        let response = match read_submission_or_result(&accepted.response)? {
+            SubmissionOutcome::Accepted(response) => response,
+            SubmissionOutcome::Completed(result) => return Ok((result, None)),
+        };
         self.warn_of_orphan(accepted.earlier, &response.request_id);
         let result = retrieve(Retrieval {
             operation: self.operation.clone(),
@@ -145,26 +170,48 @@ impl ModelCreation {
         ))
     }
 
-    /// Creates the client of a model that was just created. Requests the description of the model from the server.
-    pub(crate) async fn client(&self, model_id: String) -> Result<TrainingClient> {
-        let made =
-            format!("model {model_id} was created, but its description could not be fetched");
-        let client = self.described(model_id).await;
-        client.map_err(|error| error.with_context(made))
+    /// Creates the client of a model that was just created. Requests the description of the model from the server. If the server cannot
+    /// describe the model, the description contains only the id and `base_model`.
+    pub(crate) async fn client(
+        &self,
+        model_id: String,
+        base_model: Option<&str>,
+    ) -> Result<TrainingClient> {
+        let session = &self.operation.session;
+        let info = match self.describe(&model_id).await {
+            Ok(info) => info,
+            Err(error) if is_missing_description(&error) => {
+                let recovered_errors = &session.caller().recovered_errors;
+                recovered_errors.record(RecoveredError::MissingRoute, &error);
+                let mut info = ModelInfo::new(model_id);
+                info.model_name = base_model.map(str::to_owned);
+                info
+            }
+            Err(error) => {
+                return Err(error.with_context(format!(
+                    "model {model_id} was created, but its description could not be fetched"
+                )));
+            }
+        };
+        Ok(TrainingClient::new(Arc::clone(session), info))
     }
 
-    async fn described(&self, model_id: String) -> Result<TrainingClient> {
-        let call = self.call(routes::GET_INFO, to_json(&ModelRef { model_id }));
+    async fn describe(&self, model_id: &str) -> Result<ModelInfo> {
+        let model_id = model_id.to_owned();
+        let mut call = self.call(routes::GET_INFO, to_json(&ModelRef { model_id }));
+        let is_decodable = |response: &HttpResponse| ModelInfo::read(&response.body).is_ok();
+        call.is_readable = Some(is_decodable);
+        call.max_same_reason = same_reasons(&*self.operation.session);
+        if call.max_same_reason.is_some() {
+            // The description is optional. Web frameworks respond so if a route does not work.
+            call.is_final = Some(|response| response.status.as_u16() == 500);
+        }
         let answer = self.operation.session.caller().call(call).await?.response;
-        let info = ModelInfo::read(&answer.body).map_err(|error| {
+        ModelInfo::read(&answer.body).map_err(|error| {
             let message = format!("cannot decode the description of the model: {error}");
             Error::new(ErrorKind::Protocol, Sent::Answered, message)
                 .with_response(answer.status.as_u16(), &answer.body)
-        })?;
-        Ok(TrainingClient::new(
-            Arc::clone(&self.operation.session),
-            info,
-        ))
+        })
     }
 
     /// Requests the base model and the LoRA configuration with which a checkpoint was trained.

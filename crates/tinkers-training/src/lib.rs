@@ -6,6 +6,7 @@ mod client;
 mod create;
 mod create_model;
 mod delivery;
+mod format_probe;
 #[cfg(all(test, tinkers_loom))]
 mod loom_models;
 mod merge;

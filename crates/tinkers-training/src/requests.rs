@@ -92,7 +92,7 @@ impl SavedName {
     pub(crate) fn is_of(&self, listed: &Checkpoint) -> bool {
         let path = listed.tinker_path.parse::<TinkerPath>();
         listed.checkpoint_id == format!("{}/{}", self.kind.segment(), self.name)
-            || path.is_ok_and(|path| path.kind() == self.kind && path.name() == self.name)
+            || path.is_ok_and(|path| path.kind() == Some(self.kind) && path.name() == self.name)
     }
 }
 

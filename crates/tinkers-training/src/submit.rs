@@ -13,6 +13,7 @@ use tinkers_core::{
 use tinkers_futures::{is_submission, read_submission};
 use tinkers_wire::{SubmissionResponse, TinkerPath, routes};
 
+use crate::format_probe::{self, says_unreadable_body};
 use crate::requests::{OnLostReply, Request};
 
 /// A successfully submitted request of a training call: the server has accepted it, or the checkpoint of a save was found.
@@ -82,7 +83,16 @@ impl Outgoing<'_> {
     /// Sends the request. If the server rejects a forward or forward-backward pass, probably because of its body format, and is not known
     /// to accept this format, sends the request once in the other format. Remembers the format that the server accepts.
     pub(crate) async fn send(&self, policy: CallPolicy) -> Result<Submitted> {
-        let profile = self.session.profile();
+        let mut profile = self.session.profile();
+        if self.request.adds_gradients() && profile.body_format_is_unknown() {
+            let sender = format_probe::Sender {
+                session: self.session,
+                client: self.client,
+                operation: self.operation,
+            };
+            format_probe::probe(&sender).await;
+            profile = self.session.profile();
+        }
         if !self.request.has_formats() || profile.body_format_confirmed {
             return self.accepted(
                 self.attempt(&profile, policy, FinalStatuses::Standard)
@@ -188,7 +198,7 @@ impl Outgoing<'_> {
         call.progress = Some(Arc::clone(self.progress));
         call.is_final = match final_statuses {
             FinalStatuses::Standard => None,
-            FinalStatuses::StandardAndBare500 => Some(is_bare_500),
+            FinalStatuses::StandardAndFormat500 => Some(is_format_500),
         };
         self.session.caller().call(call).await
     }
@@ -218,6 +228,9 @@ impl Outgoing<'_> {
             }
             // The content may be the cause as well, so the other format must not lose data.
             (BodyFormat::Protobuf, Some(422 | 500)) => self.request.is_the_same_in_json(),
+            (BodyFormat::Protobuf, Some(400)) => {
+                self.request.is_the_same_in_json() && says_unreadable_body(error.body())
+            }
             _ => false,
         }
     }
@@ -236,20 +249,27 @@ fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
 enum FinalStatuses {
     /// The statuses that the retry policy of the request never retries.
     Standard,
-    /// The statuses that the retry policy of the request never retries, and also a 500 in plain text, with which some servers respond if they
-    /// cannot decode the body format.
-    StandardAndBare500,
+    /// The statuses that the retry policy of the request never retries, and also a 500 in plain text or about the body, with which some servers
+    /// respond if they cannot decode the body format.
+    StandardAndFormat500,
 }
 
 impl FinalStatuses {
     /// Returns the response statuses after which an attempt is not retried, while it is not known whether the server accepts bodies in this
-    /// format. For formats other than JSON, a 500 in plain text is included, with which some servers reject a body that they cannot decode.
+    /// format. For formats other than JSON, a 500 in plain text or about the body is included, with which some servers reject a body that they cannot
+    /// decode.
     fn of(format: BodyFormat) -> Self {
         match format {
             BodyFormat::Json => Self::Standard,
-            _ => Self::StandardAndBare500,
+            _ => Self::StandardAndFormat500,
         }
     }
+}
+
+/// Returns whether a response is a 500 whose cause may be the body format: it is in plain text, or says that the body cannot be decoded.
+fn is_format_500(answer: &HttpResponse) -> bool {
+    let is_500 = answer.status == http::StatusCode::INTERNAL_SERVER_ERROR;
+    is_bare_500(answer) || (is_500 && says_unreadable_body(&answer.body))
 }
 
 /// Returns whether a response is a 500 in plain text. Web frameworks respond so when a handler fails, for example while it decodes a

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::lenient;
 use crate::names::display_name;
-use crate::nulls::{null_is_default, without_nulls};
+use crate::nulls::null_is_default;
 
 /// The version of the official Python SDK that this client follows in its behaviour. Servers choose the client configuration by this
 /// version.
@@ -116,8 +117,9 @@ impl Default for DynamicConfig {
     }
 }
 
-/// Implements serde traits that treat a null field like a missing field.
-macro_rules! null_tolerant_serde {
+/// Implements serde traits that accept the different forms in which servers write a field, such as `"2000"` for a number. Treats a field that
+/// has no valid value, such as null, like a missing field.
+macro_rules! lenient_serde {
     ($($type:ident),*) => {$(
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -127,12 +129,12 @@ macro_rules! null_tolerant_serde {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                without_nulls(deserializer, |fields| Self::deserialize(fields))
+                lenient::fields(deserializer, |fields| Self::deserialize(fields))
             }
         }
     )*};
 }
-null_tolerant_serde!(ClientConfig, DynamicConfig);
+lenient_serde!(ClientConfig, DynamicConfig);
 
 /// `POST /create_session`: creates a session. Models and samplers belong to a session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,6 +180,7 @@ impl Default for CreateSession {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionCreated {
     /// The id of the session.
+    #[serde(deserialize_with = "lenient::id")]
     pub session_id: String,
     /// A message from the server that the client logs at info level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,8 +272,30 @@ mod tests {
             serde_json::from_str::<ClientConfig>(&written).unwrap(),
             some
         );
-        let wrong = r#"{"fwdbwd_max_chunk_len": "many"}"#;
-        assert!(serde_json::from_str::<ClientConfig>(wrong).is_err());
+    }
+
+    #[test]
+    fn config_fields_in_other_forms_are_converted_or_skipped() {
+        let config: ClientConfig = serde_json::from_str(
+            r#"{"billing_exception_max_pause_duration_sec": 60.0, "sample_dispatch_bytes_semaphore_size": 1e7,
+                "sample_max_concurrent_requests": "20", "parallel_fwdbwd_chunks": "false", "proto_compress_fwdbwd": 1,
+                "fwdbwd_max_chunk_len": -1, "fwdbwd_max_chunk_bytes_count": "many", "session_expiry_sec": "45"}"#,
+        )
+        .unwrap();
+        let expected = ClientConfig {
+            billing_exception_max_pause_duration_sec: 60,
+            sample_dispatch_bytes_semaphore_size: 10_000_000,
+            sample_max_concurrent_requests: 20,
+            parallel_fwdbwd_chunks: false,
+            proto_compress_fwdbwd: true,
+            session_expiry_sec: Some(45),
+            ..ClientConfig::default()
+        };
+        assert_eq!(config, expected);
+        assert!(serde_json::from_str::<ClientConfig>("[]").is_err());
+        let created = r#"{"session_id": 7}"#;
+        let created: SessionCreated = serde_json::from_str(created).unwrap();
+        assert_eq!(created.session_id, "7");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::numbers::float_to_i64;
 
@@ -36,6 +36,54 @@ where
 {
     let value = Value::deserialize(deserializer)?;
     Ok(as_i64(&value).and_then(|count| u64::try_from(count).ok()?.try_into().ok()))
+}
+
+/// Deserialises an object with `read`, whose fields all have defaults. Numbers and booleans may be strings, and integers may be floats. Fields
+/// whose value is invalid nevertheless, such as a negative size, are left out and logged in one line.
+pub(crate) fn fields<'de, D, T>(
+    deserializer: D,
+    read: impl Fn(Value) -> Result<T, serde_json::Error>,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let given = Map::deserialize(deserializer)?;
+    let mut fields = Map::new();
+    let mut skipped = Vec::new();
+    for (name, value) in given {
+        if value.is_null() {
+            continue;
+        }
+        let integer = as_i64(&value).map(Value::from);
+        let boolean = as_bool(&value).map(Value::from);
+        let is_valid =
+            |form: &Value| read(Map::from_iter([(name.clone(), form.clone())]).into()).is_ok();
+        let mut forms = std::iter::once(value).chain(integer).chain(boolean);
+        match forms.find(is_valid) {
+            Some(form) => {
+                fields.insert(name, form);
+            }
+            None => skipped.push(name),
+        }
+    }
+    if !skipped.is_empty() {
+        tracing::warn!(?skipped, "skipped invalid fields of a server configuration");
+    }
+    read(fields.into()).map_err(D::Error::custom)
+}
+
+/// Returns a JSON value as a boolean, if the value is 0, 1, or a string such as `true`. Returns `None` for other values.
+fn as_bool(value: &Value) -> Option<bool> {
+    let text = match value {
+        Value::String(text) => text.trim().to_ascii_lowercase(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    match text.as_str() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    }
 }
 
 /// Returns a JSON value as an id, if the value is an integer or a string that is not empty. Returns `None` for other values.

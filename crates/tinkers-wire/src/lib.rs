@@ -52,7 +52,7 @@ pub use openapi::ApiDocument;
 pub use path::{CheckpointKind, TinkerPath};
 pub use poll::{
     CancelFuture, FailureCategory, PollResponse, QueueState, RequestKind, RetrieveFuture,
-    SubmissionResponse,
+    SubmissionResponse, says_not_ready,
 };
 pub use response::{DecodeError, error_text, excerpt, retry_after_ms};
 pub use rest::{

@@ -234,9 +234,10 @@ impl OperationResult for UnloadedModel {
 #[non_exhaustive]
 pub struct ModelInfo {
     /// The id of the model.
+    #[serde(deserialize_with = "lenient::id")]
     pub model_id: String,
     /// The description of the base model.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub model_data: ModelData,
     /// The optimizer of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -29,6 +29,9 @@ impl ApiDocument {
     /// The path of the OpenAPI document on the server, below the base URL.
     pub const PATH: &str = "/openapi.json";
 
+    /// The path at which some servers have their OpenAPI document: below the prefix of the API.
+    pub const API_PATH: &str = "/api/v1/openapi.json";
+
     /// Decodes an OpenAPI document.
     ///
     /// # Errors

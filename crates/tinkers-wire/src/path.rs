@@ -1,4 +1,4 @@
-//! `tinker://` paths and checkpoint ids.
+//! Paths and ids of checkpoints.
 
 use std::fmt;
 use std::str::FromStr;
@@ -67,15 +67,22 @@ impl FromStr for CheckpointKind {
     }
 }
 
-/// The path of a checkpoint, `tinker://<training run>/<kind>/<name>`. A path without a kind, as some servers send it, names sampler
-/// weights.
+/// The path of a checkpoint: a string that the server chose. Pass it to the server unchanged.
+///
+/// The service and most servers send paths of the form `tinker://<training run>/<kind>/<name>`. A path `tinker://<training run>/<name>`, as
+/// some servers send it, names sampler weights. Other servers send other forms, such as the path of a file. Then [`run_id`](Self::run_id)
+/// and [`kind`](Self::kind) return `None`.
 ///
 /// ```
 /// # use tinkers_wire as tinkers;
 /// use tinkers::{CheckpointKind, TinkerPath};
 ///
 /// let path: TinkerPath = "tinker://a1b2:train:0/weights/step-10".parse()?;
-/// assert_eq!((path.run_id(), path.kind(), path.name()), ("a1b2:train:0", CheckpointKind::Training, "step-10"));
+/// assert_eq!(path.run_id(), Some("a1b2:train:0"));
+/// assert_eq!((path.kind(), path.name()), (Some(CheckpointKind::Training), "step-10"));
+///
+/// let other: TinkerPath = "/srv/checkpoints/step-10".parse()?;
+/// assert_eq!((other.kind(), other.name()), (None, "step-10"));
 /// # Ok::<(), tinkers_wire::InvalidInput>(())
 /// ```
 ///
@@ -99,82 +106,106 @@ impl FromStr for CheckpointKind {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TinkerPath {
     text: String,
+    /// The parts of the path, if it has the form of the service.
+    parts: Option<Parts>,
+}
+
+/// The parts of a path of the form `tinker://<training run>/<kind>/<name>`, or without the kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Parts {
+    /// The index at which the id of the training run ends.
     run_end: usize,
     kind: CheckpointKind,
-    name_start: usize,
 }
 
 const SCHEME: &str = "tinker://";
 
 impl TinkerPath {
-    /// Creates the path of a checkpoint.
+    /// Creates the path of a checkpoint in the form of the service.
     ///
     /// # Errors
     /// The error names the field `path` if `run` or `name` is empty, `.` or `..`, or contains a `/` or white space.
     pub fn new(run: &str, kind: CheckpointKind, name: &str) -> Result<Self, InvalidInput> {
-        format!("{SCHEME}{run}/{}/{name}", kind.segment()).parse()
+        let path = Self::opaque(format!("{SCHEME}{run}/{}/{name}", kind.segment()));
+        if path.parts.is_some() {
+            return Ok(path);
+        }
+        let expected = format!("a run and a name without '/' and white space, got {path:?}");
+        Err(InvalidInput::new("path", expected))
     }
 
-    /// Returns the id of the training run that the checkpoint belongs to. The model of the run has the same id.
-    pub fn run_id(&self) -> &str {
-        &self.text[SCHEME.len()..self.run_end]
+    fn opaque(text: String) -> Self {
+        Self {
+            parts: Parts::of(&text),
+            text,
+        }
     }
 
-    /// Returns the purpose of the checkpoint.
-    pub fn kind(&self) -> CheckpointKind {
-        self.kind
+    /// Returns the id of the training run that the checkpoint belongs to. The model of the run has the same id. Returns `None` if the path
+    /// does not have the form of the service.
+    pub fn run_id(&self) -> Option<&str> {
+        self.parts
+            .map(|parts| &self.text[SCHEME.len()..parts.run_end])
     }
 
-    /// Returns the name of the checkpoint.
+    /// Returns the purpose of the checkpoint, or `None` if the path does not have the form of the service.
+    pub fn kind(&self) -> Option<CheckpointKind> {
+        self.parts.map(|parts| parts.kind)
+    }
+
+    /// Returns the name of the checkpoint: the last segment of the path.
     pub fn name(&self) -> &str {
-        &self.text[self.name_start..]
+        self.text.rsplit('/').next().unwrap_or_default()
     }
 
-    /// Returns the checkpoint id `<kind>/<name>`, by which the server's lists of checkpoints identify the checkpoint.
-    pub fn checkpoint_id(&self) -> String {
-        format!("{}/{}", self.kind.segment(), self.name())
+    /// Returns the checkpoint id `<kind>/<name>`, by which the server's lists of checkpoints identify the checkpoint. Returns `None` if the
+    /// path does not have the form of the service.
+    pub fn checkpoint_id(&self) -> Option<String> {
+        Some(format!("{}/{}", self.kind()?.segment(), self.name()))
     }
 
-    /// Returns the path as a string that begins with `tinker://`.
+    /// Returns the path as a string.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+}
+
+impl Parts {
+    fn of(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix(SCHEME)?;
+        let segments: Vec<&str> = rest.split('/').collect();
+        // Servers use the segments as file names, so `.` and `..` would allow path traversal.
+        let is_invalid = |segment: &&str| matches!(*segment, "" | "." | "..");
+        if segments.iter().any(is_invalid) || text.contains(char::is_whitespace) {
+            return None;
+        }
+        let (run, kind) = match segments[..] {
+            [run, kind, _] => (run, CheckpointKind::from_segment(kind)?),
+            [run, name] if CheckpointKind::from_segment(name).is_none() => {
+                (run, CheckpointKind::Sampler)
+            }
+            _ => return None,
+        };
+        let run_end = SCHEME.len() + run.len();
+        Some(Self { run_end, kind })
     }
 }
 
 impl FromStr for TinkerPath {
     type Err = InvalidInput;
 
+    /// Accepts every text that may be the path of a checkpoint on some server.
+    ///
+    /// # Errors
+    /// The error names the field `path` if the text is blank or contains control characters.
     fn from_str(text: &str) -> Result<Self, InvalidInput> {
-        let error = || {
+        if text.trim().is_empty() || text.contains(char::is_control) {
             let expected = format!(
-                "a path of the form tinker://<run>/weights/<name> or tinker://<run>/sampler_weights/<name>, got {text:?}"
+                "the path of a checkpoint, such as tinker://<run>/weights/<name>, got {text:?}"
             );
-            InvalidInput::new("path", expected)
-        };
-        let rest = text.strip_prefix(SCHEME).ok_or_else(error)?;
-        let segments: Vec<&str> = rest.split('/').collect();
-        // Servers use the segments as file names, so `.` and `..` would allow path traversal.
-        let is_invalid = |segment: &&str| matches!(*segment, "" | "." | "..");
-        if segments.iter().any(is_invalid) || text.contains(char::is_whitespace) {
-            return Err(error());
+            return Err(InvalidInput::new("path", expected));
         }
-        let (run, kind, name) = match segments[..] {
-            [run, kind, name] => (
-                run,
-                CheckpointKind::from_segment(kind).ok_or_else(error)?,
-                name,
-            ),
-            [run, name] if CheckpointKind::from_segment(name).is_none() => {
-                (run, CheckpointKind::Sampler, name)
-            }
-            _ => return Err(error()),
-        };
-        Ok(Self {
-            run_end: SCHEME.len() + run.len(),
-            name_start: text.len() - name.len(),
-            kind,
-            text: text.to_owned(),
-        })
+        Ok(Self::opaque(text.to_owned()))
     }
 }
 
@@ -213,9 +244,13 @@ mod tests {
         let path: TinkerPath = "tinker://s-1:train:0/weights/step-10".parse().unwrap();
         assert_eq!(
             (path.run_id(), path.kind(), path.name()),
-            ("s-1:train:0", CheckpointKind::Training, "step-10")
+            (
+                Some("s-1:train:0"),
+                Some(CheckpointKind::Training),
+                "step-10"
+            )
         );
-        assert_eq!(path.checkpoint_id(), "weights/step-10");
+        assert_eq!(path.checkpoint_id().as_deref(), Some("weights/step-10"));
         assert_eq!(
             TinkerPath::new("s-1:train:0", CheckpointKind::Training, "step-10").unwrap(),
             path
@@ -223,7 +258,7 @@ mod tests {
         let short: TinkerPath = "tinker://model_1/s1".parse().unwrap();
         assert_eq!(
             (short.run_id(), short.kind(), short.name()),
-            ("model_1", CheckpointKind::Sampler, "s1")
+            (Some("model_1"), Some(CheckpointKind::Sampler), "s1")
         );
     }
 
@@ -238,11 +273,12 @@ mod tests {
     }
 
     #[test]
-    fn invalid_tinker_paths_are_rejected() {
+    fn paths_of_other_forms_are_kept_as_they_are() {
         for text in [
-            "",
             "weights/x",
             "http://a/weights/b",
+            "twinkle://a/weights/b",
+            "/srv/my checkpoints/b",
             "tinker://",
             "tinker://a",
             "tinker://a/weights",
@@ -255,8 +291,27 @@ mod tests {
             "tinker:///weights/b",
             "tinker://a/weights/b c",
         ] {
+            let path = text.parse::<TinkerPath>().unwrap();
+            assert_eq!((path.run_id(), path.kind()), (None, None), "{text}");
+            assert_eq!(serde_json::to_value(&path).unwrap(), text);
+        }
+        for text in ["", " ", "tinker://a/weights/\nb"] {
             let error = text.parse::<TinkerPath>().unwrap_err();
             assert_eq!(error.field(), "path", "{text}");
+        }
+    }
+
+    #[test]
+    fn new_path_with_invalid_parts_is_rejected() {
+        for (run, name) in [
+            ("", "b"),
+            ("..", "b"),
+            ("a/b", "c"),
+            ("a", ""),
+            ("a", "b c"),
+        ] {
+            let error = TinkerPath::new(run, CheckpointKind::Training, name).unwrap_err();
+            assert_eq!(error.field(), "path", "{run} {name}");
         }
     }
 }

@@ -52,7 +52,11 @@ pub struct RetrieveFuture {
     /// The request id of the operation, from its [`SubmissionResponse`].
     pub request_id: String,
     /// Whether the server may respond with only the size of a large result. The client then polls again for the result.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "std::ops::Not::not",
+        deserialize_with = "null_is_default"
+    )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub allow_metadata_only: bool,
 }
@@ -79,6 +83,7 @@ pub enum RequestKind {
     SaveWeightsExternal,
     LoadWeights,
     UnloadModel,
+    CreateSamplingSession,
     Sample,
 }
 
@@ -95,6 +100,7 @@ impl RequestKind {
             Self::SaveWeightsExternal => "SaveWeightsExternal",
             Self::LoadWeights => "LoadWeights",
             Self::UnloadModel => "UnloadModel",
+            Self::CreateSamplingSession => "CreateSamplingSession",
             Self::Sample => "Sample",
         }
     }
@@ -322,6 +328,26 @@ impl PollResponse {
     }
 }
 
+/// Returns whether the body of an error response to a poll says that the result is not ready. `true` for the forms that a 2xx response has,
+/// and for error messages such as `not ready`.
+pub fn says_not_ready(body: &[u8]) -> bool {
+    const WORDS: [&str; 5] = [
+        "not ready",
+        "still pending",
+        "still running",
+        "in progress",
+        "not finished",
+    ];
+    if matches!(
+        PollResponse::read(None, Bytes::copy_from_slice(body)),
+        Ok(PollResponse::TryAgain { .. })
+    ) {
+        return true;
+    }
+    let words = error_text(body).unwrap_or_default().to_ascii_lowercase();
+    WORDS.iter().any(|part| words.contains(part))
+}
+
 /// Returns whether a `Content-Type` value means protobuf. Servers use two names for protobuf.
 fn is_protobuf(content_type: &str) -> bool {
     content_type.contains("application/x-protobuf") || content_type.contains("application/protobuf")
@@ -436,6 +462,20 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn error_body_of_a_pending_result_is_recognized() {
+        for (body, expected) in [
+            (r#"{"detail": "not ready"}"#, true),
+            (r#"{"status": "pending"}"#, true),
+            (r#"{"type": "try_again"}"#, true),
+            ("The operation is still running", true),
+            (r#"{"detail": "Future not found"}"#, false),
+            ("", false),
+        ] {
+            assert_eq!(says_not_ready(body.as_bytes()), expected, "{body}");
+        }
+    }
 
     fn read(body: &'static str) -> PollResponse {
         PollResponse::read(

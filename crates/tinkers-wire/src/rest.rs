@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::names::display_name;
 use crate::nulls::null_is_default;
 use crate::response::read_json;
-use crate::{CheckpointKind, DecodeError, OptimizerConfig};
+use crate::{CheckpointKind, DecodeError, OptimizerConfig, lenient};
 
 /// The models that a server offers, the response to `GET /get_server_capabilities`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ use crate::{CheckpointKind, DecodeError, OptimizerConfig};
 #[non_exhaustive]
 pub struct Capabilities {
     /// The models that the server offers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "supported_models")]
     pub supported_models: Vec<SupportedModel>,
 }
 
@@ -36,6 +37,37 @@ pub struct SupportedModel {
     /// Whether the model can be sampled from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampleable: Option<bool>,
+}
+
+/// Deserialises the supported models. Some servers list the names as strings, or in the field `model_id`. Entries of other forms are skipped.
+fn supported_models<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<SupportedModel>, D::Error> {
+    let entries: Option<Vec<Value>> = Option::deserialize(deserializer)?;
+    let model = |entry: Value| {
+        if let Value::String(name) = entry {
+            return Some(SupportedModel {
+                model_name: Some(name),
+                ..SupportedModel::default()
+            });
+        }
+        let names = ["model_name", "model_id", "id", "name"];
+        let name = names.iter().find_map(|field| entry.get(field)?.as_str());
+        let model_name = Some(name?.to_owned());
+        let length = entry.get("max_context_length").and_then(lenient::as_i64);
+        let flag = |field: &str| entry.get(field).and_then(Value::as_bool);
+        Some(SupportedModel {
+            model_name,
+            max_context_length: length.and_then(|length| length.try_into().ok()),
+            trainable: flag("trainable"),
+            sampleable: flag("sampleable"),
+        })
+    };
+    Ok(entries
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(model)
+        .collect())
 }
 
 impl SupportedModel {

@@ -90,6 +90,11 @@ pub fn finish_session(session_id: &str) -> String {
     format!("{SESSIONS}/{session_id}/finish")
 }
 
+/// Returns the path of the `POST` request that unloads the model with this id, for servers that read the id from the query.
+pub fn unload_model_by_query(model_id: &str) -> String {
+    format!("{UNLOAD_MODEL}?model_id={model_id}")
+}
+
 /// Returns the path of the `GET` request that describes the sampler with this id.
 pub fn sampler(sampler_id: &str) -> String {
     format!("{SAMPLERS}/{sampler_id}")

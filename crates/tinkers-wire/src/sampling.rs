@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::nulls::null_is_default;
 use crate::response::read_json;
-use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input};
+use crate::{
+    DecodeError, InvalidInput, ModelInput, OperationResult, TensorData, TinkerPath, input,
+};
 
 /// `POST /create_sampling_session`: creates a sampler of a base model or of a checkpoint. Exactly one of `base_model` and `model_path` is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,15 @@ impl SamplingSessionCreated {
     /// Fails if the body cannot be decoded.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
+    }
+}
+
+/// Some servers return the sampling session as the result of an operation.
+impl OperationResult for SamplingSessionCreated {
+    const PROTOBUF: bool = false;
+
+    fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        Self::read(body)
     }
 }
 

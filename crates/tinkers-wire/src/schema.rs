@@ -15,7 +15,6 @@ impl JsonSchema for TinkerPath {
         json_schema!({
             "type": "string",
             "description": "The path of a checkpoint: tinker://RUN/weights/NAME for training weights, tinker://RUN/sampler_weights/NAME or tinker://RUN/NAME for sampler weights.",
-            "pattern": "^tinker://",
         })
     }
 }

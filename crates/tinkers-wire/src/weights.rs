@@ -342,7 +342,8 @@ mod tests {
         assert_eq!(saved.sampling_session_id.as_deref(), Some("sampling_1"));
         let saved = SavedSamplerWeights::from_json(br#"{"path": "tinker://m/s1"}"#).unwrap();
         assert_eq!(saved.path.unwrap().name(), "s1");
-        assert!(SavedWeights::from_json(br#"{"path": "somewhere"}"#).is_err());
+        let saved = SavedWeights::from_json(br#"{"path": "/srv/s1"}"#).unwrap();
+        assert_eq!(saved.path.as_str(), "/srv/s1");
         let loaded = LoadedWeights::from_json(br#"{"type": "load_weights"}"#).unwrap();
         assert_eq!((loaded.path, loaded.model_id), (None, None));
     }

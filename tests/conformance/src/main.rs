@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, ValueEnum};
+use tinkers::BodyFormat;
 use tinkers::prelude::*;
 use tinkers_conformance::{Connect, Context, Limits, ModelKind, Profile, Recorder, Settings, run};
 
@@ -38,6 +39,9 @@ struct Options {
     /// Use token ids from 3 to below this number
     #[arg(long, default_value_t = 96)]
     vocabulary: u32,
+    /// The body format of passes [default: found out by the client]
+    #[arg(long, value_enum)]
+    body_format: Option<Format>,
     /// The server has a mock instead of a model: skip comparisons of results
     #[arg(long)]
     mock: bool,
@@ -58,6 +62,14 @@ enum Which {
     Core,
     /// All features of the API
     Full,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// application/x-protobuf
+    Protobuf,
+    /// application/json
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -117,12 +129,19 @@ fn connect(options: &Options) -> Connect {
     let key = options.api_key.as_deref().or(environment.api_key());
     let key = key.unwrap_or("tml-conformance").to_owned();
     let url = options.base_url.clone();
+    let format = options.body_format.map(|format| match format {
+        Format::Protobuf => BodyFormat::Protobuf,
+        Format::Json => BodyFormat::Json,
+    });
     Arc::new(move |recorder: Recorder| {
-        let builder = ServiceClient::builder()
+        let mut builder = ServiceClient::builder()
             .without_environment()
             .base_url(&url)
             .api_key(&key)
             .layer_transport(move |below| recorder.wrap(below));
+        if let Some(format) = format {
+            builder = builder.body_format(format);
+        }
         Box::pin(builder.connect())
     })
 }

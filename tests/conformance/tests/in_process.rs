@@ -10,7 +10,7 @@ use tinkers_conformance::{
     Connect, Context, Limits, ModelKind, Profile, Recorder, Report, Settings, run,
 };
 use tinkers_e2e::{Harness, SCRIPTED, open};
-use tinkers_local::{Dialect, InProcess, LocalConfig};
+use tinkers_local::{Dialect, InProcess, LocalConfig, Quirk};
 use tinkers_session::SessionOptions;
 
 /// A transport that adds an API key to each request, because the embedded server imitates other
@@ -32,6 +32,10 @@ impl Transport for WithApiKey {
 async fn suite(dialect: Dialect) -> Report {
     let mut config = LocalConfig::default();
     config.dialect = dialect;
+    suite_of(config).await
+}
+
+async fn suite_of(config: LocalConfig) -> Report {
     let (harness, _) = Harness::through(config, WithApiKey).await;
     let server = harness.server.clone();
     let connect: Connect = Arc::new(move |recorder: Recorder| {
@@ -103,4 +107,11 @@ async fn in_process_server_of_the_tuft_dialect_passes_all_checks() {
     assert!(report.passed(), "{report}");
     let expected = (BodyFormat::Protobuf, Document::Read, Deduplication::Unknown);
     assert_eq!(detected(&report), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_that_rejects_steps_without_gradients_passes_all_checks() {
+    let config = LocalConfig::default().with_quirk(Quirk::StepNeedsGradients);
+    let report = suite_of(config).await;
+    assert!(report.passed(), "{report}");
 }

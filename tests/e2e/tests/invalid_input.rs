@@ -114,18 +114,13 @@ async fn calls_with_invalid_arguments_name_the_field_and_send_no_request() {
         ),
         (
             "path",
-            error_of(
-                service
-                    .create_training_client_from_state("weights/x")
-                    .send(),
-            )
-            .await,
+            error_of(service.create_training_client_from_state(" ").send()).await,
         ),
         (
             "path",
             error_of(
                 service
-                    .create_sampling_client("http://run/weights/x")
+                    .create_sampling_client("tinker://run/weights/\n")
                     .send(),
             )
             .await,

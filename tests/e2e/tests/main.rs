@@ -21,6 +21,7 @@ mod orphans;
 mod outage_log;
 mod outages;
 mod parity;
+mod quirks;
 mod recorder;
 mod rejections;
 mod runtime;

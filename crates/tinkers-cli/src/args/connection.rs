@@ -1,7 +1,7 @@
 //! The server options of commands that need an existing server.
 
-use clap::Args;
-use tinkers::Environment;
+use clap::{Args, ValueEnum};
+use tinkers::{BodyFormat, Environment};
 
 use super::Key;
 
@@ -14,6 +14,26 @@ pub(crate) struct ConnectionArgs {
     /// The API key [env: TINKER_API_KEY]
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Option<Key>,
+    /// The format of training data, for servers that accept only one [default: found out by the client]
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Server")]
+    pub(crate) body_format: Option<BodyFormatName>,
+}
+
+/// The name of a body format of forward-backward passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BodyFormatName {
+    // Plain comments, since doc comments on values would switch --help to its long form.
+    Protobuf,
+    Json,
+}
+
+impl From<BodyFormatName> for BodyFormat {
+    fn from(name: BodyFormatName) -> Self {
+        match name {
+            BodyFormatName::Protobuf => Self::Protobuf,
+            BodyFormatName::Json => Self::Json,
+        }
+    }
 }
 
 impl ConnectionArgs {

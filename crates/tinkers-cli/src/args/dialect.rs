@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tinkers_local::{Dialect, Expiry, LocalConfig};
+use tinkers_local::{Dialect, Expiry, LocalConfig, Quirk};
 
 use super::numbers::seconds;
 
@@ -32,6 +32,10 @@ pub(crate) struct DialectArgs {
     /// after its completion [default: 5 minutes after the first delivery, or 1 hour after completion, and then 410]
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
     forget_results: Option<Forget>,
+    /// Imitate a single difference of another server from the official service, such as no-config or protobuf-500. An unknown name
+    /// prints all names
+    #[arg(long = "quirk", value_name = "NAME", value_delimiter = ',')]
+    quirks: Vec<Quirk>,
 }
 
 /// The name of a server whose behaviour the embedded server can imitate.
@@ -88,6 +92,7 @@ impl DialectArgs {
         if let Some(Forget(expiry)) = self.forget_results {
             config.dialect.expiry = expiry;
         }
+        config.quirks.extend(&self.quirks);
     }
 }
 
@@ -122,6 +127,18 @@ mod tests {
         let error = config("--dialect other").unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("skyrl-main"), "{error}");
+    }
+
+    #[test]
+    fn quirk_option_takes_several_names_and_lists_the_known_ones() {
+        let config_with = |line| config(line).unwrap().quirks;
+        assert!(config_with("").is_empty());
+        let expected = [Quirk::NoConfig, Quirk::Protobuf415, Quirk::PathFile];
+        let line = "--quirk protobuf-415,no_config --quirk path-file";
+        assert_eq!(config_with(line), expected.into());
+        let error = config("--quirk no-such").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("no-config, "), "{error}");
     }
 
     #[test]

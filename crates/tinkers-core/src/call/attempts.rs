@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tinkers_limits::RetryDraw;
 
+use super::same_reason::SameReason;
 use super::{Accepted, Call, Caller, response_error};
 use crate::admission::{
     AdmissionRequest, Admitted, AttemptOutcome, InFlightPermit, Readmission, RouteClass,
@@ -43,6 +44,7 @@ pub(super) struct Attempts<'a> {
     repeats: u32,
     /// The number of successful responses that could not be decoded.
     unreadable: u32,
+    same_reason: SameReason,
     /// Whether the call has not been admitted yet, so that none of its attempts can have been sent.
     is_waiting: bool,
     /// Whether an attempt before the current one may have been applied.
@@ -73,6 +75,7 @@ impl<'a> Attempts<'a> {
             made: 0,
             repeats: 0,
             unreadable: 0,
+            same_reason: SameReason::default(),
             is_waiting: true,
             maybe_applied: false,
             in_doubt: false,
@@ -288,6 +291,11 @@ impl<'a> Attempts<'a> {
     fn action(&mut self, call: &Call, response: &HttpResponse) -> RetryAction {
         match retry::classify(response, self.caller.time.wall()) {
             RetryAction::Again { kind, .. } if call.is_final.is_some_and(|is| is(response)) => {
+                RetryAction::Fail(kind)
+            }
+            RetryAction::Again {
+                kind, hint: None, ..
+            } if self.same_reason.exceeds(call.max_same_reason, response) => {
                 RetryAction::Fail(kind)
             }
             RetryAction::Accept

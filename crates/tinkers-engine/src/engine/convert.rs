@@ -7,11 +7,12 @@ use crate::checkpoint::Key;
 use crate::error::{Error, Result};
 use crate::lora::AdapterConfig;
 
-/// Returns the key under which the checkpoint store keeps the checkpoint with this `tinker://` path.
+/// Returns the key under which the checkpoint store keeps the checkpoint with this path. The protocol accepts only paths that have a run and a
+/// kind; the key of another path is empty, and names no checkpoint.
 pub(super) fn key(path: &TinkerPath) -> Key {
     Key {
-        run: path.run_id().to_owned(),
-        kind: path.kind().segment().to_owned(),
+        run: path.run_id().unwrap_or_default().to_owned(),
+        kind: path.kind().map_or("", |kind| kind.segment()).to_owned(),
         name: path.name().to_owned(),
     }
 }

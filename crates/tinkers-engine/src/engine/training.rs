@@ -182,7 +182,7 @@ impl TrainingWorker {
             base_fingerprint: self.shared.base.fingerprint.clone(),
             ..record.clone()
         };
-        let keeps_optimizer = record.path.kind() == CheckpointKind::Training;
+        let keeps_optimizer = record.path.kind() == Some(CheckpointKind::Training);
         let checkpoint = CheckpointContents {
             lora: trainable.lora().clone(),
             optimizer: keeps_optimizer.then(|| trainable.optimizer().clone()),

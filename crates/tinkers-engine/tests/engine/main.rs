@@ -201,7 +201,10 @@ fn engine_trains_saves_and_samples() {
     let test = TestEngine::new(dir.path());
     let records = test.engine.checkpoints().unwrap();
     assert_eq!(records.len(), 2);
-    let record = records.iter().find(|r| r.path.kind() == training).unwrap();
+    let record = records
+        .iter()
+        .find(|r| r.path.kind() == Some(training))
+        .unwrap();
     assert_eq!(record.size_bytes, size_bytes);
     assert_eq!(record.user_metadata.as_ref().unwrap()["note"], "ü");
     assert_eq!((record.saved_at, record.expires_at), (12.5, Some(99.0)));

@@ -89,7 +89,7 @@ impl Dialect {
             Words::SkyRl => Err(Refusal::conflict(format!(
                 "Checkpoint '{}' already exists for model '{}'",
                 path.name(),
-                path.run_id()
+                path.run_id().unwrap_or_default()
             ))),
         }
     }
@@ -197,13 +197,13 @@ impl Dialect {
     }
 
     fn path(&self, path: &TinkerPath) -> String {
-        match self.sampler_paths {
-            SamplerPaths::WithKind => path.to_string(),
-            SamplerPaths::Bare => format!("tinker://{}/{}", path.run_id(), path.name()),
+        match (self.sampler_paths, path.run_id()) {
+            (SamplerPaths::Bare, Some(run)) => format!("tinker://{run}/{}", path.name()),
+            _ => path.to_string(),
         }
     }
 }
 
 fn is_sampler(path: &TinkerPath) -> bool {
-    path.kind() == CheckpointKind::Sampler
+    path.kind() == Some(CheckpointKind::Sampler)
 }

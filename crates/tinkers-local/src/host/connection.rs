@@ -1,6 +1,8 @@
 //! A connection: HTTP/1.1, or HTTP/2 with prior knowledge. The first bytes decide which.
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use http::header::CONNECTION;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
@@ -13,6 +15,7 @@ use super::exchange::{Delivery, SCAN_LIMIT_FACTOR};
 use super::response_body::{ResponseBody, to_hyper};
 use super::{Cut, LocalServer};
 use crate::http::Request;
+use crate::quirks::Quirk;
 use crate::read::{NumberScan, check_key, too_large};
 
 /// Serves the requests of a connection until the connection ends. `watcher` ends it at a graceful shutdown.
@@ -87,7 +90,13 @@ async fn respond(
         }
         None => {}
     }
-    Ok(to_hyper(server.deliver(request).await?))
+    let mut response = to_hyper(server.deliver(request).await?);
+    if server.shared.quirks.has(Quirk::Http10) {
+        *response.version_mut() = hyper::Version::HTTP_10;
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    Ok(response)
 }
 
 /// Receives the body of a request. If the body is longer than `limit` bytes, does not store it and returns `None`, but passes its

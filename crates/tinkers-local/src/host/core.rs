@@ -15,6 +15,7 @@ use crate::faults::Faults;
 use crate::http::LazyResponse;
 use crate::journal::Journal;
 use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
+use crate::quirks::Quirks;
 use crate::read::Command;
 use crate::window::WindowCounts;
 
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     spawn: Arc<dyn Spawn>,
     pub(super) faults: Faults,
     pub(super) journal: Option<Journal>,
+    pub(super) quirks: Quirks,
     engine: Arc<dyn Engine>,
     core: Mutex<Core>,
     /// A signal that wakes the timer task after a deadline was added that is earlier than the deadline for which the task sleeps.
@@ -69,7 +71,12 @@ pub(super) struct Parts {
 impl LocalServer {
     pub(super) fn start(parts: Parts) -> Result<Self, EngineError> {
         let checkpoints = parts.engine.checkpoints()?;
-        let config = Arc::new(parts.config);
+        let mut config = parts.config;
+        for quirk in &config.quirks {
+            quirk.apply(&mut config.dialect);
+        }
+        let quirks = Quirks::new(&config.quirks);
+        let config = Arc::new(config);
         parts.faults.install(&parts.time);
         let at = stamp(&parts.time);
         let protocol = Protocol::new(
@@ -86,6 +93,7 @@ impl LocalServer {
             spawn: Arc::clone(&parts.spawn),
             faults: parts.faults,
             journal: parts.journal,
+            quirks,
             engine: parts.engine,
             core: Mutex::new(Core {
                 protocol,

@@ -6,6 +6,7 @@ use super::LocalServer;
 use crate::faults::{Action, Fault, SelectedFault};
 use crate::http::{LazyResponse, Request, Response};
 use crate::protocol::Protocol;
+use crate::quirks::Quirks;
 use crate::read::{
     Command, NumberScan, Numbered, class_of, fault_counts, gives_up_number, is_counts,
 };
@@ -59,12 +60,34 @@ impl LocalServer {
 
     /// Handles a request like [`Self::exchange`], for a connection that can be cut in the middle of a response.
     pub(super) async fn deliver(&self, request: Request) -> Result<Delivery, Cut> {
-        let read = self.read(&request);
-        let selected = self.select_fault(&request);
+        let quirks = &self.shared.quirks;
+        if quirks.is_empty() {
+            let read = self.read(&request);
+            return self.deliver_read(&request, read).await;
+        }
+        let path = request.path.clone();
+        let request = quirks.request(request);
+        let read = match quirks.respond(&path, &request) {
+            Some(response) => Err(ParseRefusal {
+                response,
+                numbered: None,
+            }),
+            None => self.read(&request),
+        };
+        self.deliver_read(&request, read).await
+    }
+
+    /// Handles a request of which `read` is the parsed form, or the response to it if the protocol does not handle it.
+    async fn deliver_read(
+        &self,
+        request: &Request,
+        read: Result<Command, ParseRefusal>,
+    ) -> Result<Delivery, Cut> {
+        let selected = self.select_fault(request);
         let command = read.as_ref().ok();
         let struck_by = selected.as_ref().map(|selected| &selected.rule);
         let mut arrival = (self.shared.journal.as_ref())
-            .map(|journal| journal.arrive(&request, command, &self.shared.time, struck_by));
+            .map(|journal| journal.arrive(request, command, &self.shared.time, struck_by));
         if selected.is_some()
             && let Some(numbered) = command.and_then(Command::numbered)
         {
@@ -74,10 +97,33 @@ impl LocalServer {
         let result = self
             .respond_with_fault(read, selected.map(|selected| selected.fault))
             .await;
+        let result = match result {
+            Ok(Delivery::Complete(response)) if !self.shared.quirks.is_empty() => {
+                let rewritten = self.rewrite(request, response).await;
+                rewritten.map(Delivery::Complete)
+            }
+            result => result,
+        };
         if let (Some(arrival), Ok(Delivery::Complete(response))) = (&mut arrival, &result) {
             arrival.responded(response.status);
         }
         result
+    }
+
+    /// Rewrites a response as the quirks of the server require. If the server returns the results of such requests in place of request ids,
+    /// waits for the result first.
+    async fn rewrite(&self, request: &Request, response: Response) -> Result<Response, Cut> {
+        let quirks = &self.shared.quirks;
+        let Some(id) = quirks.resolved_at_once(request, &response) else {
+            return Ok(quirks.response(request, response));
+        };
+        loop {
+            let poll = Quirks::poll(&id, &request.headers);
+            let polled = self.respond(self.read(&poll)).await?;
+            if !Quirks::is_pending(&polled) {
+                return Ok(quirks.response(request, polled));
+            }
+        }
     }
 
     #[expect(

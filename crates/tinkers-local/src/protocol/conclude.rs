@@ -79,7 +79,7 @@ impl Protocol {
                 self.checkpoints.end_save(&mut self.agenda, at, &path);
                 let kind = Some(ResultKind::Saved(&path));
                 match path.kind() {
-                    CheckpointKind::Sampler => {
+                    Some(CheckpointKind::Sampler) => {
                         self.encode_result(model, kind, &SavedSamplerWeights::named(path.clone()))
                     }
                     _ => self.encode_result(model, kind, &SavedWeights::new(path.clone())),

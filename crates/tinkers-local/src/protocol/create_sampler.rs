@@ -29,6 +29,10 @@ impl Protocol {
                 let weights = SamplerWeights::Base(base.name.clone());
                 (base, weights)
             }
+            (_, Some(path)) if path.kind().is_none() => {
+                let reason = format!("expected tinker://<run>/sampler_weights/<name>, got {path}");
+                return Err(Refusal::field("model_path", reason));
+            }
             (base, Some(path)) => {
                 let record = self.checkpoints.get(path)?;
                 let own = self.catalog.base_of(record)?;

@@ -15,12 +15,14 @@ use crate::read::Refusal;
 impl Protocol {
     /// Handles `POST /weights_info`, which describes a checkpoint.
     pub(super) fn weights_info(&self, body: &WeightsInfoRequest) -> Result<LazyResponse, Refusal> {
-        let path: TinkerPath =
-            body.tinker_path
-                .parse()
-                .map_err(|error: tinkers_wire::InvalidInput| {
-                    Refusal::field("tinker_path", format!("expected {}", error.expected()))
-                })?;
+        let path = body.tinker_path.parse::<TinkerPath>();
+        let Some(path) = path.ok().filter(|path| path.kind().is_some()) else {
+            let reason = format!(
+                "expected tinker://<run>/weights/<name> or tinker://<run>/sampler_weights/<name>, got {:?}",
+                body.tinker_path
+            );
+            return Err(Refusal::field("tinker_path", reason));
+        };
         let record = self.checkpoints.get(&path)?;
         let part = |part: Option<bool>| Some(part.unwrap_or(true));
         let mut info = WeightsInfo::new(&record.base_model);
@@ -41,7 +43,8 @@ impl Protocol {
         run: &str,
         checkpoint: &str,
     ) -> Result<Option<LazyResponse>, Refusal> {
-        let Ok(path) = format!("tinker://{run}/{checkpoint}").parse::<TinkerPath>() else {
+        let path = format!("tinker://{run}/{checkpoint}").parse::<TinkerPath>();
+        let Some(path) = path.ok().filter(|path| path.kind().is_some()) else {
             let reason =
                 format!("expected weights/<name> or sampler_weights/<name>, got {checkpoint:?}");
             return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));

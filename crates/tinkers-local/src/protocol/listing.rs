@@ -94,7 +94,8 @@ impl Protocol {
 
     /// Handles `GET /training_runs/{id}/checkpoints`: lists all checkpoints of a run, the newest checkpoint first.
     pub(super) fn list_run_checkpoints(&self, id: &str) -> Result<LazyResponse, Refusal> {
-        let of_run: Vec<&CheckpointRecord> = self.newest_first(|record| record.path.run_id() == id);
+        let of_run: Vec<&CheckpointRecord> =
+            self.newest_first(|record| record.path.run_id() == Some(id));
         if of_run.is_empty() && self.models.get(id).is_none() {
             return Err(unknown(id));
         }
@@ -122,7 +123,8 @@ impl Protocol {
     fn runs(&self) -> BTreeMap<&str, (f64, TrainingRun)> {
         let mut saved: BTreeMap<&str, Vec<&CheckpointRecord>> = BTreeMap::new();
         for record in self.checkpoints.iter() {
-            saved.entry(record.path.run_id()).or_default().push(record);
+            let run = record.path.run_id().unwrap_or_default();
+            saved.entry(run).or_default().push(record);
         }
         let mut runs = BTreeMap::new();
         for (id, model) in self.models.iter() {
@@ -172,7 +174,10 @@ fn unknown(id: &str) -> Refusal {
 fn listed(record: &CheckpointRecord) -> Checkpoint {
     let path = &record.path;
     let saved_at = date(record.saved_at);
-    let mut listed = Checkpoint::new(path.checkpoint_id(), path.kind(), saved_at, path.as_str());
+    // The protocol makes all paths of checkpoints in the form of the service, so they have an id and a kind.
+    let id = path.checkpoint_id().unwrap_or_default();
+    let kind = path.kind().unwrap_or(CheckpointKind::Training);
+    let mut listed = Checkpoint::new(id, kind, saved_at, path.as_str());
     listed.size_bytes = Some(record.size_bytes);
     listed.user_metadata = record.user_metadata.clone();
     listed.expires_at = record.expires_at.map(date);
@@ -185,7 +190,7 @@ fn newest<'a>(
     kind: CheckpointKind,
 ) -> Option<Checkpoint> {
     records
-        .filter(|record| record.path.kind() == kind)
+        .filter(|record| record.path.kind() == Some(kind))
         .max_by(|a, b| a.saved_at.total_cmp(&b.saved_at))
         .map(listed)
 }

@@ -124,7 +124,7 @@ impl Protocol {
     }
 
     fn training_checkpoint(&self, path: &TinkerPath) -> Result<&CheckpointRecord, Refusal> {
-        if path.kind() != CheckpointKind::Training {
+        if path.kind() != Some(CheckpointKind::Training) {
             let reason =
                 format!("expected training weights, tinker://<run>/weights/<name>, got {path}");
             return Err(Refusal::field("path", reason));

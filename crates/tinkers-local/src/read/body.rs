@@ -17,7 +17,7 @@ const MAX_WINDOW_LOG: u32 = 23;
 /// # Errors
 ///
 /// If the request body exceeds `limit` bytes, is not valid zstd, or has another content coding.
-pub(super) fn decompressed(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
+pub(crate) fn decompressed(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
     let coding = request.header("content-encoding").unwrap_or("identity");
     let coding = coding.trim().to_ascii_lowercase();
     let body = match coding.as_str() {

@@ -13,7 +13,7 @@ mod route_class;
 mod seq_id_scan;
 mod unknown_options;
 
-pub(crate) use body::{is_protobuf, too_large};
+pub(crate) use body::{decompressed, is_protobuf, too_large};
 pub use command::Command;
 pub(crate) use command::Page;
 pub(crate) use digest::Digest;

@@ -66,6 +66,17 @@ fn session_opens_without_an_openapi_document() {
 }
 
 #[test]
+fn openapi_document_is_looked_for_below_the_api_prefix_too() {
+    let fixture = with_document("<html>a page</html>");
+    fixture
+        .server
+        .set_default(ApiDocument::API_PATH, Reply::Status(200, JSON_ONLY));
+    let profile = fixture.open().server_profile();
+    assert_eq!(profile.document, Document::Read);
+    assert_eq!(profile.body_format, BodyFormat::Json);
+}
+
+#[test]
 fn openapi_document_request_times_out_after_five_seconds() {
     let fixture = Fixture::new();
     fixture.server.set_default(ApiDocument::PATH, Reply::Hangs);

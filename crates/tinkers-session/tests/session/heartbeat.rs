@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::json;
-use tinkers_core::{ErrorKind, RouteClass, Sent, SessionContext, TransportErrorKind};
+use tinkers_core::{
+    ErrorKind, RecoveredError, RouteClass, Sent, SessionContext, TransportErrorKind,
+};
 use tinkers_session::{SessionEvent, SessionOptions};
 use tinkers_wire::{FinishReason, routes};
 
@@ -34,7 +36,7 @@ fn heartbeats_use_their_own_transport_every_ten_seconds() {
     }
     assert_eq!(
         fixture.server.requests_on(Channel::Main).len(),
-        4,
+        5,
         "the opening"
     );
     assert_eq!(session.events().latest(), None);
@@ -268,6 +270,26 @@ fn session_lost_on_the_server_sends_one_ended_event() {
         );
         fixture.assert_idle();
     }
+}
+
+#[test]
+fn session_on_a_server_without_heartbeats_is_not_at_risk() {
+    let missing = Reply::Status(405, r#"{"detail": "Method Not Allowed"}"#);
+    let fixture = Fixture::new();
+    fixture.server.set_default(HEARTBEAT, missing);
+    let session = fixture.open();
+    fixture.heartbeat_times(20);
+    assert_eq!(session.events().latest(), None);
+    let recovered = session.recovered_errors();
+    assert_eq!(recovered.of(RecoveredError::MissingRoute), 1);
+
+    // A server that has accepted a heartbeat has the route.
+    let fixture = Fixture::new();
+    let session = fixture.open();
+    fixture.heartbeat_times(1);
+    fixture.server.set_default(HEARTBEAT, missing);
+    fixture.heartbeat_times(20);
+    assert_eq!(session.events().latest(), at_risk(0));
 }
 
 #[test]

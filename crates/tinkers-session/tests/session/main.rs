@@ -5,6 +5,7 @@ mod document;
 mod heartbeat;
 mod heartbeat_thread;
 mod opening;
+mod optional;
 mod recovered_errors;
 mod refresh;
 mod support;

@@ -79,7 +79,6 @@ fn failed_refresh_keeps_the_dynamic_config_and_the_refresh_interval() {
         Reply::Status(200, ""),
         Reply::Status(200, "[]"),
         Reply::Status(200, "<html>login</html>"),
-        Reply::Status(200, r#"{"refresh_interval_sec": "often"}"#),
     ] {
         let fixture = Fixture::new();
         let good = Reply::Status(

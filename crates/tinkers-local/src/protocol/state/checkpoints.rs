@@ -153,7 +153,8 @@ fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Timestamp> {
 /// Returns the path with the kind of checkpoint (`weights` or `sampler_weights`), which clients may omit in paths of sampler
 /// weights.
 fn canonical(path: &TinkerPath) -> TinkerPath {
-    TinkerPath::new(path.run_id(), path.kind(), path.name()).unwrap_or_else(|_| path.clone())
+    let whole = || TinkerPath::new(path.run_id()?, path.kind()?, path.name()).ok();
+    whole().unwrap_or_else(|| path.clone())
 }
 
 #[cfg(test)]
