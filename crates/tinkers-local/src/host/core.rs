@@ -71,6 +71,7 @@ impl LocalServer {
         let checkpoints = parts.engine.checkpoints()?;
         let config = Arc::new(parts.config);
         parts.faults.install(&parts.time);
+        config.access.install(&parts.time);
         let at = stamp(&parts.time);
         let protocol = Protocol::new(
             Arc::clone(&config),
