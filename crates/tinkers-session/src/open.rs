@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tinkers_auth::Auth;
 use tinkers_core::{
-    Accepted, BaseUrl, Call, CallPolicy, Caller, Deduplication, Error, ErrorKind, ProfileUpdate,
-    RecoveredError, RetryBudget, RouteClass, Sent,
+    Accepted, BaseUrl, BoxFuture, Call, CallPolicy, Caller, Deduplication, Error, ErrorKind,
+    ProfileUpdate, RecoveredError, RetryBudget, RouteClass, Sent,
 };
 use tinkers_dispatch::{ByteSemaphore, ClassSettings, LimiterSettings};
 use tinkers_wire::{
@@ -36,7 +37,8 @@ impl Session {
     ///
     /// # Errors
     /// `InvalidInput` for invalid options, before anything is sent. `Connection` if the server is not reachable, and `Protocol` if the
-    /// server is not a Tinker server: check the base URL. `Unsupported` if the server requires an authentication other than an API key.
+    /// server is not a Tinker server: check the base URL. `Unsupported` if the server requires a token exchange and the parts contain no
+    /// authentication.
     /// Otherwise the errors that the server returns.
     ///
     /// # Cancel safety
@@ -46,7 +48,7 @@ impl Session {
         let spawner = Arc::clone(&parts.spawner);
         let work = Box::pin(async move {
             let mut caller = caller(&parts, &options);
-            let negotiated = negotiate(&mut caller, &parts.endpoint, &options)
+            let negotiated = negotiate(&mut caller, &parts, &options)
                 .await
                 .map_err(|error| error.with_operation(OPERATION))?;
             Ok(Arc::new(Self::start(parts, options, caller, negotiated)))
@@ -62,6 +64,7 @@ impl Session {
     ) -> Self {
         let Negotiated {
             config,
+            token_refresh,
             dynamic,
             created,
         } = negotiated;
@@ -88,6 +91,7 @@ impl Session {
         let tasks = Tasks {
             _heartbeat: parts.heartbeat.spawner.spawn(Box::pin(heartbeat.run())),
             _refresh: parts.spawner.spawn(Box::pin(refresh)),
+            _token_refresh: token_refresh.map(|refresh| parts.spawner.spawn(refresh)),
             _heartbeat_spawner: parts.heartbeat.spawner,
         };
         Self {
@@ -102,6 +106,7 @@ impl Session {
             model_seq: AtomicU64::new(0),
             sampling_seq: AtomicU64::new(0),
             state,
+            auth: parts.auth,
             tasks: Mutex::new(Some(tasks)),
         }
     }
@@ -110,16 +115,24 @@ impl Session {
 /// The server's responses while a session is opened: the configuration and the new session.
 struct Negotiated {
     config: ClientConfig,
+    /// The background refresh of the token, if the server requires one.
+    token_refresh: Option<BoxFuture<'static, ()>>,
     dynamic: DynamicConfig,
     created: SessionCreated,
 }
 
 async fn negotiate(
     caller: &mut Caller,
-    endpoint: &Endpoint,
+    parts: &SessionParts,
     options: &SessionOptions,
 ) -> Result<Negotiated, Error> {
-    let config = client_config(caller, endpoint.key().address()).await?;
+    let endpoint = &parts.endpoint;
+    let address = endpoint.key().address();
+    let config = client_config(caller, address).await?;
+    let token_refresh = match config.pjwt_auth_enabled {
+        true => Some(exchange(parts.auth.as_deref(), &config, address).await?),
+        false => None,
+    };
     learn(&config, endpoint);
     caller.billing_limit = Duration::from_secs(config.billing_exception_max_pause_duration_sec);
     api_document::learn(caller, endpoint).await;
@@ -127,6 +140,7 @@ async fn negotiate(
     let created = create(caller, options).await?;
     Ok(Negotiated {
         config,
+        token_refresh,
         dynamic,
         created,
     })
@@ -171,14 +185,25 @@ async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfi
         return Err(error.with_response(response.status.as_u16(), &response.body));
     }
     let config: ClientConfig = decode(response, "client/config")?;
-    if config.pjwt_auth_enabled {
+    Ok(config)
+}
+
+/// Exchanges the credential for a token, which all later requests carry. Returns the background refresh of the token.
+async fn exchange(
+    auth: Option<&Auth>,
+    config: &ClientConfig,
+    address: &BaseUrl,
+) -> Result<BoxFuture<'static, ()>, Error> {
+    let from_command = config.credential_default_source.as_deref() == Some("credential_cmd");
+    let Some(auth) = auth else {
         let message = format!(
-            "the server at {address} requires an exchange of the API key for a token (pjwt_auth_enabled), which this \
-             version does not support; use a server that accepts API keys"
+            "the server at {address} requires an exchange of the API key for a token (pjwt_auth_enabled), and this session has no \
+             credential to exchange; connect with ServiceClient::builder"
         );
         return Err(Error::new(ErrorKind::Unsupported, Sent::Answered, message));
-    }
-    Ok(config)
+    };
+    let exchanged = auth.start_exchange(from_command).await;
+    exchanged.map_err(|error| error.with_context(format!("cannot authenticate at {address}")))
 }
 
 /// Adds the address of the server to the error of the first request that opens a session, and a text that says which setting to check.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
+use tinkers_auth::{Auth, Identity};
 use tinkers_core::{Caller, RecoveredErrorCounts, Spawn, Task};
 use tinkers_dispatch::{ByteSemaphore, LimitRequest};
 use tinkers_wire::ClientConfig;
@@ -31,6 +32,7 @@ pub struct Session {
     pub(crate) model_seq: AtomicU64,
     pub(crate) sampling_seq: AtomicU64,
     pub(crate) state: Arc<SessionState>,
+    pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) tasks: Mutex<Option<Tasks>>,
 }
 
@@ -38,6 +40,8 @@ pub struct Session {
 pub(crate) struct Tasks {
     pub(crate) _heartbeat: Task,
     pub(crate) _refresh: Task,
+    /// The background refresh of the token, if the server requires one.
+    pub(crate) _token_refresh: Option<Task>,
     /// The spawner of the heartbeat loop. Owns the dedicated thread on which heartbeats are sent.
     pub(crate) _heartbeat_spawner: Arc<dyn Spawn>,
 }
@@ -46,6 +50,11 @@ impl Session {
     /// Returns the id that the server assigned to the session.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Returns the user of the session's credential, if the credential or the token for which it was exchanged names one.
+    pub fn identity(&self) -> Option<Identity> {
+        self.auth.as_ref()?.identity()
     }
 
     /// Subscribes to the events of the session: its heartbeats fail, its heartbeats succeed again, or the session has ended.

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use tinkers_auth::Identity;
 use tinkers_core::{RecoveredErrorCounts, Result, ServerProfile, SessionContext, Timestamp};
 use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
 use tinkers_sampling::CreateSamplingClient;
 use tinkers_session::{Session, SessionEvents};
 use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState};
 use tinkers_wire::{Capabilities, FinishReason};
+
+use crate::account::identity;
 
 /// A client of a Tinker server. The client holds one session, and creates the training and sampling clients of the session.
 ///
@@ -187,6 +190,15 @@ impl ServiceClient {
     /// Returns the id of the session on the server.
     pub fn session_id(&self) -> &str {
         self.session.id()
+    }
+
+    /// Returns the user whose credential the client sends. Nothing is sent: the user is read from the claims of the token for which the
+    /// API key was exchanged, or of a JWT that is a login.
+    ///
+    /// # Errors
+    /// `Unsupported` if the credential is an API key that the server does not exchange for a token. API keys do not contain a user.
+    pub fn whoami(&self) -> Result<Identity> {
+        identity(self.session.identity())
     }
 
     /// Subscribes to events of the session: its heartbeats fail, its heartbeats succeed again, or the session has ended.
