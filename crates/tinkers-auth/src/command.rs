@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::claims::Claims;
-use crate::exchange::Failure;
+use crate::failure::Failure;
 use crate::token_cache::TokenSource;
 
 /// The time limit of the command. A command that waits for input would otherwise block all requests.

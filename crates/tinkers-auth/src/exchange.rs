@@ -1,6 +1,5 @@
 //! The exchange of a credential for a short-lived token.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,66 +9,20 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tinkers_core::retry::{RetryAction, classify};
 use tinkers_core::{
-    Backoff, BoxFuture, Clock, HttpRequest, HttpResponse, Jitter, RouteClass, Sent, Timestamp,
-    Transport, TransportError, TransportErrorKind,
+    Backoff, BoxFuture, Clock, HttpRequest, HttpResponse, Jitter, RouteClass, Timestamp, Transport,
+    TransportErrorKind,
 };
 use tinkers_wire::routes;
 
 use crate::command::CredentialCommand;
 use crate::credential::Placement;
+use crate::failure::{Failure, FailureKind};
 use crate::token_cache::TokenSource;
 
 /// The pauses between the attempts of an exchange.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(8));
 /// The longest retry delay of the server that is followed.
 const MAX_HINT: Duration = Duration::from_secs(15 * 60);
-
-/// The reason why no token could be obtained. Clones are given to all requests that wait for the token.
-#[derive(Debug, Clone)]
-pub(crate) struct Failure {
-    kind: FailureKind,
-    message: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FailureKind {
-    /// The server rejects the credential (401). Tokens that were obtained with it are no longer used.
-    Rejected,
-    /// A repetition cannot succeed.
-    Final,
-    /// The server or the network failed, so a repetition may succeed.
-    Temporary(TransportErrorKind),
-}
-
-impl Failure {
-    /// Creates the failure of a step on this machine.
-    pub(crate) fn local(message: String) -> Self {
-        Self {
-            kind: FailureKind::Final,
-            message,
-        }
-    }
-
-    /// Returns whether the server rejects the credential itself.
-    pub(crate) fn is_rejection(&self) -> bool {
-        self.kind == FailureKind::Rejected
-    }
-
-    /// Returns the failure as the error of a request that waited for the token. The request was not sent.
-    pub(crate) fn into_transport_error(self) -> TransportError {
-        let kind = match self.kind {
-            FailureKind::Rejected | FailureKind::Final => TransportErrorKind::Credential,
-            FailureKind::Temporary(kind) => kind,
-        };
-        TransportError::new(kind, Sent::NotSent, self.message)
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
 
 /// The source of the credential that is exchanged.
 #[derive(Debug)]

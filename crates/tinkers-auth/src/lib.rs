@@ -6,6 +6,7 @@ mod claims;
 mod command;
 mod credential;
 mod exchange;
+mod failure;
 mod sources;
 mod store;
 mod token_cache;

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::claims::{Claims, Identity};
 use crate::credential::Placement;
-use crate::exchange::Failure;
+use crate::failure::Failure;
 
 /// A source of tokens, such as an exchange or a command.
 pub(crate) trait TokenSource: Send + Sync + fmt::Debug {

@@ -16,7 +16,6 @@ use tinkers_local::{
 };
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 
 const KEY: &str = "tml-secret-key";
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -266,9 +265,9 @@ async fn retry_delay_of_the_exchange_is_never_undercut() {
         Rule::on(EXCHANGE).times(1),
         Fault::rate_limited(Hint::Seconds(hint.as_secs())),
     );
-    let began = Instant::now();
+    let began = fixture.clock.now();
     drop(fixture.auth.start_exchange(false).await.expect("a token"));
-    assert!(began.elapsed() >= hint);
+    assert!(fixture.clock.now().since(began) >= hint);
     assert_eq!(fixture.attempts(), 2);
 }
 

@@ -162,7 +162,7 @@ impl AccessControl {
         access.has_keys || access.lifetime.is_some()
     }
 
-    /// Returns whether the server restricts access to those who know an API key.
+    /// Returns whether the server accepts only requests with one of its API keys.
     pub(crate) fn has_keys(&self) -> bool {
         self.lock().has_keys
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::access::AccessControl;
 use crate::dialect::Dialect;
+use crate::read::Route;
 use crate::window::Window;
 
 /// The configuration of an embedded server. The defaults suit development.
@@ -96,5 +97,15 @@ impl LocalConfig {
     pub fn with_api_key(mut self, key: impl Into<String>) -> Self {
         self.access = self.access.with_key(key);
         self
+    }
+
+    /// Returns whether the server has a route. Servers without keys have no routes for keys.
+    pub(crate) fn serves(&self, route: Route) -> bool {
+        let is_configured = match route {
+            Route::AuthToken => self.access.exchanges_keys(),
+            Route::ApiKey => self.access.needs_key(),
+            _ => true,
+        };
+        is_configured && !self.dialect.absent.contains(&route)
     }
 }

@@ -16,6 +16,8 @@ use tinkers_core::{
 use tinkers_wire::{Capabilities, ClientConfig, ConfigRequest, routes, to_json};
 
 use crate::ServiceClientBuilder;
+use crate::builder::AccountParts;
+use crate::service::identity;
 
 /// The time limit of a request.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -53,7 +55,11 @@ impl ServiceClientBuilder {
     /// # Errors
     /// The errors of [`connect`](Self::connect) for invalid settings.
     pub fn account(self) -> Result<AccountClient> {
-        let (transport, auth, clock) = self.account_parts()?;
+        let AccountParts {
+            transport,
+            auth,
+            clock,
+        } = self.account_parts()?;
         Ok(AccountClient {
             transport,
             auth,
@@ -150,14 +156,6 @@ impl AccountClient {
             false => Err(response_error(failure_kind(response.status), &response)),
         }
     }
-}
-
-/// Returns the identity, or the error that the credential contains none.
-pub(crate) fn identity(identity: Option<Identity>) -> Result<Identity> {
-    identity.ok_or_else(|| {
-        let message = "the credential is an API key, which contains no user, and the server does not exchange it for a token";
-        Error::new(ErrorKind::Unsupported, Sent::NotSent, message)
-    })
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(response: &HttpResponse, name: &str) -> Result<T> {

@@ -1,29 +1,32 @@
 //! The settings of a service client, and the connection to the server.
 
+mod connection_plan;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
-use tinkers_auth::{Auth, AuthTransport, Credential, Resolved, Sources};
+use tinkers_auth::{Auth, AuthTransport, Credential};
 use tinkers_core::{
-    BodyFormat, Clock, Error, Jitter, RecoveredErrors, Result, RetryPolicy, RouteClass, SplitMix,
-    Timeouts, Transport,
+    BodyFormat, Clock, Error, Jitter, Result, RetryPolicy, RouteClass, SplitMix, Timeouts,
+    Transport,
 };
 use tinkers_dispatch::LimiterSettings;
 use tinkers_session::{
-    BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+    EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 use tinkers_transport::{
-    ClassConnectionLimits, ClientCertificate, CloudflareAccess, DedicatedThread, HttpTransport,
-    HttpVersions, IoRuntime, ProxyConfig, RootFiles,
+    ClassConnectionLimits, ClientCertificate, DedicatedThread, HttpTransport, HttpVersions,
+    IoRuntime, ProxyConfig,
 };
 
+use self::connection_plan::ConnectionPlan;
+pub(crate) use self::connection_plan::address;
 use crate::ServiceClient;
 use crate::default_headers::DefaultHeaders;
-use crate::environment::{self, Environment};
+use crate::environment::Environment;
 
 /// The base URL of the hosted service.
 const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
@@ -354,8 +357,8 @@ impl ServiceClientBuilder {
         Ok(ServiceClient::from_session(session))
     }
 
-    /// Returns the parts of a client without a session: the authenticated transport, the authentication, and the clock.
-    pub(crate) fn account_parts(self) -> Result<(Arc<dyn Transport>, Arc<Auth>, Arc<dyn Clock>)> {
+    /// Returns the parts of a client without a session.
+    pub(crate) fn account_parts(self) -> Result<AccountParts> {
         let variables = (self.environment)();
         let plan = ConnectionPlan::new(&self, &variables)?;
         let runtime = self.io_runtime()?;
@@ -367,7 +370,11 @@ impl ServiceClientBuilder {
             Some(layer) => layer(transport),
             None => transport,
         };
-        Ok((transport, auth, clock))
+        Ok(AccountParts {
+            transport,
+            auth,
+            clock,
+        })
     }
 
     fn io_runtime(&self) -> Result<IoRuntime> {
@@ -381,113 +388,11 @@ impl ServiceClientBuilder {
     }
 }
 
-/// The validated settings of the connections of a client.
-struct ConnectionPlan {
-    base_url: String,
-    address: BaseUrl,
-    sources: Sources,
-    resolved: Resolved,
-    default_headers: HeaderMap,
-    user_agent: String,
-    cloudflare: Option<CloudflareAccess>,
-    recovered_errors: Arc<RecoveredErrors>,
-}
-
-impl ConnectionPlan {
-    fn new(builder: &ServiceClientBuilder, variables: &Environment) -> Result<Self> {
-        let (base_url, address) = address(builder.base_url.as_deref(), variables)?;
-        let sources = variables.sources(builder.credential.clone());
-        let resolved = sources.resolve(&address, false)?;
-        let cloudflare = match variables.cloudflare() {
-            // Cloudflare Access is not needed for this machine, so an incomplete token is no error there.
-            Err(_) if address.origin().is_loopback() => None,
-            access => access?,
-        };
-        Ok(Self {
-            base_url,
-            address,
-            sources,
-            resolved,
-            default_headers: builder.default_headers.parse()?,
-            user_agent: builder.user_agent()?,
-            cloudflare,
-            recovered_errors: Arc::default(),
-        })
-    }
-
-    /// Creates the authentication of the client. Its token exchanges have connections of their own.
-    fn auth(
-        &self,
-        builder: &ServiceClientBuilder,
-        variables: &Environment,
-        runtime: &IoRuntime,
-    ) -> Result<Arc<Auth>> {
-        let exchange = self.transport(builder, variables, runtime.clone())?;
-        Auth::new(
-            self.sources.clone(),
-            self.resolved.clone(),
-            self.address.clone(),
-            exchange,
-            runtime.clock(),
-            jitter(),
-        )
-    }
-
-    /// Builds a transport without a credential.
-    fn transport(
-        &self,
-        settings: &ServiceClientBuilder,
-        variables: &Environment,
-        runtime: IoRuntime,
-    ) -> Result<Arc<dyn Transport>> {
-        let mut builder = HttpTransport::builder(&*self.base_url)
-            .runtime(runtime)
-            .recovered_errors(Arc::clone(&self.recovered_errors))
-            .http_versions(settings.http_versions)
-            .proxy(
-                settings
-                    .proxy
-                    .as_ref()
-                    .unwrap_or(&variables.proxies)
-                    .clone(),
-            )
-            .root_files(match settings.has_system_roots {
-                true => variables.roots.clone(),
-                false => RootFiles::none(),
-            })
-            .default_headers(self.default_headers.clone())
-            .user_agent(&*self.user_agent);
-        for (class, limits) in &settings.connection_limits {
-            builder = builder.class_limits(*class, *limits);
-        }
-        if let Some(certificate) = &settings.client_certificate {
-            builder = builder.client_certificate(certificate.clone());
-        }
-        if let Some(access) = &self.cloudflare {
-            builder = builder.cloudflare_access(access.clone());
-        }
-        for pem in &settings.root_certificates {
-            builder = builder.root_certificate_pem(pem.clone());
-        }
-        Ok(Arc::new(builder.build()?))
-    }
-}
-
-/// Returns the base URL of the server, as text and in normalized form: the given one, that of the environment, or the hosted service.
-///
-/// # Errors
-/// `InvalidInput` with the field `base_url`.
-pub(crate) fn address(given: Option<&str>, variables: &Environment) -> Result<(String, BaseUrl)> {
-    let (base_url, variable) = match (given, variables.base_url()) {
-        (Some(given), _) => (given, None),
-        (None, Some(found)) => (found, Some(environment::BASE_URL)),
-        (None, None) => (HOSTED, None),
-    };
-    let address = BaseUrl::parse(base_url).map_err(|error| match variable {
-        Some(variable) => error.with_context(variable),
-        None => error,
-    })?;
-    Ok((base_url.to_owned(), address))
+/// The parts of a client without a session: the authenticated transport, the authentication, and the clock.
+pub(crate) struct AccountParts {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl ServiceClientBuilder {

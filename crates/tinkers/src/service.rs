@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use tinkers_auth::Identity;
-use tinkers_core::{RecoveredErrorCounts, Result, ServerProfile, SessionContext, Timestamp};
+use tinkers_core::{
+    Error, ErrorKind, RecoveredErrorCounts, Result, Sent, ServerProfile, SessionContext, Timestamp,
+};
 use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
 use tinkers_sampling::CreateSamplingClient;
 use tinkers_session::{Session, SessionEvents};
 use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState};
 use tinkers_wire::{Capabilities, FinishReason};
-
-use crate::account::identity;
 
 /// A client of a Tinker server. The client holds one session, and creates the training and sampling clients of the session.
 ///
@@ -232,4 +232,12 @@ impl ServiceClient {
     pub fn context(&self) -> Arc<dyn SessionContext> {
         Arc::clone(&self.session) as Arc<dyn SessionContext>
     }
+}
+
+/// Returns the identity, or the error that the credential contains none.
+pub(crate) fn identity(identity: Option<Identity>) -> Result<Identity> {
+    identity.ok_or_else(|| {
+        let message = "the credential is an API key, which contains no user, and the server does not exchange it for a token";
+        Error::new(ErrorKind::Unsupported, Sent::NotSent, message)
+    })
 }

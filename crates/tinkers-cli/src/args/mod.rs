@@ -61,7 +61,7 @@ pub(crate) enum Command {
     /// Sample, fine-tune on a text and sample again, in about a minute
     Quickstart(QuickstartArgs),
     /// Serve the Tinker API from this machine
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Put load on a Tinker server and measure throughput, latency and the cost of the client
     Bench(BenchArgs),
     /// Examine a Tinker server: its dialect, missing features and limits, with advice

@@ -14,7 +14,7 @@ use crate::config::LocalConfig;
 use crate::dialect::{
     Dialect, Failures, KeyNeed, OpenApi, PassBodies, PollEnd, Repeats, ResultForm, UnknownFields,
 };
-use crate::read::{Route, is_id, is_served};
+use crate::read::{Route, is_id};
 
 /// The path of the OpenAPI document.
 pub(crate) const PATH: &str = "/openapi.json";
@@ -41,7 +41,7 @@ pub fn open_api(config: &LocalConfig) -> Option<Value> {
     };
     let mut paths = Map::new();
     for route in Route::ALL {
-        if !is_served(config, *route) {
+        if !config.serves(*route) {
             continue;
         }
         let method = route.method().to_ascii_lowercase();

@@ -17,7 +17,7 @@ pub(crate) use body::{is_protobuf, too_large};
 pub use command::Command;
 pub(crate) use command::Page;
 pub(crate) use digest::Digest;
-pub(crate) use parse::{check_key, fault_counts, is_counts, is_served, read};
+pub(crate) use parse::{check_key, fault_counts, is_counts, read};
 pub(crate) use pass::{BackwardBody, ForwardBody};
 pub(crate) use refusal::Refusal;
 pub use route::Route;

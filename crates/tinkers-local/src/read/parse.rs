@@ -48,7 +48,7 @@ pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, L
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let key = check_key(config, request).map_err(Refusal::into_response)?;
     let dialect = &config.dialect;
-    let Some(route) = Route::of(&segments).filter(|route| is_served(config, *route)) else {
+    let Some(route) = Route::of(&segments).filter(|route| config.serves(*route)) else {
         return Err(dialect.no_route(request.route()).into_response());
     };
     match (route, &request.method) {
@@ -116,16 +116,6 @@ fn wrong_method(request: &Request, allowed: &'static str) -> LazyResponse {
     );
     let response = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason).into_response();
     response.with_header(ALLOW, HeaderValue::from_static(allowed))
-}
-
-/// Returns whether the server has a route. Servers without keys have no routes for keys.
-pub(crate) fn is_served(config: &LocalConfig, route: Route) -> bool {
-    let is_configured = match route {
-        Route::AuthToken => config.access.exchanges_keys(),
-        Route::ApiKey => config.access.needs_key(),
-        _ => true,
-    };
-    is_configured && !config.dialect.absent.contains(&route)
 }
 
 /// Checks that the request has the right API key or token, if one is required, and the required headers. Returns the number of the key.
