@@ -2,6 +2,7 @@
 
 mod address;
 mod args;
+mod auth;
 mod bench;
 mod blocking;
 mod close_session;
@@ -65,6 +66,7 @@ fn run(cli: &Cli) -> Result<()> {
             Command::Serve(args) => serve::run(args, &mut signals).await,
             Command::Bench(args) => Box::pin(bench::run(&args.load, &mut signals)).await,
             Command::Doctor(args) => doctor::run(args, &mut signals).await,
+            Command::Auth(args) => auth::run(args, &mut signals).await,
         }
     })
 }

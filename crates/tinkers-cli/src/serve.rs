@@ -93,6 +93,15 @@ fn config(args: &ServeArgs) -> Result<LocalConfig> {
     if let Some(key) = &args.api_key {
         config = config.with_api_key(key.expose());
     }
+    if let Some(lifetime) = args.token_exchange {
+        config.access = config.access.with_token_exchange(lifetime);
+    }
+    if args.bearer {
+        config.access = config.access.with_bearer_only();
+    }
+    for name in &args.require_header {
+        config.access = config.access.with_required_header(name.clone());
+    }
     Ok(config)
 }
 

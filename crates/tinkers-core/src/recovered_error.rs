@@ -58,7 +58,7 @@ pub enum RecoveredError {
 
 impl RecoveredError {
     /// All kinds of errors from which the client recovers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Repeat,
         Self::Billing,
         Self::Poll,

@@ -1,19 +1,20 @@
-//! The configuration of a server: limits, timeouts and its API key.
+//! The configuration of a server: access, limits and timeouts.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
 
+use crate::access::AccessControl;
 use crate::dialect::Dialect;
 use crate::quirks::Quirk;
+use crate::read::Route;
 use crate::window::Window;
 
 /// The configuration of an embedded server. The defaults suit development.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LocalConfig {
-    /// The API key that requests must send. If `None`, requests may send any API key or none.
-    pub api_key: Option<ApiKey>,
+    /// Who may use the server: API keys, their exchange for tokens, and required headers. By default, requests may send any API key or none.
+    pub access: AccessControl,
     /// The time without a heartbeat after which a session ends.
     pub session_expiry: Duration,
     /// How long a poll for a result is held open before the server responds with "try again".
@@ -71,7 +72,7 @@ pub struct LocalConfig {
 impl Default for LocalConfig {
     fn default() -> Self {
         Self {
-            api_key: None,
+            access: AccessControl::default(),
             session_expiry: Duration::from_secs(300),
             long_poll: Duration::from_secs(30),
             keep_results: Duration::from_secs(3600),
@@ -96,10 +97,10 @@ impl Default for LocalConfig {
 }
 
 impl LocalConfig {
-    /// Requires this API key.
+    /// Requires an API key, and accepts this one.
     #[must_use]
     pub fn with_api_key(mut self, key: impl Into<String>) -> Self {
-        self.api_key = Some(ApiKey(key.into()));
+        self.access = self.access.with_key(key);
         self
     }
 
@@ -110,48 +111,13 @@ impl LocalConfig {
         self
     }
 
-    /// Returns whether the server accepts a request with the API key `given`.
-    pub(crate) fn accepts_key(&self, given: &[u8]) -> bool {
-        let key = self.api_key.as_ref();
-        key.is_none_or(|key| key.matches(given))
-    }
-}
-
-/// An API key. Its `Debug` output does not contain the key.
-#[derive(Clone)]
-pub struct ApiKey(String);
-
-impl ApiKey {
-    /// Returns whether `given` is this API key. The duration of the comparison does not depend on the position of the first
-    /// difference.
-    pub(crate) fn matches(&self, given: &[u8]) -> bool {
-        let key = self.0.as_bytes();
-        let differing = (0..given.len()).fold(0u8, |bits, i| {
-            // The modulo keeps the index valid; the number of steps depends on the length of `given` only.
-            bits | given[i] ^ key.get(i % key.len().max(1)).copied().unwrap_or(0)
-        });
-        differing == 0 && given.len() == key.len()
-    }
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ApiKey(..)")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn api_key_matches_only_completely_and_is_hidden_in_debug() {
-        let config = LocalConfig::default().with_api_key("tml-abab");
-        let key = config.api_key.clone().unwrap();
-        assert!(key.matches(b"tml-abab"));
-        for wrong in ["", "tml-aba", "tml-ababtml-abab", "tml-abac", "TML-abab"] {
-            assert!(!key.matches(wrong.as_bytes()), "{wrong}");
-        }
-        assert!(!format!("{config:?}").contains("abab"));
+    /// Returns whether the server has a route. Servers without keys have no routes for keys.
+    pub(crate) fn serves(&self, route: Route) -> bool {
+        let is_configured = match route {
+            Route::AuthToken => self.access.exchanges_keys(),
+            Route::ApiKey => self.access.needs_key(),
+            _ => true,
+        };
+        is_configured && !self.dialect.absent.contains(&route)
     }
 }

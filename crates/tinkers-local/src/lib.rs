@@ -1,6 +1,7 @@
 //! The embedded Tinker server: the protocol on top of an [`Engine`](engine::Engine).
 #![doc = include_str!("../README.md")]
 
+mod access;
 mod config;
 mod dialect;
 pub mod engine;
@@ -15,7 +16,8 @@ mod read;
 mod scripted;
 mod window;
 
-pub use config::{ApiKey, LocalConfig};
+pub use access::AccessControl;
+pub use config::LocalConfig;
 pub use dialect::{
     Dialect, Expiry, Failures, Flags, KeyNeed, Loads, MaxTokens, OpenApi, Order, OtherBodies,
     PassBodies, PollEnd, PromptLogprobs, Repeats, ResultForm, SamplerPaths, SequenceIds, StopForm,

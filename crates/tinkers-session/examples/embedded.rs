@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let key = EndpointKey::new(BaseUrl::parse("http://in-process")?, b"");
     let spawner = Arc::new(runtime.clone());
     let parts = SessionParts {
+        auth: None,
         transport: Arc::clone(&transport),
         time: Arc::clone(&time),
         jitter,

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tinkers_auth::Auth;
 use tinkers_core::retry::SAME_REASONS;
 use tinkers_core::{
-    Accepted, BaseUrl, Call, CallPolicy, Caller, Deduplication, Error, ErrorKind, ProfileUpdate,
-    RecoveredError, RetryBudget, RouteClass, Sent, Timestamp,
+    Accepted, BaseUrl, BoxFuture, Call, CallPolicy, Caller, Deduplication, Error, ErrorKind,
+    ProfileUpdate, RecoveredError, RetryBudget, RouteClass, Sent, Timestamp,
 };
 use tinkers_dispatch::{ByteSemaphore, ClassSettings, LimiterSettings};
 use tinkers_wire::{
@@ -39,7 +40,8 @@ impl Session {
     ///
     /// # Errors
     /// `InvalidInput` for invalid options, before anything is sent. `Connection` if the server is not reachable, and `Protocol` if the
-    /// server is not a Tinker server: check the base URL. `Unsupported` if the server requires an authentication other than an API key.
+    /// server is not a Tinker server: check the base URL. `Unsupported` if the server requires a token exchange and the parts contain no
+    /// authentication.
     /// Otherwise the errors that the server returns.
     ///
     /// # Cancel safety
@@ -49,7 +51,7 @@ impl Session {
         let spawner = Arc::clone(&parts.spawner);
         let work = Box::pin(async move {
             let mut caller = caller(&parts, &options);
-            let negotiated = negotiate(&mut caller, &parts.endpoint, &options)
+            let negotiated = negotiate(&mut caller, &parts, &options)
                 .await
                 .map_err(|error| error.with_operation(OPERATION))?;
             Ok(Arc::new(Self::start(parts, options, caller, negotiated)))
@@ -65,6 +67,7 @@ impl Session {
     ) -> Self {
         let Negotiated {
             config,
+            token_refresh,
             dynamic,
             created,
         } = negotiated;
@@ -99,6 +102,7 @@ impl Session {
             _heartbeat: parts.heartbeat.spawner.spawn(Box::pin(heartbeat.run())),
             _refresh: parts.spawner.spawn(Box::pin(refresh)),
             _telemetry: reports,
+            _token_refresh: token_refresh.map(|refresh| parts.spawner.spawn(refresh)),
             _heartbeat_spawner: parts.heartbeat.spawner,
         };
         Self {
@@ -114,6 +118,7 @@ impl Session {
             sampling_seq: AtomicU64::new(0),
             state,
             telemetry,
+            auth: parts.auth,
             tasks: Mutex::new(Some(tasks)),
         }
     }
@@ -122,6 +127,8 @@ impl Session {
 /// The server's responses while a session is opened: the configuration and the new session.
 struct Negotiated {
     config: ClientConfig,
+    /// The background refresh of the token, if the server requires one.
+    token_refresh: Option<BoxFuture<'static, ()>>,
     dynamic: DynamicConfig,
     created: SessionCreated,
 }
@@ -131,14 +138,19 @@ const OPTIONAL_LIMIT: Duration = Duration::from_secs(10);
 
 async fn negotiate(
     caller: &mut Caller,
-    endpoint: &Endpoint,
+    parts: &SessionParts,
     options: &SessionOptions,
 ) -> Result<Negotiated, Error> {
+    let endpoint = &parts.endpoint;
     let address = endpoint.key().address();
     let optional_until = caller.time.now().after(OPTIONAL_LIMIT);
     let configured = client_config(caller, address).await?;
     let is_tinker_server = configured.is_some();
     let config = configured.unwrap_or_default();
+    let token_refresh = match config.pjwt_auth_enabled {
+        true => Some(exchange(parts.auth.as_deref(), &config, address).await?),
+        false => None,
+    };
     learn(&config, endpoint);
     caller.billing_limit = Duration::from_secs(config.billing_exception_max_pause_duration_sec);
     api_document::learn(caller, endpoint, optional_until).await;
@@ -159,6 +171,7 @@ async fn negotiate(
     };
     Ok(Negotiated {
         config,
+        token_refresh,
         dynamic,
         created,
     })
@@ -207,14 +220,25 @@ async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<Option<Clie
         }
         Err(error) => return Err(first_request_error(error, "client/config", address)),
     };
-    if config.pjwt_auth_enabled {
+    Ok(Some(config))
+}
+
+/// Exchanges the credential for a token, which all later requests carry. Returns the background refresh of the token.
+async fn exchange(
+    auth: Option<&Auth>,
+    config: &ClientConfig,
+    address: &BaseUrl,
+) -> Result<BoxFuture<'static, ()>, Error> {
+    let from_command = config.credential_default_source.as_deref() == Some("credential_cmd");
+    let Some(auth) = auth else {
         let message = format!(
-            "the server at {address} requires an exchange of the API key for a token (pjwt_auth_enabled), which this \
-             version does not support; use a server that accepts API keys"
+            "the server at {address} requires an exchange of the API key for a token (pjwt_auth_enabled), and this session has no \
+             credential to exchange; connect with ServiceClient::builder"
         );
         return Err(Error::new(ErrorKind::Unsupported, Sent::Answered, message));
-    }
-    Ok(Some(config))
+    };
+    let exchanged = auth.start_exchange(from_command).await;
+    exchanged.map_err(|error| error.with_context(format!("cannot authenticate at {address}")))
 }
 
 /// Returns whether an error means that a server lacks a route, or that the route does not work there. Servers without a route respond with

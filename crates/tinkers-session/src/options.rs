@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tinkers_auth::Auth;
 use tinkers_core::{
     BodyFormat, ClassTimeouts, Clock, Error, Jitter, RecoveredErrors, RetryPolicy, Spawn, Transport,
 };
@@ -26,6 +27,9 @@ pub struct SessionParts {
     pub endpoint: Endpoint,
     /// The transport, clock and spawner of heartbeats.
     pub heartbeat: HeartbeatParts,
+    /// The authentication of the transports, for servers that require an exchange of the API key for a token. `None` if the transports
+    /// need no authentication: the session then cannot be opened on such a server.
+    pub auth: Option<Arc<Auth>>,
     /// The counters of errors from which the session and its clients recovered, for example by a retry. Errors before the session is open
     /// are counted, too.
     pub recovered_errors: Arc<RecoveredErrors>,

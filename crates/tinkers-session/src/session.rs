@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
+use tinkers_auth::{Auth, Identity};
 use tinkers_core::{Caller, RecoveredErrorCounts, Spawn, Task};
 use tinkers_dispatch::{ByteSemaphore, LimitRequest};
 use tinkers_wire::ClientConfig;
@@ -34,6 +35,7 @@ pub struct Session {
     pub(crate) state: Arc<SessionState>,
     /// `None` if telemetry is off.
     pub(crate) telemetry: Option<Arc<Telemetry>>,
+    pub(crate) auth: Option<Arc<Auth>>,
     pub(crate) tasks: Mutex<Option<Tasks>>,
 }
 
@@ -42,6 +44,8 @@ pub(crate) struct Tasks {
     pub(crate) _heartbeat: Task,
     pub(crate) _refresh: Task,
     pub(crate) _telemetry: Option<Task>,
+    /// The background refresh of the token, if the server requires one.
+    pub(crate) _token_refresh: Option<Task>,
     /// The spawner of the heartbeat loop. Owns the dedicated thread on which heartbeats are sent.
     pub(crate) _heartbeat_spawner: Arc<dyn Spawn>,
 }
@@ -56,6 +60,11 @@ impl Session {
     pub fn console_url(&self) -> Option<String> {
         let is_hosted = self.endpoint.key().address().is_hosted_service();
         is_hosted.then(|| format!("https://tinker.thinkingmachines.ai/sessions/{}", self.id))
+    }
+
+    /// Returns the user of the session's credential, if the credential or the token for which it was exchanged names one.
+    pub fn identity(&self) -> Option<Identity> {
+        self.auth.as_ref()?.identity()
     }
 
     /// Subscribes to the events of the session: its heartbeats fail, its heartbeats succeed again, or the session has ended.

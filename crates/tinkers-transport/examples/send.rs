@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tinkers_core::{HttpRequest, RouteClass, Spawn, Transport};
-use tinkers_transport::{Credential, HttpTransport, IoRuntime};
+use tinkers_transport::{HttpTransport, IoRuntime};
 use tokio::net::TcpListener;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,9 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let url = format!("http://{}/prefix", listener.local_addr()?);
     let _server = runtime.spawn(Box::pin(serve(listener)));
 
-    let transport = HttpTransport::builder(url)
-        .credential(Credential::api_key("tml-example"))
-        .build()?;
+    let transport = HttpTransport::builder(url).build()?;
     println!("base URL: {}", transport.base_url());
     for n in 1..=3 {
         let mut request = HttpRequest::new(Method::POST, "/api/v1/echo", RouteClass::Rest);

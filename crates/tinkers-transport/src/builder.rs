@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use tinkers_core::{BaseUrl, Clock, Error, RecoveredErrors, RouteClass};
 
 use crate::client_certificate::ClientCertificate;
-use crate::credential::{CloudflareAccess, Credential, TrustedHeaders};
+use crate::credential::{CloudflareAccess, TrustedHeaders};
 use crate::io_runtime::IoRuntime;
 use crate::pool::ClassConnectionLimits;
 use crate::proxy::ProxyConfig;
@@ -22,7 +22,6 @@ use crate::transport::{HttpTransport, TransportParts};
 #[must_use]
 pub struct HttpTransportBuilder {
     base_url: String,
-    credential: Option<Credential>,
     cloudflare: Option<CloudflareAccess>,
     defaults: HeaderMap,
     user_agent: Option<String>,
@@ -51,7 +50,6 @@ impl HttpTransportBuilder {
     fn new(base_url: String) -> Self {
         Self {
             base_url,
-            credential: None,
             cloudflare: None,
             defaults: HeaderMap::new(),
             user_agent: None,
@@ -67,12 +65,6 @@ impl HttpTransportBuilder {
         }
     }
 
-    /// Sets the API key or token. The transport sends the credential only to the origin of the base URL.
-    pub fn credential(mut self, credential: Credential) -> Self {
-        self.credential = Some(credential);
-        self
-    }
-
     /// Sets the service token of Cloudflare Access. The transport sends the token only to the origin of the base URL.
     pub fn cloudflare_access(mut self, access: CloudflareAccess) -> Self {
         self.cloudflare = Some(access);
@@ -80,7 +72,8 @@ impl HttpTransportBuilder {
     }
 
     /// Sets headers that are sent with every request to the origin of the base URL. These headers replace headers of the request with the
-    /// same name. A value that is marked as [sensitive](HeaderValue::set_sensitive) is masked in responses and errors, like the API key.
+    /// same name. A value that is marked as [sensitive](HeaderValue::set_sensitive) is masked in responses and errors. So are the
+    /// sensitive headers of requests, such as a credential.
     pub fn default_headers(mut self, headers: HeaderMap) -> Self {
         self.defaults = headers;
         self
@@ -158,7 +151,7 @@ impl HttpTransportBuilder {
     /// Builds the transport. No connection is opened.
     ///
     /// # Errors
-    /// `InvalidInput` with the name of the invalid field: `base_url`, `api_key`, `cloudflare_client_id`,
+    /// `InvalidInput` with the name of the invalid field: `base_url`, `cloudflare_client_id`,
     /// `cloudflare_client_secret`, `user_agent`, `root_certificate`, `client_certificate`, `proxy`, a connection limit such as
     /// `connection_limits.sample.streams`, or the environment variable of an unusable proxy that the base URL needs. An `https` URL is
     /// invalid without a TLS provider. `Io` if the shared runtime cannot be started.
@@ -166,11 +159,7 @@ impl HttpTransportBuilder {
         let base = BaseUrl::parse(&self.base_url)?;
         tls::check_provider(base.origin(), tls::provider().as_deref())?;
         self.proxy.check(base.origin())?;
-        let trusted_headers = TrustedHeaders::new(
-            self.defaults,
-            self.cloudflare.as_ref(),
-            self.credential.as_ref(),
-        )?;
+        let trusted_headers = TrustedHeaders::new(&self.defaults, self.cloudflare.as_ref())?;
         let user_agent = self
             .user_agent
             .as_deref()
@@ -225,7 +214,6 @@ impl fmt::Debug for HttpTransportBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Without the base URL, which may contain a password before it is validated.
         f.debug_struct("HttpTransportBuilder")
-            .field("credential", &self.credential)
             .field("http_versions", &self.versions)
             .field("proxy", &self.proxy)
             .field("client_certificate", &self.client_certificate)

@@ -1,5 +1,6 @@
-//! Credentials and other headers that are sent only to the origin of the base URL.
+//! Secret and default headers, which are sent only to the origin of the base URL.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,32 +11,6 @@ use tinkers_core::Error;
 use tinkers_wire::check_api_key;
 
 use crate::redaction::Redactor;
-
-/// A credential with which the client authenticates itself to the server.
-#[derive(Clone)]
-#[non_exhaustive]
-pub enum Credential {
-    /// An API key or token, sent as `X-API-Key`.
-    ApiKey(SecretString),
-}
-
-impl Credential {
-    /// Creates a credential from an API key or token.
-    pub fn api_key(key: impl Into<String>) -> Self {
-        Self::ApiKey(SecretString::from(key.into()))
-    }
-
-    pub(crate) fn header(&self) -> Result<HeaderValue, Error> {
-        let Self::ApiKey(key) = self;
-        secret_value("api_key", key)
-    }
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credential::ApiKey(..)")
-    }
-}
 
 /// A service token for Cloudflare Access in front of the server.
 #[derive(Clone)]
@@ -63,26 +38,28 @@ impl fmt::Debug for CloudflareAccess {
     }
 }
 
-/// The secret and default headers, which are sent only to the origin of the base URL: the API key, the Cloudflare Access token, and the
-/// default headers of the builder.
+/// The secret and default headers, which are sent only to the origin of the base URL: the Cloudflare Access token and the default headers
+/// of the builder. Layers above the transport add the credential to each request, as a header that is marked as sensitive.
 pub(crate) struct TrustedHeaders {
     fixed: HeaderMap,
-    /// The header with the API key. The API key may be replaced while requests are in flight.
-    key: RwLock<Key>,
+    masked: RwLock<Masked>,
 }
 
-struct Key {
-    value: Option<HeaderValue>,
-    /// The redactor that masks the current API key and the previous one in responses and errors. Requests in flight may still carry the
-    /// previous API key.
+/// The secrets that are masked in responses and errors.
+struct Masked {
+    /// The secret values in the headers of the latest requests, the oldest first: the credential, and the current and earlier tokens.
+    learned: VecDeque<HeaderValue>,
     redactor: Arc<Redactor>,
 }
 
+/// The maximum number of secrets from the headers of requests that are masked. A response in flight may still contain a secret that later
+/// requests no longer carry.
+const MAX_LEARNED: usize = 8;
+
 impl TrustedHeaders {
     pub(crate) fn new(
-        defaults: HeaderMap,
+        defaults: &HeaderMap,
         cloudflare: Option<&CloudflareAccess>,
-        credential: Option<&Credential>,
     ) -> Result<Self, Error> {
         let mut fixed = HeaderMap::new();
         if let Some(access) = cloudflare {
@@ -92,49 +69,54 @@ impl TrustedHeaders {
             fixed.insert(HeaderName::from_static("cf-access-client-secret"), secret);
         }
         // Last, so that they replace other headers.
-        replace(&mut fixed, &defaults);
-        let value = credential.map(Credential::header).transpose()?;
-        let redactor = redactor(&fixed, value.iter());
-        let key = RwLock::new(Key { value, redactor });
-        Ok(Self { fixed, key })
+        replace(&mut fixed, defaults);
+        let learned = VecDeque::new();
+        let redactor = redactor(&fixed, &learned);
+        let masked = RwLock::new(Masked { learned, redactor });
+        Ok(Self { fixed, masked })
     }
 
-    pub(crate) fn set_credential(&self, credential: Option<&Credential>) -> Result<(), Error> {
-        let value = credential.map(Credential::header).transpose()?;
-        let mut key = self.key.write().unwrap_or_else(PoisonError::into_inner);
-        let redactor = redactor(&self.fixed, key.value.iter().chain(&value));
-        *key = Key { value, redactor };
-        Ok(())
+    /// Masks the secret values in `headers`, the headers of a request, from now on. Costs no more than a comparison if they are known.
+    pub(crate) fn learn(&self, headers: &HeaderMap) {
+        for value in headers.values().filter(|value| value.is_sensitive()) {
+            let is_known = |masked: &Masked| masked.learned.contains(value);
+            if is_known(&self.masked.read().unwrap_or_else(PoisonError::into_inner)) {
+                continue;
+            }
+            let mut masked = self.masked.write().unwrap_or_else(PoisonError::into_inner);
+            if is_known(&masked) {
+                continue;
+            }
+            if masked.learned.len() == MAX_LEARNED {
+                masked.learned.pop_front();
+            }
+            masked.learned.push_back(value.clone());
+            masked.redactor = redactor(&self.fixed, &masked.learned);
+        }
     }
 
-    /// Returns the redactor, which masks the secrets in these headers where they occur in responses and errors.
+    /// Returns the redactor, which masks the secrets in these headers and in the headers of requests where they occur in responses and
+    /// errors.
     pub(crate) fn redactor(&self) -> Arc<Redactor> {
-        let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&key.redactor)
+        let masked = self.masked.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&masked.redactor)
     }
 
     /// Returns the maximum number of headers that [`add_to`](Self::add_to) adds to a request.
     pub(crate) fn len(&self) -> usize {
-        self.fixed.len() + 1
+        self.fixed.len()
     }
 
-    /// Adds the API key, the Cloudflare token and the default headers to the `headers` of a request, in place of headers of the same name.
-    /// The request must go to the origin of the base URL, since no other server may receive these headers.
+    /// Adds the Cloudflare token and the default headers to the `headers` of a request, in place of headers of the same name. The request
+    /// must go to the origin of the base URL, since no other server may receive these headers.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
-        let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = &key.value {
-            headers.insert(API_KEY, key.clone());
-        }
         replace(headers, &self.fixed);
     }
 }
 
-fn redactor<'a>(
-    fixed: &'a HeaderMap,
-    keys: impl Iterator<Item = &'a HeaderValue>,
-) -> Arc<Redactor> {
+fn redactor(fixed: &HeaderMap, learned: &VecDeque<HeaderValue>) -> Arc<Redactor> {
     let sensitive = fixed.values().filter(|value| value.is_sensitive());
-    Arc::new(Redactor::new(sensitive.chain(keys)))
+    Arc::new(Redactor::new(sensitive.chain(learned)))
 }
 
 impl fmt::Debug for TrustedHeaders {
@@ -142,8 +124,6 @@ impl fmt::Debug for TrustedHeaders {
         f.debug_list().entries(self.fixed.keys()).finish()
     }
 }
-
-pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Inserts the headers in `from` into `headers`, in place of headers of the same name. All values of a name are replaced.
 pub(crate) fn replace(headers: &mut HeaderMap, from: &HeaderMap) {
@@ -169,32 +149,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invalid_api_key_is_rejected_without_showing_it() {
-        for key in ["", "tml-secret\n", "tml secret", "tml-sécret"] {
-            let error = Credential::api_key(key).header().expect_err(key);
-            assert_eq!(error.field(), Some("api_key"));
-            assert!(!error.to_string().contains("cret"), "{error}");
-        }
+    fn cloudflare_headers_are_sensitive_and_not_in_debug_output() {
+        let access = CloudflareAccess::new("hush-id", "hush-secret");
+        let trusted = TrustedHeaders::new(&HeaderMap::new(), Some(&access)).expect("valid");
+        let mut headers = HeaderMap::new();
+        trusted.add_to(&mut headers);
+        assert_eq!(headers.len(), 2);
+        assert!(headers.values().all(HeaderValue::is_sensitive));
+        let shown = format!("{trusted:?} {access:?} {headers:?}");
+        assert!(!shown.contains("hush"), "{shown}");
+        let invalid = CloudflareAccess::new("hush", "hush\n");
+        let error = TrustedHeaders::new(&HeaderMap::new(), Some(&invalid)).expect_err("invalid");
+        assert_eq!(error.field(), Some("cloudflare_client_secret"));
+        assert!(!error.to_string().contains("hush"), "{error}");
     }
 
     #[test]
-    fn credential_headers_are_sensitive_and_not_in_debug_output() {
-        let access = CloudflareAccess::new("hush-id", "hush-secret");
-        let key = Credential::api_key("tml-hush");
-        let trusted =
-            TrustedHeaders::new(HeaderMap::new(), Some(&access), Some(&key)).expect("valid");
-        let mut headers = HeaderMap::new();
-        trusted.add_to(&mut headers);
-        assert_eq!(headers.len(), 3);
-        assert_eq!(headers["x-api-key"], "tml-hush");
-        assert!(headers.values().all(HeaderValue::is_sensitive));
-        let shown = format!("{trusted:?} {access:?} {key:?} {headers:?}");
-        assert!(!shown.contains("hush"), "{shown}");
-        trusted
-            .set_credential(Some(&Credential::api_key("eyJnew")))
-            .expect("valid");
-        trusted.add_to(&mut headers);
-        assert_eq!(headers["x-api-key"], "eyJnew");
+    fn secrets_of_earlier_requests_stay_masked() {
+        let trusted = TrustedHeaders::new(&HeaderMap::new(), None).expect("valid");
+        let header = |secret: &str, is_sensitive: bool| {
+            let mut value = HeaderValue::from_str(secret).expect("valid");
+            value.set_sensitive(is_sensitive);
+            HeaderMap::from_iter([(HeaderName::from_static("authorization"), value)])
+        };
+        trusted.learn(&header("harmless", false));
+        for number in 0..=MAX_LEARNED {
+            for _ in 0..2 {
+                trusted.learn(&header(&format!("Bearer token-{number}"), true));
+            }
+        }
+        let masked = |text: &str| trusted.redactor().text(text) != text;
+        assert!(!masked("harmless"));
+        assert!(!masked("token-0"), "only the latest secrets are kept");
+        for number in 1..=MAX_LEARNED {
+            // Servers echo the token without the scheme.
+            assert!(masked(&format!("invalid token: token-{number}")));
+        }
     }
 
     #[test]
@@ -202,7 +192,7 @@ mod tests {
         let mut defaults = HeaderMap::new();
         defaults.append("x-two", HeaderValue::from_static("1"));
         defaults.append("x-two", HeaderValue::from_static("2"));
-        let trusted = TrustedHeaders::new(defaults, None, None).expect("valid");
+        let trusted = TrustedHeaders::new(&defaults, None).expect("valid");
         let mut headers = HeaderMap::new();
         headers.insert("x-two", HeaderValue::from_static("0"));
         trusted.add_to(&mut headers);

@@ -29,7 +29,7 @@ pub use block_on::block_on;
 pub use builder::HttpTransportBuilder;
 pub use client_certificate::ClientCertificate;
 pub use clock::TokioClock;
-pub use credential::{CloudflareAccess, Credential};
+pub use credential::CloudflareAccess;
 pub use dedicated_thread::DedicatedThread;
 pub use io_runtime::IoRuntime;
 pub use pool::{ClassConnectionLimits, ClassConnectionStats};

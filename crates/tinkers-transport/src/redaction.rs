@@ -29,7 +29,7 @@ const MIN_LEN_IN_RESULTS: usize = 16;
 impl Redactor {
     pub(crate) fn new<'a>(secrets: impl Iterator<Item = &'a HeaderValue>) -> Self {
         let plain: Vec<Vec<u8>> = secrets
-            .map(|secret| secret.as_bytes().to_vec())
+            .map(|secret| without_scheme(secret.as_bytes()).to_vec())
             .filter(|secret| secret.len() >= MIN_LEN)
             .collect();
         let mut encoded: Vec<Vec<u8>> = plain.iter().flat_map(|secret| encodings(secret)).collect();
@@ -156,6 +156,18 @@ fn masked<'a>(
         }
     }
     found
+}
+
+/// Returns the value of a header without the authentication scheme `Bearer` or `Basic`, since servers echo a token without it.
+fn without_scheme(value: &[u8]) -> &[u8] {
+    for scheme in [&b"bearer "[..], b"basic "] {
+        if let Some((start, secret)) = value.split_at_checked(scheme.len())
+            && start.eq_ignore_ascii_case(scheme)
+        {
+            return secret.trim_ascii();
+        }
+    }
+    value
 }
 
 fn length(pattern: &Finder<'_>) -> usize {

@@ -12,13 +12,13 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tinkers_core::nesting::NestedMark;
 use tinkers_core::{
-    BaseUrl, BoxFuture, Clock, Error, HttpRequest, HttpResponse, RecoveredError, RecoveredErrors,
+    BaseUrl, BoxFuture, Clock, HttpRequest, HttpResponse, RecoveredError, RecoveredErrors,
     RouteClass, Sent, Spawn, Transport, TransportError, TransportErrorKind,
 };
 use tokio::sync::{oneshot, watch};
 use tracing::{Instrument, Span, field};
 
-use crate::credential::{Credential, TrustedHeaders};
+use crate::credential::TrustedHeaders;
 use crate::dialer::{DialTimeout, Dialer};
 use crate::errors;
 use crate::exchange::{ExchangeError, OutgoingRequest, RequestLimits, exchange};
@@ -105,14 +105,6 @@ impl HttpTransport {
     /// Returns the base URL to which requests are sent, in normalised form.
     pub fn base_url(&self) -> &BaseUrl {
         &self.inner.base
-    }
-
-    /// Replaces the API key or token for later requests, or removes it if `credential` is `None`.
-    ///
-    /// # Errors
-    /// `InvalidInput` with the field `api_key` if the credential is not valid in a header. The old credential then stays in use.
-    pub fn set_credential(&self, credential: Option<&Credential>) -> Result<(), Error> {
-        self.inner.trusted_headers.set_credential(credential)
     }
 
     /// Returns the current numbers of connections and requests of one route class.
@@ -259,6 +251,7 @@ impl Inner {
             total_at: started.after(request.timeouts.total),
             max_bytes: request.max_response_bytes,
         };
+        self.trusted_headers.learn(&request.headers);
         let mut outcome = self.follow(request, &limits).await;
         self.trusted_headers.redactor().redact(&mut outcome);
         let elapsed = || self.context.clock.now().since(started);
@@ -312,8 +305,8 @@ impl Inner {
         Err(redirect::too_many(&outgoing))
     }
 
-    /// Builds the headers of a request, except those that depend on the connection, such as `Host`. The API key and the other headers for
-    /// the origin of the base URL are added only if the request goes there.
+    /// Builds the headers of a request, except those that depend on the connection, such as `Host`. The headers of the request and the
+    /// headers for the origin of the base URL are complete only if the request goes there.
     fn headers(&self, outgoing: &OutgoingRequest<'_>) -> HeaderMap {
         let room = outgoing.headers.len() + self.trusted_headers.len() + COMMON_HEADERS;
         let mut headers = HeaderMap::with_capacity(room);

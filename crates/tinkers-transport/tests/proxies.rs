@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use tinkers_core::{RouteClass, Sent, Transport, TransportErrorKind};
-use tinkers_transport::{Credential, HttpVersions, ProxyConfig};
+use tinkers_transport::{HttpVersions, ProxyConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use common::{Server, ServerVersion, client, get, listen, read_head, respond_with, write};
+use common::{
+    API_KEY, Server, ServerVersion, client, get, listen, read_head, respond_with, secret, write,
+};
 
 mod common;
 
@@ -96,7 +98,7 @@ async fn http2_is_tunnelled_and_hides_the_api_key_from_the_proxy() {
     let server = Server::start(ServerVersion::Http2, |_| respond_with("through"));
     let (config, heads) = proxy(Some(server.address));
     let transport = client("http://far.test:8080")
-        .credential(Credential::api_key("tml-hush"))
+        .default_header(API_KEY, secret("tml-hush"))
         .http_versions(HttpVersions::Http2PriorKnowledge)
         .proxy(config)
         .build()

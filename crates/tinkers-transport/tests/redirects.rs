@@ -3,11 +3,11 @@
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Response};
 use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportErrorKind};
-use tinkers_transport::{CloudflareAccess, Credential, HttpTransport, HttpVersions};
+use tinkers_transport::{CloudflareAccess, HttpTransport, HttpVersions};
 
 use common::{
-    RecordedRequest, ResponseFuture, Server, ServerVersion, client, get, post, respond,
-    respond_with,
+    API_KEY, RecordedRequest, ResponseFuture, Server, ServerVersion, client, get, post, respond,
+    respond_with, secret,
 };
 
 mod common;
@@ -32,7 +32,7 @@ fn redirect(status: u16, to: &str) -> ResponseFuture {
 
 fn with_secrets(url: &str) -> HttpTransport {
     client(url)
-        .credential(Credential::api_key("tml-hush"))
+        .default_header(API_KEY, secret("tml-hush"))
         .cloudflare_access(CloudflareAccess::new("hush-id", "hush-secret"))
         .default_header(
             HeaderName::from_static("x-default"),

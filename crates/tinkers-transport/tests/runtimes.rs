@@ -352,7 +352,6 @@ fn public_transport_types_are_send_and_sync() {
     check::<DedicatedThread>();
     check::<tinkers_transport::TokioClock>();
     check::<tinkers_transport::ProxyConfig>();
-    check::<tinkers_transport::Credential>();
     check::<tinkers_core::BaseUrl>();
     // The other tests of this file use the runtime of the servers; without a use here, it would be dead code.
     drop(SERVERS.handle().clone());

@@ -7,11 +7,11 @@ use base64::Engine;
 use http::Response;
 use tinkers_core::call::response_error;
 use tinkers_core::{ErrorKind, RouteClass, Transport};
-use tinkers_transport::{CloudflareAccess, Credential, HttpVersions, ProxyConfig};
+use tinkers_transport::{CloudflareAccess, HttpVersions, ProxyConfig};
 
 use common::{
-    RecordedRequest, ResponseFuture, Server, ServerVersion, client, get, listen, post, read_head,
-    respond, respond_with, write,
+    API_KEY, RecordedRequest, ResponseFuture, Server, ServerVersion, client, get, listen, post,
+    read_head, respond, respond_with, secret, write,
 };
 
 mod common;
@@ -70,7 +70,6 @@ fn secrets_never_occur_in_logs_errors_or_responses() {
             "http://far.invalid".to_owned(),
         ] {
             let builder = client(&url)
-                .credential(Credential::api_key("tml-hush-key"))
                 .cloudflare_access(CloudflareAccess::new("hush-id", "hush-secret"))
                 .proxy(proxies.clone())
                 .http_versions(versions);
@@ -80,6 +79,8 @@ fn secrets_never_occur_in_logs_errors_or_responses() {
                 get("/x?token=hush-query", RouteClass::Rest),
                 post("/x", RouteClass::Train, "hush-body"),
             ] {
+                let mut request = request;
+                request.headers.insert(API_KEY, secret("tml-hush-key"));
                 let outcome = runtime.block_on(transport.send(request));
                 shown.push_str(&format!("{outcome:?}"));
                 if let Ok(response) = &outcome {

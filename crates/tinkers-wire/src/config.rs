@@ -40,6 +40,10 @@ impl Default for ConfigRequest {
 pub struct ClientConfig {
     /// Whether the API key must be exchanged for a JWT.
     pub pjwt_auth_enabled: bool,
+    /// The source from which the exchanged credential must come: `credential_cmd` for the credential command. Any other value, and none, leave
+    /// the choice to the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential_default_source: Option<String>,
     /// The maximum number of bytes of sampling prompts that a client submits concurrently.
     pub sample_dispatch_bytes_semaphore_size: u64,
     /// The maximum number of bytes of large results that a client fetches concurrently.
@@ -76,6 +80,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             pjwt_auth_enabled: false,
+            credential_default_source: None,
             sample_dispatch_bytes_semaphore_size: 10_485_760,
             inflight_response_bytes_semaphore_size: 52_428_800,
             parallel_fwdbwd_chunks: true,

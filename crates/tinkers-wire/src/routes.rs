@@ -6,6 +6,10 @@
 pub const CLIENT_CONFIG: &str = "/api/v1/client/config";
 /// `POST`: returns the configuration that clients refresh periodically.
 pub const DYNAMIC_CONFIG: &str = "/api/v1/client/dynamic_config";
+/// `POST`: exchanges the API key for a short-lived token.
+pub const AUTH_TOKEN: &str = "/api/v1/auth/token";
+/// `GET`: describes the API key of the request. `DELETE`: revokes it.
+pub const API_KEY: &str = "/api/v1/auth/apikey/me";
 /// `POST`: creates a session.
 pub const CREATE_SESSION: &str = "/api/v1/create_session";
 /// `POST`: keeps a session alive.
@@ -56,9 +60,11 @@ pub const SESSIONS: &str = "/api/v1/sessions";
 pub const SAMPLERS: &str = "/api/v1/samplers";
 
 /// All paths of requests that do not contain an id.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 28] = [
     CLIENT_CONFIG,
     DYNAMIC_CONFIG,
+    AUTH_TOKEN,
+    API_KEY,
     CREATE_SESSION,
     SESSION_HEARTBEAT,
     CREATE_MODEL,

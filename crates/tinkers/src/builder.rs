@@ -1,27 +1,32 @@
 //! The settings of a service client, and the connection to the server.
 
+mod connection_plan;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tinkers_auth::{Auth, AuthTransport, Credential};
 use tinkers_core::{
-    BodyFormat, Error, Jitter, RecoveredErrors, Result, RetryPolicy, RouteClass, SplitMix,
-    Timeouts, Transport,
+    BodyFormat, Clock, Error, Jitter, Result, RetryPolicy, RouteClass, SplitMix, Timeouts,
+    Transport,
 };
 use tinkers_dispatch::LimiterSettings;
 use tinkers_session::{
-    BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+    EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 use tinkers_transport::{
-    ClassConnectionLimits, ClientCertificate, Credential, DedicatedThread, HttpTransport,
-    HttpVersions, IoRuntime, ProxyConfig, RootFiles,
+    ClassConnectionLimits, ClientCertificate, DedicatedThread, HttpTransport, HttpVersions,
+    IoRuntime, ProxyConfig,
 };
 
+use self::connection_plan::ConnectionPlan;
+pub(crate) use self::connection_plan::address;
+use crate::ServiceClient;
 use crate::default_headers::DefaultHeaders;
-use crate::environment::{self, Environment};
-use crate::{ServiceClient, api_key};
+use crate::environment::Environment;
 
 /// The base URL of the hosted service.
 const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
@@ -31,7 +36,7 @@ const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
 #[must_use = "nothing happens before connect() is awaited"]
 pub struct ServiceClientBuilder {
     base_url: Option<String>,
-    api_key: Option<String>,
+    credential: Option<Credential>,
     session: SessionOptions,
     tags: Option<Vec<String>>,
     telemetry: Option<bool>,
@@ -55,7 +60,7 @@ impl ServiceClientBuilder {
     pub(crate) fn new() -> Self {
         Self {
             base_url: None,
-            api_key: None,
+            credential: None,
             session: SessionOptions::default(),
             tags: None,
             telemetry: None,
@@ -74,8 +79,8 @@ impl ServiceClientBuilder {
         }
     }
 
-    /// Ignores the environment variables: `TINKER_*`, and those for proxies and root certificates. The certificates of the system are
-    /// trusted.
+    /// Ignores the environment variables, `TINKER_*` and those for proxies and root certificates, and the stored key of
+    /// `tinkers auth login`. The certificates of the system are trusted.
     pub fn without_environment(mut self) -> Self {
         self.environment = Environment::default;
         self
@@ -87,10 +92,32 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets the API key. White space around the API key is removed. The API key is sent only to the origin of the base URL, and does not
-    /// occur in logs, errors or spans.
-    pub fn api_key(mut self, api_key: impl Into<String>) -> Self {
-        self.api_key = Some(api_key.into());
+    /// Sets the API key or the JWT that is sent in the header `X-API-Key`. White space around it is removed. It is sent only to the origin
+    /// of the base URL, and does not occur in logs, errors or spans. An empty API key stands for none, even if `TINKER_API_KEY` is set.
+    ///
+    /// If the server requires it, the client exchanges the API key for a short-lived token, sends the token instead, and refreshes it before
+    /// it expires.
+    pub fn api_key(self, api_key: impl Into<String>) -> Self {
+        self.credential(Credential::api_key(api_key))
+    }
+
+    /// Sets the credential, for servers that require another header than `X-API-Key`, or for credentials that a command prints. Replaces
+    /// the API key.
+    ///
+    /// Without a credential, the client looks for `TINKER_API_KEY`, then for the command in `TINKER_CREDENTIAL_CMD`, and then for the key
+    /// that `tinkers auth login` or `tinker auth login` has stored. See [`auth`](crate::auth).
+    ///
+    /// ```
+    /// use tinkers::ServiceClient;
+    /// use tinkers::auth::Credential;
+    ///
+    /// let builder = ServiceClient::builder()
+    ///     .base_url("https://models.example.com")
+    ///     .credential(Credential::bearer("token"));
+    /// assert!(!format!("{builder:?}").contains("token"));
+    /// ```
+    pub fn credential(mut self, credential: Credential) -> Self {
+        self.credential = Some(credential);
         self
     }
 
@@ -306,83 +333,35 @@ impl ServiceClientBuilder {
 
     pub(crate) async fn open(self) -> Result<ServiceClient> {
         let variables = (self.environment)();
-        let (base_url, url_variable) = match (&self.base_url, variables.base_url()) {
-            (Some(given), _) => (given.as_str(), None),
-            (None, Some(found)) => (found, Some(environment::BASE_URL)),
-            (None, None) => (HOSTED, None),
-        };
-        let address =
-            BaseUrl::parse(base_url).map_err(|error| with_variable(url_variable, error))?;
-        let (key, key_variable) = match (&self.api_key, variables.api_key()) {
-            (Some(given), _) => (Some(given.trim()).filter(|key| !key.is_empty()), None),
-            (None, found) => (found, Some(environment::API_KEY)),
-        };
-        api_key::check(key, address.is_hosted_service())
-            .map_err(|error| with_variable(key_variable, error))?;
-        let default_headers = self.default_headers.parse()?;
-        let user_agent = self.user_agent()?;
-        if let Some(threads) = self.io_threads {
-            IoRuntime::set_shared_threads(threads)?;
-        }
-        let runtime = match &self.runtime {
-            Some(handle) => IoRuntime::from_handle(handle.clone()),
-            None => IoRuntime::shared()?,
-        };
-        let access = match variables.cloudflare() {
-            // Cloudflare Access is not needed for this machine, so an incomplete token is no error there.
-            Err(_) if address.origin().is_loopback() => None,
-            access => access?,
-        };
+        let plan = ConnectionPlan::new(&self, &variables)?;
+        let runtime = self.io_runtime()?;
         // All sessions of the process share the thread, which ends with the last one.
         let heartbeat_thread = DedicatedThread::shared("tinkers-heartbeat")?;
-        let recovered_errors: Arc<RecoveredErrors> = Arc::default();
+        let auth = plan.auth(&self, &variables, &runtime)?;
         let transport = |runtime: IoRuntime| -> Result<Arc<dyn Transport>> {
-            let mut builder = HttpTransport::builder(base_url)
-                .runtime(runtime)
-                .recovered_errors(Arc::clone(&recovered_errors))
-                .http_versions(self.http_versions)
-                .proxy(self.proxy.as_ref().unwrap_or(&variables.proxies).clone())
-                .root_files(match self.has_system_roots {
-                    true => variables.roots.clone(),
-                    false => RootFiles::none(),
-                })
-                .default_headers(default_headers.clone())
-                .user_agent(&*user_agent);
-            for (class, limits) in &self.connection_limits {
-                builder = builder.class_limits(*class, *limits);
-            }
-            if let Some(certificate) = &self.client_certificate {
-                builder = builder.client_certificate(certificate.clone());
-            }
-            if let Some(key) = key {
-                builder = builder.credential(Credential::api_key(key));
-            }
-            if let Some(access) = &access {
-                builder = builder.cloudflare_access(access.clone());
-            }
-            for pem in &self.root_certificates {
-                builder = builder.root_certificate_pem(pem.clone());
-            }
-            Ok(Arc::new(builder.build()?))
+            let http = plan.transport(&self, &variables, runtime)?;
+            Ok(Arc::new(AuthTransport::new(http, Arc::clone(&auth))))
         };
-        let endpoint_key = EndpointKey::new(address, key.map_or(&[][..], |key| key.as_bytes()));
-        let http = transport(runtime.clone())?;
+        let endpoint_key = EndpointKey::new(plan.address.clone(), auth.fingerprint_source());
+        let main = transport(runtime.clone())?;
+        // Connections of its own, on the thread of heartbeats.
+        let heartbeat = transport(heartbeat_thread.runtime())?;
         let parts = SessionParts {
             transport: match self.layer {
-                Some(layer) => layer(http),
-                None => http,
+                Some(layer) => layer(main),
+                None => main,
             },
             time: runtime.clock(),
             jitter: jitter(),
             endpoint: Endpoints::shared().get_or_create(endpoint_key),
             heartbeat: HeartbeatParts {
-                // Connections of its own, on the thread of heartbeats.
-                transport: transport(heartbeat_thread.runtime())?,
+                transport: heartbeat,
                 time: heartbeat_thread.runtime().clock(),
                 spawner: heartbeat_thread,
             },
             spawner: Arc::new(runtime),
-            recovered_errors: Arc::clone(&recovered_errors),
+            auth: Some(auth),
+            recovered_errors: Arc::clone(&plan.recovered_errors),
         };
         let mut options = self.session;
         options.telemetry = self.telemetry.unwrap_or(variables.telemetry());
@@ -391,6 +370,43 @@ impl ServiceClientBuilder {
         let session = Session::open(parts, options).await?;
         Ok(ServiceClient::from_session(session))
     }
+
+    /// Returns the parts of a client without a session.
+    pub(crate) fn account_parts(self) -> Result<AccountParts> {
+        let variables = (self.environment)();
+        let plan = ConnectionPlan::new(&self, &variables)?;
+        let runtime = self.io_runtime()?;
+        let auth = plan.auth(&self, &variables, &runtime)?;
+        let clock = runtime.clock();
+        let http = plan.transport(&self, &variables, runtime)?;
+        let transport: Arc<dyn Transport> = Arc::new(AuthTransport::new(http, Arc::clone(&auth)));
+        let transport = match self.layer {
+            Some(layer) => layer(transport),
+            None => transport,
+        };
+        Ok(AccountParts {
+            transport,
+            auth,
+            clock,
+        })
+    }
+
+    fn io_runtime(&self) -> Result<IoRuntime> {
+        if let Some(threads) = self.io_threads {
+            IoRuntime::set_shared_threads(threads)?;
+        }
+        match &self.runtime {
+            Some(handle) => Ok(IoRuntime::from_handle(handle.clone())),
+            None => IoRuntime::shared(),
+        }
+    }
+}
+
+/// The parts of a client without a session: the authenticated transport, the authentication, and the clock.
+pub(crate) struct AccountParts {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl ServiceClientBuilder {
@@ -411,15 +427,6 @@ impl ServiceClientBuilder {
     }
 }
 
-/// Adds `variable`, the environment variable from which an invalid setting was read, to the message of `error`. Changes nothing if the
-/// setting did not come from a variable.
-fn with_variable(variable: Option<&str>, error: Error) -> Error {
-    match variable {
-        Some(variable) => error.with_context(variable),
-        None => error,
-    }
-}
-
 /// Returns a jitter source with a random seed, so that the jitter of two processes differs.
 pub(crate) fn jitter() -> Arc<dyn Jitter> {
     use std::hash::{BuildHasher, RandomState};
@@ -430,7 +437,7 @@ impl fmt::Debug for ServiceClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Without the base URL, which may contain a password.
         f.debug_struct("ServiceClientBuilder")
-            .field("api_key", &self.api_key.as_ref().map(|_| ".."))
+            .field("credential", &self.credential)
             .field("session", &self.session)
             .field("default_headers", &self.default_headers)
             .field("proxy", &self.proxy)

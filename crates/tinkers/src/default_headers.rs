@@ -76,7 +76,9 @@ impl DefaultHeaders {
 /// all other headers.
 fn conflict(name: &HeaderName) -> Option<&'static str> {
     match name.as_str() {
-        "x-api-key" => Some("no header that the SDK sets itself; use the option api_key"),
+        "x-api-key" => {
+            Some("no header that the SDK sets itself; use the option api_key or credential")
+        }
         "user-agent" => {
             Some("no header that the SDK sets itself; use the option user_agent_suffix")
         }

@@ -125,6 +125,7 @@ async fn open_session(
     // A separate registry, since two embedded servers must not share limits.
     let key = EndpointKey::new(BaseUrl::parse("http://embedded")?, b"");
     let parts = SessionParts {
+        auth: None,
         transport: Arc::clone(&transport),
         time,
         jitter,

@@ -7,7 +7,9 @@
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
+use tinkers_auth::{Credential, CredentialStore, Sources};
 use tinkers_core::{Error, Result};
 use tinkers_transport::{CloudflareAccess, ProxyConfig, RootFiles};
 
@@ -26,6 +28,8 @@ use tinkers_transport::{CloudflareAccess, ProxyConfig, RootFiles};
 #[derive(Clone, Default)]
 pub struct Environment {
     api_key: Option<String>,
+    credential_command: Option<String>,
+    home: Option<PathBuf>,
     base_url: Option<String>,
     log: Option<String>,
     pub(crate) project_id: Option<String>,
@@ -36,7 +40,7 @@ pub struct Environment {
     pub(crate) roots: RootFiles,
 }
 
-pub(crate) const API_KEY: &str = "TINKER_API_KEY";
+const API_KEY: &str = tinkers_auth::API_KEY_VARIABLE;
 pub(crate) const BASE_URL: &str = "TINKER_BASE_URL";
 const CLOUDFLARE: [&str; 2] = [
     "CLOUDFLARE_ACCESS_CLIENT_ID",
@@ -48,7 +52,8 @@ impl Environment {
     ///
     /// | variable | meaning |
     /// |---|---|
-    /// | `TINKER_API_KEY` | the API key |
+    /// | `TINKER_API_KEY` | the API key, or a JWT |
+    /// | `TINKER_CREDENTIAL_CMD` | a command of the system shell that prints an API key or a JWT; used if there is no API key |
     /// | `TINKER_BASE_URL` | the base URL of the server |
     /// | `TINKER_PROJECT_ID`, `TINKER_TAGS` | the project of sessions, and their tags, separated by commas |
     /// | `TINKER_TELEMETRY` | whether sessions report telemetry events: `1`, `true`, `yes` or `on`; any other value turns it off |
@@ -57,9 +62,15 @@ impl Environment {
     /// | `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` | proxies, in upper or lower case: see [`ProxyConfig::from_variables`] |
     /// | `SSL_CERT_FILE`, `SSL_CERT_DIR` | root certificates that replace those of the system: see [`RootFiles::from_variables`] |
     ///
+    /// The key that `tinkers auth login` or `tinker auth login` has stored is in the home directory, in `.tinker/credentials.json`. It is
+    /// read when it is needed.
+    ///
     /// Invalid Unicode in a value is replaced, so that the value is rejected when it is used.
     pub fn read() -> Self {
-        Self::from_variables(|name| env::var_os(name))
+        Self {
+            home: env::home_dir(),
+            ..Self::from_variables(|name| env::var_os(name))
+        }
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
@@ -81,6 +92,8 @@ impl Environment {
         }
         Self {
             api_key: set(API_KEY),
+            credential_command: set(tinkers_auth::CREDENTIAL_COMMAND_VARIABLE),
+            home: None,
             base_url: set(BASE_URL),
             log: set("TINKER_LOG"),
             project_id: set("TINKER_PROJECT_ID"),
@@ -95,6 +108,26 @@ impl Environment {
     /// Returns the API key, the value of `TINKER_API_KEY`.
     pub fn api_key(&self) -> Option<&str> {
         self.api_key.as_deref()
+    }
+
+    /// Returns the command that prints a credential, the value of `TINKER_CREDENTIAL_CMD`.
+    pub fn credential_command(&self) -> Option<&str> {
+        self.credential_command.as_deref()
+    }
+
+    /// Returns the file in which `tinkers auth login` stores API keys. Returns `None` if the user has no home directory.
+    pub fn credential_store(&self) -> Option<CredentialStore> {
+        self.home.as_deref().map(CredentialStore::in_home)
+    }
+
+    /// Returns the places in which a credential is looked up. `given` is the credential that the program has set.
+    pub(crate) fn sources(&self, given: Option<Credential>) -> Sources {
+        let mut sources = Sources::default();
+        sources.given = given;
+        sources.api_key = self.api_key().map(Credential::api_key);
+        sources.command = self.credential_command().map(Credential::command);
+        sources.store = self.credential_store();
+        sources
     }
 
     /// Returns the base URL of the server, the value of `TINKER_BASE_URL`.
@@ -142,6 +175,10 @@ impl fmt::Debug for Environment {
         // Without keys, and without URLs, which may contain a password.
         f.debug_struct("Environment")
             .field("api_key", &self.api_key.as_ref().map(|_| ".."))
+            .field(
+                "credential_command",
+                &self.credential_command.as_ref().map(|_| ".."),
+            )
             .field("tags", &self.tags)
             .field("proxies", &self.proxies)
             .field("roots", &self.roots)
@@ -212,6 +249,7 @@ mod tests {
     fn debug_output_of_environment_contains_no_secrets() {
         let environment = of(&[
             ("TINKER_API_KEY", "tml-hush"),
+            ("TINKER_CREDENTIAL_CMD", "echo tml-hush"),
             ("TINKER_BASE_URL", "http://me:hush@h"),
             ("CLOUDFLARE_ACCESS_CLIENT_SECRET", "hush"),
             ("HTTPS_PROXY", "http://me:hush@h:1"),

@@ -5,7 +5,7 @@
 //!
 //! | task | items |
 //! |---|---|
-//! | Connect | [`ServiceClient`], [`ServiceClientBuilder`], [`Environment`], [`SessionEvents`]; without asynchronous code [`blocking`] |
+//! | Connect | [`ServiceClient`], [`ServiceClientBuilder`], [`Environment`], [`SessionEvents`]; credentials: [`mod@auth`]; without asynchronous code [`blocking`] |
 //! | Train | [`CreateLoraTrainingClient`], [`CreateTrainingClientFromState`], [`TrainingClient`]; data: [`Datum`], [`ModelInput`], [`TensorData`]; [`LossFn`], [`Loss`], [`AdamParams`], [`LoraConfig`]; results: [`ForwardBackwardOutput`], [`OptimStepResult`] |
 //! | Save and resume | [`SaveState`], [`SaveForSampler`], [`SavedWeights`], [`SavedSamplerWeights`], [`LoadedWeights`], [`TinkerPath`] |
 //! | Sample | [`CreateSamplingClient`], [`SamplingClient`], [`Sample`], [`SamplingParams`], [`Stop`], [`SampleStream`]; results: [`SampleResponse`], [`SampledSequence`], [`StopReason`] |
@@ -21,7 +21,8 @@
 //! [test a training loop under faults](https://github.com/tinkers-rs/tinkers/blob/main/docs/guides/faults.md). Programs:
 //! [the examples](https://github.com/tinkers-rs/tinkers/tree/main/crates/tinkers/examples).
 
-mod api_key;
+mod account;
+pub mod auth;
 pub mod blocking;
 mod builder;
 mod connect;
@@ -35,10 +36,11 @@ pub use builder::ServiceClientBuilder;
 pub use environment::Environment;
 pub use service::ServiceClient;
 
+pub use account::{AccountClient, ApiKeyInfo};
 pub use tinkers_core::{
-    Backoff, BodyFormat, Clock, Deduplication, Document, Error, ErrorKind, Phase, Progress,
-    RecoveredError, RecoveredErrorCounts, Result, RetryPolicy, RouteClass, Sent, ServerProfile,
-    SessionContext, Stalled, Timeouts, Timestamp,
+    Backoff, BaseUrl, BodyFormat, Clock, Deduplication, Document, Error, ErrorKind, Phase,
+    Progress, RecoveredError, RecoveredErrorCounts, Result, RetryPolicy, RouteClass, Sent,
+    ServerProfile, SessionContext, Stalled, Timeouts, Timestamp,
 };
 pub use tinkers_dispatch::{
     ClassCounts, ClassSettings, ClassSnapshot, GateSnapshot, LimitChange, LimiterEvent,

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{RecoveredErrorCounts, Result, ServerProfile, SessionContext, Timestamp};
+use tinkers_auth::Identity;
+use tinkers_core::{
+    Error, ErrorKind, RecoveredErrorCounts, Result, Sent, ServerProfile, SessionContext, Timestamp,
+};
 use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
 use tinkers_sampling::CreateSamplingClient;
 use tinkers_session::{Session, SessionEvents, TelemetryCounts};
@@ -202,6 +205,15 @@ impl ServiceClient {
         self.session.id()
     }
 
+    /// Returns the user whose credential the client sends. Nothing is sent: the user is read from the claims of the token for which the
+    /// API key was exchanged, or of a JWT that is a login.
+    ///
+    /// # Errors
+    /// `Unsupported` if the credential is an API key that the server does not exchange for a token. API keys do not contain a user.
+    pub fn whoami(&self) -> Result<Identity> {
+        identity(self.session.identity())
+    }
+
     /// Subscribes to events of the session: its heartbeats fail, its heartbeats succeed again, or the session has ended.
     pub fn events(&self) -> SessionEvents {
         self.session.events()
@@ -233,4 +245,12 @@ impl ServiceClient {
     pub fn context(&self) -> Arc<dyn SessionContext> {
         Arc::clone(&self.session) as Arc<dyn SessionContext>
     }
+}
+
+/// Returns the identity, or the error that the credential contains none.
+pub(crate) fn identity(identity: Option<Identity>) -> Result<Identity> {
+    identity.ok_or_else(|| {
+        let message = "the credential is an API key, which contains no user, and the server does not exchange it for a token";
+        Error::new(ErrorKind::Unsupported, Sent::NotSent, message)
+    })
 }

@@ -241,6 +241,7 @@ pub async fn open_with_spawner(
     let time: Arc<dyn Clock> = runtime.clock();
     let key = EndpointKey::new(BaseUrl::parse("http://in-process")?, b"");
     let parts = SessionParts {
+        auth: None,
         transport: Arc::clone(&transport),
         time: Arc::clone(&time),
         jitter: Arc::new(SplitMix::new(7)),

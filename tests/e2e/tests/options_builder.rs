@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tinkers::auth::Credential;
 use tinkers::prelude::*;
 use tinkers::wire::routes;
 use tinkers::{BodyFormat, FinishReason, HttpVersions, ServiceClientBuilder};
 use tinkers_core::Clock;
 use tinkers_e2e::training::datum;
 use tinkers_e2e::{SCRIPTED, SocketServer, TEST_TIMEOUT};
-use tinkers_local::{Fault, LocalConfig, Rule};
+use tinkers_local::{AccessControl, Fault, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
 use tinkers_transport::TokioClock;
 use tokio::io::AsyncReadExt;
@@ -120,6 +121,36 @@ async fn api_key_authenticates_the_client() {
     assert_eq!(error.kind(), ErrorKind::Authentication);
     let builder = server.client_builder().api_key("tml-key");
     builder.connect().await.expect("the key is accepted");
+    server.stop();
+}
+
+#[tokio::test]
+async fn credential_is_sent_in_the_header_of_its_kind() {
+    let access = AccessControl::default()
+        .with_key("token")
+        .with_bearer_only();
+    let mut config = LocalConfig::default();
+    config.access = access;
+    let server = SocketServer::start(config);
+    let error = server
+        .client_builder()
+        .api_key("token")
+        .connect()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Authentication);
+    let builder = server
+        .client_builder()
+        .credential(Credential::bearer("token"));
+    builder.connect().await.expect("the token is accepted");
+    let gateway = Credential::header("authorization", "Bearer");
+    let error = server
+        .client_builder()
+        .credential(gateway)
+        .connect()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Authentication);
     server.stop();
 }
 

@@ -97,6 +97,7 @@ impl Harness {
         let clock: Arc<dyn Clock> = Arc::new(self.network.clock.clone());
         let number = self.session_count.fetch_add(1, Ordering::Relaxed);
         let parts = SessionParts {
+            auth: None,
             transport: transport(false),
             time: Arc::clone(&clock),
             jitter: Arc::new(SplitMix::new(self.rng.fork(number).bits())),

@@ -11,7 +11,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("http-body-util", &["tinkers-transport", "tinkers-local"]),
     ("hyper-rustls", &["tinkers-transport"]),
     ("rustls", &["tinkers-transport"]),
-    ("secrecy", &["tinkers-transport"]),
+    ("secrecy", &["tinkers-transport", "tinkers-auth"]),
     ("candle-*", &["tinkers-engine"]),
     ("prost", &["tinkers-wire"]),
     ("clap", &["tinkers-cli"]),

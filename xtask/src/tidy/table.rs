@@ -33,6 +33,7 @@ pub(crate) const TABLE: &[Entry] = &[
             "tinkers-training",
             "tinkers-rest",
             "tinkers-session",
+            "tinkers-auth",
             "tinkers-engine",
             "tinkers-transport",
             "tinkers-dispatch",
@@ -72,12 +73,18 @@ pub(crate) const TABLE: &[Entry] = &[
             "tinkers-registry",
             "tinkers-dispatch",
             "tinkers-futures",
+            "tinkers-auth",
         ],
     },
     Entry {
         name: "tinkers-engine",
         tier: 3,
         inside: &["tinkers-core", "tinkers-wire", "tinkers-local"],
+    },
+    Entry {
+        name: "tinkers-auth",
+        tier: 2,
+        inside: &["tinkers-core", "tinkers-wire"],
     },
     Entry {
         name: "tinkers-transport",

@@ -1,5 +1,6 @@
 //! The command line arguments, and their validation.
 
+mod auth;
 mod bench;
 mod connection;
 mod dialect;
@@ -16,8 +17,10 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use http::HeaderName;
 use tinkers::Environment;
 
+pub(crate) use self::auth::{AuthArgs, AuthCommand, OutputFormat};
 pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
 pub(crate) use self::connection::ConnectionArgs;
 pub(crate) use self::dialect::DialectArgs;
@@ -58,11 +61,13 @@ pub(crate) enum Command {
     /// Sample, fine-tune on a text and sample again, in about a minute
     Quickstart(QuickstartArgs),
     /// Serve the Tinker API from this machine
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Put load on a Tinker server and measure throughput, latency and the cost of the client
     Bench(BenchArgs),
     /// Examine a Tinker server: its dialect, missing features and limits, with advice
     Doctor(DoctorArgs),
+    /// Log in to a Tinker server with an API key, and show whether the server accepts it
+    Auth(AuthArgs),
 }
 
 /// The arguments of `tinkers quickstart`.
@@ -245,6 +250,15 @@ pub(crate) struct ServeArgs {
     /// The API key that clients must send [default: accept any key, or none]
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Option<Key>,
+    /// Make clients exchange their API key for a token that is valid for this time, in seconds
+    #[arg(long, value_name = "SECS", value_parser = whole_seconds, help_heading = "Server")]
+    pub(crate) token_exchange: Option<Duration>,
+    /// Accept credentials only as `Authorization: Bearer`, not as X-API-Key
+    #[arg(long, help_heading = "Server")]
+    pub(crate) bearer: bool,
+    /// Require a header of this name in each request, as a gateway does; can be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Server")]
+    pub(crate) require_header: Vec<HeaderName>,
     /// Time until a session without heartbeats expires, in seconds; clients send one about every 10 s [default: 300]
     #[arg(long, value_name = "SECS", value_parser = whole_seconds, help_heading = "Server")]
     pub(crate) session_expiry: Option<Duration>,
@@ -438,6 +452,8 @@ impl Cli {
                 return args.check();
             }
             Command::Serve(args) => return args.check(),
+            // Its server is the hosted service by default.
+            Command::Auth(_) => return Ok(()),
             Command::Bench(args) => (args.load.command(), args.load.connection_mut()),
             Command::Doctor(args) => ("doctor", &mut args.connection),
         };

@@ -1,5 +1,6 @@
 //! Tests that run the `tinkers` program.
 
+mod auth;
 mod bench;
 mod doctor;
 mod environment;

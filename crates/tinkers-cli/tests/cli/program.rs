@@ -1,7 +1,7 @@
 //! Runs the program with a time limit, and kills it when the test ends.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,8 @@ use std::time::Duration;
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// The environment variables that the tests clear, so that they do not depend on the environment.
-const CLEARED_VARIABLES: [&str; 21] = [
+const CLEARED_VARIABLES: [&str; 22] = [
+    "TINKER_CREDENTIAL_CMD",
     "CLOUDFLARE_ACCESS_CLIENT_ID",
     "CLOUDFLARE_ACCESS_CLIENT_SECRET",
     "REQUEST_METHOD",
@@ -78,6 +79,17 @@ impl Program {
         Self::spawn(command)
     }
 
+    /// Starts the program like [`Program::start`], with `input` on stdin.
+    pub(crate) fn start_with_input(home: &Path, arguments: &[&str], input: &str) -> Self {
+        let mut command = with_clean_environment(Command::new(env!("CARGO_BIN_EXE_tinkers")), home);
+        command.args(arguments).stdin(Stdio::piped());
+        let program = Self::spawn_with(command);
+        let stdin = program.lock().stdin.take();
+        // The program may have ended before it reads.
+        let _ = stdin.unwrap().write_all(input.as_bytes());
+        program
+    }
+
     /// Starts the program like [`Program::start`], with a file size limit.
     #[cfg(unix)]
     pub(crate) fn start_with_file_size_limit(
@@ -103,8 +115,12 @@ impl Program {
     }
 
     fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null());
+        Self::spawn_with(command)
+    }
+
+    fn spawn_with(mut command: Command) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -101,10 +101,12 @@ impl Dialect {
     }
 
     /// Returns the response to `client/config` if the imitated server sends fixed flags of its own. Otherwise returns `None`.
-    pub(crate) fn own_flags(&self) -> Option<LazyResponse> {
+    pub(crate) fn own_flags(&self, is_exchange_required: bool) -> Option<LazyResponse> {
         match self.flags {
             Flags::All | Flags::OfSdk025 => None,
-            Flags::JwtAlone => Some(LazyResponse::ok(&json!({ "pjwt_auth_enabled": false }))),
+            Flags::JwtAlone => Some(LazyResponse::ok(
+                &json!({ "pjwt_auth_enabled": is_exchange_required }),
+            )),
         }
     }
 

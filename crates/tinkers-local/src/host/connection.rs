@@ -63,7 +63,7 @@ async fn respond(
     let limit = server.config().max_body;
     // The body of a request without a valid key is not kept in memory, since it will be refused.
     let body_limit = match check_key(server.config(), &request) {
-        Ok(()) => limit,
+        Ok(_) => limit,
         Err(_) => 0,
     };
     let mut scan = match body_limit {

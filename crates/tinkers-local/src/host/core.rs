@@ -78,6 +78,7 @@ impl LocalServer {
         let quirks = Quirks::new(&config.quirks);
         let config = Arc::new(config);
         parts.faults.install(&parts.time);
+        config.access.install(&parts.time);
         let at = stamp(&parts.time);
         let protocol = Protocol::new(
             Arc::clone(&config),

@@ -52,7 +52,7 @@ pub enum ServeError {
 /// # Errors
 /// If the address cannot be bound, or if it is not a loopback address and the server has no API key.
 pub async fn serve(server: LocalServer, address: SocketAddr) -> Result<Serving, ServeError> {
-    if !address.ip().is_loopback() && server.config().api_key.is_none() {
+    if !address.ip().is_loopback() && !server.config().access.has_keys() {
         return Err(ServeError::Exposed(address));
     }
     let bind = |source| ServeError::Bind { address, source };

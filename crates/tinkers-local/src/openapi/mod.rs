@@ -41,7 +41,7 @@ pub fn open_api(config: &LocalConfig) -> Option<Value> {
     };
     let mut paths = Map::new();
     for route in Route::ALL {
-        if config.dialect.absent.contains(route) {
+        if !config.serves(*route) {
             continue;
         }
         let method = route.method().to_ascii_lowercase();
@@ -203,7 +203,7 @@ impl Document<'_> {
     }
 
     fn is_key_needed(&self, route: Route) -> bool {
-        let is_needed = self.config.api_key.is_some() || self.dialect().key == KeyNeed::Always;
+        let is_needed = self.config.access.needs_key() || self.dialect().key == KeyNeed::Always;
         is_needed && route != Route::Health
     }
 

@@ -13,6 +13,7 @@ impl Document<'_> {
             Route::ClientConfig | Route::DynamicConfig => {
                 self.reference_to::<wire::ConfigRequest>()
             }
+            Route::AuthToken => serde_json::json!({ "type": "object" }),
             Route::Telemetry => self.reference_to::<wire::Telemetry>(),
             Route::CreateSession => self.reference_to::<wire::CreateSession>(),
             Route::Heartbeat => self.reference_to::<wire::Heartbeat>(),
@@ -32,6 +33,7 @@ impl Document<'_> {
             Route::CancelFuture => self.reference_to::<wire::CancelFuture>(),
             Route::RetrieveFutures => self.reference_to::<wire::RetrieveFutures>(),
             Route::Health
+            | Route::ApiKey
             | Route::Capabilities
             | Route::Sessions
             | Route::Session

@@ -54,6 +54,8 @@ pub(super) fn refusals(route: Route) -> &'static [u16] {
         | Route::Capabilities
         | Route::ClientConfig
         | Route::DynamicConfig
+        | Route::AuthToken
+        | Route::ApiKey
         | Route::Telemetry
         | Route::CreateSession => &[],
         Route::Sessions | Route::TrainingRuns | Route::Checkpoints => &[422],
@@ -93,6 +95,21 @@ impl Document<'_> {
             Route::Capabilities => self.reference_to::<wire::Capabilities>(),
             Route::ClientConfig => self.reference_to::<wire::ClientConfig>(),
             Route::DynamicConfig => self.reference_to::<wire::DynamicConfig>(),
+            Route::AuthToken => json!({
+                "type": "object",
+                "properties": { "jwt": { "type": "string" } },
+                "required": ["jwt"],
+            }),
+            Route::ApiKey => json!({
+                "type": "object",
+                "properties": {
+                    "key_id": { "type": "integer" },
+                    "name": { "type": "string" },
+                    "note": { "type": "string" },
+                    "details": { "type": "object" },
+                },
+                "required": ["key_id", "name"],
+            }),
             Route::Telemetry => self.reference_to::<wire::TelemetryAccepted>(),
             Route::CreateSession => self.reference_to::<wire::SessionCreated>(),
             Route::Heartbeat => json!({

@@ -42,10 +42,12 @@ impl Protocol {
 
     /// Handles `POST /client/config`, which returns feature flags for clients.
     pub(super) fn client_config(&self) -> LazyResponse {
-        if let Some(few) = self.config.dialect.own_flags() {
+        let is_exchange_required = self.config.access.exchanges_keys();
+        if let Some(few) = self.config.dialect.own_flags(is_exchange_required) {
             return few;
         }
         let mut config = ClientConfig::default();
+        config.pjwt_auth_enabled = is_exchange_required;
         config.fwdbwd_max_chunk_len = self.config.chunk_len;
         if self.config.dialect.flags == Flags::OfSdk025 {
             config.parallel_fwdbwd_chunks = false;

@@ -7,6 +7,7 @@ use tinkers_wire::{
 };
 
 use super::{Digest, Numbered};
+use crate::access::KeyId;
 use crate::protocol::Form;
 
 /// A parsed request.
@@ -22,6 +23,9 @@ pub enum Command {
     Capabilities,
     ClientConfig,
     DynamicConfig,
+    ExchangeKey(KeyId),
+    DescribeKey(KeyId),
+    RevokeKey(KeyId),
     Telemetry,
     CreateSession(CreateSession),
     Heartbeat(Heartbeat),

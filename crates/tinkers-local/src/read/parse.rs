@@ -5,12 +5,13 @@ use http::header::{ALLOW, HeaderValue};
 use http::{Method, StatusCode};
 use tinkers_wire::{
     ConfigRequest, CreateModel, CreateSamplingSession, LoadWeights, OptimStep, SampleRequest,
-    SaveWeights, SaveWeightsForSampler, Telemetry,
+    SaveWeights, SaveWeightsForSampler, Telemetry, routes,
 };
 
 use super::body::decompressed;
 use super::json::json;
 use super::{Command, Digest, Page, Refusal, Route, is_protobuf, pass, unknown_options};
+use crate::access::{Accepts, KeyId};
 use crate::config::LocalConfig;
 use crate::dialect::{Dialect, KeyNeed, Repeats};
 use crate::faults::Faults;
@@ -45,11 +46,17 @@ pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, L
         None => Vec::new(),
     };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    check_key(config, request).map_err(Refusal::into_response)?;
+    let key = check_key(config, request).map_err(Refusal::into_response)?;
     let dialect = &config.dialect;
-    let Some(route) = Route::of(&segments).filter(|route| !dialect.absent.contains(route)) else {
+    let Some(route) = Route::of(&segments).filter(|route| config.serves(*route)) else {
         return Err(dialect.no_route(request.route()).into_response());
     };
+    match (route, &request.method) {
+        (Route::AuthToken, &Method::POST) => return Ok(Command::ExchangeKey(key)),
+        (Route::ApiKey, &Method::GET) => return Ok(Command::DescribeKey(key)),
+        (Route::ApiKey, &Method::DELETE) => return Ok(Command::RevokeKey(key)),
+        _ => {}
+    }
     if request.method.as_str() != route.method() {
         return Err(wrong_method(request, route.method()));
     }
@@ -111,23 +118,19 @@ fn wrong_method(request: &Request, allowed: &'static str) -> LazyResponse {
     response.with_header(ALLOW, HeaderValue::from_static(allowed))
 }
 
-/// Checks that the request has the right API key, if one is required. Does not use the request body.
-pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<(), Refusal> {
-    let is_needed = config.api_key.is_some() || config.dialect.key == KeyNeed::Always;
-    if !is_needed || request.route() == HEALTH {
-        return Ok(());
-    }
-    match request.headers.get("x-api-key") {
-        None => Err(Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "no API key; send it in the header X-API-Key",
-        )),
-        Some(given) if config.accepts_key(given.as_bytes()) => Ok(()),
-        Some(_) => Err(Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "this API key is not the server's",
-        )),
-    }
+/// Checks that the request has the right API key or token, if one is required, and the required headers. Returns the number of the key.
+/// Does not use the request body.
+pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<KeyId, Refusal> {
+    let accepts = match request.route() {
+        HEALTH => return Ok(KeyId::default()),
+        routes::AUTH_TOKEN | routes::API_KEY => Accepts::Keys,
+        routes::CLIENT_CONFIG | WINDOW_COUNTS | FAULT_COUNTS | openapi::PATH => {
+            Accepts::KeysAndTokens
+        }
+        _ => Accepts::Tokens,
+    };
+    let is_needed = config.dialect.key == KeyNeed::Always;
+    config.access.check(&request.headers, accepts, is_needed)
 }
 
 fn post(

@@ -1,6 +1,7 @@
 //! Refusals of requests and their responses.
 
 use http::StatusCode;
+use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 use tinkers_wire::InvalidInput;
 
@@ -15,6 +16,8 @@ pub(crate) struct Refusal {
     form: Form,
     /// The `retry-after` hints of the error response, which say when the client may retry. Empty if it contains none.
     hints: Vec<Hint>,
+    /// The value of the header `WWW-Authenticate` of the error response, if it has one.
+    challenge: Option<&'static str>,
 }
 
 /// The format of the response body of a refusal.
@@ -37,6 +40,16 @@ impl Refusal {
             detail: Value::String(reason.into()),
             form: Form::Json,
             hints: Vec::new(),
+            challenge: None,
+        }
+    }
+
+    /// Creates a 401 refusal of a token that has expired, was revoked or was never issued. Clients then exchange their API key for another
+    /// token.
+    pub(crate) fn invalid_token(reason: &str) -> Self {
+        Self {
+            challenge: Some("Bearer error=\"invalid_token\""),
+            ..Self::new(StatusCode::UNAUTHORIZED, reason)
         }
     }
 
@@ -94,6 +107,7 @@ impl Refusal {
             detail: json!([{ "loc": loc, "msg": reason.into(), "type": "value_error" }]),
             form: Form::Json,
             hints: Vec::new(),
+            challenge: None,
         }
     }
 
@@ -133,8 +147,10 @@ impl Refusal {
         for hint in &self.hints {
             hint.add_to_body(&mut body);
         }
+        let challenge = self.challenge.map(HeaderValue::from_static);
+        let challenge = challenge.map(|value| (WWW_AUTHENTICATE, value));
         let headers = self.hints.iter().filter_map(Hint::header);
-        headers.fold(
+        headers.chain(challenge).fold(
             LazyResponse::json(self.status, &body),
             |response, (name, value)| response.with_header(name, value),
         )

@@ -51,6 +51,10 @@ table! {
     DynamicConfig POST "client/dynamic_config",
     /// Accepts telemetry events and drops them.
     Telemetry POST "telemetry",
+    /// Exchanges the API key of the request for a short-lived token.
+    AuthToken POST "auth/token",
+    /// Describes the API key of the request. The method DELETE revokes it.
+    ApiKey GET "auth/apikey/me",
     /// Creates a session.
     CreateSession POST "create_session",
     /// Keeps a session alive.

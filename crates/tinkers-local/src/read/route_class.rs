@@ -23,7 +23,7 @@ pub(crate) fn class_of(route: &str) -> RouteClass {
         | "weights_info"
         | "create_sampling_session" => RouteClass::Train,
         "healthz" | "session_heartbeat" | "telemetry" | "cancel_future" => RouteClass::Control,
-        _ if rest.starts_with("client/") => RouteClass::Control,
+        _ if rest.starts_with("client/") || rest.starts_with("auth/") => RouteClass::Control,
         _ if rest.starts_with("sessions/") && rest.ends_with("/finish") => RouteClass::Control,
         _ => RouteClass::Rest,
     }
@@ -48,6 +48,8 @@ mod tests {
             (routes::SESSION_HEARTBEAT, RouteClass::Control),
             (routes::CANCEL_FUTURE, RouteClass::Control),
             (&routes::finish_session("s"), RouteClass::Control),
+            (routes::AUTH_TOKEN, RouteClass::Control),
+            (routes::API_KEY, RouteClass::Control),
             (routes::CREATE_SESSION, RouteClass::Rest),
             (routes::SESSIONS, RouteClass::Rest),
             ("/scripted/counts", RouteClass::Rest),

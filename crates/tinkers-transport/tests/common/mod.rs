@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -36,6 +37,16 @@ pub(crate) static SERVERS: LazyLock<Runtime> = LazyLock::new(|| {
 });
 
 pub(crate) type ResponseFuture = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
+
+/// The header of API keys.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Returns the value of a header with a secret.
+pub(crate) fn secret(text: &'static str) -> HeaderValue {
+    let mut value = HeaderValue::from_static(text);
+    value.set_sensitive(true);
+    value
+}
 
 /// A request that the test server has received.
 #[derive(Debug, Clone)]

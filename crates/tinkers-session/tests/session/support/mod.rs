@@ -48,6 +48,7 @@ impl Fixture {
         let time: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let jitter: Arc<dyn Jitter> = Arc::new(SplitMix::new(7));
         SessionParts {
+            auth: None,
             transport: self.server.transport(Channel::Main),
             time: Arc::clone(&time),
             jitter,
