@@ -15,6 +15,9 @@ pub(crate) fn requests() -> Vec<Vec<u8>> {
         all.push(client_request(*route, HOSTS[i % HOSTS.len()]));
         all.push(client_request(*route, HOSTS[0]));
     }
+    // Only the servers with these configurations have these routes.
+    all.push(client_request(Route::AuthToken, "exchange"));
+    all.push(client_request(Route::ApiKey, "keyed"));
     let routes = [Route::Sample, Route::ForwardBackward, Route::CreateModel];
     for (i, body) in polls().iter().enumerate() {
         let path = routes[i % routes.len()].path();

@@ -65,13 +65,14 @@ impl Jitter for ZeroJitter {
 
 /// The values of the `host` header with which an input selects the configuration of the server. Any
 /// other value selects the first configuration.
-pub(crate) const HOSTS: [&str; 7] = [
+pub(crate) const HOSTS: [&str; 8] = [
     "tinker",
     "json-strict",
     "skyrl",
     "skyrl-main",
     "tuft",
     "keyed",
+    "exchange",
     "full",
 ];
 
@@ -83,6 +84,12 @@ fn config(host: &str) -> LocalConfig {
         "skyrl-main" => config.dialect = Dialect::skyrl_main(),
         "tuft" => config.dialect = Dialect::tuft(),
         "keyed" => config = config.with_api_key(KEY),
+        "exchange" => {
+            config.access = config
+                .access
+                .with_key(KEY)
+                .with_token_exchange(Duration::from_secs(3600));
+        }
         "full" => config.window = Some(Window::fixed(0)),
         _ => {}
     }

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tinkers::Sent;
 use tinkers::wire::routes;
-use tinkers_e2e::{SocketServer, TEST_TIMEOUT};
+use tinkers_e2e::SocketServer;
 use tinkers_local::{LocalConfig, Quirk};
 
 use table::{Expected, ROWS};
 use tour::{Tour, foreign};
+
+use crate::options_builder::with_timeout;
 
 /// The longest time that a tour may take. A retry for minutes exceeds it.
 const LONGEST: Duration = Duration::from_secs(90);
@@ -117,6 +119,6 @@ async fn client_talks_to_a_server_of_http_1_0() {
         let training = tinkers_e2e::training::model_of(&service).await;
         tinkers_e2e::training::step(&training).await.unwrap();
     };
-    tokio::time::timeout(TEST_TIMEOUT, work).await.unwrap();
+    with_timeout(work).await;
     server.stop();
 }

@@ -96,23 +96,23 @@ pub(super) const ROWS: &[(Quirk, Expected)] = &[
     (Quirk::NoOutputType, Works),
     (
         Quirk::StepFailedType,
-        fails(Step::Step, ErrorKind::OperationFailed, OUT_OF_MEMORY),
+        fails(Step::Optimizer, ErrorKind::OperationFailed, OUT_OF_MEMORY),
     ),
     (
         Quirk::StepFailedNull,
-        fails(Step::Step, ErrorKind::OperationFailed, "system"),
+        fails(Step::Optimizer, ErrorKind::OperationFailed, "system"),
     ),
     (
         Quirk::StepFailedStatus,
-        fails(Step::Step, ErrorKind::OperationFailed, OUT_OF_MEMORY),
+        fails(Step::Optimizer, ErrorKind::OperationFailed, OUT_OF_MEMORY),
     ),
     (
         Quirk::StepFailedDetail,
-        fails(Step::Step, ErrorKind::OperationFailed, OUT_OF_MEMORY),
+        fails(Step::Optimizer, ErrorKind::OperationFailed, OUT_OF_MEMORY),
     ),
     (
         Quirk::StepPendingForever,
-        fails(Step::Step, ErrorKind::Timeout, ""),
+        fails(Step::Optimizer, ErrorKind::Timeout, ""),
     ),
     (Quirk::StepStatusOk, Works),
     (Quirk::StepStringMetrics, Works),

@@ -22,7 +22,7 @@ pub(super) enum Step {
     Connect,
     Create,
     Pass,
-    Step,
+    Optimizer,
     Save,
     Load,
     SaveForSampler,
@@ -105,7 +105,7 @@ async fn calls(server: &LocalServer) -> Result<(), (Step, Error)> {
     let pass = pass.await.map_err(at(Step::Pass))?;
     assert_eq!(pass.loss_fn_outputs.len(), 2);
     assert!(pass.loss_fn_outputs[0].contains_key("logprobs"));
-    step(&training).await.map_err(at(Step::Step))?;
+    step(&training).await.map_err(at(Step::Optimizer))?;
     let saved = training.save_state("first").await.map_err(at(Step::Save))?;
     let loaded = training.load_state_with_optimizer(&saved.path).await;
     loaded.map_err(at(Step::Load))?;
