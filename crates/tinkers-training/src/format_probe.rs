@@ -66,13 +66,15 @@ enum Finding {
 /// Finds out which body format the server accepts, with forward passes of a model that does not exist. Adds the format to the server profile.
 /// If the responses do not show the format, adds nothing.
 pub(crate) async fn probe(sender: &Sender<'_>) {
-    let format = match find(sender, BodyFormat::Protobuf).await {
-        Finding::Decoded => BodyFormat::Protobuf,
-        Finding::Undecoded => BodyFormat::Json,
-        Finding::Unclear => match find(sender, BodyFormat::Json).await {
-            Finding::Decoded => BodyFormat::Json,
-            Finding::Undecoded | Finding::Unclear => return,
-        },
+    let first = find(sender, BodyFormat::Protobuf).await;
+    let format = if first == Finding::Decoded {
+        BodyFormat::Protobuf
+    } else {
+        // The text of a failure may resemble a rejection of the format, so a server that rejects JSON keeps protobuf.
+        match (first, find(sender, BodyFormat::Json).await) {
+            (_, Finding::Decoded) | (Finding::Undecoded, Finding::Unclear) => BodyFormat::Json,
+            _ => return,
+        }
     };
     sender.session.learn(ProfileUpdate::BodyFormat(format));
 }

@@ -99,7 +99,7 @@ impl Outgoing<'_> {
                     .await?,
             );
         }
-        let final_statuses = FinalStatuses::of(profile.body_format);
+        let final_statuses = self.final_statuses(profile.body_format);
         let first = match self.attempt(&profile, policy, final_statuses).await {
             Ok(accepted) => return self.accepted_as(profile.body_format, accepted),
             Err(first) => first,
@@ -120,7 +120,7 @@ impl Outgoing<'_> {
         );
         let other = (*profile).clone().with_body_format(format);
         let second = match self
-            .attempt(&other, policy, FinalStatuses::of(format))
+            .attempt(&other, policy, self.final_statuses(format))
             .await
         {
             Ok(accepted) => {
@@ -198,9 +198,23 @@ impl Outgoing<'_> {
         call.progress = Some(Arc::clone(self.progress));
         call.is_final = match final_statuses {
             FinalStatuses::Standard => None,
+            FinalStatuses::StandardAndBare500 => Some(is_bare_500),
             FinalStatuses::StandardAndFormat500 => Some(is_format_500),
         };
         self.session.caller().call(call).await
+    }
+
+    /// Returns the response statuses after which an attempt is not retried, while it is not known whether the server accepts bodies in this
+    /// format. For formats other than JSON, a 500 in plain text is included, with which some servers reject a body that they cannot decode.
+    ///
+    /// The reason of a 500 counts only for passes without gradients. A failure after the gradients were added may have a similar reason, and
+    /// sending them in another format would add them twice.
+    fn final_statuses(&self, format: BodyFormat) -> FinalStatuses {
+        match (format, self.request.adds_gradients()) {
+            (BodyFormat::Json, _) => FinalStatuses::Standard,
+            (_, true) => FinalStatuses::StandardAndBare500,
+            (_, false) => FinalStatuses::StandardAndFormat500,
+        }
     }
 
     fn accepted(&self, accepted: Accepted) -> Result<Submitted> {
@@ -249,21 +263,10 @@ fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
 enum FinalStatuses {
     /// The statuses that the retry policy of the request never retries.
     Standard,
-    /// The statuses that the retry policy of the request never retries, and also a 500 in plain text or about the body, with which some servers
-    /// respond if they cannot decode the body format.
+    /// The statuses that the retry policy of the request never retries, and also a 500 in plain text.
+    StandardAndBare500,
+    /// The statuses that the retry policy of the request never retries, and also a 500 in plain text or with a reason about the body.
     StandardAndFormat500,
-}
-
-impl FinalStatuses {
-    /// Returns the response statuses after which an attempt is not retried, while it is not known whether the server accepts bodies in this
-    /// format. For formats other than JSON, a 500 in plain text or about the body is included, with which some servers reject a body that they cannot
-    /// decode.
-    fn of(format: BodyFormat) -> Self {
-        match format {
-            BodyFormat::Json => Self::Standard,
-            _ => Self::StandardAndFormat500,
-        }
-    }
 }
 
 /// Returns whether a response is a 500 whose cause may be the body format: it is in plain text, or says that the body cannot be decoded.

@@ -155,6 +155,24 @@ async fn http_500_with_a_reason_causes_no_body_format_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reason_of_a_500_never_makes_gradients_be_sent_in_another_format() {
+    // Such texts also come from failures after the gradients were added.
+    for reason in [
+        "cannot write metrics.json",
+        "1 validation error for ForwardBackwardResponse",
+        "UnicodeDecodeError: 'utf-8' codec can't decode byte 0x92",
+    ] {
+        let harness = harness_without_deduplication().await;
+        let training = model(&harness).await;
+        let failed = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, reason);
+        inject_into_pass(&harness, 1, failed);
+        let error = pass(&training).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{reason}");
+        assert_eq!(formats(&harness), ["protobuf"], "{reason}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn accepted_body_format_stays_in_use_after_a_500_without_a_reason() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
