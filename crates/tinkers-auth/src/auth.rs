@@ -170,8 +170,8 @@ impl Auth {
         !matches!(self.header, CredentialHeader::Absent)
     }
 
-    /// Returns the user of the credential. Nothing is sent. The user comes from the claims of the exchanged token, or of a JWT that is a login. Returns `None` for API
-    /// keys, which do not contain a user.
+    /// Returns the user of the credential. Nothing is sent. The user comes from the claims of the exchanged token, or of a JWT that is a login.
+    /// Returns `None` for API keys, which do not contain a user.
     pub fn identity(&self) -> Option<Identity> {
         match (self.exchanged.get(), &self.header) {
             (Some(cache), _) => cache.identity(),

@@ -100,6 +100,12 @@ impl StatusAction {
     }
 }
 
+/// Returns whether servers respond with this status to requests for a route that they do not have, or do not allow. A request for an optional
+/// route then counts as unanswered.
+pub const fn is_missing_route(status: u16) -> bool {
+    matches!(status, 400 | 403 | 404 | 405 | 410 | 411 | 415 | 422 | 501)
+}
+
 /// Returns whether the response body is an error in the format of the API, and not an HTML page or plain text of a proxy.
 pub(crate) fn has_api_error(response: &HttpResponse) -> bool {
     response.body.trim_ascii_start().starts_with(b"{")

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
+use tinkers_core::retry::is_missing_route;
 use tinkers_core::session_lost::says_session_lost;
 use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
@@ -144,7 +145,7 @@ impl HeartbeatLoop {
             StatusCode::GONE => Outcome::Ended,
             status if says_session_lost(status, &text) => Outcome::Ended,
             // A server that has accepted a heartbeat has the route.
-            status if !self.has_succeeded && is_missing_route(status) => Outcome::NoRoute,
+            status if !self.has_succeeded && is_missing_route(status.as_u16()) => Outcome::NoRoute,
             status => Outcome::Failed {
                 cause: format!("status {}: {text}", status.as_u16()),
                 hint: hint::retry_after(response, self.time.wall()),
@@ -190,11 +191,6 @@ impl HeartbeatLoop {
             "heartbeats fail; the session is at risk"
         );
     }
-}
-
-/// Returns whether servers respond with this status to requests for a route that they do not have.
-fn is_missing_route(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 400 | 403 | 404 | 405 | 501)
 }
 
 impl Outcome {

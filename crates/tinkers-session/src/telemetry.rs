@@ -1,10 +1,11 @@
 //! Telemetry: reports the events of a session to the server in batches, in a task of its own.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
+use tinkers_core::retry::is_missing_route;
 use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Call, CallPolicy, Caller, Clock, Error, ErrorKind, Jitter, RecoveredError,
@@ -257,10 +258,7 @@ impl Telemetry {
 
 /// Returns whether the error shows that the server does not accept events at all, so that it is useless to send more.
 fn has_no_route(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::NotFound | ErrorKind::Rejected | ErrorKind::PermissionDenied
-    ) || matches!(error.status(), Some(404 | 405 | 501))
+    error.status().is_some_and(is_missing_route)
 }
 
 fn platform() -> &'static str {
@@ -274,9 +272,8 @@ fn platform() -> &'static str {
 
 /// Returns the UUID of this process.
 fn process_uuid(jitter: &dyn Jitter) -> String {
-    static PROCESS: LazyLock<Mutex<Option<String>>> = LazyLock::new(Mutex::default);
-    let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-    process.get_or_insert_with(|| uuid(jitter)).clone()
+    static PROCESS: OnceLock<String> = OnceLock::new();
+    PROCESS.get_or_init(|| uuid(jitter)).clone()
 }
 
 /// Returns a random UUID (version 4).

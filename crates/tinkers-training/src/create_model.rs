@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tinkers_core::retry::SAME_REASONS;
+use tinkers_core::retry::{SAME_REASONS, is_missing_route};
 use tinkers_core::{
     Call, Deduplication, Error, ErrorKind, HttpResponse, RecoveredError, Result, RouteClass, Sent,
     SessionContext,
@@ -83,11 +83,12 @@ fn same_reasons(session: &dyn SessionContext) -> Option<u32> {
 
 /// Returns whether an error shows that the server has no working route for descriptions of models. The client can work without one.
 fn is_missing_description(error: &Error) -> bool {
-    let is_missing = matches!(
-        error.status(),
-        Some(400 | 403 | 404 | 405 | 422 | 500 | 501)
-    );
-    (is_missing && error.kind() != ErrorKind::SessionLost) || error.kind() == ErrorKind::Protocol
+    let is_missing = |status| status == 500 || is_missing_route(status);
+    match error.kind() {
+        ErrorKind::Protocol => true,
+        ErrorKind::SessionLost => false,
+        _ => error.status().is_some_and(is_missing),
+    }
 }
 
 /// A running operation that creates a model, with a description of the model (`subject`) for log messages and errors.

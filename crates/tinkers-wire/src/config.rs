@@ -98,6 +98,13 @@ impl Default for ClientConfig {
     }
 }
 
+impl ClientConfig {
+    /// Returns whether the server demands that the credential comes from a command.
+    pub fn requires_credential_command(&self) -> bool {
+        self.credential_default_source.as_deref() == Some("credential_cmd")
+    }
+}
+
 /// The configuration of a client that the client fetches again and again during a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -124,8 +124,7 @@ impl AccountClient {
             Err(error) => return Err(error),
         };
         if config.pjwt_auth_enabled {
-            let from_command =
-                config.credential_default_source.as_deref() == Some("credential_cmd");
+            let from_command = config.requires_credential_command();
             // Without the refresh of the token, which is used only for a few requests.
             drop(self.auth.start_exchange(from_command).await?);
         }
