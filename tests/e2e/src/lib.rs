@@ -1,5 +1,6 @@
 //! Servers and clients for end-to-end tests: on loopback sockets in real time, and in process in virtual time.
 
+mod log_buffer;
 pub mod training;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,6 +19,8 @@ use tinkers_session::{
 };
 use tinkers_transport::{IoRuntime, TokioClock};
 use tokio::runtime::Handle;
+
+pub use log_buffer::LogBuffer;
 
 /// The name of the base model of the scripted engine. This engine runs no real model. It returns
 /// predictable results.

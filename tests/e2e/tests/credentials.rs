@@ -1,14 +1,13 @@
 //! Credentials of whole clients over sockets, with a recorded log: no secret may occur in it.
 
-use std::io;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tinkers::auth::Credential;
 use tinkers::prelude::*;
 use tinkers_core::Clock;
 use tinkers_e2e::training::datum;
-use tinkers_e2e::{SCRIPTED, SocketServer, TEST_TIMEOUT};
+use tinkers_e2e::{LogBuffer, SCRIPTED, SocketServer, TEST_TIMEOUT};
 use tinkers_local::{AccessControl, LocalConfig};
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
@@ -19,22 +18,8 @@ const SECOND_KEY: &str = "tml-hush-second";
 const TOKEN: &str = "eyJ";
 
 /// All that the process has logged, at all levels and on all threads.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-static LOG: LazyLock<Log> = LazyLock::new(|| {
-    let log = Log::default();
+static LOG: LazyLock<LogBuffer> = LazyLock::new(|| {
+    let log = LogBuffer::default();
     let writer = log.clone();
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
@@ -84,7 +69,7 @@ impl Fixture {
     fn stop(self) {
         let journal = format!("{:?}", self.server.journal.entries());
         self.server.stop();
-        let log = String::from_utf8(LOG.0.lock().unwrap().clone()).unwrap();
+        let log = LOG.text();
         assert!(log.contains("auth/token"), "the exchange is logged");
         for (place, text) in [
             ("log", &log),

@@ -7,20 +7,13 @@ use crate::quickstart::object;
 
 const KEY: &str = "tml-hush-key";
 
-/// Starts a server that exchanges the API key [`KEY`] for tokens. Returns the running program and its URL.
-fn serve(home: &Path) -> (Program, String) {
-    let arguments = [
-        "serve",
-        "--port",
-        "0",
-        "--engine",
-        "scripted",
-        "--api-key",
-        KEY,
-        "--token-exchange",
-        "600",
-    ];
-    let mut server = Program::start(home, &arguments);
+/// The options of a server that exchanges the API key [`KEY`] for tokens.
+const EXCHANGE: [&str; 4] = ["--api-key", KEY, "--token-exchange", "600"];
+
+/// Starts a server with these options. Returns the running program and its URL.
+fn serve(home: &Path, options: &[&str]) -> (Program, String) {
+    let start = ["serve", "--port", "0", "--engine", "scripted"];
+    let mut server = Program::start(home, &[&start[..], options].concat());
     let url = server.line("listening on ");
     (server, url)
 }
@@ -38,7 +31,7 @@ fn auth(home: &Path, url: &str, arguments: &[&str], input: &str) -> Outcome {
 #[test]
 fn stored_key_is_used_until_logout() {
     let (server_home, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (_server, url) = serve(server_home.path());
+    let (_server, url) = serve(server_home.path(), &EXCHANGE);
     let home = home.path();
     let status = auth(home, &url, &["status"], "");
     assert_eq!(status.code, Some(1));
@@ -90,7 +83,7 @@ fn stored_key_is_used_until_logout() {
 #[test]
 fn login_stores_no_key_that_the_server_rejects() {
     let (server_home, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (_server, url) = serve(server_home.path());
+    let (_server, url) = serve(server_home.path(), &EXCHANGE);
     for input in ["tml-hush-wrong\n", "", "tml-hush hush\n"] {
         let login = auth(home.path(), &url, &["login"], input);
         assert_eq!(login.code, Some(1), "{login:?}");
@@ -101,7 +94,7 @@ fn login_stores_no_key_that_the_server_rejects() {
 #[test]
 fn logout_revokes_a_generated_key_on_the_server() {
     let (server_home, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (_server, url) = serve(server_home.path());
+    let (_server, url) = serve(server_home.path(), &EXCHANGE);
     auth(home.path(), &url, &["login"], KEY).succeeded();
     let file = home.path().join(".tinker").join("credentials.json");
     let text = std::fs::read_to_string(&file).unwrap();
@@ -120,17 +113,7 @@ fn logout_revokes_a_generated_key_on_the_server() {
 #[test]
 fn server_rejects_requests_without_a_required_header() {
     let home = tempfile::tempdir().unwrap();
-    let arguments = [
-        "serve",
-        "--port",
-        "0",
-        "--engine",
-        "scripted",
-        "--require-header",
-        "Modal-Key",
-    ];
-    let mut server = Program::start(home.path(), &arguments);
-    let url = server.line("listening on ");
+    let (_server, url) = serve(home.path(), &["--require-header", "Modal-Key"]);
     let status = auth(home.path(), &url, &["status"], "");
     assert_eq!(status.code, Some(1));
     assert!(status.stderr.contains("modal-key"), "{status:?}");
