@@ -493,3 +493,13 @@ fn limit_recovery_continues_if_a_probe_succeeds_between_failures() {
     assert_probe_starts(&mut limit, now);
     assert_eq!(limit.limit(), 8);
 }
+
+#[test]
+fn failed_probes_within_an_eighth_of_the_level_are_consecutive() {
+    let mut schedule = ProbeSchedule::new();
+    schedule.record_failure(80);
+    schedule.record_failure(88);
+    assert_eq!(schedule.failures, 2);
+    schedule.record_failure(150);
+    assert_eq!(schedule.failures, 1);
+}

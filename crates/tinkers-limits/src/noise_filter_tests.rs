@@ -289,3 +289,14 @@ fn random_refusals_are_forgotten_once_the_previous_limit_is_reached() {
         "when the recovery is due"
     );
 }
+
+#[test]
+fn no_limit_is_restored_if_none_was_known_before_random_refusals() {
+    let mut filter = noisy(None, 10);
+    accept(&mut filter, 5, None, 11);
+    let confirmed = filter.on_refusal(None, 12);
+    assert_eq!(confirmed, RefusalMeaning::Confirmed(10));
+    accept(&mut filter, 10, Some(10), 10);
+    let target = filter.recovery_target(10, false);
+    assert_eq!(target, Some(NoiseFilter::UNKNOWN));
+}

@@ -161,6 +161,15 @@ mod tests {
     }
 
     #[test]
+    fn largest_slow_start_ends_at_two_to_the_28th_less_one() {
+        let ramp = Ramp::slow_start(u32::MAX);
+        ramp.accepted(4 * ((1 << 28) - 1) - 1);
+        assert!(!ramp.has_ended());
+        ramp.accepted(1);
+        assert!(ramp.has_ended());
+    }
+
+    #[test]
     fn slow_start_allows_a_quarter_of_the_accepted_requests() {
         let ramp = Ramp::slow_start(100);
         assert_eq!(ramp.allows(), 8);
