@@ -6,7 +6,7 @@ use tinkers::{BodyFormat, Environment};
 use super::Key;
 
 /// The options that name the server and the API key.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct ConnectionArgs {
     /// The URL of the server [env: TINKER_BASE_URL]
     #[arg(long, value_name = "URL", help_heading = "Server")]
@@ -39,17 +39,22 @@ impl From<BodyFormatName> for BodyFormat {
 impl ConnectionArgs {
     /// Sets the URL from the environment if the option was not given. The API key needs no such step, because the client itself
     /// reads it from the environment.
-    pub(super) fn complete(&mut self, environment: &Environment) -> Result<(), &'static str> {
+    pub(super) fn set_base_url(&mut self, environment: &Environment) {
         if self.base_url.is_none() {
             self.base_url = environment.base_url().map(str::to_owned);
         }
+    }
+
+    /// Sets the URL like [`ConnectionArgs::set_base_url`], and returns a message for the user if there is none.
+    pub(super) fn complete(&mut self, environment: &Environment) -> Result<(), &'static str> {
+        self.set_base_url(environment);
         match self.base_url() {
             "" => Err("missing server: set --base-url URL or TINKER_BASE_URL"),
             _ => Ok(()),
         }
     }
 
-    /// Returns the URL of the server.
+    /// Returns the URL of the server; empty if none was given.
     pub(crate) fn base_url(&self) -> &str {
         self.base_url.as_deref().unwrap_or_default()
     }

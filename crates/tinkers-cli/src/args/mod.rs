@@ -78,15 +78,13 @@ pub(crate) enum Command {
 Examples:
   tinkers quickstart
   tinkers quickstart --text notes.txt --steps 200
-  tinkers quickstart --base-url http://127.0.0.1:8000 --json"
+  tinkers quickstart --base-url http://127.0.0.1:8000 --json
+
+Without --base-url and TINKER_BASE_URL, it starts an embedded server, which needs no API key."
 )]
 pub(crate) struct QuickstartArgs {
-    /// The URL of a server to use instead of the embedded one [env: TINKER_BASE_URL]
-    #[arg(long, value_name = "URL", help_heading = "Server")]
-    base_url: Option<String>,
-    /// The API key for --base-url; the embedded server needs none [env: TINKER_API_KEY]
-    #[arg(long, value_name = "KEY", help_heading = "Server")]
-    api_key: Option<Key>,
+    #[command(flatten)]
+    server: ConnectionArgs,
     /// Where the embedded server stores checkpoints [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR", help_heading = "Server")]
     data_dir: Option<PathBuf>,
@@ -147,24 +145,16 @@ pub(crate) enum Target {
     /// The embedded server. It stores checkpoints in this directory, or in a temporary directory if the value is `None`.
     Embedded(Option<PathBuf>),
     /// An existing server.
-    Remote {
-        /// The URL of the server.
-        base_url: String,
-        /// The API key, if given.
-        api_key: Option<Key>,
-    },
+    Remote(ConnectionArgs),
 }
 
 impl QuickstartArgs {
     /// Returns the server to use. An empty `--base-url` selects the embedded server, even if the environment variable contains a
     /// URL.
     pub(crate) fn target(&self) -> Target {
-        match self.base_url.as_deref().filter(|url| !url.is_empty()) {
-            Some(url) => Target::Remote {
-                base_url: url.to_owned(),
-                api_key: self.api_key.clone(),
-            },
-            None => Target::Embedded(self.data_dir.clone()),
+        match self.server.base_url() {
+            "" => Target::Embedded(self.data_dir.clone()),
+            _ => Target::Remote(self.server.clone()),
         }
     }
 
@@ -202,7 +192,7 @@ impl QuickstartArgs {
                     &message,
                 ))
             }
-            Target::Remote { .. } if self.data_dir.is_some() => {
+            Target::Remote(_) if self.data_dir.is_some() => {
                 let message = "--data-dir cannot be used with --base-url (or TINKER_BASE_URL): it configures the embedded server";
                 Err(usage_error(
                     "quickstart",
@@ -446,9 +436,7 @@ impl Cli {
         }
         let (command, connection) = match &mut self.command {
             Command::Quickstart(args) => {
-                if args.base_url.is_none() {
-                    args.base_url = environment.base_url().map(str::to_owned);
-                }
+                args.server.set_base_url(environment);
                 return args.check();
             }
             Command::Serve(args) => return args.check(),
@@ -536,16 +524,21 @@ mod tests {
     #[test]
     fn base_url_selects_the_remote_or_embedded_server() {
         let remote = quickstart("quickstart --base-url http://h --api-key tml-x").target();
-        let Target::Remote { base_url, api_key } = remote else {
+        let Target::Remote(server) = remote else {
             unreachable!("--base-url is set")
         };
-        assert_eq!(base_url, "http://h");
-        assert_eq!(api_key.as_ref().map(Key::expose), Some("tml-x"));
+        assert_eq!(server.base_url(), "http://h");
+        assert_eq!(server.api_key.as_ref().map(Key::expose), Some("tml-x"));
         assert_eq!(
             quickstart("quickstart --base-url= --data-dir d").target(),
             Target::Embedded(Some(PathBuf::from("d")))
         );
         assert!(parse_line("quickstart --base-url http://h --data-dir d").is_err());
+        let json = quickstart("quickstart --base-url http://h --body-format json").target();
+        let Target::Remote(server) = json else {
+            unreachable!("--base-url is set")
+        };
+        assert_eq!(server.body_format, Some(connection::BodyFormatName::Json));
     }
 
     #[test]

@@ -9,10 +9,10 @@ use tinkers::prelude::ServiceClient;
 use tinkers_local::LocalConfig;
 
 use crate::address::without_password;
-use crate::args::{Key, Target};
+use crate::args::{ConnectionArgs, Target};
 use crate::blocking::run_blocking;
 use crate::embedded::{self, Backend, Embedded, TestHooks};
-use crate::paths;
+use crate::{paths, remote};
 
 /// The API key for the embedded server. This server accepts any API key. The API key of the environment must not be sent to it.
 const EMBEDDED_KEY: &str = "tml-embedded";
@@ -28,12 +28,7 @@ pub(crate) enum Server {
         data_dir: DataDir,
     },
     /// An existing server.
-    Remote {
-        /// The URL of the server.
-        base_url: String,
-        /// The API key, if given.
-        api_key: Option<Key>,
-    },
+    Remote(ConnectionArgs),
 }
 
 /// The directory in which the embedded server stores checkpoints.
@@ -70,10 +65,10 @@ impl DataDir {
 }
 
 impl Server {
-    /// Starts the embedded server if `target` selects it. For a remote server, only stores its URL and API key.
+    /// Starts the embedded server if `target` selects it. For a remote server, only stores its options.
     pub(crate) async fn open(target: Target) -> Result<Self> {
         match target {
-            Target::Remote { base_url, api_key } => Ok(Self::Remote { base_url, api_key }),
+            Target::Remote(server) => Ok(Self::Remote(server)),
             Target::Embedded(given) => {
                 let data_dir = DataDir::open(given.as_deref())?;
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -100,28 +95,24 @@ impl Server {
     /// Opens a session on the server.
     pub(crate) async fn connect(&self) -> Result<ServiceClient> {
         let builder = ServiceClient::builder();
-        let builder = match self {
+        match self {
+            Self::Remote(server) => remote::connect(builder, server).await,
             // The environment is ignored, so that invalid settings in it cannot make the connection fail.
             Self::Embedded { server, .. } => builder
                 .without_environment()
                 .base_url(server.url())
-                .api_key(EMBEDDED_KEY),
-            Self::Remote { base_url, api_key } => match api_key {
-                Some(key) => builder.base_url(base_url).api_key(key.expose()),
-                None => builder.base_url(base_url),
-            },
-        };
-        builder
-            .connect()
-            .await
-            .with_context(|| format!("cannot open a session on {}", self.address()))
+                .api_key(EMBEDDED_KEY)
+                .connect()
+                .await
+                .with_context(|| format!("cannot open a session on {}", server.url())),
+        }
     }
 
     /// Describes the server for display.
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Embedded { .. } => format!("{}, embedded in this process", self.address()),
-            Self::Remote { .. } => self.address(),
+            Self::Remote(_) => self.address(),
         }
     }
 
@@ -133,7 +124,7 @@ impl Server {
                 data_dir: DataDir::Permanent(path),
                 ..
             } => Some(path.display().to_string()),
-            Self::Embedded { .. } | Self::Remote { .. } => None,
+            Self::Embedded { .. } | Self::Remote(_) => None,
         }
     }
 
@@ -159,7 +150,7 @@ impl Server {
                 server,
                 data_dir: _data_dir,
             } => server.shutdown().await,
-            Self::Remote { .. } => Ok(()),
+            Self::Remote(_) => Ok(()),
         }
     }
 
@@ -167,7 +158,7 @@ impl Server {
     fn address(&self) -> String {
         match self {
             Self::Embedded { server, .. } => server.url(),
-            Self::Remote { base_url, .. } => without_password(base_url),
+            Self::Remote(server) => without_password(server.base_url()),
         }
     }
 }
