@@ -1,12 +1,56 @@
 //! Pauses after 402 responses, until the bill is paid.
 
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::admission::RouteClass;
 use crate::time::Timestamp;
 use crate::user_code::catch_panic;
 
-/// The billing state of a session, shared by all of its requests. It decides whether a request that got a 402 response (payment required)
+/// An object that is notified when the server of a session requires payment, and when it accepts requests again.
+///
+/// The methods are called for each response, so they must be fast.
+pub trait BillingObserver: fmt::Debug + Send + Sync {
+    /// Records that the server has rejected a request of this route class with 402, and that the request is sent again after a pause.
+    fn payment_required(&self, class: RouteClass);
+
+    /// Records that the server has accepted a request of this route class.
+    fn accepted(&self, class: RouteClass);
+}
+
+/// The reaction of one session to 402 responses. Clones share the state.
+#[derive(Debug, Clone, Default)]
+pub struct Billing {
+    /// The state that the session shares with other sessions of the same account.
+    pub pause: Arc<BillingPause>,
+    /// The maximum duration of the pauses of a request, from the first 402 response of a run of them.
+    pub limit: Duration,
+    /// The object to notify. `None` if nobody is to be notified.
+    pub observer: Option<Arc<dyn BillingObserver>>,
+}
+
+impl Billing {
+    /// Records a 402 response to a request of this route class at the time `now`, and returns what to do with the request.
+    pub fn on_payment_required(&self, class: RouteClass, now: Timestamp) -> BillingAction {
+        let action = self.pause.on_payment_required(now, self.limit);
+        if matches!(action, BillingAction::Pause(_))
+            && let Some(observer) = &self.observer
+        {
+            observer.payment_required(class);
+        }
+        action
+    }
+
+    /// Records that the server has accepted a request of this route class.
+    pub fn on_accepted(&self, class: RouteClass) {
+        if let Some(observer) = &self.observer {
+            observer.accepted(class);
+        }
+    }
+}
+
+/// The billing state of an account, shared by all requests of its sessions. It decides whether a request that got a 402 response (payment required)
 /// is sent again after a pause or fails.
 ///
 /// The first 402 response begins a run of 402 responses. The run ends after [`BillingPause::FORGET`] without a 402 response. If a run lasts

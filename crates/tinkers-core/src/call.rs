@@ -15,7 +15,7 @@ use crate::admission::{
     Admission, AdmissionRequest, Admitted, ClientId, Cost, DepartureCheck, InFlightPermit,
     RouteClass, SubmitPermit,
 };
-use crate::billing::BillingPause;
+use crate::billing::Billing;
 use crate::closing::{CloseSignal, CloseWatch, SendDecision};
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
@@ -204,9 +204,7 @@ pub struct Caller {
     /// The logger of deprecation notices.
     pub notices: Arc<DeprecationNotices>,
     /// The billing state, which pauses requests while the server requires payment.
-    pub billing: Arc<BillingPause>,
-    /// How long 402 responses may continue before calls fail.
-    pub billing_limit: Duration,
+    pub billing: Billing,
     /// The numbers of errors from which the session has recovered, such as retried requests, by kind.
     pub recovered_errors: Arc<RecoveredErrors>,
     /// The signal with which the client is closed. After the close, all calls fail.

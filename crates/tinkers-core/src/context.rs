@@ -54,6 +54,12 @@ pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
         let _ = (operation, error);
     }
 
+    /// Cancels a sample on the server, whose result the program does not want any more, if the server supports this. Returns at once: the
+    /// request is sent later by a task of the session, and its failure is only logged.
+    fn cancel_sample(&self, request_id: &str) {
+        let _ = request_id;
+    }
+
     /// Returns a new id for a training or sampling client. The requests with this id wait in a queue of their own in the rate limiter.
     fn next_client(&self) -> ClientId;
 

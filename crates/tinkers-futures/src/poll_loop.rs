@@ -284,8 +284,14 @@ impl PollLoop {
         // server.
         let reports_failures_in_body = session.profile().deduplicates == Deduplication::Everything;
         let (wait, is_held_back) = match StatusAction::of(ExchangeKind::Poll, &response) {
-            StatusAction::Take => return Ok(Reply::Success(response)),
-            StatusAction::NotReady => return Ok(Reply::NotReady(response)),
+            StatusAction::Take => {
+                caller.billing.on_accepted(RouteClass::Poll);
+                return Ok(Reply::Success(response));
+            }
+            StatusAction::NotReady => {
+                caller.billing.on_accepted(RouteClass::Poll);
+                return Ok(Reply::NotReady(response));
+            }
             StatusAction::Refused => {
                 // The refusal has closed the gate of the class, so the next admission waits for the retry delay.
                 self.readmission = Readmission::AfterRefusal(self.arrival);
@@ -293,10 +299,7 @@ impl PollLoop {
             }
             StatusAction::PauseForBilling => {
                 let now = caller.time.now();
-                match caller
-                    .billing
-                    .on_payment_required(now, caller.billing_limit)
-                {
+                match caller.billing.on_payment_required(RouteClass::Poll, now) {
                     BillingAction::Pause(pause) => {
                         caller
                             .recovered_errors

@@ -43,10 +43,14 @@ pub(crate) async fn run(
             .map_err(|error| admission_error(&sampler, &operation, error))?;
         // The session may have been closed during the wait.
         sampler.session.check_open()?;
-        let mut accepted = Box::pin(submit(&sampler, &mut request, &operation, admission)).await?;
+        let submitted = Box::pin(submit(&sampler, &mut request, &operation, admission)).await?;
+        let mut accepted = match submitted {
+            Submitted::Accepted(accepted) => accepted,
+            Submitted::Completed(response) => return checked(&request, *response, None),
+        };
         let notice = match &accepted.result {
             PendingResult::Registered(handle) => handle.completed().await?,
-            PendingResult::Polled(_) | PendingResult::Ready(_) => CompletionNotice::default(),
+            PendingResult::Polled(_) => CompletionNotice::default(),
         };
         let ids = accepted.sequence_ids.take();
         // A block, so that the response is not part of the future during the waits.
@@ -80,13 +84,43 @@ fn max_resubmissions(error: &Error) -> u32 {
     }
 }
 
+/// The response of the server to a submission.
+enum Submitted<'a> {
+    /// The server has accepted the sample, and the result is to be retrieved.
+    Accepted(Accepted<'a>),
+    /// The response contained the result.
+    Completed(Box<SampleResponse>),
+}
+
 /// A sample that the server has accepted and whose result is not retrieved yet.
-struct Accepted {
+struct Accepted<'a> {
+    /// The sampler of a sample that is still to be cancelled if this value is dropped. `None` after the server has responded with the
+    /// result, or with an error that ends the sample.
+    unfinished: Option<&'a Sampler>,
     result: PendingResult,
     sequence_ids: Option<Box<[String]>>,
     submitted_in: Duration,
     /// The permit of the rate limiter that counts the sample as in flight. It is returned when the result is retrieved or abandoned.
     _permit: InFlightPermit,
+}
+
+impl Accepted<'_> {
+    fn request_id(&self) -> &str {
+        match &self.result {
+            PendingResult::Registered(handle) => handle.request_id(),
+            PendingResult::Polled(request_id) => request_id,
+        }
+    }
+}
+
+impl Drop for Accepted<'_> {
+    /// Cancels the sample on the server, unless it has ended. The program has then dropped the future of the sample, or the client has
+    /// given up the wait for the result.
+    fn drop(&mut self) {
+        if let Some(sampler) = self.unfinished {
+            sampler.session.cancel_sample(self.request_id());
+        }
+    }
 }
 
 /// The way in which the client learns that an accepted sample has ended.
@@ -95,8 +129,6 @@ enum PendingResult {
     Registered(CompletionHandle),
     /// The client polls for this sample alone, with this request id.
     Polled(String),
-    /// The response to the submission contained the result.
-    Ready(Box<SampleResponse>),
 }
 
 /// Builds the request for admission by the rate limiter. Called before the body of the sample is encoded.
@@ -127,12 +159,12 @@ fn admission_error(sampler: &Sampler, operation: &Operation, error: Error) -> Er
     session_error(&*sampler.session, error.with_operation(operation.name))
 }
 
-async fn submit(
-    sampler: &Sampler,
+async fn submit<'a>(
+    sampler: &'a Sampler,
     request: &mut SampleRequest,
     operation: &Operation,
     admission: CallAdmission,
-) -> Result<Accepted> {
+) -> Result<Submitted<'a>> {
     let pending = sampler.poller.as_ref().map(|poller| poller.begin());
     let pending = pending.transpose()?;
     request.seq_id = Some(sampler.next_seq());
@@ -156,14 +188,7 @@ async fn submit(
     let accepted = accepted.map_err(|error| session_error(session, error))?;
     let response = match read_submission_or_result(&accepted.response)? {
         SubmissionOutcome::Accepted(response) => response,
-        SubmissionOutcome::Completed(result) => {
-            return Ok(Accepted {
-                result: PendingResult::Ready(Box::new(result)),
-                sequence_ids: None,
-                submitted_in: accepted.elapsed,
-                _permit: accepted.in_flight_permit,
-            });
-        }
+        SubmissionOutcome::Completed(result) => return Ok(Submitted::Completed(Box::new(result))),
     };
     let result = match (&sampler.poller, pending) {
         (Some(poller), Some(pending)) => PendingResult::Registered(poller.register(
@@ -173,13 +198,14 @@ async fn submit(
         )?),
         _ => PendingResult::Polled(response.request_id),
     };
-    Ok(Accepted {
+    Ok(Submitted::Accepted(Accepted {
+        unfinished: Some(sampler),
         result,
         // Boxed to drop the spare capacity.
         sequence_ids: response.sample_sequence_ids.map(Vec::into_boxed_slice),
         submitted_in: accepted.elapsed,
         _permit: accepted.in_flight_permit,
-    })
+    }))
 }
 
 /// Estimates the length of the JSON body in bytes, assuming that each token id has five digits. Most bodies are shorter.
@@ -187,28 +213,30 @@ fn estimated_body_len(request: &SampleRequest) -> usize {
     400 + 6 * request.prompt.len().unwrap_or(0)
 }
 
-/// Retrieves the result of an accepted sample. Then drops `accepted`: this acknowledges the result, so that the server may discard it.
+/// Retrieves the result of an accepted sample. Then drops `accepted`: this acknowledges the result, so that the server may discard it, or
+/// cancels the sample if it has not ended.
 async fn retrieve(
     sampler: &Sampler,
-    accepted: Accepted,
+    mut accepted: Accepted<'_>,
     operation: &Operation,
     notice: CompletionNotice,
 ) -> Result<SampleResponse> {
-    // The completion handle is kept until the result is retrieved.
-    let (request_id, _handle) = match accepted.result {
-        PendingResult::Ready(result) => return Ok(*result),
-        PendingResult::Polled(id) => (id, None),
-        PendingResult::Registered(handle) => (handle.request_id().to_owned(), Some(handle)),
-    };
     let retrieval = Retrieval {
         operation: operation.clone(),
         client: sampler.client,
-        request_id,
+        request_id: accepted.request_id().to_owned(),
         kind: RequestKind::Sample,
         submitted_in: accepted.submitted_in,
         queue_log: Some(Arc::clone(&sampler.queue_log)),
     };
-    retrieve_completed(retrieval, notice).await
+    let result = retrieve_completed(retrieval, notice).await;
+    if result
+        .as_ref()
+        .map_or_else(|error| error.sent() == Sent::Answered, |_| true)
+    {
+        accepted.unfinished = None;
+    }
+    result
 }
 
 /// Adds sequence ids, taken from the response to the submission, to the sequences of the result. Fails if the result lacks data that the
@@ -267,8 +295,8 @@ mod tests {
     }
 
     #[test]
-    fn sample_future_is_at_most_512_bytes() {
-        assert!(size(run) <= 512, "{} bytes", size(run));
+    fn sample_future_is_at_most_520_bytes() {
+        assert!(size(run) <= 520, "{} bytes", size(run));
     }
 
     #[test]

@@ -56,6 +56,12 @@ impl SessionContext for Session {
         }
     }
 
+    fn cancel_sample(&self, request_id: &str) {
+        if self.state.dynamic.load().sample_cancel_enabled {
+            self.cancels.push(request_id);
+        }
+    }
+
     fn confirm(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(self.heartbeat_now())
     }

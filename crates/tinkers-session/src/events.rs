@@ -1,11 +1,17 @@
 //! The events of a session, which programs may subscribe to.
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tinkers_core::{BillingObserver, RouteClass};
 use tokio::sync::watch;
 
-/// An event of a session: its heartbeats fail, its heartbeats succeed again, or the session has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The number of recent events that are kept for receivers that fall behind.
+const KEPT_EVENTS: usize = 64;
+
+/// An event of a session, such as a failure of its heartbeats.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
     /// No heartbeat has succeeded for at least half of the session expiry. If all further heartbeats fail, the server ends the session.
@@ -15,6 +21,18 @@ pub enum SessionEvent {
     },
     /// A heartbeat has succeeded after the session was [at risk](SessionEvent::AtRisk), so the session continues.
     Recovered,
+    /// The server has sent a message for the user of the session. The message is also logged.
+    ServerMessage {
+        /// The level at which the message is logged.
+        level: MessageLevel,
+        /// The text of the message.
+        text: String,
+    },
+    /// The server requires payment (402). The rejected calls wait and are sent again every few seconds, for an hour unless the server's
+    /// configuration sets another limit.
+    PaymentRequired,
+    /// The server accepts requests again after it has [required payment](SessionEvent::PaymentRequired).
+    PaymentAccepted,
     /// The server has ended the session, as the response to a heartbeat or to a query of the session says. All further calls fail with
     /// `SessionLost`.
     ///
@@ -22,7 +40,19 @@ pub enum SessionEvent {
     Ended,
 }
 
-/// A receiver of the events of one session. A receiver that falls behind gets only the latest event.
+/// The level of a [message from the server](SessionEvent::ServerMessage).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MessageLevel {
+    /// The message is for information only.
+    Info,
+    /// The message is a warning.
+    Warning,
+    /// The message reports an error. The session is usable nevertheless.
+    Error,
+}
+
+/// A receiver of the events of one session. A receiver that is more than 64 events behind misses the oldest of them.
 ///
 /// ```no_run
 /// # async fn watch(session: std::sync::Arc<tinkers_session::Session>) {
@@ -33,6 +63,7 @@ pub enum SessionEvent {
 /// while let Some(event) = events.next().await {
 ///     match event {
 ///         SessionEvent::AtRisk { time_left } => eprintln!("the session ends in {time_left:?}"),
+///         SessionEvent::PaymentRequired => eprintln!("training is paused until the bill is paid"),
 ///         SessionEvent::Ended => eprintln!("the session has ended; resume from the last checkpoint"),
 ///         _ => {}
 ///     }
@@ -42,25 +73,33 @@ pub enum SessionEvent {
 #[derive(Debug, Clone)]
 pub struct SessionEvents {
     watch: watch::Receiver<EventState>,
+    /// The events from before the subscription that are still to be received.
+    earlier: VecDeque<SessionEvent>,
+    /// The number of events of the session that this receiver need not receive any more.
     seen: u64,
 }
 
 impl SessionEvents {
     /// Waits for the next event. Returns `None` after the end of the session.
     ///
-    /// If the session was at risk or had ended when the receiver was created, the `AtRisk` or `Ended` event is returned first.
+    /// The first events that are returned describe the session at the time of the subscription: the server's messages so far, then
+    /// `PaymentRequired` if calls wait for a payment, then `AtRisk` or `Ended` if the session is at risk or has ended.
     ///
     /// # Cancel safety
     /// Cancel safe: no event is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<SessionEvent> {
+        if let Some(event) = self.earlier.pop_front() {
+            return Some(event);
+        }
         loop {
-            let state = *self.watch.borrow_and_update();
-            if state.count != self.seen {
-                self.seen = state.count;
-                return state.event;
-            }
-            if state.is_finished {
-                return None;
+            {
+                let state = self.watch.borrow_and_update();
+                if let Some(event) = state.after(&mut self.seen) {
+                    return Some(event);
+                }
+                if state.is_finished {
+                    return None;
+                }
             }
             self.watch.changed().await.ok()?;
         }
@@ -69,59 +108,132 @@ impl SessionEvents {
     /// Returns the latest event of the session without waiting; `None` if there was no event yet. [`SessionEvents::next`] still returns
     /// this event.
     pub fn latest(&self) -> Option<SessionEvent> {
-        self.watch.borrow().event
+        self.watch.borrow().recent.back().cloned()
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct EventState {
-    event: Option<SessionEvent>,
-    /// The number of events that were sent so far, by which a receiver detects a new event.
+    /// The latest events, the oldest first.
+    recent: VecDeque<SessionEvent>,
+    /// The number of events that were sent so far.
     count: u64,
+    /// All messages from the server.
+    messages: Vec<SessionEvent>,
+    /// The latest event about the heartbeats or the end of the session.
+    life: Option<SessionEvent>,
+    /// For each route class, whether the server has last rejected a request with 402.
+    requires_payment: [bool; RouteClass::ALL.len()],
     /// Whether the session has ended, so that there will be no more events.
     is_finished: bool,
 }
 
+impl EventState {
+    fn add(&mut self, event: SessionEvent) {
+        match &event {
+            SessionEvent::ServerMessage { .. } => self.messages.push(event.clone()),
+            SessionEvent::PaymentRequired | SessionEvent::PaymentAccepted => {}
+            SessionEvent::AtRisk { .. } | SessionEvent::Recovered | SessionEvent::Ended => {
+                self.life = Some(event.clone());
+            }
+        }
+        if self.recent.len() == KEPT_EVENTS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(event);
+        self.count += 1;
+    }
+
+    /// Returns the first kept event after the first `seen` events of the session, and advances `seen` beyond it.
+    fn after(&self, seen: &mut u64) -> Option<SessionEvent> {
+        let unseen = usize::try_from(self.count - *seen).unwrap_or(usize::MAX);
+        let kept = unseen.min(self.recent.len());
+        let event = self.recent.get(self.recent.len() - kept)?;
+        *seen = self.count - kept as u64 + 1;
+        Some(event.clone())
+    }
+
+    /// Returns the events that describe the session to a new receiver.
+    fn summary(&self) -> VecDeque<SessionEvent> {
+        let mut events: VecDeque<_> = self.messages.iter().cloned().collect();
+        if self.requires_payment.contains(&true) {
+            events.push_back(SessionEvent::PaymentRequired);
+        }
+        if let Some(life @ (SessionEvent::AtRisk { .. } | SessionEvent::Ended)) = &self.life {
+            events.push_back(life.clone());
+        }
+        events
+    }
+}
+
 /// The sender of the events of one session.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct EventSender {
     watch: watch::Sender<EventState>,
+    /// Whether the server requires payment for some route class. If not, recording an accepted request reads only this flag.
+    requires_payment: AtomicBool,
 }
 
 impl EventSender {
-    pub(crate) fn new() -> Self {
-        Self {
-            watch: watch::Sender::new(EventState::default()),
-        }
-    }
-
     /// Sends `event` to all receivers, unless [`EventSender::finish`] was called.
     pub(crate) fn send(&self, event: SessionEvent) {
+        self.send_if(|_| Some(event));
+    }
+
+    /// Sends the event that `next` returns, if any. Does nothing after [`EventSender::finish`] was called.
+    fn send_if(&self, next: impl FnOnce(&mut EventState) -> Option<SessionEvent>) {
         self.watch.send_if_modified(|state| {
-            if !state.is_finished {
-                state.event = Some(event);
-                state.count += 1;
+            if state.is_finished {
+                return false;
             }
-            !state.is_finished
+            let event = next(state);
+            let is_new = event.is_some();
+            event.into_iter().for_each(|event| state.add(event));
+            is_new
         });
     }
 
-    /// Ends the stream of events: later events are not sent. Receivers still get the latest event.
+    /// Ends the stream of events: later events are not sent. Receivers still get the events before.
     pub(crate) fn finish(&self) {
         self.watch.send_modify(|state| state.is_finished = true);
     }
 
     pub(crate) fn subscribe(&self) -> SessionEvents {
         let watch = self.watch.subscribe();
-        let state = *watch.borrow();
-        let unseen = match state.event {
-            Some(SessionEvent::AtRisk { .. } | SessionEvent::Ended) => 1,
-            Some(SessionEvent::Recovered) | None => 0,
+        let (earlier, seen) = {
+            let state = watch.borrow();
+            (state.summary(), state.count)
         };
         SessionEvents {
-            seen: state.count - unseen,
             watch,
+            earlier,
+            seen,
         }
+    }
+}
+
+impl BillingObserver for EventSender {
+    fn payment_required(&self, class: RouteClass) {
+        self.send_if(|state| {
+            let is_first = !state.requires_payment.contains(&true);
+            state.requires_payment[class.index()] = true;
+            self.requires_payment.store(true, Ordering::Release);
+            is_first.then_some(SessionEvent::PaymentRequired)
+        });
+    }
+
+    fn accepted(&self, class: RouteClass) {
+        // If a request is rejected concurrently, the next accepted request ends the pause.
+        if !self.requires_payment.load(Ordering::Acquire) {
+            return;
+        }
+        self.send_if(|state| {
+            let was_required = state.requires_payment.contains(&true);
+            state.requires_payment[class.index()] = false;
+            let is_required = state.requires_payment.contains(&true);
+            self.requires_payment.store(is_required, Ordering::Release);
+            (was_required && !is_required).then_some(SessionEvent::PaymentAccepted)
+        });
     }
 }
 
@@ -142,7 +254,7 @@ mod tests {
 
     #[test]
     fn each_session_event_is_received_once() {
-        let sender = EventSender::new();
+        let sender = EventSender::default();
         let mut events = sender.subscribe();
         assert_eq!(poll_next(&mut events), Poll::Pending);
         sender.send(AT_RISK);
@@ -160,7 +272,7 @@ mod tests {
 
     #[test]
     fn late_session_subscriber_receives_a_current_at_risk_or_ended_event() {
-        let sender = EventSender::new();
+        let sender = EventSender::default();
         sender.send(AT_RISK);
         assert_eq!(
             poll_next(&mut sender.subscribe()),
@@ -173,5 +285,74 @@ mod tests {
         let mut late = sender.subscribe();
         assert_eq!(poll_next(&mut late), Poll::Ready(Some(SessionEvent::Ended)));
         assert_eq!(poll_next(&mut late), Poll::Ready(None));
+    }
+
+    fn next_of(events: &mut SessionEvents) -> Option<SessionEvent> {
+        match poll_next(events) {
+            Poll::Ready(event) => event,
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn late_session_subscriber_receives_all_server_messages() {
+        let sender = EventSender::default();
+        let message = |level| SessionEvent::ServerMessage {
+            level,
+            text: "maintenance at noon".to_owned(),
+        };
+        let levels = [
+            MessageLevel::Info,
+            MessageLevel::Warning,
+            MessageLevel::Error,
+        ];
+        for level in levels {
+            sender.send(message(level));
+        }
+        sender.send(SessionEvent::Ended);
+        sender.finish();
+        let mut late = sender.subscribe();
+        for level in levels {
+            assert_eq!(poll_next(&mut late), Poll::Ready(Some(message(level))));
+        }
+        assert_eq!(poll_next(&mut late), Poll::Ready(Some(SessionEvent::Ended)));
+        assert_eq!(poll_next(&mut late), Poll::Ready(None));
+    }
+
+    #[test]
+    fn receiver_that_falls_behind_misses_only_the_oldest_events() {
+        let sender = EventSender::default();
+        let mut events = sender.subscribe();
+        let at_risk = |seconds| SessionEvent::AtRisk {
+            time_left: Duration::from_secs(seconds),
+        };
+        let sent = KEPT_EVENTS as u64 + 5;
+        (0..sent).for_each(|seconds| sender.send(at_risk(seconds)));
+        for seconds in 5..sent {
+            assert_eq!(poll_next(&mut events), Poll::Ready(Some(at_risk(seconds))));
+        }
+        assert_eq!(poll_next(&mut events), Poll::Pending);
+    }
+
+    #[test]
+    fn payment_is_required_until_each_rejected_class_is_accepted() {
+        let sender = EventSender::default();
+        let mut events = sender.subscribe();
+        sender.accepted(RouteClass::Sample);
+        assert_eq!(next_of(&mut events), None);
+        sender.payment_required(RouteClass::Sample);
+        sender.payment_required(RouteClass::Train);
+        sender.payment_required(RouteClass::Sample);
+        assert_eq!(next_of(&mut events), Some(SessionEvent::PaymentRequired));
+        let mut late = sender.subscribe();
+        assert_eq!(next_of(&mut late), Some(SessionEvent::PaymentRequired));
+        sender.accepted(RouteClass::Poll);
+        sender.accepted(RouteClass::Sample);
+        assert_eq!(next_of(&mut events), None);
+        sender.accepted(RouteClass::Train);
+        sender.accepted(RouteClass::Train);
+        assert_eq!(next_of(&mut events), Some(SessionEvent::PaymentAccepted));
+        assert_eq!(next_of(&mut events), None);
+        assert_eq!(next_of(&mut sender.subscribe()), None);
     }
 }

@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod api_document;
+mod cancel_queue;
 mod close;
 mod context;
 mod endpoint;
@@ -22,7 +23,7 @@ mod telemetry;
 
 pub use endpoint::{Endpoint, EndpointState, Endpoints};
 pub use endpoint_key::EndpointKey;
-pub use events::{SessionEvent, SessionEvents};
+pub use events::{MessageLevel, SessionEvent, SessionEvents};
 pub use options::{HeartbeatParts, SessionOptions, SessionParts};
 pub use session::Session;
 pub use telemetry::TelemetryCounts;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tinkers_auth::Auth;
-use tinkers_core::retry::SAME_REASONS;
+use tinkers_core::retry::{SAME_REASONS, is_missing_route};
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
-    Accepted, BaseUrl, BoxFuture, Call, CallPolicy, Caller, Deduplication, Error, ErrorKind,
-    ProfileUpdate, RecoveredError, RetryBudget, RouteClass, Sent, Timestamp,
+    Accepted, BaseUrl, Billing, BoxFuture, Call, CallPolicy, Caller, Deduplication, Error,
+    ErrorKind, ProfileUpdate, RecoveredError, RetryBudget, RouteClass, Sent, Timestamp,
 };
 use tinkers_dispatch::{ByteSemaphore, ClassSettings, LimiterSettings};
 use tinkers_wire::{
@@ -17,7 +18,9 @@ use tinkers_wire::{
 };
 
 use crate::api_document;
+use crate::cancel_queue::CancelQueue;
 use crate::endpoint::Endpoint;
+use crate::events::{EventSender, MessageLevel, SessionEvent};
 use crate::heartbeat::HeartbeatLoop;
 use crate::io_task::on_io;
 use crate::json_response::{self, decode};
@@ -50,11 +53,15 @@ impl Session {
         options.check()?;
         let spawner = Arc::clone(&parts.spawner);
         let work = Box::pin(async move {
-            let mut caller = caller(&parts, &options);
+            let events = Arc::<EventSender>::default();
+            let mut caller = caller(&parts, &options, Arc::clone(&events));
             let negotiated = negotiate(&mut caller, &parts, &options)
                 .await
                 .map_err(|error| error.with_operation(OPERATION))?;
-            Ok(Arc::new(Self::start(parts, options, caller, negotiated)))
+            report_messages(&negotiated.created, &events);
+            Ok(Arc::new(Self::start(
+                parts, options, caller, events, negotiated,
+            )))
         });
         on_io(&*spawner, work).await
     }
@@ -63,6 +70,7 @@ impl Session {
         parts: SessionParts,
         options: SessionOptions,
         caller: Caller,
+        events: Arc<EventSender>,
         negotiated: Negotiated,
     ) -> Self {
         let Negotiated {
@@ -80,6 +88,7 @@ impl Session {
             dynamic,
             Arc::clone(&caller.recovered_errors),
             Arc::clone(&caller.closing),
+            events,
         );
         let heartbeat = HeartbeatLoop::new(
             ObservedTransport::wrap(parts.heartbeat.transport, &parts.time, &parts.endpoint),
@@ -91,6 +100,8 @@ impl Session {
         )
         .with_timeouts(options.timeouts.of(RouteClass::Control));
         let refresh = refresh::run(caller.clone(), Arc::clone(&state), expiry / 3);
+        let cancels = Arc::<CancelQueue>::default();
+        let cancellations = Arc::clone(&cancels).run(caller.clone(), Arc::clone(&state));
         let telemetry = options
             .telemetry
             .then(|| Telemetry::new(&caller, &created.session_id));
@@ -100,6 +111,7 @@ impl Session {
         });
         let tasks = Tasks {
             _heartbeat: parts.heartbeat.spawner.spawn(Box::pin(heartbeat.run())),
+            _cancels: parts.spawner.spawn(Box::pin(cancellations)),
             _refresh: parts.spawner.spawn(Box::pin(refresh)),
             _telemetry: reports,
             _token_refresh: token_refresh.map(|refresh| parts.spawner.spawn(refresh)),
@@ -119,6 +131,7 @@ impl Session {
             state,
             telemetry,
             auth: parts.auth,
+            cancels,
             tasks: Mutex::new(Some(tasks)),
         }
     }
@@ -152,7 +165,7 @@ async fn negotiate(
         false => None,
     };
     learn(&config, endpoint);
-    caller.billing_limit = Duration::from_secs(config.billing_exception_max_pause_duration_sec);
+    caller.billing.limit = Duration::from_secs(config.billing_exception_max_pause_duration_sec);
     api_document::learn(caller, endpoint, optional_until).await;
     // A wrong address fails at once, so there are no retries before anything has shown that this is a Tinker server.
     let attempts = if is_tinker_server { 3 } else { 1 };
@@ -177,7 +190,7 @@ async fn negotiate(
     })
 }
 
-fn caller(parts: &SessionParts, options: &SessionOptions) -> Caller {
+fn caller(parts: &SessionParts, options: &SessionOptions, events: Arc<EventSender>) -> Caller {
     let endpoint = &parts.endpoint;
     let admission = endpoint
         .limiter()
@@ -191,8 +204,11 @@ fn caller(parts: &SessionParts, options: &SessionOptions) -> Caller {
         budget,
         outages: Arc::clone(endpoint.outages()),
         notices: Arc::clone(endpoint.notices()),
-        billing: Arc::clone(endpoint.billing()),
-        billing_limit: Duration::from_secs(3600),
+        billing: Billing {
+            pause: Arc::clone(endpoint.billing()),
+            limit: Duration::from_secs(3600),
+            observer: Some(events),
+        },
         recovered_errors: Arc::clone(&parts.recovered_errors),
         closing: Arc::default(),
         timeouts: options.timeouts,
@@ -213,7 +229,7 @@ async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<Option<Clie
     let config = answer.and_then(|accepted| decode(&accepted.response, "client/config"));
     let config: ClientConfig = match config {
         Ok(config) => config,
-        Err(error) if is_missing_route(&error) => {
+        Err(error) if has_no_route(&error) => {
             let recovered_errors = &caller.recovered_errors;
             recovered_errors.record(RecoveredError::MissingRoute, &error);
             return Ok(None);
@@ -229,7 +245,7 @@ async fn exchange(
     config: &ClientConfig,
     address: &BaseUrl,
 ) -> Result<BoxFuture<'static, ()>, Error> {
-    let from_command = config.credential_default_source.as_deref() == Some("credential_cmd");
+    let from_command = config.requires_credential_command();
     let Some(auth) = auth else {
         let message = format!(
             "the server at {address} requires an exchange of the API key for a token (pjwt_auth_enabled), and this session has no \
@@ -243,14 +259,13 @@ async fn exchange(
 
 /// Returns whether an error means that a server lacks a route, or that the route does not work there. Servers without a route respond with
 /// different statuses, with an HTML page, or not at all.
-fn is_missing_route(error: &Error) -> bool {
+fn has_no_route(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Protocol => true,
         ErrorKind::Timeout => error.sent() == Sent::MaybeSent,
-        _ => matches!(
-            error.status(),
-            Some(400 | 403 | 404 | 405 | 410 | 411 | 415 | 422 | 500 | 501)
-        ),
+        _ => error
+            .status()
+            .is_some_and(|status| status == 500 || is_missing_route(status)),
     }
 }
 
@@ -413,14 +428,24 @@ async fn create(
     call.max_same_reason = max_same_reason;
     let accepted = caller.call(call).await?;
     let created: SessionCreated = decode(&accepted.response, "create_session")?;
-    if let Some(message) = &created.info_message {
-        tracing::info!(session_id = created.session_id, "{message}");
-    }
-    if let Some(message) = &created.warning_message {
-        tracing::warn!(session_id = created.session_id, "{message}");
-    }
-    if let Some(message) = &created.error_message {
-        tracing::error!(session_id = created.session_id, "{message}");
-    }
     Ok(created)
+}
+
+/// Logs the messages of the server in its response to the creation of a session, and sends them as events.
+fn report_messages(created: &SessionCreated, events: &EventSender) {
+    let session_id = &created.session_id;
+    let messages = [
+        (MessageLevel::Info, &created.info_message),
+        (MessageLevel::Warning, &created.warning_message),
+        (MessageLevel::Error, &created.error_message),
+    ];
+    for (level, text) in messages {
+        let Some(text) = text.clone() else { continue };
+        catch_panic(|| match level {
+            MessageLevel::Info => tracing::info!(session_id, "{text}"),
+            MessageLevel::Warning => tracing::warn!(session_id, "{text}"),
+            MessageLevel::Error => tracing::error!(session_id, "{text}"),
+        });
+        events.send(SessionEvent::ServerMessage { level, text });
+    }
 }

@@ -9,6 +9,7 @@ use tinkers_core::{Caller, RecoveredErrorCounts, Spawn, Task};
 use tinkers_dispatch::{ByteSemaphore, LimitRequest};
 use tinkers_wire::ClientConfig;
 
+use crate::cancel_queue::CancelQueue;
 use crate::endpoint::Endpoint;
 use crate::events::SessionEvents;
 use crate::options::SessionOptions;
@@ -36,6 +37,8 @@ pub struct Session {
     /// `None` if telemetry is off.
     pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) auth: Option<Arc<Auth>>,
+    /// The abandoned samples that are still to be cancelled on the server.
+    pub(crate) cancels: Arc<CancelQueue>,
     pub(crate) tasks: Mutex<Option<Tasks>>,
 }
 
@@ -43,6 +46,7 @@ pub struct Session {
 pub(crate) struct Tasks {
     pub(crate) _heartbeat: Task,
     pub(crate) _refresh: Task,
+    pub(crate) _cancels: Task,
     pub(crate) _telemetry: Option<Task>,
     /// The background refresh of the token, if the server requires one.
     pub(crate) _token_refresh: Option<Task>,
@@ -67,7 +71,8 @@ impl Session {
         self.auth.as_ref()?.identity()
     }
 
-    /// Subscribes to the events of the session: its heartbeats fail, its heartbeats succeed again, or the session has ended.
+    /// Subscribes to the events of the session, such as messages of the server, pauses until a bill is paid, failing heartbeats, and the end of
+    /// the session.
     pub fn events(&self) -> SessionEvents {
         self.state.events.subscribe()
     }

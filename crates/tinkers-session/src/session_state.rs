@@ -15,7 +15,7 @@ pub(crate) struct SessionState {
     /// The signal that makes all calls of the session fail when the session is closed. The session's `Caller`, which sends its requests,
     /// shares this signal.
     closing: Arc<CloseSignal>,
-    pub(crate) events: EventSender,
+    pub(crate) events: Arc<EventSender>,
     pub(crate) dynamic: ArcSwap<DynamicConfig>,
     pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
@@ -25,10 +25,11 @@ impl SessionState {
         dynamic: DynamicConfig,
         recovered_errors: Arc<RecoveredErrors>,
         closing: Arc<CloseSignal>,
+        events: Arc<EventSender>,
     ) -> Arc<Self> {
         Arc::new(Self {
             closing,
-            events: EventSender::new(),
+            events,
             dynamic: ArcSwap::from_pointee(dynamic),
             recovered_errors,
         })
@@ -69,7 +70,12 @@ mod tests {
 
     #[test]
     fn session_error_names_the_first_of_close_and_end_by_the_server() {
-        let closed = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
+        let closed = SessionState::new(
+            DynamicConfig::default(),
+            Arc::default(),
+            Arc::default(),
+            Arc::default(),
+        );
         closed.check_open().expect("open");
         assert!(closed.close());
         assert!(!closed.close());
@@ -83,7 +89,12 @@ mod tests {
         );
         assert_eq!(closed.events.subscribe().latest(), None);
 
-        let ended = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
+        let ended = SessionState::new(
+            DynamicConfig::default(),
+            Arc::default(),
+            Arc::default(),
+            Arc::default(),
+        );
         ended.end();
         assert!(!ended.close());
         let error = ended.check_open().expect_err("ended");
@@ -108,7 +119,12 @@ mod tests {
             state.close();
         };
         for end in [SessionState::end, close] {
-            let state = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
+            let state = SessionState::new(
+                DynamicConfig::default(),
+                Arc::default(),
+                Arc::default(),
+                Arc::default(),
+            );
             let probe = Arc::new(OpenProbe(Arc::clone(&state), Mutex::default()));
             let waker = Waker::from(Arc::clone(&probe));
             let mut events = state.events.subscribe();

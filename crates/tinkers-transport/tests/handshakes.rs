@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{
-    Admission, AdmissionRequest, Admitted, BillingPause, BoxFuture, Call, Caller, Error,
-    FixedJitter, ManualClock, RetryBudget, RouteClass, Sent, Timeouts, Transport,
-    TransportErrorKind,
+    Admission, AdmissionRequest, Admitted, Billing, BoxFuture, Call, Caller, Error, FixedJitter,
+    ManualClock, RetryBudget, RouteClass, Sent, Timeouts, Transport, TransportErrorKind,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -93,8 +92,7 @@ async fn call_is_retried_after_an_interrupted_tls_handshake() {
             budget: Arc::new(RetryBudget::default()),
             outages: Arc::default(),
             notices: Arc::default(),
-            billing: Arc::new(BillingPause::default()),
-            billing_limit: Duration::ZERO,
+            billing: Billing::default(),
             recovered_errors: Arc::default(),
             closing: Arc::default(),
             timeouts: Default::default(),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::Response;
 use tinkers_core::nesting::NestedMark;
-use tinkers_core::{Call, Caller, ClientId, Error, Jitter, RetryBudget, RouteClass, SplitMix};
+use tinkers_core::{
+    Billing, Call, Caller, ClientId, Error, Jitter, RetryBudget, RouteClass, SplitMix,
+};
 use tinkers_dispatch::{GateSnapshot, Limiter, LimiterSettings};
 use tinkers_transport::{
     ClassConnectionLimits, HttpTransport, HttpTransportBuilder, HttpVersions, IoRuntime,
@@ -55,8 +57,7 @@ impl LimitedClient {
             budget: Arc::new(RetryBudget::default()),
             outages: Arc::default(),
             notices: Arc::default(),
-            billing: Arc::default(),
-            billing_limit: Duration::ZERO,
+            billing: Billing::default(),
             recovered_errors: Arc::default(),
             closing: Arc::default(),
             timeouts: Default::default(),

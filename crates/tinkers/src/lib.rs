@@ -50,7 +50,7 @@ pub use tinkers_futures::ApiFuture;
 pub use tinkers_sampling::{
     CreateSamplingClient, Sample, SampleStream, SamplingClient, StreamedSample,
 };
-pub use tinkers_session::{Session, SessionEvent, SessionEvents, TelemetryCounts};
+pub use tinkers_session::{MessageLevel, Session, SessionEvent, SessionEvents, TelemetryCounts};
 pub use tinkers_training::{
     CreateLoraTrainingClient, CreateTrainingClientFromState, SaveForSampler, SaveState,
     TrainingClient,

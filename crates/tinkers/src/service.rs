@@ -214,7 +214,8 @@ impl ServiceClient {
         identity(self.session.identity())
     }
 
-    /// Subscribes to events of the session: its heartbeats fail, its heartbeats succeed again, or the session has ended.
+    /// Subscribes to the events of the session, such as messages of the server, pauses until a bill is paid, failing heartbeats, and the end of
+    /// the session.
     pub fn events(&self) -> SessionEvents {
         self.session.events()
     }

@@ -2,6 +2,7 @@
 
 mod blocking;
 mod body_formats;
+mod cancelled_samples;
 mod chunks;
 mod close;
 mod congestion;
@@ -26,6 +27,7 @@ mod recorder;
 mod rejections;
 mod runtime;
 mod sampling;
+mod session_events;
 mod shared_poll_faults;
 mod shared_poll_retries;
 mod shared_polls;

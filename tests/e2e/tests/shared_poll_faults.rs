@@ -104,7 +104,13 @@ async fn sample_missing_in_shared_polls_is_polled_individually() {
 
 #[tokio::test(start_paused = true)]
 async fn abandoned_samples_are_acknowledged_or_cancelled() {
-    let (harness, sampler) = start().await;
+    let setup = setup();
+    // Without cancellation requests, the server learns from the shared polls that a sample is abandoned.
+    let flags = json!({ "sample_cancel_enabled": false });
+    let rule = Rule::on(routes::DYNAMIC_CONFIG).always();
+    setup.faults.add(rule, Fault::json(StatusCode::OK, &flags));
+    let harness = Harness::with(setup).await;
+    let sampler = sampler_of(&harness).await;
     let dropped = send(&sampler);
     let cancelled = send(&sampler);
     let limited = send(&sampler);

@@ -39,6 +39,10 @@ impl SessionContext for SessionOverride {
         self.session.operation_failed(operation, error);
     }
 
+    fn cancel_sample(&self, request_id: &str) {
+        self.session.cancel_sample(request_id);
+    }
+
     fn session_id(&self) -> &str {
         self.session.session_id()
     }

@@ -199,6 +199,7 @@ impl<'a> Attempts<'a> {
                     drop(attempt);
                     permit.settle(AttemptOutcome::Accepted);
                     self.caller.budget.credit();
+                    self.caller.billing.on_accepted(call.class);
                     return Ok(Accepted {
                         response,
                         in_flight_permit: held,
@@ -240,16 +241,13 @@ impl<'a> Attempts<'a> {
                     self.record(attempt, Applied::No);
                     permit.settle(AttemptOutcome::Answered);
                     drop(held);
-                    match self
-                        .caller
-                        .billing
-                        .on_payment_required(now, self.caller.billing_limit)
-                    {
+                    let billing = &self.caller.billing;
+                    match billing.on_payment_required(call.class, now) {
                         BillingAction::Pause(step) => {
                             self.caller
                                 .recovered_errors
                                 .record(RecoveredError::Billing, &response.status);
-                            let longest = self.caller.billing_limit;
+                            let longest = self.caller.billing.limit;
                             let pause = step.max(hint.unwrap_or_default().min(longest));
                             let error = || response_error(ErrorKind::Billing, &response);
                             self.sleep(call, pause, error).await?;

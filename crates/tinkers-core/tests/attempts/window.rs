@@ -46,7 +46,7 @@ fn pauses_after_429_and_402_do_not_count_for_the_retry_window() {
         Header(402, "retry-after", "400"),
     ] {
         let mut world = World::new(&[step, NOT_SENT], OK);
-        world.caller.billing_limit = secs(3600);
+        world.caller.billing.limit = secs(3600);
         let outcome = world.call(post(RouteClass::Sample));
         outcome.unwrap_or_else(|error| panic!("{step:?}: {error}"));
         assert_eq!(world.seen().len(), 3, "{step:?}");

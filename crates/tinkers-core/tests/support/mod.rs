@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tinkers_core::{
-    Accepted, Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, BillingPause,
-    BoxFuture, Call, Caller, Clock, DepartureCheck, Error, FixedJitter, HttpRequest, HttpResponse,
+    Accepted, Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, Billing, BoxFuture,
+    Call, Caller, Clock, DepartureCheck, Error, FixedJitter, HttpRequest, HttpResponse,
     InFlightPermit, Ledger, ManualClock, Readmission, RetryBudget, RouteClass, Sent, SubmitPermit,
     Ticket, Timeouts, Timestamp, Transport, TransportError, TransportErrorKind,
 };
@@ -213,8 +213,10 @@ impl World {
             budget: Arc::new(RetryBudget::default()),
             outages: Arc::default(),
             notices: Arc::default(),
-            billing: Arc::new(BillingPause::default()),
-            billing_limit: Duration::from_secs(60),
+            billing: Billing {
+                limit: Duration::from_secs(60),
+                ..Billing::default()
+            },
             recovered_errors: Arc::default(),
             closing: Arc::default(),
             timeouts: Default::default(),

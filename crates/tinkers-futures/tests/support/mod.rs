@@ -13,11 +13,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 use tinkers_core::{
-    Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, BillingPause, BoxFuture,
-    BytesGuard, Caller, ClientId, Clock, Error, FixedJitter, HttpRequest, HttpResponse,
-    InFlightPermit, Ledger, ManualClock, ProfileUpdate, Readmission, RetryBudget, Sent,
-    ServerProfile, SessionContext, Spawn, SubmitPermit, Task, Ticket, Timestamp, Transport,
-    TransportError, TransportErrorKind,
+    Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, Billing, BoxFuture, BytesGuard,
+    Caller, ClientId, Clock, Error, FixedJitter, HttpRequest, HttpResponse, InFlightPermit, Ledger,
+    ManualClock, ProfileUpdate, Readmission, RetryBudget, Sent, ServerProfile, SessionContext,
+    Spawn, SubmitPermit, Task, Ticket, Timestamp, Transport, TransportError, TransportErrorKind,
 };
 use tinkers_wire::{ClientConfig, DynamicConfig};
 
@@ -124,8 +123,10 @@ fn build(
         budget: Arc::new(RetryBudget::new(u64::MAX)),
         outages: Arc::default(),
         notices: Arc::default(),
-        billing: Arc::new(BillingPause::default()),
-        billing_limit: Duration::from_secs(3600),
+        billing: Billing {
+            limit: Duration::from_secs(3600),
+            ..Billing::default()
+        },
         recovered_errors: Arc::default(),
         closing: Arc::default(),
         timeouts: Default::default(),

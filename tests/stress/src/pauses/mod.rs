@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tinkers_core::{
-    BoxFuture, Call, Caller, ClientId, Clock, DepartureCheck, HttpRequest, HttpResponse, Jitter,
-    RetryBudget, RouteClass, SplitMix, Transport, TransportError, TransportErrorKind,
+    Billing, BoxFuture, Call, Caller, ClientId, Clock, DepartureCheck, HttpRequest, HttpResponse,
+    Jitter, RetryBudget, RouteClass, SplitMix, Transport, TransportError, TransportErrorKind,
 };
 use tinkers_dispatch::{Limiter, LimiterSettings};
 use tinkers_transport::{ClassConnectionLimits, HttpTransport, HttpVersions, IoRuntime};
@@ -202,8 +202,7 @@ fn caller(transport: Arc<dyn Transport>, runtime: &IoRuntime, seed: u64) -> Arc<
         budget: Arc::new(RetryBudget::default()),
         outages: Arc::default(),
         notices: Arc::default(),
-        billing: Arc::default(),
-        billing_limit: Duration::ZERO,
+        billing: Billing::default(),
         recovered_errors: Arc::default(),
         closing: Arc::default(),
         timeouts: Default::default(),
