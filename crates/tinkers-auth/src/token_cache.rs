@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use tinkers_core::user_code::catch_panic;
-use tinkers_core::{BoxFuture, Clock, Jitter, Timestamp};
+use tinkers_core::{BoxFuture, Clock, Jitter, RecoveredError, RecoveredErrors, Timestamp};
 use tokio::sync::Notify;
 
 use crate::claims::{Claims, Identity};
@@ -36,6 +36,7 @@ pub(crate) struct TokenCache {
     placement: Placement,
     clock: Arc<dyn Clock>,
     jitter: Arc<dyn Jitter>,
+    recovered_errors: Arc<RecoveredErrors>,
     /// Held by the request that fetches the token.
     fetching: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -70,12 +71,14 @@ impl TokenCache {
         placement: Placement,
         clock: Arc<dyn Clock>,
         jitter: Arc<dyn Jitter>,
+        recovered_errors: Arc<RecoveredErrors>,
     ) -> Self {
         Self {
             source,
             placement,
             clock,
             jitter,
+            recovered_errors,
             fetching: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             resumed: Notify::new(),
@@ -118,8 +121,10 @@ impl TokenCache {
             Err(failure) => {
                 let outcome = self.despite(&self.state(), failure.clone(), rejected);
                 if outcome.is_ok() {
+                    self.recovered_errors.count(RecoveredError::TokenRefresh);
+                    let recovered_error = RecoveredError::TokenRefresh.name();
                     catch_panic(|| {
-                        tracing::warn!(error = %failure, "cannot fetch a new token; the old one stays in use until it expires");
+                        tracing::warn!(recovered_error, error = %failure, "cannot fetch a new token; the old one stays in use until it expires");
                     });
                 }
                 outcome
@@ -151,11 +156,15 @@ impl TokenCache {
                 }
                 Err(failure) => failure,
             };
+            self.recovered_errors.count(RecoveredError::TokenRefresh);
+            let recovered_error = RecoveredError::TokenRefresh.name();
             catch_panic(|| match has_failed {
                 false => {
-                    tracing::warn!(error = %failure, "cannot refresh the token; trying again in 60 s")
+                    tracing::warn!(recovered_error, error = %failure, "cannot refresh the token; trying again in 60 s")
                 }
-                true => tracing::debug!(error = %failure, "cannot refresh the token"),
+                true => {
+                    tracing::debug!(recovered_error, error = %failure, "cannot refresh the token")
+                }
             });
             has_failed = true;
             pause = RETRY_PAUSE;
