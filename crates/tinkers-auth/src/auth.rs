@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use http::{HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use tinkers_core::{
-    BaseUrl, BoxFuture, Clock, Error, ErrorKind, Jitter, Result, Sent, Transport, TransportError,
-    TransportErrorKind,
+    BaseUrl, BoxFuture, Clock, Error, ErrorKind, Jitter, RecoveredErrors, Result, Sent, Transport,
+    TransportError, TransportErrorKind,
 };
 use zeroize::Zeroizing;
 
@@ -33,6 +33,7 @@ pub struct Auth {
     transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
     jitter: Arc<dyn Jitter>,
+    recovered_errors: Arc<RecoveredErrors>,
 }
 
 /// The header of requests before and without an exchange.
@@ -62,7 +63,7 @@ pub(crate) struct AuthHeader {
 impl Auth {
     /// Creates the authentication of a client with the credential that [`Sources::resolve`] has found in `sources` for the server at
     /// `address`. Token exchanges are sent through `transport`, which must not wait for other requests of the client, and adds no
-    /// credential. Nothing is sent.
+    /// credential. Failed exchanges that are tried again are counted in `recovered_errors`. Nothing is sent.
     ///
     /// # Errors
     /// `InvalidInput` for a credential in an invalid form.
@@ -73,6 +74,7 @@ impl Auth {
         transport: Arc<dyn Transport>,
         clock: Arc<dyn Clock>,
         jitter: Arc<dyn Jitter>,
+        recovered_errors: Arc<RecoveredErrors>,
     ) -> Result<Arc<Self>> {
         let Resolved { credential, source } = resolved;
         let none = Credential::api_key("");
@@ -85,6 +87,7 @@ impl Auth {
                 placement.clone(),
                 Arc::clone(&clock),
                 Arc::clone(&jitter),
+                Arc::clone(&recovered_errors),
             )),
             _ => {
                 let value = value(&placement, &credential)?;
@@ -109,6 +112,7 @@ impl Auth {
             transport,
             clock,
             jitter,
+            recovered_errors,
         }))
     }
 
@@ -155,6 +159,7 @@ impl Auth {
             placement,
             clock: Arc::clone(&self.clock),
             jitter: Arc::clone(&self.jitter),
+            recovered_errors: Arc::clone(&self.recovered_errors),
             not_before: Mutex::default(),
         };
         Ok(TokenCache::new(
@@ -162,6 +167,7 @@ impl Auth {
             self.placement.clone(),
             Arc::clone(&self.clock),
             Arc::clone(&self.jitter),
+            Arc::clone(&self.recovered_errors),
         ))
     }
 

@@ -9,8 +9,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tinkers_core::retry::{RetryAction, classify};
 use tinkers_core::{
-    Backoff, BoxFuture, Clock, HttpRequest, HttpResponse, Jitter, RouteClass, Timestamp, Transport,
-    TransportErrorKind,
+    Backoff, BoxFuture, Clock, HttpRequest, HttpResponse, Jitter, RecoveredError, RecoveredErrors,
+    RouteClass, Timestamp, Transport, TransportErrorKind,
 };
 use tinkers_wire::routes;
 
@@ -41,6 +41,7 @@ pub(crate) struct Exchange {
     pub(crate) placement: Placement,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) jitter: Arc<dyn Jitter>,
+    pub(crate) recovered_errors: Arc<RecoveredErrors>,
     /// The time before which the server has asked not to send the request again, and the failure with that response.
     pub(crate) not_before: Mutex<Option<(Timestamp, Failure)>>,
 }
@@ -93,6 +94,9 @@ impl Exchange {
             if made >= attempts || !matches!(failed.failure.kind, FailureKind::Temporary(_)) {
                 return Err(failed.failure);
             }
+            let failure = &failed.failure;
+            self.recovered_errors
+                .record(RecoveredError::TokenRefresh, failure);
             // The jitter is only added, so the retry delay of the server is never undercut.
             let pause = self.jitter.stretch(BACKOFF.pause(made - 1).max(hint), 0.25);
             self.clock.sleep(pause).await;

@@ -7,8 +7,10 @@ mod command;
 mod credential;
 mod exchange;
 mod failure;
+mod single_flight;
 mod sources;
 mod store;
+mod sync;
 mod token_cache;
 mod transport;
 

@@ -1,18 +1,19 @@
 //! The token that all requests share, fetched by one request at a time and refreshed before it expires.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use tinkers_core::user_code::catch_panic;
-use tinkers_core::{BoxFuture, Clock, Jitter, Timestamp};
+use tinkers_core::{BoxFuture, Clock, Jitter, RecoveredError, RecoveredErrors, Timestamp};
 use tokio::sync::Notify;
 
 use crate::claims::{Claims, Identity};
 use crate::credential::Placement;
 use crate::failure::Failure;
+use crate::single_flight::{Fetch, SingleFlight, Turn};
 
 /// A source of tokens, such as an exchange or a command.
 pub(crate) trait TokenSource: Send + Sync + fmt::Debug {
@@ -36,22 +37,10 @@ pub(crate) struct TokenCache {
     placement: Placement,
     clock: Arc<dyn Clock>,
     jitter: Arc<dyn Jitter>,
-    /// Held by the request that fetches the token.
-    fetching: tokio::sync::Mutex<()>,
-    state: Mutex<State>,
+    recovered_errors: Arc<RecoveredErrors>,
+    flight: SingleFlight<Arc<Token>, Failure>,
     /// Wakes the background refresh after it has stopped.
     resumed: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    token: Option<Arc<Token>>,
-    /// The number of fetches that have ended.
-    ended: u64,
-    /// The failure of the last fetch, if it failed.
-    failure: Option<Failure>,
-    /// Whether the background refresh waits for a successful fetch by a request.
-    is_refresh_stopped: bool,
 }
 
 /// A token, as the value of a header.
@@ -70,14 +59,15 @@ impl TokenCache {
         placement: Placement,
         clock: Arc<dyn Clock>,
         jitter: Arc<dyn Jitter>,
+        recovered_errors: Arc<RecoveredErrors>,
     ) -> Self {
         Self {
             source,
             placement,
             clock,
             jitter,
-            fetching: tokio::sync::Mutex::default(),
-            state: Mutex::default(),
+            recovered_errors,
+            flight: SingleFlight::new(),
             resumed: Notify::new(),
         }
     }
@@ -90,46 +80,29 @@ impl TokenCache {
         &self,
         rejected: Option<&HeaderValue>,
     ) -> Result<Arc<Token>, Failure> {
-        let ended_before = {
-            let state = self.state();
-            if let Some(token) = self.fresh(&state, rejected) {
-                return Ok(token);
-            }
-            state.ended
+        let is_usable = |token: &Arc<Token>| self.is_fresh(token) && !is_rejected(token, rejected);
+        let failure = match self.flight.turn(is_usable).await {
+            Turn::Value(token) => return Ok(token),
+            Turn::Failed(failure) => return self.despite(failure, rejected),
+            Turn::Fetch(fetch) => match self.fetch(fetch).await {
+                Ok(token) => return Ok(token),
+                Err(failure) => failure,
+            },
         };
-        let _fetching = self.fetching.lock().await;
-        {
-            let state = self.state();
-            if let Some(token) = self.fresh(&state, rejected) {
-                return Ok(token);
-            }
-            // Another request has fetched since this one began to wait.
-            if state.ended != ended_before {
-                return match (&state.failure, &state.token) {
-                    (None, Some(token)) => Ok(Arc::clone(token)),
-                    (Some(failure), _) => self.despite(&state, failure.clone(), rejected),
-                    (None, None) => Err(Failure::local("the token is gone".to_owned())),
-                };
-            }
+        let outcome = self.despite(failure.clone(), rejected);
+        if outcome.is_ok() {
+            self.recovered_errors.count(RecoveredError::TokenRefresh);
+            let recovered_error = RecoveredError::TokenRefresh.name();
+            catch_panic(|| {
+                tracing::warn!(recovered_error, error = %failure, "cannot fetch a new token; the old one stays in use until it expires");
+            });
         }
-        let fetched = self.fetch().await;
-        match fetched {
-            Ok(token) => Ok(token),
-            Err(failure) => {
-                let outcome = self.despite(&self.state(), failure.clone(), rejected);
-                if outcome.is_ok() {
-                    catch_panic(|| {
-                        tracing::warn!(error = %failure, "cannot fetch a new token; the old one stays in use until it expires");
-                    });
-                }
-                outcome
-            }
-        }
+        outcome
     }
 
     /// Returns the user of the current token.
     pub(crate) fn identity(&self) -> Option<Identity> {
-        self.state().token.as_ref()?.identity.clone()
+        self.flight.value()?.identity.clone()
     }
 
     /// Refreshes the token in the background, forever: about halfway through its lifetime. After a failure, tries again in 60 s. Stops
@@ -139,9 +112,10 @@ impl TokenCache {
         let mut has_failed = false;
         loop {
             self.clock.sleep(pause).await;
-            let fetched = {
-                let _fetching = self.fetching.lock().await;
-                self.fetch().await
+            let fetched = match self.flight.turn(|_| false).await {
+                Turn::Value(token) => Ok(token),
+                Turn::Failed(failure) => Err(failure),
+                Turn::Fetch(fetch) => self.fetch(fetch).await,
             };
             let failure = match fetched {
                 Ok(_) => {
@@ -151,11 +125,15 @@ impl TokenCache {
                 }
                 Err(failure) => failure,
             };
+            self.recovered_errors.count(RecoveredError::TokenRefresh);
+            let recovered_error = RecoveredError::TokenRefresh.name();
             catch_panic(|| match has_failed {
                 false => {
-                    tracing::warn!(error = %failure, "cannot refresh the token; trying again in 60 s")
+                    tracing::warn!(recovered_error, error = %failure, "cannot refresh the token; trying again in 60 s")
                 }
-                true => tracing::debug!(error = %failure, "cannot refresh the token"),
+                true => {
+                    tracing::debug!(recovered_error, error = %failure, "cannot refresh the token")
+                }
             });
             has_failed = true;
             pause = RETRY_PAUSE;
@@ -168,43 +146,35 @@ impl TokenCache {
 
     /// Marks the background refresh as stopped if the token expires within two minutes. Returns whether it did.
     fn stop_refresh(&self) -> bool {
-        let mut state = self.state();
         let soon = self.clock.now().after(2 * MARGIN);
-        let expires_at = state.token.as_ref().and_then(|token| token.expires_at);
-        state.is_refresh_stopped = expires_at.is_none_or(|at| at <= soon);
-        state.is_refresh_stopped
+        self.flight.stop_refresh(|token| {
+            let expires_at = token.and_then(|token| token.expires_at);
+            expires_at.is_none_or(|at| at <= soon)
+        })
     }
 
     /// Returns the pause before the next refresh: 45 to 55 % of the lifetime of the token, so that clients spread their refreshes.
     fn refresh_pause(&self) -> Duration {
-        let lifetime = self.state().token.as_ref().and_then(|token| token.lifetime);
+        let lifetime = self.flight.value().and_then(|token| token.lifetime);
         lifetime.map_or(RETRY_PAUSE, |lifetime| {
             lifetime.mul_f64(0.45 + 0.1 * self.jitter.unit())
         })
     }
 
-    /// Fetches a token and stores the outcome. The caller holds the lock `fetching`.
-    async fn fetch(&self) -> Result<Arc<Token>, Failure> {
+    /// Fetches a token and stores the outcome.
+    async fn fetch(
+        &self,
+        permission: Fetch<'_, Arc<Token>, Failure>,
+    ) -> Result<Arc<Token>, Failure> {
+        let current = self.flight.value();
         // With a token that still works, requests do not wait for retries.
-        let is_alive = self.alive(&self.state(), None).is_some();
+        let is_alive = current.is_some_and(|token| self.is_alive(&token));
         let fetched = self.source.fetch(if is_alive { 1 } else { ATTEMPTS }).await;
         let fetched = fetched.and_then(|secret| self.received(&secret));
-        let mut state = self.state();
-        state.ended += 1;
-        match fetched {
-            Ok(token) => {
-                state.token = Some(Arc::clone(&token));
-                state.failure = None;
-                if std::mem::take(&mut state.is_refresh_stopped) {
-                    self.resumed.notify_one();
-                }
-                Ok(token)
-            }
-            Err(failure) => {
-                state.failure = Some(failure.clone());
-                Err(failure)
-            }
+        if permission.end(fetched.clone()) {
+            self.resumed.notify_one();
         }
+        fetched
     }
 
     fn received(&self, secret: &SecretString) -> Result<Arc<Token>, Failure> {
@@ -235,38 +205,35 @@ impl TokenCache {
         }))
     }
 
-    /// Returns the current token if it can be used without a fetch.
-    fn fresh(&self, state: &State, rejected: Option<&HeaderValue>) -> Option<Arc<Token>> {
-        let token = state.token.as_ref()?;
+    /// Returns whether a token can be used without a fetch.
+    fn is_fresh(&self, token: &Token) -> bool {
         let now = self.clock.now();
-        let is_fresh = token.fresh_until.is_none_or(|until| now < until);
-        (is_fresh && rejected != Some(&token.value)).then(|| Arc::clone(token))
+        token.fresh_until.is_none_or(|until| now < until)
     }
 
-    /// Returns the current token if it has not expired.
-    fn alive(&self, state: &State, rejected: Option<&HeaderValue>) -> Option<Arc<Token>> {
-        let token = state.token.as_ref()?;
+    /// Returns whether a token has not expired.
+    fn is_alive(&self, token: &Token) -> bool {
         let now = self.clock.now();
-        let is_alive = token.expires_at.is_none_or(|at| now < at);
-        (is_alive && rejected != Some(&token.value)).then(|| Arc::clone(token))
+        token.expires_at.is_none_or(|at| now < at)
     }
 
     /// Returns the token that stays in use although a fetch has failed, or the failure.
     fn despite(
         &self,
-        state: &State,
         failure: Failure,
         rejected: Option<&HeaderValue>,
     ) -> Result<Arc<Token>, Failure> {
-        match self.alive(state, rejected) {
+        let current = self.flight.value();
+        let is_usable = |token: &Arc<Token>| self.is_alive(token) && !is_rejected(token, rejected);
+        match current.filter(is_usable) {
             Some(token) if !failure.is_rejection() => Ok(token),
             _ => Err(failure),
         }
     }
+}
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn is_rejected(token: &Token, rejected: Option<&HeaderValue>) -> bool {
+    rejected == Some(&token.value)
 }
 
 fn margin(lifetime: Duration) -> Duration {

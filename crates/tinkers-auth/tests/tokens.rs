@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tinkers_auth::{Auth, AuthTransport, Credential, Sources};
 use tinkers_core::{
-    BaseUrl, BoxFuture, Clock, ErrorKind, FixedJitter, HttpRequest, HttpResponse, RouteClass,
-    Transport, TransportError, TransportErrorKind,
+    BaseUrl, BoxFuture, Clock, ErrorKind, FixedJitter, HttpRequest, HttpResponse, RecoveredError,
+    RecoveredErrors, RouteClass, Transport, TransportError, TransportErrorKind,
 };
 use tinkers_local::{
     AccessControl, Fault, Faults, Hint, InProcess, Journal, LocalConfig, LocalServer, Rule,
@@ -31,6 +31,7 @@ struct Fixture {
     client: Arc<AuthTransport>,
     clock: Arc<dyn Clock>,
     server: InProcess,
+    recovered_errors: Arc<RecoveredErrors>,
 }
 
 impl Fixture {
@@ -63,6 +64,7 @@ impl Fixture {
         sources.given = Some(credential);
         let address = BaseUrl::parse("http://in-process").expect("valid");
         let resolved = sources.resolve(&address, false).expect("a credential");
+        let recovered_errors = Arc::<RecoveredErrors>::default();
         let auth = Auth::new(
             sources,
             resolved,
@@ -70,6 +72,7 @@ impl Fixture {
             Arc::new(server.clone()),
             Arc::clone(&clock),
             Arc::new(FixedJitter(0.5)),
+            Arc::clone(&recovered_errors),
         )
         .expect("valid");
         let client = AuthTransport::new(Arc::new(server.clone()), Arc::clone(&auth));
@@ -81,6 +84,7 @@ impl Fixture {
             client: Arc::new(client),
             clock,
             server,
+            recovered_errors,
         }
     }
 
@@ -97,6 +101,11 @@ impl Fixture {
 
     async fn pass(&self, time: Duration) {
         self.clock.sleep(time).await;
+    }
+
+    fn failed_refreshes(&self) -> u64 {
+        let counts = self.recovered_errors.snapshot();
+        counts.of(RecoveredError::TokenRefresh)
     }
 
     fn attempts(&self) -> usize {
@@ -308,6 +317,7 @@ async fn failed_refresh_is_repeated_after_a_minute() {
     assert_eq!(fixture.attempts(), 3);
     fixture.pass(Duration::from_secs(60)).await;
     assert_eq!((fixture.attempts(), fixture.access.exchanges()), (4, 2));
+    assert_eq!(fixture.failed_refreshes(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,6 +388,7 @@ fn wrong_clock() -> (Arc<WrongClock>, Arc<Auth>, AuthTransport) {
         Arc::clone(&shared),
         clock,
         jitter,
+        Arc::default(),
     );
     let auth = auth.expect("valid");
     let client = AuthTransport::new(shared, Arc::clone(&auth));

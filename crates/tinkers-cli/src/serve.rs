@@ -2,9 +2,10 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use tinkers_local::{Faults, LocalConfig, RuleCount, open_api};
+use tinkers_local::{AccessControl, Faults, LocalConfig, RuleCount, open_api};
 
 use crate::args::{EngineName, ServeArgs};
 use crate::blocking::run_blocking;
@@ -93,6 +94,9 @@ fn config(args: &ServeArgs) -> Result<LocalConfig> {
     if let Some(key) = &args.api_key {
         config = config.with_api_key(key.expose());
     }
+    if let Some(path) = &args.keys {
+        config.access = access(path)?;
+    }
     if let Some(lifetime) = args.token_exchange {
         config.access = config.access.with_token_exchange(lifetime);
     }
@@ -103,6 +107,18 @@ fn config(args: &ServeArgs) -> Result<LocalConfig> {
         config.access = config.access.with_required_header(name.clone());
     }
     Ok(config)
+}
+
+/// Reads the file of API keys. No error contains a key.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the file names the environment variables that contain keys"
+)]
+fn access(path: &Path) -> Result<AccessControl> {
+    let context = || format!("cannot use the file of API keys {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(context)?;
+    let variable = |name: &str| std::env::var(name).ok();
+    AccessControl::from_keys(&text, variable).with_context(context)
 }
 
 fn print_openapi(config: &LocalConfig) -> Result<()> {

@@ -54,11 +54,14 @@ pub enum RecoveredError {
     Connection,
     /// A root certificate of the operating system could not be read.
     Certificate,
+    /// An exchange of the credential for a token failed, or its credential command did. The client tries again, and keeps the current token
+    /// in use until it expires.
+    TokenRefresh,
 }
 
 impl RecoveredError {
     /// All kinds of errors from which the client recovers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Repeat,
         Self::Billing,
         Self::Poll,
@@ -78,6 +81,7 @@ impl RecoveredError {
         Self::Close,
         Self::Connection,
         Self::Certificate,
+        Self::TokenRefresh,
     ];
 
     /// Returns the name of this kind in logs and tables, in snake case.
@@ -102,6 +106,7 @@ impl RecoveredError {
             Self::Close => "close",
             Self::Connection => "connection",
             Self::Certificate => "certificate",
+            Self::TokenRefresh => "token_refresh",
         }
     }
 

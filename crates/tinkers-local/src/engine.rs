@@ -10,6 +10,8 @@ use tinkers_wire::{
     OptimStepResult, PassMode, SampleRequest, SampleResponse, TinkerPath,
 };
 
+use crate::access::Owner;
+
 /// An engine, which runs the jobs of a server on models: training, sampling, and saving and loading of weights. The engine handles
 /// only tensors. The server handles HTTP, sessions, sequence numbers and timeouts.
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
@@ -353,9 +355,23 @@ pub struct CheckpointRecord {
     /// The metadata that the client attached to the model when it created it.
     #[serde(default)]
     pub run_metadata: Option<BTreeMap<String, String>>,
+    /// The owner of the checkpoint, which is the owner of its run. `None` for the owner of a server without keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 impl CheckpointRecord {
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
+            .as_deref()
+            .map_or_else(Owner::default, Owner::new)
+    }
+
+    /// Returns the value of the field `owner` of the checkpoints of an owner.
+    pub(crate) fn stored_owner(owner: &Owner) -> Option<String> {
+        (*owner != Owner::default()).then(|| owner.name().to_owned())
+    }
+
     /// Converts a date to seconds since the Unix epoch.
     pub fn seconds(date: SystemTime) -> f64 {
         date.duration_since(SystemTime::UNIX_EPOCH)
@@ -417,6 +433,7 @@ mod tests {
             size_bytes: 0,
             user_metadata: None,
             run_metadata: None,
+            owner: None,
         };
         let base = base("0123456789abcdef");
         assert_eq!(base.mismatch(&record(Some("0123456789abcdef"))), None);

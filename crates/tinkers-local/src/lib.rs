@@ -16,7 +16,9 @@ mod read;
 mod scripted;
 mod window;
 
-pub use access::AccessControl;
+#[cfg(feature = "script")]
+pub use access::InvalidKeys;
+pub use access::{AccessControl, AccessKey, Permission};
 pub use config::LocalConfig;
 pub use dialect::{
     Dialect, Expiry, Failures, Flags, KeyNeed, Loads, MaxTokens, OpenApi, Order, OtherBodies,
@@ -42,6 +44,6 @@ pub use journal::{Journal, JournalEntry};
 pub use openapi::open_api;
 pub use protocol::{Effect, Ended, ExchangeId, Form, Payload, Protocol, Stamp};
 pub use quirks::{Quirk, UnknownQuirk};
-pub use read::{Command, Route};
+pub use read::{AuthorizedCommand, Command, Route};
 pub use scripted::{JobCounts, Script, ScriptedEngine};
 pub use window::{Congestion, HintForm, InvalidWindow, Window, WindowCounts, WindowLevel};

@@ -30,6 +30,7 @@ fn server_with_checkpoints(checkpoints: &[(&str, &str, Option<&str>)]) -> TestSe
                 size_bytes: 1,
                 user_metadata: None,
                 run_metadata: None,
+                owner: None,
             });
         }
     }

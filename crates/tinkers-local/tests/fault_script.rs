@@ -147,6 +147,8 @@ async fn faults_with_a_response_return_the_response_of_the_script() {
             ("content-length", "15"),
             "",
         ),
+        ("fault = 'revoke_tokens'", 200, ("content-length", "15"), ""),
+        ("fault = 'revoke_key'", 200, ("content-length", "15"), ""),
     ] {
         let (_, client) = server_with_script(&format!("[[rule]]\non = 'control'\n{fault}\n"));
         let response = health(&client).await.expect("a response");

@@ -21,6 +21,7 @@ mod options_network;
 mod orphans;
 mod outage_log;
 mod outages;
+mod owners;
 mod parity;
 mod quirks;
 mod recorder;

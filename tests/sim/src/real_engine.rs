@@ -193,6 +193,7 @@ impl RealEngine {
                 size_bytes: 0,
                 user_metadata: None,
                 run_metadata: None,
+                owner: None,
             },
             overwrite: Overwrite::Refuse,
         };

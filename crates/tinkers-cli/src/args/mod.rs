@@ -240,6 +240,14 @@ pub(crate) struct ServeArgs {
     /// The API key that clients must send [default: accept any key, or none]
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Option<Key>,
+    /// A TOML file of API keys with separate owners and permissions, in place of --api-key
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "api_key",
+        help_heading = "Server"
+    )]
+    pub(crate) keys: Option<PathBuf>,
     /// Make clients exchange their API key for a token that is valid for this time, in seconds
     #[arg(long, value_name = "SECS", value_parser = whole_seconds, help_heading = "Server")]
     pub(crate) token_exchange: Option<Duration>,
@@ -298,9 +306,9 @@ impl ServeArgs {
             let message = format!("invalid --api-key: expected {}", error.expected());
             return Err(usage_error("serve", ErrorKind::InvalidValue, &message));
         }
-        if !self.host.is_loopback() && self.api_key.is_none() {
+        if !self.host.is_loopback() && self.api_key.is_none() && self.keys.is_none() {
             let message = format!(
-                "--host {} is reachable from other machines: set --api-key KEY to restrict access",
+                "--host {} is reachable from other machines: set --api-key KEY or --keys FILE to restrict access",
                 self.host
             );
             return Err(usage_error(

@@ -49,7 +49,7 @@ fn stored_key_is_used_until_logout() {
     assert_eq!(stored["keys"]["1"]["key"], KEY);
     assert_eq!(
         stored["keys"]["1"]["details"]["user_details"]["email"],
-        "user@localhost"
+        "local@localhost"
     );
     let again = auth(home, &url, &["login"], KEY);
     assert_eq!(again.code, Some(1));
@@ -63,11 +63,11 @@ fn stored_key_is_used_until_logout() {
     );
     let whoami = auth(home, &url, &["whoami", "--format", "json"], "");
     let user = object(whoami.succeeded());
-    assert_eq!(user["user_urn"], "tml:user:1");
+    assert_eq!(user["user_urn"], "tml:user:local");
     assert_eq!(user["org_urn"], "tml:organization:local");
-    assert_eq!(user["email"], "user@localhost");
+    assert_eq!(user["email"], "local@localhost");
     let whoami = auth(home, &url, &["whoami"], "");
-    assert!(whoami.succeeded().stdout.contains("Email: user@localhost"));
+    assert!(whoami.succeeded().stdout.contains("Email: local@localhost"));
 
     let logout = auth(home, &url, &["logout"], "");
     assert!(

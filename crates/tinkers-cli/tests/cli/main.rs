@@ -7,6 +7,7 @@ mod environment;
 mod errors;
 mod faults;
 mod help;
+mod keys;
 mod program;
 mod quickstart;
 mod remote;

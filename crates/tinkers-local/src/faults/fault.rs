@@ -29,6 +29,8 @@ pub(crate) enum Action {
     Duplicate,
     PauseCapacity(Duration),
     ExpireSessions,
+    RevokeTokens,
+    RevokeKey,
     Restart,
 }
 
@@ -206,6 +208,18 @@ impl Fault {
     /// Creates a fault that ends all sessions, as if the server had received no heartbeats, and then processes the request.
     pub fn expire_sessions() -> Self {
         Self::of(Action::ExpireSessions)
+    }
+
+    /// Creates a fault that makes all tokens invalid that API keys were exchanged for, and then processes the request. See
+    /// [`AccessControl::revoke_tokens`](crate::AccessControl::revoke_tokens).
+    pub fn revoke_tokens() -> Self {
+        Self::of(Action::RevokeTokens)
+    }
+
+    /// Creates a fault that revokes the API key of the request, or the key of its token, and then processes the request, which the server
+    /// refuses with 401. Has no effect on a request without a valid key.
+    pub fn revoke_key() -> Self {
+        Self::of(Action::RevokeKey)
     }
 
     /// Creates a fault that restarts the server instead of processing the request (see

@@ -62,10 +62,8 @@ async fn respond(
     };
     let limit = server.config().max_body;
     // The body of a request without a valid key is not kept in memory, since it will be refused.
-    let body_limit = match check_key(server.config(), &request) {
-        Ok(_) => limit,
-        Err(_) => 0,
-    };
+    let caller = check_key(server.config(), &request).ok();
+    let body_limit = if caller.is_some() { limit } else { 0 };
     let mut scan = match body_limit {
         0 => NumberScan::None,
         _ => NumberScan::of(&request),
@@ -82,8 +80,8 @@ async fn respond(
     {
         Some(body) => request.body = body,
         None if body_limit == limit => {
-            if let Some(numbered) = scan.found() {
-                server.number_refused(&numbered);
+            if let (Some(caller), Some(numbered)) = (caller, scan.found()) {
+                server.number_refused(&caller.grant.owner, &numbered);
             }
             let refused = too_large(limit).into_response().encode();
             return Ok(to_hyper(Delivery::Complete(refused)));

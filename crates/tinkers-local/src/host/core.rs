@@ -16,7 +16,7 @@ use crate::http::LazyResponse;
 use crate::journal::Journal;
 use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
 use crate::quirks::Quirks;
-use crate::read::Command;
+use crate::read::AuthorizedCommand;
 use crate::window::WindowCounts;
 
 /// A Tinker server without sockets. Clones are cheap and share the server. The server stops when the last clone is dropped.
@@ -167,7 +167,7 @@ impl LocalServer {
 impl Shared {
     /// Applies a parsed request to the state of the server. Returns a future that waits for the response. Dropping the future
     /// counts as a disconnect of the client.
-    pub(super) fn apply(&self, command: Command) -> PendingResponse {
+    pub(super) fn apply(&self, command: AuthorizedCommand) -> PendingResponse {
         let (sender, receiver) = oneshot::channel();
         let exchange = {
             let mut core = self.lock();

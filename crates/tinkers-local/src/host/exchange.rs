@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::LocalServer;
+use crate::access::Owner;
 use crate::faults::{Action, Fault, SelectedFault};
 use crate::http::{LazyResponse, Request, Response};
 use crate::protocol::Protocol;
 use crate::quirks::Quirks;
 use crate::read::{
-    Command, NumberScan, Numbered, class_of, fault_counts, gives_up_number, is_counts,
+    AuthorizedCommand, NumberScan, Numbered, check_key, class_of, fault_counts, gives_up_number,
+    is_counts,
 };
 
 /// The way in which an injected fault has cut a connection, from the view of the client.
@@ -34,10 +36,10 @@ pub(super) enum Delivery {
 #[derive(Clone)]
 struct ParseRefusal {
     response: LazyResponse,
-    /// The model and the sequence number of a refused request, if the client will not use this sequence number again. Later
+    /// The owner, the model and the sequence number of a refused request, if the client will not use this sequence number again. Later
     /// requests of the model then do not wait for it. `None` if the client may retry with this sequence number, or if the request
     /// has none.
-    numbered: Option<Numbered>,
+    numbered: Option<(Owner, Numbered)>,
 }
 
 /// How many bytes of an oversized request body the server receives and searches for a sequence number, as a multiple of the size
@@ -81,21 +83,23 @@ impl LocalServer {
     async fn deliver_read(
         &self,
         request: &Request,
-        read: Result<Command, ParseRefusal>,
+        read: Result<AuthorizedCommand, ParseRefusal>,
     ) -> Result<Delivery, Cut> {
         let selected = self.select_fault(request);
-        let command = read.as_ref().ok();
+        let authorized = read.as_ref().ok();
+        let command = authorized.map(|authorized| &authorized.command);
         let struck_by = selected.as_ref().map(|selected| &selected.rule);
         let mut arrival = (self.shared.journal.as_ref())
             .map(|journal| journal.arrive(request, command, &self.shared.time, struck_by));
         if selected.is_some()
-            && let Some(numbered) = command.and_then(Command::numbered)
+            && let Some(AuthorizedCommand { owner, command }) = authorized
+            && let Some(numbered) = command.numbered()
         {
             let shared = &self.shared;
-            shared.change(|protocol, at| protocol.number_attempted(at, &numbered));
+            shared.change(|protocol, at| protocol.number_attempted(at, owner, &numbered));
         }
         let result = self
-            .respond_with_fault(read, selected.map(|selected| selected.fault))
+            .respond_with_fault(request, read, selected.map(|selected| selected.fault))
             .await;
         let result = match result {
             Ok(Delivery::Complete(response)) if !self.shared.quirks.is_empty() => {
@@ -130,7 +134,7 @@ impl LocalServer {
         clippy::result_large_err,
         reason = "the error is the response and is used at once"
     )]
-    fn read(&self, request: &Request) -> Result<Command, ParseRefusal> {
+    fn read(&self, request: &Request) -> Result<AuthorizedCommand, ParseRefusal> {
         let shared = &self.shared;
         let read = match fault_counts(&shared.config, request, &shared.faults) {
             Some(counts) => Err(counts),
@@ -138,18 +142,22 @@ impl LocalServer {
         };
         read.map_err(|response| {
             let limit = shared.config.max_body.saturating_mul(SCAN_LIMIT_FACTOR);
-            let numbered = gives_up_number(response.status())
-                .then(|| NumberScan::whole(request, limit))
-                .flatten();
+            let is_given_up = gives_up_number(response.status());
+            let numbered = is_given_up.then(|| {
+                let caller = check_key(&shared.config, request).ok()?;
+                let numbered = NumberScan::whole(request, limit)?;
+                Some((caller.grant.owner.clone(), numbered))
+            });
+            let numbered = numbered.flatten();
             ParseRefusal { response, numbered }
         })
     }
 
-    /// Records that a request was refused. Later requests of the same model then do not wait for the sequence number of the refused
+    /// Records that a request of an owner was refused. Later requests of the same model then do not wait for the sequence number of the refused
     /// request.
-    pub(super) fn number_refused(&self, numbered: &Numbered) {
+    pub(super) fn number_refused(&self, owner: &Owner, numbered: &Numbered) {
         let shared = &self.shared;
-        shared.change(|protocol, _| protocol.number_refused(numbered));
+        shared.change(|protocol, _| protocol.number_refused(owner, numbered));
     }
 
     /// Returns the fault to inject into a request. Requests for `GET /faults/counts` and `GET /scripted/counts` get no fault.
@@ -164,7 +172,8 @@ impl LocalServer {
 
     async fn respond_with_fault(
         &self,
-        read: Result<Command, ParseRefusal>,
+        request: &Request,
+        read: Result<AuthorizedCommand, ParseRefusal>,
         fault: Option<Fault>,
     ) -> Result<Delivery, Cut> {
         let Some(fault) = fault else {
@@ -213,6 +222,18 @@ impl LocalServer {
                 self.expire_sessions();
                 self.respond(read).await?
             }
+            // The credential of the request is checked again.
+            Action::RevokeTokens => {
+                self.config().access.revoke_tokens();
+                self.respond(self.read(request)).await?
+            }
+            Action::RevokeKey => {
+                let config = self.config();
+                if let Ok(caller) = check_key(config, request) {
+                    config.access.revoke(caller.key);
+                }
+                self.respond(self.read(request)).await?
+            }
             Action::Restart => {
                 self.restart();
                 return Err(Cut::Broken);
@@ -221,11 +242,14 @@ impl LocalServer {
         Ok(Delivery::Complete(response))
     }
 
-    async fn respond(&self, read: Result<Command, ParseRefusal>) -> Result<Response, Cut> {
+    async fn respond(
+        &self,
+        read: Result<AuthorizedCommand, ParseRefusal>,
+    ) -> Result<Response, Cut> {
         let response = match read {
             Err(refusal) => {
-                if let Some(numbered) = &refusal.numbered {
-                    self.number_refused(numbered);
+                if let Some((owner, numbered)) = &refusal.numbered {
+                    self.number_refused(owner, numbered);
                 }
                 refusal.response
             }

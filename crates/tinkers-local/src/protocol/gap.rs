@@ -5,21 +5,28 @@ use tinkers_core::Timestamp;
 use super::state::agenda::Alarm;
 use super::state::model_queue::{Failed, Gap};
 use super::{Protocol, Stamp};
+use crate::access::Owner;
 use crate::engine::EngineError;
 use crate::read::Numbered;
 
 impl Protocol {
-    /// Records that a request was refused. Later requests of the same model then do not wait for the sequence number of the refused
-    /// request.
-    pub(crate) fn number_refused(&mut self, numbered: &Numbered) {
+    /// Records that a request of an owner was refused. Later requests of the same model then do not wait for the sequence number of the
+    /// refused request. Has no effect on models of other owners.
+    pub(crate) fn number_refused(&mut self, owner: &Owner, numbered: &Numbered) {
+        if self.owner_of_model(&numbered.model) != Some(owner) {
+            return;
+        }
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             queue.refuse(numbered.number);
         }
     }
 
     /// Records that a request arrived but was not accepted for now, because of an injected fault or a full queue. The client will
-    /// send it again, so the timeout for its sequence number restarts.
-    pub(crate) fn number_attempted(&mut self, at: Stamp, numbered: &Numbered) {
+    /// send it again, so the timeout for its sequence number restarts. Has no effect on models of other owners.
+    pub(crate) fn number_attempted(&mut self, at: Stamp, owner: &Owner, numbered: &Numbered) {
+        if self.owner_of_model(&numbered.model) != Some(owner) {
+            return;
+        }
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             let gaps = queue.attempted(numbered.number, at.now);
             self.move_alarm(&numbered.model, gaps);

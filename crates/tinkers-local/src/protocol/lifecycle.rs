@@ -159,7 +159,7 @@ impl Protocol {
             Some(Origin::Sampler(sampler, Some(number))) => {
                 self.samplers.forget_sample(&sampler, number);
             }
-            Some(Origin::Sampler(_, None) | Origin::Free) | None => {}
+            Some(Origin::Sampler(_, None) | Origin::Free(_)) | None => {}
         }
     }
 

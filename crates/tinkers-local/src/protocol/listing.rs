@@ -9,6 +9,7 @@ use tinkers_wire::{
 };
 
 use super::Protocol;
+use crate::access::Owner;
 use crate::dialect::Flags;
 use crate::engine::CheckpointRecord;
 use crate::http::LazyResponse;
@@ -68,14 +69,19 @@ impl Protocol {
         LazyResponse::ok(&config)
     }
 
-    /// Handles `GET /training_runs`: lists the runs of one project or of all projects, the most recently used run first. Runs of an
+    /// Handles `GET /training_runs`: lists the runs of an owner in one project or in all projects, the most recently used run first. Runs of an
     /// earlier server process belong to no project.
-    pub(super) fn list_runs(&self, page: Page, project: Option<&str>) -> LazyResponse {
+    pub(super) fn list_runs(
+        &self,
+        owner: &Owner,
+        page: Page,
+        project: Option<&str>,
+    ) -> LazyResponse {
         let project_of = |run: &str| {
             let model = self.models.get(run)?;
             self.sessions.project_of(model.session())
         };
-        let runs = self.runs().into_iter();
+        let runs = self.runs(owner).into_iter();
         let mut all: Vec<(f64, TrainingRun)> = runs
             .filter(|(run, _)| project.is_none() || project_of(run) == project)
             .map(|(_, run)| run)
@@ -87,10 +93,10 @@ impl Protocol {
     }
 
     /// Handles `GET /training_runs/{id}`, which describes a training run.
-    pub(super) fn run_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
-        match self.runs().remove(id) {
+    pub(super) fn run_info(&self, owner: &Owner, id: &str) -> Result<LazyResponse, Refusal> {
+        match self.runs(owner).remove(id) {
             Some((_, run)) => Ok(LazyResponse::ok(&run)),
-            None => Err(unknown(id)),
+            None => Err(unknown_run(id)),
         }
     }
 
@@ -99,15 +105,15 @@ impl Protocol {
         let of_run: Vec<&CheckpointRecord> =
             self.newest_first(|record| record.path.run_id() == Some(id));
         if of_run.is_empty() && self.models.get(id).is_none() {
-            return Err(unknown(id));
+            return Err(unknown_run(id));
         }
         let checkpoints = of_run.into_iter().map(listed).collect();
         Ok(LazyResponse::ok(&CheckpointList::new(checkpoints, None)))
     }
 
-    /// Handles `GET /checkpoints`: lists one page of all checkpoints, the newest checkpoint first.
-    pub(super) fn list_checkpoints(&self, page: Page) -> LazyResponse {
-        let all = self.newest_first(|_| true);
+    /// Handles `GET /checkpoints`: lists one page of all checkpoints of an owner, the newest checkpoint first.
+    pub(super) fn list_checkpoints(&self, owner: &Owner, page: Page) -> LazyResponse {
+        let all = self.newest_first(|record| record.owner() == *owner);
         let checkpoints = page.of(&all).iter().map(|record| listed(record)).collect();
         let cursor = Some(page.cursor(all.len()));
         LazyResponse::ok(&CheckpointList::new(checkpoints, cursor))
@@ -120,19 +126,25 @@ impl Protocol {
         found
     }
 
-    /// Returns the training runs of this server process, and those of earlier processes from which checkpoints exist. Each run has
+    /// Returns the training runs of an owner in this server process, and those of earlier processes from which checkpoints exist. Each run has
     /// the time of its last use.
-    fn runs(&self) -> BTreeMap<&str, (f64, TrainingRun)> {
+    fn runs(&self, owner: &Owner) -> BTreeMap<&str, (f64, TrainingRun)> {
         let mut saved: BTreeMap<&str, Vec<&CheckpointRecord>> = BTreeMap::new();
         for record in self.checkpoints.iter() {
+            if record.owner() != *owner {
+                continue;
+            }
             let run = record.path.run_id().unwrap_or_default();
             saved.entry(run).or_default().push(record);
         }
         let mut runs = BTreeMap::new();
         for (id, model) in self.models.iter() {
+            if self.owner_of_model(id) != Some(owner) {
+                continue;
+            }
             let records = saved.remove(id).unwrap_or_default();
             let (base, last) = (&model.base().name, model.last_request());
-            let mut run = run(id, base, model.lora().rank, last, &records);
+            let mut run = run(owner, id, base, model.lora().rank, last, &records);
             run.user_metadata = model.user_metadata().cloned();
             runs.insert(id, (last, run));
         }
@@ -144,7 +156,7 @@ impl Protocol {
                 continue;
             };
             let (base, rank) = (&last.base_model, last.lora.rank);
-            let mut run = run(id, base, rank, last.saved_at, &records);
+            let mut run = run(owner, id, base, rank, last.saved_at, &records);
             run.user_metadata = last.run_metadata.clone();
             runs.insert(id, (last.saved_at, run));
         }
@@ -152,9 +164,16 @@ impl Protocol {
     }
 }
 
-fn run(id: &str, base: &str, rank: u32, last: f64, records: &[&CheckpointRecord]) -> TrainingRun {
+fn run(
+    owner: &Owner,
+    id: &str,
+    base: &str,
+    rank: u32,
+    last: f64,
+    records: &[&CheckpointRecord],
+) -> TrainingRun {
     let mut run = TrainingRun::new(id, base);
-    run.model_owner = "local".to_owned();
+    run.model_owner = owner.name().to_owned();
     run.is_lora = true;
     run.lora_rank = Some(rank);
     run.last_request_time = date(last);
@@ -168,7 +187,7 @@ fn date(seconds: f64) -> String {
     rfc3339(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
-fn unknown(id: &str) -> Refusal {
+pub(super) fn unknown_run(id: &str) -> Refusal {
     Refusal::not_found(format!("no training run {id:?} on this server"))
 }
 

@@ -20,6 +20,7 @@ mod listing;
 mod load;
 mod losses;
 mod optimizer;
+mod ownership;
 mod payload;
 mod retrieve;
 mod retrieve_futures;
@@ -54,10 +55,11 @@ use self::state::polls::Polls;
 use self::state::sample_limit::SampleLimit;
 use self::state::samplers::Samplers;
 use self::state::sessions::Sessions;
+use crate::access::Owner;
 use crate::config::LocalConfig;
 use crate::engine::{BaseModel, CheckpointRecord, JobId};
 use crate::http::{LazyResponse, Request};
-use crate::read::{Command, Refusal, gives_up_number, read};
+use crate::read::{AuthorizedCommand, Command, Refusal, gives_up_number, read};
 use crate::window::WindowCounts;
 
 /// The server as a state machine without I/O: its state (such as sessions, models and results), and the changes of the state by
@@ -124,24 +126,34 @@ impl Protocol {
         clippy::result_large_err,
         reason = "the error is the response and is used at once"
     )]
-    pub fn read(config: &LocalConfig, request: &Request) -> Result<Command, LazyResponse> {
+    pub fn read(
+        config: &LocalConfig,
+        request: &Request,
+    ) -> Result<AuthorizedCommand, LazyResponse> {
         read(config, request)
     }
 
     /// Applies a request to the protocol state. Returns the effects, such as the response. If the request has to wait, for example
     /// a poll, its response is an effect of a later call.
-    pub fn apply(&mut self, at: Stamp, exchange: ExchangeId, command: Command) -> Vec<Effect> {
+    pub fn apply(
+        &mut self,
+        at: Stamp,
+        exchange: ExchangeId,
+        authorized: AuthorizedCommand,
+    ) -> Vec<Effect> {
+        let AuthorizedCommand { owner, command } = authorized;
         let numbered = command.numbered();
-        match self.dispatch(at, exchange, command) {
+        let checked = self.check_owner(&owner, &command);
+        match checked.and_then(|()| self.dispatch(at, exchange, &owner, command)) {
             Ok(Some(response)) => self.respond(exchange, response),
             Ok(None) => {}
             Err(refusal) => {
                 match numbered {
                     Some(numbered) if gives_up_number(refusal.status()) => {
-                        self.number_refused(&numbered);
+                        self.number_refused(&owner, &numbered);
                     }
                     // The client will retry the request under the same number.
-                    Some(numbered) => self.number_attempted(at, &numbered),
+                    Some(numbered) => self.number_attempted(at, &owner, &numbered),
                     None => {}
                 }
                 self.respond(exchange, refusal.into_response());
@@ -154,6 +166,7 @@ impl Protocol {
         &mut self,
         at: Stamp,
         exchange: ExchangeId,
+        owner: &Owner,
         command: Command,
     ) -> Result<Option<LazyResponse>, Refusal> {
         let response = match command {
@@ -165,7 +178,7 @@ impl Protocol {
             Command::DescribeKey(key) => self.config.access.describe(key),
             Command::RevokeKey(key) => self.config.access.revoke(key),
             Command::Telemetry => LazyResponse::ok(&json!({ "status": "accepted" })),
-            Command::CreateSession(body) => self.create_session(at, body),
+            Command::CreateSession(body) => self.create_session(at, owner, body),
             Command::Heartbeat(body) => self.heartbeat(at, &body)?,
             Command::FinishSession(id, body) => self.finish_session(at, &id, &body)?,
             Command::CreateModel(body, digest) => self.create_model(at, *body, digest)?,
@@ -179,18 +192,18 @@ impl Protocol {
             Command::WeightsInfo(body) => self.weights_info(&body)?,
             Command::CreateSamplingSession(body, digest) => self.create_sampler(body, digest)?,
             Command::Sampler(id) => self.sampler_info(&id)?,
-            Command::Sample(body, digest) => self.sample(at, body, digest)?,
+            Command::Sample(body, digest) => self.sample(at, owner, body, digest)?,
             Command::Retrieve(body, form) => return self.retrieve(at, exchange, &body, form),
             Command::RetrieveAll(body) => return self.retrieve_futures(at, exchange, body),
             Command::Cancel(body) => self.cancel_future(&body)?,
-            Command::TrainingRuns(page, project) => self.list_runs(page, project.as_deref()),
-            Command::TrainingRun(id) => self.run_info(&id)?,
+            Command::TrainingRuns(page, project) => self.list_runs(owner, page, project.as_deref()),
+            Command::TrainingRun(id) => self.run_info(owner, &id)?,
             Command::RunCheckpoints(id) => self.list_run_checkpoints(&id)?,
-            Command::Checkpoints(page) => self.list_checkpoints(page),
+            Command::Checkpoints(page) => self.list_checkpoints(owner, page),
             Command::DeleteCheckpoint { run, checkpoint } => {
                 return self.delete_checkpoint(exchange, &run, &checkpoint);
             }
-            Command::Sessions(page) => self.list_sessions(page),
+            Command::Sessions(page) => self.list_sessions(owner, page),
             Command::Session(id) => self.session_info(&id)?,
             Command::WindowCounts => match self.window_counts(at.now) {
                 Some(counts) => LazyResponse::ok(&counts.json()),

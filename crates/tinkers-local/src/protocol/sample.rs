@@ -8,6 +8,7 @@ use super::check::{MAX_TOP_K, check_input};
 use super::ids::OperationId;
 use super::state::operations::{Goal, Origin};
 use super::{Protocol, Stamp};
+use crate::access::Owner;
 use crate::dialect::AcceptedKind;
 use crate::engine::{BaseModel, SamplerWeights, Work};
 use crate::http::LazyResponse;
@@ -25,6 +26,7 @@ impl Protocol {
     pub(super) fn sample(
         &mut self,
         at: Stamp,
+        owner: &Owner,
         body: Box<SampleRequest>,
         digest: Digest,
     ) -> Result<LazyResponse, Refusal> {
@@ -35,7 +37,7 @@ impl Protocol {
                 return Ok(self.accepted_sample(operation, samples));
             }
         }
-        let source = self.source(&body)?;
+        let source = self.source(owner, &body)?;
         check(&source.base, self.config.max_samples, &body)?;
         // This is the last check, since the in-flight limit counts each sample that it admits.
         self.samples.admit(at, digest.bytes())?;
@@ -58,7 +60,7 @@ impl Protocol {
         Ok(self.accepted_sample(operation, samples))
     }
 
-    fn source(&self, body: &SampleRequest) -> Result<Source, Refusal> {
+    fn source(&self, owner: &Owner, body: &SampleRequest) -> Result<Source, Refusal> {
         match (
             &body.sampling_session_id,
             &body.base_model,
@@ -80,7 +82,7 @@ impl Protocol {
                 Ok(Source {
                     weights: SamplerWeights::Base(base.name.clone()),
                     base,
-                    origin: Origin::Free,
+                    origin: Origin::Free(owner.clone()),
                 })
             }
             (None, None, Some(path)) => {
@@ -88,7 +90,7 @@ impl Protocol {
                 Ok(Source {
                     base: self.catalog.base_of(record)?,
                     weights: SamplerWeights::Checkpoint(record.path.clone()),
-                    origin: Origin::Free,
+                    origin: Origin::Free(owner.clone()),
                 })
             }
             _ => Err(Refusal::field(

@@ -152,6 +152,9 @@ impl Protocol {
             size_bytes: 0,
             user_metadata: save.user_metadata,
             run_metadata: model.user_metadata().cloned(),
+            owner: self
+                .owner_of_model(save.model)
+                .and_then(CheckpointRecord::stored_owner),
         };
         self.checkpoints.begin_save(&path)?;
         let work = Work::Save {

@@ -6,13 +6,19 @@ use tinkers_wire::{CreateSession, FinishSession, Heartbeat, SessionCreated};
 use super::state::agenda::Alarm;
 use super::state::operations::Origin;
 use super::{Protocol, Stamp};
+use crate::access::Owner;
 use crate::http::LazyResponse;
 use crate::read::{Page, Refusal};
 
 impl Protocol {
     /// Handles `POST /create_session`, which creates a session and returns its id.
-    pub(super) fn create_session(&mut self, at: Stamp, body: CreateSession) -> LazyResponse {
-        let session_id = self.sessions.create(at.now, body);
+    pub(super) fn create_session(
+        &mut self,
+        at: Stamp,
+        owner: &Owner,
+        body: CreateSession,
+    ) -> LazyResponse {
+        let session_id = self.sessions.create(at.now, owner.clone(), body);
         let due = at.now.after(self.config.session_expiry);
         self.agenda.add(due, Alarm::Session(session_id.clone()));
         self.config.dialect.created(&SessionCreated {
@@ -46,9 +52,9 @@ impl Protocol {
         Ok(LazyResponse::ok(&json!({})))
     }
 
-    /// Handles `GET /sessions`: lists the sessions, the newest session first.
-    pub(super) fn list_sessions(&self, page: Page) -> LazyResponse {
-        let all = self.sessions.newest_first();
+    /// Handles `GET /sessions`: lists the sessions of an owner, the newest session first.
+    pub(super) fn list_sessions(&self, owner: &Owner, page: Page) -> LazyResponse {
+        let all = self.sessions.newest_first(owner);
         LazyResponse::ok(&json!({ "sessions": page.of(&all) }))
     }
 

@@ -7,8 +7,15 @@ use tinkers_wire::{
 };
 
 use super::{Digest, Numbered};
-use crate::access::KeyId;
+use crate::access::{KeyId, Owner};
 use crate::protocol::Form;
+
+/// A parsed request, with the owner in whose name it acts.
+#[derive(Debug, Clone)]
+pub struct AuthorizedCommand {
+    pub(crate) owner: Owner,
+    pub(crate) command: Command,
+}
 
 /// A parsed request.
 #[derive(Debug, Clone)]

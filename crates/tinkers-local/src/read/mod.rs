@@ -14,8 +14,8 @@ mod seq_id_scan;
 mod unknown_options;
 
 pub(crate) use body::{decompressed, is_protobuf, too_large};
-pub use command::Command;
 pub(crate) use command::Page;
+pub use command::{AuthorizedCommand, Command};
 pub(crate) use digest::Digest;
 pub(crate) use parse::{check_key, fault_counts, is_counts, read};
 pub(crate) use pass::{BackwardBody, ForwardBody};

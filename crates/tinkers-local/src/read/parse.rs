@@ -10,8 +10,10 @@ use tinkers_wire::{
 
 use super::body::decompressed;
 use super::json::json;
-use super::{Command, Digest, Page, Refusal, Route, is_protobuf, pass, unknown_options};
-use crate::access::{Accepts, KeyId};
+use super::{
+    AuthorizedCommand, Command, Digest, Page, Refusal, Route, is_protobuf, pass, unknown_options,
+};
+use crate::access::{Accepts, Caller};
 use crate::config::LocalConfig;
 use crate::dialect::{Dialect, KeyNeed, Repeats};
 use crate::faults::Faults;
@@ -36,17 +38,41 @@ pub(crate) fn is_counts(route: &str) -> bool {
     clippy::result_large_err,
     reason = "the error is the response and is used at once"
 )]
-pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, LazyResponse> {
-    let segments: Vec<String> = match request.route().strip_prefix("/api/v1/") {
-        None if config.window.is_some() && request.route() == WINDOW_COUNTS => {
-            return check_outside_api(config, request).map(|()| Command::WindowCounts);
+pub(crate) fn read(
+    config: &LocalConfig,
+    request: &Request,
+) -> Result<AuthorizedCommand, LazyResponse> {
+    if request.route() == openapi::PATH {
+        return Err(document(config, request));
+    }
+    let caller = check_key(config, request).map_err(Refusal::into_response)?;
+    let command = match config.window {
+        Some(_) if request.route() == WINDOW_COUNTS => {
+            check_outside_api(config, request).map(|()| Command::WindowCounts)?
         }
-        None if request.route() == openapi::PATH => return Err(document(config, request)),
-        Some(rest) => rest.split('/').map(unescape).collect(),
-        None => Vec::new(),
+        _ => of_api(config, request, &caller)?,
     };
+    Ok(AuthorizedCommand {
+        owner: caller.grant.owner.clone(),
+        command,
+    })
+}
+
+/// Parses a request for a path of the API: finds its route, checks the permissions of its key, and decodes its body.
+#[expect(
+    clippy::result_large_err,
+    reason = "the error is the response and is used at once"
+)]
+fn of_api(
+    config: &LocalConfig,
+    request: &Request,
+    caller: &Caller,
+) -> Result<Command, LazyResponse> {
+    let path = request.route().strip_prefix("/api/v1/");
+    let segments: Vec<String> =
+        path.map_or_else(Vec::new, |rest| rest.split('/').map(unescape).collect());
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let key = check_key(config, request).map_err(Refusal::into_response)?;
+    let key = caller.key;
     let dialect = &config.dialect;
     let Some(route) = Route::of(&segments).filter(|route| config.serves(*route)) else {
         return Err(dialect.no_route(request.route()).into_response());
@@ -60,6 +86,10 @@ pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, L
     if request.method.as_str() != route.method() {
         return Err(wrong_method(request, route.method()));
     }
+    caller
+        .grant
+        .permits(route)
+        .map_err(Refusal::into_response)?;
     let read = match request.method {
         Method::POST => post(config, request, route, &segments),
         _ => without_body(request, route, &segments),
@@ -118,11 +148,11 @@ fn wrong_method(request: &Request, allowed: &'static str) -> LazyResponse {
     response.with_header(ALLOW, HeaderValue::from_static(allowed))
 }
 
-/// Checks that the request has the right API key or token, if one is required, and the required headers. Returns the number of the key.
+/// Checks that the request has the right API key or token, if one is required, and the required headers. Returns the sender.
 /// Does not use the request body.
-pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<KeyId, Refusal> {
+pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<Caller, Refusal> {
     let accepts = match request.route() {
-        HEALTH => return Ok(KeyId::default()),
+        HEALTH => return Ok(Caller::default()),
         routes::AUTH_TOKEN | routes::API_KEY => Accepts::Keys,
         routes::CLIENT_CONFIG | WINDOW_COUNTS | FAULT_COUNTS | openapi::PATH => {
             Accepts::KeysAndTokens

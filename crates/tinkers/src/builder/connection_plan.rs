@@ -60,6 +60,7 @@ impl ConnectionPlan {
             exchange,
             runtime.clock(),
             jitter(),
+            Arc::clone(&self.recovered_errors),
         )
     }
 

@@ -9,7 +9,7 @@ use super::fields::{Fields, InvalidScript};
 use crate::faults::{Fault, Hint};
 
 /// The values that the field `fault` of a rule in a fault script can have, in the order of the documentation.
-const KINDS: [&str; 19] = [
+const KINDS: [&str; 21] = [
     "answer",
     "rate_limited",
     "empty_400",
@@ -28,6 +28,8 @@ const KINDS: [&str; 19] = [
     "duplicate",
     "pause_capacity",
     "expire_sessions",
+    "revoke_tokens",
+    "revoke_key",
     "restart",
 ];
 
@@ -57,6 +59,8 @@ pub(super) fn parse_fault(fields: &mut Fields<'_>) -> Result<(String, Fault), In
         "duplicate" => Fault::duplicate(),
         "pause_capacity" => Fault::pause_capacity(length(fields, "pause_s")?),
         "expire_sessions" => Fault::expire_sessions(),
+        "revoke_tokens" => Fault::revoke_tokens(),
+        "revoke_key" => Fault::revoke_key(),
         "restart" => Fault::restart(),
         _ => {
             let expected = format!("one of {}", KINDS.join(", "));

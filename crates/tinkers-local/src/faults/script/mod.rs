@@ -72,6 +72,8 @@ impl Faults {
     /// | `duplicate` | | the request is applied twice, with one response |
     /// | `pause_capacity` | `pause_s` | a simulated lack of capacity: no operation starts for this time, and polls report the lack |
     /// | `expire_sessions` | | all sessions end right before the request |
+    /// | `revoke_tokens` | | all tokens that API keys were exchanged for become invalid right before the request |
+    /// | `revoke_key` | | the API key of the request is revoked right before the request, which gets a 401 |
     /// | `restart` | | the server restarts: all state except checkpoints is lost, and all running requests, including this one, are cut |
     ///
     /// # Errors

@@ -39,10 +39,10 @@ impl Checkpoints {
     pub(crate) fn get(&self, path: &TinkerPath) -> Result<&CheckpointRecord, Refusal> {
         let canonical = canonical(path);
         self.records.get(&canonical).ok_or_else(|| {
-            let reason = match self.is_saving(&canonical) {
-                true => format!("{path} is still being saved; wait for the result of its save"),
-                false => format!("path: no checkpoint {path} on this server"),
-            };
+            if !self.is_saving(&canonical) {
+                return unknown(path);
+            }
+            let reason = format!("{path} is still being saved; wait for the result of its save");
             Refusal::not_found(reason)
         })
     }
@@ -102,8 +102,7 @@ impl Checkpoints {
                 format!("{path} is being saved; delete it when its save has ended, or not at all");
             return Err(Refusal::conflict(reason));
         }
-        self.take(&path)
-            .ok_or_else(|| Refusal::not_found(format!("path: no checkpoint {path} on this server")))
+        self.take(&path).ok_or_else(|| unknown(&path))
     }
 
     /// Begins the deletion of a checkpoint if it has expired. Returns `None` if it has not expired, was deleted already, or is
@@ -136,6 +135,10 @@ impl Checkpoints {
     pub(crate) fn end_delete(&mut self, path: &TinkerPath) {
         self.deleting.remove(path);
     }
+}
+
+pub(crate) fn unknown(path: &TinkerPath) -> Refusal {
+    Refusal::not_found(format!("path: no checkpoint {path} on this server"))
 }
 
 /// Returns the time at which a checkpoint expires, on the monotonic clock of the server. Returns `None` if it does not expire.
@@ -175,6 +178,7 @@ pub(super) mod tests {
             size_bytes: 0,
             user_metadata: None,
             run_metadata: None,
+            owner: None,
         }
     }
 

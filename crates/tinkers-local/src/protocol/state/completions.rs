@@ -24,7 +24,7 @@ pub(crate) fn target_of(origin: &Origin) -> Option<Target> {
         Origin::Sampler(sampler, number) => {
             Some((sampler.clone(), PollTarget::client_of(number.unwrap_or(0))))
         }
-        Origin::Model(..) | Origin::Free => None,
+        Origin::Model(..) | Origin::Free(_) => None,
     }
 }
 

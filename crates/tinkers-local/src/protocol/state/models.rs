@@ -258,7 +258,7 @@ impl Models {
     }
 }
 
-fn unknown(id: &str) -> Refusal {
+pub(crate) fn unknown(id: &str) -> Refusal {
     Refusal::not_found(format!("no model {id:?} on this server"))
 }
 

@@ -8,6 +8,7 @@ use tinkers_wire::TinkerPath;
 
 use super::retained::RetainedResults;
 use super::samplers::Sampler;
+use crate::access::Owner;
 use crate::engine::{CheckpointRecord, EngineError, JobId, Work};
 use crate::protocol::ids::{OperationId, RequestIds};
 use crate::protocol::payload::{Payload, Product};
@@ -36,8 +37,9 @@ pub(crate) enum Origin {
     Model(String, u64),
     /// The operation belongs to this sampler and has this `seq_id`. `None` for an operation without a `seq_id`.
     Sampler(String, Option<u64>),
-    /// The operation belongs neither to a model nor to a sampler. It is a sample directly from a base model or a checkpoint.
-    Free,
+    /// The operation belongs neither to a model nor to a sampler, but only to this owner. It is a sample directly from a base model or a
+    /// checkpoint.
+    Free(Owner),
 }
 
 /// An operation: the work of an accepted request, from its queue to its result.
@@ -76,7 +78,7 @@ impl Operation {
     pub(crate) fn model(&self) -> Option<&str> {
         match &self.origin {
             Origin::Model(model, _) => Some(model),
-            Origin::Sampler(..) | Origin::Free => None,
+            Origin::Sampler(..) | Origin::Free(_) => None,
         }
     }
 

@@ -90,9 +90,7 @@ impl Samplers {
     ///
     /// If the sampler is unknown.
     pub(crate) fn known(&self, id: &str) -> Result<&Sampler, Refusal> {
-        self.0
-            .get(id)
-            .ok_or_else(|| Refusal::not_found(format!("no sampling session {id:?} on this server")))
+        self.0.get(id).ok_or_else(|| unknown(id))
     }
 
     /// Returns the sampler with this id, if it accepts requests.
@@ -156,6 +154,10 @@ impl Samplers {
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
+}
+
+pub(crate) fn unknown(id: &str) -> Refusal {
+    Refusal::not_found(format!("no sampling session {id:?} on this server"))
 }
 
 #[cfg(test)]

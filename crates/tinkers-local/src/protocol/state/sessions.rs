@@ -8,6 +8,7 @@ use tinkers_core::{Jitter, Timestamp};
 use tinkers_wire::{CreateSession, SessionInfo};
 
 use super::numbered::NumberedRequests;
+use crate::access::Owner;
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
@@ -15,6 +16,7 @@ use crate::read::{Digest, Refusal};
 #[derive(Debug)]
 pub(crate) struct Session {
     number: u64,
+    owner: Owner,
     last_heartbeat: Timestamp,
     /// The reason why the session has ended. `None` if it has not ended.
     ended: Option<&'static str>,
@@ -82,8 +84,8 @@ impl Sessions {
         }
     }
 
-    /// Creates a session and returns its id.
-    pub(crate) fn create(&mut self, now: Timestamp, body: CreateSession) -> String {
+    /// Creates a session of an owner and returns its id.
+    pub(crate) fn create(&mut self, now: Timestamp, owner: Owner, body: CreateSession) -> String {
         self.created += 1;
         // The counter makes the id unique in this process, even if random bits repeat.
         let id = format!(
@@ -93,6 +95,7 @@ impl Sessions {
         );
         let session = Session {
             number: self.created,
+            owner,
             last_heartbeat: now,
             ended: None,
             user_metadata: body.user_metadata,
@@ -174,11 +177,10 @@ impl Sessions {
         live.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Returns the ids of all sessions, the newest session first.
-    pub(crate) fn newest_first(&self) -> Vec<&str> {
-        let mut all: Vec<(u64, &str)> = self
-            .all
-            .iter()
+    /// Returns the ids of all sessions of an owner, the newest session first.
+    pub(crate) fn newest_first(&self, owner: &Owner) -> Vec<&str> {
+        let own = self.all.iter().filter(|(_, one)| one.owner == *owner);
+        let mut all: Vec<(u64, &str)> = own
             .map(|(id, session)| (session.number, id.as_str()))
             .collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
@@ -200,6 +202,11 @@ impl Sessions {
         Ok(info)
     }
 
+    /// Returns the owner of a session. Returns `None` if the session is unknown.
+    pub(crate) fn owner_of(&self, id: &str) -> Option<&Owner> {
+        self.all.get(id).map(|session| &session.owner)
+    }
+
     /// Returns the id of the project to which a session belongs, if any.
     pub(crate) fn project_of(&self, id: &str) -> Option<&str> {
         self.all.get(id)?.project_id.as_deref()
@@ -211,7 +218,7 @@ impl Sessions {
     }
 }
 
-fn unknown(id: &str) -> Refusal {
+pub(crate) fn unknown(id: &str) -> Refusal {
     Refusal::not_found(format!("no session {id:?} on this server"))
 }
 
@@ -231,18 +238,18 @@ mod tests {
     #[test]
     fn session_ids_are_unique_without_random_bits_and_after_restart() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
-        let first = sessions.create(at(0), body());
-        let second = sessions.create(at(0), body());
-        assert_eq!(sessions.newest_first(), [&second, &first]);
+        let first = sessions.create(at(0), Owner::default(), body());
+        let second = sessions.create(at(0), Owner::default(), body());
+        assert_eq!(sessions.newest_first(&Owner::default()), [&second, &first]);
         sessions.clear();
-        let third = sessions.create(at(0), body());
+        let third = sessions.create(at(0), Owner::default(), body());
         assert!(third != first && third != second);
     }
 
     #[test]
     fn ended_session_is_listed_but_refuses_requests() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
-        let id = sessions.create(at(0), body());
+        let id = sessions.create(at(0), Owner::default(), body());
         let session = sessions.live_mut(&id).unwrap();
         session.add_model(0, Digest::of("test", b""), OperationId(1), "m".to_owned());
         session.add_sampler("s".to_owned());
@@ -262,7 +269,7 @@ mod tests {
     #[test]
     fn heartbeat_postpones_the_expiry_of_a_session() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
-        let id = sessions.create(at(0), body());
+        let id = sessions.create(at(0), Owner::default(), body());
         let expiry = Duration::from_secs(10);
         assert_eq!(sessions.expires(&id, expiry), Some(at(10)));
         sessions.heartbeat(at(4), &id).unwrap();

@@ -1,5 +1,10 @@
 //! Access to the server: API keys, short-lived tokens, and required headers.
 
+mod grant;
+#[cfg(feature = "script")]
+mod keys_file;
+mod owner;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -13,6 +18,11 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tinkers_core::Clock;
 
+pub(crate) use self::grant::Grant;
+pub use self::grant::{AccessKey, Permission};
+#[cfg(feature = "script")]
+pub use self::keys_file::InvalidKeys;
+pub(crate) use self::owner::Owner;
 use crate::http::LazyResponse;
 use crate::read::Refusal;
 
@@ -64,11 +74,19 @@ enum CredentialHeader {
 struct Key {
     id: KeyId,
     secret: String,
+    grant: Arc<Grant>,
 }
 
 /// The number of an API key. A server without configured keys accepts any key, under the number 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct KeyId(u64);
+
+/// The sender of a request, as its credential shows it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Caller {
+    pub(crate) key: KeyId,
+    pub(crate) grant: Arc<Grant>,
+}
 
 #[derive(Clone)]
 struct Token {
@@ -89,16 +107,22 @@ pub(crate) enum Accepts {
 }
 
 impl AccessControl {
-    /// Accepts this API key. Without a key, the server accepts any key, and requests without one.
+    /// Accepts this API key, with all permissions. All keys that are added by this method have the same owner. Without a key, the server
+    /// accepts any key, and requests without one.
     #[must_use]
     pub fn with_key(self, key: impl Into<String>) -> Self {
+        self.with_access_key(AccessKey {
+            secret: key.into(),
+            grant: Grant::default(),
+        })
+    }
+
+    /// Accepts this API key for its owner and with its permissions.
+    #[must_use]
+    pub fn with_access_key(self, key: AccessKey) -> Self {
         self.changed(|access| {
-            access.next_id += 1;
             access.has_keys = true;
-            access.keys.push(Key {
-                id: KeyId(access.next_id),
-                secret: key.into(),
-            });
+            access.add(key.secret, Arc::new(key.grant));
         })
     }
 
@@ -121,9 +145,44 @@ impl AccessControl {
         self.changed(|access| access.required_headers.push(name))
     }
 
-    /// Makes all tokens invalid that were issued so far. Clients can exchange their keys again.
+    /// Makes all tokens invalid that were issued so far, as a rotation of the secret that signs them does. Clients can exchange their keys
+    /// again.
     pub fn revoke_tokens(&self) {
-        self.lock().tokens.clear();
+        let mut access = self.lock();
+        access.tokens.clear();
+        access.signer = RandomState::new();
+    }
+
+    /// Makes one token invalid, for example a stolen one. Other tokens of the same key stay valid. Returns whether the token was valid.
+    pub fn revoke_token(&self, token: &str) -> bool {
+        self.lock().tokens.remove(token).is_some()
+    }
+
+    /// Makes all tokens expire now that were issued so far, although their claims name a later time, as if the clock of the client were
+    /// slow. Clients can exchange their keys again.
+    pub fn expire_tokens(&self) {
+        let mut access = self.lock();
+        let now = access.now();
+        let tokens = access.tokens.values_mut();
+        tokens.for_each(|token| token.expires_at = now);
+    }
+
+    /// Revokes all API keys of an owner and the tokens for which they were exchanged. The sessions, models and checkpoints of the owner stay
+    /// and can be used with new keys. Returns the number of keys.
+    pub fn revoke_owner(&self, owner: &str) -> usize {
+        let mut access = self.lock();
+        let keys = access.keys.iter();
+        let own = keys.filter(|key| key.grant.owner.name() == owner);
+        let ids: Vec<KeyId> = own.map(|key| key.id).collect();
+        ids.iter().for_each(|id| access.revoke(*id));
+        ids.len()
+    }
+
+    /// Accepts another API key from now on, for example after the keys of its owner were revoked.
+    pub fn add_access_key(&self, key: AccessKey) {
+        let mut access = self.lock();
+        access.has_keys = true;
+        access.add(key.secret, Arc::new(key.grant));
     }
 
     /// Revokes an API key and the tokens for which it was exchanged. Returns whether the key was valid.
@@ -136,19 +195,17 @@ impl AccessControl {
         true
     }
 
-    /// Replaces the API key `old` by `new`. The tokens of the old key become invalid. Returns whether `old` was valid.
+    /// Replaces the API key `old` by `new`, which has the same owner and permissions. The tokens of the old key become invalid. Returns
+    /// whether `old` was valid.
     pub fn rotate_key(&self, old: &str, new: &str) -> bool {
-        let is_valid = self.revoke_key(old);
-        if is_valid {
-            let mut access = self.lock();
-            access.next_id += 1;
-            let id = KeyId(access.next_id);
-            access.keys.push(Key {
-                id,
-                secret: new.to_owned(),
-            });
-        }
-        is_valid
+        let mut access = self.lock();
+        let Some(id) = access.key(old.as_bytes()) else {
+            return false;
+        };
+        let grant = access.caller(id).grant;
+        access.revoke(id);
+        access.add(new.to_owned(), grant);
+        true
     }
 
     /// Returns the number of successful exchanges of keys for tokens.
@@ -183,7 +240,7 @@ impl AccessControl {
         headers: &HeaderMap,
         accepts: Accepts,
         is_key_needed: bool,
-    ) -> Result<KeyId, Refusal> {
+    ) -> Result<Caller, Refusal> {
         let access = self.lock();
         let missing = access
             .required_headers
@@ -205,11 +262,11 @@ impl AccessControl {
                 };
                 return Err(Refusal::new(StatusCode::UNAUTHORIZED, reason));
             }
-            return Ok(KeyId(0));
+            return Ok(Caller::default());
         };
         if exchanges && accepts != Accepts::Keys {
             match access.token(credential) {
-                TokenState::Valid(key) => return Ok(key),
+                TokenState::Valid(key) => return Ok(access.caller(key)),
                 TokenState::Expired => return Err(Refusal::invalid_token("the token has expired")),
                 TokenState::Unknown if credential.starts_with(b"eyJ") => {
                     return Err(Refusal::invalid_token("the token is not valid"));
@@ -221,14 +278,17 @@ impl AccessControl {
                 TokenState::Unknown => {}
             }
         }
-        access.key(credential).ok_or_else(|| {
-            Refusal::new(StatusCode::UNAUTHORIZED, "this API key is not the server's")
-        })
+        let key = access.key(credential).ok_or_else(unknown_key)?;
+        Ok(access.caller(key))
     }
 
     /// Exchanges a key for a token, and returns the response with the token.
     pub(crate) fn exchange(&self, key: KeyId) -> Result<LazyResponse, Refusal> {
         let mut access = self.lock();
+        // The key may have been revoked since the request was checked.
+        if access.has_keys && !access.keys.iter().any(|known| known.id == key) {
+            return Err(unknown_key());
+        }
         let Some(lifetime) = access.lifetime else {
             return Err(Refusal::not_found(
                 "this server does not exchange API keys for tokens",
@@ -247,13 +307,14 @@ impl AccessControl {
 
     /// Returns the response to a request for the description of a key.
     pub(crate) fn describe(&self, key: KeyId) -> LazyResponse {
+        let grant = self.lock().caller(key).grant;
         LazyResponse::ok(&json!({
             "key_id": key.0,
             "name": format!("key {}", key.0),
             "note": "",
             "details": {
-                "org_details": { "name": ORGANIZATION },
-                "user_details": { "email": EMAIL },
+                "org_details": { "name": grant.organization },
+                "user_details": { "email": grant.email() },
             },
         }))
     }
@@ -276,9 +337,9 @@ impl AccessControl {
     }
 }
 
-/// The organization and the e-mail address of the user of every key.
-const ORGANIZATION: &str = "local";
-const EMAIL: &str = "user@localhost";
+fn unknown_key() -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, "this API key is not the server's")
+}
 
 /// Whether a token is valid, and for which key.
 enum TokenState {
@@ -317,6 +378,24 @@ impl Access {
         }
     }
 
+    fn add(&mut self, secret: String, grant: Arc<Grant>) {
+        self.next_id += 1;
+        self.keys.push(Key {
+            id: KeyId(self.next_id),
+            secret,
+            grant,
+        });
+    }
+
+    /// Returns the sender of a request with this key.
+    fn caller(&self, key: KeyId) -> Caller {
+        let known = self.keys.iter().find(|known| known.id == key);
+        Caller {
+            key,
+            grant: known.map_or_else(Arc::default, |known| Arc::clone(&known.grant)),
+        }
+    }
+
     fn revoke(&mut self, key: KeyId) {
         self.keys.retain(|known| known.id != key);
         self.tokens.retain(|_, token| token.key != key);
@@ -331,11 +410,12 @@ impl Access {
     /// Creates a token: a JWT with the claims of the hosted service.
     fn sign(&self, key: KeyId, now: Duration, lifetime: Duration) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let grant = self.caller(key).grant;
         let claims = json!({
             "iss": "passport-tinkers-local",
-            "sub": format!("tml:user:{}", key.0),
-            "org_id": ORGANIZATION,
-            "email": EMAIL,
+            "sub": grant.user_urn(),
+            "org_id": grant.organization,
+            "email": grant.email(),
             "iat": now.as_secs_f64(),
             "exp": now.saturating_add(lifetime).as_secs_f64(),
         });
@@ -386,7 +466,8 @@ mod tests {
     fn check(access: &AccessControl, header: &'static str, value: &str) -> Result<KeyId, Refusal> {
         let mut headers = HeaderMap::new();
         headers.insert(header, HeaderValue::from_str(value).unwrap());
-        access.check(&headers, Accepts::Tokens, false)
+        let caller = access.check(&headers, Accepts::Tokens, false)?;
+        Ok(caller.key)
     }
 
     fn exchanged(access: &AccessControl, key: KeyId) -> String {

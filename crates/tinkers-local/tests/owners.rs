@@ -1,0 +1,322 @@
+//! API keys with separate owners and permissions.
+
+mod support;
+
+use http::Method;
+use serde_json::{Value, json};
+use support::{
+    BASE, Response, TestServer, create_model, is_pending, sample, step, test_server_with,
+};
+use tinkers_local::{AccessControl, AccessKey, LocalConfig, Permission, Script};
+
+const ALICE: &str = "tml-alice";
+const ALICE_TOO: &str = "tml-alice-too";
+const BOB: &str = "tml-bob";
+
+fn server() -> TestServer {
+    let access = AccessControl::default()
+        .with_access_key(AccessKey::new(ALICE, "alice"))
+        .with_access_key(AccessKey::new(ALICE_TOO, "alice"))
+        .with_access_key(AccessKey::new(BOB, "bob"));
+    let mut config = LocalConfig::default();
+    config.access = access;
+    test_server_with(config, Script::default())
+}
+
+/// A client of the test server with an API key.
+#[derive(Clone, Copy)]
+struct Client<'a>(&'a TestServer, &'a str);
+
+impl Client<'_> {
+    async fn send(self, method: Method, path: &str, body: impl ToString) -> Response {
+        let path = format!("/api/v1/{path}");
+        let headers = [("x-api-key", self.1)];
+        self.0.send(method, &path, body.to_string(), &headers).await
+    }
+
+    async fn post(self, path: &str, body: Value) -> Response {
+        self.send(Method::POST, path, body).await
+    }
+
+    async fn get(self, path: &str) -> Response {
+        self.send(Method::GET, path, "").await
+    }
+
+    async fn poll(self, id: &str) -> Response {
+        self.post("retrieve_future", json!({ "request_id": id }))
+            .await
+    }
+
+    /// Submits a request and returns its result.
+    async fn call(self, path: &str, body: Value) -> Value {
+        let id = self.post(path, body).await.id();
+        self.poll(&id).await.ok()
+    }
+
+    async fn create_session(self) -> String {
+        let body = json!({ "tags": [], "user_metadata": {}, "sdk_version": "0.38.0" });
+        text(&self.post("create_session", body).await.ok()["session_id"])
+    }
+
+    async fn create_sampler(self, session: &str) -> String {
+        let body =
+            json!({ "session_id": session, "sampling_session_seq_id": 0, "base_model": BASE });
+        let created = self.post("create_sampling_session", body).await.ok();
+        text(&created["sampling_session_id"])
+    }
+
+    async fn objects(self) -> Objects {
+        let session = self.create_session().await;
+        let created = self.call("create_model", create_model(&session, 0)).await;
+        let model = text(&created["model_id"]);
+        let save = json!({ "model_id": model, "path": "a", "seq_id": 1 });
+        let checkpoint = text(&self.call("save_weights", save).await["path"]);
+        let sampler = self.create_sampler(&session).await;
+        let request = self.post("asample", sample(&sampler, 1)).await.id();
+        Objects {
+            session,
+            model,
+            checkpoint,
+            sampler,
+            request,
+        }
+    }
+}
+
+/// The ids of objects of one owner.
+struct Objects {
+    session: String,
+    model: String,
+    checkpoint: String,
+    sampler: String,
+    request: String,
+}
+
+fn text(value: &Value) -> String {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value}"))
+        .to_owned()
+}
+
+#[tokio::test]
+async fn listings_contain_only_objects_of_the_owner() {
+    let server = server();
+    let (alice, bob) = (Client(&server, ALICE), Client(&server, BOB));
+    let (of_alice, of_bob) = (alice.objects().await, bob.objects().await);
+    for (client, objects, name) in [(alice, &of_alice, "alice"), (bob, &of_bob, "bob")] {
+        let sessions = client.get("sessions").await.ok();
+        assert_eq!(sessions["sessions"], json!([objects.session]));
+        let runs = client.get("training_runs").await.ok();
+        assert_eq!(runs["training_runs"].as_array().unwrap().len(), 1);
+        assert_eq!(runs["training_runs"][0]["training_run_id"], *objects.model);
+        assert_eq!(runs["training_runs"][0]["model_owner"], name);
+        let checkpoints = client.get("checkpoints").await.ok();
+        assert_eq!(checkpoints["checkpoints"].as_array().unwrap().len(), 1);
+        let path = &checkpoints["checkpoints"][0]["tinker_path"];
+        assert_eq!(path, &*objects.checkpoint);
+    }
+}
+
+/// Returns requests that name the objects, each of which would succeed for their owner.
+fn requests(of: &Objects) -> Vec<(Method, String, Value)> {
+    let Objects {
+        session,
+        model,
+        checkpoint,
+        sampler,
+        request,
+    } = of;
+    let post = |path: &str, body| (Method::POST, path.to_owned(), body);
+    let get = |path: String| (Method::GET, path, json!(null));
+    let finish = json!({ "reason": { "type": "success" }, "detail": null });
+    vec![
+        get(format!("sessions/{session}")),
+        get(format!("samplers/{sampler}")),
+        get(format!("training_runs/{model}")),
+        get(format!("training_runs/{model}/checkpoints")),
+        post("session_heartbeat", json!({ "session_id": session })),
+        post("create_model", create_model(session, 1)),
+        post("get_info", json!({ "model_id": model })),
+        post("optim_step", step(model, 2)),
+        post(
+            "save_weights",
+            json!({ "model_id": model, "path": "b", "seq_id": 3 }),
+        ),
+        post(
+            "save_weights_for_sampler",
+            json!({ "model_id": model, "path": "c", "seq_id": 4 }),
+        ),
+        post(
+            "load_weights",
+            json!({ "model_id": model, "path": checkpoint, "seq_id": 5, "optimizer": false }),
+        ),
+        post("weights_info", json!({ "tinker_path": checkpoint })),
+        post(
+            "create_sampling_session",
+            json!({ "session_id": session, "sampling_session_seq_id": 1, "base_model": BASE }),
+        ),
+        post("asample", sample(sampler, 2)),
+        post("retrieve_future", json!({ "request_id": request })),
+        post("cancel_future", json!({ "request_id": request })),
+        post(
+            "retrieve_futures",
+            json!({ "target": { "type": "sampling_session", "sampling_session_id": sampler, "cloned_sampler_id": 0 }, "prev_cursor": 0, "timeout": 0, "retrieved_request_ids": [] }),
+        ),
+        (
+            Method::DELETE,
+            format!("training_runs/{model}/checkpoints/weights/a"),
+            json!(null),
+        ),
+        post("unload_model", json!({ "model_id": model })),
+        post(&format!("sessions/{session}/finish"), finish),
+    ]
+}
+
+#[tokio::test]
+async fn foreign_objects_are_refused_as_if_they_did_not_exist() {
+    let server = server();
+    let (alice, bob) = (Client(&server, ALICE), Client(&server, BOB));
+    let objects = alice.objects().await;
+    for (method, path, body) in requests(&objects) {
+        let refused = bob.send(method, &path, &body).await;
+        assert_eq!(refused.status, 404, "{path}: {}", refused.body);
+        let reason = refused.reason();
+        let is_hidden = reason.contains("on this server") || reason.contains("to this server");
+        assert!(is_hidden, "{path}: {reason}");
+    }
+    // Nothing has changed for the owner, even with another key of it.
+    for key in [ALICE, ALICE_TOO] {
+        let objects = Client(&server, key).objects().await;
+        for (method, path, body) in requests(&objects) {
+            let accepted = alice.send(method, &path, &body).await;
+            assert!(accepted.status < 300, "{path}: {}", accepted.body);
+        }
+    }
+    for (method, path, body) in requests(&objects) {
+        let accepted = alice.send(method, &path, &body).await;
+        assert!(accepted.status < 300, "{path}: {}", accepted.body);
+    }
+}
+
+#[tokio::test]
+async fn foreign_checkpoint_can_be_neither_loaded_nor_sampled_from() {
+    let server = server();
+    let (alice, bob) = (Client(&server, ALICE), Client(&server, BOB));
+    let path = alice.objects().await.checkpoint;
+    let own = bob.objects().await;
+    let session = &own.session;
+    for (route, body) in [
+        (
+            "load_weights",
+            json!({ "session_id": session, "model_seq_id": 1, "path": path, "optimizer": false }),
+        ),
+        (
+            "load_weights",
+            json!({ "model_id": own.model, "seq_id": 2, "path": path, "optimizer": false }),
+        ),
+        (
+            "create_sampling_session",
+            json!({ "session_id": session, "sampling_session_seq_id": 1, "model_path": path }),
+        ),
+        (
+            "asample",
+            json!({ "model_path": path, "prompt": { "chunks": [{ "type": "encoded_text", "tokens": [1] }] }, "sampling_params": { "max_tokens": 1 } }),
+        ),
+    ] {
+        let refused = bob.post(route, body.clone()).await;
+        assert_eq!(refused.status, 404, "{route} {body}: {}", refused.body);
+        refused.assert_reason("no checkpoint");
+    }
+}
+
+#[tokio::test]
+async fn foreign_request_gives_up_no_sequence_number_of_a_model() {
+    let server = server();
+    let (alice, bob) = (Client(&server, ALICE), Client(&server, BOB));
+    let model = alice.objects().await.model;
+    // The number of an invalid request is given up, so that later requests do not wait for it.
+    let invalid = json!({ "model_id": model, "seq_id": 2, "adam_params": "none" });
+    assert_eq!(bob.post("optim_step", invalid).await.status, 422);
+    assert_eq!(bob.post("optim_step", step(&model, 2)).await.status, 404);
+    let later = alice.post("optim_step", step(&model, 3)).await.id();
+    let mut poll = Box::pin(alice.poll(&later));
+    assert!(is_pending(&mut poll).await, "waits for number 2");
+    alice.call("optim_step", step(&model, 2)).await;
+    assert_eq!(poll.await.status, 200);
+}
+
+#[tokio::test]
+async fn restart_keeps_the_owners_of_checkpoints() {
+    let server = server();
+    let (alice, bob) = (Client(&server, ALICE), Client(&server, BOB));
+    let objects = alice.objects().await;
+    server.local().restart();
+    let run = format!("training_runs/{}", objects.model);
+    assert_eq!(alice.get(&run).await.ok()["model_owner"], "alice");
+    assert_eq!(bob.get(&run).await.status, 404);
+    assert_eq!(bob.get("checkpoints").await.ok()["checkpoints"], json!([]));
+    let deletion = format!("{run}/checkpoints/weights/a");
+    assert_eq!(bob.send(Method::DELETE, &deletion, "").await.status, 404);
+    assert_eq!(alice.send(Method::DELETE, &deletion, "").await.status, 204);
+}
+
+#[tokio::test]
+async fn request_without_its_permission_is_refused_by_name() {
+    let none = [];
+    let keys = [
+        ("tml-none", &none[..]),
+        ("tml-train", &[Permission::Train]),
+        ("tml-sample", &[Permission::Sample]),
+        ("tml-read", &[Permission::Read]),
+        ("tml-delete", &[Permission::Delete]),
+    ];
+    let all = AccessControl::default().with_access_key(AccessKey::new(ALICE, "alice"));
+    let mut config = LocalConfig::default();
+    config.access = keys.iter().fold(all, |access, (key, permissions)| {
+        let key = AccessKey::new(*key, "alice").with_permissions(permissions.iter().copied());
+        access.with_access_key(key)
+    });
+    let server = test_server_with(config, Script::default());
+    let objects = Client(&server, ALICE).objects().await;
+    for (method, path, body) in requests(&objects) {
+        let needed: &[&str] = match path.split('/').next().unwrap() {
+            "session_heartbeat" | "retrieve_future" | "retrieve_futures" | "cancel_future" => &[],
+            "sessions" if path.ends_with("finish") => &[],
+            "create_sampling_session" | "asample" => &["sample"],
+            "samplers" => &["sample", "read"],
+            "get_info" | "weights_info" => &["train", "read"],
+            "training_runs" if method == Method::DELETE => &["delete"],
+            "sessions" | "training_runs" => &["read"],
+            _ => &["train"],
+        };
+        for (key, _) in keys {
+            let permission = key.strip_prefix("tml-").unwrap();
+            if needed.is_empty() || needed.contains(&permission) {
+                continue;
+            }
+            let refused = Client(&server, key)
+                .send(method.clone(), &path, &body)
+                .await;
+            assert_eq!(refused.status, 403, "{path} with {key}: {}", refused.body);
+            refused.assert_reason(&format!("permission \"{}\"", needed[0]));
+        }
+        let key = format!("tml-{}", needed.first().unwrap_or(&"none"));
+        let accepted = Client(&server, &key).send(method, &path, &body).await;
+        assert!(
+            accepted.status < 300,
+            "{path} with {key}: {}",
+            accepted.body
+        );
+    }
+}
+
+#[tokio::test]
+async fn checkpoints_without_an_owner_belong_to_keys_without_one() {
+    let server = test_server_with(LocalConfig::default(), Script::default());
+    let anyone = Client(&server, "tml-any");
+    let objects = anyone.objects().await;
+    let run = format!("training_runs/{}", objects.model);
+    assert_eq!(anyone.get(&run).await.ok()["model_owner"], "local");
+    assert_eq!(Client(&server, "").get(&run).await.status, 200);
+}
