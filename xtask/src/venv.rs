@@ -138,7 +138,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
 
 /// Runs a command and returns its stdout. If the command fails, the returned error contains its
 /// stderr.
-fn stdout_of(command: &mut Command) -> Result<String, String> {
+pub(crate) fn stdout_of(command: &mut Command) -> Result<String, String> {
     let output = command
         .stdin(Stdio::null())
         .output()

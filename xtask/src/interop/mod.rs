@@ -2,6 +2,7 @@
 
 mod server;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -30,6 +31,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let program = build(&target)?;
     for release in RELEASES {
         let venv = Venv::with_sdk(&python, &home, release)?;
+        if *release == RELEASES[0] {
+            let printed = venv::stdout_of(&mut python_script(&venv, "surface.py"))?;
+            check_surface(
+                release,
+                &printed,
+                include_str!("../../../interop/surface.txt"),
+            )?;
+        }
         run_script(&program, &home, release, &venv)?;
     }
     out::line(&format!(
@@ -87,9 +96,27 @@ fn run_script(program: &Path, home: &Path, release: &str, venv: &Venv) -> Result
     ))
 }
 
-/// Returns a command that runs a Python script against the server at `url`. The script uses the
-/// official Python SDK that is installed in `venv`.
-pub(crate) fn sdk(venv: &Venv, script: &str, url: &str, key: &str) -> Command {
+/// Checks that the names in the latest release of the official Python SDK are those in
+/// interop/surface.txt, for which docs/parity.md has rows.
+fn check_surface(release: &str, printed: &str, committed: &str) -> Result<(), String> {
+    let lines = |text: &str| {
+        text.lines()
+            .map(str::to_owned)
+            .collect::<BTreeSet<String>>()
+    };
+    let (printed, committed) = (lines(printed), lines(committed));
+    let [added, removed] = [&printed - &committed, &committed - &printed];
+    if added.is_empty() && removed.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "interop/surface.txt is not the list of tinker {release}: missing {added:?}, unknown {removed:?}; \
+         run interop/surface.py with that release and write its output to the file"
+    ))
+}
+
+/// Returns a command that runs a script in the directory `interop` with the interpreter of `venv`.
+fn python_script(venv: &Venv, script: &str) -> Command {
     let mut command = Command::new(venv.python());
     command
         .arg("-u")
@@ -97,17 +124,35 @@ pub(crate) fn sdk(venv: &Venv, script: &str, url: &str, key: &str) -> Command {
         // The settings and proxies of the user must not affect the script.
         .env_clear()
         .envs(environment::variables(&["PATH", "HOME", "TMPDIR"]))
+        .stdin(Stdio::null());
+    command
+}
+
+/// Returns a command that runs a Python script against the server at `url`. The script uses the
+/// official Python SDK that is installed in `venv`.
+pub(crate) fn sdk(venv: &Venv, script: &str, url: &str, key: &str) -> Command {
+    let mut command = python_script(venv, script);
+    command
         .env("TINKER_BASE_URL", url)
         .env("TINKER_API_KEY", key)
         .env("TINKER_TELEMETRY", "0")
-        .env("NO_PROXY", "127.0.0.1")
-        .stdin(Stdio::null());
+        .env("NO_PROXY", "127.0.0.1");
     command
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn difference_between_sdk_and_committed_names_is_an_error() {
+        assert_eq!(check_surface("1", "A\nB\n", "A\nB\n"), Ok(()));
+        let error = check_surface("1", "A\nB\n", "A\nC\n").unwrap_err();
+        assert!(
+            error.contains("missing {\"B\"}, unknown {\"C\"}"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn missing_python_is_an_error_only_in_ci() {

@@ -86,7 +86,7 @@ fn long_test_names(file: &File) -> Vec<Violation> {
 }
 
 /// Returns whether a line starts with a test attribute, such as `#[test]` or `#[tokio::test(..)]`.
-fn is_test_attribute(line: &str) -> bool {
+pub(super) fn is_test_attribute(line: &str) -> bool {
     let attribute = line.trim_start().strip_prefix("#[");
     attribute.is_some_and(|attribute| {
         let path = attribute.split(['(', ']']).next().unwrap_or_default();

@@ -13,6 +13,7 @@ mod lexer;
 mod manifest;
 mod modules;
 mod named_tests;
+mod parity;
 mod paths;
 mod source;
 mod table;
@@ -77,6 +78,7 @@ pub(crate) fn check() -> Result<Vec<Violation>, String> {
     found.extend(unused::violations(packages, &files));
     found.extend(diagram::violations(&files));
     found.extend(named_tests::violations(&files));
+    found.extend(parity::violations(&files));
     found.extend(language::violations(&files));
     for file in &files {
         found.extend(text::violations(file));
