@@ -449,3 +449,23 @@ fn report_messages(created: &SessionCreated, events: &EventSender) {
         events.send(SessionEvent::ServerMessage { level, text });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_server_limit_submissions() {
+        let mut config = ClientConfig::default();
+        config.sample_dispatch_bytes_semaphore_size = 11;
+        config.fwdbwd_dispatch_bytes_semaphore_size = 22;
+        config.sample_max_concurrent_requests = 3;
+        for (has_shared_poll, max_in_flight) in [(false, Some(3)), (true, None)] {
+            config.sample_use_retrieve_futures = has_shared_poll;
+            let limits = limits(&config, &SessionOptions::default());
+            assert_eq!(limits.sample.bytes, Some(11));
+            assert_eq!(limits.train.bytes, Some(22));
+            assert_eq!(limits.sample.max_in_flight, max_in_flight);
+        }
+    }
+}

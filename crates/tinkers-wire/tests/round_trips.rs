@@ -312,3 +312,17 @@ fn ids_paths_and_model_descriptions_round_trip_through_json() {
     check(&ClientConfig::default());
     check(&DynamicConfig::default());
 }
+
+#[test]
+fn length_of_a_model_input_is_the_sum_of_its_known_chunks() {
+    let image = |expected_tokens| Chunk::Image {
+        data: Bytes::from_static(b"x"),
+        format: "png".to_owned(),
+        expected_tokens,
+    };
+    let input = ModelInput::from_tokens([1, 2]);
+    assert_eq!(input.len(), Some(2));
+    assert_eq!(input.clone().with_chunk(image(None)).len(), None);
+    assert_eq!(input.with_chunk(image(Some(5))).len(), Some(7));
+    assert_eq!(ModelInput::from_tokens([]).len(), Some(0));
+}

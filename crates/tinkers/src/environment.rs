@@ -198,17 +198,19 @@ mod tests {
     }
 
     #[test]
-    fn blank_variables_count_as_unset_and_tags_are_deduplicated() {
+    fn variables_are_trimmed_and_blank_ones_count_as_unset() {
         let environment = of(&[
             ("TINKER_API_KEY", " \n"),
             ("TINKER_BASE_URL", " http://host\n"),
             ("TINKER_LOG", ""),
+            ("TINKER_PROJECT_ID", " p-1 "),
             ("TINKER_TAGS", "b,a,,b, a"),
             ("CLOUDFLARE_ACCESS_CLIENT_ID", ""),
         ]);
         assert_eq!(environment.api_key, None);
         assert_eq!(environment.base_url(), Some("http://host"));
         assert_eq!(environment.log(), None);
+        assert_eq!(environment.project_id.as_deref(), Some("p-1"));
         assert_eq!(environment.tags, ["b", "a"]);
         assert!(environment.cloudflare().expect("unset").is_none());
     }

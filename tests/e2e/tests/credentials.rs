@@ -6,11 +6,12 @@ mod recorder;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tinkers::ServiceClientBuilder;
-use tinkers::auth::Credential;
+use tinkers::auth::{Credential, check_tinker_accessible, tinker_has_credentials, tinker_token};
 use tinkers::prelude::*;
 use tinkers::transport::Transport;
 use tinkers::wire::routes;
@@ -347,5 +348,45 @@ async fn exchange_without_a_key_is_an_authentication_error() {
     assert_eq!(fixture.see(&error), ErrorKind::Authentication);
     // The server logs the exchange of another client.
     drop(fixture.connect().await);
+    fixture.stop();
+}
+
+/// The argument that marks a process as the child process of the test. The test runner ignores it.
+const CHILD: &str = "child-process-of-the-test";
+
+/// Prints what the functions of `tinkers::auth` find in the environment. The test runs this
+/// function in a child process, so that it can set the variables.
+#[expect(clippy::print_stdout, reason = "the parent process reads the output")]
+fn print_credential() {
+    let has_credential = tinker_has_credentials().unwrap();
+    let has_token = tinker_token().unwrap().is_some();
+    let access = tinkers::block_on(check_tinker_accessible()).map_err(|error| error.kind());
+    println!("found {has_credential} {has_token} {access:?}");
+}
+
+#[test]
+fn auth_functions_find_the_credential_of_the_environment() {
+    if std::env::args().any(|argument| argument == CHILD) {
+        return print_credential();
+    }
+    let fixture = Fixture::start();
+    for (key, expected) in [
+        (KEY, "found true true Ok(())"),
+        (SECOND_KEY, "found true true Err(Authentication)"),
+        ("", "found false false Err(Authentication)"),
+    ] {
+        let test_name = "auth_functions_find_the_credential_of_the_environment";
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test_name, "--nocapture", "--skip", CHILD])
+            .env_clear()
+            // There is no stored key in this directory.
+            .env("HOME", "no-such-directory")
+            .env("TINKER_BASE_URL", &fixture.server.url)
+            .env("TINKER_API_KEY", key)
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&child.stdout).into_owned();
+        assert!(output.contains(expected), "{output}");
+    }
     fixture.stop();
 }

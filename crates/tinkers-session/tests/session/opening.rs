@@ -22,6 +22,9 @@ const OPENING: [&str; 4] = [
     routes::CREATE_SESSION,
 ];
 
+/// The address of the hosted service.
+const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
+
 fn paths(requests: &[Recorded]) -> Vec<&str> {
     let paths = requests.iter().map(Recorded::path);
     // The second path of the document, which is tried because the first request finds none.
@@ -350,12 +353,38 @@ fn server_configuration_sets_the_session_config_and_server_profile() {
 }
 
 #[test]
+fn large_results_wait_for_the_bytes_that_the_server_allows() {
+    let fixture = Fixture::new();
+    let flags = r#"{"inflight_response_bytes_semaphore_size": 10}"#;
+    fixture
+        .server
+        .set_default(routes::CLIENT_CONFIG, Reply::Status(200, flags));
+    let session = fixture.open();
+    let first = fixture.drive(session.response_bytes(10));
+    let mut second = session.response_bytes(1);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(second.as_mut().poll(&mut cx).is_pending());
+    drop(first);
+    assert!(second.as_mut().poll(&mut cx).is_ready());
+}
+
+#[test]
+fn console_url_is_known_only_for_the_hosted_service() {
+    let console = "https://tinker.thinkingmachines.ai/sessions/session-1";
+    for (address, expected) in [(HOSTED, Some(console)), (ADDRESS, None)] {
+        let fixture = Fixture::new();
+        let parts = fixture.parts_at(address);
+        let session = fixture.drive(Session::open(parts, SessionOptions::default()));
+        assert_eq!(session.expect("opens").console_url().as_deref(), expected);
+    }
+}
+
+#[test]
 fn server_profile_assumes_deduplication_only_for_hosted_service() {
-    let hosted = "https://tinker.thinkingmachines.dev/services/tinker-prod";
     for (address, says, expected) in [
-        (hosted, "{}", Deduplication::Everything),
+        (HOSTED, "{}", Deduplication::Everything),
         (
-            hosted,
+            HOSTED,
             r#"{"deduplicates_seq_ids": false}"#,
             Deduplication::Unknown,
         ),
