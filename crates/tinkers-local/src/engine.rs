@@ -144,6 +144,18 @@ pub enum Work {
         /// The path of the checkpoint.
         path: TinkerPath,
     },
+    /// Replaces the metadata of a checkpoint durably, and leaves the weights as they are. The outcome is [`Outcome::Done`].
+    UpdateCheckpoint {
+        /// The new metadata. Its path is that of the checkpoint.
+        record: CheckpointRecord,
+    },
+    /// Copies a checkpoint durably. The outcome is [`Outcome::Saved`].
+    CopyCheckpoint {
+        /// The path of the checkpoint to copy.
+        source: TinkerPath,
+        /// The metadata of the copy, with its path.
+        record: CheckpointRecord,
+    },
     /// Samples from a model. The outcome is [`Outcome::Sampled`].
     Sample {
         /// The weights to sample from.
@@ -353,6 +365,12 @@ pub struct CheckpointRecord {
     /// The metadata that the client attached to the model when it created it.
     #[serde(default)]
     pub run_metadata: Option<BTreeMap<String, String>>,
+    /// Whether the checkpoint is published.
+    #[serde(default)]
+    pub public: bool,
+    /// The project of a copied checkpoint. `None` for other checkpoints, which belong to the project of their session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project_id: Option<String>,
 }
 
 impl CheckpointRecord {
@@ -417,6 +435,8 @@ mod tests {
             size_bytes: 0,
             user_metadata: None,
             run_metadata: None,
+            public: false,
+            project_id: None,
         };
         let base = base("0123456789abcdef");
         assert_eq!(base.mismatch(&record(Some("0123456789abcdef"))), None);

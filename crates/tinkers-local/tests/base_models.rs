@@ -30,6 +30,8 @@ fn server_with_checkpoints(checkpoints: &[(&str, &str, Option<&str>)]) -> TestSe
                 size_bytes: 1,
                 user_metadata: None,
                 run_metadata: None,
+                public: false,
+                project_id: None,
             });
         }
     }

@@ -193,6 +193,8 @@ impl RealEngine {
                 size_bytes: 0,
                 user_metadata: None,
                 run_metadata: None,
+                public: false,
+                project_id: None,
             },
             overwrite: Overwrite::Refuse,
         };

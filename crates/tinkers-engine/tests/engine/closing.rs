@@ -24,6 +24,8 @@ fn begin_save(test: &TestEngine, dir: &Path, rank: u32) -> std::path::PathBuf {
         size_bytes: 0,
         user_metadata: None,
         run_metadata: None,
+        public: false,
+        project_id: None,
     };
     let work = Work::Save {
         model: "m".into(),

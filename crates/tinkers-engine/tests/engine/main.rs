@@ -105,6 +105,8 @@ impl TestEngine {
             size_bytes: 0,
             user_metadata: Some([("note".to_owned(), "ü".to_owned())].into()),
             run_metadata: None,
+            public: false,
+            project_id: None,
         };
         self.run(Work::Save {
             model: model.into(),

@@ -152,6 +152,8 @@ impl Protocol {
             size_bytes: 0,
             user_metadata: save.user_metadata,
             run_metadata: model.user_metadata().cloned(),
+            public: false,
+            project_id: None,
         };
         self.checkpoints.begin_save(&path)?;
         let work = Work::Save {
