@@ -2,13 +2,13 @@
 #![doc = include_str!("../README.md")]
 
 mod api_document;
+mod caller;
 mod close;
 mod context;
 mod endpoint;
 mod endpoint_key;
 mod events;
 mod heartbeat;
-mod io_task;
 mod json_response;
 mod observed_transport;
 mod open;
@@ -20,6 +20,7 @@ mod session;
 mod session_state;
 mod telemetry;
 
+pub use caller::CallerParts;
 pub use endpoint::{Endpoint, EndpointState, Endpoints};
 pub use endpoint_key::EndpointKey;
 pub use events::{SessionEvent, SessionEvents};

@@ -24,6 +24,7 @@ mod parity;
 mod quirks;
 mod recorder;
 mod rejections;
+mod rest;
 mod runtime;
 mod sampling;
 mod shared_poll_faults;
