@@ -187,9 +187,14 @@ impl Auth {
         }
     }
 
-    /// Returns the header for the next request. Waits for an exchange or for the credential command if that is necessary.
-    pub(crate) async fn header(&self) -> Result<Option<AuthHeader>, TransportError> {
-        let (value, is_exchanged) = match (self.exchanged.get(), &self.header) {
+    /// Returns the header for the next request. Waits for an exchange or for the credential command if that is necessary. With
+    /// `is_about_key`, returns the credential itself even after an exchange.
+    pub(crate) async fn header(
+        &self,
+        is_about_key: bool,
+    ) -> Result<Option<AuthHeader>, TransportError> {
+        let exchanged = self.exchanged.get().filter(|_| !is_about_key);
+        let (value, is_exchanged) = match (exchanged, &self.header) {
             (Some(cache), _) => (current(cache).await?, true),
             (None, CredentialHeader::Absent) => return Ok(None),
             (None, CredentialHeader::Fixed(value)) => (value.clone(), false),

@@ -7,6 +7,7 @@ use http::header::WWW_AUTHENTICATE;
 use tinkers_core::{
     BoxFuture, HttpRequest, HttpResponse, Sent, Transport, TransportError, TransportErrorKind,
 };
+use tinkers_wire::routes;
 
 use crate::auth::{Auth, AuthHeader};
 
@@ -30,7 +31,9 @@ impl AuthTransport {
     async fn exchange(&self, mut request: HttpRequest) -> Result<HttpResponse, TransportError> {
         // The wait for a token counts towards the time limit of the request.
         let limit = request.timeouts.total;
-        let header = self.within(limit, self.auth.header()).await?;
+        // The server describes and revokes the key of the request, and does so only for keys.
+        let is_about_key = path(&request) == routes::API_KEY;
+        let header = self.within(limit, self.auth.header(is_about_key)).await?;
         let Some(AuthHeader {
             name,
             value,

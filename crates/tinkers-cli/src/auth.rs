@@ -66,9 +66,9 @@ async fn login(args: &AuthArgs) -> Result<()> {
     let server = own_server(args);
     let is_hosted = server.is_none();
     let key = run_blocking(move || read_key(is_hosted)).await??;
-    let client = builder(args).credential(key.clone()).account()?;
+    let client = builder(args).credential(key.clone()).rest_client()?;
     let info = client
-        .api_key()
+        .get_api_key()
         .await
         .context("the server does not accept the API key")?;
     let mut entry = StoredKey::manual(&key, info.name);
@@ -129,7 +129,7 @@ async fn logout(args: &AuthArgs) -> Result<()> {
     if let Some(url) = &key.base_url {
         builder = builder.base_url(url);
     }
-    let client = builder.credential(key.credential()).account()?;
+    let client = builder.credential(key.credential()).rest_client()?;
     let revoked = client.revoke_api_key().await;
     revoked.context("cannot revoke the key on the server; revoke it in the console")?;
     output::print_line("revoked the key on the server")?;
@@ -137,7 +137,7 @@ async fn logout(args: &AuthArgs) -> Result<()> {
 }
 
 async fn status(args: &AuthArgs) -> Result<()> {
-    let client = match builder(args).account() {
+    let client = match builder(args).rest_client() {
         Ok(client) => client,
         Err(error) if error.kind() == ErrorKind::Authentication => {
             output::print_line("Credentials available: no")?;
@@ -158,7 +158,7 @@ async fn status(args: &AuthArgs) -> Result<()> {
 }
 
 async fn whoami(args: &AuthArgs, format: OutputFormat) -> Result<()> {
-    let user = builder(args).account()?.whoami().await?;
+    let user = builder(args).rest_client()?.whoami().await?;
     if format == OutputFormat::Json {
         return output::json(&serde_json::json!({
             "user_urn": user.user_urn,

@@ -6,7 +6,7 @@ use http::StatusCode;
 use tinkers_limits::RetryReason;
 
 use crate::backoff::Backoff;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Sent};
 use crate::hint::retry_after;
 use crate::response::HttpResponse;
 
@@ -219,6 +219,18 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
         400..=499 => ErrorKind::Rejected,
         500..=599 => ErrorKind::Server,
         _ => ErrorKind::Protocol,
+    }
+}
+
+/// Returns whether an error of an optional request, such as that for the configuration, may mean that the server lacks the route, or that the
+/// route does not work there. Servers without a route respond with different statuses, with an HTML page, or not at all.
+pub fn may_lack_route(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Protocol => true,
+        ErrorKind::Timeout => error.sent() == Sent::MaybeSent,
+        _ => error
+            .status()
+            .is_some_and(|status| status == 500 || is_missing_route(status)),
     }
 }
 

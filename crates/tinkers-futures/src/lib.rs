@@ -4,6 +4,7 @@
 mod api_future;
 mod backoff;
 mod failure;
+mod io_task;
 mod operation;
 mod poll_loop;
 mod poller;
@@ -16,6 +17,7 @@ mod sync;
 mod unwind;
 
 pub use api_future::ApiFuture;
+pub use io_task::{call_on_io, on_io};
 pub use operation::{Operation, QueueActivity, start};
 pub use poller::{CompletionHandle, CompletionNotice, PendingSubmission, SessionPoller};
 pub use queue_log::QueueLog;

@@ -146,6 +146,18 @@ pub enum Work {
         /// The path of the checkpoint.
         path: TinkerPath,
     },
+    /// Replaces the metadata of a checkpoint durably, and leaves the weights as they are. The outcome is [`Outcome::Done`].
+    UpdateCheckpoint {
+        /// The new metadata. Its path is that of the checkpoint.
+        record: CheckpointRecord,
+    },
+    /// Copies a checkpoint durably. The outcome is [`Outcome::Saved`].
+    CopyCheckpoint {
+        /// The path of the checkpoint to copy.
+        source: TinkerPath,
+        /// The metadata of the copy, with its path.
+        record: CheckpointRecord,
+    },
     /// Samples from a model. The outcome is [`Outcome::Sampled`].
     Sample {
         /// The weights to sample from.
@@ -358,6 +370,12 @@ pub struct CheckpointRecord {
     /// The owner of the checkpoint, which is the owner of its run. `None` for the owner of a server without keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// Whether the checkpoint is published.
+    #[serde(default)]
+    pub public: bool,
+    /// The project of a copied checkpoint. `None` for other checkpoints, which belong to the project of their session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project_id: Option<String>,
 }
 
 impl CheckpointRecord {
@@ -434,6 +452,8 @@ mod tests {
             user_metadata: None,
             run_metadata: None,
             owner: None,
+            public: false,
+            project_id: None,
         };
         let base = base("0123456789abcdef");
         assert_eq!(base.mismatch(&record(Some("0123456789abcdef"))), None);

@@ -93,6 +93,8 @@ pub struct JobCounts {
     pub snapshots: u64,
     pub dropped_snapshots: u64,
     pub deleted: u64,
+    /// The number of changed and copied checkpoints.
+    pub changed: u64,
     pub samples: u64,
     pub cancelled: u64,
 }
@@ -109,6 +111,7 @@ struct Counters {
     snapshots: AtomicU64,
     dropped_snapshots: AtomicU64,
     deleted: AtomicU64,
+    changed: AtomicU64,
     samples: AtomicU64,
     cancelled: AtomicU64,
 }
@@ -149,6 +152,7 @@ impl ScriptedEngine {
             snapshots: read(&counts.snapshots),
             dropped_snapshots: read(&counts.dropped_snapshots),
             deleted: read(&counts.deleted),
+            changed: read(&counts.changed),
             samples: read(&counts.samples),
             cancelled: read(&counts.cancelled),
         }
@@ -171,6 +175,7 @@ impl ScriptedEngine {
             Work::Snapshot { .. } => &counts.snapshots,
             Work::DropSnapshot { .. } => &counts.dropped_snapshots,
             Work::DeleteCheckpoint { .. } => &counts.deleted,
+            Work::UpdateCheckpoint { .. } | Work::CopyCheckpoint { .. } => &counts.changed,
             Work::Sample { .. } => &counts.samples,
         };
         counter.fetch_add(1, Ordering::SeqCst);
@@ -193,6 +198,12 @@ impl ScriptedEngine {
                 let saved = lock(&self.saved_steps).get(path).copied().unwrap_or(0);
                 lock(&self.steps).insert(model.clone(), saved);
                 Outcome::Done
+            }
+            Work::CopyCheckpoint { source, record } => {
+                let mut saved = lock(&self.saved_steps);
+                let steps = saved.get(source).copied().unwrap_or(0);
+                saved.insert(record.path.clone(), steps);
+                Outcome::Saved { size_bytes: 1024 }
             }
             Work::Sample { request, .. } => Outcome::Sampled(self.sample(request)),
             _ => Outcome::Done,

@@ -31,6 +31,8 @@ fn server_with_checkpoints(checkpoints: &[(&str, &str, Option<&str>)]) -> TestSe
                 user_metadata: None,
                 run_metadata: None,
                 owner: None,
+                public: false,
+                project_id: None,
             });
         }
     }

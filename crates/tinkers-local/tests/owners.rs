@@ -257,6 +257,39 @@ async fn restart_keeps_the_owners_of_checkpoints() {
     assert_eq!(bob.get(&run).await.status, 404);
     assert_eq!(bob.get("checkpoints").await.ok()["checkpoints"], json!([]));
     let deletion = format!("{run}/checkpoints/weights/a");
+    let search = r#"{"owner": {"type": "accessible"}, "limit": 10}"#;
+    for route in ["checkpoints/search", "sessions/search"] {
+        let found = |body: &Value| {
+            body[route.split('/').next().unwrap()]
+                .as_array()
+                .map(Vec::len)
+        };
+        let own = alice.send(Method::POST, route, search).await;
+        assert_ne!(found(own.ok()), Some(0), "{route}");
+        let foreign = bob.send(Method::POST, route, search).await;
+        assert_eq!(found(foreign.ok()), Some(0), "{route}");
+    }
+    // A published checkpoint may be read by everybody and changed by its owner.
+    let info =
+        json!({ "tinker_path": format!("tinker://{}/weights/a", objects.model) }).to_string();
+    assert_eq!(
+        bob.send(Method::POST, "weights_info", &info).await.status,
+        404
+    );
+    let publication = format!("{deletion}/publish");
+    assert_eq!(bob.send(Method::POST, &publication, "").await.status, 404);
+    alice.send(Method::POST, &publication, "").await.ok();
+    bob.send(Method::POST, "weights_info", &info).await.ok();
+    for (method, path, body) in [
+        (Method::DELETE, &publication, ""),
+        (
+            Method::PUT,
+            &format!("{deletion}/ttl"),
+            r#"{"ttl_seconds": 9}"#,
+        ),
+    ] {
+        assert_eq!(bob.send(method, path, body).await.status, 404, "{path}");
+    }
     assert_eq!(bob.send(Method::DELETE, &deletion, "").await.status, 404);
     assert_eq!(alice.send(Method::DELETE, &deletion, "").await.status, 204);
 }
@@ -269,7 +302,7 @@ async fn request_without_its_permission_is_refused_by_name() {
         ("tml-train", &[Permission::Train]),
         ("tml-sample", &[Permission::Sample]),
         ("tml-read", &[Permission::Read]),
-        ("tml-delete", &[Permission::Delete]),
+        ("tml-manage", &[Permission::Manage]),
     ];
     let all = AccessControl::default().with_access_key(AccessKey::new(ALICE, "alice"));
     let mut config = LocalConfig::default();
@@ -286,7 +319,7 @@ async fn request_without_its_permission_is_refused_by_name() {
             "create_sampling_session" | "asample" => &["sample"],
             "samplers" => &["sample", "read"],
             "get_info" | "weights_info" => &["train", "read"],
-            "training_runs" if method == Method::DELETE => &["delete"],
+            "training_runs" if method == Method::DELETE => &["manage"],
             "sessions" | "training_runs" => &["read"],
             _ => &["train"],
         };

@@ -295,6 +295,8 @@ async fn checkpoints_of_the_engine_are_listed_at_start() {
         user_metadata: None,
         run_metadata: Some([("k".to_owned(), "v".to_owned())].into()),
         owner: None,
+        public: false,
+        project_id: None,
     };
     let mut script = Script::default();
     script.checkpoints = vec![

@@ -4,9 +4,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tinkers_core::{Call, CallPolicy, Caller, Error, ErrorKind, RecoveredError, RouteClass};
+use tinkers_futures::{call_on_io, on_io};
 use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
-use crate::io_task::on_io;
 use crate::session::Session;
 
 /// The time limit of the request that ends the session on the server, including its retries and pauses. A longer retry delay of the server
@@ -59,7 +59,7 @@ impl Session {
             closing: Arc::default(),
             ..self.caller.clone()
         };
-        let finished = self.call_on_io(caller, call).await;
+        let finished = call_on_io(&*self.spawner, caller, call).await;
         drop(tasks);
         match finished {
             Ok(_) => Ok(()),

@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod api_document;
+mod caller;
 mod cancel_queue;
 mod close;
 mod context;
@@ -9,7 +10,6 @@ mod endpoint;
 mod endpoint_key;
 mod events;
 mod heartbeat;
-mod io_task;
 mod json_response;
 mod observed_transport;
 mod open;
@@ -21,6 +21,7 @@ mod session;
 mod session_state;
 mod telemetry;
 
+pub use caller::CallerParts;
 pub use endpoint::{Endpoint, EndpointState, Endpoints};
 pub use endpoint_key::EndpointKey;
 pub use events::{MessageLevel, SessionEvent, SessionEvents};

@@ -6,23 +6,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tinkers_auth::Auth;
-use tinkers_core::retry::{SAME_REASONS, is_missing_route};
+use tinkers_core::retry::{SAME_REASONS, may_lack_route};
 use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
-    Accepted, BaseUrl, Billing, BoxFuture, Call, CallPolicy, Caller, Deduplication, Error,
-    ErrorKind, ProfileUpdate, RecoveredError, RetryBudget, RouteClass, Sent, Timestamp,
+    Accepted, BaseUrl, BoxFuture, Call, CallPolicy, Caller, Deduplication, Error, ErrorKind,
+    ProfileUpdate, RecoveredError, RouteClass, Sent, Timestamp,
 };
 use tinkers_dispatch::{ByteSemaphore, ClassSettings, LimiterSettings};
+use tinkers_futures::on_io;
 use tinkers_wire::{
     ClientConfig, ConfigRequest, CreateSession, DynamicConfig, SessionCreated, routes, to_json,
 };
 
 use crate::api_document;
+use crate::caller::CallerParts;
 use crate::cancel_queue::CancelQueue;
 use crate::endpoint::Endpoint;
 use crate::events::{EventSender, MessageLevel, SessionEvent};
 use crate::heartbeat::HeartbeatLoop;
-use crate::io_task::on_io;
 use crate::json_response::{self, decode};
 use crate::observed_transport::ObservedTransport;
 use crate::options::{SessionOptions, SessionParts};
@@ -191,29 +192,15 @@ async fn negotiate(
 }
 
 fn caller(parts: &SessionParts, options: &SessionOptions, events: Arc<EventSender>) -> Caller {
-    let endpoint = &parts.endpoint;
-    let admission = endpoint
-        .limiter()
-        .admission(Arc::clone(&parts.time), Arc::clone(&parts.jitter));
-    let budget: Arc<RetryBudget> = Arc::clone(endpoint.budget());
-    Caller {
-        transport: ObservedTransport::wrap(Arc::clone(&parts.transport), &parts.time, endpoint),
-        admission: Arc::new(admission),
+    let connection = CallerParts {
+        transport: Arc::clone(&parts.transport),
         time: Arc::clone(&parts.time),
         jitter: Arc::clone(&parts.jitter),
-        budget,
-        outages: Arc::clone(endpoint.outages()),
-        notices: Arc::clone(endpoint.notices()),
-        billing: Billing {
-            pause: Arc::clone(endpoint.billing()),
-            limit: Duration::from_secs(3600),
-            observer: Some(events),
-        },
         recovered_errors: Arc::clone(&parts.recovered_errors),
-        closing: Arc::default(),
-        timeouts: options.timeouts,
-        retries: options.retry_policy,
-    }
+    };
+    let mut caller = connection.caller(&parts.endpoint, options);
+    caller.billing.observer = Some(events);
+    caller
 }
 
 /// Requests the configuration of the server. Returns `None` if the server has no configuration; the defaults of the protocol then apply.
@@ -229,7 +216,7 @@ async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<Option<Clie
     let config = answer.and_then(|accepted| decode(&accepted.response, "client/config"));
     let config: ClientConfig = match config {
         Ok(config) => config,
-        Err(error) if has_no_route(&error) => {
+        Err(error) if may_lack_route(&error) => {
             let recovered_errors = &caller.recovered_errors;
             recovered_errors.record(RecoveredError::MissingRoute, &error);
             return Ok(None);
@@ -255,18 +242,6 @@ async fn exchange(
     };
     let exchanged = auth.start_exchange(from_command).await;
     exchanged.map_err(|error| error.with_context(format!("cannot authenticate at {address}")))
-}
-
-/// Returns whether an error means that a server lacks a route, or that the route does not work there. Servers without a route respond with
-/// different statuses, with an HTML page, or not at all.
-fn has_no_route(error: &Error) -> bool {
-    match error.kind() {
-        ErrorKind::Protocol => true,
-        ErrorKind::Timeout => error.sent() == Sent::MaybeSent,
-        _ => error
-            .status()
-            .is_some_and(|status| status == 500 || is_missing_route(status)),
-    }
 }
 
 /// Adds the address of the server to the error of a request that shows whether a Tinker server runs at `address`, and a text that says which

@@ -101,7 +101,11 @@ impl Default for SessionOptions {
 }
 
 impl SessionOptions {
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// Checks that the options are valid.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the name of the first invalid option.
+    pub fn check(&self) -> Result<(), Error> {
         for (field, value) in [
             ("progress_deadline", Some(self.progress_deadline)),
             ("operation_deadline", self.operation_deadline),

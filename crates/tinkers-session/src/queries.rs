@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{
-    Accepted, Call, CallPolicy, Caller, Error, ErrorKind, RouteClass, Sent, ServerProfile,
-};
+use tinkers_core::{Call, CallPolicy, Error, ErrorKind, RouteClass, ServerProfile};
+use tinkers_futures::call_on_io;
 use tinkers_wire::{Capabilities, Heartbeat, routes, to_json};
 
-use crate::io_task::on_io;
 use crate::json_response::decode;
 use crate::session::Session;
 
@@ -26,7 +24,7 @@ impl Session {
         call.operation = Some("ServiceClient.capabilities");
         let limit = self.options.operation_deadline;
         call.deadline = limit.map(|limit| self.caller.time.now().after(limit));
-        let accepted = self.call_on_io(self.caller.clone(), call).await?;
+        let accepted = call_on_io(&*self.spawner, self.caller.clone(), call).await?;
         decode(&accepted.response, "get_server_capabilities")
     }
 
@@ -39,7 +37,7 @@ impl Session {
         let mut call = Call::get(routes::HEALTH, RouteClass::Control);
         call.operation = Some("ServiceClient.health");
         call.policy = CallPolicy::ONCE;
-        self.call_on_io(self.caller.clone(), call).await?;
+        call_on_io(&*self.spawner, self.caller.clone(), call).await?;
         Ok(())
     }
 
@@ -65,25 +63,5 @@ impl Session {
     /// Returns the server profile: the features of the server that are known so far, such as the body formats that it accepts.
     pub fn server_profile(&self) -> Arc<ServerProfile> {
         self.endpoint.profile()
-    }
-
-    /// Sends a request with its retries on the I/O runtime, and fails with `Timeout` when the deadline of the call passes.
-    pub(crate) async fn call_on_io(&self, caller: Caller, call: Call) -> Result<Accepted, Error> {
-        let work = Box::pin(async move {
-            let (deadline, operation) = (call.deadline, call.operation);
-            let Some(at) = deadline else {
-                return caller.call(call).await;
-            };
-            let called = caller.time.deadline(at, caller.call(call)).await;
-            called.unwrap_or_else(|| {
-                let message = "no response before the deadline";
-                let error = Error::new(ErrorKind::Timeout, Sent::MaybeSent, message);
-                Err(match operation {
-                    Some(operation) => error.with_operation(operation),
-                    None => error,
-                })
-            })
-        });
-        on_io(&*self.spawner, work).await
     }
 }

@@ -71,6 +71,21 @@ impl Session {
         self.auth.as_ref()?.identity()
     }
 
+    /// Returns the authentication of the session, or `None` if its transports need none.
+    pub fn auth(&self) -> Option<&Arc<Auth>> {
+        self.auth.as_ref()
+    }
+
+    /// Returns the options with which the session was opened.
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// Returns the spawner of tasks on the I/O runtime.
+    pub fn shared_spawner(&self) -> Arc<dyn Spawn> {
+        Arc::clone(&self.spawner)
+    }
+
     /// Subscribes to the events of the session, such as messages of the server, pauses until a bill is paid, failing heartbeats, and the end of
     /// the session.
     pub fn events(&self) -> SessionEvents {

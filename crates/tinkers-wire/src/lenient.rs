@@ -1,6 +1,8 @@
 //! Deserialisers for response fields that differ between servers, such as numeric ids and numbers as strings.
 
-use serde::de::Error;
+use std::collections::BTreeMap;
+
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -36,6 +38,49 @@ where
 {
     let value = Value::deserialize(deserializer)?;
     Ok(as_i64(&value).and_then(|count| u64::try_from(count).ok()?.try_into().ok()))
+}
+
+/// Deserialises a non-negative integer, such as a position in a list. Any other value becomes 0.
+pub(crate) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(optional_count(deserializer)?.unwrap_or_default())
+}
+
+/// Deserialises a number, such as a price. Strings of numbers are accepted. Any other value becomes `None`.
+pub(crate) fn optional_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<f64>, D::Error> {
+    let number = match Value::deserialize(deserializer)? {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    Ok(number.filter(|number| number.is_finite()))
+}
+
+/// Deserialises the metadata of a user. Values that are not strings become their JSON text. Anything but an object becomes `None`.
+pub(crate) fn optional_metadata<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    let Value::Object(fields) = Value::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let text = |value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let fields = fields.into_iter();
+    Ok(Some(
+        fields.map(|(name, value)| (name, text(value))).collect(),
+    ))
+}
+
+/// Deserialises a value that callers can do without. A value that cannot be decoded becomes `None`.
+pub(crate) fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 /// Deserialises an object with `read`, whose fields all have defaults. Numbers and booleans may be strings, and integers may be floats. Fields

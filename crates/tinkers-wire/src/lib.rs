@@ -1,6 +1,7 @@
 //! Request and response bodies, ids and paths of the Tinker API, in JSON and protobuf.
 #![doc = include_str!("../README.md")]
 
+mod checkpoint_admin;
 mod chunk_json;
 mod config;
 mod dates;
@@ -27,19 +28,27 @@ mod sampling;
 mod sampling_result;
 #[cfg(feature = "schema")]
 mod schema;
+mod search;
+mod session_admin;
 mod session_poll;
+mod signed_url;
 mod telemetry;
 mod tensor;
 mod tensor_element;
 mod training;
 mod training_result;
+mod usage;
 mod weights;
 
+pub use checkpoint_admin::{
+    CheckpointSearch, CheckpointSearchPage, CopyWeights, ExternalUpload, ExternalWeightsUrls,
+    FinishExternalUpload, NewCheckpoint, SetCheckpointTtl, StartExternalUpload,
+};
 pub use config::{
     ClientConfig, ConfigRequest, CreateSession, DynamicConfig, FinishReason, FinishSession,
     Heartbeat, SDK_VERSION, SessionCreated,
 };
-pub use dates::rfc3339;
+pub use dates::{rfc3339, since_epoch};
 pub use datum::{Datum, ProvenanceSpan, SpanKind};
 pub use input::{InvalidInput, check_api_key};
 pub use loss::{Loss, LossConfigValue, LossFn, loss_input_dtype};
@@ -65,9 +74,15 @@ pub use sampling::{
 pub use sampling_result::{
     PromptAltTokens, SampleResponse, SampledSequence, StopReason, TopkLogprobs,
 };
+pub use search::{AccessScope, MAX_SEARCH_LIMIT, OwnerFilter, SearchCursor};
+pub use session_admin::{
+    AssignSessionProject, FailedPart, SessionSearch, SessionSearchPage, SessionStatus,
+    SessionStatusFilter, SessionSummary, TraceExport,
+};
 pub use session_poll::{
     Completion, CompletionState, Completions, PollTarget, PollTargetKind, RetrieveFutures,
 };
+pub use signed_url::SignedUrl;
 pub use telemetry::{
     Telemetry, TelemetryAccepted, TelemetryEvent, TelemetryEventKind, TelemetrySeverity,
 };
@@ -75,6 +90,10 @@ pub use tensor::{CsrIndices, DType, TensorData, TensorValues};
 pub use tensor_element::TensorElement;
 pub use training::{AdamParams, OptimStep, PassMode, PassRequest};
 pub use training_result::{ForwardBackwardOutput, LossFnOutput, OptimStepResult};
+pub use usage::{
+    ApiKeyInfo, AuditEntry, AuditEventType, AuditLog, BillingUsage, CheckpointStorage,
+    CheckpointStorageUsage, UsageEvent, UsageInfo, UsageSession,
+};
 pub use weights::{
     LoadWeights, LoadedWeights, MAX_CHECKPOINT_NAME, SamplerSaveKind, SaveWeights,
     SaveWeightsForSampler, SavedSamplerWeights, SavedWeights, check_checkpoint_name,

@@ -95,10 +95,13 @@ impl Capabilities {
 #[non_exhaustive]
 pub struct Cursor {
     /// The index of the first entry of this page in the whole listing.
+    #[serde(default, deserialize_with = "lenient::count")]
     pub offset: u64,
     /// The maximum number of entries per page.
+    #[serde(default, deserialize_with = "lenient::count")]
     pub limit: u64,
     /// The number of entries of the whole listing.
+    #[serde(deserialize_with = "lenient::count")]
     pub total_count: u64,
 }
 
@@ -132,19 +135,19 @@ pub struct TrainingRun {
     #[serde(default, deserialize_with = "null_is_default")]
     pub corrupted: bool,
     /// The rank of the LoRA adapter.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional_count")]
     pub lora_rank: Option<u32>,
     /// The time of the last request for the model, an RFC 3339 string.
     #[serde(default, deserialize_with = "null_is_default")]
     pub last_request_time: String,
     /// The latest checkpoint of the run with weights and optimizer state.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional")]
     pub last_checkpoint: Option<Checkpoint>,
     /// The latest checkpoint of the run with weights to sample from.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional")]
     pub last_sampler_checkpoint: Option<Checkpoint>,
     /// Metadata of the training run, chosen by the caller.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional_metadata")]
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
@@ -206,21 +209,25 @@ pub struct Checkpoint {
     /// The purpose of the checkpoint.
     pub checkpoint_type: CheckpointType,
     /// The time at which the checkpoint was saved, an RFC 3339 string.
+    #[serde(default, deserialize_with = "null_is_default")]
     pub time: String,
     /// The path of the checkpoint as a string, since not every server sends the form that [`TinkerPath`](crate::TinkerPath) parses.
     pub tinker_path: String,
     /// The size of the checkpoint in bytes, if the server sends it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional_count")]
     pub size_bytes: Option<u64>,
     /// Whether the checkpoint is publicly readable.
     #[serde(default, deserialize_with = "null_is_default")]
     pub public: bool,
     /// Metadata of the checkpoint, chosen by the caller.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional_metadata")]
     pub user_metadata: Option<BTreeMap<String, String>>,
     /// The time at which the server deletes the checkpoint, an RFC 3339 string; `None` means never.
     #[serde(default)]
     pub expires_at: Option<String>,
+    /// The name of the base model, if the server sends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
 }
 
 impl Checkpoint {
@@ -240,6 +247,7 @@ impl Checkpoint {
             public: false,
             user_metadata: None,
             expires_at: None,
+            base_model: None,
         }
     }
 }
@@ -252,7 +260,7 @@ pub struct TrainingRunList {
     /// The training runs of this page.
     pub training_runs: Vec<TrainingRun>,
     /// The position of this page in the listing, if the server sends it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional")]
     pub cursor: Option<Cursor>,
 }
 
@@ -275,7 +283,7 @@ pub struct CheckpointList {
     /// The checkpoints of this page or of the training run.
     pub checkpoints: Vec<Checkpoint>,
     /// The position of this page in the listing, if the server sends it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional")]
     pub cursor: Option<Cursor>,
 }
 
@@ -303,6 +311,7 @@ impl CheckpointList {
 #[non_exhaustive]
 pub struct SessionList {
     /// The ids of the sessions.
+    #[serde(default, deserialize_with = "null_is_default")]
     pub sessions: Vec<String>,
 }
 
@@ -312,13 +321,13 @@ pub struct SessionList {
 #[non_exhaustive]
 pub struct SessionInfo {
     /// The ids of the training runs of the session.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub training_run_ids: Vec<String>,
     /// The ids of the samplers of the session.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub sampler_ids: Vec<String>,
     /// Metadata of the session, chosen by the caller.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional_metadata")]
     pub user_metadata: Option<BTreeMap<String, String>>,
     /// The display name of the session.
     #[serde(default)]

@@ -1,6 +1,23 @@
 //! The paths of the API, below the base URL, each with its HTTP method.
 //!
-//! Ids are inserted into paths without escaping, as the official SDK does: model ids contain `:`, and checkpoint ids contain `/`.
+//! Ids are percent-encoded, so that no id can name another path. Characters that occur in ids, such as the `:` of model ids, stay as they
+//! are, as in requests of the official SDK. The two parts of a checkpoint id, `<kind>/<name>`, are two segments of the path.
+
+use std::fmt::Display;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::InvalidInput;
+
+/// The characters that are escaped in a segment of a path and in a value of a query.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b':')
+    .remove(b'@')
+    .remove(b',');
 
 /// `POST`: returns the client configuration.
 pub const CLIENT_CONFIG: &str = "/api/v1/client/config";
@@ -56,11 +73,27 @@ pub const TRAINING_RUNS: &str = "/api/v1/training_runs";
 pub const CHECKPOINTS: &str = "/api/v1/checkpoints";
 /// `GET`: lists sessions.
 pub const SESSIONS: &str = "/api/v1/sessions";
+/// `POST`: searches sessions.
+pub const SEARCH_SESSIONS: &str = "/api/v1/sessions/search";
+/// `POST`: searches checkpoints. The official documentation does not state this path; it is chosen by analogy with [`SEARCH_SESSIONS`].
+pub const SEARCH_CHECKPOINTS: &str = "/api/v1/checkpoints/search";
+/// `POST`: copies a checkpoint to a project.
+pub const COPY_WEIGHTS: &str = "/api/v1/copy_weights";
+/// `POST`: begins an upload of weights from outside of the service.
+pub const EXTERNAL_UPLOAD_START: &str = "/api/v1/external_weights_upload_start";
+/// `POST`: turns uploaded files into a checkpoint.
+pub const EXTERNAL_UPLOAD_FINISH: &str = "/api/v1/external_weights_upload_finish";
+/// `GET`: returns the audit log of a day.
+pub const AUDIT: &str = "/api/v1/audit";
+/// `GET`: returns the usage per hour.
+pub const BILLING_USAGE: &str = "/api/v1/billing/usage/events";
+/// `GET`: returns the current storage of checkpoints.
+pub const CHECKPOINT_STORAGE: &str = "/api/v1/billing/usage/checkpoints/current";
 /// The path prefix of requests for one sampler. The function [`sampler`] appends the id of the sampler.
 pub const SAMPLERS: &str = "/api/v1/samplers";
 
 /// All paths of requests that do not contain an id.
-pub const ALL: [&str; 28] = [
+pub const ALL: [&str; 36] = [
     CLIENT_CONFIG,
     DYNAMIC_CONFIG,
     AUTH_TOKEN,
@@ -88,25 +121,137 @@ pub const ALL: [&str; 28] = [
     TRAINING_RUNS,
     CHECKPOINTS,
     SESSIONS,
+    SEARCH_SESSIONS,
+    SEARCH_CHECKPOINTS,
+    COPY_WEIGHTS,
+    EXTERNAL_UPLOAD_START,
+    EXTERNAL_UPLOAD_FINISH,
+    AUDIT,
+    BILLING_USAGE,
+    CHECKPOINT_STORAGE,
     SAMPLERS,
 ];
 
+/// Checks that an id can be a segment of a path.
+///
+/// # Errors
+/// The error names `field` if the id is empty, `.` or `..`, or contains control characters.
+pub fn check_id(field: &str, id: &str) -> Result<(), InvalidInput> {
+    if matches!(id, "" | "." | "..") || id.contains(char::is_control) {
+        return Err(InvalidInput::new(field, format_args!("an id, got {id:?}")));
+    }
+    Ok(())
+}
+
+/// Returns `text` in a form that is one segment of a path or one value of a query.
+fn segment(text: &str) -> impl Display + '_ {
+    utf8_percent_encode(text, ESCAPED)
+}
+
+/// Appends parameters to a path, in the given order. Parameters without a value are left out.
+pub fn with_query(path: impl Into<String>, parameters: &[(&str, Option<&str>)]) -> String {
+    let mut path = path.into();
+    let given = parameters
+        .iter()
+        .filter_map(|(name, value)| Some((name, (*value)?)));
+    for (index, (name, value)) in given.enumerate() {
+        path.push(if index == 0 { '?' } else { '&' });
+        path.push_str(name);
+        path.push('=');
+        path.extend(utf8_percent_encode(value, ESCAPED));
+    }
+    path
+}
+
+/// Returns the path of the `GET` request that describes the session with this id.
+pub fn session(session_id: &str) -> String {
+    format!("{SESSIONS}/{}", segment(session_id))
+}
+
 /// Returns the path of the `POST` request that ends the session with this id.
 pub fn finish_session(session_id: &str) -> String {
-    format!("{SESSIONS}/{session_id}/finish")
+    format!("{}/finish", session(session_id))
+}
+
+/// Returns the path of the `PUT` request that moves the session with this id to a project.
+pub fn session_project(session_id: &str) -> String {
+    format!("{}/project", session(session_id))
+}
+
+/// Returns the path of the `GET` request that builds the trace of the session with this id, or returns its state.
+pub fn session_trace(session_id: &str) -> String {
+    format!("{}/trace_export", session(session_id))
 }
 
 /// Returns the path of the `POST` request that unloads the model with this id, for servers that read the id from the query.
 pub fn unload_model_by_query(model_id: &str) -> String {
-    format!("{UNLOAD_MODEL}?model_id={model_id}")
+    with_query(UNLOAD_MODEL, &[("model_id", Some(model_id))])
 }
 
 /// Returns the path of the `GET` request that describes the sampler with this id.
 pub fn sampler(sampler_id: &str) -> String {
-    format!("{SAMPLERS}/{sampler_id}")
+    format!("{SAMPLERS}/{}", segment(sampler_id))
+}
+
+/// Returns the path of the `GET` request that describes the training run with this id.
+pub fn training_run(run_id: &str) -> String {
+    format!("{TRAINING_RUNS}/{}", segment(run_id))
 }
 
 /// Returns the path of the `GET` request that lists the checkpoints of the training run with this id.
 pub fn run_checkpoints(run_id: &str) -> String {
-    format!("{TRAINING_RUNS}/{run_id}/checkpoints")
+    format!("{}/checkpoints", training_run(run_id))
+}
+
+/// Returns the path of the `DELETE` request that deletes the checkpoint `<kind>/<name>` of a training run.
+pub fn checkpoint(run_id: &str, checkpoint_id: &str) -> String {
+    let mut path = run_checkpoints(run_id);
+    for part in checkpoint_id.split('/') {
+        path.push('/');
+        path.extend(utf8_percent_encode(part, ESCAPED));
+    }
+    path
+}
+
+/// Returns the path of the requests that publish (`POST`) and unpublish (`DELETE`) a checkpoint.
+pub fn checkpoint_publication(run_id: &str, checkpoint_id: &str) -> String {
+    format!("{}/publish", checkpoint(run_id, checkpoint_id))
+}
+
+/// Returns the path of the `PUT` request that sets the time after which the server deletes a checkpoint.
+pub fn checkpoint_ttl(run_id: &str, checkpoint_id: &str) -> String {
+    format!("{}/ttl", checkpoint(run_id, checkpoint_id))
+}
+
+/// Returns the path of the `GET` request for the addresses of the files of an external checkpoint.
+pub fn external_weights_urls(run_id: &str, checkpoint_id: &str) -> String {
+    format!(
+        "{}/external_weights_urls",
+        checkpoint(run_id, checkpoint_id)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_cannot_name_another_path() {
+        let run = "a:train:0";
+        let base = "/api/v1/training_runs/a:train:0";
+        assert_eq!(training_run(run), base);
+        let ttl = checkpoint_ttl(run, "weights/w 1");
+        assert_eq!(ttl, format!("{base}/checkpoints/weights/w%201/ttl"));
+        assert_eq!(session("a/../b?c#d"), "/api/v1/sessions/a%2F..%2Fb%3Fc%23d");
+        assert_eq!(sampler("ü%"), "/api/v1/samplers/%C3%BC%25");
+        let query = with_query(
+            AUDIT,
+            &[("a", None), ("b", Some("x&y=z")), ("c", Some("1"))],
+        );
+        assert_eq!(query, "/api/v1/audit?b=x%26y%3Dz&c=1");
+        for id in ["", ".", "..", "a\nb"] {
+            assert_eq!(check_id("run_id", id).unwrap_err().field(), "run_id");
+        }
+        check_id("run_id", run).unwrap();
+    }
 }

@@ -257,15 +257,18 @@ fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), Inv
     if let Some(name) = name {
         check_checkpoint_name(name)?;
     }
-    if let Some(ttl) = ttl_seconds
-        && !(3600..=315_360_000).contains(&ttl)
-    {
-        return Err(InvalidInput::new(
+    check_ttl(ttl_seconds)
+}
+
+/// Checks the time after which the server deletes a checkpoint: between one hour and ten years.
+pub(crate) fn check_ttl(ttl_seconds: Option<u64>) -> Result<(), InvalidInput> {
+    match ttl_seconds {
+        Some(ttl) if !(3600..=315_360_000).contains(&ttl) => Err(InvalidInput::new(
             "ttl_seconds",
             format_args!("3600 to 315360000 (ten years), got {ttl}"),
-        ));
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 impl SaveWeights {

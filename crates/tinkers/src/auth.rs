@@ -53,6 +53,6 @@ pub fn tinker_has_credentials() -> Result<bool> {
 /// `Authentication` if the credential is missing or the server rejects it, `Connection` if the server is not reachable, and otherwise the
 /// errors of the server.
 pub async fn check_tinker_accessible() -> Result<()> {
-    let client = ServiceClient::builder().account()?;
+    let client = ServiceClient::builder().rest_client()?;
     client.check_access().await
 }

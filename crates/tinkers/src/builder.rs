@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use tinkers_auth::{Auth, AuthTransport, Credential};
 use tinkers_core::{
-    BodyFormat, Clock, Error, Jitter, Result, RetryPolicy, RouteClass, SplitMix, Timeouts,
-    Transport,
+    BodyFormat, Clock, Error, Jitter, RecoveredErrors, Result, RetryPolicy, RouteClass, Spawn,
+    SplitMix, Timeouts, Transport,
 };
 use tinkers_dispatch::LimiterSettings;
 use tinkers_session::{
-    EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+    Endpoint, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 use tinkers_transport::{
     ClassConnectionLimits, ClientCertificate, DedicatedThread, HttpTransport, HttpVersions,
@@ -372,22 +372,30 @@ impl ServiceClientBuilder {
     }
 
     /// Returns the parts of a client without a session.
-    pub(crate) fn account_parts(self) -> Result<AccountParts> {
+    pub(crate) fn sessionless_parts(self) -> Result<SessionlessParts> {
         let variables = (self.environment)();
         let plan = ConnectionPlan::new(&self, &variables)?;
+        self.session.check()?;
         let runtime = self.io_runtime()?;
         let auth = plan.auth(&self, &variables, &runtime)?;
-        let clock = runtime.clock();
-        let http = plan.transport(&self, &variables, runtime)?;
+        let endpoint_key = EndpointKey::new(plan.address.clone(), auth.fingerprint_source());
+        let http = plan.transport(&self, &variables, runtime.clone())?;
         let transport: Arc<dyn Transport> = Arc::new(AuthTransport::new(http, Arc::clone(&auth)));
         let transport = match self.layer {
             Some(layer) => layer(transport),
             None => transport,
         };
-        Ok(AccountParts {
+        let mut options = self.session;
+        options.project_id = options.project_id.or(variables.project_id);
+        Ok(SessionlessParts {
             transport,
             auth,
-            clock,
+            time: runtime.clock(),
+            spawner: Arc::new(runtime),
+            jitter: jitter(),
+            endpoint: Endpoints::shared().get_or_create(endpoint_key),
+            recovered_errors: Arc::clone(&plan.recovered_errors),
+            options,
         })
     }
 
@@ -402,11 +410,16 @@ impl ServiceClientBuilder {
     }
 }
 
-/// The parts of a client without a session: the authenticated transport, the authentication, and the clock.
-pub(crate) struct AccountParts {
+/// The parts of a client without a session, such as the authenticated transport and the shared rate limits.
+pub(crate) struct SessionlessParts {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) auth: Arc<Auth>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: Arc<dyn Clock>,
+    pub(crate) spawner: Arc<dyn Spawn>,
+    pub(crate) jitter: Arc<dyn Jitter>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) recovered_errors: Arc<RecoveredErrors>,
+    pub(crate) options: SessionOptions,
 }
 
 impl ServiceClientBuilder {

@@ -11,7 +11,7 @@
 //! | Sample | [`CreateSamplingClient`], [`SamplingClient`], [`Sample`], [`SamplingParams`], [`Stop`], [`SampleStream`]; results: [`SampleResponse`], [`SampledSequence`], [`StopReason`] |
 //! | Wait for results | [`ApiFuture`], [`Progress`], [`Phase`], [`block_on`] |
 //! | Handle errors | [`Error`], [`ErrorKind`], [`Sent`], [`Stalled`], [`FailureCategory`], [`RecoveredErrorCounts`] |
-//! | Manage | [`Capabilities`], [`ModelInfo`], [`ServerProfile`], [`FinishReason`] |
+//! | Manage | [`mod@rest`]: [`RestClient`], [`AdminClient`]; [`Capabilities`], [`ModelInfo`], [`ServerProfile`], [`FinishReason`] |
 //! | Limit the rate | [`LimiterSettings`], [`LimiterSnapshot`], [`GateSnapshot`], [`LimiterEvents`] |
 //! | Test | [`transport`] for custom layers; with the feature `local` the embedded server, [`ServiceClient::local`] and [`mod@local`] |
 //!
@@ -21,7 +21,6 @@
 //! [test a training loop under faults](https://github.com/tinkers-rs/tinkers/blob/main/docs/guides/faults.md). Programs:
 //! [the examples](https://github.com/tinkers-rs/tinkers/tree/main/crates/tinkers/examples).
 
-mod account;
 pub mod auth;
 pub mod blocking;
 mod builder;
@@ -30,13 +29,14 @@ mod default_headers;
 #[cfg(feature = "local")]
 mod embedded_server;
 mod environment;
+pub mod rest;
 mod service;
 
 pub use builder::ServiceClientBuilder;
 pub use environment::Environment;
 pub use service::ServiceClient;
 
-pub use account::{AccountClient, ApiKeyInfo};
+pub use rest::{AdminClient, RestClient};
 pub use tinkers_core::{
     Backoff, BaseUrl, BodyFormat, Clock, Deduplication, Document, Error, ErrorKind, Phase,
     Progress, RecoveredError, RecoveredErrorCounts, Result, RetryPolicy, RouteClass, Sent,

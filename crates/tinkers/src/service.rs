@@ -40,6 +40,11 @@ impl ServiceClient {
         Self { session }
     }
 
+    /// Returns the session of the client.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
     /// Creates a training client with a new LoRA adapter of `base_model`. Nothing is sent before the returned builder is awaited. The type
     /// of the builder describes the errors.
     ///
@@ -249,7 +254,7 @@ impl ServiceClient {
 }
 
 /// Returns the identity, or the error that the credential contains none.
-pub(crate) fn identity(identity: Option<Identity>) -> Result<Identity> {
+fn identity(identity: Option<Identity>) -> Result<Identity> {
     identity.ok_or_else(|| {
         let message = "the credential is an API key, which contains no user, and the server does not exchange it for a token";
         Error::new(ErrorKind::Unsupported, Sent::NotSent, message)

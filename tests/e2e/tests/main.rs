@@ -26,6 +26,7 @@ mod parity;
 mod quirks;
 mod recorder;
 mod rejections;
+mod rest;
 mod runtime;
 mod sampling;
 mod session_events;

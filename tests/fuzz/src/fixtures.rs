@@ -80,6 +80,17 @@ pub(crate) fn valid_body(route: Route) -> Option<String> {
             format!(r#"{{"path":"{path}","optimizer":true,"model_id":"{model}","seq_id":2}}"#)
         }
         Route::WeightsInfo => format!(r#"{{"tinker_path":"{path}"}}"#),
+        Route::SearchSessions => format!(
+            r#"{{"session_id":"{SESSION}","display_name":"a b","user_metadata":{{}},"owner":{{"type":"own"}},"statuses":[{{"type":"client_finished","reasons":["success"]}}],"limit":2,"cursor":{{"last_created_at":"x","last_session_id":"{SESSION}"}}}}"#
+        ),
+        Route::SearchCheckpoints => format!(
+            r#"{{"checkpoint_type":"training","base_models":["tinkers/scripted"],"limit":2,"cursor":{{"last_created_at":"2026","last_checkpoint_uuid":"{path}"}}}}"#
+        ),
+        Route::CopyWeights => {
+            format!(r#"{{"source_path":"{path}","destination_project_id":"p","ttl_seconds":4000}}"#)
+        }
+        Route::SessionProject => r#"{"project_id":"p"}"#.to_owned(),
+        Route::CheckpointTtl => r#"{"ttl_seconds":4000}"#.to_owned(),
         Route::RetrieveFuture => {
             format!(r#"{{"request_id":"{FUTURE}","allow_metadata_only":true}}"#)
         }

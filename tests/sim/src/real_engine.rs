@@ -194,6 +194,8 @@ impl RealEngine {
                 user_metadata: None,
                 run_metadata: None,
                 owner: None,
+                public: false,
+                project_id: None,
             },
             overwrite: Overwrite::Refuse,
         };

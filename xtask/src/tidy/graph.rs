@@ -1,7 +1,7 @@
 //! The rule on dependencies between the crates of the workspace.
 
 use super::Violation;
-use super::table::{self, FACADE, PLANNED};
+use super::table::{self, FACADE};
 use crate::metadata::{Dependency, Kind, Package};
 
 /// Finds dependencies between workspace crates that the crate table does not allow, crates without
@@ -18,7 +18,7 @@ pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
 fn missing_crates(packages: &[Package]) -> Vec<Violation> {
     let exists = |name: &str| packages.iter().any(|package| package.name == name);
     let rows = table::TABLE.iter().map(|row| row.name);
-    rows.filter(|name| !exists(name) && !PLANNED.contains(name))
+    rows.filter(|name| !exists(name))
         .map(|name| Violation::new(name, "is in the crate table but does not exist"))
         .collect()
 }
@@ -205,10 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn crate_table_row_without_a_crate_is_a_violation_unless_planned() {
+    fn crate_table_row_without_a_crate_is_a_violation() {
         let mut packages = workspace_with(library("tinkers-wire", &[]));
-        packages.retain(|package| package.name != "tinkers-rest");
-        assert_eq!(violations(&packages), []);
         packages.retain(|package| package.name != "tinkers-limits");
         assert_eq!(violations(&packages)[0].place, "tinkers-limits");
     }

@@ -15,9 +15,6 @@ pub(crate) struct Entry {
 /// it, not even as a dev-dependency.
 pub(crate) const FACADE: &str = "tinkers";
 
-/// The crates of the table that need not exist in the workspace yet.
-pub(crate) const PLANNED: &[&str] = &["tinkers-rest"];
-
 /// The rows of the crate table, from the highest tier of the architecture to the lowest.
 pub(crate) const TABLE: &[Entry] = &[
     Entry {
@@ -62,7 +59,12 @@ pub(crate) const TABLE: &[Entry] = &[
     Entry {
         name: "tinkers-rest",
         tier: 3,
-        inside: &["tinkers-core", "tinkers-wire"],
+        inside: &[
+            "tinkers-core",
+            "tinkers-wire",
+            "tinkers-auth",
+            "tinkers-futures",
+        ],
     },
     Entry {
         name: "tinkers-session",

@@ -268,7 +268,9 @@ impl Engine for ModelEngine {
                 lock(&self.shared.running).insert(job.id, Arc::clone(&cancelled));
                 &self.sampling
             }
-            Work::DeleteCheckpoint { .. } => &self.storage,
+            Work::DeleteCheckpoint { .. }
+            | Work::UpdateCheckpoint { .. }
+            | Work::CopyCheckpoint { .. } => &self.storage,
             _ => &self.training,
         };
         // The write is counted before the flag is read. So either `close` waits for this write, or this job sees the flag.

@@ -1,18 +1,40 @@
-//! The storage thread, which deletes checkpoints. On a separate thread, a deletion does not wait for a running training job.
+//! The storage thread, which deletes, changes and copies checkpoints. On a separate thread, this does not wait for a running training job.
 
-use tinkers_local::engine::{EngineError, Job, Outcome, Work};
+use tinkers_local::engine::{CheckpointRecord, EngineError, Job, Outcome, Work};
+use tinkers_wire::TinkerPath;
 
 use super::Shared;
 use super::convert::key;
 
 pub(super) fn run(shared: &Shared, job: &Job) -> Result<Outcome, EngineError> {
-    let Work::DeleteCheckpoint { path } = &job.work else {
-        return Err(EngineError::server(
+    match &job.work {
+        Work::DeleteCheckpoint { path } => {
+            shared
+                .samplers
+                .invalidate_during(path, || shared.store.delete(&key(path)))?;
+            Ok(Outcome::Done)
+        }
+        // The weights do not change, so samplers of the checkpoint stay valid.
+        Work::UpdateCheckpoint { record } => {
+            save_with_record(shared, &record.path, record).map(|_| Outcome::Done)
+        }
+        Work::CopyCheckpoint { source, record } => save_with_record(shared, source, record),
+        _ => Err(EngineError::server(
             "the storage thread received a job of another kind",
-        ));
-    };
-    shared
-        .samplers
-        .invalidate_during(path, || shared.store.delete(&key(path)))?;
-    Ok(Outcome::Done)
+        )),
+    }
+}
+
+/// Saves the weights of the checkpoint `source` with another record, at the path of the record.
+fn save_with_record(
+    shared: &Shared,
+    source: &TinkerPath,
+    record: &CheckpointRecord,
+) -> Result<Outcome, EngineError> {
+    let mut contents = shared.store.load(&key(source))?;
+    contents.record = serde_json::to_string(record).map_err(|error| {
+        EngineError::server(format!("cannot encode the checkpoint record: {error}"))
+    })?;
+    let size_bytes = shared.store.save(&key(&record.path), &contents)?;
+    Ok(Outcome::Saved { size_bytes })
 }

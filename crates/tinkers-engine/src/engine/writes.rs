@@ -16,7 +16,7 @@ pub(super) fn mark_engine_thread() {
     IS_ENGINE_THREAD.set(true);
 }
 
-/// The number of submitted saves and checkpoint deletions that have not finished.
+/// The number of submitted saves, and deletions, changes and copies of checkpoints, that have not finished.
 #[derive(Debug, Default)]
 pub(super) struct PendingWrites(Arc<Inner>);
 
@@ -31,9 +31,16 @@ struct Inner {
 pub(super) struct PendingWrite(Arc<Inner>);
 
 impl PendingWrites {
-    /// Counts `work` as a pending write if it is a save or a checkpoint deletion.
+    /// Counts `work` as a pending write if it writes to storage.
     pub(super) fn begin(&self, work: &Work) -> Option<PendingWrite> {
-        if !matches!(work, Work::Save { .. } | Work::DeleteCheckpoint { .. }) {
+        let is_write = matches!(
+            work,
+            Work::Save { .. }
+                | Work::DeleteCheckpoint { .. }
+                | Work::UpdateCheckpoint { .. }
+                | Work::CopyCheckpoint { .. }
+        );
+        if !is_write {
             return None;
         }
         *self.0.lock() += 1;

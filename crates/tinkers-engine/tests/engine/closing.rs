@@ -25,6 +25,8 @@ fn begin_save(test: &TestEngine, dir: &Path, rank: u32) -> std::path::PathBuf {
         user_metadata: None,
         run_metadata: None,
         owner: None,
+        public: false,
+        project_id: None,
     };
     let work = Work::Save {
         model: "m".into(),

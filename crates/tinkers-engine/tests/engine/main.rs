@@ -106,6 +106,8 @@ impl TestEngine {
             user_metadata: Some([("note".to_owned(), "ü".to_owned())].into()),
             run_metadata: None,
             owner: None,
+            public: false,
+            project_id: None,
         };
         self.run(Work::Save {
             model: model.into(),

@@ -19,13 +19,13 @@ pub enum Permission {
     Sample,
     /// List and describe sessions, training runs and checkpoints.
     Read,
-    /// Delete checkpoints.
-    Delete,
+    /// Delete, expire, publish and copy checkpoints, and move sessions to projects.
+    Manage,
 }
 
 impl Permission {
     /// All permissions.
-    pub const ALL: [Self; 4] = [Self::Train, Self::Sample, Self::Read, Self::Delete];
+    pub const ALL: [Self; 4] = [Self::Train, Self::Sample, Self::Read, Self::Manage];
 
     /// Returns the name of the permission in the file of `tinkers serve --keys` and in error texts.
     pub const fn name(self) -> &'static str {
@@ -33,7 +33,7 @@ impl Permission {
             Self::Train => "train",
             Self::Sample => "sample",
             Self::Read => "read",
-            Self::Delete => "delete",
+            Self::Manage => "manage",
         }
     }
 
@@ -67,11 +67,18 @@ impl Permission {
             Route::Sampler => &[Self::Sample, Self::Read],
             Route::Sessions
             | Route::Session
+            | Route::SearchSessions
+            | Route::SearchCheckpoints
             | Route::TrainingRuns
             | Route::TrainingRun
             | Route::RunCheckpoints
             | Route::Checkpoints => &[Self::Read],
-            Route::DeleteCheckpoint | Route::DeleteEscapedCheckpoint => &[Self::Delete],
+            Route::DeleteCheckpoint
+            | Route::DeleteEscapedCheckpoint
+            | Route::PublishCheckpoint
+            | Route::CheckpointTtl
+            | Route::CopyWeights
+            | Route::SessionProject => &[Self::Manage],
         }
     }
 }

@@ -51,7 +51,7 @@ impl AccessControl {
     /// | `key_env` | the environment variable that contains the API key; either this or `key` |
     /// | `owner` | the owner of all that requests with the key create: letters, digits, and `.`, `_`, `@`, `-`. Keys of the same owner share everything |
     /// | `organization` | the organization in the description of the key and in its tokens; default `local` |
-    /// | `permissions` | a list of `train`, `sample`, `read` and `delete`; default all |
+    /// | `permissions` | a list of `train`, `sample`, `read` and `manage` (delete, expire, publish, copy and move); default all |
     ///
     /// ```
     /// # use tinkers_local::AccessControl;

@@ -13,7 +13,7 @@ use super::{
 use crate::read::Route;
 
 /// The routes that the official service has but SkyRL, another server of this API, does not have.
-const NOT_IN_SKYRL: [Route; 8] = [
+const NOT_IN_SKYRL: [Route; 14] = [
     Route::CancelFuture,
     Route::DynamicConfig,
     Route::FinishSession,
@@ -22,6 +22,12 @@ const NOT_IN_SKYRL: [Route; 8] = [
     Route::RetrieveFutures,
     Route::Checkpoints,
     Route::DeleteEscapedCheckpoint,
+    Route::SearchSessions,
+    Route::SessionProject,
+    Route::PublishCheckpoint,
+    Route::CheckpointTtl,
+    Route::SearchCheckpoints,
+    Route::CopyWeights,
 ];
 
 /// How long a SkyRL server holds a poll open while the operation has not ended.

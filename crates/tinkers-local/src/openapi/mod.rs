@@ -187,7 +187,7 @@ impl Document<'_> {
         if self.is_key_needed(route) {
             all.insert(401);
         }
-        if route.method() == "POST" {
+        if matches!(route.method(), "POST" | "PUT") {
             // The statuses for bodies that are malformed, too long, in an unsupported content coding, or invalid.
             all.extend([400, 413, 415, 422]);
         }
@@ -244,7 +244,7 @@ fn parameters(route: Route) -> Vec<Value> {
             |name| json!({ "name": name, "in": "query", "required": false, "schema": schema }),
         ));
     }
-    if route.method() == "POST" {
+    if matches!(route.method(), "POST" | "PUT") {
         all.push(json!({ "$ref": "#/components/parameters/ContentEncoding" }));
     }
     all

@@ -32,6 +32,11 @@ impl Document<'_> {
             Route::RetrieveFuture => self.reference_to::<wire::RetrieveFuture>(),
             Route::CancelFuture => self.reference_to::<wire::CancelFuture>(),
             Route::RetrieveFutures => self.reference_to::<wire::RetrieveFutures>(),
+            Route::SearchSessions => self.reference_to::<wire::SessionSearch>(),
+            Route::SearchCheckpoints => self.reference_to::<wire::CheckpointSearch>(),
+            Route::CopyWeights => self.reference_to::<wire::CopyWeights>(),
+            Route::SessionProject => self.reference_to::<wire::AssignSessionProject>(),
+            Route::CheckpointTtl => self.reference_to::<wire::SetCheckpointTtl>(),
             Route::Health
             | Route::ApiKey
             | Route::Capabilities
@@ -43,6 +48,7 @@ impl Document<'_> {
             | Route::RunCheckpoints
             | Route::DeleteEscapedCheckpoint
             | Route::DeleteCheckpoint
+            | Route::PublishCheckpoint
             | Route::Checkpoints => return None,
         })
     }

@@ -58,7 +58,14 @@ pub(super) fn refusals(route: Route) -> &'static [u16] {
         | Route::ApiKey
         | Route::Telemetry
         | Route::CreateSession => &[],
-        Route::Sessions | Route::TrainingRuns | Route::Checkpoints => &[422],
+        Route::Sessions
+        | Route::TrainingRuns
+        | Route::Checkpoints
+        | Route::SearchSessions
+        | Route::SearchCheckpoints => &[422],
+        Route::SessionProject => &[404],
+        Route::CheckpointTtl | Route::CopyWeights => &[404, 429, 500],
+        Route::PublishCheckpoint => &[404, 409, 429, 500],
         Route::FinishSession
         | Route::Session
         | Route::WeightsInfo
@@ -79,7 +86,7 @@ pub(super) fn refusals(route: Route) -> &'static [u16] {
         | Route::SaveWeightsForSampler
         | Route::LoadWeights
         | Route::Sample => &[404, 409, 410, 429],
-        Route::DeleteEscapedCheckpoint | Route::DeleteCheckpoint => &[400, 404, 409, 500],
+        Route::DeleteEscapedCheckpoint | Route::DeleteCheckpoint => &[400, 404, 409, 429, 500],
     }
 }
 
@@ -117,7 +124,14 @@ impl Document<'_> {
                 "properties": { "type": { "const": "session_heartbeat" } },
                 "required": ["type"],
             }),
-            Route::FinishSession | Route::CancelFuture => json!({ "type": "object" }),
+            Route::FinishSession
+            | Route::CancelFuture
+            | Route::SessionProject
+            | Route::CheckpointTtl
+            | Route::PublishCheckpoint => json!({ "type": "object" }),
+            Route::SearchSessions => self.reference_to::<wire::SessionSearchPage>(),
+            Route::SearchCheckpoints => self.reference_to::<wire::CheckpointSearchPage>(),
+            Route::CopyWeights => self.reference_to::<wire::NewCheckpoint>(),
             Route::Sessions => self.reference_to::<wire::SessionList>(),
             Route::Session => self.reference_to::<wire::SessionInfo>(),
             Route::ModelInfo => self.reference_to::<wire::ModelInfo>(),

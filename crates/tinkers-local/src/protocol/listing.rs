@@ -70,20 +70,16 @@ impl Protocol {
     }
 
     /// Handles `GET /training_runs`: lists the runs of an owner in one project or in all projects, the most recently used run first. Runs of an
-    /// earlier server process belong to no project.
+    /// earlier server process belong to no project, except copies.
     pub(super) fn list_runs(
         &self,
         owner: &Owner,
         page: Page,
         project: Option<&str>,
     ) -> LazyResponse {
-        let project_of = |run: &str| {
-            let model = self.models.get(run)?;
-            self.sessions.project_of(model.session())
-        };
         let runs = self.runs(owner).into_iter();
         let mut all: Vec<(f64, TrainingRun)> = runs
-            .filter(|(run, _)| project.is_none() || project_of(run) == project)
+            .filter(|(run, _)| project.is_none() || self.project_of_run(run) == project)
             .map(|(_, run)| run)
             .collect();
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -117,6 +113,16 @@ impl Protocol {
         let checkpoints = page.of(&all).iter().map(|record| listed(record)).collect();
         let cursor = Some(page.cursor(all.len()));
         LazyResponse::ok(&CheckpointList::new(checkpoints, cursor))
+    }
+
+    /// Returns the project of a training run, if it is known: that of the session, or that of a copied checkpoint.
+    pub(super) fn project_of_run(&self, run: &str) -> Option<&str> {
+        if let Some(model) = self.models.get(run) {
+            return self.sessions.project_of(model.session());
+        }
+        let mut records = self.checkpoints.iter();
+        let copy = records.find(|record| record.path.run_id() == Some(run))?;
+        copy.project_id.as_deref()
     }
 
     fn newest_first(&self, wanted: impl Fn(&CheckpointRecord) -> bool) -> Vec<&CheckpointRecord> {
@@ -183,7 +189,7 @@ fn run(
 }
 
 /// Formats a number of seconds since the Unix epoch as a date.
-fn date(seconds: f64) -> String {
+pub(super) fn date(seconds: f64) -> String {
     rfc3339(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
@@ -192,7 +198,7 @@ pub(super) fn unknown_run(id: &str) -> Refusal {
 }
 
 /// Returns the description of a checkpoint for a listing.
-fn listed(record: &CheckpointRecord) -> Checkpoint {
+pub(super) fn listed(record: &CheckpointRecord) -> Checkpoint {
     let path = &record.path;
     let saved_at = date(record.saved_at);
     // The protocol makes all paths of checkpoints in the form of the service, so they have an id and a kind.
@@ -202,6 +208,8 @@ fn listed(record: &CheckpointRecord) -> Checkpoint {
     listed.size_bytes = Some(record.size_bytes);
     listed.user_metadata = record.user_metadata.clone();
     listed.expires_at = record.expires_at.map(date);
+    listed.public = record.public;
+    listed.base_model = Some(record.base_model.clone());
     listed
 }
 

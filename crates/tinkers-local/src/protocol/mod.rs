@@ -22,6 +22,7 @@ mod losses;
 mod optimizer;
 mod ownership;
 mod payload;
+mod rest;
 mod retrieve;
 mod retrieve_futures;
 mod sample;
@@ -203,6 +204,20 @@ impl Protocol {
             Command::DeleteCheckpoint { run, checkpoint } => {
                 return self.delete_checkpoint(exchange, &run, &checkpoint);
             }
+            Command::SetPublic {
+                run,
+                checkpoint,
+                public,
+            } => return self.set_public(exchange, &run, &checkpoint, public),
+            Command::SetTtl {
+                run,
+                checkpoint,
+                body,
+            } => return self.set_ttl(at, exchange, &run, &checkpoint, body),
+            Command::CopyWeights(body) => return self.copy_weights(at, exchange, owner, &body),
+            Command::SearchCheckpoints(body) => self.search_checkpoints(owner, &body)?,
+            Command::SearchSessions(body) => self.search_sessions(owner, &body)?,
+            Command::AssignProject(id, body) => self.assign_project(&id, &body)?,
             Command::Sessions(page) => self.list_sessions(owner, page),
             Command::Session(id) => self.session_info(&id)?,
             Command::WindowCounts => match self.window_counts(at.now) {
@@ -219,6 +234,12 @@ impl Protocol {
             Some(Role::Operation(id)) => self.operation_ended(at, id, ended.0),
             Some(Role::Delete(exchange, record)) => {
                 self.checkpoint_deleted(at, exchange, *record, ended.0);
+            }
+            Some(Role::Change(exchange, record)) => {
+                self.checkpoint_changed(at, exchange, *record, ended.0);
+            }
+            Some(Role::Copy(exchange, record)) => {
+                self.checkpoint_copied(at, exchange, *record, ended.0);
             }
             Some(Role::Cleanup) => {
                 if let Err(error) = ended.0 {

@@ -1,4 +1,4 @@
-//! Checks that requests name only sessions, models, samplers, checkpoints and operations of their own owner.
+//! Checks that requests name only sessions, models, samplers, checkpoints and operations of their own owner, or published checkpoints.
 
 use tinkers_wire::TinkerPath;
 
@@ -32,9 +32,13 @@ impl Protocol {
             | Command::TrainingRuns(..)
             | Command::Checkpoints(_)
             | Command::Sessions(_)
+            | Command::SearchCheckpoints(_)
+            | Command::SearchSessions(_)
             | Command::WindowCounts => Ok(()),
             Command::Heartbeat(body) => check.session(&body.session_id),
-            Command::FinishSession(id, _) | Command::Session(id) => check.session(id),
+            Command::FinishSession(id, _)
+            | Command::Session(id)
+            | Command::AssignProject(id, _) => check.session(id),
             Command::CreateModel(body, _) => check.session(&body.session_id),
             Command::ModelInfo(body) | Command::UnloadModel(body) => check.model(&body.model_id),
             Command::Pass(body, ..) => check.model(&body.model_id),
@@ -44,28 +48,36 @@ impl Protocol {
             Command::LoadWeights(body, _) => {
                 check.all(&body.session_id, Check::session)?;
                 check.all(&body.model_id, Check::model)?;
-                check.checkpoint(&body.path)
+                check.readable(&body.path)
             }
-            Command::WeightsInfo(body) => check.path(&body.tinker_path),
+            Command::WeightsInfo(body) => check.path(&body.tinker_path, Check::readable),
+            Command::CopyWeights(body) => check.path(&body.source_path, Check::readable),
             Command::CreateSamplingSession(body, _) => {
                 check.session(&body.session_id)?;
                 body.model_path
                     .iter()
-                    .try_for_each(|path| check.checkpoint(path))
+                    .try_for_each(|path| check.readable(path))
             }
             Command::Sampler(id) => check.sampler(id),
             Command::Sample(body, _) => {
                 check.all(&body.sampling_session_id, Check::sampler)?;
                 body.model_path
                     .iter()
-                    .try_for_each(|path| check.checkpoint(path))
+                    .try_for_each(|path| check.readable(path))
             }
             Command::RetrieveAll(body) => check.sampler(&body.target.sampling_session_id),
             Command::Retrieve(body, _) => check.operation(&body.request_id),
             Command::Cancel(body) => check.operation(&body.request_id),
             Command::TrainingRun(id) | Command::RunCheckpoints(id) => check.run(id),
-            Command::DeleteCheckpoint { run, checkpoint } => {
-                check.path(&format!("tinker://{run}/{checkpoint}"))
+            Command::DeleteCheckpoint { run, checkpoint }
+            | Command::SetPublic {
+                run, checkpoint, ..
+            }
+            | Command::SetTtl {
+                run, checkpoint, ..
+            } => {
+                let path = format!("tinker://{run}/{checkpoint}");
+                check.path(&path, Check::checkpoint)
             }
         }
     }
@@ -119,10 +131,22 @@ impl Check<'_> {
         self.is_own(owner, || checkpoints::unknown(path))
     }
 
+    /// Checks that the owner may read a checkpoint: its own, or a published one.
+    fn readable(self, path: &TinkerPath) -> Result<(), Refusal> {
+        match self.protocol.checkpoints.get(path) {
+            Ok(record) if record.public => Ok(()),
+            _ => self.checkpoint(path),
+        }
+    }
+
     /// Checks a path that may be invalid. The command itself refuses invalid paths.
-    fn path(self, path: &str) -> Result<(), Refusal> {
+    fn path(
+        self,
+        path: &str,
+        check: impl Fn(Self, &TinkerPath) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let path = path.parse::<TinkerPath>();
-        path.map_or(Ok(()), |path| self.checkpoint(&path))
+        path.map_or(Ok(()), |path| check(self, &path))
     }
 
     fn operation(self, name: &str) -> Result<(), Refusal> {

@@ -155,6 +155,8 @@ impl Protocol {
             owner: self
                 .owner_of_model(save.model)
                 .and_then(CheckpointRecord::stored_owner),
+            public: false,
+            project_id: None,
         };
         self.checkpoints.begin_save(&path)?;
         let work = Work::Save {

@@ -7,6 +7,7 @@ use super::state::agenda::Alarm;
 use super::state::operations::Origin;
 use super::{Protocol, Stamp};
 use crate::access::Owner;
+use crate::engine::CheckpointRecord;
 use crate::http::LazyResponse;
 use crate::read::{Page, Refusal};
 
@@ -19,6 +20,8 @@ impl Protocol {
         body: CreateSession,
     ) -> LazyResponse {
         let session_id = self.sessions.create(at.now, owner.clone(), body);
+        let created_at = CheckpointRecord::seconds(at.wall);
+        self.sessions.set_created_at(&session_id, created_at);
         let due = at.now.after(self.config.session_expiry);
         self.agenda.add(due, Alarm::Session(session_id.clone()));
         self.config.dialect.created(&SessionCreated {
@@ -44,9 +47,10 @@ impl Protocol {
         &mut self,
         at: Stamp,
         id: &str,
-        _body: &FinishSession,
+        body: &FinishSession,
     ) -> Result<LazyResponse, Refusal> {
         if !self.sessions.has_ended(id)? {
+            self.sessions.set_finished(id, body);
             self.end_session(at, id, "it was finished");
         }
         Ok(LazyResponse::ok(&json!({})))

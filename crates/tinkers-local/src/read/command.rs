@@ -1,9 +1,10 @@
 //! Commands: parsed requests.
 
 use tinkers_wire::{
-    CancelFuture, CreateModel, CreateSamplingSession, CreateSession, FinishSession, Heartbeat,
-    LoadWeights, ModelRef, OptimStep, PassRequest, RetrieveFuture, RetrieveFutures, SampleRequest,
-    SaveWeights, SaveWeightsForSampler, WeightsInfoRequest,
+    AssignSessionProject, CancelFuture, CheckpointSearch, CopyWeights, CreateModel,
+    CreateSamplingSession, CreateSession, FinishSession, Heartbeat, LoadWeights, ModelRef,
+    OptimStep, PassRequest, RetrieveFuture, RetrieveFutures, SampleRequest, SaveWeights,
+    SaveWeightsForSampler, SessionSearch, SetCheckpointTtl, WeightsInfoRequest,
 };
 
 use super::{Digest, Numbered};
@@ -63,6 +64,21 @@ pub enum Command {
         run: String,
         checkpoint: String,
     },
+    /// A request to publish a checkpoint, or to unpublish it.
+    SetPublic {
+        run: String,
+        checkpoint: String,
+        public: bool,
+    },
+    SetTtl {
+        run: String,
+        checkpoint: String,
+        body: SetCheckpointTtl,
+    },
+    CopyWeights(CopyWeights),
+    SearchCheckpoints(CheckpointSearch),
+    SearchSessions(SessionSearch),
+    AssignProject(String, AssignSessionProject),
     Sessions(Page),
     Session(String),
     WindowCounts,

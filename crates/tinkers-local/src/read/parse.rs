@@ -81,6 +81,15 @@ fn of_api(
         (Route::AuthToken, &Method::POST) => return Ok(Command::ExchangeKey(key)),
         (Route::ApiKey, &Method::GET) => return Ok(Command::DescribeKey(key)),
         (Route::ApiKey, &Method::DELETE) => return Ok(Command::RevokeKey(key)),
+        (Route::PublishCheckpoint, method @ (&Method::POST | &Method::DELETE)) => {
+            let (run, checkpoint) = checkpoint(&segments);
+            let public = method == Method::POST;
+            return Ok(Command::SetPublic {
+                run,
+                checkpoint,
+                public,
+            });
+        }
         _ => {}
     }
     if request.method.as_str() != route.method() {
@@ -91,7 +100,7 @@ fn of_api(
         .permits(route)
         .map_err(Refusal::into_response)?;
     let read = match request.method {
-        Method::POST => post(config, request, route, &segments),
+        Method::POST | Method::PUT => with_body(config, request, route, &segments),
         _ => without_body(request, route, &segments),
     };
     read.map_err(Refusal::into_response)
@@ -163,7 +172,7 @@ pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<Calle
     config.access.check(&request.headers, accepts, is_needed)
 }
 
-fn post(
+fn with_body(
     config: &LocalConfig,
     request: &Request,
     route: Route,
@@ -258,6 +267,18 @@ fn command(
         }
         Route::RetrieveFutures => Command::RetrieveAll(json(body)?),
         Route::CancelFuture => Command::Cancel(json(body)?),
+        Route::SearchSessions => Command::SearchSessions(json(body)?),
+        Route::SearchCheckpoints => Command::SearchCheckpoints(json(body)?),
+        Route::CopyWeights => Command::CopyWeights(json(body)?),
+        Route::SessionProject => Command::AssignProject(id(segments), json(body)?),
+        Route::CheckpointTtl => {
+            let (run, checkpoint) = checkpoint(segments);
+            Command::SetTtl {
+                run,
+                checkpoint,
+                body: json(body)?,
+            }
+        }
         _ => Command::Retrieve(json(body)?, dialect.form(request.header("accept"))),
     })
 }
@@ -276,6 +297,13 @@ fn apply_numbering(dialect: &Dialect, mut pass: Command) -> Command {
 /// Returns the id in a request path such as `sessions/{session_id}`. The id is the second segment below `/api/v1/`.
 fn id(segments: &[&str]) -> String {
     segments.get(1).copied().unwrap_or_default().to_owned()
+}
+
+/// Returns the id of the run and that of the checkpoint, `<kind>/<name>`, in a request path such as
+/// `training_runs/{run_id}/checkpoints/{kind}/{name}/ttl`.
+fn checkpoint(segments: &[&str]) -> (String, String) {
+    let end = segments.len().min(5);
+    (id(segments), segments[3.min(end)..end].join("/"))
 }
 
 /// Decodes the request body of `POST /save_weights_for_sampler`. To recognize repeated requests, ignores `sampling_session_seq_id`,

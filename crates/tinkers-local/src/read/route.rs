@@ -65,6 +65,10 @@ table! {
     Sessions GET "sessions",
     /// Describes a session.
     Session GET "sessions/{session_id}",
+    /// Searches sessions, the newest session first.
+    SearchSessions POST "sessions/search",
+    /// Moves a session to a project.
+    SessionProject PUT "sessions/{session_id}/project",
     /// Creates a model.
     CreateModel POST "create_model",
     /// Describes a model.
@@ -103,12 +107,20 @@ table! {
     TrainingRun GET "training_runs/{run_id}",
     /// Lists the checkpoints of a training run, the newest checkpoint first.
     RunCheckpoints GET "training_runs/{run_id}/checkpoints",
+    /// Publishes a checkpoint. The method DELETE unpublishes it.
+    PublishCheckpoint POST "training_runs/{run_id}/checkpoints/{kind}/{name}/publish",
+    /// Sets the time after which a checkpoint is deleted.
+    CheckpointTtl PUT "training_runs/{run_id}/checkpoints/{kind}/{name}/ttl",
     /// Deletes a checkpoint whose kind and name are one path segment with an escaped slash.
     DeleteEscapedCheckpoint DELETE "training_runs/{run_id}/checkpoints/{checkpoint_id}",
     /// Deletes a checkpoint.
     DeleteCheckpoint DELETE "training_runs/{run_id}/checkpoints/{kind}/{name}",
     /// Lists all checkpoints, the newest checkpoint first.
     Checkpoints GET "checkpoints",
+    /// Searches checkpoints, the newest checkpoint first.
+    SearchCheckpoints POST "checkpoints/search",
+    /// Copies a checkpoint to a project.
+    CopyWeights POST "copy_weights",
 }
 
 impl Route {
@@ -178,7 +190,11 @@ mod tests {
         // Routes of the service that are not served here and must not match placeholders.
         let checkpoint =
             |last: [&'static str; 2]| [&["training_runs", "a", "checkpoints"][..], &last].concat();
-        assert_eq!(Route::of(&["sessions", "search"]), None);
+        assert_eq!(
+            Route::of(&["sessions", "search"]),
+            Some(Route::SearchSessions)
+        );
+        assert_eq!(Route::of(&["sessions", "search", "project"]), None);
         assert_eq!(Route::of(&checkpoint(["w1", "archive"])), None);
         assert_eq!(Route::of(&checkpoint(["weights/w1", "ttl"])), None);
         let delete = Some(Route::DeleteCheckpoint);
@@ -189,8 +205,16 @@ mod tests {
     fn server_has_a_route_for_every_path_that_clients_use() {
         let known = tinkers_wire::routes::ALL;
         let served = |path: &str| Route::ALL.iter().any(|route| route.path() == path);
-        // There is no listing of samplers.
+        // There is no listing of samplers, and this server has no bills, audit log or uploads.
         let missing: Vec<&str> = known.into_iter().filter(|path| !served(path)).collect();
-        assert_eq!(missing, [tinkers_wire::routes::SAMPLERS]);
+        let expected = [
+            tinkers_wire::routes::EXTERNAL_UPLOAD_START,
+            tinkers_wire::routes::EXTERNAL_UPLOAD_FINISH,
+            tinkers_wire::routes::AUDIT,
+            tinkers_wire::routes::BILLING_USAGE,
+            tinkers_wire::routes::CHECKPOINT_STORAGE,
+            tinkers_wire::routes::SAMPLERS,
+        ];
+        assert_eq!(missing, expected);
     }
 }

@@ -187,6 +187,33 @@ async fn client_requests_and_responses_match_the_openapi_document() {
     ] {
         server.call(route, &ids, None).await.ok();
     }
+    let checkpoint = [model.as_str(), "weights", "w"];
+    server
+        .call(Route::PublishCheckpoint, &checkpoint, None)
+        .await
+        .ok();
+    let ttl = encoded::<wire::SetCheckpointTtl>(json!({ "ttl_seconds": 3600 }));
+    server
+        .call(Route::CheckpointTtl, &checkpoint, ttl)
+        .await
+        .ok();
+    let copy = json!({ "source_path": format!("tinker://{model}/weights/w"), "destination_project_id": "p", "ttl_seconds": 3600 });
+    let copy = encoded::<wire::CopyWeights>(copy);
+    server.call(Route::CopyWeights, &[], copy).await.ok();
+    let project = encoded::<wire::AssignSessionProject>(json!({ "project_id": "p" }));
+    server
+        .call(Route::SessionProject, &[&session], project)
+        .await
+        .ok();
+    let search = json!({ "session_id": session, "project_ids": ["p"], "user_metadata": {}, "display_name": "x", "owner": { "type": "own" }, "statuses": [{ "type": "active" }], "limit": 1 });
+    let search = encoded::<wire::SessionSearch>(search);
+    server.call(Route::SearchSessions, &[], search).await.ok();
+    let search = json!({ "project_ids": ["p"], "user_metadata": {}, "checkpoint_type": "training", "owner": { "type": "accessible" }, "base_models": ["tinkers/scripted"], "limit": 1 });
+    let search = encoded::<wire::CheckpointSearch>(search);
+    server
+        .call(Route::SearchCheckpoints, &[], search)
+        .await
+        .ok();
     for (route, ids) in [
         (
             Route::DeleteCheckpoint,

@@ -36,6 +36,10 @@ fn valid_body(route: Route) -> Option<Value> {
             "prev_cursor": 0,
             "retrieved_request_ids": [],
         }),
+        Route::SearchSessions | Route::SearchCheckpoints => json!({ "limit": 1 }),
+        Route::SessionProject => json!({ "project_id": "p" }),
+        Route::CheckpointTtl => json!({ "ttl_seconds": 3600 }),
+        Route::CopyWeights => json!({ "source_path": path, "destination_project_id": "p" }),
         _ => return None,
     })
 }
@@ -58,7 +62,9 @@ async fn required_request_fields_must_be_present_with_the_right_type() {
             assert!(schema.is_null(), "{route:?} has a body");
             continue;
         };
-        let ids = vec!["s"; route.path().matches('{').count()];
+        let names = route.path().split('/').filter(|part| part.starts_with('{'));
+        let ids = names.map(|name| if name == "{kind}" { "weights" } else { "s" });
+        let ids: Vec<&str> = ids.collect();
         let violations = server.violations(schema, &valid);
         assert!(violations.is_empty(), "{route:?}: {violations:?}");
         // The body is valid. The request may fail because its ids are unknown.

@@ -19,6 +19,8 @@ pub(crate) struct Checkpoints {
     saving: BTreeMap<TinkerPath, usize>,
     /// The paths of the checkpoints that the engine is deleting.
     deleting: BTreeSet<TinkerPath>,
+    /// The paths of the checkpoints whose records the engine is changing.
+    changing: BTreeSet<TinkerPath>,
 }
 
 impl Checkpoints {
@@ -70,6 +72,10 @@ impl Checkpoints {
             let reason = format!("{path} is being deleted; save again when it is gone");
             return Err(Refusal::conflict(reason));
         }
+        if self.changing.contains(path) {
+            let reason = format!("{path} is being changed; save again later");
+            return Err(Refusal::conflict(reason));
+        }
         *self.saving.entry(path.clone()).or_default() += 1;
         Ok(())
     }
@@ -102,6 +108,7 @@ impl Checkpoints {
                 format!("{path} is being saved; delete it when its save has ended, or not at all");
             return Err(Refusal::conflict(reason));
         }
+        self.check_unchanging(&path)?;
         self.take(&path).ok_or_else(|| unknown(&path))
     }
 
@@ -119,10 +126,49 @@ impl Checkpoints {
             agenda.add(expires, Alarm::Checkpoint(path.clone()));
             return None;
         }
-        if self.is_saving(path) {
+        // Its expiry is planned again at the end of the save or change.
+        if self.is_saving(path) || self.changing.contains(path) {
             return None;
         }
         self.take(path)
+    }
+
+    /// Begins a change of the record of a checkpoint, and returns the record. Until the change ends, the checkpoint can neither be saved
+    /// again nor be deleted.
+    ///
+    /// # Errors
+    ///
+    /// If there is no checkpoint at this path. If the checkpoint is being saved or changed, the client shall ask again a second later.
+    pub(crate) fn begin_change(&mut self, path: &TinkerPath) -> Result<CheckpointRecord, Refusal> {
+        let record = self.get(path)?.clone();
+        self.check_unchanging(&record.path)?;
+        if self.is_saving(&record.path) {
+            return Err(Refusal::busy(format!("{path} is being saved")));
+        }
+        self.changing.insert(record.path.clone());
+        Ok(record)
+    }
+
+    /// Records the end of a change. `changed` is the new record, or `None` if the change failed.
+    pub(crate) fn end_change(
+        &mut self,
+        agenda: &mut Agenda,
+        at: Stamp,
+        path: &TinkerPath,
+        changed: Option<CheckpointRecord>,
+    ) {
+        self.changing.remove(path);
+        // Plans the expiry, which may have passed during the change.
+        if let Some(record) = changed.or_else(|| self.records.get(path).cloned()) {
+            self.insert(agenda, at, record);
+        }
+    }
+
+    fn check_unchanging(&self, path: &TinkerPath) -> Result<(), Refusal> {
+        match self.changing.contains(path) {
+            true => Err(Refusal::busy(format!("{path} is being changed"))),
+            false => Ok(()),
+        }
     }
 
     fn take(&mut self, path: &TinkerPath) -> Option<CheckpointRecord> {
@@ -179,6 +225,8 @@ pub(super) mod tests {
             user_metadata: None,
             run_metadata: None,
             owner: None,
+            public: false,
+            project_id: None,
         }
     }
 
@@ -224,6 +272,37 @@ pub(super) mod tests {
             Some(Alarm::Checkpoint(path.clone()))
         );
         assert!(all.begin_expiry(&mut agenda, at(12), &path).is_some());
+    }
+
+    #[test]
+    fn checkpoint_that_expires_during_a_change_is_deleted_after_it() {
+        let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
+        let path = record("a", None).path;
+        all.insert(&mut agenda, at(0), record("a", Some(10.0)));
+        let changed = all.begin_change(&path).unwrap();
+        assert_eq!(all.begin_change(&path).unwrap_err().status(), 429);
+        assert_eq!(all.begin_delete(&path).unwrap_err().status(), 429);
+        assert_eq!(all.begin_save(&path).unwrap_err().status(), 409);
+        while agenda.pop_due(at(10).now).is_some() {}
+        assert!(all.begin_expiry(&mut agenda, at(10), &path).is_none());
+        all.end_change(&mut agenda, at(11), &path, Some(changed));
+        assert_eq!(
+            agenda.pop_due(at(11).now),
+            Some(Alarm::Checkpoint(path.clone()))
+        );
+        assert!(all.begin_expiry(&mut agenda, at(11), &path).is_some());
+    }
+
+    #[test]
+    fn later_expiry_replaces_an_earlier_one() {
+        let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
+        let path = record("a", None).path;
+        all.insert(&mut agenda, at(0), record("a", Some(10.0)));
+        let mut changed = all.begin_change(&path).unwrap();
+        changed.expires_at = Some(20.0);
+        all.end_change(&mut agenda, at(1), &path, Some(changed));
+        assert!(all.begin_expiry(&mut agenda, at(10), &path).is_none());
+        assert!(all.begin_expiry(&mut agenda, at(20), &path).is_some());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{Jitter, Timestamp};
-use tinkers_wire::{CreateSession, SessionInfo};
+use tinkers_wire::{
+    CreateSession, FinishReason, FinishSession, SessionInfo, SessionStatus, SessionSummary, rfc3339,
+};
 
 use super::numbered::NumberedRequests;
 use crate::access::Owner;
@@ -17,9 +19,13 @@ use crate::read::{Digest, Refusal};
 pub(crate) struct Session {
     number: u64,
     owner: Owner,
+    /// The time of the creation, in seconds since the Unix epoch.
+    created_at: f64,
     last_heartbeat: Timestamp,
     /// The reason why the session has ended. `None` if it has not ended.
     ended: Option<&'static str>,
+    /// The reason that the client gave when it finished the session, with an explanation.
+    finished: Option<(FinishReason, Option<String>)>,
     user_metadata: BTreeMap<String, String>,
     display_name: Option<String>,
     project_id: Option<String>,
@@ -86,18 +92,14 @@ impl Sessions {
 
     /// Creates a session of an owner and returns its id.
     pub(crate) fn create(&mut self, now: Timestamp, owner: Owner, body: CreateSession) -> String {
-        self.created += 1;
-        // The counter makes the id unique in this process, even if random bits repeat.
-        let id = format!(
-            "session-{:012x}{:04x}",
-            self.random.bits() >> 16,
-            self.created
-        );
+        let id = self.fresh_id("session");
         let session = Session {
             number: self.created,
             owner,
+            created_at: 0.0,
             last_heartbeat: now,
             ended: None,
+            finished: None,
             user_metadata: body.user_metadata,
             display_name: body.display_name,
             project_id: body.project_id,
@@ -108,6 +110,64 @@ impl Sessions {
         };
         self.all.insert(id.clone(), session);
         id
+    }
+
+    /// Returns a new id that begins with `prefix`, for a session or for a copied checkpoint.
+    pub(crate) fn fresh_id(&mut self, prefix: &str) -> String {
+        self.created += 1;
+        // The counter makes the id unique in this process, even if random bits repeat.
+        let random = self.random.bits() >> 16;
+        format!("{prefix}-{random:012x}{:04x}", self.created)
+    }
+
+    /// Sets the time of the creation of a session, in seconds since the Unix epoch.
+    pub(crate) fn set_created_at(&mut self, id: &str, seconds: f64) {
+        if let Some(session) = self.all.get_mut(id) {
+            session.created_at = seconds;
+        }
+    }
+
+    /// Records why the client finished a session. Has no effect on a session that has ended.
+    pub(crate) fn set_finished(&mut self, id: &str, body: &FinishSession) {
+        if let Some(session) = self
+            .all
+            .get_mut(id)
+            .filter(|session| session.ended.is_none())
+        {
+            session.finished = Some((body.reason, body.detail.clone()));
+        }
+    }
+
+    /// Moves a session to a project, even if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the session is unknown.
+    pub(crate) fn assign_project(&mut self, id: &str, project: &str) -> Result<(), Refusal> {
+        let session = self.all.get_mut(id).ok_or_else(|| unknown(id))?;
+        session.project_id = Some(project.to_owned());
+        Ok(())
+    }
+
+    /// Returns the summary of a session for a search, without its checkpoints.
+    pub(crate) fn summary(&self, id: &str) -> Option<SessionSummary> {
+        let session = self.all.get(id)?;
+        let created = Duration::try_from_secs_f64(session.created_at).unwrap_or_default();
+        let mut summary = SessionSummary::new(id, rfc3339(created));
+        summary.owner = "local".to_owned();
+        summary.project_id = session.project_id.clone().unwrap_or_default();
+        summary.display_name = session.display_name.clone();
+        summary.user_metadata = Some(session.user_metadata.clone());
+        summary.status = match (&session.finished, session.ended) {
+            (Some((reason, detail)), _) => Some(SessionStatus::ClientFinished {
+                reason: Some(*reason),
+                detail: detail.clone(),
+            }),
+            (None, None) => Some(SessionStatus::Active),
+            // It went too long without a heartbeat, so it is neither finished nor known to be running.
+            (None, Some(_)) => None,
+        };
+        Some(summary)
     }
 
     /// Returns the session with this id, if it has not ended.
