@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 
 # An engine loads its model and compiles; a server's answer to `healthz` says nothing of it.
-PATIENCE = 180
+PATIENCE = 400
 # From the request to end to the order to.
 GRACE = 15
 
@@ -32,7 +32,8 @@ class Probe:
         request = urllib.request.Request(
             f"{self.url}/api/v1/{path}",
             json.dumps(body).encode(),
-            {"Content-Type": "application/json", "X-API-Key": self.key},
+            # Twinkle wants each request to have an id.
+            {"Content-Type": "application/json", "X-API-Key": self.key, "X-Request-Id": "tinkers-peer"},
         )
         with self.opener.open(request, timeout=PATIENCE) as answer:
             return json.load(answer)
@@ -55,7 +56,10 @@ class Probe:
         session = self.post("create_session", {"tags": [], "user_metadata": {}, "sdk_version": "0.25.0"})
         body = {"session_id": session["session_id"], "model_seq_id": 0, "base_model": self.model}
         made = self.future(self.post("create_model", {**body, "lora_config": {"rank": 8, "seed": 1}}))
-        self.future(self.post("unload_model", {"model_id": made["model_id"]}))
+        # Hatchery reads the id from the query, and unloads at once.
+        unloaded = self.post(f"unload_model?model_id={made['model_id']}", {"model_id": made["model_id"]})
+        if "request_id" in unloaded:
+            self.future(unloaded)
 
 
 def ready(server, probe, ended):
@@ -66,8 +70,15 @@ def ready(server, probe, ended):
         try:
             while not probe.healthy():
                 time.sleep(0.2)
-            probe.works()
-            outcome.append(None)
+            while not outcome and not ended.is_set():
+                try:
+                    probe.works()
+                    outcome.append(None)
+                except urllib.error.HTTPError as error:
+                    # Twinkle starts its parts one after the other, and the one that answers `healthz` first.
+                    if error.code not in (404, 502, 503):
+                        raise
+                    time.sleep(1)
         except urllib.error.HTTPError as error:
             outcome.append(f"{error.url} answered {error.code}: {error.read(500).decode(errors='replace')}")
         except Exception as error:

@@ -1,6 +1,7 @@
 //! Python virtual environments, which are cached in the target directory.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,15 +13,14 @@ pub(crate) struct Venv {
     directory: PathBuf,
 }
 
-/// Finds a Python interpreter that can create virtual environments. Its version must be at least
-/// the given version.
-pub(crate) fn python(major: u32, minor: u32) -> Option<String> {
-    let later = (minor..=minor + 4)
-        .rev()
-        .map(|minor| format!("python{major}.{minor}"));
-    let names = std::iter::once("python3".to_owned()).chain(later);
-    let script =
-        format!("import sys, venv, ensurepip; sys.exit(sys.version_info < ({major}, {minor}))");
+/// Finds a Python interpreter that can create virtual environments. Its version must be `major`, with a minor version in `minors`.
+pub(crate) fn python(major: u32, minors: RangeInclusive<u32>) -> Option<String> {
+    let (least, most) = (*minors.start(), *minors.end());
+    let others = minors.rev().map(|minor| format!("python{major}.{minor}"));
+    let names = std::iter::once("python3".to_owned()).chain(others);
+    let script = format!(
+        "import sys, venv, ensurepip; sys.exit(not ({major}, {least}) <= sys.version_info[:2] <= ({major}, {most}))"
+    );
     names.into_iter().find(|name| {
         let mut python = Command::new(name);
         python.args(["-c", &script]).stdin(Stdio::null());
@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn python_search_returns_none_if_the_version_is_missing() {
-        assert_eq!(python(99, 0), None);
+        assert_eq!(python(99, 0..=4), None);
+        assert_eq!(python(3, 0..=1), None);
     }
 
     #[test]

@@ -150,9 +150,14 @@ impl ServerProfile {
     }
 
     /// Returns whether nothing is known about the body formats that the server accepts: the server is of an unknown make, has no OpenAPI
-    /// document, and no response has shown a format.
+    /// document or one without the route of passes, and no response has shown a format.
     pub fn body_format_is_unknown(&self) -> bool {
-        !self.body_format_confirmed && self.document == Document::Absent
+        let has_no_route = match self.document {
+            Document::Absent => true,
+            Document::Read => !self.lists_route(routes::FORWARD_BACKWARD),
+            Document::NotAsked => false,
+        };
+        !self.body_format_confirmed && has_no_route
     }
 
     /// Returns whether the server's OpenAPI document lists this route.
@@ -225,6 +230,23 @@ mod tests {
         // An explicit choice of the user replaces the confirmed format.
         let chosen = profile.with_body_format(BodyFormat::Protobuf);
         assert_eq!(chosen.body_format, BodyFormat::Protobuf);
+    }
+
+    #[test]
+    fn body_format_is_unknown_without_a_document_that_lists_passes() {
+        let profile = ServerProfile::default();
+        assert!(!profile.body_format_is_unknown());
+        let absent = profile.clone().learn(ProfileUpdate::NoDocument);
+        assert!(absent.body_format_is_unknown());
+        let other = profile.clone().learn(document("x", &[], false));
+        assert!(other.body_format_is_unknown());
+        let learned = other.learn(ProfileUpdate::BodyFormat(BodyFormat::Json));
+        assert!(!learned.body_format_is_unknown());
+        // Some documents list the route of passes without its body.
+        let mut listed = ApiDocument::default();
+        listed.paths.insert(routes::FORWARD_BACKWARD.to_owned());
+        let listed = profile.learn(ProfileUpdate::Document(Box::new(listed)));
+        assert!(!listed.body_format_is_unknown());
     }
 
     #[test]

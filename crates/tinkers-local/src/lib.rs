@@ -10,6 +10,7 @@ mod host;
 mod http;
 mod journal;
 mod openapi;
+mod peers;
 mod protocol;
 mod quirks;
 mod read;

@@ -109,7 +109,7 @@ fn full_hour(field: &str, time: SystemTime) -> Result<Duration> {
     let since = time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    if since.as_secs() % 3600 != 0 || since.subsec_nanos() != 0 {
+    if !since.as_secs().is_multiple_of(3600) || since.subsec_nanos() != 0 {
         let expected = format!("a full hour in UTC, got {}", rfc3339(since));
         return Err(Error::invalid(field, expected));
     }

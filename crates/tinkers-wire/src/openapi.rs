@@ -14,7 +14,8 @@ pub struct ApiDocument {
     pub title: String,
     /// The version that the OpenAPI document states, either of the API or of the server.
     pub version: String,
-    /// The paths of the routes that the OpenAPI document lists, with placeholders such as `{model_id}` for ids.
+    /// The paths of the routes that the OpenAPI document lists, with placeholders such as `{model_id}` for ids. Paths that the document
+    /// lists relative to the prefix of the API have the prefix here.
     pub paths: BTreeSet<String>,
     /// The media types that the OpenAPI document lists for the request body of `forward_backward`; empty if it lists none.
     pub pass_bodies: BTreeSet<String>,
@@ -47,8 +48,11 @@ impl ApiDocument {
             let value = document.get("info").and_then(|info| info.get(name));
             value.and_then(Value::as_str).unwrap_or_default().to_owned()
         };
+        let is_relative = lists_relative_paths(&document);
         let body_of = |route: &str| {
-            let content = paths.get(route)?.get("post")?.get("requestBody")?;
+            let relative = route.strip_prefix(PREFIX).filter(|_| is_relative);
+            let operations = paths.get(route).or_else(|| paths.get(relative?))?;
+            let content = operations.get("post")?.get("requestBody")?;
             content.get("content")?.as_object()
         };
         let schema_of = |route: &str| {
@@ -61,7 +65,13 @@ impl ApiDocument {
         Ok(Self {
             title: text("title"),
             version: text("version"),
-            paths: paths.keys().cloned().collect(),
+            paths: paths
+                .keys()
+                .map(|path| match is_relative && !path.starts_with(PREFIX) {
+                    true => format!("{PREFIX}{path}"),
+                    false => path.clone(),
+                })
+                .collect(),
             pass_bodies: pass_bodies
                 .map(|types| types.keys().cloned().collect())
                 .unwrap_or_default(),
@@ -73,6 +83,20 @@ impl ApiDocument {
                 .is_some(),
         })
     }
+}
+
+/// The prefix of the paths of the API.
+const PREFIX: &str = "/api/v1";
+
+/// Returns whether the URL of the server that the OpenAPI document names ends with the prefix of the API, so that the paths in the document
+/// are relative to it.
+fn lists_relative_paths(document: &Value) -> bool {
+    let servers = document.get("servers").and_then(Value::as_array);
+    let mut urls = servers.into_iter().flatten().map(|server| &server["url"]);
+    urls.any(|url| {
+        let url = url.as_str().unwrap_or_default();
+        url.trim_end_matches('/').ends_with(PREFIX)
+    })
 }
 
 /// Returns the JSON schema that the `$ref` of `schema` refers to in the OpenAPI document, or `schema` itself if it has no `$ref`.
@@ -111,6 +135,32 @@ mod tests {
             ["application/x-protobuf"]
         );
         assert!(read.paths.contains(routes::CREATE_MODEL));
+    }
+
+    #[test]
+    fn paths_relative_to_the_server_url_get_the_prefix_of_the_api() {
+        let body = r#"{"post": {"requestBody": {"content": {"application/json": {}}}}}"#;
+        let read = |servers: &str| {
+            let text = format!(
+                r#"{{"servers": {servers}, "paths": {{"/forward_backward": {body}, "/api/v1/asample": {{}}}}}}"#
+            );
+            ApiDocument::read(text.as_bytes()).unwrap()
+        };
+        for servers in [
+            r#"[{"url": "/api/v1"}]"#,
+            r#"[{}, {"url": "https://host/behind/api/v1/"}]"#,
+        ] {
+            let document = read(servers);
+            let paths = [routes::ASAMPLE, routes::FORWARD_BACKWARD];
+            assert_eq!(Vec::from_iter(&document.paths), paths, "{servers}");
+            assert_eq!(Vec::from_iter(&document.pass_bodies), ["application/json"]);
+        }
+        // The base URL of the client contains any other prefix.
+        for servers in ["[]", "7", r#"[{"url": "/behind"}]"#] {
+            let document = read(servers);
+            assert!(document.paths.contains("/forward_backward"), "{servers}");
+            assert!(document.pass_bodies.is_empty(), "{servers}");
+        }
     }
 
     #[test]

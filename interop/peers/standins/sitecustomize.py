@@ -1,9 +1,10 @@
 """Stands in, inside a peer's environment, for packages that it imports and, on a CPU, never uses.
 
 Python imports this before anything else where the directory is on PYTHONPATH. The packages are torch and what is built
-on it. Any name can be imported from a stand-in; using one is an error that names it.
+on it. Any name can be imported from a stand-in; using one is an error that names it, but for the few that are used on a CPU.
 """
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -56,6 +57,10 @@ class Module(types.ModuleType):
         setattr(self, name, value)
         return value
 
+    def __reduce__(self):
+        # Ray sends functions between processes with the modules that they use.
+        return importlib.import_module, (self.__name__,)
+
 
 class LoraConfig:
     """The one thing of peft that is used on a CPU: the description beside saved adapter weights."""
@@ -71,7 +76,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds what no other finder did; it stands last."""
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ABSENT:
+        if name.partition(".")[0] in ABSENT and not asked_by_transformers():
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 
@@ -81,18 +86,21 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module):
         if module.__name__ == "peft":
             module.LoraConfig = LoraConfig
+        elif module.__name__ == "torch":
+            # Twinkle seeds torch and looks for a GPU, whatever its model is.
+            module.manual_seed = lambda seed: None
+            module.cuda = Module("torch.cuda")
+            module.cuda.is_available = lambda: False
 
 
-def transformers_look_now():
-    """Lets transformers see that torch is absent, and remember it, before the stand-ins are there to be seen."""
-    try:
-        from transformers.utils import import_utils
-    except ImportError:
-        return
-    for name in ABSENT:
-        look = getattr(import_utils, f"is_{name}_available", None)
-        if look is not None:
-            look()
+def asked_by_transformers():
+    """Whether transformers asks if a package is installed. It must see that torch is absent, but may import a stand-in."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib.util" and frame.f_back is not None:
+            return frame.f_back.f_globals.get("__name__", "").startswith("transformers.")
+        frame = frame.f_back
+    return False
 
 
 if sys.version_info < (3, 12):
@@ -104,5 +112,4 @@ if sys.version_info < (3, 12):
     except ImportError:
         pass
 
-transformers_look_now()
 sys.meta_path.append(Finder())

@@ -174,6 +174,27 @@ impl Context {
         self.settings.model_kind == ModelKind::Real
     }
 
+    /// Checks that a forward pass has returned `expected` log-probabilities for the datum with this
+    /// number. On a server with a mock model, another count means that the mock ignores the data,
+    /// which is reported as not offered.
+    pub fn check_count(
+        &self,
+        number: usize,
+        found: usize,
+        expected: usize,
+    ) -> Result<(), CheckError> {
+        if found == expected {
+            return Ok(());
+        }
+        let why = format!("datum {number}: expected {expected} log-probabilities, got {found}");
+        Err(match self.settings.model_kind {
+            ModelKind::Real => CheckError::Failed(why),
+            ModelKind::Mock => {
+                CheckError::NotOffered(format!("the mock model ignores the data: {why}"))
+            }
+        })
+    }
+
     /// Returns the trained model that the checks share. On a server with a mock model, returns
     /// [`CheckError::NotOffered`], so that the check is reported as not offered.
     pub async fn require_real_model(&self) -> Result<&Trained, CheckError> {

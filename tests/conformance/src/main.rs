@@ -42,6 +42,9 @@ struct Options {
     /// The body format of passes [default: found out by the client]
     #[arg(long, value_enum)]
     body_format: Option<Format>,
+    /// A header that the server requires in each request, as `NAME: VALUE`; may be repeated
+    #[arg(long = "header", value_name = "HEADER", value_parser = header)]
+    headers: Vec<(String, String)>,
     /// The server has a mock instead of a model: skip comparisons of results
     #[arg(long)]
     mock: bool,
@@ -133,17 +136,27 @@ fn connect(options: &Options) -> Connect {
         Format::Protobuf => BodyFormat::Protobuf,
         Format::Json => BodyFormat::Json,
     });
+    let headers = options.headers.clone();
     Arc::new(move |recorder: Recorder| {
         let mut builder = ServiceClient::builder()
             .without_environment()
             .base_url(&url)
             .api_key(&key)
+            .default_headers(headers.clone())
             .layer_transport(move |below| recorder.wrap(below));
         if let Some(format) = format {
             builder = builder.body_format(format);
         }
         Box::pin(builder.connect())
     })
+}
+
+/// Parses a header in the form `NAME: VALUE`.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("expected a header such as `X-Request-Id: 1`")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// Returns a suffix that is different in each run, so that checkpoint names do not collide with

@@ -60,6 +60,12 @@ impl CheckError {
         Self::Failed(why.to_string())
     }
 
+    /// Returns the reason why the check did not pass.
+    pub fn why(&self) -> &str {
+        let (Self::NotOffered(why) | Self::Failed(why)) = self;
+        why
+    }
+
     /// Converts the error of a call to an HTTP route that a server need not have. If the response
     /// says that the route does not exist, the result is [`Self::NotOffered`]; otherwise it is
     /// [`Self::Failed`].
@@ -76,8 +82,11 @@ impl CheckError {
     /// [`Self::Failed`].
     pub fn from_optional_setting(error: &Error) -> Self {
         let refused = matches!(error.status(), Some(400 | 404 | 405 | 409 | 422 | 501));
-        if error.sent() == Sent::Answered && (refused || error.kind() == ErrorKind::OperationFailed)
-        {
+        let failed = matches!(
+            error.kind(),
+            ErrorKind::OperationFailed | ErrorKind::Conflict
+        );
+        if error.sent() == Sent::Answered && (refused || failed) {
             return Self::NotOffered(chain(error));
         }
         Self::Failed(chain(error))

@@ -13,8 +13,8 @@ use tinkers_e2e::{Harness, SCRIPTED, open};
 use tinkers_local::{Dialect, InProcess, LocalConfig, Quirk};
 use tinkers_session::SessionOptions;
 
-/// A transport that adds an API key to each request, because the embedded server imitates other
-/// servers, some of which require an API key.
+/// A transport that adds an API key and a request id to each request, because the embedded server
+/// imitates other servers, some of which require them.
 #[derive(Debug)]
 struct WithApiKey(InProcess);
 
@@ -25,6 +25,8 @@ impl Transport for WithApiKey {
     ) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         let key = HeaderValue::from_static("tml-conformance");
         request.headers.insert("x-api-key", key);
+        let id = HeaderValue::from_static("conformance");
+        request.headers.insert("x-request-id", id);
         self.0.send(request)
     }
 }
@@ -106,6 +108,28 @@ async fn in_process_server_of_the_tuft_dialect_passes_all_checks() {
     let report = suite(Dialect::tuft()).await;
     assert!(report.passed(), "{report}");
     let expected = (BodyFormat::Protobuf, Document::Read, Deduplication::Unknown);
+    assert_eq!(detected(&report), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_process_server_of_the_hatchery_dialect_passes_core_checks() {
+    let mut config = LocalConfig::default();
+    config.set_hatchery();
+    let report = suite_of(config).await;
+    let mut core = report.rows.iter().take(16);
+    assert!(core.all(|row| row.verdict.name() != "FAILED"), "{report}");
+    let expected = (BodyFormat::Json, Document::Read, Deduplication::Unknown);
+    assert_eq!(detected(&report), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_process_server_of_the_twinkle_dialect_passes_core_checks() {
+    let mut config = LocalConfig::default();
+    config.set_twinkle();
+    let report = suite_of(config).await;
+    let mut core = report.rows.iter().take(16);
+    assert!(core.all(|row| row.verdict.name() != "FAILED"), "{report}");
+    let expected = (BodyFormat::Json, Document::Read, Deduplication::Unknown);
     assert_eq!(detected(&report), expected);
 }
 

@@ -8,20 +8,28 @@ use std::sync::Arc;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::routes;
 use tinkers::{ServiceClient, TokioClock};
-use tinkers_conformance::{Connect, Context, Limits, Profile, Recorder, Report, Settings, run};
+use tinkers_conformance::{
+    Connect, Context, Limits, Profile, Recorder, Report, Settings, checks, run,
+};
 use tinkers_engine::ModelEngine;
-use tinkers_local::{BlockingServer, Dialect, LocalConfig, LocalServer, TokioSpawn};
+use tinkers_local::{BlockingServer, Dialect, LocalConfig, LocalServer, Quirk, TokioSpawn};
 
 /// Runs the conformance suite against an embedded server that imitates `dialect`, another
-/// implementation of the API. Sends the requests through the transport that `layer` returns. If
-/// `only` is not empty, runs only the checks named in `only`.
+/// implementation of the API, as [`suite_of`] does.
 fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
+    let mut config = LocalConfig::default();
+    config.dialect = dialect;
+    suite_of(config, layer, only)
+}
+
+/// Runs the conformance suite against an embedded server with this configuration. Sends the
+/// requests through the transport that `layer` returns. If `only` is not empty, runs only the
+/// checks named in `only`.
+fn suite_of(config: LocalConfig, layer: Layer, only: &[&str]) -> Report {
     let directory = tempfile::tempdir().expect("a directory for checkpoints");
     let engine = ModelEngine::builtin(directory.path()).expect("the built-in model");
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server = BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
-        let mut config = LocalConfig::default();
-        config.dialect = dialect;
         let time = Arc::new(TokioClock::new(handle.clone()));
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
         LocalServer::builder(Arc::new(engine), time, spawn)
@@ -34,6 +42,8 @@ fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
         let builder = ServiceClient::builder()
             .without_environment()
             .base_url(&url)
+            .api_key("tml-conformance")
+            .default_header("x-request-id", "conformance")
             .layer_transport(move |inner| layer(recorder.wrap(inner)));
         Box::pin(builder.connect())
     });
@@ -99,6 +109,15 @@ fn not_offered(report: &Report) -> usize {
         .count()
 }
 
+/// Returns whether all checks of the profile `core` passed. They are the first ones.
+fn passes_core(report: &Report) -> bool {
+    let core = checks()
+        .iter()
+        .filter(|check| check.profile == Profile::Core);
+    let mut rows = report.rows.iter().zip(core);
+    rows.all(|(row, check)| row.check == check.name && row.verdict.name() == "passed")
+}
+
 #[test]
 fn server_of_the_tinker_dialect_passes_all_conformance_checks() {
     let report = suite(Dialect::tinker(), |inner| inner, &[]);
@@ -110,6 +129,36 @@ fn server_of_the_json_strict_dialect_passes_all_conformance_checks() {
     let report = suite(Dialect::json_strict(), |inner| inner, &[]);
     assert!(report.passed(), "{report}");
     assert_eq!(not_offered(&report), 0, "{report}");
+}
+
+#[test]
+fn server_of_the_hatchery_dialect_passes_all_core_checks() {
+    let mut config = LocalConfig::default();
+    config.set_hatchery();
+    let report = suite_of(config, |inner| inner, &[]);
+    assert!(passes_core(&report), "{report}");
+}
+
+#[test]
+fn server_of_the_twinkle_dialect_passes_all_core_checks() {
+    let mut config = LocalConfig::default();
+    config.set_twinkle();
+    let report = suite_of(config, |inner| inner, &[]);
+    assert!(passes_core(&report), "{report}");
+}
+
+#[test]
+fn refused_step_proves_that_a_forward_pass_adds_no_gradients() {
+    for quirk in [Quirk::StepNeedsGradients, Quirk::StepFailsWithoutGradients] {
+        let config = LocalConfig::default().with_quirk(quirk);
+        let report = suite_of(config, |inner| inner, &["forward", "order"]);
+        assert!(report.passed(), "{report}");
+        let why = report.rows[0].verdict.why();
+        assert!(
+            why.contains("a step without gradients is refused"),
+            "{report}"
+        );
+    }
 }
 
 #[test]

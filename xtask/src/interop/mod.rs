@@ -23,7 +23,7 @@ const KEY: &str = "tml-interop";
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     no_arguments(arguments)?;
-    let Some(python) = venv::python(3, 10) else {
+    let Some(python) = venv::python(3, 10..=15) else {
         return skip_without_python(environment::is_ci());
     };
     let target = metadata::workspace()?.target;

@@ -45,9 +45,17 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let home = workspace.target.join("peers").join(options.server.name());
     std::fs::create_dir_all(&home)
         .map_err(|cause| format!("cannot create {}: {cause}", home.display()))?;
-    let python = venv::python(3, 11).ok_or(
-        "cannot find Python: install Python 3.11 or newer with venv and ensurepip as python3 or python3.11 to python3.15",
-    )?;
+    let versions = match options.server {
+        Server::Other(peer) => peer.python_versions(),
+        Server::Local => 11..=15,
+    };
+    let python = venv::python(3, versions.clone()).ok_or_else(|| {
+        let (least, most) = (versions.start(), versions.end());
+        format!(
+            "cannot find Python: install Python 3.{least} to 3.{most} with venv and ensurepip as python3 or python3.{least} to \
+             python3.{most}"
+        )
+    })?;
     let client = client(&options, &python, &workspace.target)?;
     match options.server {
         Server::Local => with_local(&options, &workspace.target, &home, client),
@@ -161,8 +169,8 @@ fn with_other(
     ))
 }
 
-/// Installs TuFT or SkyRL, a server of the Tinker API, in a Python virtual environment, unless it
-/// is already installed. Prints the installed packages.
+/// Installs a server of the Tinker API in a Python virtual environment, unless it is already installed. Prints the installed packages,
+/// and what of the server does not run on a CPU.
 fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
     let file = peer.requirements();
     let text = std::fs::read_to_string(&file)
@@ -176,6 +184,9 @@ fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
         peer.name(),
         venv.size()
     ));
+    if let Some(limitation) = peer.limitation() {
+        out::line(limitation);
+    }
     Ok(venv)
 }
 

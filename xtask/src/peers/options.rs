@@ -36,7 +36,7 @@ pub(crate) enum ClientKind {
 }
 
 const USAGE: &str =
-    "usage: cargo xtask peers tuft|skyrl|local [--keep] [--port P] [--sdk RELEASE | -- COMMAND...]
+    "usage: cargo xtask peers tuft|skyrl|hatchery|twinkle|local [--keep] [--port P] [--sdk RELEASE | -- COMMAND...]
 {url}, {key} and {model} are replaced in COMMAND, which defaults to the conformance suite.
 With --keep, the server keeps running after the command until stdin ends (Ctrl-D) or Ctrl-C.";
 
@@ -90,13 +90,10 @@ impl Server {
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [
-            Self::Other(Peer::Tuft),
-            Self::Other(Peer::Skyrl),
-            Self::Local,
-        ]
-        .into_iter()
-        .find(|server| server.name() == name)
+        let others = Peer::ALL.into_iter().map(Self::Other);
+        others
+            .chain([Self::Local])
+            .find(|server| server.name() == name)
     }
 }
 
@@ -144,6 +141,9 @@ mod tests {
         assert_eq!(sdk.client, ClientKind::Sdk("0.24.1".to_owned()));
         let command = parse("skyrl --port 81 -- echo {url} --keep").unwrap();
         assert_eq!((command.keep, command.port), (false, Some(81)));
+        for peer in Peer::ALL {
+            assert_eq!(parse(peer.name()).unwrap().server, Server::Other(peer));
+        }
         let words = ["echo", "{url}", "--keep"].map(str::to_owned).to_vec();
         assert_eq!(command.client, ClientKind::Command(words));
     }

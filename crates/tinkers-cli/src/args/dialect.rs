@@ -16,7 +16,8 @@ pub(crate) struct DialectArgs {
     /// 0.25, responds only in protobuf, has no OpenAPI document. skyrl: SkyRL 0.3.0 (only JSON, polls for failed operations return
     /// 400, long polls of 300 s, requests are not ordered). skyrl-main: SkyRL's main branch, which also accepts protobuf. tuft:
     /// TuFT 0.2.2 (forward_backward only in protobuf, only the fields of SDK 0.25, polls for failed operations return 422, requires
-    /// an API key)
+    /// an API key). hatchery: hatchery-core 0.3.0 (only JSON, creating a sampler returns a request id, requires an API key). twinkle:
+    /// Twinkle 0.5.1 (only JSON, no client configuration, requires the header X-Request-Id)
     #[arg(
         long,
         value_enum,
@@ -56,6 +57,10 @@ enum DialectName {
     // TuFT 0.2.2.
     #[value(name = "tuft")]
     TuFt,
+    // hatchery-core 0.3.0.
+    Hatchery,
+    // Twinkle 0.5.1.
+    Twinkle,
 }
 
 /// The value of `--forget-results`, which determines when the embedded server deletes the result of an operation.
@@ -78,13 +83,15 @@ impl FromStr for Forget {
 impl DialectArgs {
     /// Changes the configuration of the embedded server so that the server imitates the chosen one.
     pub(crate) fn apply(&self, config: &mut LocalConfig) {
-        config.dialect = match self.dialect {
-            DialectName::Tinker => Dialect::tinker(),
-            DialectName::JsonStrict => Dialect::json_strict(),
-            DialectName::SkyRl => Dialect::skyrl(),
-            DialectName::SkyRlMain => Dialect::skyrl_main(),
-            DialectName::TuFt => Dialect::tuft(),
-        };
+        match self.dialect {
+            DialectName::Tinker => config.dialect = Dialect::tinker(),
+            DialectName::JsonStrict => config.dialect = Dialect::json_strict(),
+            DialectName::SkyRl => config.dialect = Dialect::skyrl(),
+            DialectName::SkyRlMain => config.dialect = Dialect::skyrl_main(),
+            DialectName::TuFt => config.dialect = Dialect::tuft(),
+            DialectName::Hatchery => config.set_hatchery(),
+            DialectName::Twinkle => config.set_twinkle(),
+        }
         if let Some(length) = self.long_poll {
             config.long_poll = length;
             config.dialect.long_poll = None;
@@ -121,6 +128,8 @@ mod tests {
             ("--dialect skyrl", Dialect::skyrl()),
             ("--dialect skyrl-main", Dialect::skyrl_main()),
             ("--dialect tuft", Dialect::tuft()),
+            ("--dialect hatchery", Dialect::hatchery()),
+            ("--dialect twinkle", Dialect::twinkle()),
         ] {
             assert_eq!(config(line).unwrap().dialect, expected, "{line}");
         }
@@ -133,6 +142,7 @@ mod tests {
     fn quirk_option_takes_several_names_and_lists_the_known_ones() {
         let config_with = |line| config(line).unwrap().quirks;
         assert!(config_with("").is_empty());
+        assert!(config_with("--dialect twinkle").contains(&Quirk::NoConfig));
         let expected = [Quirk::NoConfig, Quirk::Protobuf415, Quirk::PathFile];
         let line = "--quirk protobuf-415,no_config --quirk path-file";
         assert_eq!(config_with(line), expected.into());

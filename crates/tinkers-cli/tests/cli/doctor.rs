@@ -50,6 +50,14 @@ fn doctor_identifies_the_dialect_of_the_server() {
             "read",
         ),
         (
+            "hatchery",
+            "Tinker-Compatible Training Platform/0.3.0",
+            "json",
+            "unknown",
+            json!(null),
+            "read",
+        ),
+        (
             "tuft",
             "TuFT/0.1.0",
             "protobuf",

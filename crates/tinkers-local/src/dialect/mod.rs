@@ -187,6 +187,9 @@ pub enum Words {
 pub enum Failures {
     /// The response to a poll for a failed operation has the status 200, with `error` and `category` in the body.
     InBody,
+    /// The response to a poll for a failed operation has the status 200, and in the body `error`, the type `request_failed` and always
+    /// the category `user_error`.
+    InTypedBody,
     /// The response to a poll for a failed operation has this status, and the error as `detail` in the body.
     Status(StatusCode),
 }

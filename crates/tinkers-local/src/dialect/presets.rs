@@ -30,6 +30,19 @@ const NOT_IN_SKYRL: [Route; 14] = [
     Route::CopyWeights,
 ];
 
+/// The routes that the official service has but neither hatchery nor Twinkle has.
+const NOT_IN_SMALL_SERVERS: [Route; 9] = [
+    Route::CancelFuture,
+    Route::Checkpoints,
+    Route::DynamicConfig,
+    Route::FinishSession,
+    Route::RetrieveFutures,
+    Route::Sampler,
+    Route::Session,
+    Route::Sessions,
+    Route::DeleteCheckpoint,
+];
+
 /// How long a SkyRL server holds a poll open while the operation has not ended.
 const SKYRL_POLL: Duration = Duration::from_secs(300);
 
@@ -159,6 +172,56 @@ impl Dialect {
             created: StatusCode::CREATED,
             sequence_ids: SequenceIds::Absent,
             failures: Failures::Status(StatusCode::UNPROCESSABLE_ENTITY),
+            ..Self::tinker()
+        }
+    }
+
+    /// Returns the dialect of hatchery-core 0.3.0: only JSON, a 500 response to protobuf request bodies, a required API key, and failed
+    /// operations of the type `request_failed`. The rest of this server are quirks:
+    /// [`LocalConfig::set_hatchery`](crate::LocalConfig::set_hatchery) sets both.
+    ///
+    /// This dialect does not imitate the ids of hatchery, its custom losses in two steps, the fields of its client configuration,
+    /// the list of models that it cannot serve, and the defects of the server: a repeated pass gets the request id of the
+    /// first one although its gradients are added again, and weights that were saved for sampling with a name cannot be sampled.
+    pub fn hatchery() -> Self {
+        Self {
+            pass_bodies: PassBodies::Json,
+            other_bodies: OtherBodies::Crash,
+            results: ResultForm::Json,
+            title: ("Tinker-Compatible Training Platform", "0.3.0"),
+            absent: NOT_IN_SMALL_SERVERS
+                .into_iter()
+                .chain([Route::TrainingRun, Route::TrainingRuns])
+                .collect(),
+            key: KeyNeed::Always,
+            flags: Flags::JwtAlone,
+            sequence_ids: SequenceIds::Absent,
+            failures: Failures::InTypedBody,
+            order: Order::OnArrival,
+            repeats: Repeats::Again,
+            loads: Loads::IntoModels,
+            ..Self::tinker()
+        }
+    }
+
+    /// Returns the dialect of Twinkle 0.5.1 (the package twinkle-kit): only JSON, and a 500 response to protobuf request bodies.
+    /// The rest of this server are quirks: [`LocalConfig::set_twinkle`](crate::LocalConfig::set_twinkle) sets both.
+    ///
+    /// This dialect does not imitate the ids of Twinkle, the status 400 for a missing `X-Request-Id` (this server responds with 403),
+    /// `try_again` for unknown results, paths of sampler weights, which contain the time of the save in place of the name, and samplers
+    /// of such a path, which Twinkle can use only together with the name of the base model.
+    pub fn twinkle() -> Self {
+        Self {
+            pass_bodies: PassBodies::Json,
+            other_bodies: OtherBodies::Crash,
+            results: ResultForm::Json,
+            title: ("FastAPI", "0.1.0"),
+            absent: NOT_IN_SMALL_SERVERS.into(),
+            flags: Flags::JwtAlone,
+            sequence_ids: SequenceIds::Absent,
+            order: Order::OnArrival,
+            repeats: Repeats::Again,
+            loads: Loads::IntoModels,
             ..Self::tinker()
         }
     }

@@ -117,6 +117,11 @@ impl Dialect {
                 "error": error.message,
                 "category": error.category.name(),
             })),
+            Failures::InTypedBody => LazyResponse::ok(&json!({
+                "type": "request_failed",
+                "error": error.message,
+                "category": "user_error",
+            })),
             Failures::Status(status) => Refusal::new(status, &error.message).into_response(),
         }
     }

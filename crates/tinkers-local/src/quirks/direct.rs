@@ -48,7 +48,7 @@ fn removed(quirk: Quirk) -> Option<&'static str> {
         Quirk::NoHeartbeat => routes::SESSION_HEARTBEAT,
         Quirk::NoCapabilities => routes::CAPABILITIES,
         Quirk::NoGetInfo => routes::GET_INFO,
-        Quirk::DocumentElsewhere => openapi::PATH,
+        Quirk::DocumentElsewhere | Quirk::DocumentRelative => openapi::PATH,
         _ => return None,
     })
 }
@@ -106,12 +106,7 @@ pub(super) fn respond(quirk: Quirk, request: &Request, state: &mut State) -> Opt
             Some(LazyResponse::ok(sampler))
         }
         routes::FORWARD | routes::FORWARD_BACKWARD => body_refusal(quirk, request),
-        routes::OPTIM_STEP if quirk == Quirk::StepNeedsGradients => {
-            let body: Value = serde_json::from_slice(&request.body).ok()?;
-            let has_gradients = state.with_gradients.remove(body["model_id"].as_str()?);
-            let reason = "optim_step called with no accumulated grads";
-            (!has_gradients).then(|| detail(StatusCode::BAD_REQUEST, reason))
-        }
+        routes::OPTIM_STEP => step_without_gradients(quirk, request, state),
         routes::UNLOAD_MODEL if quirk == Quirk::UnloadDirect => {
             let in_query = request.path.contains("?model_id=");
             (!in_query).then(|| missing_field(&["query", "model_id"]))
@@ -119,6 +114,31 @@ pub(super) fn respond(quirk: Quirk, request: &Request, state: &mut State) -> Opt
         routes::RETRIEVE_FUTURE => poll(quirk, request, state),
         _ => None,
     }
+}
+
+fn step_without_gradients(
+    quirk: Quirk,
+    request: &Request,
+    state: &mut State,
+) -> Option<LazyResponse> {
+    if !matches!(
+        quirk,
+        Quirk::StepNeedsGradients | Quirk::StepFailsWithoutGradients
+    ) {
+        return None;
+    }
+    let body: Value = serde_json::from_slice(&request.body).ok()?;
+    if state.with_gradients.remove(body["model_id"].as_str()?) {
+        return None;
+    }
+    let reason = "optim_step called with no accumulated grads";
+    if quirk == Quirk::StepNeedsGradients {
+        return Some(detail(StatusCode::BAD_REQUEST, reason));
+    }
+    let request_id = format!("step-{}", state.next_number());
+    let failed = json!({ "type": "request_failed", "error": reason, "category": "user_error" });
+    state.results.insert(request_id.clone(), failed);
+    Some(LazyResponse::ok(&json!({ "request_id": request_id })))
 }
 
 fn creation_error(quirk: Quirk) -> Option<LazyResponse> {

@@ -4,6 +4,7 @@
 //! quirks. Differences that the protocol must know, such as the order of operations, are fields of a [`Dialect`](crate::Dialect).
 
 mod direct;
+mod hatchery_client;
 mod paths;
 mod results;
 mod rewriter;

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
-use tinkers_wire::{PassMode, PassRequest, routes};
+use tinkers_wire::{CheckpointKind, PassMode, PassRequest, TinkerPath, routes};
 
 use super::state::State;
 use super::table::Quirk;
-use super::{direct, paths, results};
+use super::{direct, hatchery_client, paths, results};
 use crate::http::{LazyResponse, Request, Response};
 use crate::openapi;
 use crate::read::{decompressed, is_protobuf};
@@ -46,7 +46,8 @@ impl Quirks {
 
     /// Rewrites a request into the form that the protocol reads.
     pub(crate) fn request(&self, mut request: Request) -> Request {
-        if self.has(Quirk::DocumentElsewhere) && request.route() == direct::DOCUMENT_ELSEWHERE {
+        let is_elsewhere = self.has(Quirk::DocumentElsewhere) || self.has(Quirk::DocumentRelative);
+        if is_elsewhere && request.route() == direct::DOCUMENT_ELSEWHERE {
             request.path = openapi::PATH.to_owned();
         }
         let state = self.state();
@@ -74,6 +75,9 @@ impl Quirks {
                 request.body = tinkers_wire::to_json(&body);
             }
         }
+        if self.has(Quirk::HatcheryClient) {
+            hatchery_client::rewrite(&mut request, &state);
+        }
         request
     }
 
@@ -84,7 +88,9 @@ impl Quirks {
             return Some(direct::missing(&self.active));
         }
         let mut state = self.state();
-        if self.has(Quirk::StepNeedsGradients)
+        let counts_gradients =
+            self.has(Quirk::StepNeedsGradients) || self.has(Quirk::StepFailsWithoutGradients);
+        if counts_gradients
             && request.route() == routes::FORWARD_BACKWARD
             && let Some(model) = model_with_gradients(request)
         {
@@ -154,6 +160,9 @@ impl Quirks {
         if let Some(id) = body["request_id"].as_str() {
             state.submitted(id.to_owned(), route.to_owned());
         }
+        if self.has(Quirk::HatcheryClient) {
+            remember(route, &body, &mut state);
+        }
         for &quirk in &self.active {
             if let Some(id) = &polled
                 && let Some(submitted_to) = state.route(id)
@@ -173,6 +182,25 @@ impl Quirks {
     }
 }
 
+/// Remembers the sessions and sampler weights that requests of hatchery-client leave out.
+fn remember(route: &str, body: &Value, state: &mut State) {
+    if route == routes::CREATE_SESSION
+        && let Some(session) = body["session_id"].as_str()
+    {
+        state.newest_session = Some(session.to_owned());
+    }
+    let path = body["path"]
+        .as_str()
+        .and_then(|path| path.parse::<TinkerPath>().ok());
+    if route == routes::RETRIEVE_FUTURE
+        && let Some(path) = path
+        && path.kind() == Some(CheckpointKind::Sampler)
+        && let Some(model) = path.run_id()
+    {
+        state.saved_for_sampling(model.to_owned(), path.to_string());
+    }
+}
+
 /// Rewrites a response that is no result of an operation, and the fields of results that are ids.
 fn of_route(quirk: Quirk, route: &str, is_result: bool, body: &mut Value, state: &mut State) {
     match (quirk, route) {
@@ -189,7 +217,21 @@ fn of_route(quirk: Quirk, route: &str, is_result: bool, body: &mut Value, state:
             body["future_id"] = body["request_id"].clone();
             body["operation"] = route.rsplit('/').next().unwrap_or_default().into();
             body["status"] = "pending".into();
-            body["model_id"] = Value::Null;
+            if route != routes::CREATE_MODEL {
+                body["model_id"] = Value::Null;
+            }
+        }
+        (Quirk::DocumentRelative, openapi::PATH) => {
+            let prefix = "/api/v1";
+            if let Some(paths) = body["paths"].as_object_mut() {
+                let listed = std::mem::take(paths).into_iter();
+                let relative = listed.map(|(path, operations)| {
+                    let path = path.strip_prefix(prefix).unwrap_or(&path).to_owned();
+                    (path, operations)
+                });
+                paths.extend(relative);
+            }
+            body["servers"] = json!([{ "url": prefix }]);
         }
         (Quirk::ConfigFloats, routes::CLIENT_CONFIG) => {
             body["billing_exception_max_pause_duration_sec"] = json!(3600.0);
@@ -217,6 +259,8 @@ fn of_route(quirk: Quirk, route: &str, is_result: bool, body: &mut Value, state:
         }
         (Quirk::SamplerPromise, routes::CREATE_SAMPLING_SESSION) => {
             let request_id = format!("sampler-{}", state.next_number());
+            body["type"] = "create_sampling_session".into();
+            body["model_id"] = body["sampling_session_id"].clone();
             state.results.insert(request_id.clone(), body.take());
             *body = json!({ "request_id": request_id });
         }

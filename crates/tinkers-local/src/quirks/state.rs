@@ -20,6 +20,10 @@ pub(super) struct State {
     pub(super) results: BTreeMap<String, Value>,
     /// The models with accumulated gradients.
     pub(super) with_gradients: BTreeSet<String>,
+    /// The session that was created last.
+    pub(super) newest_session: Option<String>,
+    /// The path of the weights that were saved last for sampling, by model.
+    pub(super) sampler_paths: BTreeMap<String, String>,
     /// The number of ids that were made.
     made: u64,
 }
@@ -39,6 +43,11 @@ impl State {
     /// Returns what an id or path of the client stands for.
     pub(super) fn own(&self, alias: &str) -> Option<&str> {
         self.aliases.get(alias).map(String::as_str)
+    }
+
+    /// Records the path of a model's weights that were saved for sampling.
+    pub(super) fn saved_for_sampling(&mut self, model: String, path: String) {
+        insert(&mut self.sampler_paths, model, path);
     }
 
     /// Records the route of a submission.

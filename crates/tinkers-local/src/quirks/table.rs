@@ -44,7 +44,7 @@ macro_rules! quirks {
 quirks! {
     Http10 "http-1.0" "Responses have the version HTTP/1.0, and the connection ends after each response.";
     IntIds "int-ids" "Session ids and request ids are JSON integers.";
-    LongPromise "long-promise" "Responses to submissions contain additional fields: `future_id`, `operation`, `status` and a null `model_id`.";
+    LongPromise "long-promise" "Responses to submissions contain additional fields: `future_id`, `operation`, `status` and, except for a new model, a null `model_id`.";
     MissingAsPage "missing-page" "Routes that the server does not have return 200 with an HTML page.";
     Missing400 "missing-400" "Routes that the server does not have return 400.";
     Missing403 "missing-403" "Routes that the server does not have return 403.";
@@ -52,6 +52,7 @@ quirks! {
     Missing500 "missing-500" "Routes that the server does not have return 500.";
     Missing501 "missing-501" "Routes that the server does not have return 501.";
     DocumentElsewhere "document-elsewhere" "The OpenAPI document is at /api/v1/openapi.json.";
+    DocumentRelative "document-relative" "The OpenAPI document is at /api/v1/openapi.json, and its paths are relative to /api/v1.";
     DocumentPage "document-page" "The route of the OpenAPI document returns an HTML page.";
     Protobuf400 "protobuf-400" "Protobuf request bodies get a 400 that says that the body cannot be parsed.";
     Protobuf415 "protobuf-415" "Protobuf request bodies get a 415.";
@@ -97,6 +98,7 @@ quirks! {
     StepStatusOk "step-status-ok" "The result of a step has only the status `ok`.";
     StepStringMetrics "step-string-metrics" "The metrics of a step are numbers in strings.";
     StepNeedsGradients "step-needs-gradients" "A step without accumulated gradients gets a 400.";
+    StepFailsWithoutGradients "step-fails-without-gradients" "A step without accumulated gradients is accepted, and fails.";
     PathCheckpoints "path-checkpoints" "Checkpoint paths are `tinker://RUN/checkpoints/NAME`.";
     PathTwinkle "path-twinkle" "Checkpoint paths have the scheme `twinkle://`.";
     PathShort "path-short" "Checkpoint paths are `tinker://RUN-KIND-NAME`, in one segment.";
@@ -109,6 +111,7 @@ quirks! {
     SamplerPromise "sampler-promise" "Creating a sampler returns a request id in place of the sampler.";
     Sampler500 "sampler-500" "Creating a sampler returns 500, always with the same reason.";
     UnloadDirect "unload-direct" "Unloading a model takes the model id from the query, and returns the result in place of a request id.";
+    HatcheryClient "hatchery-client" "There are the routes `save_state` and `forward_only`, a sampler needs no session, and samples may name a model.";
     StopEos "stop-eos" "The stop reason of samples is `eos`.";
     StopNull "stop-null" "The stop reason of samples is null.";
     StopMissing "stop-missing" "Samples have no stop reason.";

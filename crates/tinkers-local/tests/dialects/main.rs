@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod hatchery;
 mod options;
 mod skyrl;
 mod strict;

@@ -22,12 +22,7 @@ pub(super) async fn large_batch(context: &Context) -> CheckResult {
     let logprobs = text::logprobs(&output, data.len())?;
     for (number, found) in logprobs.iter().enumerate() {
         let expected = length(number as u32) as usize - 1;
-        ensure(found.len() == expected, || {
-            format!(
-                "datum {number}: expected {expected} log-probabilities, got {}",
-                found.len()
-            )
-        })?;
+        context.check_count(number, found.len(), expected)?;
     }
     let sampler = context
         .service()

@@ -33,12 +33,7 @@ pub(super) async fn forward(context: &Context) -> CheckResult {
     let once = || text::current_logprobs(&trained.client, &data);
     let (first, second) = (once().await?, once().await?);
     for (at, (one, other)) in first.iter().zip(&second).enumerate() {
-        ensure(one.len() == 15, || {
-            format!(
-                "datum {at}: expected 15 log-probabilities, got {}",
-                one.len()
-            )
-        })?;
+        context.check_count(at, one.len(), 15)?;
         ensure(text::distance(one, other) < 1e-3, || {
             format!("two equal forward passes give {one:?} and {other:?}")
         })?;

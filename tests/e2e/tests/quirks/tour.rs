@@ -57,7 +57,9 @@ pub(super) fn foreign(quirks: &[Quirk]) -> LocalConfig {
     config.session_polls = false;
     config.dialect = Dialect::tinker();
     config.dialect.flags = Flags::JwtAlone;
-    let needs_document = quirks.contains(&Quirk::DocumentElsewhere);
+    let needs_document = [Quirk::DocumentElsewhere, Quirk::DocumentRelative]
+        .iter()
+        .any(|quirk| quirks.contains(quirk));
     if !needs_document {
         config.dialect.open_api = OpenApi::Absent;
     }
