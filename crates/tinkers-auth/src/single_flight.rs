@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use tinkers_core::user_code::wake_all;
 
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, lock};
 
 /// A value of type `T` that any number of requests use, and that at most one request at a time fetches. A request that needs a new value
 /// calls [`Self::turn`], which returns the value, the error of the fetch for which it waited, or the permission to fetch.
@@ -45,15 +45,15 @@ pub(crate) struct Fetch<'a, T, E> {
     has_ended: bool,
 }
 
-/// The state of a request that calls [`SingleFlight::turn`].
-#[derive(Default)]
-struct Waiter {
+/// The state of a request that calls [`SingleFlight::turn`]. Dropping it removes the waker of the request.
+struct Waiter<'a, T, E> {
+    flight: &'a SingleFlight<T, E>,
     id: Option<u64>,
     /// The number of fetches that had ended when the request began to wait.
     ended_before: Option<u64>,
 }
 
-impl<T: Clone, E: Clone> SingleFlight<T, E> {
+impl<T: Clone + Send + Sync, E: Clone + Send + Sync> SingleFlight<T, E> {
     pub(crate) fn new() -> Self {
         Self {
             state: Mutex::new(State {
@@ -70,18 +70,25 @@ impl<T: Clone, E: Clone> SingleFlight<T, E> {
 
     /// Returns the value if it is usable. Otherwise waits for the fetch of another request, or returns the permission to fetch. A request
     /// that has waited for a fetch gets its outcome, even if the new value is not usable, and never fetches a second time for it.
-    pub(crate) async fn turn(&self, is_usable: impl Fn(&T) -> bool) -> Turn<'_, T, E> {
-        let mut waiter = Waiter::default();
+    pub(crate) async fn turn(
+        &self,
+        is_usable: impl Fn(&T) -> bool + Send + Sync,
+    ) -> Turn<'_, T, E> {
+        let mut waiter = Waiter {
+            flight: self,
+            id: None,
+            ended_before: None,
+        };
         poll_fn(|context| self.poll_turn(&mut waiter, &is_usable, context)).await
     }
 
     fn poll_turn(
         &self,
-        waiter: &mut Waiter,
+        waiter: &mut Waiter<'_, T, E>,
         is_usable: impl Fn(&T) -> bool,
         context: &mut Context<'_>,
     ) -> Poll<Turn<'_, T, E>> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if let Some(value) = state.value.as_ref().filter(|value| is_usable(value)) {
             return Poll::Ready(Turn::Value(value.clone()));
         }
@@ -111,19 +118,15 @@ impl<T: Clone, E: Clone> SingleFlight<T, E> {
 
     /// Returns the current value, whether it is usable or not.
     pub(crate) fn value(&self) -> Option<T> {
-        self.lock().value.clone()
+        lock(&self.state).value.clone()
     }
 
     /// Records that the background refresh stops until the next successful fetch, if `is_due` returns `true` for the current value. Returns
     /// whether it stops.
     pub(crate) fn stop_refresh(&self, is_due: impl FnOnce(Option<&T>) -> bool) -> bool {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         state.is_refresh_stopped = is_due(state.value.as_ref());
         state.is_refresh_stopped
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<T, E>> {
-        lock(&self.state)
     }
 }
 
@@ -133,7 +136,7 @@ impl<T: Clone, E: Clone> Fetch<'_, T, E> {
     pub(crate) fn end(mut self, outcome: Result<T, E>) -> bool {
         self.has_ended = true;
         let (waiters, resumes) = {
-            let mut state = self.flight.lock();
+            let mut state = lock(&self.flight.state);
             state.ended += 1;
             let resumes = outcome.is_ok() && std::mem::take(&mut state.is_refresh_stopped);
             match outcome {
@@ -158,6 +161,16 @@ impl<T, E> State<T, E> {
     }
 }
 
+impl<T, E> Drop for Waiter<'_, T, E> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            // The waker is user code, so it is dropped without the lock.
+            let waker = lock(&self.flight.state).waiters.remove(&id);
+            drop(waker);
+        }
+    }
+}
+
 impl<T, E> Drop for Fetch<'_, T, E> {
     fn drop(&mut self) {
         if self.has_ended {
@@ -165,5 +178,38 @@ impl<T, E> Drop for Fetch<'_, T, E> {
         }
         let waiters = lock(&self.flight.state).release();
         wake_all(waiters.into_values());
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    struct Idle;
+
+    impl Wake for Idle {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn request_that_is_dropped_during_a_fetch_leaves_no_waker() {
+        let flight = SingleFlight::<u64, u64>::new();
+        let mut first = pin!(flight.turn(|_| false));
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(Turn::Fetch(fetch)) = first.as_mut().poll(&mut context) else {
+            unreachable!("no other request fetches")
+        };
+        let idle = Arc::new(Idle);
+        {
+            let waker = Waker::from(Arc::clone(&idle));
+            let mut waiting = pin!(flight.turn(|_| false));
+            let mut context = Context::from_waker(&waker);
+            assert!(waiting.as_mut().poll(&mut context).is_pending());
+        }
+        assert_eq!(Arc::strong_count(&idle), 1);
+        drop(fetch);
     }
 }

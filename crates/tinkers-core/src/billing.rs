@@ -4,19 +4,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::admission::RouteClass;
 use crate::time::Timestamp;
 use crate::user_code::catch_panic;
 
-/// An object that is notified when the server of a session requires payment, and when it accepts requests again.
-///
-/// The methods are called for each response, so they must be fast.
+/// An object that is notified of the calls of a session that wait for a payment. The methods must not block.
 pub trait BillingObserver: fmt::Debug + Send + Sync {
-    /// Records that the server has rejected a request of this route class with 402, and that the request is sent again after a pause.
-    fn payment_required(&self, class: RouteClass);
+    /// Records that a call begins to wait, since the server requires payment.
+    fn wait_began(&self);
 
-    /// Records that the server has accepted a request of this route class.
-    fn accepted(&self, class: RouteClass);
+    /// Records that a call has ended its wait: the server has accepted it, it has failed, or the program has dropped it.
+    fn wait_ended(&self);
 }
 
 /// The reaction of one session to 402 responses. Clones share the state.
@@ -26,27 +23,45 @@ pub struct Billing {
     pub pause: Arc<BillingPause>,
     /// The maximum duration of the pauses of a request, from the first 402 response of a run of them.
     pub limit: Duration,
-    /// The object to notify. `None` if nobody is to be notified.
+    /// The object to notify, if there is one.
     pub observer: Option<Arc<dyn BillingObserver>>,
 }
 
 impl Billing {
-    /// Records a 402 response to a request of this route class at the time `now`, and returns what to do with the request.
-    pub fn on_payment_required(&self, class: RouteClass, now: Timestamp) -> BillingAction {
+    /// Records a 402 response to a request at the time `now`, and returns what to do with the request. `wait` is the wait of the call to
+    /// which the request belongs; it begins if the request is to be sent again.
+    pub fn on_payment_required(&self, wait: &mut PaymentWait, now: Timestamp) -> BillingAction {
         let action = self.pause.on_payment_required(now, self.limit);
         if matches!(action, BillingAction::Pause(_))
+            && wait.observer.is_none()
             && let Some(observer) = &self.observer
         {
-            observer.payment_required(class);
+            observer.wait_began();
+            wait.observer = Some(Arc::clone(observer));
         }
         action
     }
+}
 
-    /// Records that the server has accepted a request of this route class.
-    pub fn on_accepted(&self, class: RouteClass) {
-        if let Some(observer) = &self.observer {
-            observer.accepted(class);
+/// The wait of one call for a payment, from its first 402 response to its next other response. Dropping this value ends the wait.
+#[derive(Debug, Default)]
+pub struct PaymentWait {
+    /// The observer that was notified of the wait. `None` if the call does not wait.
+    observer: Option<Arc<dyn BillingObserver>>,
+}
+
+impl PaymentWait {
+    /// Ends the wait, since the server has responded with another status than 402. Does nothing if the call does not wait.
+    pub fn end(&mut self) {
+        if let Some(observer) = self.observer.take() {
+            observer.wait_ended();
         }
+    }
+}
+
+impl Drop for PaymentWait {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -31,7 +31,7 @@ pub use admission::{
 };
 pub use backoff::Backoff;
 pub use base_url::{BaseUrl, Origin, Scheme};
-pub use billing::{Billing, BillingObserver, BillingPause};
+pub use billing::{Billing, BillingObserver, BillingPause, PaymentWait};
 pub use call::{Accepted, Call, CallAdmission, CallAdmissionFuture, Caller};
 pub use closing::CloseSignal;
 pub use context::{BytesGuard, SessionContext};

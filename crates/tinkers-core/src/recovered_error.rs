@@ -57,11 +57,13 @@ pub enum RecoveredError {
     /// An exchange of the credential for a token failed, or its credential command did. The client tries again, and keeps the current token
     /// in use until it expires.
     TokenRefresh,
+    /// An abandoned sample could not be cancelled. The server computes it to the end.
+    Cancellation,
 }
 
 impl RecoveredError {
     /// All kinds of errors from which the client recovers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Repeat,
         Self::Billing,
         Self::Poll,
@@ -82,6 +84,7 @@ impl RecoveredError {
         Self::Connection,
         Self::Certificate,
         Self::TokenRefresh,
+        Self::Cancellation,
     ];
 
     /// Returns the name of this kind in logs and tables, in snake case.
@@ -107,6 +110,7 @@ impl RecoveredError {
             Self::Connection => "connection",
             Self::Certificate => "certificate",
             Self::TokenRefresh => "token_refresh",
+            Self::Cancellation => "cancellation",
         }
     }
 

@@ -100,8 +100,8 @@ impl StatusAction {
     }
 }
 
-/// Returns whether servers respond with this status to requests for a route that they do not have, or do not allow. A request for an optional
-/// route then counts as unanswered.
+/// Returns whether servers respond with this status to requests for a route that they do not have, or do not allow. The client then proceeds as
+/// if the server did not have the optional route.
 pub const fn is_missing_route(status: u16) -> bool {
     matches!(status, 400 | 403 | 404 | 405 | 410 | 411 | 415 | 422 | 501)
 }

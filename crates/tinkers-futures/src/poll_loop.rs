@@ -20,8 +20,8 @@ use tinkers_core::retry::{
 use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     AdmissionRequest, Admitted, Arrival, AttemptOutcome, Caller, ClientId, Cost, Deduplication,
-    Error, ErrorKind, HttpRequest, HttpResponse, Readmission, RecoveredError, Result, RouteClass,
-    SessionContext, Timestamp, TransportError, TransportErrorKind,
+    Error, ErrorKind, HttpRequest, HttpResponse, PaymentWait, Readmission, RecoveredError, Result,
+    RouteClass, SessionContext, Timestamp, TransportError, TransportErrorKind,
 };
 
 use crate::backoff::{PollBackoff, hint_of};
@@ -95,6 +95,8 @@ pub(crate) struct PollLoop {
     /// The position of the last poll in the queue of the rate limiter. If the server rejects the poll with a 429, the retry takes the same
     /// position again.
     arrival: Arrival,
+    /// The wait of the loop for a payment. It begins with a 402 response and ends with the next other response.
+    payment: PaymentWait,
 }
 
 /// A poll that was sent, with its timing and its response or error.
@@ -143,6 +145,7 @@ impl PollLoop {
             retries: StatusRetries::default(),
             readmission: Readmission::New,
             arrival: Arrival::default(),
+            payment: PaymentWait::default(),
         }
     }
 
@@ -273,6 +276,9 @@ impl PollLoop {
             Err(error) => return self.after_transport_error(error, sent_at, duration),
         };
         let status = response.status;
+        if status != StatusCode::PAYMENT_REQUIRED {
+            self.payment.end();
+        }
         let is_server_error = status.is_server_error();
         if !is_server_error {
             let outage = caller.outages.of(RouteClass::Poll);
@@ -284,14 +290,8 @@ impl PollLoop {
         // server.
         let reports_failures_in_body = session.profile().deduplicates == Deduplication::Everything;
         let (wait, is_held_back) = match StatusAction::of(ExchangeKind::Poll, &response) {
-            StatusAction::Take => {
-                caller.billing.on_accepted(RouteClass::Poll);
-                return Ok(Reply::Success(response));
-            }
-            StatusAction::NotReady => {
-                caller.billing.on_accepted(RouteClass::Poll);
-                return Ok(Reply::NotReady(response));
-            }
+            StatusAction::Take => return Ok(Reply::Success(response)),
+            StatusAction::NotReady => return Ok(Reply::NotReady(response)),
             StatusAction::Refused => {
                 // The refusal has closed the gate of the class, so the next admission waits for the retry delay.
                 self.readmission = Readmission::AfterRefusal(self.arrival);
@@ -299,7 +299,7 @@ impl PollLoop {
             }
             StatusAction::PauseForBilling => {
                 let now = caller.time.now();
-                match caller.billing.on_payment_required(RouteClass::Poll, now) {
+                match caller.billing.on_payment_required(&mut self.payment, now) {
                     BillingAction::Pause(pause) => {
                         caller
                             .recovered_errors

@@ -1,13 +1,14 @@
 //! The queue of abandoned samples, which a task of the session cancels on the server.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use tinkers_core::retry::is_missing_route;
-use tinkers_core::user_code::catch_panic;
-use tinkers_core::{Call, Caller, Error, RouteClass};
+use futures_util::StreamExt as _;
+use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
+use tinkers_core::{Call, Caller, Error, RecoveredError, RouteClass};
 use tinkers_futures::catch_unwind;
 use tinkers_wire::{CancelFuture, routes, to_json};
 use tokio::sync::Notify;
@@ -17,8 +18,10 @@ use crate::session_state::SessionState;
 /// The maximum number of queued cancellations. Further samples are not cancelled: the server computes them to the end.
 const MAX_QUEUED: usize = 4096;
 
-/// The timeout of one cancellation request.
-const LIMIT: Duration = Duration::from_secs(30);
+/// The timeout of one attempt of a cancellation.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(30);
+/// The time limit of a cancellation with its retries. Later it saves the server little work.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The samples of a session that the program has abandoned and that are still to be cancelled on the server.
 #[derive(Debug, Default)]
@@ -35,43 +38,49 @@ struct Queue {
 }
 
 impl CancelQueue {
-    /// Adds a sample by its request id. Does nothing if the queue is full or closed.
-    pub(crate) fn push(&self, request_id: &str) {
+    /// Adds a sample by its request id. Returns `false` if the queue is full, so that the sample is not cancelled. Ignores samples of a closed
+    /// session, whose samples end with it.
+    pub(crate) fn push(&self, request_id: &str) -> bool {
         let mut queue = self.lock();
         if queue.is_closed || queue.request_ids.len() >= MAX_QUEUED {
-            return;
+            return queue.is_closed;
         }
         queue.request_ids.push_back(request_id.to_owned());
         drop(queue);
         self.added.notify_one();
+        true
     }
 
-    /// Cancels the queued samples on the server, a batch at a time, until the session is closed or the server turns out to lack the route.
-    /// The requests of a batch are sent concurrently; the server's dynamic configuration sets their number.
+    /// Cancels the queued samples on the server, until the session is closed or the server turns out to lack the route. The server's
+    /// dynamic configuration sets the maximum number of concurrent requests.
     pub(crate) async fn run(self: Arc<Self>, caller: Caller, state: Arc<SessionState>) {
+        let mut running = FuturesUnordered::new();
         loop {
-            self.added.notified().await;
-            loop {
-                let size = state.dynamic.load().sample_cancel_max_batch_size.max(1);
-                let batch = self.take(usize::try_from(size).unwrap_or(MAX_QUEUED));
-                if batch.is_empty() {
-                    break;
+            let most = state.dynamic.load().sample_cancel_max_batch_size.max(1);
+            while running.len() < usize::try_from(most).unwrap_or(usize::MAX)
+                && let Some(request_id) = self.next()
+            {
+                running.push(cancel(&caller, request_id));
+            }
+            let added = pin!(self.added.notified());
+            let outcome = if running.is_empty() {
+                added.await;
+                None
+            } else {
+                match select(running.next(), added).await {
+                    Either::Left((outcome, _)) => outcome,
+                    Either::Right(_) => None,
                 }
-                let cancellations = batch.into_iter().map(|id| cancel(&caller, id));
-                let outcomes = join_all(cancellations).await;
-                let is_over = state.check_open().is_err();
-                if is_over || outcomes.contains(&Cancellation::MissingRoute) {
-                    self.close();
-                    return;
-                }
+            };
+            if state.check_open().is_err() || outcome == Some(Cancellation::MissingRoute) {
+                self.close();
+                return;
             }
         }
     }
 
-    fn take(&self, most: usize) -> Vec<String> {
-        let mut queue = self.lock();
-        let count = most.min(queue.request_ids.len());
-        queue.request_ids.drain(..count).collect()
+    fn next(&self) -> Option<String> {
+        self.lock().request_ids.pop_front()
     }
 
     fn close(&self) {
@@ -98,26 +107,24 @@ enum Cancellation {
 async fn cancel(caller: &Caller, request_id: String) -> Cancellation {
     let body = to_json(&CancelFuture { request_id });
     let mut call = Call::post(routes::CANCEL_FUTURE, body, RouteClass::Control);
-    call.attempt_limit = Some(LIMIT);
+    call.attempt_limit = Some(ATTEMPT_LIMIT);
+    call.deadline = Some(caller.time.now().after(LIMIT));
     // A panic in the transport is a failed cancellation.
     match catch_unwind(caller.call(call)).await {
         Ok(_) => Cancellation::Done,
         Err(error) => {
-            catch_panic(
-                || tracing::debug!(%error, "cannot cancel an abandoned sample; the server computes it to the end"),
-            );
+            let recovered_errors = &caller.recovered_errors;
+            recovered_errors.record(RecoveredError::Cancellation, &error);
             failure(&error)
         }
     }
 }
 
-/// Classifies the error of a cancellation. A server that has the route responds with 400, 404 or 422 to the id of a sample that it no
+/// Classifies the error of a cancellation. A server that has the route may respond with 400, 404, 410 or 422 to the id of a sample that it no
 /// longer knows, so these statuses do not show that the route is missing.
 fn failure(error: &Error) -> Cancellation {
     match error.status() {
-        Some(status) if is_missing_route(status) && !matches!(status, 400 | 404 | 422) => {
-            Cancellation::MissingRoute
-        }
+        Some(405 | 501) => Cancellation::MissingRoute,
         _ => Cancellation::Failed,
     }
 }
@@ -129,14 +136,14 @@ mod tests {
     #[test]
     fn cancel_queue_is_bounded_and_keeps_the_oldest_samples() {
         let queue = CancelQueue::default();
-        for id in 0..MAX_QUEUED + 10 {
-            queue.push(&id.to_string());
+        for id in 0..MAX_QUEUED {
+            assert!(queue.push(&id.to_string()));
         }
-        let all = queue.take(usize::MAX);
-        assert_eq!(all.len(), MAX_QUEUED);
-        assert_eq!(all[MAX_QUEUED - 1], (MAX_QUEUED - 1).to_string());
+        assert!(!queue.push("one too many"));
+        assert_eq!(queue.next().as_deref(), Some("0"));
+        assert!(queue.push("next"));
         queue.close();
-        queue.push("late");
-        assert!(queue.take(1).is_empty());
+        assert!(queue.push("late"), "it is ignored, not lost");
+        assert_eq!(queue.next(), None);
     }
 }

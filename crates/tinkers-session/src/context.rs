@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tinkers_core::{
-    BoxFuture, BytesGuard, Caller, ClientId, Error, ProfileUpdate, ServerProfile, SessionContext,
-    Spawn,
+    BoxFuture, BytesGuard, Caller, ClientId, Error, ProfileUpdate, RecoveredError, ServerProfile,
+    SessionContext, Spawn,
 };
 use tinkers_wire::{ClientConfig, DynamicConfig};
 
@@ -57,8 +57,9 @@ impl SessionContext for Session {
     }
 
     fn cancel_sample(&self, request_id: &str) {
-        if self.state.dynamic.load().sample_cancel_enabled {
-            self.cancels.push(request_id);
+        if self.state.dynamic.load().sample_cancel_enabled && !self.cancels.push(request_id) {
+            let recovered_errors = &self.caller.recovered_errors;
+            recovered_errors.record(RecoveredError::Cancellation, &"too many are waiting");
         }
     }
 

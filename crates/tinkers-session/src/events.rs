@@ -1,10 +1,10 @@
 //! The events of a session, which programs may subscribe to.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tinkers_core::{BillingObserver, RouteClass};
+use tinkers_core::BillingObserver;
+use tinkers_core::user_code::catch_panic;
 use tokio::sync::watch;
 
 /// The number of recent events that are kept for receivers that fall behind.
@@ -31,8 +31,9 @@ pub enum SessionEvent {
     /// The server requires payment (402). The rejected calls wait and are sent again every few seconds, for an hour unless the server's
     /// configuration sets another limit.
     PaymentRequired,
-    /// The server accepts requests again after it has [required payment](SessionEvent::PaymentRequired).
-    PaymentAccepted,
+    /// No call waits for a [payment](SessionEvent::PaymentRequired) any more: the server has accepted the calls, or they have failed, or the
+    /// program has dropped them.
+    PaymentSettled,
     /// The server has ended the session, as the response to a heartbeat or to a query of the session says. All further calls fail with
     /// `SessionLost`.
     ///
@@ -105,8 +106,8 @@ impl SessionEvents {
         }
     }
 
-    /// Returns the latest event of the session without waiting; `None` if there was no event yet. [`SessionEvents::next`] still returns
-    /// this event.
+    /// Returns the latest event of the session without waiting; `None` if there was no event yet. Has no effect on the events that
+    /// [`SessionEvents::next`] returns.
     pub fn latest(&self) -> Option<SessionEvent> {
         self.watch.borrow().recent.back().cloned()
     }
@@ -122,8 +123,8 @@ struct EventState {
     messages: Vec<SessionEvent>,
     /// The latest event about the heartbeats or the end of the session.
     life: Option<SessionEvent>,
-    /// For each route class, whether the server has last rejected a request with 402.
-    requires_payment: [bool; RouteClass::ALL.len()],
+    /// The number of calls that wait for a payment.
+    payment_waits: usize,
     /// Whether the session has ended, so that there will be no more events.
     is_finished: bool,
 }
@@ -132,7 +133,7 @@ impl EventState {
     fn add(&mut self, event: SessionEvent) {
         match &event {
             SessionEvent::ServerMessage { .. } => self.messages.push(event.clone()),
-            SessionEvent::PaymentRequired | SessionEvent::PaymentAccepted => {}
+            SessionEvent::PaymentRequired | SessionEvent::PaymentSettled => {}
             SessionEvent::AtRisk { .. } | SessionEvent::Recovered | SessionEvent::Ended => {
                 self.life = Some(event.clone());
             }
@@ -156,7 +157,7 @@ impl EventState {
     /// Returns the events that describe the session to a new receiver.
     fn summary(&self) -> VecDeque<SessionEvent> {
         let mut events: VecDeque<_> = self.messages.iter().cloned().collect();
-        if self.requires_payment.contains(&true) {
+        if self.payment_waits > 0 {
             events.push_back(SessionEvent::PaymentRequired);
         }
         if let Some(life @ (SessionEvent::AtRisk { .. } | SessionEvent::Ended)) = &self.life {
@@ -170,8 +171,6 @@ impl EventState {
 #[derive(Debug, Default)]
 pub(crate) struct EventSender {
     watch: watch::Sender<EventState>,
-    /// Whether the server requires payment for some route class. If not, recording an accepted request reads only this flag.
-    requires_payment: AtomicBool,
 }
 
 impl EventSender {
@@ -213,26 +212,22 @@ impl EventSender {
 }
 
 impl BillingObserver for EventSender {
-    fn payment_required(&self, class: RouteClass) {
-        self.send_if(|state| {
-            let is_first = !state.requires_payment.contains(&true);
-            state.requires_payment[class.index()] = true;
-            self.requires_payment.store(true, Ordering::Release);
-            is_first.then_some(SessionEvent::PaymentRequired)
+    fn wait_began(&self) {
+        // The wakers of receivers are user code.
+        catch_panic(|| {
+            self.send_if(|state| {
+                state.payment_waits += 1;
+                (state.payment_waits == 1).then_some(SessionEvent::PaymentRequired)
+            });
         });
     }
 
-    fn accepted(&self, class: RouteClass) {
-        // If a request is rejected concurrently, the next accepted request ends the pause.
-        if !self.requires_payment.load(Ordering::Acquire) {
-            return;
-        }
-        self.send_if(|state| {
-            let was_required = state.requires_payment.contains(&true);
-            state.requires_payment[class.index()] = false;
-            let is_required = state.requires_payment.contains(&true);
-            self.requires_payment.store(is_required, Ordering::Release);
-            (was_required && !is_required).then_some(SessionEvent::PaymentAccepted)
+    fn wait_ended(&self) {
+        catch_panic(|| {
+            self.send_if(|state| {
+                state.payment_waits = state.payment_waits.saturating_sub(1);
+                (state.payment_waits == 0).then_some(SessionEvent::PaymentSettled)
+            });
         });
     }
 }
@@ -335,23 +330,18 @@ mod tests {
     }
 
     #[test]
-    fn payment_is_required_until_each_rejected_class_is_accepted() {
+    fn payment_is_required_until_no_call_waits_for_it() {
         let sender = EventSender::default();
         let mut events = sender.subscribe();
-        sender.accepted(RouteClass::Sample);
-        assert_eq!(next_of(&mut events), None);
-        sender.payment_required(RouteClass::Sample);
-        sender.payment_required(RouteClass::Train);
-        sender.payment_required(RouteClass::Sample);
+        sender.wait_began();
+        sender.wait_began();
         assert_eq!(next_of(&mut events), Some(SessionEvent::PaymentRequired));
+        sender.wait_ended();
+        assert_eq!(next_of(&mut events), None);
         let mut late = sender.subscribe();
         assert_eq!(next_of(&mut late), Some(SessionEvent::PaymentRequired));
-        sender.accepted(RouteClass::Poll);
-        sender.accepted(RouteClass::Sample);
-        assert_eq!(next_of(&mut events), None);
-        sender.accepted(RouteClass::Train);
-        sender.accepted(RouteClass::Train);
-        assert_eq!(next_of(&mut events), Some(SessionEvent::PaymentAccepted));
+        sender.wait_ended();
+        assert_eq!(next_of(&mut events), Some(SessionEvent::PaymentSettled));
         assert_eq!(next_of(&mut events), None);
         assert_eq!(next_of(&mut sender.subscribe()), None);
     }

@@ -157,12 +157,18 @@ async fn negotiate(
 ) -> Result<Negotiated, Error> {
     let endpoint = &parts.endpoint;
     let address = endpoint.key().address();
-    let optional_until = caller.time.now().after(OPTIONAL_LIMIT);
+    let mut optional_until = caller.time.now().after(OPTIONAL_LIMIT);
     let configured = client_config(caller, address).await?;
     let is_tinker_server = configured.is_some();
     let config = configured.unwrap_or_default();
     let token_refresh = match config.pjwt_auth_enabled {
-        true => Some(exchange(parts.auth.as_deref(), &config, address).await?),
+        true => {
+            let began = caller.time.now();
+            let refresh = exchange(parts.auth.as_deref(), &config, address).await?;
+            // The exchange is not optional, so its time does not count.
+            optional_until = optional_until.after(caller.time.now().since(began));
+            Some(refresh)
+        }
         false => None,
     };
     learn(&config, endpoint);

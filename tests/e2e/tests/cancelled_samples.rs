@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tinkers::prelude::*;
 use tinkers::wire::routes;
+use tinkers_core::RecoveredError;
 use tinkers_e2e::training::{count, sleep};
 use tinkers_e2e::{Harness, SCRIPTED, Setup};
 use tinkers_local::{Fault, LocalConfig, Rule};
@@ -121,4 +122,24 @@ async fn missing_route_ends_the_cancellation_of_samples() {
     }
     assert_eq!(count(&harness, routes::CANCEL_FUTURE), 1);
     send(&sampler).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancellation_of_a_discarded_sample_does_not_end_cancellations() {
+    let (harness, sampler) = start(setup(false)).await;
+    let first = Rule::on(routes::CANCEL_FUTURE).nth(1);
+    let gone = json!({ "error": "the result is no longer kept" });
+    harness
+        .faults
+        .add(first, Fault::json(StatusCode::GONE, &gone));
+    for _ in 0..2 {
+        let sample = send(&sampler);
+        sleep(&harness, 1).await;
+        drop(sample);
+        sleep(&harness, 1).await;
+    }
+    assert_eq!(count(&harness, routes::CANCEL_FUTURE), 2);
+    assert_eq!(harness.engine.counts().cancelled, 1);
+    let recovered = harness.service.recovered_errors();
+    assert_eq!(recovered.of(RecoveredError::Cancellation), 1);
 }

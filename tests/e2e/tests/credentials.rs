@@ -387,6 +387,11 @@ fn auth_functions_find_the_credential_of_the_environment() {
             .unwrap();
         let output = String::from_utf8_lossy(&child.stdout).into_owned();
         assert!(output.contains(expected), "{output}");
+        let errors = String::from_utf8_lossy(&child.stderr);
+        assert!(
+            !format!("{output}{errors}").contains("hush"),
+            "{output}{errors}"
+        );
     }
-    fixture.stop();
+    fixture.server.stop();
 }

@@ -59,7 +59,7 @@ fn path(mutator: &Mutator, route: Route) -> String {
         1 => long_path(mutator),
         _ => {
             let parts = route.path().split('/').map(|part| match fixture_id(part) {
-                Some(_) if mutator.below(2) == 0 => mutator.pick(&IDS),
+                Some(_) if mutator.below(4) == 0 => mutator.pick(&IDS),
                 Some(id) => id,
                 None => part,
             });

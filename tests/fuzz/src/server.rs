@@ -179,7 +179,7 @@ pub(crate) fn run_requests(bytes: &[u8]) {
 
 /// Sends the requests of an input to one new server. Returns the path and the response status of
 /// each request.
-fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
+fn statuses(bytes: &[u8]) -> Vec<(Method, String, u16)> {
     let requests = request_text::parse(bytes);
     let host = requests.first().and_then(|first| first.headers.get("host"));
     let host = host.and_then(|host| host.to_str().ok());
@@ -191,12 +191,12 @@ fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
         }
         let mut statuses = Vec::new();
         for request in requests {
-            let route = request.route().to_owned();
+            let (method, route) = (request.method.clone(), request.route().to_owned());
             let summary = format!("{} {:.200}", request.method, request.path);
             let crashes = crashes(&test_server, &request);
             let response = test_server.respond(request).await;
             check(&summary, &response, crashes);
-            statuses.push((route, response.status.as_u16()));
+            statuses.push((method, route, response.status.as_u16()));
         }
         let health = Request {
             method: Method::GET,
@@ -293,10 +293,12 @@ mod tests {
         let seeds = request_seeds::requests();
         let (mut reached, mut seen) = (BTreeSet::<Route>::new(), BTreeSet::new());
         for _ in 0..3000 {
-            for (path, status) in statuses(&generate::requests(&mutator, &seeds)) {
+            for (method, path, status) in statuses(&generate::requests(&mutator, &seeds)) {
                 let segments: Vec<&str> = path.split('/').collect();
                 if (200..300).contains(&status) {
-                    let matches = |route: &&Route| matches_route(route.path(), &segments);
+                    let matches = |route: &&Route| {
+                        method == route.method() && matches_route(route.path(), &segments)
+                    };
                     reached.extend(Route::ALL.iter().find(matches).copied());
                 }
                 seen.insert(status);

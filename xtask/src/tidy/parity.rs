@@ -117,10 +117,13 @@ fn variables(files: &[File]) -> impl Iterator<Item = &str> {
     };
     files.iter().filter(is_source).flat_map(|file| {
         let code = file.text.split("#[cfg(test)]").next().unwrap_or_default();
-        let literals = code.split('"').zip(code.split('"').skip(1));
-        literals
-            .filter(|(before, literal)| is_variable(literal) && !before.ends_with("env!("))
-            .map(|(_, literal)| literal)
+        let is_code = |line: &&str| !line.trim_start().starts_with("//");
+        code.lines().filter(is_code).flat_map(|line| {
+            let literals = line.split('"').zip(line.split('"').skip(1));
+            literals
+                .filter(|(before, literal)| is_variable(literal) && !before.ends_with("env!("))
+                .map(|(_, literal)| literal)
+        })
     })
 }
 

@@ -133,7 +133,7 @@ fn invalid_file_of_keys_fails_before_serve_listens() {
     );
     std::fs::write(&file, misspelt).unwrap();
     fails(serve(), &["key 1, field ownr", "organization"]);
-    std::fs::write(&file, "[[key]]\nkey = \"tml-hush\nowner").unwrap();
+    std::fs::write(&file, "[[key]]\nkey = \"tml-hush").unwrap();
     fails(serve(), &["line 2"]);
     let both = ["serve", "--keys", path, "--api-key", "tml-hush"];
     run(home.path(), &both).failed(2, &["--keys", "--api-key"]);

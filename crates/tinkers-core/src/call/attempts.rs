@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tinkers_limits::RetryDraw;
 
 use super::same_reason::SameReason;
@@ -12,7 +12,7 @@ use super::{Accepted, Call, Caller, response_error};
 use crate::admission::{
     AdmissionRequest, Admitted, AttemptOutcome, InFlightPermit, Readmission, RouteClass,
 };
-use crate::billing::BillingAction;
+use crate::billing::{BillingAction, PaymentWait};
 use crate::closing::SendDecision;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
@@ -54,6 +54,8 @@ pub(super) struct Attempts<'a> {
     /// Decides once whether the current attempt is sent: a call that is given up before that prevents the sending. `None` if no attempt is in
     /// progress.
     send_decision: Option<Arc<SendDecision>>,
+    /// The wait of the call for a payment. It begins with a 402 response and ends with the next other response.
+    payment: PaymentWait,
 }
 
 /// A failed attempt, to be retried if the policy allows.
@@ -80,6 +82,7 @@ impl<'a> Attempts<'a> {
             maybe_applied: false,
             in_doubt: false,
             send_decision: None,
+            payment: PaymentWait::default(),
         }
     }
 
@@ -190,6 +193,9 @@ impl<'a> Attempts<'a> {
                 progress.record_response(now);
             }
             self.caller.notices.log(&response);
+            if response.status != StatusCode::PAYMENT_REQUIRED {
+                self.payment.end();
+            }
             let is_outage = response.status.is_server_error();
             if !is_outage {
                 self.caller.outages.of(call.class).answered(sent_at, now);
@@ -199,7 +205,6 @@ impl<'a> Attempts<'a> {
                     drop(attempt);
                     permit.settle(AttemptOutcome::Accepted);
                     self.caller.budget.credit();
-                    self.caller.billing.on_accepted(call.class);
                     return Ok(Accepted {
                         response,
                         in_flight_permit: held,
@@ -242,7 +247,7 @@ impl<'a> Attempts<'a> {
                     permit.settle(AttemptOutcome::Answered);
                     drop(held);
                     let billing = &self.caller.billing;
-                    match billing.on_payment_required(call.class, now) {
+                    match billing.on_payment_required(&mut self.payment, now) {
                         BillingAction::Pause(step) => {
                             self.caller
                                 .recovered_errors

@@ -47,7 +47,7 @@ impl AccessControl {
     ///
     /// | field | meaning |
     /// |---|---|
-    /// | `key` | the API key, which begins with `tml-` |
+    /// | `key` | the API key: visible ASCII characters |
     /// | `key_env` | the environment variable that contains the API key; either this or `key` |
     /// | `owner` | the owner of all that requests with the key create: letters, digits, and `.`, `_`, `@`, `-`. Keys of the same owner share everything |
     /// | `organization` | the organization in the description of the key and in its tokens; default `local` |
@@ -83,7 +83,7 @@ impl AccessControl {
         let keys = document.remove("key");
         if let Some(field) = document.keys().next() {
             return Err(InvalidKeys::Document {
-                field: field.clone(),
+                field: harmless(field).to_owned(),
                 expected: "no such field: a file of API keys has [[key]] only".to_owned(),
             });
         }
@@ -122,8 +122,10 @@ fn parse(
         (None, Some(name)) => match variable(&name).filter(|key| !key.is_empty()) {
             Some(key) => ("key_env", key),
             None => {
-                let expected =
-                    format!("the name of an environment variable that is set, got {name:?}");
+                let expected = format!(
+                    "the name of an environment variable that is set, got {:?}",
+                    harmless(&name)
+                );
                 return Err(fields.expected("key_env", expected));
             }
         },
@@ -206,7 +208,7 @@ impl Fields {
             return Ok(());
         };
         let expected = format!("no such field: a key has {}", FIELDS.join(", "));
-        Err(self.expected(name, expected))
+        Err(self.expected(harmless(name), expected))
     }
 
     fn expected(&self, field: &str, expected: impl Into<String>) -> InvalidKeys {
@@ -216,6 +218,12 @@ impl Fields {
             expected: expected.into(),
         }
     }
+}
+
+/// Returns a name of the file for an error text, or a placeholder if the name looks like an API key or a token in the wrong place.
+fn harmless(name: &str) -> &str {
+    let is_secret = name.starts_with("tml-") || name.starts_with("eyJ") || name.len() > 40;
+    if is_secret { "(a hidden name)" } else { name }
 }
 
 fn syntax(text: &str, error: &toml::de::Error) -> InvalidKeys {
@@ -258,8 +266,8 @@ mod tests {
                 &["key 2, field owner:"],
             ),
             (
-                "key = \"hush\"\nowner = \"b\"",
-                &["key 2, field key:", "tml-"],
+                "key = \"hush hush\"\nowner = \"b\"",
+                &["key 2, field key:", "visible"],
             ),
             ("key = 7\nowner = \"b\"", &["key 2, field key:", "quotes"]),
             (
@@ -280,7 +288,7 @@ mod tests {
             ),
             (
                 "key = \"tml-hush-b\"\nowner = \"b\"\npermissions = \"read\"",
-                &["key 2, field permissions:", "\"delete\""],
+                &["key 2, field permissions:", "\"manage\""],
             ),
             (
                 "key = \"tml-hush-b\"\nowner = \"b\"\npermissions = [\"write\"]",
@@ -295,6 +303,9 @@ mod tests {
         assert!(error("").contains("at least one [[key]]"));
         assert!(error("key = [1]").contains("[[key]]"));
         assert!(error("keys = 1\n[[key]]").contains("field keys:"));
+        assert!(error("tml-hush-a = 1\n[[key]]").contains("hidden"));
+        assert!(with("key_env = \"tml-hush-c\"\nowner = \"b\"").contains("hidden"));
+        assert!(with("key = \"tml-b\"\nowner = \"b\"\ntml-hush-d = 1").contains("hidden"));
         assert!(error("[[key]]\nkey = \"tml-hush").contains("line 2"));
     }
 

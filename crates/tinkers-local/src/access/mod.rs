@@ -83,7 +83,7 @@ pub(crate) struct KeyId(u64);
 
 /// The sender of a request, as its credential shows it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Caller {
+pub(crate) struct KeyHolder {
     pub(crate) key: KeyId,
     pub(crate) grant: Arc<Grant>,
 }
@@ -240,7 +240,7 @@ impl AccessControl {
         headers: &HeaderMap,
         accepts: Accepts,
         is_key_needed: bool,
-    ) -> Result<Caller, Refusal> {
+    ) -> Result<KeyHolder, Refusal> {
         let access = self.lock();
         let missing = access
             .required_headers
@@ -262,7 +262,7 @@ impl AccessControl {
                 };
                 return Err(Refusal::new(StatusCode::UNAUTHORIZED, reason));
             }
-            return Ok(Caller::default());
+            return Ok(KeyHolder::default());
         };
         if exchanges && accepts != Accepts::Keys {
             match access.token(credential) {
@@ -388,9 +388,9 @@ impl Access {
     }
 
     /// Returns the sender of a request with this key.
-    fn caller(&self, key: KeyId) -> Caller {
+    fn caller(&self, key: KeyId) -> KeyHolder {
         let known = self.keys.iter().find(|known| known.id == key);
-        Caller {
+        KeyHolder {
             key,
             grant: known.map_or_else(Arc::default, |known| Arc::clone(&known.grant)),
         }

@@ -13,7 +13,7 @@ use super::json::json;
 use super::{
     AuthorizedCommand, Command, Digest, Page, Refusal, Route, is_protobuf, pass, unknown_options,
 };
-use crate::access::{Accepts, Caller};
+use crate::access::{Accepts, KeyHolder};
 use crate::config::LocalConfig;
 use crate::dialect::{Dialect, KeyNeed, Repeats};
 use crate::faults::Faults;
@@ -66,7 +66,7 @@ pub(crate) fn read(
 fn of_api(
     config: &LocalConfig,
     request: &Request,
-    caller: &Caller,
+    caller: &KeyHolder,
 ) -> Result<Command, LazyResponse> {
     let path = request.route().strip_prefix("/api/v1/");
     let segments: Vec<String> =
@@ -77,11 +77,26 @@ fn of_api(
     let Some(route) = Route::of(&segments).filter(|route| config.serves(*route)) else {
         return Err(dialect.no_route(request.route()).into_response());
     };
+    let methods = match route {
+        Route::ApiKey => "GET, DELETE",
+        Route::PublishCheckpoint => "POST, DELETE",
+        other => other.method(),
+    };
+    if methods
+        .split(", ")
+        .all(|method| method != request.method.as_str())
+    {
+        return Err(wrong_method(request, methods));
+    }
+    caller
+        .grant
+        .permits(route)
+        .map_err(Refusal::into_response)?;
     match (route, &request.method) {
         (Route::AuthToken, &Method::POST) => return Ok(Command::ExchangeKey(key)),
         (Route::ApiKey, &Method::GET) => return Ok(Command::DescribeKey(key)),
         (Route::ApiKey, &Method::DELETE) => return Ok(Command::RevokeKey(key)),
-        (Route::PublishCheckpoint, method @ (&Method::POST | &Method::DELETE)) => {
+        (Route::PublishCheckpoint, method) => {
             let (run, checkpoint) = checkpoint(&segments);
             let public = method == Method::POST;
             return Ok(Command::SetPublic {
@@ -92,13 +107,6 @@ fn of_api(
         }
         _ => {}
     }
-    if request.method.as_str() != route.method() {
-        return Err(wrong_method(request, route.method()));
-    }
-    caller
-        .grant
-        .permits(route)
-        .map_err(Refusal::into_response)?;
     let read = match request.method {
         Method::POST | Method::PUT => with_body(config, request, route, &segments),
         _ => without_body(request, route, &segments),
@@ -157,11 +165,11 @@ fn wrong_method(request: &Request, allowed: &'static str) -> LazyResponse {
     response.with_header(ALLOW, HeaderValue::from_static(allowed))
 }
 
-/// Checks that the request has the right API key or token, if one is required, and the required headers. Returns the sender.
+/// Checks that the request has the right API key or token, if one is required, and the required headers. Returns the holder of the key.
 /// Does not use the request body.
-pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<Caller, Refusal> {
+pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<KeyHolder, Refusal> {
     let accepts = match request.route() {
-        HEALTH => return Ok(Caller::default()),
+        HEALTH => return Ok(KeyHolder::default()),
         routes::AUTH_TOKEN | routes::API_KEY => Accepts::Keys,
         routes::CLIENT_CONFIG | WINDOW_COUNTS | FAULT_COUNTS | openapi::PATH => {
             Accepts::KeysAndTokens

@@ -4,6 +4,7 @@ mod closing;
 mod document;
 mod heartbeat;
 mod heartbeat_thread;
+mod messages;
 mod opening;
 mod optional;
 mod recovered_errors;

@@ -9,7 +9,7 @@ use serde_json::json;
 use tinkers_core::{
     Deduplication, ErrorKind, RouteClass, Sent, SessionContext, TransportErrorKind,
 };
-use tinkers_session::{MessageLevel, Session, SessionEvent, SessionOptions};
+use tinkers_session::{Session, SessionOptions};
 use tinkers_wire::{ApiDocument, FinishReason, SDK_VERSION, routes};
 
 use crate::support::{ADDRESS, Channel, Fixture, Recorded, Reply};
@@ -70,27 +70,6 @@ fn session_open_sends_four_requests_in_order() {
         // The refresh of the configuration and the cancellation of samples.
         (1, 2)
     );
-}
-
-#[test]
-fn messages_of_the_server_become_session_events() {
-    let fixture = Fixture::new();
-    let created = r#"{"session_id": "session-7", "info_message": "new models", "warning_message": "maintenance at noon",
-        "error_message": "over quota"}"#;
-    fixture
-        .server
-        .script(routes::CREATE_SESSION, [Reply::Status(200, created)]);
-    let session = fixture.open();
-    let mut events = session.events();
-    for (level, text) in [
-        (MessageLevel::Info, "new models"),
-        (MessageLevel::Warning, "maintenance at noon"),
-        (MessageLevel::Error, "over quota"),
-    ] {
-        let text = text.to_owned();
-        let message = SessionEvent::ServerMessage { level, text };
-        assert_eq!(fixture.drive(events.next()), Some(message));
-    }
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Protocol {
         let has = |(name, value): (&String, &String)| {
             metadata.is_some_and(|metadata| metadata.get(name) == Some(value))
         };
-        // Everybody finds only their own checkpoints, and no client knows the URN of a user.
+        // A search finds only checkpoints of its own user, and no client knows the URN of a user.
         !matches!(body.owner, OwnerFilter::User { .. })
             && kind.is_none_or(|kind| record.path.kind() == Some(kind))
             && body

@@ -84,7 +84,7 @@ fn is_wanted(body: &SessionSearch, summary: &SessionSummary) -> bool {
         (None, None) => true,
         (is_id, is_named) => is_id == Some(true) || is_named == Some(true),
     };
-    // Everybody finds only their own sessions, and no client knows the URN of a user.
+    // A search finds only sessions of its own user, and no client knows the URN of a user.
     is_found
         && !matches!(body.owner, OwnerFilter::User { .. })
         && body.user_metadata.iter().all(has)
