@@ -62,11 +62,21 @@ class Probe:
             self.future(unloaded)
 
 
-def ready(server, probe, ended):
-    """None once the server works, else what went wrong."""
+# Statuses of a server that answers `healthz` before all of its parts have started, by a part of its start command.
+STARTING = {"start_twinkle.py": (404, 502, 503)}
+
+
+def describe(error):
+    return f"{error.url} answered {error.code}: {error.read(500).decode(errors='replace')}"
+
+
+def ready(server, probe, ended, starting):
+    """None once the server works, else what went wrong. Repeats requests that are answered with a status in `starting`."""
     outcome = []
+    last_error = "none"
 
     def work():
+        nonlocal last_error
         try:
             while not probe.healthy():
                 time.sleep(0.2)
@@ -75,12 +85,10 @@ def ready(server, probe, ended):
                     probe.works()
                     outcome.append(None)
                 except urllib.error.HTTPError as error:
-                    # Twinkle starts its parts one after the other, and the one that answers `healthz` first.
-                    if error.code not in (404, 502, 503):
-                        raise
+                    last_error = describe(error)
+                    if error.code not in starting:
+                        outcome.append(last_error)
                     time.sleep(1)
-        except urllib.error.HTTPError as error:
-            outcome.append(f"{error.url} answered {error.code}: {error.read(500).decode(errors='replace')}")
         except Exception as error:
             outcome.append(f"the first model was not made: {type(error).__name__}: {error}")
 
@@ -90,7 +98,7 @@ def ready(server, probe, ended):
         if server.poll() is not None:
             return f"the server ended with {server.returncode}"
         if time.monotonic() > limit:
-            return f"the server made no model in {PATIENCE} s"
+            return f"the server made no model in {PATIENCE} s; the last error: {last_error}"
         if ended.wait(0.2):
             return "nobody waits for the server any more"
     return outcome[0]
@@ -135,7 +143,8 @@ def main():
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        why = ready(server, Probe(url, key, model), ended)
+        starting = [status for part, statuses in STARTING.items() if part in " ".join(command) for status in statuses]
+        why = ready(server, Probe(url, key, model), ended, starting)
         print("ready" if why is None else f"failed: {why}", flush=True)
         while why is None and not ended.wait(0.2) and server.poll() is None:
             pass

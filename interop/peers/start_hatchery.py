@@ -35,9 +35,15 @@ async def serve(port, key, model, directory):
             else:
                 await worker._process_one(job)
 
-    working = asyncio.create_task(work())
     app = create_app(config=config)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="info", lifespan="off"))
+
+    def stop(_):
+        server.should_exit = True
+
+    working = asyncio.create_task(work())
+    # Without its worker, the server would accept jobs that never end. Awaiting the task below raises the worker's error.
+    working.add_done_callback(stop)
     await server.serve()
     working.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -118,7 +118,8 @@ impl BillingPause {
         }
         *slot = Some(incident);
         drop(slot);
-        if lasted > limit {
+        // Without a limit above zero, even the first 402 response ends its request.
+        if lasted > limit || limit.is_zero() {
             return BillingAction::GiveUp;
         }
         if log {

@@ -374,3 +374,65 @@ async fn checkpoints_without_an_owner_belong_to_keys_without_one() {
     assert_eq!(anyone.get(&run).await.ok()["model_owner"], "local");
     assert_eq!(Client(&server, "").get(&run).await.status, 200);
 }
+
+#[tokio::test]
+async fn copy_of_a_foreign_checkpoint_has_none_of_its_metadata() {
+    let server = server();
+    let (alice, bob) = (Client(&server, ALICE), Client(&server, BOB));
+    let session = alice.create_session().await;
+    let mut create = create_model(&session, 0);
+    create["user_metadata"] = json!({ "run": "secret" });
+    let model = text(&alice.call("create_model", create).await["model_id"]);
+    let save = json!({ "model_id": model, "path": "a", "seq_id": 1, "user_metadata": { "save": "secret" } });
+    let path = text(&alice.call("save_weights", save).await["path"]);
+    let publication = format!("training_runs/{model}/checkpoints/weights/a/publish");
+    alice.send(Method::POST, &publication, "").await.ok();
+    let copy = json!({ "source_path": path, "destination_project_id": "p" });
+    for (client, run_metadata, metadata) in [
+        (
+            alice,
+            json!({ "run": "secret" }),
+            json!({ "save": "secret" }),
+        ),
+        (bob, json!(null), json!(null)),
+    ] {
+        let copied = client.post("copy_weights", copy.clone()).await.ok();
+        let runs = client.get("training_runs?project_id=p").await.ok();
+        assert_eq!(runs["cursor"]["total_count"], 1, "{runs}");
+        let run = &runs["training_runs"][0];
+        assert_eq!(run["user_metadata"], run_metadata);
+        let stored = &run["last_checkpoint"];
+        assert_eq!(stored["tinker_path"], copied["tinker_path"]);
+        assert_eq!(stored["user_metadata"], metadata);
+    }
+}
+
+#[tokio::test]
+async fn search_by_user_finds_only_objects_of_the_caller() {
+    let server = server();
+    let (alice, bob) = (Client(&server, ALICE), Client(&server, BOB));
+    let (objects, _) = (alice.objects().await, bob.objects().await);
+    let (own, foreign) = ("tml:user:alice", "tml:user:bob");
+    for (urns, has_any) in [
+        (vec![own], true),
+        (vec![foreign, own], true),
+        (vec![foreign], false),
+        (vec!["alice"], false),
+    ] {
+        let search = json!({ "owner": { "type": "user", "owner_urns": urns }, "limit": 10 });
+        let sessions = alice.post("sessions/search", search.clone()).await.ok();
+        let found = sessions["sessions"].as_array().expect("a list");
+        assert_eq!(found.len(), usize::from(has_any), "{search}: {sessions}");
+        for one in found {
+            assert_eq!(one["session_id"], *objects.session);
+            assert_eq!(one["owner"], "alice");
+            assert_eq!(one["checkpoints_count"], 1);
+        }
+        let checkpoints = alice.post("checkpoints/search", search.clone()).await.ok();
+        let found = checkpoints["checkpoints"].as_array().expect("a list");
+        assert_eq!(found.len(), usize::from(has_any), "{search}: {checkpoints}");
+        for one in found {
+            assert_eq!(one["tinker_path"], *objects.checkpoint);
+        }
+    }
+}

@@ -15,10 +15,12 @@ impl RestClient {
         auth.is_some_and(|auth| auth.has_credential())
     }
 
-    /// Checks that the server accepts the credential, with one request for its capabilities, which is not retried.
+    /// Checks that the server accepts the credential, with one request for its capabilities, which is not retried. It ends after at most
+    /// 30 s, also if the server limits the rate of requests.
     ///
     /// # Errors
-    /// `Authentication` if the server rejects the credential, `Connection` if it is not reachable, and otherwise the errors of the server.
+    /// `Authentication` if the server rejects the credential, `Connection` if it is not reachable, `Billing` if it requires payment for
+    /// longer than a few seconds, and otherwise the errors of the server.
     pub async fn check_access(&self) -> Result<()> {
         let route = routes::CAPABILITIES;
         let request = Request::new("RestClient.check_access", Method::GET, route, route).once();

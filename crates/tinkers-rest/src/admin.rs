@@ -36,7 +36,9 @@ impl AdminClient {
         day: Option<&str>,
     ) -> Result<Vec<AuditEntry>> {
         if let Some(day) = day {
-            let is_date = day.len() == 10 && since_epoch(day).is_some();
+            // The normal form has leading zeros, which the decoder of dates does not require.
+            let is_normal = |since| rfc3339(since).split('T').next() == Some(day);
+            let is_date = since_epoch(day).is_some_and(is_normal);
             if !is_date {
                 let expected = format!("a date such as 2026-11-23, got {day:?}");
                 return Err(Error::invalid("day", expected));
@@ -106,9 +108,10 @@ impl AdminClient {
 
 /// Returns the time since the Unix epoch, if it is a full hour.
 fn full_hour(field: &str, time: SystemTime) -> Result<Duration> {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let Ok(since) = time.duration_since(SystemTime::UNIX_EPOCH) else {
+        let expected = "a full hour in UTC since 1970, got an earlier time";
+        return Err(Error::invalid(field, expected));
+    };
     if !since.as_secs().is_multiple_of(3600) || since.subsec_nanos() != 0 {
         let expected = format!("a full hour in UTC, got {}", rfc3339(since));
         return Err(Error::invalid(field, expected));
@@ -125,6 +128,9 @@ mod tests {
         let hour = SystemTime::UNIX_EPOCH + Duration::from_secs(7200);
         assert_eq!(full_hour("t", hour).unwrap(), Duration::from_secs(7200));
         let later = hour + Duration::from_secs(60);
-        assert_eq!(full_hour("t", later).unwrap_err().field(), Some("t"));
+        let early = SystemTime::UNIX_EPOCH - Duration::from_secs(3600);
+        for invalid in [later, early] {
+            assert_eq!(full_hour("t", invalid).unwrap_err().field(), Some("t"));
+        }
     }
 }

@@ -22,6 +22,10 @@ pub(crate) fn checkpoint(path: &str) -> Result<(TinkerPath, String, String)> {
     let parsed: TinkerPath = path.parse().map_err(|_| invalid())?;
     let run = parsed.run_id().ok_or_else(invalid)?.to_owned();
     let checkpoint = parsed.checkpoint_id().ok_or_else(invalid)?;
+    // The short form `tinker://<run>/<name>` does not say the kind.
+    if path != format!("tinker://{run}/{checkpoint}") {
+        return Err(invalid());
+    }
     Ok((parsed, run, checkpoint))
 }
 
@@ -44,6 +48,7 @@ mod tests {
             "",
             "run/weights/a",
             "tinker://run",
+            "tinker://run/x",
             "tinker://run/merged/a",
             "tinker://../weights/a",
         ] {

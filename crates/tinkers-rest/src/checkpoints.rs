@@ -168,7 +168,7 @@ impl RestClient {
         let route =
             "/api/v1/training_runs/{run_id}/checkpoints/{checkpoint_id}/external_weights_urls";
         let request = Request::new(operation, Method::GET, route, path);
-        self.connection.get(request).await
+        self.connection.get(request.with_signed_urls()).await
     }
 
     /// Copies a checkpoint to a project. Await the returned value to copy.

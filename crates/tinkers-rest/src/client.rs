@@ -39,8 +39,7 @@ impl RestClient {
         }
     }
 
-    /// Returns a client whose lists and descriptions of runs and sessions include the objects of other users, as far as the user may read
-    /// them, or not. By default, they contain the objects of the user.
+    /// Sets whose runs and sessions the lists and descriptions include. By default, they include those of the user.
     #[must_use]
     pub fn with_access_scope(mut self, scope: AccessScope) -> Self {
         self.access_scope = scope;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 use tinkers_auth::Auth;
 use tinkers_core::retry::may_lack_route;
 use tinkers_core::{
@@ -20,8 +21,8 @@ use tokio::sync::OnceCell;
 
 use crate::missing_route;
 
-/// The time limit of the first request, and of each request that is not retried.
-pub(crate) const ONE_REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// The time limit of the first request, and of each request that is not retried, including its wait for the rate limits.
+const ONE_REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// The parts of a client: how it makes requests, and for whom.
 #[derive(Debug, Clone)]
@@ -63,6 +64,10 @@ pub(crate) struct Connection {
 pub(crate) struct Request {
     route: &'static str,
     call: Call,
+    /// Whether the request is not retried, and has the time limit [`ONE_REQUEST_LIMIT`].
+    is_single: bool,
+    /// Whether the response contains signed addresses, which must not occur in errors.
+    has_signed_urls: bool,
 }
 
 impl Request {
@@ -93,7 +98,12 @@ impl Request {
 
     fn of(operation: &'static str, route: &'static str, mut call: Call) -> Self {
         call.operation = Some(operation);
-        Self { route, call }
+        Self {
+            route,
+            call,
+            is_single: false,
+            has_signed_urls: false,
+        }
     }
 
     /// Returns the request, changed so that it is not sent again if the server may have applied it.
@@ -102,10 +112,16 @@ impl Request {
         self
     }
 
-    /// Returns the request, changed so that it is sent once, and fails after 30 s without a response.
+    /// Returns the request, changed so that it is not retried after a failure, and fails after 30 s, including its wait for the rate
+    /// limits. After a 402 response it is sent once more, 5 s later.
     pub(crate) fn once(mut self) -> Self {
-        self.call.policy = CallPolicy::ONCE;
-        self.call.attempt_limit = Some(ONE_REQUEST_LIMIT);
+        self.is_single = true;
+        self
+    }
+
+    /// Returns the request, changed so that errors do not quote its response, which contains signed addresses.
+    pub(crate) fn with_signed_urls(mut self) -> Self {
+        self.has_signed_urls = true;
         self
     }
 
@@ -141,9 +157,10 @@ impl Connection {
         mut request: Request,
     ) -> Result<T> {
         let (route, operation) = (request.route, request.call.operation);
+        let has_signed_urls = request.has_signed_urls;
         request.call.is_readable = Some(is_object);
         let accepted = self.send_now(request).await?;
-        decode(&accepted.response, route).map_err(|error| match operation {
+        decode(&accepted.response, route, has_signed_urls).map_err(|error| match operation {
             Some(operation) => error.with_operation(operation),
             None => error,
         })
@@ -157,8 +174,12 @@ impl Connection {
 
     /// Sends a request, without finding out first whether the server exchanges credentials.
     pub(crate) async fn send_now(&self, request: Request) -> Result<Accepted> {
-        let Request { route, mut call } = request;
+        let (route, mut call) = (request.route, request.call);
         call.client = self.parts.client;
+        let caller = match request.is_single {
+            true => self.limit_to_one_request(&mut call),
+            false => self.parts.caller.clone(),
+        };
         let now = self.parts.caller.time.now();
         let limit = self.parts.operation_deadline.map(|limit| now.after(limit));
         call.deadline = match (call.deadline, limit) {
@@ -166,8 +187,19 @@ impl Connection {
             (one, other) => one.or(other),
         };
         let method = call.method.clone();
-        let sent = call_on_io(&*self.parts.spawner, self.parts.caller.clone(), call).await;
+        let sent = call_on_io(&*self.parts.spawner, caller, call).await;
         sent.map_err(|error| missing_route::classify(error, &method, route))
+    }
+
+    /// Changes a call so that it is not retried and fails after [`ONE_REQUEST_LIMIT`], also while the server responds with 429. Returns the
+    /// caller for it, which does not wait until a bill is paid.
+    fn limit_to_one_request(&self, call: &mut Call) -> Caller {
+        let mut caller = self.parts.caller.clone();
+        call.policy = CallPolicy::ONCE;
+        call.attempt_limit = Some(ONE_REQUEST_LIMIT);
+        call.deadline = Some(caller.time.now().after(ONE_REQUEST_LIMIT));
+        caller.billing.limit = Duration::ZERO;
+        caller
     }
 
     /// Waits until a time, on the I/O runtime.
@@ -196,12 +228,11 @@ impl Connection {
         let body = to_json(&ConfigRequest::default());
         let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
         // Not retried, so that a wrong address fails at once.
-        call.policy = CallPolicy::ONCE;
-        call.attempt_limit = Some(ONE_REQUEST_LIMIT);
+        let caller = self.limit_to_one_request(&mut call);
         let spawner = &self.parts.spawner;
-        let config: Result<ClientConfig> = call_on_io(&**spawner, self.parts.caller.clone(), call)
+        let config: Result<ClientConfig> = call_on_io(&**spawner, caller, call)
             .await
-            .and_then(|accepted| decode(&accepted.response, routes::CLIENT_CONFIG));
+            .and_then(|accepted| decode(&accepted.response, routes::CLIENT_CONFIG, false));
         let config = match config {
             Ok(config) => config,
             // Servers for old versions of the SDK have no such route, and no exchange.
@@ -224,10 +255,18 @@ impl Connection {
     }
 }
 
-/// Decodes a response, which must be a JSON object.
-fn decode<T: DeserializeOwned>(response: &HttpResponse, route: &str) -> Result<T> {
+/// Decodes a response, which must be a JSON object. If it contains signed addresses, the error quotes none of its values.
+fn decode<T: DeserializeOwned>(
+    response: &HttpResponse,
+    route: &str,
+    has_signed_urls: bool,
+) -> Result<T> {
+    let explain = |error: serde_json::Error| match has_signed_urls {
+        true => without_values(&error),
+        false => error.to_string(),
+    };
     let decoded = match is_object(response) {
-        true => serde_json::from_slice(&response.body).map_err(|error| error.to_string()),
+        true => serde_json::from_slice(&response.body).map_err(explain),
         // serde would also decode a struct from an array, which no Tinker server sends.
         false => Err("expected a JSON object".to_owned()),
     };
@@ -237,6 +276,18 @@ fn decode<T: DeserializeOwned>(response: &HttpResponse, route: &str) -> Result<T
         Error::new(ErrorKind::Protocol, Sent::Answered, message)
             .with_response(response.status.as_u16(), &Bytes::new())
     })
+}
+
+/// Describes a decode error without the values that its own text may quote.
+fn without_values(error: &serde_json::Error) -> String {
+    let cause = match error.classify() {
+        Category::Data => "a field is missing or has an unexpected value",
+        Category::Syntax => "the JSON is invalid",
+        Category::Eof => "the JSON is incomplete",
+        Category::Io => "the body cannot be read",
+    };
+    let (line, column) = (error.line(), error.column());
+    format!("{cause}, at line {line} column {column}")
 }
 
 /// Returns whether a response body is a complete JSON object.

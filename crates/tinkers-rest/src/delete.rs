@@ -1,5 +1,7 @@
 //! The deletion of many checkpoints.
 
+use std::collections::HashSet;
+
 use futures_util::stream::{self, StreamExt};
 use tinkers_core::{Error, Result};
 use tinkers_wire::Checkpoint;
@@ -34,8 +36,9 @@ impl RestClient {
     /// is requested, and otherwise the list of all checkpoints of the user.
     ///
     /// # Errors
-    /// See [`RestClient`].
+    /// `InvalidInput` with the field `name_prefix` if the prefix is empty; see [`RestClient`].
     pub async fn find_checkpoints(&self, filter: &CheckpointFilter) -> Result<Vec<Checkpoint>> {
+        filter.check_name_prefix()?;
         let all = match &filter.run_id {
             Some(run_id) => self.list_checkpoints(run_id).await?,
             None => {
@@ -53,7 +56,8 @@ impl RestClient {
         Ok(all.into_iter().filter(|one| filter.matches(one)).collect())
     }
 
-    /// Deletes the checkpoints at these paths, up to 16 at a time. A failure does not end the other deletions.
+    /// Deletes the checkpoints at these paths, up to 16 at a time. A failure does not end the other deletions. A path that is given several
+    /// times is deleted and reported once.
     ///
     /// # Errors
     /// `InvalidInput` if one of the paths is invalid; nothing is deleted then. Failures of single deletions are in the report.
@@ -68,28 +72,33 @@ impl RestClient {
             .into_iter()
             .map(|path| path.as_ref().to_owned())
             .collect();
-        self.delete_all(paths).await
+        for path in &paths {
+            crate::arguments::checkpoint(path)?;
+        }
+        Ok(self.delete_all(paths).await)
     }
 
     /// Deletes the checkpoints that match a filter, like [`find_checkpoints`](Self::find_checkpoints) and then
-    /// [`delete_checkpoints`](Self::delete_checkpoints).
+    /// [`delete_checkpoints`](Self::delete_checkpoints). A checkpoint whose path has a form that this version does not know counts as a
+    /// failure of its deletion.
     ///
     /// # Errors
-    /// `InvalidInput` with the field `filter` if the filter has no condition, and the errors of both methods.
+    /// `InvalidInput` with the field `filter` if the filter has no condition, and the errors of
+    /// [`find_checkpoints`](Self::find_checkpoints). Failures of single deletions are in the report.
     pub async fn delete_checkpoints_matching(
         &self,
         filter: &CheckpointFilter,
     ) -> Result<DeleteReport> {
         filter.check_not_empty()?;
         let found = self.find_checkpoints(filter).await?;
-        self.delete_all(found.into_iter().map(|one| one.tinker_path).collect())
-            .await
+        let paths = found.into_iter().map(|one| one.tinker_path).collect();
+        Ok(self.delete_all(paths).await)
     }
 
-    async fn delete_all(&self, paths: Vec<String>) -> Result<DeleteReport> {
-        for path in &paths {
-            crate::arguments::checkpoint(path)?;
-        }
+    /// Deletes the checkpoints at these paths. Invalid paths are failures in the report.
+    async fn delete_all(&self, mut paths: Vec<String>) -> DeleteReport {
+        let mut seen = HashSet::new();
+        paths.retain(|path| seen.insert(path.clone()));
         let deletions = paths.into_iter().map(|path| async move {
             let outcome = self.delete_checkpoint_from_tinker_path(&path).await;
             (path, outcome)
@@ -103,6 +112,6 @@ impl RestClient {
                 Err(error) => report.failed.push(FailedDelete { tinker_path, error }),
             }
         }
-        Ok(report)
+        report
     }
 }

@@ -60,7 +60,7 @@ impl CheckpointFilter {
         self
     }
 
-    /// Matches only the checkpoints whose name begins with a prefix.
+    /// Matches only the checkpoints whose name begins with a prefix. Methods that take a filter refuse an empty prefix.
     #[must_use]
     pub fn name_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.name_prefix = Some(prefix.into());
@@ -94,6 +94,15 @@ impl CheckpointFilter {
                 .name_prefix
                 .as_deref()
                 .is_none_or(|prefix| name.starts_with(prefix))
+    }
+
+    /// Checks that the prefix of names, if there is one, is not empty: it would match every checkpoint.
+    pub(crate) fn check_name_prefix(&self) -> Result<()> {
+        if self.name_prefix.as_deref() == Some("") {
+            let expected = "at least one character; set no prefix to match all names";
+            return Err(Error::invalid("name_prefix", expected));
+        }
+        Ok(())
     }
 
     /// Checks that the filter has a condition, so that a deletion by filter cannot delete everything by mistake.
@@ -138,6 +147,14 @@ mod tests {
         assert_eq!(
             filter().check_not_empty().unwrap_err().field(),
             Some("filter")
+        );
+        assert_eq!(
+            filter()
+                .name_prefix("")
+                .check_name_prefix()
+                .unwrap_err()
+                .field(),
+            Some("name_prefix")
         );
     }
 }

@@ -32,7 +32,7 @@ macro_rules! list {
                 self.fetch(offset, limit).await
             }
 
-            /// Returns a stream of all items. Each item is yielded once, even if others are created or deleted meanwhile.
+            /// Returns a stream of all items. No item is yielded twice, and none is missed because others are created or deleted meanwhile.
             pub fn stream(&self) -> ItemStream<$item> {
                 let list = self.clone();
                 let fetch = move |offset, limit| -> BoxFuture<'static, Result<Page<$item>>> {
@@ -61,6 +61,9 @@ macro_rules! list {
 }
 
 /// A list of training runs, the most recently used run first; see [`RestClient::list_training_runs`].
+///
+/// A run that is used while a stream reads the list moves to the front of the list. If the stream has not yielded it before, it misses it.
+/// To find all runs while some are trained, read the list again, and compare the ids.
 #[derive(Clone)]
 #[must_use = "a list is requested by `stream` or `page`"]
 pub struct ListTrainingRuns {

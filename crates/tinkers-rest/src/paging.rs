@@ -41,6 +41,7 @@ pub(crate) fn all<T: Send + 'static>(
         id,
         page_size,
         position: 0,
+        largest: 0,
         seen: HashSet::new(),
         last: Vec::new(),
         repeats: 0,
@@ -81,6 +82,8 @@ struct Reader<T> {
     page_size: u64,
     /// The offset up to which the list was read.
     position: u64,
+    /// The number of items of the largest page so far. Servers may send fewer items per page than requested.
+    largest: u64,
     seen: HashSet<String>,
     /// The ids of the page before.
     last: Vec<String>,
@@ -104,6 +107,7 @@ impl<T> Reader<T> {
         let mut offset = self.position.saturating_sub(1);
         let page = loop {
             let page = (self.fetch)(offset, self.page_size).await?;
+            self.largest = self.largest.max(page.items.len() as u64);
             let is_known = |item: &T| self.seen.contains((self.id)(item));
             if offset == 0 || page.items.iter().any(is_known) {
                 break page;
@@ -136,7 +140,8 @@ impl<T> Reader<T> {
         self.is_done = match page.total {
             _ if len == 0 || is_stuck => true,
             Some(total) => self.position >= total,
-            None => self.ready.is_empty() && len < self.page_size,
+            // A page of one item is the item of overlap alone.
+            None => self.ready.is_empty() && len < self.largest.max(2),
         };
         self.last = ids;
         Ok(())
@@ -239,6 +244,52 @@ mod tests {
             all.dedup();
             assert_eq!(all.len(), read_items.len(), "{read_items}");
         }
+    }
+
+    #[test]
+    fn pages_that_the_server_caps_do_not_end_a_changing_list() {
+        let items: Mutex<Vec<char>> = Mutex::new(('a'..='z').collect());
+        let pages = Mutex::new(0);
+        let fetch: Fetch<String> = Arc::new(move |offset, limit| {
+            let mut items = items.lock().unwrap();
+            let mut pages = pages.lock().unwrap();
+            assert!(*pages < 50, "the stream does not end");
+            // Newer items move the others by almost two pages of the server.
+            if *pages == 1 {
+                items.splice(0..0, 'A'..='G');
+            }
+            *pages += 1;
+            let page = items
+                .iter()
+                .skip(offset as usize)
+                .take(limit.min(4) as usize);
+            let page = Page {
+                items: page.map(char::to_string).collect(),
+                total: None,
+            };
+            async move { Ok(page) }.boxed()
+        });
+        let items = all(fetch, |item| item, 10).collect::<Vec<_>>();
+        let items: Vec<String> = items
+            .now_or_never()
+            .expect("ready")
+            .into_iter()
+            .map(|item| item.expect("an item"))
+            .collect();
+        let old: String = items
+            .concat()
+            .chars()
+            .filter(char::is_ascii_lowercase)
+            .collect();
+        assert_eq!(old, ('a'..='z').collect::<String>());
+    }
+
+    #[test]
+    fn list_of_one_item_without_a_total_takes_two_requests() {
+        assert_eq!(
+            read(&list(&["a"]), 3, false, |_, _| {}),
+            ("a".to_owned(), 2)
+        );
     }
 
     #[test]

@@ -9,7 +9,8 @@ use crate::connection::Request;
 use crate::{ListTrainingRuns, RestClient};
 
 impl RestClient {
-    /// Lists the training runs, the most recently used run first.
+    /// Lists the training runs, the most recently used run first. A stream of the list may miss a run that is used while the stream reads
+    /// the list; see [`ListTrainingRuns`].
     pub fn list_training_runs(&self) -> ListTrainingRuns {
         ListTrainingRuns::new(self)
     }

@@ -1,6 +1,6 @@
 //! Searches for sessions and checkpoints.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,12 +8,16 @@ use futures_util::stream::{self, StreamExt};
 use http::Method;
 use tinkers_core::{BoxFuture, Error, ErrorKind, Result, Sent};
 use tinkers_wire::{
-    Checkpoint, CheckpointKind, CheckpointSearch, CheckpointSearchPage, FinishReason, OwnerFilter,
-    SearchCursor, SessionSearch, SessionSearchPage, SessionStatusFilter, SessionSummary, routes,
+    Checkpoint, CheckpointKind, CheckpointSearch, CheckpointSearchPage, FinishReason,
+    MAX_SEARCH_LIMIT, OwnerFilter, SearchCursor, SessionSearch, SessionSearchPage,
+    SessionStatusFilter, SessionSummary, routes,
 };
 
 use crate::connection::{Connection, Request};
 use crate::{ItemStream, RestClient};
+
+/// The maximum number of cursors that a stream remembers.
+const MAX_CURSORS: usize = 10_000;
 
 /// A function that requests the page at a cursor: the items, and the cursor of the next page.
 type Fetch<T> = Arc<
@@ -22,32 +26,48 @@ type Fetch<T> = Arc<
         + Sync,
 >;
 
-/// Returns a stream of all items of a search.
-fn all<T: Send + 'static>(fetch: Fetch<T>) -> ItemStream<T> {
+/// Returns a stream of all items of a search. If the server sends a cursor again that was used before, the stream ends with an error.
+fn all<T: Send + 'static>(operation: &'static str, fetch: Fetch<T>) -> ItemStream<T> {
     // The inner option is the cursor of the next page, and the outer one whether there is a next page.
-    let state = (VecDeque::new(), Some(None::<SearchCursor>));
-    let items = stream::try_unfold(state, move |(mut ready, mut next)| {
+    let state = (VecDeque::new(), Some(None::<SearchCursor>), HashSet::new());
+    let items = stream::try_unfold(state, move |(mut ready, mut next, mut used)| {
         let fetch = Arc::clone(&fetch);
         async move {
             loop {
                 if let Some(item) = ready.pop_front() {
-                    return Ok(Some((item, (ready, next))));
+                    return Ok(Some((item, (ready, next, used))));
                 }
                 let Some(cursor) = next.take() else {
                     return Ok(None);
                 };
-                let (items, following) = fetch(cursor.clone()).await?;
-                if following.is_some() && following == cursor {
-                    let message =
-                        "the server sent the same cursor twice, so the search would not end";
-                    return Err(Error::new(ErrorKind::Protocol, Sent::Answered, message));
+                if let Some(cursor) = &cursor {
+                    // A cycle of cursors is found after the next round, too.
+                    if used.len() >= MAX_CURSORS {
+                        used.clear();
+                    }
+                    if !used.insert(cursor.content().to_string()) {
+                        let message =
+                            "the server sent the same cursor twice, so the search would not end";
+                        let error = Error::new(ErrorKind::Protocol, Sent::Answered, message);
+                        return Err(error.with_operation(operation));
+                    }
                 }
+                let (items, following) = fetch(cursor).await?;
                 ready.extend(items);
                 next = following.map(Some);
             }
         }
     });
     ItemStream::new(items.boxed())
+}
+
+/// Checks the number of items per page.
+fn check_page_size(items: u64) -> Result<()> {
+    if (1..=MAX_SEARCH_LIMIT).contains(&items) {
+        return Ok(());
+    }
+    let expected = format!("1 to {MAX_SEARCH_LIMIT}, got {items}");
+    Err(Error::invalid("page_size", expected))
 }
 
 /// Implements the methods that both searches have.
@@ -85,8 +105,9 @@ macro_rules! search {
             /// Requests one page: the first page, or the page at the cursor of the page before.
             ///
             /// # Errors
-            /// `InvalidInput` for invalid conditions, and the errors of [`RestClient`].
+            /// `InvalidInput` with the field `page_size` or that of an invalid condition, and the errors of [`RestClient`].
             pub async fn page(&self, cursor: Option<SearchCursor>) -> Result<$page> {
+                check_page_size(self.search.limit)?;
                 let mut search = self.search.clone();
                 search.cursor = cursor;
                 search.validate()?;
@@ -105,7 +126,7 @@ macro_rules! search {
                         Ok((page.$items, page.next_cursor))
                     })
                 });
-                all(fetch)
+                all($operation, fetch)
             }
         }
 
@@ -144,7 +165,8 @@ impl SearchSessions {
         }
     }
 
-    /// Finds the session with this id. With [`display_name`](Self::display_name), a session needs only one of both.
+    /// Finds the session with this id. If [`display_name`](Self::display_name) is set, too, a session matches with either this id or that
+    /// name.
     pub fn session_id(mut self, session_id: impl Into<String>) -> Self {
         self.search.session_id = Some(session_id.into());
         self
@@ -206,5 +228,33 @@ impl SearchCheckpoints {
     pub fn base_models(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.search.base_models = Some(names.into_iter().map(Into::into).collect());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn cursors_in_a_cycle_end_the_stream_with_an_error() {
+        let fetch: Fetch<u64> = Arc::new(|cursor| {
+            let page = cursor.and_then(|cursor| cursor.content().as_u64());
+            // After the first page, pages 1, 2 and 3 follow one another without an end.
+            let page = page.unwrap_or_default();
+            let following = SearchCursor::new((page % 3 + 1).into());
+            async move { Ok((vec![page], Some(following))) }.boxed()
+        });
+        let items = all("RestClient.search", fetch).take(50);
+        let items: Vec<Result<u64>> = items.collect().now_or_never().expect("ready");
+        let (error, items) = items.split_last().expect("an error");
+        let items: Vec<u64> = items.iter().map(|item| *item.as_ref().unwrap()).collect();
+        assert_eq!(items, [0, 1, 2, 3]);
+        let error = error.as_ref().unwrap_err();
+        assert_eq!(
+            (error.kind(), error.operation()),
+            (ErrorKind::Protocol, Some("RestClient.search"))
+        );
     }
 }

@@ -61,7 +61,7 @@ impl ExportSessionTrace {
         loop {
             let route = "/api/v1/sessions/{session_id}/trace_export";
             let request = Request::new(OPERATION, Method::GET, route, &*path).until(until);
-            let export: TraceExport = self.connection.get(request).await?;
+            let export: TraceExport = self.connection.get(request.with_signed_urls()).await?;
             match (export.status.as_str(), export.url) {
                 ("failed", _) => {
                     let reason = export.error.unwrap_or_else(|| "no reason given".to_owned());

@@ -15,7 +15,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SetCheckpointTtl {
-    /// The time in seconds, counted from this request; `None` (null) means that the checkpoint is not deleted.
+    /// The time in seconds, counted from this request; `None` (null) means that the checkpoint is not deleted. The field must be sent.
+    // Without this attribute, a missing field would be decoded as `None`, and clear the time by mistake.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub ttl_seconds: Option<u64>,
 }
 
@@ -207,6 +209,10 @@ mod tests {
             json!({"ttl_seconds": null})
         );
         clear.validate().unwrap();
+        let decode = serde_json::from_value::<SetCheckpointTtl>;
+        assert_eq!(decode(json!({"ttl_seconds": null})).unwrap(), clear);
+        let missing = decode(json!({})).unwrap_err();
+        assert!(missing.to_string().contains("ttl_seconds"), "{missing}");
         for seconds in [0, 3599, 315_360_001] {
             let ttl = SetCheckpointTtl {
                 ttl_seconds: Some(seconds),
@@ -228,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn checkpoint_search_keeps_the_difference_of_no_list_and_an_empty_list() {
+    fn checkpoint_search_sends_an_empty_list_of_base_models() {
         let any = serde_json::to_value(CheckpointSearch::default()).unwrap();
         assert_eq!(any.get("base_models"), None);
         let none = CheckpointSearch {

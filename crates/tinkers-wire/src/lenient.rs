@@ -45,6 +45,11 @@ pub(crate) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D
     Ok(optional_count(deserializer)?.unwrap_or_default())
 }
 
+/// Deserialises a non-negative integer that must be known. Any other value is an error.
+pub(crate) fn required_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    optional_count(deserializer)?.ok_or_else(|| D::Error::custom("expected a count"))
+}
+
 /// Deserialises a number, such as a price. Strings of numbers are accepted. Any other value becomes `None`.
 pub(crate) fn optional_number<'de, D: Deserializer<'de>>(
     deserializer: D,

@@ -100,8 +100,8 @@ pub struct Cursor {
     /// The maximum number of entries per page.
     #[serde(default, deserialize_with = "lenient::count")]
     pub limit: u64,
-    /// The number of entries of the whole listing.
-    #[serde(deserialize_with = "lenient::count")]
+    /// The number of entries of the whole listing. A cursor without a valid number is not decoded.
+    #[serde(deserialize_with = "lenient::required_count")]
     pub total_count: u64,
 }
 
@@ -410,7 +410,25 @@ impl WeightsInfo {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn total_count_that_cannot_be_decoded_is_unknown() {
+        for (total, expected) in [
+            (json!(3), Some(3)),
+            (json!("3"), Some(3)),
+            (json!(null), None),
+            (json!(-1), None),
+            (json!("many"), None),
+        ] {
+            let cursor = json!({"offset": 0, "limit": 2, "total_count": total});
+            let list = json!({"training_runs": [], "cursor": cursor});
+            let list: TrainingRunList = serde_json::from_value(list).unwrap();
+            assert_eq!(list.cursor.map(|cursor| cursor.total_count), expected);
+        }
+    }
 
     #[test]
     fn rest_listings_of_all_servers_are_decoded() {

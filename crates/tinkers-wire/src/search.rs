@@ -65,7 +65,7 @@ impl OwnerFilter {
     }
 }
 
-/// The position at which the next page of a search begins. Send it back unchanged; its content is the server's business.
+/// The position at which the next page of a search begins. Send it back unchanged: only the server knows the meaning of its content.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]

@@ -55,6 +55,31 @@ impl Settings {
             vocabulary: 96,
         }
     }
+
+    /// Checks that a forward pass has returned as many log-probabilities for each datum as
+    /// `expected` returns for its number. If a server with a mock model returns exactly one
+    /// log-probability for every datum, the mock ignores the data, which is reported as not
+    /// offered. Any other wrong count is a failure.
+    pub(crate) fn check_counts(
+        &self,
+        logprobs: &[Vec<f32>],
+        expected: impl Fn(usize) -> usize,
+    ) -> Result<(), CheckError> {
+        let mut counts = logprobs.iter().map(Vec::len).enumerate();
+        let wrong = counts.find(|&(number, found)| found != expected(number));
+        let Some((number, found)) = wrong else {
+            return Ok(());
+        };
+        let expected = expected(number);
+        let why = format!("datum {number}: expected {expected} log-probabilities, got {found}");
+        let ignores_data =
+            self.model_kind == ModelKind::Mock && logprobs.iter().all(|one| one.len() == 1);
+        Err(if ignores_data {
+            CheckError::NotOffered(format!("the mock model ignores the data: {why}"))
+        } else {
+            CheckError::Failed(why)
+        })
+    }
 }
 
 /// The context of the checks in a conformance run: the settings, the recorder, and the session and
@@ -174,27 +199,6 @@ impl Context {
         self.settings.model_kind == ModelKind::Real
     }
 
-    /// Checks that a forward pass has returned `expected` log-probabilities for the datum with this
-    /// number. On a server with a mock model, another count means that the mock ignores the data,
-    /// which is reported as not offered.
-    pub fn check_count(
-        &self,
-        number: usize,
-        found: usize,
-        expected: usize,
-    ) -> Result<(), CheckError> {
-        if found == expected {
-            return Ok(());
-        }
-        let why = format!("datum {number}: expected {expected} log-probabilities, got {found}");
-        Err(match self.settings.model_kind {
-            ModelKind::Real => CheckError::Failed(why),
-            ModelKind::Mock => {
-                CheckError::NotOffered(format!("the mock model ignores the data: {why}"))
-            }
-        })
-    }
-
     /// Returns the trained model that the checks share. On a server with a mock model, returns
     /// [`CheckError::NotOffered`], so that the check is reported as not offered.
     pub async fn require_real_model(&self) -> Result<&Trained, CheckError> {
@@ -216,5 +220,31 @@ impl fmt::Debug for Context {
         f.debug_struct("Context")
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Verdict;
+
+    fn verdict(model_kind: ModelKind, counts: [usize; 3]) -> &'static str {
+        let mut settings = Settings::new("model");
+        settings.model_kind = model_kind;
+        let logprobs = counts.map(|count| vec![-1.0; count]);
+        let checked = settings.check_counts(&logprobs, |number| 5 + number);
+        Verdict::from(checked.map(|()| String::new())).name()
+    }
+
+    #[test]
+    fn mock_model_may_return_only_one_logprob_for_every_datum() {
+        for model_kind in [ModelKind::Real, ModelKind::Mock] {
+            assert_eq!(verdict(model_kind, [5, 6, 7]), "passed");
+            for counts in [[5, 6, 1], [1, 1, 7], [5, 6, 8], [2, 2, 2], [0, 0, 0]] {
+                assert_eq!(verdict(model_kind, counts), "FAILED", "{counts:?}");
+            }
+        }
+        assert_eq!(verdict(ModelKind::Mock, [1, 1, 1]), "not offered");
+        assert_eq!(verdict(ModelKind::Real, [1, 1, 1]), "FAILED");
     }
 }

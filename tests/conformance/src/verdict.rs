@@ -60,12 +60,6 @@ impl CheckError {
         Self::Failed(why.to_string())
     }
 
-    /// Returns the reason why the check did not pass.
-    pub fn why(&self) -> &str {
-        let (Self::NotOffered(why) | Self::Failed(why)) = self;
-        why
-    }
-
     /// Converts the error of a call to an HTTP route that a server need not have. If the response
     /// says that the route does not exist, the result is [`Self::NotOffered`]; otherwise it is
     /// [`Self::Failed`].

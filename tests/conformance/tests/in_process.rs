@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
+use tinkers::wire::routes;
 use tinkers::{BodyFormat, Deduplication, Document, ServiceClient};
 use tinkers_conformance::{
     Connect, Context, Limits, ModelKind, Profile, Recorder, Report, Settings, run,
 };
 use tinkers_e2e::{Harness, SCRIPTED, open};
-use tinkers_local::{Dialect, InProcess, LocalConfig, Quirk};
+use tinkers_local::{Dialect, Fault, InProcess, LocalConfig, Quirk, Rule};
 use tinkers_session::SessionOptions;
 
 /// A transport that adds an API key and a request id to each request, because the embedded server
@@ -38,7 +39,20 @@ async fn suite(dialect: Dialect) -> Report {
 }
 
 async fn suite_of(config: LocalConfig) -> Report {
+    suite_with_faults(config, Vec::new(), &[]).await
+}
+
+/// Runs the suite against an embedded server that injects these faults. If `only` is not empty,
+/// runs only the checks named in `only`.
+async fn suite_with_faults(
+    config: LocalConfig,
+    faults: Vec<(Rule, Fault)>,
+    only: &[String],
+) -> Report {
     let (harness, _) = Harness::through(config, WithApiKey).await;
+    for (rule, fault) in faults {
+        harness.faults.add(rule, fault);
+    }
     let server = harness.server.clone();
     let connect: Connect = Arc::new(move |recorder: Recorder| {
         let transport = recorder.wrap(Arc::new(WithApiKey(InProcess::new(server.clone()))));
@@ -53,7 +67,7 @@ async fn suite_of(config: LocalConfig) -> Report {
     let context = Context::new(connect, settings, "test");
     let time = Arc::clone(harness.server.time());
     let limits = Limits::default();
-    run(&context, &*time, Profile::Full, &[], limits, |_| ()).await
+    run(&context, &*time, Profile::Full, only, limits, |_| ()).await
 }
 
 /// Returns the properties of the server that the client detected during the run: the body format,
@@ -138,4 +152,34 @@ async fn server_that_rejects_steps_without_gradients_passes_all_checks() {
     let config = LocalConfig::default().with_quirk(Quirk::StepNeedsGradients);
     let report = suite_of(config).await;
     assert!(report.passed(), "{report}");
+}
+
+/// Returns the result of the check `sample_saved` on a server that responds to each creation of a
+/// sampler from a path with this status. Samplers of unnamed saves work.
+async fn sample_saved_with(status: StatusCode) -> Report {
+    let mut config = LocalConfig::default();
+    // Otherwise the client repeats a creation that gets a 500 for longer than a check may take.
+    config.announces_deduplication = false;
+    let rule = Rule::on(routes::CREATE_SAMPLING_SESSION).times(100);
+    let fault = Fault::status(status, "cannot sample from this path");
+    let only = ["sample_saved".to_owned()];
+    suite_with_faults(config, vec![(rule, fault)], &only).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_to_sample_from_named_weights_is_not_offered() {
+    for status in [StatusCode::NOT_FOUND, StatusCode::UNPROCESSABLE_ENTITY] {
+        let report = sample_saved_with(status).await;
+        assert_eq!(report.rows[0].verdict.name(), "not offered", "{report}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn negative_control_server_error_is_no_refusal_of_named_weights() {
+    for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::FORBIDDEN] {
+        let report = sample_saved_with(status).await;
+        assert_eq!(report.rows[0].verdict.name(), "FAILED", "{report}");
+        let why = report.rows[0].verdict.why();
+        assert!(why.contains("cannot sample from this path"), "{report}");
+    }
 }

@@ -209,7 +209,8 @@ mod tests {
     #[test]
     fn each_environment_variable_needs_a_parity_row() {
         let source = "const A: &str = \"TINKER_A\";\nconst B: &str = env!(\"CARGO_B\");\n\
-            x(\"IN_PROGRESS\", \"Text_A\", \"_\");\n#[cfg(test)]\nmod tests { x(\"TINKER_C\") }\n";
+            x(\"IN_PROGRESS\", \"Text_A\", \"_\");\n/// It's 5\" or \"TINKER_D\".\n\
+            #[cfg(test)]\nmod tests { x(\"TINKER_C\") }\n";
         let found = found_with(ROWS, "", source);
         assert_eq!(found, ["docs/parity.md: has no row for `TINKER_A`"]);
         let rows = "| `TINKER_A` | the same | `it_is_read` |\n";

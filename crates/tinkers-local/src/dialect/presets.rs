@@ -31,7 +31,7 @@ const NOT_IN_SKYRL: [Route; 14] = [
 ];
 
 /// The routes that the official service has but neither hatchery nor Twinkle has.
-const NOT_IN_SMALL_SERVERS: [Route; 9] = [
+const NOT_IN_SMALL_SERVERS: [Route; 16] = [
     Route::CancelFuture,
     Route::Checkpoints,
     Route::DynamicConfig,
@@ -41,6 +41,13 @@ const NOT_IN_SMALL_SERVERS: [Route; 9] = [
     Route::Session,
     Route::Sessions,
     Route::DeleteCheckpoint,
+    Route::DeleteEscapedCheckpoint,
+    Route::SearchSessions,
+    Route::SessionProject,
+    Route::PublishCheckpoint,
+    Route::CheckpointTtl,
+    Route::SearchCheckpoints,
+    Route::CopyWeights,
 ];
 
 /// How long a SkyRL server holds a poll open while the operation has not ended.

@@ -45,10 +45,11 @@ pub fn open_api(config: &LocalConfig) -> Option<Value> {
             continue;
         }
         let method = route.method().to_ascii_lowercase();
-        paths.insert(
-            route.path().to_owned(),
-            json!({ method: document.operation(*route) }),
-        );
+        let mut operations = json!({ method: document.operation(*route) });
+        if *route == Route::PublishCheckpoint {
+            operations["delete"] = document.unpublication();
+        }
+        paths.insert(route.path().to_owned(), operations);
     }
     let bodies = document.bodies();
     let refusal = document.reference_to::<responses::Refused>();
@@ -110,7 +111,7 @@ impl Document<'_> {
 
     fn operation(&mut self, route: Route) -> Value {
         let mut operation = json!({
-            "operationId": operation_id(route),
+            "operationId": operation_id(route.method(), route),
             "summary": route.summary(),
             "parameters": parameters(route),
             "responses": self.responses(route),
@@ -119,6 +120,15 @@ impl Document<'_> {
         if let Some(content) = self.request(route) {
             operation["requestBody"] = json!({ "required": true, "content": content });
         }
+        operation
+    }
+
+    /// Returns the description of the method DELETE of [`Route::PublishCheckpoint`].
+    fn unpublication(&mut self) -> Value {
+        let route = Route::PublishCheckpoint;
+        let mut operation = self.operation(route);
+        operation["operationId"] = operation_id("DELETE", route).into();
+        operation["summary"] = "Unpublishes a checkpoint.".into();
         operation
     }
 
@@ -215,17 +225,13 @@ impl Document<'_> {
     }
 }
 
-/// Returns the OpenAPI operation id of a route, which consists of its method and its path below `/api/v1/`.
-fn operation_id(route: Route) -> String {
+/// Returns the OpenAPI operation id of a method of a route, which consists of the method and the path below `/api/v1/`.
+fn operation_id(method: &str, route: Route) -> String {
     let words: Vec<&str> = route
         .segments()
         .map(|segment| segment.trim_matches(['{', '}']))
         .collect();
-    format!(
-        "{}_{}",
-        route.method().to_ascii_lowercase(),
-        words.join("_")
-    )
+    format!("{}_{}", method.to_ascii_lowercase(), words.join("_"))
 }
 
 fn parameters(route: Route) -> Vec<Value> {

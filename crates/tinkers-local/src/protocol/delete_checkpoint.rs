@@ -43,13 +43,8 @@ impl Protocol {
         run: &str,
         checkpoint: &str,
     ) -> Result<Option<LazyResponse>, Refusal> {
-        let path = format!("tinker://{run}/{checkpoint}").parse::<TinkerPath>();
-        let Some(path) = path.ok().filter(|path| path.kind().is_some()) else {
-            let reason =
-                format!("expected weights/<name> or sampler_weights/<name>, got {checkpoint:?}");
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
-        };
-        let record = self.checkpoints.begin_delete(&path)?;
+        let path = path_of(run, checkpoint)?;
+        let record = self.checkpoints.begin_delete(&mut self.agenda, &path)?;
         self.start_delete(record, Some(exchange));
         Ok(None)
     }
@@ -95,4 +90,20 @@ impl Protocol {
             self.start_delete(record, None);
         }
     }
+}
+
+/// Returns the path of the checkpoint that the path of a request names.
+///
+/// # Errors
+///
+/// If `checkpoint` is not the kind and the name of a checkpoint, such as `weights/step-10`.
+pub(super) fn path_of(run: &str, checkpoint: &str) -> Result<TinkerPath, Refusal> {
+    let path = format!("tinker://{run}/{checkpoint}").parse::<TinkerPath>();
+    // The path of a checkpoint may omit the kind; the path of a request may not.
+    let is_named = |path: &TinkerPath| path.checkpoint_id().as_deref() == Some(checkpoint);
+    path.ok().filter(is_named).ok_or_else(|| {
+        let reason =
+            format!("expected weights/<name> or sampler_weights/<name>, got {checkpoint:?}");
+        Refusal::new(StatusCode::BAD_REQUEST, reason)
+    })
 }

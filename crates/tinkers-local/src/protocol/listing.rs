@@ -77,9 +77,17 @@ impl Protocol {
         page: Page,
         project: Option<&str>,
     ) -> LazyResponse {
+        let records = self.checkpoints.iter();
+        let copies: BTreeMap<&str, &str> = records
+            .filter_map(|copy| Some((copy.path.run_id()?, copy.project_id.as_deref()?)))
+            .collect();
+        let project_of = |run: &str| {
+            let of_session = self.project_of_model(run);
+            of_session.or_else(|| copies.get(run).copied())
+        };
         let runs = self.runs(owner).into_iter();
         let mut all: Vec<(f64, TrainingRun)> = runs
-            .filter(|(run, _)| project.is_none() || self.project_of_run(run) == project)
+            .filter(|&(run, _)| project.is_none() || project_of(run) == project)
             .map(|(_, run)| run)
             .collect();
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -115,14 +123,18 @@ impl Protocol {
         LazyResponse::ok(&CheckpointList::new(checkpoints, cursor))
     }
 
-    /// Returns the project of a training run, if it is known: that of the session, or that of a copied checkpoint.
-    pub(super) fn project_of_run(&self, run: &str) -> Option<&str> {
-        if let Some(model) = self.models.get(run) {
-            return self.sessions.project_of(model.session());
-        }
-        let mut records = self.checkpoints.iter();
-        let copy = records.find(|record| record.path.run_id() == Some(run))?;
-        copy.project_id.as_deref()
+    /// Returns the project of a checkpoint, if it is known: that of a copy, or that of the session of its training run.
+    pub(super) fn project_of_checkpoint<'a>(
+        &'a self,
+        record: &'a CheckpointRecord,
+    ) -> Option<&'a str> {
+        let of_copy = record.project_id.as_deref();
+        of_copy.or_else(|| self.project_of_model(record.path.run_id()?))
+    }
+
+    /// Returns the project of a model, which is that of its session.
+    fn project_of_model(&self, id: &str) -> Option<&str> {
+        self.sessions.project_of(self.models.get(id)?.session())
     }
 
     fn newest_first(&self, wanted: impl Fn(&CheckpointRecord) -> bool) -> Vec<&CheckpointRecord> {

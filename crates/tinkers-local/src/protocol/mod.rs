@@ -142,6 +142,7 @@ impl Protocol {
         exchange: ExchangeId,
         authorized: AuthorizedCommand,
     ) -> Vec<Effect> {
+        self.checkpoints.set_date(at);
         let AuthorizedCommand { owner, command } = authorized;
         let numbered = command.numbered();
         let checked = self.check_owner(&owner, &command);

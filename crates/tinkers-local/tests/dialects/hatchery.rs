@@ -1,10 +1,11 @@
-//! The dialect `hatchery`, with the requests of hatchery-client 0.2.0.
+//! The dialect `hatchery`, with the requests of hatchery-client 0.2.0, and the routes that it and the dialect `twinkle` lack.
 
 use http::Method;
 use serde_json::{Value, json};
-use tinkers_local::{LocalConfig, Script};
+use tinkers_local::{Dialect, LocalConfig, Route, Script};
 
 use super::support::{BASE, TestServer, datum, run_until_idle, test_server_with};
+use super::{dialect_server, error_body, status_and_body};
 
 fn hatchery() -> TestServer {
     let mut config = LocalConfig::default();
@@ -129,4 +130,34 @@ async fn requests_of_hatchery_client_are_accepted() {
         .run("asample", sample("sampling_session_id", sampler))
         .await;
     assert!(sampled["sequences"][0]["tokens"].is_array(), "{sampled}");
+}
+
+#[tokio::test]
+async fn small_servers_cannot_manage_checkpoints_and_sessions() {
+    let absent = [
+        Route::DeleteCheckpoint,
+        Route::DeleteEscapedCheckpoint,
+        Route::PublishCheckpoint,
+        Route::CheckpointTtl,
+        Route::CopyWeights,
+        Route::SearchCheckpoints,
+        Route::SearchSessions,
+        Route::SessionProject,
+    ];
+    for dialect in [Dialect::hatchery(), Dialect::twinkle()] {
+        let server = dialect_server(dialect);
+        for route in absent {
+            let method = Method::from_bytes(route.method().as_bytes()).expect("a method");
+            let segments = route.path().split('/').map(|segment| match segment {
+                "{kind}" => "weights",
+                id if id.starts_with('{') => "a",
+                other => other,
+            });
+            let path = segments.collect::<Vec<_>>().join("/");
+            let key = [("x-api-key", "tml-any")];
+            let response = server.send(method, &path, "{}", &key).await;
+            let expected = error_body(404, "Not Found");
+            assert_eq!(status_and_body(&response), expected, "{route:?}");
+        }
+    }
 }

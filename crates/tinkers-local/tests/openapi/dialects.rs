@@ -35,9 +35,11 @@ async fn openapi_document_lists_routes_and_encodings_of_the_dialect() {
         let document = open_api(&config).unwrap();
         assert_eq!(pass_bodies(&document), expected);
         let operations = documented_operations(&document);
+        // The route to publish a checkpoint has two methods.
+        let other_methods = usize::from(!dialect.absent.contains(&Route::PublishCheckpoint));
         assert_eq!(
             operations.len(),
-            keyless_routes().count() - dialect.absent.len()
+            keyless_routes().count() - dialect.absent.len() + other_methods
         );
         assert!(dialect.absent.iter().all(|route| {
             !operations.contains(&(route.path().to_owned(), route.method().to_ascii_lowercase()))

@@ -20,10 +20,8 @@ pub(super) async fn large_batch(context: &Context) -> CheckResult {
         .forward(data.clone(), LossFn::CrossEntropy)
         .await?;
     let logprobs = text::logprobs(&output, data.len())?;
-    for (number, found) in logprobs.iter().enumerate() {
-        let expected = length(number as u32) as usize - 1;
-        context.check_count(number, found.len(), expected)?;
-    }
+    let expected = |number: usize| length(number as u32) as usize - 1;
+    context.settings.check_counts(&logprobs, expected)?;
     let sampler = context
         .service()
         .await?

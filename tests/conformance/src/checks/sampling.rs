@@ -5,7 +5,7 @@ use tinkers::wire::SampledSequence;
 
 use super::text;
 use crate::context::Context;
-use crate::verdict::{CheckError, CheckResult, ensure};
+use crate::verdict::{CheckError, CheckResult, chain, ensure};
 
 /// The largest accepted difference between log-probabilities that a server computes in different
 /// ways for the same model, possibly in half precision.
@@ -37,22 +37,55 @@ async fn base_sampler(context: &Context) -> Result<SamplingClient, CheckError> {
         .await?)
 }
 
+/// The reason why weights that were saved under a name could not be sampled.
+enum NamedFailure {
+    /// The server refused to create a sampler from the path of the weights, or to sample with it.
+    /// The text is the reason.
+    Refused(String),
+    /// Any other failure, such as a failed save or a server error.
+    Other(CheckError),
+}
+
+impl From<CheckError> for NamedFailure {
+    fn from(error: CheckError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl NamedFailure {
+    /// Converts the error of the creation of a sampler, or of a sample. Only a response that says
+    /// that the server cannot use the weights is a refusal: a 404, a 422 or a failed operation.
+    fn of(error: &Error) -> Self {
+        let status = error.status();
+        let is_server_error = status.is_some_and(|status| status >= 500);
+        let is_refused = matches!(status, Some(404 | 422))
+            || (error.kind() == ErrorKind::OperationFailed && !is_server_error);
+        if error.sent() == Sent::Answered && is_refused {
+            return Self::Refused(chain(error));
+        }
+        Self::Other(CheckError::Failed(chain(error)))
+    }
+}
+
 /// Saves the weights of the shared model under a name, creates a sampler from their path, and
 /// samples `most` tokens with it.
 async fn sample_named(
     context: &Context,
     prompt: Vec<u32>,
     most: u32,
-) -> Result<(SamplingClient, SampleResponse), CheckError> {
+) -> Result<(SamplingClient, SampleResponse), NamedFailure> {
     let trained = context.trained().await?;
     let name = context.name("sampler");
-    let saved = trained.client.save_weights_for_sampler(name).await?;
+    let saved = trained.client.save_weights_for_sampler(name).await;
     let path = saved
+        .map_err(CheckError::from)?
         .path
         .ok_or_else(|| CheckError::failed("named weights were saved without a path"))?;
     let service = context.service().await?;
-    let sampler = service.create_sampling_client(path.as_str()).await?;
-    let reply = sample_with_seed(&sampler, prompt, most).await?;
+    let sampler = service.create_sampling_client(path.as_str()).await;
+    let sampler = sampler.map_err(|error| NamedFailure::of(&error))?;
+    let reply = sample_with_seed(&sampler, prompt, most).await;
+    let reply = reply.map_err(|error| NamedFailure::of(&error))?;
     Ok((sampler, reply))
 }
 
@@ -67,6 +100,25 @@ async fn sample_unnamed(
     let sampler = sampler.map_err(|error| CheckError::from_optional_route(&error))?;
     let reply = sample_with_seed(&sampler, prompt, most).await?;
     Ok((sampler, reply))
+}
+
+/// Samples `most` tokens from the weights of the shared model. Saves the weights under a name, or
+/// without a name if the server refuses to sample from named weights. In the second case, the
+/// returned text is the reason of the refusal.
+async fn sample_trained(
+    context: &Context,
+    prompt: Vec<u32>,
+    most: u32,
+) -> Result<(SamplingClient, SampleResponse, Option<String>), CheckError> {
+    let why = match sample_named(context, prompt.clone(), most).await {
+        Ok((sampler, reply)) => return Ok((sampler, reply, None)),
+        Err(NamedFailure::Refused(why)) => why,
+        Err(NamedFailure::Other(error)) => return Err(error),
+    };
+    match sample_unnamed(context, prompt, most).await {
+        Ok((sampler, reply)) => Ok((sampler, reply, Some(why))),
+        Err(_) => Err(CheckError::Failed(why)),
+    }
 }
 
 async fn sample_with_seed(
@@ -96,23 +148,13 @@ pub(super) async fn base(context: &Context) -> CheckResult {
 
 pub(super) async fn saved(context: &Context) -> CheckResult {
     let prompt = text::tokens(&context.settings, 2, 12);
-    let why = match sample_named(context, prompt.clone(), 8).await {
-        Ok((_, reply)) => {
-            check_sequence(&reply.sequences[0], 8)?;
-            return Ok(String::new());
-        }
-        Err(error) => error,
-    };
-    // Some servers can sample only from weights that were saved without a name.
-    match sample_unnamed(context, prompt, 8).await {
-        Ok((_, reply)) => {
-            check_sequence(&reply.sequences[0], 8)?;
-            Err(CheckError::not_offered(format!(
-                "only weights saved without a name can be sampled: {}",
-                why.why()
-            )))
-        }
-        Err(_) => Err(why),
+    let (_, reply, refusal) = sample_trained(context, prompt, 8).await?;
+    check_sequence(&reply.sequences[0], 8)?;
+    match refusal {
+        None => Ok(String::new()),
+        Some(why) => Err(CheckError::not_offered(format!(
+            "only weights saved without a name can be sampled: {why}"
+        ))),
     }
 }
 
@@ -149,14 +191,8 @@ pub(super) async fn seed(context: &Context) -> CheckResult {
 pub(super) async fn agree(context: &Context) -> CheckResult {
     let trained = context.require_real_model().await?;
     let mut tokens = text::tokens(&context.settings, 0, 12);
-    let (sampler, reply) = match sample_named(context, tokens.clone(), 6).await {
-        Ok(named) => named,
-        // The check `sample_saved` reports that weights with a name cannot be sampled.
-        Err(error) => match sample_unnamed(context, tokens.clone(), 6).await {
-            Ok(unnamed) => unnamed,
-            Err(_) => return Err(error),
-        },
-    };
+    // The check `sample_saved` reports a refusal to sample from weights with a name.
+    let (sampler, reply, _) = sample_trained(context, tokens.clone(), 6).await?;
     let sequence = &reply.sequences[0];
     check_sequence(sequence, 6)?;
     let sampled = sequence.logprobs.clone();

@@ -157,3 +157,33 @@ async fn external_files_and_uploads_hide_their_addresses() {
     assert_eq!(path.run_id(), Some("r"));
     assert!(!format!("{files:?} {upload:?}").contains("s3cret"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn decode_errors_do_not_quote_signed_addresses() {
+    let harness = Harness::start().await;
+    let rest = harness.service.rest_client();
+    let address = "https://files.example/a?sig=s3cret";
+    let urls = json!({ "urls": address, "upload_id": "u" });
+    let route = "/api/v1/training_runs/r/checkpoints/external_weights/a/external_weights_urls";
+    respond(&harness, route, &urls);
+    respond(&harness, "/api/v1/external_weights_upload_start", &urls);
+    let trace = json!({ "status": "ready", "url": [address] });
+    respond(&harness, &trace_of(&harness), &trace);
+    let errors = [
+        rest.get_external_weights_urls("tinker://r/external_weights/a")
+            .await
+            .unwrap_err(),
+        rest.start_external_weights_upload("base", LoraConfig::rank(8))
+            .await
+            .unwrap_err(),
+        rest.export_session_trace(harness.service.session_id())
+            .await
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("at line 1 column"), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+}

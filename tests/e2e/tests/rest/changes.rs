@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+use serde_json::json;
 use tinkers::prelude::*;
 use tinkers::rest::CheckpointFilter;
 use tinkers_e2e::Harness;
+use tinkers_local::{Fault, Rule};
 
 use super::{path, saved};
 
@@ -76,6 +79,40 @@ async fn failures_of_a_mass_deletion_are_reported_singly() {
         failed,
         [(&*path(&training, "missing"), ErrorKind::NotFound)]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn path_that_is_given_twice_is_deleted_once() {
+    let harness = Harness::start().await;
+    let rest = harness.service.rest_client();
+    let training = saved(&harness, &["a", "b"]).await;
+    let (a, b) = (path(&training, "a"), path(&training, "b"));
+    let report = rest.delete_checkpoints([&a, &b, &a]).await.unwrap();
+    assert_eq!(report.deleted, [a, b]);
+    assert!(report.failed.is_empty(), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn listed_path_of_an_unknown_form_does_not_end_a_deletion() {
+    let harness = Harness::start().await;
+    let rest = harness.service.rest_client();
+    let training = saved(&harness, &["a"]).await;
+    let run = training.model_id();
+    let (known, unknown) = (path(&training, "a"), format!("tinker://{run}/merged/b"));
+    let list = json!({"checkpoints": [
+        {"checkpoint_id": "merged/b", "checkpoint_type": "merged", "time": "", "tinker_path": unknown},
+        {"checkpoint_id": "weights/a", "checkpoint_type": "training", "time": "", "tinker_path": known},
+    ]});
+    harness.faults.add(
+        Rule::on(format!("/api/v1/training_runs/{run}/checkpoints")),
+        Fault::json(StatusCode::OK, &list),
+    );
+    let filter = CheckpointFilter::new().run_id(run);
+    let report = rest.delete_checkpoints_matching(&filter).await.unwrap();
+    assert_eq!(report.deleted, [known]);
+    assert_eq!(report.failed.len(), 1);
+    assert_eq!(report.failed[0].tinker_path, unknown);
+    assert_eq!(report.failed[0].error.kind(), ErrorKind::InvalidInput);
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,6 +28,36 @@ async fn list_waits_for_the_retry_delay_of_a_429() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_without_retries_end_during_402_and_429_responses() {
+    let harness = Harness::start().await;
+    let rest = harness.service.rest_client();
+    let limit = Duration::from_secs(30);
+    for (fault, kinds) in [
+        (Fault::payment_required(), &[ErrorKind::Billing][..]),
+        (
+            Fault::rate_limited(Hint::Seconds(7)),
+            &[ErrorKind::RateLimited, ErrorKind::Timeout][..],
+        ),
+    ] {
+        let routes = ["/api/v1/get_server_capabilities", "/api/v1/auth/apikey/me"];
+        for route in routes {
+            harness.faults.add(Rule::on(route).always(), fault.clone());
+        }
+        for call in 0..3 {
+            let began = tokio::time::Instant::now();
+            let error = match call {
+                0 => rest.check_access().await.unwrap_err(),
+                1 => rest.get_api_key().await.unwrap_err(),
+                _ => rest.revoke_api_key().await.unwrap_err(),
+            };
+            assert!(kinds.contains(&error.kind()), "{error}");
+            assert!(began.elapsed() <= limit, "{:?}", began.elapsed());
+        }
+        harness.faults.clear();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_go_on_after_server_errors() {
     let harness = Harness::start().await;
     let rest = harness.service.rest_client();

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use tinkers::prelude::*;
 use tinkers::rest::{AuditEventType, CheckpointFilter, OwnerFilter};
-use tinkers_e2e::Harness;
+use tinkers_e2e::{Harness, Setup};
+use tinkers_session::SessionOptions;
 
 #[tokio::test(start_paused = true)]
 async fn invalid_arguments_name_the_field_and_send_nothing() {
@@ -79,6 +80,18 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
         ),
         (
             "tinker_path",
+            rest.get_weights_info_by_tinker_path("tinker://run/x")
+                .await
+                .unwrap_err(),
+        ),
+        (
+            "tinker_path",
+            rest.delete_checkpoints([good, "tinker://run/x"])
+                .await
+                .unwrap_err(),
+        ),
+        (
+            "tinker_path",
             rest.get_external_weights_urls(good).await.unwrap_err(),
         ),
         (
@@ -134,7 +147,13 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
                 .unwrap_err(),
         ),
         (
-            "limit",
+            "name_prefix",
+            rest.delete_checkpoints_matching(&CheckpointFilter::new().name_prefix(""))
+                .await
+                .unwrap_err(),
+        ),
+        (
+            "page_size",
             rest.search_sessions()
                 .page_size(0)
                 .page(None)
@@ -156,6 +175,12 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
                 .unwrap_err(),
         ),
         (
+            "lora_config.rank",
+            rest.start_external_weights_upload("base", LoraConfig::rank(0))
+                .await
+                .unwrap_err(),
+        ),
+        (
             "upload_id",
             rest.finish_external_weights_upload("").await.unwrap_err(),
         ),
@@ -163,6 +188,20 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
             "day",
             admin
                 .get_audit_log(AuditEventType::All, Some("today"))
+                .await
+                .unwrap_err(),
+        ),
+        (
+            "day",
+            admin
+                .get_audit_log(AuditEventType::All, Some("2026-1-011"))
+                .await
+                .unwrap_err(),
+        ),
+        (
+            "starting_on",
+            admin
+                .get_billing_usage(epoch - Duration::from_secs(3600), hours(2))
                 .await
                 .unwrap_err(),
         ),
@@ -200,5 +239,20 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
         assert_eq!(error.field(), Some(field), "{error}");
         assert_eq!(error.sent(), Sent::NotSent);
     }
+    assert_eq!(harness.journal.entries().len(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn upload_to_an_invalid_project_sends_nothing() {
+    let options = SessionOptions {
+        project_id: Some("..".to_owned()),
+        ..SessionOptions::default()
+    };
+    let harness = Harness::with(Setup::from(options)).await;
+    let before = harness.journal.entries().len();
+    let rest = harness.service.rest_client();
+    let upload = rest.start_external_weights_upload("base", LoraConfig::rank(1));
+    let error = upload.await.unwrap_err();
+    assert_eq!(error.field(), Some("destination_project_id"), "{error}");
     assert_eq!(harness.journal.entries().len(), before);
 }

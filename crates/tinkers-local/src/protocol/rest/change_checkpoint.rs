@@ -9,6 +9,7 @@ use tinkers_wire::{
 use crate::access::Owner;
 use crate::engine::{CheckpointRecord, EngineError, Work};
 use crate::http::LazyResponse;
+use crate::protocol::delete_checkpoint::path_of;
 use crate::protocol::ids::ExchangeId;
 use crate::protocol::payload::Product;
 use crate::protocol::state::jobs::Role;
@@ -26,15 +27,19 @@ impl Protocol {
         public: bool,
     ) -> Result<Option<LazyResponse>, Refusal> {
         let path = path_of(run, checkpoint)?;
-        if self.checkpoints.get(&path)?.public == public {
-            let state = if public {
-                "is already public"
-            } else {
-                "is not public"
+        // The stored state is known only when no other change is in progress.
+        let mut record = self.checkpoints.begin_change(&path)?;
+        if record.public == public {
+            self.checkpoints.cancel_change(&path);
+            let state = match public {
+                true => "is already public",
+                false => "is not public",
             };
             return Err(Refusal::conflict(format!("{path} {state}")));
         }
-        self.change(exchange, &path, |record| record.public = public)
+        record.public = public;
+        self.start_change(exchange, record);
+        Ok(None)
     }
 
     /// Handles `PUT /training_runs/{run}/checkpoints/{checkpoint}/ttl`. The response is sent when the engine has stored the change.
@@ -49,8 +54,10 @@ impl Protocol {
         body.validate()
             .map_err(|error| Refusal::invalid("", &error))?;
         let path = path_of(run, checkpoint)?;
-        let expires_at = expiry(at, body.ttl_seconds);
-        self.change(exchange, &path, |record| record.expires_at = expires_at)
+        let mut record = self.checkpoints.begin_change(&path)?;
+        record.expires_at = expiry(at, body.ttl_seconds);
+        self.start_change(exchange, record);
+        Ok(None)
     }
 
     /// Handles `POST /copy_weights`. The response is sent when the engine has stored the copy.
@@ -78,7 +85,7 @@ impl Protocol {
             return Err(Refusal::field("destination_project_id", reason));
         }
         let mut record = self.checkpoints.get(&source)?.clone();
-        let source = record.path.clone();
+        let (source, source_owner) = (record.path.clone(), record.owner());
         record.path = loop {
             let run = self.sessions.fresh_id("copy");
             let path = TinkerPath::new(&run, kind, source.name());
@@ -90,6 +97,11 @@ impl Protocol {
         record.saved_at = CheckpointRecord::seconds(at.wall);
         record.expires_at = expiry(at, body.ttl_seconds);
         record.public = false;
+        // The metadata of a published checkpoint is not public.
+        if source_owner != *owner {
+            record.user_metadata = None;
+            record.run_metadata = None;
+        }
         record.owner = CheckpointRecord::stored_owner(owner);
         record.project_id = Some(project.to_owned());
         // Reserves the path.
@@ -114,18 +126,11 @@ impl Protocol {
         Ok(LazyResponse::ok(&json!({})))
     }
 
-    fn change(
-        &mut self,
-        exchange: ExchangeId,
-        path: &TinkerPath,
-        edit: impl FnOnce(&mut CheckpointRecord),
-    ) -> Result<Option<LazyResponse>, Refusal> {
-        let mut record = self.checkpoints.begin_change(path)?;
-        edit(&mut record);
+    /// Starts the engine job that stores the changed record of a checkpoint.
+    fn start_change(&mut self, exchange: ExchangeId, record: CheckpointRecord) {
         let role = Role::Change(exchange, Box::new(record.clone()));
         let work = Work::UpdateCheckpoint { record };
         self.effects.push(self.jobs.start(role, work));
-        Ok(None)
     }
 
     /// Applies the outcome of a change of a checkpoint by the engine, and responds to the client that asked for it.
@@ -178,17 +183,6 @@ impl Protocol {
         self.checkpoints.end_save(&mut self.agenda, at, &path);
         self.respond(exchange, response);
     }
-}
-
-fn path_of(run: &str, checkpoint: &str) -> Result<TinkerPath, Refusal> {
-    let path = format!("tinker://{run}/{checkpoint}").parse::<TinkerPath>();
-    path.ok()
-        .filter(|path| path.kind().is_some())
-        .ok_or_else(|| {
-            let reason =
-                format!("expected <kind>/<name>, such as weights/step-10, got {checkpoint:?}");
-            Refusal::new(StatusCode::BAD_REQUEST, reason)
-        })
 }
 
 /// Returns the time of expiry in seconds since the Unix epoch.

@@ -1,8 +1,9 @@
 //! The search for checkpoints.
 
 use serde_json::json;
-use tinkers_wire::{CheckpointSearch, CheckpointSearchPage, OwnerFilter, SearchCursor};
+use tinkers_wire::{CheckpointSearch, CheckpointSearchPage, SearchCursor};
 
+use super::finds_own;
 use crate::access::Owner;
 use crate::engine::CheckpointRecord;
 use crate::http::LazyResponse;
@@ -11,7 +12,7 @@ use crate::protocol::listing::{date, listed};
 use crate::read::Refusal;
 
 impl Protocol {
-    /// Handles `POST /checkpoints/search`: finds checkpoints of an owner, the newest checkpoint first.
+    /// Handles `POST /checkpoints/search`: finds checkpoints of the caller's owner, the newest checkpoint first.
     pub(in crate::protocol) fn search_checkpoints(
         &self,
         owner: &Owner,
@@ -20,7 +21,8 @@ impl Protocol {
         body.validate()
             .map_err(|error| Refusal::invalid("", &error))?;
         let after = body.cursor.as_ref().map(position).transpose()?;
-        let records = self.checkpoints.iter();
+        let may_find = finds_own(&body.owner, owner);
+        let records = self.checkpoints.iter().filter(|_| may_find);
         let mut found: Vec<(String, &CheckpointRecord)> = records
             .filter(|record| record.owner() == *owner && self.is_wanted(body, record))
             .map(|record| (date(record.saved_at), record))
@@ -52,16 +54,14 @@ impl Protocol {
         let has = |(name, value): (&String, &String)| {
             metadata.is_some_and(|metadata| metadata.get(name) == Some(value))
         };
-        // A search finds only checkpoints of its own user, and no client knows the URN of a user.
-        !matches!(body.owner, OwnerFilter::User { .. })
-            && kind.is_none_or(|kind| record.path.kind() == Some(kind))
+        kind.is_none_or(|kind| record.path.kind() == Some(kind))
             && body
                 .base_models
                 .as_ref()
                 .is_none_or(|names| names.contains(&record.base_model))
             && body.user_metadata.iter().all(has)
             && body.project_ids.as_ref().is_none_or(|ids| {
-                let project = self.project_of_run(record.path.run_id().unwrap_or_default());
+                let project = self.project_of_checkpoint(record);
                 project.is_some_and(|project| ids.iter().any(|id| id == project))
             })
     }

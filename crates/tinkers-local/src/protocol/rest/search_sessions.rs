@@ -1,18 +1,21 @@
 //! The search for sessions.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 use tinkers_wire::{
-    FinishReason, OwnerFilter, SearchCursor, SessionSearch, SessionSearchPage, SessionStatus,
+    FinishReason, SearchCursor, SessionSearch, SessionSearchPage, SessionStatus,
     SessionStatusFilter, SessionSummary,
 };
 
+use super::finds_own;
 use crate::access::Owner;
 use crate::http::LazyResponse;
 use crate::protocol::Protocol;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// Handles `POST /sessions/search`: finds sessions of an owner, the newest session first.
+    /// Handles `POST /sessions/search`: finds sessions of the caller's owner, the newest session first.
     pub(in crate::protocol) fn search_sessions(
         &self,
         owner: &Owner,
@@ -32,7 +35,9 @@ impl Protocol {
                 return Err(Refusal::field("cursor", reason));
             }
         }
+        let may_find = finds_own(&body.owner, owner);
         let mut found = ids
+            .filter(|_| may_find)
             .filter_map(|id| self.sessions.summary(id))
             .filter(|summary| is_wanted(body, summary));
         let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
@@ -43,22 +48,25 @@ impl Protocol {
                 "last_session_id": last.session_id,
             }))
         });
-        for summary in &mut page {
-            self.count_checkpoints(summary);
-        }
+        self.count_checkpoints(&mut page);
         Ok(LazyResponse::ok(&SessionSearchPage::new(page, next)))
     }
 
-    /// Adds the number and the size of the checkpoints of a session to its summary.
-    fn count_checkpoints(&self, summary: &mut SessionSummary) {
-        let runs = self.sessions.info(&summary.session_id);
-        let runs = runs.map(|info| info.training_run_ids).unwrap_or_default();
-        let is_of_session = |run: &str| runs.iter().any(|id| id == run);
-        let records = self.checkpoints.iter();
-        let of_session = records.filter(|record| record.path.run_id().is_some_and(is_of_session));
-        let sizes: Vec<u64> = of_session.map(|record| record.size_bytes).collect();
-        summary.checkpoints_count = sizes.len() as u64;
-        summary.checkpoint_storage_bytes = Some(sizes.iter().sum());
+    /// Adds the number and the size of the checkpoints of each session to its summary.
+    fn count_checkpoints(&self, page: &mut [SessionSummary]) {
+        let mut sizes: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        for record in self.checkpoints.iter() {
+            let run = record.path.run_id().unwrap_or_default();
+            sizes.entry(run).or_default().push(record.size_bytes);
+        }
+        for summary in page {
+            let runs = self.sessions.info(&summary.session_id);
+            let runs = runs.map(|info| info.training_run_ids).unwrap_or_default();
+            let of_runs = runs.iter().filter_map(|run| sizes.get(run.as_str()));
+            let of_session: Vec<u64> = of_runs.flatten().copied().collect();
+            summary.checkpoints_count = of_session.len() as u64;
+            summary.checkpoint_storage_bytes = Some(of_session.iter().sum());
+        }
     }
 }
 
@@ -79,14 +87,12 @@ fn is_wanted(body: &SessionSearch, summary: &SessionSummary) -> bool {
             .split_whitespace()
             .all(|word| name.contains(word))
     });
-    // Each of both is `None` if it is no condition.
+    // Both are `None` if they are no conditions.
     let is_found = match (is_id, is_named) {
         (None, None) => true,
         (is_id, is_named) => is_id == Some(true) || is_named == Some(true),
     };
-    // A search finds only sessions of its own user, and no client knows the URN of a user.
     is_found
-        && !matches!(body.owner, OwnerFilter::User { .. })
         && body.user_metadata.iter().all(has)
         && body
             .project_ids

@@ -21,26 +21,53 @@ pub(crate) struct Checkpoints {
     deleting: BTreeSet<TinkerPath>,
     /// The paths of the checkpoints whose records the engine is changing.
     changing: BTreeSet<TinkerPath>,
+    /// The times for which the deletion of expired checkpoints is planned in the agenda, at most one for each checkpoint.
+    alarms: BTreeMap<TinkerPath, Timestamp>,
+    /// The latest known date, in seconds since the Unix epoch. Checkpoints that had expired by then are not served, even if they are not
+    /// deleted yet.
+    wall_seconds: f64,
 }
 
 impl Checkpoints {
+    /// Sets the current date, by which expired checkpoints are recognized.
+    pub(crate) fn set_date(&mut self, at: Stamp) {
+        self.wall_seconds = CheckpointRecord::seconds(at.wall);
+    }
+
     /// Adds a checkpoint that the engine has stored durably, and plans its deletion at the time of its expiry.
     pub(crate) fn insert(&mut self, agenda: &mut Agenda, at: Stamp, mut record: CheckpointRecord) {
         record.path = canonical(&record.path);
-        if let Some(expires) = expires(at, &record) {
-            agenda.add(expires, Alarm::Checkpoint(record.path.clone()));
+        let path = record.path.clone();
+        self.records.insert(path.clone(), record);
+        self.plan_expiry(agenda, at, &path);
+    }
+
+    /// Plans the deletion of a checkpoint at the time of its expiry, if it expires. Replaces the plan that was made before.
+    fn plan_expiry(&mut self, agenda: &mut Agenda, at: Stamp, path: &TinkerPath) {
+        self.set_date(at);
+        self.cancel_expiry(agenda, path);
+        let due = self.records.get(path).and_then(|one| expires(at, one));
+        if let Some(due) = due {
+            agenda.add(due, Alarm::Checkpoint(path.clone()));
+            self.alarms.insert(path.clone(), due);
         }
-        self.records.insert(record.path.clone(), record);
+    }
+
+    fn cancel_expiry(&mut self, agenda: &mut Agenda, path: &TinkerPath) {
+        if let Some(planned) = self.alarms.remove(path) {
+            agenda.remove(planned, Alarm::Checkpoint(path.clone()));
+        }
     }
 
     /// Returns the metadata of the checkpoint at this path.
     ///
     /// # Errors
     ///
-    /// If there is no checkpoint at this path.
+    /// If there is no checkpoint at this path, or if it has expired.
     pub(crate) fn get(&self, path: &TinkerPath) -> Result<&CheckpointRecord, Refusal> {
         let canonical = canonical(path);
-        self.records.get(&canonical).ok_or_else(|| {
+        let record = self.records.get(&canonical);
+        record.filter(|one| !self.has_expired(one)).ok_or_else(|| {
             if !self.is_saving(&canonical) {
                 return unknown(path);
             }
@@ -49,8 +76,15 @@ impl Checkpoints {
         })
     }
 
+    /// Returns the metadata of all checkpoints that have not expired, ordered by their paths.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &CheckpointRecord> {
-        self.records.values()
+        let all = self.records.values();
+        all.filter(|record| !self.has_expired(record))
+    }
+
+    fn has_expired(&self, record: &CheckpointRecord) -> bool {
+        let expires_at = record.expires_at;
+        expires_at.is_some_and(|seconds| seconds <= self.wall_seconds)
     }
 
     fn is_saving(&self, path: &TinkerPath) -> bool {
@@ -66,16 +100,14 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// If the checkpoint is being deleted: the engine could do the save and the deletion in either order.
+    /// If the checkpoint is being deleted: the engine could do the save and the deletion in either order. If the checkpoint is being
+    /// changed, the client shall ask again a second later.
     pub(crate) fn begin_save(&mut self, path: &TinkerPath) -> Result<(), Refusal> {
         if self.deleting.contains(path) {
             let reason = format!("{path} is being deleted; save again when it is gone");
             return Err(Refusal::conflict(reason));
         }
-        if self.changing.contains(path) {
-            let reason = format!("{path} is being changed; save again later");
-            return Err(Refusal::conflict(reason));
-        }
+        self.check_unchanging(path)?;
         *self.saving.entry(path.clone()).or_default() += 1;
         Ok(())
     }
@@ -90,10 +122,7 @@ impl Checkpoints {
             }
         }
         // A checkpoint that expired during the save is due now.
-        let expires = self.records.get(path).and_then(|old| expires(at, old));
-        if let Some(expires) = expires {
-            agenda.add(expires, Alarm::Checkpoint(path.clone()));
-        }
+        self.plan_expiry(agenda, at, path);
     }
 
     /// Begins the deletion of a checkpoint for a client, and returns the metadata of the checkpoint.
@@ -101,7 +130,11 @@ impl Checkpoints {
     /// # Errors
     ///
     /// If there is no checkpoint at this path, or if a save to the path is running.
-    pub(crate) fn begin_delete(&mut self, path: &TinkerPath) -> Result<CheckpointRecord, Refusal> {
+    pub(crate) fn begin_delete(
+        &mut self,
+        agenda: &mut Agenda,
+        path: &TinkerPath,
+    ) -> Result<CheckpointRecord, Refusal> {
         let path = self.get(path)?.path.clone();
         if self.is_saving(&path) {
             let reason =
@@ -109,7 +142,7 @@ impl Checkpoints {
             return Err(Refusal::conflict(reason));
         }
         self.check_unchanging(&path)?;
-        self.take(&path).ok_or_else(|| unknown(&path))
+        self.take(agenda, &path).ok_or_else(|| unknown(&path))
     }
 
     /// Begins the deletion of a checkpoint if it has expired. Returns `None` if it has not expired, was deleted already, or is
@@ -120,17 +153,18 @@ impl Checkpoints {
         at: Stamp,
         path: &TinkerPath,
     ) -> Option<CheckpointRecord> {
+        self.set_date(at);
         let expires = expires(at, self.records.get(path)?)?;
-        // The checkpoint was saved again with a later expiry, or the wall clock was set back.
+        // The wall clock was set back.
         if expires > at.now {
-            agenda.add(expires, Alarm::Checkpoint(path.clone()));
+            self.plan_expiry(agenda, at, path);
             return None;
         }
         // Its expiry is planned again at the end of the save or change.
         if self.is_saving(path) || self.changing.contains(path) {
             return None;
         }
-        self.take(path)
+        self.take(agenda, path)
     }
 
     /// Begins a change of the record of a checkpoint, and returns the record. Until the change ends, the checkpoint can neither be saved
@@ -147,6 +181,11 @@ impl Checkpoints {
         }
         self.changing.insert(record.path.clone());
         Ok(record)
+    }
+
+    /// Ends a change that is not needed. The record stays as it is.
+    pub(crate) fn cancel_change(&mut self, path: &TinkerPath) {
+        self.changing.remove(path);
     }
 
     /// Records the end of a change. `changed` is the new record, or `None` if the change failed.
@@ -171,8 +210,9 @@ impl Checkpoints {
         }
     }
 
-    fn take(&mut self, path: &TinkerPath) -> Option<CheckpointRecord> {
+    fn take(&mut self, agenda: &mut Agenda, path: &TinkerPath) -> Option<CheckpointRecord> {
         let record = self.records.remove(path)?;
+        self.cancel_expiry(agenda, path);
         self.deleting.insert(path.clone());
         Some(record)
     }
@@ -261,10 +301,16 @@ pub(super) mod tests {
         all.insert(&mut agenda, at(0), record("a", Some(10.0)));
         all.begin_save(&path).unwrap();
         all.begin_save(&path).unwrap();
+        all.begin_save(&path).unwrap();
+        let refused = |all: &mut Checkpoints, agenda: &mut Agenda| {
+            all.begin_delete(agenda, &path).unwrap_err().status()
+        };
+        assert_eq!(refused(&mut all, &mut agenda), 409);
+        all.end_save(&mut agenda, at(9), &path);
+        assert_eq!(refused(&mut all, &mut agenda), 409);
         assert!(all.begin_expiry(&mut agenda, at(10), &path).is_none());
-        assert_eq!(all.begin_delete(&path).unwrap_err().status(), 409);
+        assert_eq!(refused(&mut all, &mut agenda), 404);
         all.end_save(&mut agenda, at(11), &path);
-        assert_eq!(all.begin_delete(&path).unwrap_err().status(), 409);
         while agenda.pop_due(at(11).now).is_some() {}
         all.end_save(&mut agenda, at(12), &path);
         assert_eq!(
@@ -281,8 +327,9 @@ pub(super) mod tests {
         all.insert(&mut agenda, at(0), record("a", Some(10.0)));
         let changed = all.begin_change(&path).unwrap();
         assert_eq!(all.begin_change(&path).unwrap_err().status(), 429);
-        assert_eq!(all.begin_delete(&path).unwrap_err().status(), 429);
-        assert_eq!(all.begin_save(&path).unwrap_err().status(), 409);
+        let deletion = all.begin_delete(&mut agenda, &path);
+        assert_eq!(deletion.unwrap_err().status(), 429);
+        assert_eq!(all.begin_save(&path).unwrap_err().status(), 429);
         while agenda.pop_due(at(10).now).is_some() {}
         assert!(all.begin_expiry(&mut agenda, at(10), &path).is_none());
         all.end_change(&mut agenda, at(11), &path, Some(changed));
@@ -291,6 +338,35 @@ pub(super) mod tests {
             Some(Alarm::Checkpoint(path.clone()))
         );
         assert!(all.begin_expiry(&mut agenda, at(11), &path).is_some());
+    }
+
+    #[test]
+    fn repeated_changes_of_the_expiry_leave_one_alarm() {
+        let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
+        let path = record("a", None).path;
+        all.insert(&mut agenda, at(0), record("a", Some(10.0)));
+        for expires_at in [Some(20.0), Some(5.0), Some(30.0), None, Some(40.0)] {
+            let mut changed = all.begin_change(&path).unwrap();
+            changed.expires_at = expires_at;
+            all.end_change(&mut agenda, at(1), &path, Some(changed));
+        }
+        assert_eq!(agenda.next(), Some(at(40).now));
+        all.begin_delete(&mut agenda, &path).unwrap();
+        assert_eq!(agenda.next(), None);
+    }
+
+    #[test]
+    fn expired_checkpoint_is_not_served_before_its_deletion() {
+        let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
+        let path = record("a", None).path;
+        all.insert(&mut agenda, at(0), record("a", Some(10.0)));
+        all.set_date(at(9));
+        assert!(all.get(&path).is_ok() && all.iter().count() == 1);
+        all.set_date(at(10));
+        assert_eq!(all.get(&path).unwrap_err().status(), 404);
+        assert_eq!(all.begin_change(&path).unwrap_err().status(), 404);
+        assert_eq!(all.iter().count(), 0);
+        assert!(all.begin_expiry(&mut agenda, at(10), &path).is_some());
     }
 
     #[test]
@@ -311,7 +387,7 @@ pub(super) mod tests {
         let record = record("a", None);
         all.insert(&mut agenda, at(0), record.clone());
         assert!(all.is_in_use(&record.path));
-        all.begin_delete(&record.path).unwrap();
+        all.begin_delete(&mut agenda, &record.path).unwrap();
         assert_eq!(all.begin_save(&record.path).unwrap_err().status(), 409);
         all.end_delete(&record.path);
         all.begin_save(&record.path).unwrap();

@@ -154,7 +154,7 @@ impl Sessions {
         let session = self.all.get(id)?;
         let created = Duration::try_from_secs_f64(session.created_at).unwrap_or_default();
         let mut summary = SessionSummary::new(id, rfc3339(created));
-        summary.owner = "local".to_owned();
+        summary.owner = session.owner.name().to_owned();
         summary.project_id = session.project_id.clone().unwrap_or_default();
         summary.display_name = session.display_name.clone();
         summary.user_metadata = Some(session.user_metadata.clone());
