@@ -291,25 +291,27 @@ mod tests {
     fn generated_requests_reach_every_route_and_every_error_status() {
         let mutator = Mutator::new(1);
         let seeds = request_seeds::requests();
-        let (mut reached, mut seen) = (BTreeSet::<Route>::new(), BTreeSet::new());
-        for _ in 0..3000 {
+        let mut routes: BTreeSet<Route> = Route::ALL.iter().copied().collect();
+        let mut refusals = BTreeSet::from([400, 401, 404, 405, 409, 413, 415, 422, 429]);
+        // Most inputs reach something early; the rest are for the rarest.
+        for _ in 0..20_000 {
             for (method, path, status) in statuses(&generate::requests(&mutator, &seeds)) {
                 let segments: Vec<&str> = path.split('/').collect();
                 if (200..300).contains(&status) {
                     let matches = |route: &&Route| {
                         method == route.method() && matches_route(route.path(), &segments)
                     };
-                    reached.extend(Route::ALL.iter().find(matches).copied());
+                    if let Some(reached) = Route::ALL.iter().find(matches) {
+                        routes.remove(reached);
+                    }
                 }
-                seen.insert(status);
+                refusals.remove(&status);
+            }
+            if routes.is_empty() && refusals.is_empty() {
+                return;
             }
         }
-        let missed = Route::ALL.iter().filter(|route| !reached.contains(route));
-        let missed: Vec<_> = missed.collect();
-        assert!(missed.is_empty(), "{missed:?}");
-        let refusals = [400, 401, 404, 405, 409, 413, 415, 422, 429];
-        let missed = refusals.iter().filter(|status| !seen.contains(status));
-        assert_eq!(missed.collect::<Vec<_>>(), Vec::<&u16>::new(), "{seen:?}");
+        unreachable!("no input reached {routes:?} and {refusals:?}");
     }
 
     fn matches_route(path: &str, segments: &[&str]) -> bool {
