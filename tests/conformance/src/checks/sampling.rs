@@ -65,6 +65,13 @@ impl NamedFailure {
         }
         Self::Other(CheckError::Failed(chain(error)))
     }
+
+    fn into_error(self) -> CheckError {
+        match self {
+            Self::Refused(why) => CheckError::Failed(why),
+            Self::Other(error) => error,
+        }
+    }
 }
 
 /// Saves the weights of the shared model under a name, creates a sampler from their path, and
@@ -102,25 +109,6 @@ async fn sample_unnamed(
     Ok((sampler, reply))
 }
 
-/// Samples `most` tokens from the weights of the shared model. Saves the weights under a name, or
-/// without a name if the server refuses to sample from named weights. In the second case, the
-/// returned text is the reason of the refusal.
-async fn sample_trained(
-    context: &Context,
-    prompt: Vec<u32>,
-    most: u32,
-) -> Result<(SamplingClient, SampleResponse, Option<String>), CheckError> {
-    let why = match sample_named(context, prompt.clone(), most).await {
-        Ok((sampler, reply)) => return Ok((sampler, reply, None)),
-        Err(NamedFailure::Refused(why)) => why,
-        Err(NamedFailure::Other(error)) => return Err(error),
-    };
-    match sample_unnamed(context, prompt, most).await {
-        Ok((sampler, reply)) => Ok((sampler, reply, Some(why))),
-        Err(_) => Err(CheckError::Failed(why)),
-    }
-}
-
 async fn sample_with_seed(
     sampler: &SamplingClient,
     prompt: Vec<u32>,
@@ -148,14 +136,20 @@ pub(super) async fn base(context: &Context) -> CheckResult {
 
 pub(super) async fn saved(context: &Context) -> CheckResult {
     let prompt = text::tokens(&context.settings, 2, 12);
-    let (_, reply, refusal) = sample_trained(context, prompt, 8).await?;
+    let why = match sample_named(context, prompt.clone(), 8).await {
+        Ok((_, reply)) => {
+            check_sequence(&reply.sequences[0], 8)?;
+            return Ok(String::new());
+        }
+        Err(NamedFailure::Refused(why)) => why,
+        Err(NamedFailure::Other(error)) => return Err(error),
+    };
+    let unnamed = sample_unnamed(context, prompt, 8).await;
+    let (_, reply) = unnamed.map_err(|_| CheckError::failed(why.clone()))?;
     check_sequence(&reply.sequences[0], 8)?;
-    match refusal {
-        None => Ok(String::new()),
-        Some(why) => Err(CheckError::not_offered(format!(
-            "only weights saved without a name can be sampled: {why}"
-        ))),
-    }
+    Err(CheckError::not_offered(format!(
+        "only weights saved without a name can be sampled: {why}"
+    )))
 }
 
 pub(super) async fn unnamed(context: &Context) -> CheckResult {
@@ -191,8 +185,13 @@ pub(super) async fn seed(context: &Context) -> CheckResult {
 pub(super) async fn agree(context: &Context) -> CheckResult {
     let trained = context.require_real_model().await?;
     let mut tokens = text::tokens(&context.settings, 0, 12);
-    // The check `sample_saved` reports a refusal to sample from weights with a name.
-    let (sampler, reply, _) = sample_trained(context, tokens.clone(), 6).await?;
+    // The check `sample_saved` reports if weights with a name cannot be sampled from.
+    let (sampler, reply) = match sample_named(context, tokens.clone(), 6).await {
+        Ok(sampled) => sampled,
+        Err(failure) => sample_unnamed(context, tokens.clone(), 6)
+            .await
+            .map_err(|_| failure.into_error())?,
+    };
     let sequence = &reply.sequences[0];
     check_sequence(sequence, 6)?;
     let sampled = sequence.logprobs.clone();
