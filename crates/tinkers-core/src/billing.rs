@@ -65,11 +65,11 @@ impl Drop for PaymentWait {
     }
 }
 
-/// The billing state of an account, shared by all requests of its sessions. It decides whether a request that got a 402 response (payment required)
-/// is sent again after a pause or fails.
+/// The billing state of an account, shared by all requests of its sessions. It decides whether a request that got a 402 response (payment
+/// required) is sent again after a pause or fails.
 ///
 /// The first 402 response begins a run of 402 responses. The run ends after [`BillingPause::FORGET`] without a 402 response. If a run lasts
-/// longer than the limit in the server's configuration (one hour by default), all requests fail.
+/// as long as the limit in the server's configuration (one hour by default), all requests fail.
 #[derive(Debug, Default)]
 pub struct BillingPause {
     incident: Mutex<Option<Incident>>,
@@ -100,7 +100,7 @@ impl BillingPause {
     const LOG_EVERY: Duration = Duration::from_secs(60);
 
     /// Records a 402 response at the time `now`, and returns what to do with its request. The action is [`BillingAction::GiveUp`] if 402
-    /// responses have continued for longer than `limit`.
+    /// responses have continued for `limit`, and at once if that is zero.
     pub fn on_payment_required(&self, now: Timestamp, limit: Duration) -> BillingAction {
         let mut slot = self.incident.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = Incident {
@@ -118,8 +118,7 @@ impl BillingPause {
         }
         *slot = Some(incident);
         drop(slot);
-        // Without a limit above zero, even the first 402 response ends its request.
-        if lasted > limit || limit.is_zero() {
+        if lasted >= limit {
             return BillingAction::GiveUp;
         }
         if log {
@@ -151,16 +150,16 @@ mod tests {
             BillingAction::Pause(BillingPause::STEP)
         );
         assert_eq!(
-            pause.on_payment_required(at(110), limit),
+            pause.on_payment_required(at(109), limit),
             BillingAction::Pause(BillingPause::STEP)
         );
         assert_eq!(
-            pause.on_payment_required(at(111), limit),
+            pause.on_payment_required(at(110), limit),
             BillingAction::GiveUp
         );
         // A request in the same run of 402 responses fails at once.
         assert_eq!(
-            pause.on_payment_required(at(411), limit),
+            pause.on_payment_required(at(410), limit),
             BillingAction::GiveUp
         );
         // A new incident begins after five minutes without a 402.
@@ -168,5 +167,7 @@ mod tests {
             pause.on_payment_required(at(712), limit),
             BillingAction::Pause(BillingPause::STEP)
         );
+        let first = BillingPause::default().on_payment_required(at(10), Duration::ZERO);
+        assert_eq!(first, BillingAction::GiveUp);
     }
 }

@@ -318,7 +318,7 @@ fn unpaid_bill_pauses_polls_until_the_billing_time_limit() {
     assert_eq!(server.request_times(), [0.0, 5.0, 10.0]);
     let (result, server, _) = created(std::iter::repeat_n(unpaid, 1000));
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Billing);
-    assert_eq!(*server.request_times().last().unwrap(), 3605.0);
+    assert_eq!(*server.request_times().last().unwrap(), 3600.0);
 }
 
 #[test]

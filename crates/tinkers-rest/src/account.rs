@@ -19,8 +19,8 @@ impl RestClient {
     /// 30 s, also if the server limits the rate of requests.
     ///
     /// # Errors
-    /// `Authentication` if the server rejects the credential, `Connection` if it is not reachable, `Billing` if it requires payment for
-    /// longer than a few seconds, and otherwise the errors of the server.
+    /// `Authentication` if the server rejects the credential, `Connection` if it is not reachable, `Billing` if it requires payment,
+    /// and otherwise the errors of the server.
     pub async fn check_access(&self) -> Result<()> {
         let route = routes::CAPABILITIES;
         let request = Request::new("RestClient.check_access", Method::GET, route, route).once();

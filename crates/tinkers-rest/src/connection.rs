@@ -113,7 +113,7 @@ impl Request {
     }
 
     /// Returns the request, changed so that it is not retried after a failure, and fails after 30 s, including its wait for the rate
-    /// limits. After a 402 response it is sent once more, 5 s later.
+    /// limits. A 402 response is a failure, too.
     pub(crate) fn once(mut self) -> Self {
         self.is_single = true;
         self

@@ -57,7 +57,10 @@ impl SessionContext for Session {
     }
 
     fn cancel_sample(&self, request_id: &str) {
-        if self.state.dynamic.load().sample_cancel_enabled && !self.cancels.push(request_id) {
+        // The samples of a closed session end with it.
+        let is_wanted =
+            self.state.check_open().is_ok() && self.state.dynamic.load().sample_cancel_enabled;
+        if is_wanted && !self.cancels.push(request_id) {
             let recovered_errors = &self.caller.recovered_errors;
             recovered_errors.record(RecoveredError::Cancellation, &"too many are waiting");
         }
