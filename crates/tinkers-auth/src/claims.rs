@@ -1,6 +1,7 @@
 //! The claims of a JWT, read without a check of its signature.
 
 use std::time::{Duration, SystemTime};
+use tinkers_core::{Error, ErrorKind, Sent};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,6 +33,12 @@ pub struct Identity {
     pub org_urn: String,
     /// The e-mail address of the user, if the token contains one.
     pub email: Option<String>,
+}
+
+/// Returns the error for a request of the user of a credential that contains none.
+pub fn no_user() -> Error {
+    let message = "the credential is an API key, which contains no user, and the server does not exchange it for a token";
+    Error::new(ErrorKind::Unsupported, Sent::NotSent, message)
 }
 
 impl Claims {

@@ -15,7 +15,7 @@ mod token_cache;
 mod transport;
 
 pub use auth::Auth;
-pub use claims::{Claims, Identity};
+pub use claims::{Claims, Identity, no_user};
 pub use credential::Credential;
 pub use sources::{API_KEY_VARIABLE, CREDENTIAL_COMMAND_VARIABLE, Resolved, Sources};
 pub use store::{CredentialStore, StoredCredentials, StoredKey, StoredKeyKind};

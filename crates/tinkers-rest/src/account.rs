@@ -1,8 +1,8 @@
 //! Requests about the credential: who its user is, whether the server accepts it, and its revocation.
 
 use http::Method;
-use tinkers_auth::Identity;
-use tinkers_core::{Error, ErrorKind, Result, Sent};
+use tinkers_auth::{Identity, no_user};
+use tinkers_core::Result;
 use tinkers_wire::{ApiKeyInfo, Capabilities, routes};
 
 use crate::RestClient;
@@ -37,11 +37,7 @@ impl RestClient {
             return Ok(known);
         }
         self.connection.exchange_if_required().await?;
-        identity().ok_or_else(|| {
-            let message = "the credential is an API key, which contains no user, and the server does not exchange it for a token";
-            Error::new(ErrorKind::Unsupported, Sent::NotSent, message)
-                .with_operation("RestClient.whoami")
-        })
+        identity().ok_or_else(|| no_user().with_operation("RestClient.whoami"))
     }
 
     /// Returns the server's description of the API key. The request is not retried.

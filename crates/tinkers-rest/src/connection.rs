@@ -4,24 +4,21 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::error::Category;
 use tinkers_auth::Auth;
-use tinkers_core::retry::may_lack_route;
 use tinkers_core::{
-    Accepted, Call, CallPolicy, Caller, ClientId, Error, ErrorKind, HttpResponse, Result,
-    RouteClass, Sent, Spawn, Task, Timestamp,
+    Accepted, Call, CallPolicy, Caller, ClientId, ErrorKind, HttpResponse, Result, RouteClass,
+    Spawn, Task, Timestamp, client_config, json_response,
 };
 use tinkers_futures::{call_on_io, on_io};
-use tinkers_wire::{ClientConfig, ConfigRequest, routes, to_json};
+use tinkers_wire::to_json;
 use tokio::sync::OnceCell;
 
 use crate::missing_route;
 
-/// The time limit of the first request, and of each request that is not retried, including its wait for the rate limits.
+/// The time limit of each request that is not retried, including its wait for the rate limits.
 const ONE_REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// The parts of a client: how it makes requests, and for whom.
@@ -160,7 +157,11 @@ impl Connection {
         let has_signed_urls = request.has_signed_urls;
         request.call.is_readable = Some(is_object);
         let accepted = self.send_now(request).await?;
-        decode(&accepted.response, route, has_signed_urls).map_err(|error| match operation {
+        let decode: fn(&HttpResponse, &str) -> Result<T> = match has_signed_urls {
+            true => json_response::decode_secret,
+            false => json_response::decode,
+        };
+        decode(&accepted.response, route).map_err(|error| match operation {
             Some(operation) => error.with_operation(operation),
             None => error,
         })
@@ -225,29 +226,18 @@ impl Connection {
         let Some(auth) = self.parts.auth.clone() else {
             return Ok(None);
         };
-        let body = to_json(&ConfigRequest::default());
-        let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
-        // Not retried, so that a wrong address fails at once.
-        let caller = self.limit_to_one_request(&mut call);
+        let mut caller = self.parts.caller.clone();
+        caller.billing.limit = Duration::ZERO;
         let spawner = &self.parts.spawner;
-        let config: Result<ClientConfig> = call_on_io(&**spawner, caller, call)
-            .await
-            .and_then(|accepted| decode(&accepted.response, routes::CLIENT_CONFIG, false));
-        let config = match config {
-            Ok(config) => config,
-            // Servers for old versions of the SDK have no such route, and no exchange.
-            Err(error) if may_lack_route(&error) => {
-                tracing::debug!(%error, "the server has no configuration; its credentials are not exchanged");
-                return Ok(None);
-            }
+        let request = Box::pin(async move { client_config(&caller).await });
+        let config = match on_io(&**spawner, request).await {
+            Ok(Some(config)) if config.pjwt_auth_enabled => config,
+            Ok(_) => return Ok(None),
             Err(error) if matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) => {
                 return Err(error.with_context("cannot reach the server; check base_url"));
             }
             Err(error) => return Err(error),
         };
-        if !config.pjwt_auth_enabled {
-            return Ok(None);
-        }
         let from_command = config.requires_credential_command();
         let exchange = Box::pin(async move { auth.start_exchange(from_command).await });
         let refresh = on_io(&**spawner, exchange).await?;
@@ -255,43 +245,6 @@ impl Connection {
     }
 }
 
-/// Decodes a response, which must be a JSON object. If it contains signed addresses, the error quotes none of its values.
-fn decode<T: DeserializeOwned>(
-    response: &HttpResponse,
-    route: &str,
-    has_signed_urls: bool,
-) -> Result<T> {
-    let explain = |error: serde_json::Error| match has_signed_urls {
-        true => without_values(&error),
-        false => error.to_string(),
-    };
-    let decoded = match is_object(response) {
-        true => serde_json::from_slice(&response.body).map_err(explain),
-        // serde would also decode a struct from an array, which no Tinker server sends.
-        false => Err("expected a JSON object".to_owned()),
-    };
-    decoded.map_err(|cause| {
-        let message = format!("cannot decode the response to {route}: {cause}");
-        // Without the body, which may contain signed addresses.
-        Error::new(ErrorKind::Protocol, Sent::Answered, message)
-            .with_response(response.status.as_u16(), &Bytes::new())
-    })
-}
-
-/// Describes a decode error without the values that its own text may quote.
-fn without_values(error: &serde_json::Error) -> String {
-    let cause = match error.classify() {
-        Category::Data => "a field is missing or has an unexpected value",
-        Category::Syntax => "the JSON is invalid",
-        Category::Eof => "the JSON is incomplete",
-        Category::Io => "the body cannot be read",
-    };
-    let (line, column) = (error.line(), error.column());
-    format!("{cause}, at line {line} column {column}")
-}
-
-/// Returns whether a response body is a complete JSON object.
 fn is_object(response: &HttpResponse) -> bool {
-    response.body.trim_ascii_start().starts_with(b"{")
-        && serde_json::from_slice::<serde::de::IgnoredAny>(&response.body).is_ok()
+    json_response::is_object(&response.body)
 }

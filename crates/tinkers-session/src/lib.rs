@@ -10,7 +10,6 @@ mod endpoint;
 mod endpoint_key;
 mod events;
 mod heartbeat;
-mod json_response;
 mod observed_transport;
 mod open;
 mod options;

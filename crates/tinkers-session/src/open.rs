@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tinkers_auth::Auth;
-use tinkers_core::retry::{SAME_REASONS, may_lack_route};
+use tinkers_core::json_response::{self, decode};
+use tinkers_core::retry::SAME_REASONS;
 use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Accepted, BaseUrl, BoxFuture, Call, CallPolicy, Caller, Deduplication, Error, ErrorKind,
-    ProfileUpdate, RecoveredError, RouteClass, Sent, Timestamp,
+    ProfileUpdate, RecoveredError, RouteClass, Sent, Timestamp, client_config,
 };
 use tinkers_dispatch::{ByteSemaphore, ClassSettings, LimiterSettings};
 use tinkers_futures::on_io;
-use tinkers_wire::{
-    ClientConfig, ConfigRequest, CreateSession, DynamicConfig, SessionCreated, routes, to_json,
-};
+use tinkers_wire::{ClientConfig, CreateSession, DynamicConfig, SessionCreated, routes, to_json};
 
 use crate::api_document;
 use crate::caller::CallerParts;
@@ -24,7 +23,6 @@ use crate::cancel_queue::CancelQueue;
 use crate::endpoint::Endpoint;
 use crate::events::{EventSender, MessageLevel, SessionEvent};
 use crate::heartbeat::HeartbeatLoop;
-use crate::json_response::{self, decode};
 use crate::observed_transport::ObservedTransport;
 use crate::options::{SessionOptions, SessionParts};
 use crate::refresh;
@@ -158,7 +156,9 @@ async fn negotiate(
     let endpoint = &parts.endpoint;
     let address = endpoint.key().address();
     let mut optional_until = caller.time.now().after(OPTIONAL_LIMIT);
-    let configured = client_config(caller, address).await?;
+    let configured = client_config(caller).await;
+    let configured =
+        configured.map_err(|error| first_request_error(error, "client/config", address))?;
     let is_tinker_server = configured.is_some();
     let config = configured.unwrap_or_default();
     let token_refresh = match config.pjwt_auth_enabled {
@@ -207,29 +207,6 @@ fn caller(parts: &SessionParts, options: &SessionOptions, events: Arc<EventSende
     let mut caller = connection.caller(&parts.endpoint, options);
     caller.billing.observer = Some(events);
     caller
-}
-
-/// Requests the configuration of the server. Returns `None` if the server has no configuration; the defaults of the protocol then apply.
-///
-/// # Errors
-/// If no server is reachable at `address`, if the server does not accept the API key, or if the server is overloaded.
-async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<Option<ClientConfig>, Error> {
-    let body = to_json(&ConfigRequest::default());
-    let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
-    call.policy = CallPolicy::ONCE;
-    call.attempt_limit = Some(OPTIONAL_LIMIT);
-    let answer = caller.call(call).await;
-    let config = answer.and_then(|accepted| decode(&accepted.response, "client/config"));
-    let config: ClientConfig = match config {
-        Ok(config) => config,
-        Err(error) if may_lack_route(&error) => {
-            let recovered_errors = &caller.recovered_errors;
-            recovered_errors.record(RecoveredError::MissingRoute, &error);
-            return Ok(None);
-        }
-        Err(error) => return Err(first_request_error(error, "client/config", address)),
-    };
-    Ok(Some(config))
 }
 
 /// Exchanges the credential for a token, which all later requests carry. Returns the background refresh of the token.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tinkers_core::json_response::decode;
 use tinkers_core::{Call, CallPolicy, Error, ErrorKind, RouteClass, ServerProfile};
 use tinkers_futures::call_on_io;
 use tinkers_wire::{Capabilities, Heartbeat, routes, to_json};
 
-use crate::json_response::decode;
 use crate::session::Session;
 
 impl Session {

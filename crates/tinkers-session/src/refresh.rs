@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tinkers_core::json_response::decode;
 use tinkers_core::user_code::catch_panic;
 use tinkers_core::{Call, CallPolicy, Caller, RecoveredError, RouteClass};
 use tinkers_futures::catch_unwind;
 use tinkers_wire::{ConfigRequest, DynamicConfig, routes, to_json};
 
-use crate::json_response::decode;
 use crate::session_state::SessionState;
 
 /// The minimum interval between two requests for the dynamic configuration. The server may ask for a longer interval, but not for a shorter

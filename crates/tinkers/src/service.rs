@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use tinkers_auth::Identity;
-use tinkers_core::{
-    Error, ErrorKind, RecoveredErrorCounts, Result, Sent, ServerProfile, SessionContext, Timestamp,
-};
+use tinkers_auth::{Identity, no_user};
+use tinkers_core::{RecoveredErrorCounts, Result, ServerProfile, SessionContext, Timestamp};
 use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
 use tinkers_sampling::CreateSamplingClient;
 use tinkers_session::{Session, SessionEvents, TelemetryCounts};
@@ -216,7 +214,7 @@ impl ServiceClient {
     /// # Errors
     /// `Unsupported` if the credential is an API key that the server does not exchange for a token. API keys do not contain a user.
     pub fn whoami(&self) -> Result<Identity> {
-        identity(self.session.identity())
+        self.session.identity().ok_or_else(no_user)
     }
 
     /// Subscribes to the events of the session, such as messages of the server, pauses until a bill is paid, failing heartbeats, and the end of
@@ -251,12 +249,4 @@ impl ServiceClient {
     pub fn context(&self) -> Arc<dyn SessionContext> {
         Arc::clone(&self.session) as Arc<dyn SessionContext>
     }
-}
-
-/// Returns the identity, or the error that the credential contains none.
-fn identity(identity: Option<Identity>) -> Result<Identity> {
-    identity.ok_or_else(|| {
-        let message = "the credential is an API key, which contains no user, and the server does not exchange it for a token";
-        Error::new(ErrorKind::Unsupported, Sent::NotSent, message)
-    })
 }

@@ -12,16 +12,8 @@ use super::{
 };
 use crate::read::Route;
 
-/// The routes that the official service has but SkyRL, another server of this API, does not have.
-const NOT_IN_SKYRL: [Route; 14] = [
-    Route::CancelFuture,
-    Route::DynamicConfig,
-    Route::FinishSession,
-    Route::Sessions,
-    Route::Session,
-    Route::RetrieveFutures,
-    Route::Checkpoints,
-    Route::DeleteEscapedCheckpoint,
+/// The routes for the management of checkpoints and sessions that only the official service has.
+const MANAGEMENT: [Route; 6] = [
     Route::SearchSessions,
     Route::SessionProject,
     Route::PublishCheckpoint,
@@ -30,8 +22,20 @@ const NOT_IN_SKYRL: [Route; 14] = [
     Route::CopyWeights,
 ];
 
-/// The routes that the official service has but neither hatchery nor Twinkle has.
-const NOT_IN_SMALL_SERVERS: [Route; 16] = [
+/// The further routes that the official service has but SkyRL, another server of this API, does not have.
+const NOT_IN_SKYRL: [Route; 8] = [
+    Route::CancelFuture,
+    Route::DynamicConfig,
+    Route::FinishSession,
+    Route::Sessions,
+    Route::Session,
+    Route::RetrieveFutures,
+    Route::Checkpoints,
+    Route::DeleteEscapedCheckpoint,
+];
+
+/// The further routes that the official service has but neither hatchery nor Twinkle has.
+const NOT_IN_SMALL_SERVERS: [Route; 10] = [
     Route::CancelFuture,
     Route::Checkpoints,
     Route::DynamicConfig,
@@ -42,16 +46,16 @@ const NOT_IN_SMALL_SERVERS: [Route; 16] = [
     Route::Sessions,
     Route::DeleteCheckpoint,
     Route::DeleteEscapedCheckpoint,
-    Route::SearchSessions,
-    Route::SessionProject,
-    Route::PublishCheckpoint,
-    Route::CheckpointTtl,
-    Route::SearchCheckpoints,
-    Route::CopyWeights,
 ];
 
 /// How long a SkyRL server holds a poll open while the operation has not ended.
 const SKYRL_POLL: Duration = Duration::from_secs(300);
+
+/// Returns the routes that a server lacks: the management routes and these further ones.
+fn without_management(absent: &[Route], also: &[Route]) -> BTreeSet<Route> {
+    let all = [&MANAGEMENT, absent, also];
+    all.into_iter().flatten().copied().collect()
+}
 
 impl Default for Dialect {
     fn default() -> Self {
@@ -118,10 +122,7 @@ impl Dialect {
             open_api: OpenApi::Whole,
             repeats: Repeats::Again,
             loads: Loads::IntoModels,
-            absent: NOT_IN_SKYRL
-                .into_iter()
-                .chain([Route::DeleteCheckpoint])
-                .collect(),
+            absent: without_management(&NOT_IN_SKYRL, &[Route::DeleteCheckpoint]),
             ..Self::skyrl_main()
         }
     }
@@ -135,7 +136,7 @@ impl Dialect {
         Self {
             title: ("Tinker API Mock", "0.0.1"),
             open_api: OpenApi::PassWithoutBody,
-            absent: NOT_IN_SKYRL.into(),
+            absent: without_management(&NOT_IN_SKYRL, &[]),
             flags: Flags::JwtAlone,
             sequence_ids: SequenceIds::Absent,
             words: Words::SkyRl,
@@ -196,10 +197,10 @@ impl Dialect {
             other_bodies: OtherBodies::Crash,
             results: ResultForm::Json,
             title: ("Tinker-Compatible Training Platform", "0.3.0"),
-            absent: NOT_IN_SMALL_SERVERS
-                .into_iter()
-                .chain([Route::TrainingRun, Route::TrainingRuns])
-                .collect(),
+            absent: without_management(
+                &NOT_IN_SMALL_SERVERS,
+                &[Route::TrainingRun, Route::TrainingRuns],
+            ),
             key: KeyNeed::Always,
             flags: Flags::JwtAlone,
             sequence_ids: SequenceIds::Absent,
@@ -223,7 +224,7 @@ impl Dialect {
             other_bodies: OtherBodies::Crash,
             results: ResultForm::Json,
             title: ("FastAPI", "0.1.0"),
-            absent: NOT_IN_SMALL_SERVERS.into(),
+            absent: without_management(&NOT_IN_SMALL_SERVERS, &[]),
             flags: Flags::JwtAlone,
             sequence_ids: SequenceIds::Absent,
             order: Order::OnArrival,
