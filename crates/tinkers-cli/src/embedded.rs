@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use tinkers::{Clock, TokioClock};
 use tinkers_engine::ModelEngine;
 use tinkers_local::{
-    BlockingServer, Engine, EngineError, Faults, LocalConfig, LocalServer, Script, ScriptedEngine,
-    TokioSpawn,
+    BlockingServer, Database, Engine, EngineError, Faults, LocalConfig, LocalServer, Script,
+    ScriptedEngine, TokioSpawn,
 };
 use tokio::runtime::Handle;
 
@@ -118,10 +118,10 @@ pub(crate) fn start(
             seed,
         } => {
             let engine = Arc::new(load(model, &data_dir)?.with_seed(seed));
-            (
-                EngineSource::Loaded(Arc::<ModelEngine>::clone(&engine)),
-                Some(engine),
-            )
+            let database =
+                Database::open(&data_dir).with_context(|| paths::unusable_message(&data_dir))?;
+            let loaded = Arc::<ModelEngine>::clone(&engine);
+            (EngineSource::Loaded(loaded, database), Some(engine))
         }
     };
     let server = BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
@@ -159,10 +159,10 @@ fn load(model: Option<(PathBuf, Option<String>)>, data_dir: &Path) -> Result<Mod
     })
 }
 
-/// An engine that has been loaded, or the options of a scripted engine. The scripted engine is created inside the runtime of the
+/// An engine that has been loaded, with the database of its data directory, or the options of a scripted engine. The scripted engine is created inside the runtime of the
 /// server.
 enum EngineSource {
-    Loaded(Arc<ModelEngine>),
+    Loaded(Arc<ModelEngine>, Database),
     Scripted { latency: Duration, script: Script },
 }
 
@@ -175,23 +175,27 @@ impl EngineSource {
     ) -> Result<LocalServer, EngineError> {
         let time: Arc<dyn Clock> = Arc::new(TokioClock::new(handle.clone()));
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
-        let engine: Arc<dyn Engine> = match self {
-            Self::Loaded(engine) => engine,
+        let (engine, database): (Arc<dyn Engine>, _) = match self {
+            Self::Loaded(engine, database) => (engine, Some(database)),
             Self::Scripted { latency, script } => {
                 let engine = ScriptedEngine::new(script);
-                if latency.is_zero() {
+                let engine = if latency.is_zero() {
                     Arc::new(engine)
                 } else {
                     let spawn = Arc::<TokioSpawn>::clone(&spawn);
                     Arc::new(engine.with_latency(latency, Arc::clone(&time), spawn))
                         as Arc<dyn Engine>
-                }
+                };
+                (engine, None)
             }
         };
         let start = time.now();
-        let server = LocalServer::builder(engine, time, spawn)
+        let mut server = LocalServer::builder(engine, time, spawn)
             .config(config)
             .faults(hooks.faults);
+        if let Some(database) = database {
+            server = server.store(database);
+        }
         match hooks.journal {
             Some(file) => server.journal(file.journal(start)),
             None => server,

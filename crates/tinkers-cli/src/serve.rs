@@ -30,7 +30,7 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
         },
         EngineName::Candle => {
             let data_dir = paths::data_dir(args.data_dir.as_deref())?;
-            tracing::info!(data_dir = %data_dir.display(), "storing checkpoints");
+            tracing::info!(data_dir = %data_dir.display(), "storing checkpoints and records");
             let seed = args.seed.unwrap_or_else(random_seed);
             tracing::info!(
                 seed,

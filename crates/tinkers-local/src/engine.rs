@@ -146,11 +146,6 @@ pub enum Work {
         /// The path of the checkpoint.
         path: TinkerPath,
     },
-    /// Replaces the metadata of a checkpoint durably, and leaves the weights as they are. The outcome is [`Outcome::Done`].
-    UpdateCheckpoint {
-        /// The new metadata. Its path is that of the checkpoint.
-        record: CheckpointRecord,
-    },
     /// Copies a checkpoint durably. The outcome is [`Outcome::Saved`].
     CopyCheckpoint {
         /// The path of the checkpoint to copy.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::protocol::{Form, Payload};
+use crate::trace::{self, Span};
 
 /// A complete HTTP request.
 #[derive(Debug, Clone)]
@@ -61,6 +62,7 @@ pub struct LazyResponse {
 enum Content {
     Bytes(Bytes),
     Result(Arc<Payload>, Form, Option<Announcement>),
+    Trace(Vec<Span>),
 }
 
 /// A notice that a result is available but larger than a limit. The server sends the notice instead of the result, if the poll of
@@ -138,6 +140,11 @@ impl LazyResponse {
         )
     }
 
+    /// Creates a 200 response with a trace of operations.
+    pub(crate) fn trace(spans: Vec<Span>) -> Self {
+        Self::of(StatusCode::OK, Some(JSON), Content::Trace(spans))
+    }
+
     fn of(status: StatusCode, content_type: Option<HeaderValue>, content: Content) -> Self {
         let mut headers = HeaderMap::new();
         if let Some(content_type) = content_type {
@@ -166,6 +173,7 @@ impl LazyResponse {
     pub fn encode(self) -> Response {
         let body = match self.content {
             Content::Bytes(bytes) => bytes,
+            Content::Trace(spans) => trace::encode(&spans),
             Content::Result(payload, form, announcement) => {
                 let body = payload.encode(form);
                 match announcement {

@@ -15,6 +15,8 @@ mod protocol;
 mod quirks;
 mod read;
 mod scripted;
+mod store;
+mod trace;
 mod window;
 
 #[cfg(feature = "script")]
@@ -47,4 +49,5 @@ pub use protocol::{Effect, Ended, ExchangeId, Form, Payload, Protocol, Stamp};
 pub use quirks::{Quirk, UnknownQuirk};
 pub use read::{AuthorizedCommand, Command, Route};
 pub use scripted::{JobCounts, Script, ScriptedEngine};
+pub use store::{Change, Database, RecordStore, StoreError, StoredRecord};
 pub use window::{Congestion, HintForm, InvalidWindow, Window, WindowCounts, WindowLevel};

@@ -93,8 +93,8 @@ pub struct JobCounts {
     pub snapshots: u64,
     pub dropped_snapshots: u64,
     pub deleted: u64,
-    /// The number of changed and copied checkpoints.
-    pub changed: u64,
+    /// The number of copied checkpoints.
+    pub copied: u64,
     pub samples: u64,
     pub cancelled: u64,
 }
@@ -111,7 +111,7 @@ struct Counters {
     snapshots: AtomicU64,
     dropped_snapshots: AtomicU64,
     deleted: AtomicU64,
-    changed: AtomicU64,
+    copied: AtomicU64,
     samples: AtomicU64,
     cancelled: AtomicU64,
 }
@@ -152,7 +152,7 @@ impl ScriptedEngine {
             snapshots: read(&counts.snapshots),
             dropped_snapshots: read(&counts.dropped_snapshots),
             deleted: read(&counts.deleted),
-            changed: read(&counts.changed),
+            copied: read(&counts.copied),
             samples: read(&counts.samples),
             cancelled: read(&counts.cancelled),
         }
@@ -175,7 +175,7 @@ impl ScriptedEngine {
             Work::Snapshot { .. } => &counts.snapshots,
             Work::DropSnapshot { .. } => &counts.dropped_snapshots,
             Work::DeleteCheckpoint { .. } => &counts.deleted,
-            Work::UpdateCheckpoint { .. } | Work::CopyCheckpoint { .. } => &counts.changed,
+            Work::CopyCheckpoint { .. } => &counts.copied,
             Work::Sample { .. } => &counts.samples,
         };
         counter.fetch_add(1, Ordering::SeqCst);

@@ -123,53 +123,6 @@ async fn running_save_completes_after_its_session_has_ended() {
 }
 
 #[tokio::test]
-async fn change_during_another_change_is_refused_as_busy() {
-    let (server, held) = held_server_with(long_sessions());
-    let model = saved(&server, &held).await;
-    let route = format!("/api/v1/training_runs/{model}/checkpoints/weights/a/publish");
-    let mut published = pin!(server.send(Method::POST, &route, "", &[]));
-    assert!(is_pending(&mut published).await);
-    for method in [Method::POST, Method::DELETE] {
-        let busy = server.send(method, &route, "", &[]).await;
-        assert_eq!(busy.status, 429, "{}", busy.body);
-        busy.assert_reason("is being changed");
-    }
-    assert_eq!(held.run_next(), "update a");
-    assert_eq!(published.await.status, 200);
-    // A refused change does not block later ones.
-    for _ in 0..2 {
-        let again = server.send(Method::POST, &route, "", &[]).await;
-        assert_eq!(again.status, 409);
-        again.assert_reason("is already public");
-    }
-    let mut unpublished = pin!(server.send(Method::DELETE, &route, "", &[]));
-    assert!(is_pending(&mut unpublished).await);
-    assert_eq!(held.run_next(), "update a");
-    assert_eq!(unpublished.await.status, 200);
-}
-
-#[tokio::test]
-async fn save_during_a_change_keeps_its_sequence_number() {
-    let (server, held) = held_server_with(long_sessions());
-    let model = saved(&server, &held).await;
-    let route = format!("/api/v1/training_runs/{model}/checkpoints/weights/a/publish");
-    let mut published = pin!(server.send(Method::POST, &route, "", &[]));
-    assert!(is_pending(&mut published).await);
-    let busy = server.post("save_weights", save(&model, 2, None)).await;
-    assert_eq!(busy.status, 429, "{}", busy.body);
-    assert_eq!(held.run_next(), "update a");
-    assert_eq!(published.await.status, 200);
-    // The later request waits for the number of the refused one.
-    let later = server.submit("save_weights", save(&model, 3, None)).await;
-    assert!(held.held_jobs().is_empty());
-    let again = server.submit("save_weights", save(&model, 2, None)).await;
-    for id in [again, later] {
-        assert_eq!(held.run_next(), "save a");
-        assert!(server.result(&id).await["path"].is_string());
-    }
-}
-
-#[tokio::test]
 async fn checkpoint_in_a_request_path_must_have_its_kind() {
     let server = test_server();
     let model = server.create_model().await;
@@ -188,19 +141,19 @@ async fn checkpoint_in_a_request_path_must_have_its_kind() {
 }
 
 #[tokio::test]
-async fn expired_checkpoint_is_hidden_while_its_change_is_stored() {
+async fn changes_during_a_save_apply_to_the_checkpoint_that_it_replaces() {
     let (server, held) = held_server_with(long_sessions());
     let model = saved(&server, &held).await;
-    let second = Duration::from_secs(1);
-    server.clock.advance(HOUR - second);
-    let route = format!("/api/v1/training_runs/{model}/checkpoints/weights/a/ttl");
-    let mut changed = pin!(server.send(Method::PUT, &route, r#"{"ttl_seconds": 7200}"#, &[]));
-    assert!(is_pending(&mut changed).await);
-    assert_eq!(checkpoints(&server).await, ["weights/a"]);
-    server.clock.advance(second);
-    run_until_idle().await;
-    assert!(checkpoints(&server).await.is_empty());
-    assert_eq!(held.run_next(), "update a");
-    assert_eq!(changed.await.status, 200);
-    assert_eq!(checkpoints(&server).await, ["weights/a"]);
+    let route = format!("/api/v1/training_runs/{model}/checkpoints/weights/a/publish");
+    let again = server.submit("save_weights", save(&model, 2, None)).await;
+    assert_eq!(server.send(Method::POST, &route, "", &[]).await.status, 200);
+    let twice = server.send(Method::POST, &route, "", &[]).await;
+    assert_eq!(twice.status, 409);
+    twice.assert_reason("is already public");
+    assert_eq!(held.run_next(), "save a");
+    server.result(&again).await;
+    // The new checkpoint is not published.
+    let unpublished = server.send(Method::DELETE, &route, "", &[]).await;
+    assert_eq!(unpublished.status, 409);
+    unpublished.assert_reason("is not public");
 }

@@ -102,7 +102,7 @@ async fn transport_error(server: &TestServer, path: &str) -> (TransportErrorKind
 }
 
 #[tokio::test]
-async fn server_restart_keeps_only_checkpoints() {
+async fn server_restart_keeps_only_checkpoints_and_records() {
     let (server, held) = held_server();
     let (session, model) = held_model(&server, &held).await;
     let save = json!({ "model_id": model, "path": "kept", "seq_id": 1 });
@@ -147,7 +147,11 @@ async fn server_restart_keeps_only_checkpoints() {
         let lost = server.post(route, body).await;
         assert_eq!(lost.status, 404, "{route}: {}", lost.body);
     }
-    assert_eq!(server.get("sessions").await.ok()["sessions"], json!([]));
+    // The session has ended, but is still listed.
+    assert_eq!(
+        server.get("sessions").await.ok()["sessions"],
+        json!([session])
+    );
     assert_eq!(checkpoints(&server).await, ["weights/kept"]);
     // The restarted server accepts new requests.
     let session = server.create_session().await;

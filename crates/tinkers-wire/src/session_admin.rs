@@ -31,6 +31,26 @@ pub struct TraceExport {
     pub error: Option<String>,
 }
 
+impl TraceExport {
+    /// Creates the state of an export whose trace is ready.
+    pub fn ready(url: SignedUrl) -> Self {
+        Self {
+            status: "ready".to_owned(),
+            url: Some(url),
+            error: None,
+        }
+    }
+
+    /// Creates the state of a failed export.
+    pub fn failed(error: impl Into<String>) -> Self {
+        Self {
+            status: "failed".to_owned(),
+            url: None,
+            error: Some(error.into()),
+        }
+    }
+}
+
 /// `POST /sessions/search`: searches sessions. All conditions must hold, except that a session matches if it has the id `session_id` or the
 /// display name `display_name`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

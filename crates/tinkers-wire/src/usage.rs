@@ -44,6 +44,15 @@ pub enum AuditEventType {
 }
 
 impl AuditEventType {
+    /// All kinds of events.
+    pub const ALL: [Self; 5] = [
+        Self::All,
+        Self::Checkpoints,
+        Self::Projects,
+        Self::Teams,
+        Self::Organizations,
+    ];
+
     /// Returns the name in queries, such as `checkpoints`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -60,6 +69,7 @@ display_name!(AuditEventType);
 
 /// The audit log of a day, the response to `GET /audit`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct AuditLog {
     /// The entries.
@@ -69,6 +79,7 @@ pub struct AuditLog {
 
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct AuditEntry {
     /// The time of the event, an RFC 3339 string.
@@ -93,6 +104,7 @@ pub struct AuditEntry {
 
 /// The usage per hour, the response to `GET /billing/usage/events`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct BillingUsage {
     /// The events.
@@ -108,6 +120,7 @@ pub struct BillingUsage {
 
 /// The session of usage events.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct UsageSession {
     /// Metadata of the session, chosen by the caller.
@@ -121,6 +134,7 @@ pub struct UsageSession {
 
 /// The usage of one kind in one hour.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct UsageEvent {
     /// The start of the hour, an RFC 3339 string.
@@ -168,8 +182,32 @@ pub struct UsageEvent {
     pub event_info: Option<UsageInfo>,
 }
 
+impl UsageEvent {
+    /// Creates an event of the hour from `bucket_start` to `bucket_end`, without costs.
+    pub fn new(
+        bucket_start: impl Into<String>,
+        bucket_end: impl Into<String>,
+        event_info: UsageInfo,
+    ) -> Self {
+        Self {
+            bucket_start: bucket_start.into(),
+            bucket_end: bucket_end.into(),
+            base_model: None,
+            user_id: None,
+            user_name: None,
+            session_id: None,
+            project_id: None,
+            estimated_cost_usd: None,
+            effective_rate_usd_per_million_tokens: None,
+            effective_rate_usd_per_gigabyte_month: None,
+            event_info: Some(event_info),
+        }
+    }
+}
+
 /// What was used in an hour, and how much.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum UsageInfo {
@@ -216,6 +254,7 @@ pub enum UsageInfo {
 
 /// The current storage of checkpoints, the response to `GET /billing/usage/checkpoints/current`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct CheckpointStorageUsage {
     /// The price in US dollars per gigabyte and month of 720 hours.
@@ -232,6 +271,7 @@ pub struct CheckpointStorageUsage {
 
 /// The storage of the checkpoints of one user in one project.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct CheckpointStorage {
     /// The id of the project.

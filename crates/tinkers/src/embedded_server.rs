@@ -9,7 +9,7 @@ use tinkers_core::{
     SplitMix, Transport, TransportError,
 };
 use tinkers_engine::ModelEngine;
-use tinkers_local::{InProcess, LocalServer};
+use tinkers_local::{Database, InProcess, LocalServer};
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
@@ -50,8 +50,8 @@ impl ServiceClient {
     /// Starts an embedded server as [`ServiceClient::local`] does, but stores checkpoints in `data_dir`. The directory and its parents are
     /// created if they do not exist.
     ///
-    /// Checkpoints are the only state that outlives the client: a later client of the same directory, also in another process, can load
-    /// them by the paths that the saves returned. Sessions, models and samplers end with the client. One server at a time can use the
+    /// Checkpoints outlive the client: a later client of the same directory, also in another process, can load them by the paths that the
+    /// saves returned. Sessions, models and samplers end with the client, but are still listed, as are their usage and the audit log. One server at a time can use the
     /// directory: it is free again when this client and all of its training and sampling clients are dropped.
     ///
     /// ```no_run
@@ -149,7 +149,16 @@ async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClie
     let engine = ModelEngine::builtin(data_dir)
         .map_err(|error| failed("cannot start the embedded engine", error))?
         .with_seed(builder::jitter().bits());
-    let server = LocalServer::builder(Arc::new(engine), runtime.clock(), Arc::new(runtime.clone()))
+    let server = LocalServer::builder(Arc::new(engine), runtime.clock(), Arc::new(runtime.clone()));
+    let server =
+        match directory {
+            // Nothing survives a temporary directory.
+            Some(_) => server,
+            None => server.store(Database::open(data_dir).map_err(|error| {
+                failed("cannot open the database of the embedded server", error)
+            })?),
+        };
+    let server = server
         .build()
         .map_err(|error| failed("cannot start the embedded server", error))?;
     let transport: Arc<dyn Transport> = Arc::new(Embedded {

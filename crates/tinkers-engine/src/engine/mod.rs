@@ -268,9 +268,7 @@ impl Engine for ModelEngine {
                 lock(&self.shared.running).insert(job.id, Arc::clone(&cancelled));
                 &self.sampling
             }
-            Work::DeleteCheckpoint { .. }
-            | Work::UpdateCheckpoint { .. }
-            | Work::CopyCheckpoint { .. } => &self.storage,
+            Work::DeleteCheckpoint { .. } | Work::CopyCheckpoint { .. } => &self.storage,
             _ => &self.training,
         };
         // The write is counted before the flag is read. So either `close` waits for this write, or this job sees the flag.

@@ -1,4 +1,4 @@
-//! The storage thread, which deletes, changes and copies checkpoints. On a separate thread, this does not wait for a running training job.
+//! The storage thread, which deletes and copies checkpoints. On a separate thread, this does not wait for a running training job.
 
 use tinkers_local::engine::{CheckpointRecord, EngineError, Job, Outcome, Work};
 use tinkers_wire::TinkerPath;
@@ -14,19 +14,15 @@ pub(super) fn run(shared: &Shared, job: &Job) -> Result<Outcome, EngineError> {
                 .invalidate_during(path, || shared.store.delete(&key(path)))?;
             Ok(Outcome::Done)
         }
-        // The weights do not change, so samplers of the checkpoint stay valid.
-        Work::UpdateCheckpoint { record } => {
-            save_with_record(shared, &record.path, record).map(|_| Outcome::Done)
-        }
-        Work::CopyCheckpoint { source, record } => save_with_record(shared, source, record),
+        Work::CopyCheckpoint { source, record } => copy(shared, source, record),
         _ => Err(EngineError::server(
             "the storage thread received a job of another kind",
         )),
     }
 }
 
-/// Saves the weights of the checkpoint `source` with another record, at the path of the record.
-fn save_with_record(
+/// Saves the weights of the checkpoint `source` again, with another record and at the path of this record.
+fn copy(
     shared: &Shared,
     source: &TinkerPath,
     record: &CheckpointRecord,

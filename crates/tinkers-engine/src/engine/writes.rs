@@ -35,10 +35,7 @@ impl PendingWrites {
     pub(super) fn begin(&self, work: &Work) -> Option<PendingWrite> {
         let is_write = matches!(
             work,
-            Work::Save { .. }
-                | Work::DeleteCheckpoint { .. }
-                | Work::UpdateCheckpoint { .. }
-                | Work::CopyCheckpoint { .. }
+            Work::Save { .. } | Work::DeleteCheckpoint { .. } | Work::CopyCheckpoint { .. }
         );
         if !is_write {
             return None;

@@ -17,7 +17,7 @@ pub enum Permission {
     Train,
     /// Create samplers and sample.
     Sample,
-    /// List and describe sessions, training runs and checkpoints.
+    /// List and describe sessions, training runs and checkpoints, and read the usage, the audit log and traces.
     Read,
     /// Delete, expire, publish and copy checkpoints, and move sessions to projects.
     Manage,
@@ -69,6 +69,10 @@ impl Permission {
             | Route::Session
             | Route::SearchSessions
             | Route::SearchCheckpoints
+            | Route::TraceExport
+            | Route::Audit
+            | Route::BillingUsage
+            | Route::CheckpointStorage
             | Route::TrainingRuns
             | Route::TrainingRun
             | Route::RunCheckpoints
@@ -174,10 +178,6 @@ impl Grant {
     }
 
     /// Returns the URN of the owner, as the claims of tokens contain it.
-    pub(super) fn user_urn(&self) -> String {
-        format!("tml:user:{}", self.owner.name())
-    }
-
     /// Returns the e-mail address of the owner: its name, if that is an address.
     pub(super) fn email(&self) -> String {
         match self.owner.name() {

@@ -413,7 +413,7 @@ impl Access {
         let grant = self.caller(key).grant;
         let claims = json!({
             "iss": "passport-tinkers-local",
-            "sub": grant.user_urn(),
+            "sub": grant.owner.urn(),
             "org_id": grant.organization,
             "email": grant.email(),
             "iat": now.as_secs_f64(),

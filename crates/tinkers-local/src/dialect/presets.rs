@@ -12,14 +12,18 @@ use super::{
 };
 use crate::read::Route;
 
-/// The routes for the management of checkpoints and sessions that only the official service has.
-const MANAGEMENT: [Route; 6] = [
+/// The routes for management that only the official service has.
+const MANAGEMENT: [Route; 10] = [
     Route::SearchSessions,
     Route::SessionProject,
     Route::PublishCheckpoint,
     Route::CheckpointTtl,
     Route::SearchCheckpoints,
     Route::CopyWeights,
+    Route::TraceExport,
+    Route::Audit,
+    Route::BillingUsage,
+    Route::CheckpointStorage,
 ];
 
 /// The further routes that the official service has but SkyRL, another server of this API, does not have.

@@ -10,6 +10,7 @@ use crate::config::LocalConfig;
 use crate::engine::{Engine, EngineError};
 use crate::faults::Faults;
 use crate::journal::Journal;
+use crate::store::RecordStore;
 
 /// A builder of a [`LocalServer`].
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub struct LocalServerBuilder {
     random: Option<Arc<dyn Jitter>>,
     faults: Option<Faults>,
     journal: Option<Journal>,
+    store: Option<Box<dyn RecordStore>>,
 }
 
 impl LocalServer {
@@ -39,6 +41,7 @@ impl LocalServer {
             random: None,
             faults: None,
             journal: None,
+            store: None,
         }
     }
 }
@@ -72,10 +75,17 @@ impl LocalServerBuilder {
         self
     }
 
+    /// Sets the storage of the records, such as sessions, training runs and the usage. By default, they are kept in memory only.
+    #[must_use]
+    pub fn store(mut self, store: impl RecordStore) -> Self {
+        self.store = Some(Box::new(store));
+        self
+    }
+
     /// Starts the server. It is then ready for requests.
     ///
     /// # Errors
-    /// If the engine cannot read its checkpoints.
+    /// If the engine cannot read its checkpoints, or the store its records.
     pub fn build(self) -> Result<LocalServer, EngineError> {
         let random = self.random.unwrap_or_else(|| seeded(&*self.time));
         LocalServer::start(Parts {
@@ -86,6 +96,7 @@ impl LocalServerBuilder {
             random,
             faults: self.faults.unwrap_or_default(),
             journal: self.journal,
+            store: self.store,
         })
     }
 }

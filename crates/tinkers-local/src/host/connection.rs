@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, HOST};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
@@ -54,10 +54,17 @@ async fn respond(
 ) -> Result<hyper::Response<ResponseBody>, Failure> {
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut headers = head.headers;
+    // HTTP/2 has no Host header.
+    if let Some(host) = head.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(host.as_str())
+    {
+        headers.insert(HOST, host);
+    }
     let mut request = Request {
         method: head.method,
         path: path.to_owned(),
-        headers: head.headers,
+        headers,
         body: Bytes::new(),
     };
     let limit = server.config().max_body;

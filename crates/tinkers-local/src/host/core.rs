@@ -9,6 +9,7 @@ use std::time::Duration;
 use tinkers_core::{Clock, Jitter, Spawn, Task, Timestamp};
 use tokio::sync::{Notify, oneshot};
 
+use super::writer::{self, Writer};
 use crate::config::LocalConfig;
 use crate::engine::{Engine, EngineError, Job, JobCallback};
 use crate::faults::Faults;
@@ -17,6 +18,7 @@ use crate::journal::Journal;
 use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
 use crate::quirks::Quirks;
 use crate::read::AuthorizedCommand;
+use crate::store::RecordStore;
 use crate::window::WindowCounts;
 
 /// A Tinker server without sockets. Clones are cheap and share the server. The server stops when the last clone is dropped.
@@ -37,8 +39,9 @@ pub(super) struct Shared {
     pub(super) faults: Faults,
     pub(super) journal: Option<Journal>,
     pub(super) quirks: Quirks,
-    engine: Arc<dyn Engine>,
+    /// It is dropped before the engine: the engine locks the data directory, and the store has to be closed when the lock is released.
     core: Mutex<Core>,
+    engine: Arc<dyn Engine>,
     /// A signal that wakes the timer task after a deadline was added that is earlier than the deadline for which the task sleeps.
     earlier_deadline: Notify,
     own: Weak<Self>,
@@ -55,6 +58,8 @@ struct Core {
     is_executing: bool,
     /// The deadline for which the timer task sleeps. `None` if there is no deadline.
     armed: Option<Timestamp>,
+    /// The thread that stores the changes of records. `None` if they are not stored.
+    writer: Option<Writer>,
 }
 
 /// The parts from which a [`LocalServer`] is built: the engine, the clock, the configuration and so on.
@@ -66,6 +71,7 @@ pub(super) struct Parts {
     pub(super) random: Arc<dyn Jitter>,
     pub(super) faults: Faults,
     pub(super) journal: Option<Journal>,
+    pub(super) store: Option<Box<dyn RecordStore>>,
 }
 
 impl LocalServer {
@@ -80,7 +86,7 @@ impl LocalServer {
         parts.faults.install(&parts.time);
         config.access.install(&parts.time);
         let at = stamp(&parts.time);
-        let protocol = Protocol::new(
+        let mut protocol = Protocol::new(
             Arc::clone(&config),
             parts.random,
             parts.engine.models(),
@@ -88,6 +94,15 @@ impl LocalServer {
             checkpoints,
             at,
         );
+        let writer = match parts.store {
+            None => None,
+            Some(mut store) => {
+                let unreadable = |error| EngineError::server(writer::chain(&error));
+                let stored = store.load().map_err(unreadable)?;
+                protocol.restore(at, stored).map_err(unreadable)?;
+                Some(Writer::start(store)?)
+            }
+        };
         let shared = Arc::new_cyclic(|own| Shared {
             config,
             time: parts.time,
@@ -103,6 +118,7 @@ impl LocalServer {
                 outbox: VecDeque::new(),
                 is_executing: false,
                 armed: None,
+                writer,
             }),
             earlier_deadline: Notify::new(),
             own: Weak::clone(own),
@@ -116,7 +132,16 @@ impl LocalServer {
 
     /// Prepares for shutdown: responds with "try again" to all polls that are held open, and holds no more polls open.
     pub fn drain(&self) {
-        self.shared.transition(|protocol, _| protocol.drain());
+        self.shared.transition(Protocol::drain);
+    }
+
+    /// Waits until all changes of records so far are stored, or cannot be stored.
+    pub(super) async fn flush(&self) {
+        let flushed = self.shared.lock().writer.as_ref().map(Writer::flush);
+        if let Some(flushed) = flushed {
+            // The sender is dropped if the store has panicked.
+            let _ = flushed.await;
+        }
     }
 
     /// Simulates a lack of capacity for `length`. During this time, the server accepts new requests but does not start their
@@ -133,7 +158,7 @@ impl LocalServer {
     }
 
     /// Simulates a restart of the server process: cuts the connections of all requests without a response, and deletes all
-    /// sessions, models, samplers and results. Checkpoints are not deleted, and the port stays open.
+    /// sessions, models, samplers and results. Checkpoints and records are not deleted, and the port stays open.
     pub fn restart(&self) {
         let mut cut = BTreeMap::new();
         self.shared.step(|core, at| {
@@ -202,10 +227,10 @@ impl Shared {
 
     fn step(&self, step: impl FnOnce(&mut Core, Stamp) -> Vec<Effect>) {
         let at = stamp(&self.time);
-        let mut responses = Vec::new();
-        let (is_earlier, execute) = {
+        let (responses, is_earlier, execute) = {
             let mut guard = self.lock();
             let core = &mut *guard;
+            let (mut responses, mut changes) = (Vec::new(), Vec::new());
             for effect in step(core, at) {
                 match effect {
                     Effect::Respond(exchange, response) => {
@@ -215,14 +240,19 @@ impl Shared {
                                 .map(|sender| (sender, response)),
                         );
                     }
+                    Effect::Store(all) => changes = all,
                     engine => core.outbox.push_back(engine),
                 }
+            }
+            // With the lock, so that responses are sent in the order of the transitions.
+            if let Some(writer) = &core.writer {
+                responses = writer.deliver(changes, responses);
             }
             let next = core.protocol.next_deadline();
             let is_earlier = next.is_some_and(|next| core.armed.is_none_or(|armed| next < armed));
             let execute = !core.is_executing && !core.outbox.is_empty();
             core.is_executing |= execute;
-            (is_earlier, execute)
+            (responses, is_earlier, execute)
         };
         for (sender, response) in responses {
             // The client may have disconnected meanwhile.
@@ -252,7 +282,7 @@ impl Shared {
             let executed = catch_unwind(AssertUnwindSafe(|| match effect {
                 Effect::Start(job) => self.start_job(job),
                 Effect::Cancel(job) => self.engine.cancel(job),
-                Effect::Respond(..) => {}
+                Effect::Respond(..) | Effect::Store(_) => {}
             }));
             if executed.is_err() {
                 // The job has failed already: its `JobCallback` was dropped.

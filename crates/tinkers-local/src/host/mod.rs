@@ -9,6 +9,7 @@ mod in_process;
 mod response_body;
 mod serve;
 mod spawn;
+mod writer;
 
 pub use self::blocking::BlockingServer;
 pub use self::builder::LocalServerBuilder;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use http::StatusCode;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
+use tinkers_wire::AuditEventType;
 
 use crate::config::LocalConfig;
 use crate::dialect::{
@@ -241,14 +242,29 @@ fn parameters(route: Route) -> Vec<Value> {
         json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
     });
     let mut all: Vec<Value> = ids.collect();
-    if matches!(
-        route,
-        Route::Sessions | Route::TrainingRuns | Route::Checkpoints
-    ) {
-        let schema = json!({ "type": "integer", "minimum": 0 });
-        all.extend(["offset", "limit"].map(
-            |name| json!({ "name": name, "in": "query", "required": false, "schema": schema }),
-        ));
+    let in_query = |name: &str, is_required: bool, schema: Value| json!({ "name": name, "in": "query", "required": is_required, "schema": schema });
+    let text = || json!({ "type": "string" });
+    match route {
+        Route::Sessions | Route::TrainingRuns | Route::Checkpoints => {
+            let number = || json!({ "type": "integer", "minimum": 0 });
+            all.extend(["offset", "limit"].map(|name| in_query(name, false, number())));
+            if route == Route::TrainingRuns {
+                all.push(in_query("project_id", false, text()));
+            }
+        }
+        Route::Audit => {
+            let kinds = AuditEventType::ALL.map(AuditEventType::name);
+            all.push(in_query("event_type", false, json!({ "enum": kinds })));
+            let day = json!({ "type": "string", "format": "date" });
+            all.push(in_query("day", false, day));
+        }
+        Route::BillingUsage => {
+            let hour = || json!({ "type": "string", "format": "date-time" });
+            let names = ["starting_on", "ending_before"];
+            all.extend(names.map(|name| in_query(name, true, hour())));
+        }
+        Route::CheckpointStorage => all.push(in_query("project_id", false, text())),
+        _ => {}
     }
     if matches!(route.method(), "POST" | "PUT") {
         all.push(json!({ "$ref": "#/components/parameters/ContentEncoding" }));

@@ -49,6 +49,10 @@ impl Document<'_> {
             | Route::DeleteEscapedCheckpoint
             | Route::DeleteCheckpoint
             | Route::PublishCheckpoint
+            | Route::TraceExport
+            | Route::Audit
+            | Route::BillingUsage
+            | Route::CheckpointStorage
             | Route::Checkpoints => return None,
         })
     }

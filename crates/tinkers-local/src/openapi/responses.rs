@@ -62,10 +62,13 @@ pub(super) fn refusals(route: Route) -> &'static [u16] {
         | Route::TrainingRuns
         | Route::Checkpoints
         | Route::SearchSessions
-        | Route::SearchCheckpoints => &[422],
-        Route::SessionProject => &[404],
-        Route::CheckpointTtl | Route::CopyWeights => &[404, 429, 500],
-        Route::PublishCheckpoint => &[404, 409, 429, 500],
+        | Route::SearchCheckpoints
+        | Route::Audit
+        | Route::BillingUsage
+        | Route::CheckpointStorage => &[422],
+        Route::SessionProject | Route::CheckpointTtl | Route::TraceExport => &[404],
+        Route::CopyWeights => &[404, 500],
+        Route::PublishCheckpoint => &[404, 409],
         Route::FinishSession
         | Route::Session
         | Route::WeightsInfo
@@ -132,6 +135,10 @@ impl Document<'_> {
             Route::SearchSessions => self.reference_to::<wire::SessionSearchPage>(),
             Route::SearchCheckpoints => self.reference_to::<wire::CheckpointSearchPage>(),
             Route::CopyWeights => self.reference_to::<wire::NewCheckpoint>(),
+            Route::Audit => self.reference_to::<wire::AuditLog>(),
+            Route::BillingUsage => self.reference_to::<wire::BillingUsage>(),
+            Route::CheckpointStorage => self.reference_to::<wire::CheckpointStorageUsage>(),
+            Route::TraceExport => self.reference_to::<wire::TraceExport>(),
             Route::Sessions => self.reference_to::<wire::SessionList>(),
             Route::Session => self.reference_to::<wire::SessionInfo>(),
             Route::ModelInfo => self.reference_to::<wire::ModelInfo>(),

@@ -1,6 +1,7 @@
 //! The end of operations: their results, and the resulting changes of the state.
 
 use serde::Serialize;
+use serde_json::json;
 use tinkers_wire::{
     CheckpointKind, LoadedWeights, ModelCreated, SavedSamplerWeights, SavedWeights, UnloadedModel,
 };
@@ -8,7 +9,8 @@ use tinkers_wire::{
 use super::ids::OperationId;
 use super::payload::{Payload, Product};
 use super::state::agenda::Alarm;
-use super::state::operations::Goal;
+use super::state::operations::{Goal, Operation, Origin};
+use super::state::records::{AuditEvent, Used, User};
 use super::{Protocol, Stamp};
 use crate::dialect::{Expiry, ResultKind};
 use crate::engine::EngineError;
@@ -28,7 +30,10 @@ impl Protocol {
         let goal = operation.goal().clone();
         let model = operation.model().unwrap_or_default().to_owned();
         let result = match result {
-            Ok(product) => self.succeed(at, goal, &model, product),
+            Ok(product) => {
+                self.count(at, id, &product);
+                self.succeed(at, goal, &model, product)
+            }
             Err(error) => {
                 self.fail(at, &goal, &model, &error);
                 Err(error)
@@ -46,10 +51,9 @@ impl Protocol {
     ) -> Result<Payload, EngineError> {
         let model_id = || Some(model.to_owned());
         Ok(match (goal, product) {
-            (
-                Goal::Compute,
-                Product::Pass(payload) | Product::Sample(payload) | Product::Step(payload),
-            ) => payload,
+            (Goal::Pass(..), Product::Pass(payload))
+            | (Goal::Step, Product::Step(payload))
+            | (Goal::Sample(..), Product::Sample(payload, _)) => payload,
             (Goal::CreateModel, Product::Nothing) => {
                 let created = self.models.get(model);
                 let kind = created.map(|model| ResultKind::Model(&model.base().name, model.lora()));
@@ -75,6 +79,11 @@ impl Protocol {
             (Goal::Save(mut record), Product::Saved(size_bytes)) => {
                 record.size_bytes = size_bytes;
                 let path = record.path.clone();
+                // A change of a checkpoint that was replaced does not apply to the new one.
+                self.records.checkpoints.remove(path.as_str());
+                let details = json!({ "tinker_path": path, "size_bytes": size_bytes });
+                let event = AuditEvent::CheckpointSaved;
+                self.records.log(at, &record.owner(), event, details);
                 self.checkpoints.insert(&mut self.agenda, at, *record);
                 self.checkpoints.end_save(&mut self.agenda, at, &path);
                 let kind = Some(ResultKind::Saved(&path));
@@ -103,6 +112,54 @@ impl Protocol {
         })
     }
 
+    /// Adds what an operation has used to the usage of its owner.
+    fn count(&mut self, at: Stamp, id: OperationId, product: &Product) {
+        let Some(operation) = self.operations.get(id) else {
+            return;
+        };
+        let used = match (operation.goal(), product) {
+            (Goal::Pass(_, tokens), Product::Pass(_)) => vec![(Used::TrainingTokens, *tokens)],
+            (Goal::Sample(_, prompt), Product::Sample(_, sampled)) => {
+                vec![
+                    (Used::PromptTokens, *prompt),
+                    (Used::SampledTokens, *sampled),
+                ]
+            }
+            (Goal::Save(_), Product::Saved(_)) => vec![(Used::Checkpoints, 1)],
+            _ => return,
+        };
+        if let Some(user) = self.user(operation) {
+            for (used, count) in used {
+                self.records.add_usage(at, &user, used, count);
+            }
+        }
+    }
+
+    /// Returns the user of an operation: its owner, its session if any, and its base model.
+    fn user(&self, operation: &Operation) -> Option<User> {
+        let records = &self.records;
+        let (owner, session) = match operation.origin() {
+            Origin::Model(model, _) => {
+                let session = &records.runs.get(model)?.session;
+                (records.owner_of_session(session)?, Some(session.clone()))
+            }
+            Origin::Sampler(sampler, _) => {
+                let session = &records.samplers.get(sampler)?.session;
+                (records.owner_of_session(session)?, Some(session.clone()))
+            }
+            Origin::Free(owner) => (owner, None),
+        };
+        let base_model = match (operation.goal(), operation.model()) {
+            (Goal::Sample(base, _), _) => base.name.clone(),
+            (_, model) => records.runs.get(model?)?.base_model.clone(),
+        };
+        Some(User {
+            owner: owner.clone(),
+            session,
+            base_model,
+        })
+    }
+
     /// Encodes the result of an operation as JSON, as the imitated server does. If that server uses the format of the official
     /// service, encodes `official`.
     fn encode_result<T: Serialize>(
@@ -126,7 +183,13 @@ impl Protocol {
                 self.checkpoints
                     .end_save(&mut self.agenda, at, &record.path);
             }
-            Goal::LoadInto(_) | Goal::Unload | Goal::Compute | Goal::Snapshot(..) => {}
+            Goal::LoadInto(_)
+            | Goal::Unload
+            | Goal::Pass(..)
+            | Goal::Step
+            | Goal::Sample(..)
+            | Goal::Refused
+            | Goal::Snapshot(..) => {}
         }
     }
 
@@ -138,6 +201,7 @@ impl Protocol {
         };
         let expires = at.now.after(keep);
         self.operations.end(id, result, expires);
+        self.trace_operation(at, id);
         self.samples.ended(at.now, id);
         self.agenda.add(expires, Alarm::Result(id));
         for (exchange, poll) in self.polls.release_all(&mut self.agenda, id) {

@@ -8,6 +8,7 @@ use tinkers_wire::{CreateModel, LoraConfig, ModelInfo, ModelRef};
 use super::optimizer::{adamw, check_optimizer};
 use super::state::models::Model;
 use super::state::operations::{Goal, Origin};
+use super::state::records::RunRecord;
 use super::{Protocol, Stamp};
 use crate::engine::{BaseModel, CheckpointRecord, Work};
 use crate::http::LazyResponse;
@@ -75,14 +76,16 @@ impl Protocol {
             .operations
             .add(goal, Origin::Model(id.clone(), 0), work);
         session.add_model(new.number, digest, operation, id.clone());
-        let model = Model::new(
-            new.session,
-            new.base,
-            new.lora,
-            new.user_metadata,
-            self.config.dialect.order,
-            CheckpointRecord::seconds(at.wall),
-        );
+        let run = RunRecord {
+            session: new.session.clone(),
+            number: new.number,
+            base_model: new.base.name.clone(),
+            lora: new.lora.clone(),
+            user_metadata: new.user_metadata,
+            last_request: CheckpointRecord::seconds(at.wall),
+        };
+        self.records.runs.insert(id.clone(), run);
+        let model = Model::new(new.session, new.base, new.lora, self.config.dialect.order);
         self.models.insert(id.clone(), model, digest, operation);
         self.advance(&id);
         Ok(self.accepted(operation))

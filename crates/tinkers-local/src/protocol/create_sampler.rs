@@ -3,7 +3,7 @@
 use tinkers_wire::{CreateSamplingSession, SamplerInfo, SamplingSessionCreated};
 
 use super::Protocol;
-use super::state::samplers::Sampler;
+use super::state::samplers::{self, Sampler};
 use crate::engine::{SamplerWeights, Work};
 use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
@@ -57,7 +57,8 @@ impl Protocol {
         let session = self.sessions.live_mut(&body.session_id)?;
         session.use_sampler_number(number, digest);
         session.add_sampler(id.clone());
-        let sampler = Sampler::new(body.session_id, base, weights);
+        let sampler = Sampler::new(body.session_id, number, base, weights);
+        self.records.samplers.insert(id.clone(), sampler.record());
         self.samplers.insert(id.clone(), sampler);
         Ok(self.sampler_created(id))
     }
@@ -75,6 +76,9 @@ impl Protocol {
             return self.drop_snapshot(id);
         };
         session.add_sampler(id.to_owned());
+        self.records
+            .samplers
+            .insert(id.to_owned(), sampler.record());
         self.samplers.insert_snapshot(id.to_owned(), model, sampler);
         let most = self.config.max_snapshots;
         for unused in self.models.add_snapshot(model, id.to_owned(), most) {
@@ -106,15 +110,14 @@ impl Protocol {
         });
     }
 
-    /// Handles `GET /samplers/{id}`, which describes a sampler.
+    /// Handles `GET /samplers/{id}`, which describes a sampler, even if it has ended.
     pub(super) fn sampler_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
-        let sampler = self.samplers.known(id)?;
+        let sampler = self.records.samplers.get(id);
+        let sampler = sampler.ok_or_else(|| samplers::unknown(id))?;
         let mut info = SamplerInfo::default();
         info.sampler_id = id.to_owned();
-        info.base_model = sampler.base().name.clone();
-        if let SamplerWeights::Checkpoint(path) = sampler.weights() {
-            info.model_path = Some(path.to_string());
-        }
+        info.base_model = sampler.base_model.clone();
+        info.model_path = sampler.model_path.as_ref().map(ToString::to_string);
         Ok(LazyResponse::ok(&info))
     }
 }

@@ -1,12 +1,14 @@
 //! The description and deletion of checkpoints.
 
 use http::StatusCode;
+use serde_json::json;
 use tinkers_wire::{TinkerPath, WeightsInfo, WeightsInfoRequest};
 
 use super::ids::ExchangeId;
 use super::optimizer::adamw;
 use super::payload::Product;
 use super::state::jobs::Role;
+use super::state::records::AuditEvent;
 use super::{Protocol, Stamp};
 use crate::engine::{CheckpointRecord, EngineError, Work};
 use crate::http::LazyResponse;
@@ -66,6 +68,15 @@ impl Protocol {
         result: Result<Product, EngineError>,
     ) {
         self.checkpoints.end_delete(&record.path);
+        if result.is_ok() {
+            self.records.checkpoints.remove(record.path.as_str());
+            let event = match exchange {
+                Some(_) => AuditEvent::CheckpointDeleted,
+                None => AuditEvent::CheckpointExpired,
+            };
+            let details = json!({ "tinker_path": record.path });
+            self.records.log(at, &record.owner(), event, details);
+        }
         let Some(exchange) = exchange else {
             if let Err(error) = result {
                 tracing::warn!(path = %record.path, %error, "an expired checkpoint could not be deleted");

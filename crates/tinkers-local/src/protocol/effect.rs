@@ -3,6 +3,7 @@
 use super::ids::ExchangeId;
 use crate::engine::{Job, JobId};
 use crate::http::LazyResponse;
+use crate::store::Change;
 
 /// An action that follows from a change of the protocol state, such as sending a response. The protocol does no I/O itself: the
 /// code that uses it has to execute the effects, in order.
@@ -15,4 +16,7 @@ pub enum Effect {
     Start(Job),
     /// Cancels a job on the engine.
     Cancel(JobId),
+    /// Writes these changes to the store. The responses of this transition, and those of later ones, are sent when the changes are
+    /// stored.
+    Store(Vec<Change>),
 }

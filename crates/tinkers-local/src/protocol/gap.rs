@@ -13,7 +13,7 @@ impl Protocol {
     /// Records that a request of an owner was refused. Later requests of the same model then do not wait for the sequence number of the
     /// refused request. Has no effect on models of other owners.
     pub(crate) fn number_refused(&mut self, owner: &Owner, numbered: &Numbered) {
-        if self.owner_of_model(&numbered.model) != Some(owner) {
+        if self.records.owner_of_model(&numbered.model) != Some(owner) {
             return;
         }
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
@@ -24,7 +24,7 @@ impl Protocol {
     /// Records that a request arrived but was not accepted for now, because of an injected fault or a full queue. The client will
     /// send it again, so the timeout for its sequence number restarts. Has no effect on models of other owners.
     pub(crate) fn number_attempted(&mut self, at: Stamp, owner: &Owner, numbered: &Numbered) {
-        if self.owner_of_model(&numbered.model) != Some(owner) {
+        if self.records.owner_of_model(&numbered.model) != Some(owner) {
             return;
         }
         if let Some(queue) = self.models.queue_mut(&numbered.model) {

@@ -20,7 +20,10 @@ impl Protocol {
         digest: Digest,
     ) -> Result<Option<LazyResponse>, Refusal> {
         let seconds = CheckpointRecord::seconds(at.wall);
-        let queue = self.models.queue_for_request(id, seconds)?;
+        let queue = self.models.usable(id)?.queue();
+        if let Some(run) = self.records.runs.change_later(id) {
+            run.last_request = seconds;
+        }
         let repeated = queue.repeated(number, digest);
         if let Some(operation) =
             repeated.map_err(|refusal| self.config.dialect.number_reused(refusal))?

@@ -69,8 +69,8 @@ impl Protocol {
         LazyResponse::ok(&config)
     }
 
-    /// Handles `GET /training_runs`: lists the runs of an owner in one project or in all projects, the most recently used run first. Runs of an
-    /// earlier server process belong to no project, except copies.
+    /// Handles `GET /training_runs`: lists the runs of an owner in one project or in all projects, the most recently used run first. Runs that
+    /// are known only from their checkpoints belong to no project, except copies.
     pub(super) fn list_runs(
         &self,
         owner: &Owner,
@@ -82,7 +82,7 @@ impl Protocol {
             .filter_map(|copy| Some((copy.path.run_id()?, copy.project_id.as_deref()?)))
             .collect();
         let project_of = |run: &str| {
-            let of_session = self.project_of_model(run);
+            let of_session = self.records.project_of_model(run);
             of_session.or_else(|| copies.get(run).copied())
         };
         let runs = self.runs(owner).into_iter();
@@ -108,7 +108,7 @@ impl Protocol {
     pub(super) fn list_run_checkpoints(&self, id: &str) -> Result<LazyResponse, Refusal> {
         let of_run: Vec<&CheckpointRecord> =
             self.newest_first(|record| record.path.run_id() == Some(id));
-        if of_run.is_empty() && self.models.get(id).is_none() {
+        if of_run.is_empty() && self.records.runs.get(id).is_none() {
             return Err(unknown_run(id));
         }
         let checkpoints = of_run.into_iter().map(listed).collect();
@@ -129,12 +129,7 @@ impl Protocol {
         record: &'a CheckpointRecord,
     ) -> Option<&'a str> {
         let of_copy = record.project_id.as_deref();
-        of_copy.or_else(|| self.project_of_model(record.path.run_id()?))
-    }
-
-    /// Returns the project of a model, which is that of its session.
-    fn project_of_model(&self, id: &str) -> Option<&str> {
-        self.sessions.project_of(self.models.get(id)?.session())
+        of_copy.or_else(|| self.records.project_of_model(record.path.run_id()?))
     }
 
     fn newest_first(&self, wanted: impl Fn(&CheckpointRecord) -> bool) -> Vec<&CheckpointRecord> {
@@ -144,8 +139,8 @@ impl Protocol {
         found
     }
 
-    /// Returns the training runs of an owner in this server process, and those of earlier processes from which checkpoints exist. Each run has
-    /// the time of its last use.
+    /// Returns the training runs of an owner, including those that are known only from their checkpoints. Each run has the time of its
+    /// last use.
     fn runs(&self, owner: &Owner) -> BTreeMap<&str, (f64, TrainingRun)> {
         let mut saved: BTreeMap<&str, Vec<&CheckpointRecord>> = BTreeMap::new();
         for record in self.checkpoints.iter() {
@@ -156,14 +151,14 @@ impl Protocol {
             saved.entry(run).or_default().push(record);
         }
         let mut runs = BTreeMap::new();
-        for (id, model) in self.models.iter() {
-            if self.owner_of_model(id) != Some(owner) {
+        for (id, known) in self.records.runs.iter() {
+            if self.records.owner_of_session(&known.session) != Some(owner) {
                 continue;
             }
             let records = saved.remove(id).unwrap_or_default();
-            let (base, last) = (&model.base().name, model.last_request());
-            let mut run = run(owner, id, base, model.lora().rank, last, &records);
-            run.user_metadata = model.user_metadata().cloned();
+            let (base, last) = (&known.base_model, known.last_request);
+            let mut run = run(owner, id, base, known.lora.rank, last, &records);
+            run.user_metadata = known.user_metadata.clone();
             runs.insert(id, (last, run));
         }
         for (id, records) in saved {

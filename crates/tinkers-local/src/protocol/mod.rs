@@ -35,10 +35,11 @@ mod train;
 mod unload;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tinkers_core::{Jitter, Timestamp};
-use tinkers_wire::LossFn;
+use tinkers_wire::{LossFn, TinkerPath};
 
 pub use effect::Effect;
 pub use ids::ExchangeId;
@@ -53,15 +54,21 @@ use self::state::jobs::{Jobs, Role};
 use self::state::models::Models;
 use self::state::operations::Operations;
 use self::state::polls::Polls;
+use self::state::records::{CheckpointChange, Records};
 use self::state::sample_limit::SampleLimit;
 use self::state::samplers::Samplers;
 use self::state::sessions::Sessions;
+use self::state::traces::Traces;
 use crate::access::Owner;
 use crate::config::LocalConfig;
 use crate::engine::{BaseModel, CheckpointRecord, JobId};
 use crate::http::{LazyResponse, Request};
 use crate::read::{AuthorizedCommand, Command, Refusal, gives_up_number, read};
+use crate::store::{StoreError, StoredRecord};
 use crate::window::WindowCounts;
+
+/// How long changes of records that no response promises, such as the usage, are collected before they are written.
+const RECORDS_DELAY: Duration = Duration::from_secs(1);
 
 /// The server as a state machine without I/O: its state (such as sessions, models and results), and the changes of the state by
 /// requests, job outcomes and time.
@@ -72,6 +79,8 @@ pub struct Protocol {
     sessions: Sessions,
     models: Models,
     samplers: Samplers,
+    records: Records,
+    traces: Traces,
     checkpoints: Checkpoints,
     operations: Operations,
     samples: SampleLimit,
@@ -79,6 +88,8 @@ pub struct Protocol {
     completions: CompletionLog,
     jobs: Jobs,
     agenda: Agenda,
+    /// Whether the postponed changes of records will be written at a time in the agenda.
+    records_are_planned: bool,
     /// Whether the server is shutting down. It then responds to polls at once instead of holding them open.
     is_draining: bool,
     effects: Vec<Effect>,
@@ -101,12 +112,15 @@ impl Protocol {
             sessions: Sessions::new(random),
             models: Models::default(),
             samplers: Samplers::default(),
+            records: Records::default(),
+            traces: Traces::default(),
             checkpoints: Checkpoints::default(),
             samples: SampleLimit::new(config.queue_limit(), config.window.clone()),
             polls: Polls::default(),
             completions: CompletionLog::default(),
             jobs: Jobs::default(),
             agenda: Agenda::default(),
+            records_are_planned: false,
             is_draining: false,
             effects: Vec::new(),
             config,
@@ -117,6 +131,34 @@ impl Protocol {
                 .insert(&mut protocol.agenda, at, record);
         }
         protocol
+    }
+
+    /// Restores the records of an earlier process from a store. Sessions that had not ended have ended with that process. From now on, the
+    /// effects contain the changes of records.
+    ///
+    /// # Errors
+    ///
+    /// If a record cannot be decoded.
+    pub fn restore(&mut self, at: Stamp, stored: Vec<StoredRecord>) -> Result<(), StoreError> {
+        self.records = Records::load(stored)?;
+        self.records.end_all_sessions();
+        let changes: Vec<(String, CheckpointChange)> = self
+            .records
+            .checkpoints
+            .iter()
+            .map(|(path, change)| (path.to_owned(), change.clone()))
+            .collect();
+        for (path, change) in changes {
+            let is_applied = path.parse::<TinkerPath>().is_ok_and(|path| {
+                self.checkpoints
+                    .restore(&mut self.agenda, at, &path, &change)
+            });
+            // The checkpoint was deleted or replaced after the change.
+            if !is_applied {
+                self.records.checkpoints.remove(&path);
+            }
+        }
+        Ok(())
     }
 
     /// Parses a request. The result does not depend on the protocol state.
@@ -142,7 +184,7 @@ impl Protocol {
         exchange: ExchangeId,
         authorized: AuthorizedCommand,
     ) -> Vec<Effect> {
-        self.checkpoints.set_date(at);
+        self.begin(at);
         let AuthorizedCommand { owner, command } = authorized;
         let numbered = command.numbered();
         let checked = self.check_owner(&owner, &command);
@@ -161,7 +203,7 @@ impl Protocol {
                 self.respond(exchange, refusal.into_response());
             }
         }
-        std::mem::take(&mut self.effects)
+        self.take_effects(at)
     }
 
     fn dispatch(
@@ -182,7 +224,7 @@ impl Protocol {
             Command::Telemetry => LazyResponse::ok(&json!({ "status": "accepted" })),
             Command::CreateSession(body) => self.create_session(at, owner, body),
             Command::Heartbeat(body) => self.heartbeat(at, &body)?,
-            Command::FinishSession(id, body) => self.finish_session(at, &id, &body)?,
+            Command::FinishSession(id, body) => self.finish_session(at, &id, body)?,
             Command::CreateModel(body, digest) => self.create_model(at, *body, digest)?,
             Command::ModelInfo(body) => self.model_info(&body)?,
             Command::UnloadModel(body) => self.unload_model(at, &body)?,
@@ -209,18 +251,23 @@ impl Protocol {
                 run,
                 checkpoint,
                 public,
-            } => return self.set_public(exchange, &run, &checkpoint, public),
+            } => self.set_public(at, owner, &run, &checkpoint, public)?,
             Command::SetTtl {
                 run,
                 checkpoint,
                 body,
-            } => return self.set_ttl(at, exchange, &run, &checkpoint, body),
+            } => self.set_ttl(at, owner, &run, &checkpoint, &body)?,
             Command::CopyWeights(body) => return self.copy_weights(at, exchange, owner, &body),
             Command::SearchCheckpoints(body) => self.search_checkpoints(owner, &body)?,
             Command::SearchSessions(body) => self.search_sessions(owner, &body)?,
-            Command::AssignProject(id, body) => self.assign_project(&id, &body)?,
+            Command::AssignProject(id, body) => self.assign_project(at, owner, &id, &body)?,
             Command::Sessions(page) => self.list_sessions(owner, page),
             Command::Session(id) => self.session_info(&id)?,
+            Command::Audit(query) => self.audit_log(at, owner, &query)?,
+            Command::Usage(period) => self.usage(at, owner, &period)?,
+            Command::Storage(project) => self.storage_usage(owner, project.as_deref()),
+            Command::ExportTrace(id, host) => self.export_trace(at, &id, host.as_deref())?,
+            Command::Trace(secret) => self.trace(at, &secret)?,
             Command::WindowCounts => match self.window_counts(at.now) {
                 Some(counts) => LazyResponse::ok(&counts.json()),
                 None => return Err(Refusal::not_found("this server has no window")),
@@ -231,16 +278,14 @@ impl Protocol {
 
     /// Applies the outcome of an engine job to the protocol state. Returns the effects, such as responses to polls for the result.
     pub fn outcome(&mut self, at: Stamp, job: JobId, ended: Ended) -> Vec<Effect> {
+        self.begin(at);
         match self.jobs.ended(job) {
             Some(Role::Operation(id)) => self.operation_ended(at, id, ended.0),
             Some(Role::Delete(exchange, record)) => {
                 self.checkpoint_deleted(at, exchange, *record, ended.0);
             }
-            Some(Role::Change(exchange, record)) => {
-                self.checkpoint_changed(at, exchange, *record, ended.0);
-            }
-            Some(Role::Copy(exchange, record)) => {
-                self.checkpoint_copied(at, exchange, *record, ended.0);
+            Some(Role::Copy(exchange, source, record)) => {
+                self.checkpoint_copied(at, exchange, &source, *record, ended.0);
             }
             Some(Role::Cleanup) => {
                 if let Err(error) = ended.0 {
@@ -249,7 +294,7 @@ impl Protocol {
             }
             None => tracing::warn!(job = job.0, "the engine reported an unknown job"),
         }
-        std::mem::take(&mut self.effects)
+        self.take_effects(at)
     }
 
     /// Handles the disconnect of a client before the response: ends its poll. If it polled for samples and does not poll again,
@@ -259,11 +304,12 @@ impl Protocol {
             self.poll_disconnected(at, &[poll.operation]);
         }
         self.completion_poll_disconnected(at, exchange);
-        std::mem::take(&mut self.effects)
+        self.take_effects(at)
     }
 
     /// Handles the deadlines that have passed at `at`, such as timeouts of polls and the expiry of results.
     pub fn tick(&mut self, at: Stamp) -> Vec<Effect> {
+        self.begin(at);
         while let Some(alarm) = self.agenda.pop_due(at.now) {
             match alarm {
                 Alarm::Poll(exchange) => self.poll_is_due(exchange),
@@ -273,9 +319,10 @@ impl Protocol {
                 Alarm::Abandoned(id) => self.abandonment_is_due(at, id),
                 Alarm::Gap(model) => self.gap_is_due(at, &model),
                 Alarm::Checkpoint(path) => self.checkpoint_is_due(at, &path),
+                Alarm::Records => self.records_are_due(),
             }
         }
-        std::mem::take(&mut self.effects)
+        self.take_effects(at)
     }
 
     /// Returns the time of the next deadline, at which the caller has to call [`Protocol::tick`]. Returns `None` if there is no
@@ -289,14 +336,41 @@ impl Protocol {
         self.samples.window_counts(now)
     }
 
-    /// Prepares for shutdown: responds with "try again" to all polls that are held open, and holds no more polls open.
-    pub fn drain(&mut self) -> Vec<Effect> {
+    /// Prepares for shutdown: responds with "try again" to all polls that are held open, and holds no more polls open. Changes of records
+    /// that could be written later are written now.
+    pub fn drain(&mut self, at: Stamp) -> Vec<Effect> {
         self.is_draining = true;
         let held = self.polls.exchanges().into_iter();
         for exchange in held.chain(self.completions.exchanges()) {
             self.poll_is_due(exchange);
         }
+        self.records.expedite();
+        self.take_effects(at)
+    }
+
+    /// Begins a transition: sets the current date and time.
+    fn begin(&mut self, at: Stamp) {
+        self.checkpoints.set_date(at);
+        self.operations.set_now(at.now);
+    }
+
+    /// Ends a transition: returns its effects, with the changes of records that have to be stored before its responses are sent.
+    fn take_effects(&mut self, at: Stamp) -> Vec<Effect> {
+        let changes = self.records.take_changes();
+        if !changes.is_empty() {
+            self.effects.push(Effect::Store(changes));
+        }
+        if self.records.has_later_changes() && !self.records_are_planned {
+            self.records_are_planned = true;
+            self.agenda.add(at.now.after(RECORDS_DELAY), Alarm::Records);
+        }
         std::mem::take(&mut self.effects)
+    }
+
+    /// Makes the changes of records that were postponed part of the effects of this transition.
+    fn records_are_due(&mut self) {
+        self.records_are_planned = false;
+        self.records.expedite();
     }
 
     fn respond(&mut self, exchange: ExchangeId, response: LazyResponse) {

@@ -34,10 +34,15 @@ impl Protocol {
             | Command::Sessions(_)
             | Command::SearchCheckpoints(_)
             | Command::SearchSessions(_)
+            | Command::Audit(_)
+            | Command::Usage(_)
+            | Command::Storage(_)
+            | Command::Trace(_)
             | Command::WindowCounts => Ok(()),
             Command::Heartbeat(body) => check.session(&body.session_id),
             Command::FinishSession(id, _)
             | Command::Session(id)
+            | Command::ExportTrace(id, _)
             | Command::AssignProject(id, _) => check.session(id),
             Command::CreateModel(body, _) => check.session(&body.session_id),
             Command::ModelInfo(body) | Command::UnloadModel(body) => check.model(&body.model_id),
@@ -81,15 +86,6 @@ impl Protocol {
             }
         }
     }
-
-    /// Returns the owner of a model, which is the owner of its session. Returns `None` if the model is unknown.
-    pub(super) fn owner_of_model(&self, id: &str) -> Option<&Owner> {
-        self.sessions.owner_of(self.models.get(id)?.session())
-    }
-
-    fn owner_of_sampler(&self, id: &str) -> Option<&Owner> {
-        self.sessions.owner_of(self.samplers.get(id)?.session())
-    }
 }
 
 /// A check of the names in a request of an owner.
@@ -101,24 +97,32 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn session(self, id: &str) -> Result<(), Refusal> {
-        self.is_own(self.protocol.sessions.owner_of(id), || {
+        self.is_own(self.protocol.records.owner_of_session(id), || {
             sessions::unknown(id)
         })
     }
 
     fn model(self, id: &str) -> Result<(), Refusal> {
-        self.is_own(self.protocol.owner_of_model(id), || models::unknown(id))
+        self.is_own(self.protocol.records.owner_of_model(id), || {
+            models::unknown(id)
+        })
     }
 
     fn sampler(self, id: &str) -> Result<(), Refusal> {
-        self.is_own(self.protocol.owner_of_sampler(id), || samplers::unknown(id))
+        self.is_own(self.protocol.records.owner_of_sampler(id), || {
+            samplers::unknown(id)
+        })
     }
 
     fn run(self, id: &str) -> Result<(), Refusal> {
         let mut records = self.protocol.checkpoints.iter();
         let record = records.find(|record| record.path.run_id() == Some(id));
         let of_record = record.map(CheckpointRecord::owner);
-        let owner = self.protocol.owner_of_model(id).or(of_record.as_ref());
+        let owner = self
+            .protocol
+            .records
+            .owner_of_model(id)
+            .or(of_record.as_ref());
         self.is_own(owner, || unknown_run(id))
     }
 
@@ -126,7 +130,7 @@ impl Check<'_> {
         let of_record = self.protocol.checkpoints.get(path).ok();
         let of_record = of_record.map(CheckpointRecord::owner);
         // A checkpoint that is being saved or was deleted has no record.
-        let of_run = || self.protocol.owner_of_model(path.run_id()?);
+        let of_run = || self.protocol.records.owner_of_model(path.run_id()?);
         let owner = of_record.as_ref().or_else(of_run);
         self.is_own(owner, || checkpoints::unknown(path))
     }
@@ -154,8 +158,8 @@ impl Check<'_> {
         let id = operations.parse_request_id(name);
         let operation = id.and_then(|id| operations.get(id));
         let owner = operation.and_then(|operation| match operation.origin() {
-            Origin::Model(model, _) => self.protocol.owner_of_model(model),
-            Origin::Sampler(sampler, _) => self.protocol.owner_of_sampler(sampler),
+            Origin::Model(model, _) => self.protocol.records.owner_of_model(model),
+            Origin::Sampler(sampler, _) => self.protocol.records.owner_of_sampler(sampler),
             Origin::Free(owner) => Some(owner),
         });
         self.is_own(owner, || self.protocol.config.dialect.unknown_request(name))

@@ -108,7 +108,8 @@ pub struct Ended(pub(crate) Result<Product, EngineError>);
 pub(crate) enum Product {
     Nothing,
     Pass(Payload),
-    Sample(Payload),
+    /// The result of a sample, and the number of sampled tokens.
+    Sample(Payload, u64),
     Step(Payload),
     Saved(u64),
     /// An outcome of a kind that this version of the server does not know.
@@ -124,10 +125,13 @@ impl From<Result<Outcome, EngineError>> for Ended {
                 kind: Kind::Pass,
                 bytes: output.to_protobuf(),
             }),
-            Outcome::Sampled(sample) => Product::Sample(Payload {
-                kind: Kind::Sample,
-                bytes: sample.to_protobuf(),
-            }),
+            Outcome::Sampled(sample) => {
+                let sequences = sample.sequences.iter();
+                let tokens = sequences.map(|sequence| sequence.tokens.len() as u64).sum();
+                let bytes = sample.to_protobuf();
+                let kind = Kind::Sample;
+                Product::Sample(Payload { kind, bytes }, tokens)
+            }
             Outcome::Step(step) => Product::Step(Payload {
                 kind: Kind::Json,
                 bytes: step.to_json(),

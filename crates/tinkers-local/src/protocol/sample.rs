@@ -41,13 +41,13 @@ impl Protocol {
         check(&source.base, self.config.max_samples, &body)?;
         // This is the last check, since the in-flight limit counts each sample that it admits.
         self.samples.admit(at, digest.bytes())?;
+        let prompt = body.prompt.len().unwrap_or(0) as u64;
         let work = Work::Sample {
             weights: source.weights,
             request: body,
         };
-        let operation = self
-            .operations
-            .add(Goal::Compute, source.origin.clone(), work);
+        let goal = Goal::Sample(source.base, prompt);
+        let operation = self.operations.add(goal, source.origin.clone(), work);
         self.samples.add(operation, digest.bytes());
         if let Origin::Sampler(sampler, number) = source.origin {
             self.touch_sampler(&sampler);

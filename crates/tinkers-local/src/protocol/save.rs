@@ -151,8 +151,13 @@ impl Protocol {
                 .map(|ttl| saved_at + Duration::from_secs(ttl).as_secs_f64()),
             size_bytes: 0,
             user_metadata: save.user_metadata,
-            run_metadata: model.user_metadata().cloned(),
+            run_metadata: self
+                .records
+                .runs
+                .get(save.model)
+                .and_then(|run| run.user_metadata.clone()),
             owner: self
+                .records
                 .owner_of_model(save.model)
                 .and_then(CheckpointRecord::stored_owner),
             public: false,
@@ -190,7 +195,7 @@ impl Protocol {
             model: body.model_id.clone(),
             sampler: id.clone(),
         };
-        let sampler = Sampler::new(session, base, SamplerWeights::Snapshot(id.clone()));
+        let sampler = Sampler::new(session, number, base, SamplerWeights::Snapshot(id.clone()));
         let goal = Goal::Snapshot(Box::new(sampler), id);
         Ok(self.accept(at, &body.model_id, body.seq_id, digest, goal, work))
     }

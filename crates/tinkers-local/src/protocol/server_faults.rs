@@ -6,6 +6,7 @@ use super::ids::OperationId;
 use super::state::agenda::Alarm;
 use super::state::completions::CompletionLog;
 use super::state::operations::{Goal, Origin};
+use super::state::records::SessionEnd;
 use super::{Effect, Protocol, Stamp};
 use crate::engine::Work;
 
@@ -20,21 +21,21 @@ impl Protocol {
         for exchange in self.polls.exchanges() {
             self.poll_is_due(exchange);
         }
-        std::mem::take(&mut self.effects)
+        self.take_effects(at)
     }
 
     /// Ends all sessions, as if the server had received no heartbeats.
     pub fn expire_sessions(&mut self, at: Stamp) -> Vec<Effect> {
-        self.end_all_sessions(at, "it went too long without a heartbeat");
-        std::mem::take(&mut self.effects)
+        self.end_all_sessions(at, &SessionEnd::Expired);
+        self.take_effects(at)
     }
 
-    /// Simulates a restart of the server: deletes sessions, models, samplers and results, but not checkpoints. All engine jobs are
+    /// Simulates a restart of the server: deletes sessions, models, samplers and results, but neither checkpoints nor records. All engine jobs are
     /// cancelled except running saves, which complete. Requests that wait for a response get none; the caller has to close their
     /// connections.
     pub fn restart(&mut self, at: Stamp) -> Vec<Effect> {
         self.resume();
-        self.end_all_sessions(at, "the server was started again");
+        self.end_all_sessions(at, &SessionEnd::Restarted);
         self.cancel_all();
         let operations = &self.operations;
         let unloads = |running| {
@@ -50,7 +51,7 @@ impl Protocol {
         self.operations.restart();
         self.effects
             .retain(|effect| !matches!(effect, Effect::Respond(..)));
-        std::mem::take(&mut self.effects)
+        self.take_effects(at)
     }
 
     /// Ends a simulated lack of capacity at its planned end and starts the postponed operations, unless the lack was extended.
@@ -81,9 +82,9 @@ impl Protocol {
         }
     }
 
-    fn end_all_sessions(&mut self, at: Stamp, how: &'static str) {
+    fn end_all_sessions(&mut self, at: Stamp, end: &SessionEnd) {
         for id in self.sessions.live_ids() {
-            self.end_session(at, &id, how);
+            self.end_session(at, &id, end.clone());
         }
     }
 

@@ -1,10 +1,17 @@
 //! The creation, heartbeats and end of sessions.
 
+use std::cmp::Reverse;
+
+use http::StatusCode;
 use serde_json::json;
-use tinkers_wire::{CreateSession, FinishSession, Heartbeat, SessionCreated};
+use tinkers_wire::{
+    AssignSessionProject, CreateSession, FinishSession, Heartbeat, SessionCreated, SessionInfo,
+};
 
 use super::state::agenda::Alarm;
 use super::state::operations::Origin;
+use super::state::records::{AuditEvent, SessionEnd, SessionRecord};
+use super::state::sessions;
 use super::{Protocol, Stamp};
 use crate::access::Owner;
 use crate::engine::CheckpointRecord;
@@ -19,9 +26,23 @@ impl Protocol {
         owner: &Owner,
         body: CreateSession,
     ) -> LazyResponse {
-        let session_id = self.sessions.create(at.now, owner.clone(), body);
-        let created_at = CheckpointRecord::seconds(at.wall);
-        self.sessions.set_created_at(&session_id, created_at);
+        let session_id = loop {
+            let id = self.sessions.create(at.now);
+            // An earlier process could have used the same random bits.
+            if self.records.sessions.get(&id).is_none() {
+                break id;
+            }
+        };
+        let record = SessionRecord {
+            number: self.records.next_session(),
+            owner: owner.clone(),
+            created_at: CheckpointRecord::seconds(at.wall),
+            display_name: body.display_name,
+            user_metadata: body.user_metadata,
+            project_id: body.project_id,
+            end: None,
+        };
+        self.records.sessions.insert(session_id.clone(), record);
         let due = at.now.after(self.config.session_expiry);
         self.agenda.add(due, Alarm::Session(session_id.clone()));
         self.config.dialect.created(&SessionCreated {
@@ -47,24 +68,67 @@ impl Protocol {
         &mut self,
         at: Stamp,
         id: &str,
-        body: &FinishSession,
+        body: FinishSession,
     ) -> Result<LazyResponse, Refusal> {
-        if !self.sessions.has_ended(id)? {
-            self.sessions.set_finished(id, body);
-            self.end_session(at, id, "it was finished");
+        if self.known_session(id)?.end.is_none() {
+            let end = SessionEnd::Finished(body.reason, body.detail);
+            self.end_session(at, id, end);
         }
         Ok(LazyResponse::ok(&json!({})))
     }
 
     /// Handles `GET /sessions`: lists the sessions of an owner, the newest session first.
     pub(super) fn list_sessions(&self, owner: &Owner, page: Page) -> LazyResponse {
-        let all = self.sessions.newest_first(owner);
-        LazyResponse::ok(&json!({ "sessions": page.of(&all) }))
+        let all = self.sessions_of(owner);
+        let ids: Vec<&str> = page.of(&all).iter().map(|(id, _)| *id).collect();
+        LazyResponse::ok(&json!({ "sessions": ids }))
+    }
+
+    /// Returns all sessions of an owner, the newest session first.
+    pub(super) fn sessions_of(&self, owner: &Owner) -> Vec<(&str, &SessionRecord)> {
+        let all = self.records.sessions.iter();
+        let mut own: Vec<_> = all.filter(|(_, one)| one.owner == *owner).collect();
+        own.sort_unstable_by_key(|(_, session)| Reverse(session.number));
+        own
     }
 
     /// Handles `GET /sessions/{id}`: describes a session, even if it has ended.
     pub(super) fn session_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
-        Ok(LazyResponse::ok(&self.sessions.info(id)?))
+        let session = self.known_session(id)?;
+        let mut info = SessionInfo::default();
+        info.training_run_ids = self.records.runs_of(id);
+        info.sampler_ids = self.records.samplers_of(id);
+        info.user_metadata = Some(session.user_metadata.clone());
+        info.display_name = session.display_name.clone();
+        Ok(LazyResponse::ok(&info))
+    }
+
+    /// Handles `PUT /sessions/{id}/project`: moves a session, even one that has ended, to a project.
+    pub(super) fn assign_project(
+        &mut self,
+        at: Stamp,
+        owner: &Owner,
+        id: &str,
+        body: &AssignSessionProject,
+    ) -> Result<LazyResponse, Refusal> {
+        let project = &body.project_id;
+        if project.is_empty() {
+            let reason = "project_id: expected the id of a project";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
+        }
+        let session = self.records.sessions.change(id);
+        let session = session.ok_or_else(|| sessions::unknown(id))?;
+        let before = session.project_id.replace(project.clone());
+        let details = json!({ "session_id": id, "project_id": project, "from": before });
+        let event = AuditEvent::SessionProjectAssigned;
+        self.records.log(at, owner, event, details);
+        Ok(LazyResponse::ok(&json!({})))
+    }
+
+    /// Returns the record of a session, even if it has ended.
+    pub(super) fn known_session(&self, id: &str) -> Result<&SessionRecord, Refusal> {
+        let session = self.records.sessions.get(id);
+        session.ok_or_else(|| sessions::unknown(id))
     }
 
     /// Ends a session if the server has received no heartbeat for too long. Called at the time for which its expiry was planned.
@@ -77,15 +141,17 @@ impl Protocol {
             return;
         }
         tracing::info!(session = id, "a session went too long without a heartbeat");
-        self.end_session(at, id, "it went too long without a heartbeat");
+        self.end_session(at, id, SessionEnd::Expired);
     }
 
     /// Ends a session: unloads its models, cancels its running operations, drops the copies of weights in memory that its samplers
     /// use, and fails its requests that have not started.
-    pub(super) fn end_session(&mut self, at: Stamp, id: &str, how: &'static str) {
+    pub(super) fn end_session(&mut self, at: Stamp, id: &str, end: SessionEnd) {
+        let how = end.how();
         let Some((models, samplers)) = self.sessions.end(id, how) else {
             return;
         };
+        self.records.end_session(id, end);
         let reason = format!("session {id} has ended: {how}");
         for model in &models {
             self.retire_model(at, model, &reason);

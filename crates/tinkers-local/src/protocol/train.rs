@@ -24,13 +24,16 @@ impl Protocol {
         }
         let base = self.models.usable(&model)?.base();
         check::pass(base, self.catalog.losses(), prefix, &body)?;
+        let data = body.data.iter();
+        let tokens = data.map(|datum| datum.model_input.len().unwrap_or(0) as u64);
+        let goal = Goal::Pass(body.mode, tokens.sum());
         let work = Work::Pass {
             model: body.model_id,
             mode: body.mode,
             data: body.data,
             loss: body.loss,
         };
-        Ok(self.accept(at, &model, body.seq_id, digest, Goal::Compute, work))
+        Ok(self.accept(at, &model, body.seq_id, digest, goal, work))
     }
 
     /// Handles `POST /optim_step`: checks the request and queues an optimizer step.
@@ -50,6 +53,6 @@ impl Protocol {
             model: model.clone(),
             params,
         };
-        Ok(self.accept(at, model, body.seq_id, digest, Goal::Compute, work))
+        Ok(self.accept(at, model, body.seq_id, digest, Goal::Step, work))
     }
 }

@@ -7,7 +7,7 @@ use tinkers_wire::{
     SaveWeightsForSampler, SessionSearch, SetCheckpointTtl, WeightsInfoRequest,
 };
 
-use super::{Digest, Numbered};
+use super::{AuditQuery, Digest, Numbered, UsagePeriod};
 use crate::access::{KeyId, Owner};
 use crate::protocol::Form;
 
@@ -81,6 +81,14 @@ pub enum Command {
     AssignProject(String, AssignSessionProject),
     Sessions(Page),
     Session(String),
+    Audit(AuditQuery),
+    Usage(UsagePeriod),
+    /// A request for the storage of checkpoints, in one project or in all projects.
+    Storage(Option<String>),
+    /// A request for the address of the trace of a session. The second field is the host to which the request was sent, if it names one.
+    ExportTrace(String, Option<String>),
+    /// A download of a trace. The field is the secret part of its address.
+    Trace(String),
     WindowCounts,
 }
 

@@ -1,6 +1,7 @@
 //! Parses a request into a [`Command`]: API key, route and body. Parsing does not use the state, so it runs without the lock of the
 //! protocol.
 
+mod admin_query;
 mod body;
 mod command;
 mod digest;
@@ -13,6 +14,7 @@ mod route_class;
 mod seq_id_scan;
 mod unknown_options;
 
+pub(crate) use admin_query::{AuditQuery, UsagePeriod};
 pub(crate) use body::{decompressed, is_protobuf, too_large};
 pub(crate) use command::Page;
 pub use command::{AuthorizedCommand, Command};

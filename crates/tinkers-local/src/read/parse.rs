@@ -11,14 +11,16 @@ use tinkers_wire::{
 use super::body::decompressed;
 use super::json::json;
 use super::{
-    AuthorizedCommand, Command, Digest, Page, Refusal, Route, is_protobuf, pass, unknown_options,
+    AuditQuery, AuthorizedCommand, Command, Digest, Page, Refusal, Route, UsagePeriod, is_protobuf,
+    pass, unknown_options,
 };
-use crate::access::{Accepts, KeyHolder};
+use crate::access::{Accepts, KeyHolder, Owner};
 use crate::config::LocalConfig;
 use crate::dialect::{Dialect, KeyNeed, Repeats};
 use crate::faults::Faults;
 use crate::http::{LazyResponse, Request};
 use crate::openapi;
+use crate::trace;
 
 const GET: &str = "GET";
 const WINDOW_COUNTS: &str = "/scripted/counts";
@@ -44,6 +46,9 @@ pub(crate) fn read(
 ) -> Result<AuthorizedCommand, LazyResponse> {
     if request.route() == openapi::PATH {
         return Err(document(config, request));
+    }
+    if let Some(secret) = request.route().strip_prefix(trace::PATH) {
+        return trace_download(config, request, secret);
     }
     let caller = check_key(config, request).map_err(Refusal::into_response)?;
     let command = match config.window {
@@ -112,6 +117,28 @@ fn of_api(
         _ => without_body(request, route, &segments),
     };
     read.map_err(Refusal::into_response)
+}
+
+/// Parses a download of a trace. Its address is secret, so it needs no API key.
+#[expect(
+    clippy::result_large_err,
+    reason = "the error is the response and is used at once"
+)]
+fn trace_download(
+    config: &LocalConfig,
+    request: &Request,
+    secret: &str,
+) -> Result<AuthorizedCommand, LazyResponse> {
+    if !config.serves(Route::TraceExport) {
+        return Err(config.dialect.no_route(request.route()).into_response());
+    }
+    if request.method != Method::GET {
+        return Err(wrong_method(request, GET));
+    }
+    Ok(AuthorizedCommand {
+        owner: Owner::default(),
+        command: Command::Trace(secret.to_owned()),
+    })
 }
 
 /// Returns the response to a request for the OpenAPI document: the document, or a refusal.
@@ -336,6 +363,19 @@ fn without_body(request: &Request, route: Route, segments: &[&str]) -> Result<Co
         Route::Sampler => Command::Sampler(id(segments)),
         Route::Sessions => Command::Sessions(page(20)?),
         Route::Session => Command::Session(id(segments)),
+        Route::TraceExport => {
+            let host = request.header("host").map(str::to_owned);
+            Command::ExportTrace(id(segments), host)
+        }
+        Route::Audit => Command::Audit(AuditQuery {
+            event_type: parameter(request, "event_type"),
+            day: parameter(request, "day"),
+        }),
+        Route::BillingUsage => Command::Usage(UsagePeriod {
+            starting_on: parameter(request, "starting_on"),
+            ending_before: parameter(request, "ending_before"),
+        }),
+        Route::CheckpointStorage => Command::Storage(parameter(request, "project_id")),
         Route::TrainingRuns => Command::TrainingRuns(page(20)?, parameter(request, "project_id")),
         Route::TrainingRun => Command::TrainingRun(id(segments)),
         Route::RunCheckpoints => Command::RunCheckpoints(id(segments)),

@@ -101,11 +101,12 @@ async fn invalid_json_is_400_and_unknown_routes_are_404_or_405() {
         "/api/v2/healthz",
         "/api/v1/sessions/a/b/c",
         "/api/v1/sessions/search/x",
-        "/api/v1/audit",
+        "/api/v1/billing",
         "/api/v1/training_runs/a/checkpoints/w/archive",
         "/api/v1/training_runs/a/checkpoints/weights%2Fw/ttl",
         "/api/v1/training_runs/a/checkpoints/weights/w/archive",
-        "/api/v1/billing/usage/events",
+        "/api/v1/billing/usage",
+        "/traces",
         "",
     ] {
         for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {

@@ -208,6 +208,13 @@ async fn client_requests_and_responses_match_the_openapi_document() {
     let search = json!({ "session_id": session, "project_ids": ["p"], "user_metadata": {}, "display_name": "x", "owner": { "type": "own" }, "statuses": [{ "type": "active" }], "limit": 1 });
     let search = encoded::<wire::SessionSearch>(search);
     server.call(Route::SearchSessions, &[], search).await.ok();
+    for (route, ids) in [
+        (Route::TraceExport, vec![session.as_str()]),
+        (Route::Audit, vec![]),
+        (Route::CheckpointStorage, vec![]),
+    ] {
+        server.call(route, &ids, None).await.ok();
+    }
     let search = json!({ "project_ids": ["p"], "user_metadata": {}, "checkpoint_type": "training", "owner": { "type": "accessible" }, "base_models": ["tinkers/scripted"], "limit": 1 });
     let search = encoded::<wire::CheckpointSearch>(search);
     server

@@ -53,7 +53,9 @@ async fn resources(server: &TestServer) -> Resources {
 /// Returns the ids to put into the path of a route in place of its parameters.
 fn ids(route: Route, resources: &Resources) -> Vec<&str> {
     match route {
-        Route::FinishSession | Route::Session | Route::SessionProject => vec![&resources.session],
+        Route::FinishSession | Route::Session | Route::SessionProject | Route::TraceExport => {
+            vec![&resources.session]
+        }
         Route::Sampler => vec![&resources.sampler],
         Route::TrainingRun | Route::RunCheckpoints => vec![&resources.model],
         Route::DeleteCheckpoint => vec![&resources.model, "weights", "a"],

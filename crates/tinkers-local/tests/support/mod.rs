@@ -316,7 +316,6 @@ fn describe(work: &Work) -> String {
         Work::DropSnapshot { .. } => "drop snapshot".to_owned(),
         Work::Save { record, .. } => format!("save {}", record.path.name()),
         Work::DeleteCheckpoint { path } => format!("delete {}", path.name()),
-        Work::UpdateCheckpoint { record } => format!("update {}", record.path.name()),
         Work::CopyCheckpoint { source, .. } => format!("copy {}", source.name()),
         Work::Sample { .. } => "sample".to_owned(),
         other => format!("{other:?}"),

@@ -2,62 +2,86 @@
 
 use http::StatusCode;
 use serde_json::json;
-use tinkers_wire::{
-    AssignSessionProject, CopyWeights, NewCheckpoint, SetCheckpointTtl, TinkerPath,
-};
+use tinkers_wire::{CopyWeights, NewCheckpoint, SetCheckpointTtl, TinkerPath};
 
 use crate::access::Owner;
 use crate::engine::{CheckpointRecord, EngineError, Work};
 use crate::http::LazyResponse;
 use crate::protocol::delete_checkpoint::path_of;
 use crate::protocol::ids::ExchangeId;
+use crate::protocol::listing::date;
 use crate::protocol::payload::Product;
 use crate::protocol::state::jobs::Role;
+use crate::protocol::state::records::{AuditEvent, CheckpointChange};
 use crate::protocol::{Protocol, Stamp};
 use crate::read::Refusal;
 
 impl Protocol {
-    /// Handles `POST` and `DELETE /training_runs/{run}/checkpoints/{checkpoint}/publish`. The response is sent when the engine has stored
-    /// the change.
+    /// Handles `POST` and `DELETE /training_runs/{run}/checkpoints/{checkpoint}/publish`.
     pub(in crate::protocol) fn set_public(
         &mut self,
-        exchange: ExchangeId,
+        at: Stamp,
+        owner: &Owner,
         run: &str,
         checkpoint: &str,
         public: bool,
-    ) -> Result<Option<LazyResponse>, Refusal> {
-        let path = path_of(run, checkpoint)?;
-        // The stored state is known only when no other change is in progress.
-        let mut record = self.checkpoints.begin_change(&path)?;
-        if record.public == public {
-            self.checkpoints.cancel_change(&path);
-            let state = match public {
-                true => "is already public",
-                false => "is not public",
-            };
-            return Err(Refusal::conflict(format!("{path} {state}")));
-        }
-        record.public = public;
-        self.start_change(exchange, record);
-        Ok(None)
+    ) -> Result<LazyResponse, Refusal> {
+        let record = self.checkpoints.get(&path_of(run, checkpoint)?)?.clone();
+        let path = &record.path;
+        let event = match (record.public, public) {
+            (false, true) => AuditEvent::CheckpointPublished,
+            (true, false) => AuditEvent::CheckpointUnpublished,
+            (true, true) => return Err(Refusal::conflict(format!("{path} is already public"))),
+            (false, false) => return Err(Refusal::conflict(format!("{path} is not public"))),
+        };
+        let details = json!({ "tinker_path": path });
+        self.records.log(at, owner, event, details);
+        let expires_at = record.expires_at;
+        self.change_checkpoint(at, &record, public, expires_at);
+        Ok(LazyResponse::ok(&json!({})))
     }
 
-    /// Handles `PUT /training_runs/{run}/checkpoints/{checkpoint}/ttl`. The response is sent when the engine has stored the change.
+    /// Handles `PUT /training_runs/{run}/checkpoints/{checkpoint}/ttl`.
     pub(in crate::protocol) fn set_ttl(
         &mut self,
         at: Stamp,
-        exchange: ExchangeId,
+        owner: &Owner,
         run: &str,
         checkpoint: &str,
-        body: SetCheckpointTtl,
-    ) -> Result<Option<LazyResponse>, Refusal> {
+        body: &SetCheckpointTtl,
+    ) -> Result<LazyResponse, Refusal> {
         body.validate()
             .map_err(|error| Refusal::invalid("", &error))?;
-        let path = path_of(run, checkpoint)?;
-        let mut record = self.checkpoints.begin_change(&path)?;
-        record.expires_at = expiry(at, body.ttl_seconds);
-        self.start_change(exchange, record);
-        Ok(None)
+        let record = self.checkpoints.get(&path_of(run, checkpoint)?)?.clone();
+        let expires_at = expiry(at, body.ttl_seconds);
+        let details = json!({
+            "tinker_path": record.path,
+            "ttl_seconds": body.ttl_seconds,
+            "expires_at": expires_at.map(date),
+        });
+        self.records
+            .log(at, owner, AuditEvent::CheckpointTtlSet, details);
+        let public = record.public;
+        self.change_checkpoint(at, &record, public, expires_at);
+        Ok(LazyResponse::ok(&json!({})))
+    }
+
+    /// Changes whether a checkpoint is published and when it expires.
+    fn change_checkpoint(
+        &mut self,
+        at: Stamp,
+        record: &CheckpointRecord,
+        public: bool,
+        expires_at: Option<f64>,
+    ) {
+        let change = CheckpointChange {
+            saved_at: record.saved_at,
+            public,
+            expires_at,
+        };
+        let path = &record.path;
+        self.checkpoints.change(&mut self.agenda, at, path, &change);
+        self.records.checkpoints.insert(path.to_string(), change);
     }
 
     /// Handles `POST /copy_weights`. The response is sent when the engine has stored the copy.
@@ -106,56 +130,10 @@ impl Protocol {
         record.project_id = Some(project.to_owned());
         // Reserves the path.
         self.checkpoints.begin_save(&record.path)?;
-        let role = Role::Copy(exchange, Box::new(record.clone()));
+        let role = Role::Copy(exchange, source.clone(), Box::new(record.clone()));
         let work = Work::CopyCheckpoint { source, record };
         self.effects.push(self.jobs.start(role, work));
         Ok(None)
-    }
-
-    /// Handles `PUT /sessions/{id}/project`: moves a session, even one that has ended, to a project.
-    pub(in crate::protocol) fn assign_project(
-        &mut self,
-        id: &str,
-        body: &AssignSessionProject,
-    ) -> Result<LazyResponse, Refusal> {
-        if body.project_id.is_empty() {
-            let reason = "project_id: expected the id of a project";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
-        }
-        self.sessions.assign_project(id, &body.project_id)?;
-        Ok(LazyResponse::ok(&json!({})))
-    }
-
-    /// Starts the engine job that stores the changed record of a checkpoint.
-    fn start_change(&mut self, exchange: ExchangeId, record: CheckpointRecord) {
-        let role = Role::Change(exchange, Box::new(record.clone()));
-        let work = Work::UpdateCheckpoint { record };
-        self.effects.push(self.jobs.start(role, work));
-    }
-
-    /// Applies the outcome of a change of a checkpoint by the engine, and responds to the client that asked for it.
-    pub(in crate::protocol) fn checkpoint_changed(
-        &mut self,
-        at: Stamp,
-        exchange: ExchangeId,
-        record: CheckpointRecord,
-        result: Result<Product, EngineError>,
-    ) {
-        let path = record.path.clone();
-        let response = match result {
-            Ok(_) => {
-                self.checkpoints
-                    .end_change(&mut self.agenda, at, &path, Some(record));
-                LazyResponse::ok(&json!({}))
-            }
-            Err(error) => {
-                self.checkpoints
-                    .end_change(&mut self.agenda, at, &path, None);
-                let reason = format!("{path} could not be changed: {}", error.message);
-                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason).into_response()
-            }
-        };
-        self.respond(exchange, response);
     }
 
     /// Applies the outcome of a copy by the engine, and responds to the client that asked for it.
@@ -163,6 +141,7 @@ impl Protocol {
         &mut self,
         at: Stamp,
         exchange: ExchangeId,
+        source: &TinkerPath,
         mut record: CheckpointRecord,
         result: Result<Product, EngineError>,
     ) {
@@ -172,6 +151,13 @@ impl Protocol {
                 if let Product::Saved(size_bytes) = product {
                     record.size_bytes = size_bytes;
                 }
+                let details = json!({
+                    "tinker_path": path,
+                    "source_path": source,
+                    "project_id": record.project_id,
+                });
+                let event = AuditEvent::CheckpointCopied;
+                self.records.log(at, &record.owner(), event, details);
                 self.checkpoints.insert(&mut self.agenda, at, record);
                 LazyResponse::ok(&NewCheckpoint::new(path.as_str()))
             }

@@ -1,8 +1,11 @@
-//! The management of checkpoints and sessions: publication, expiry, copies, projects and searches.
+//! The management of checkpoints and sessions: publication, expiry, copies, projects, searches, the usage, the audit log and traces.
 
+mod audit;
 mod change_checkpoint;
 mod search_checkpoints;
 mod search_sessions;
+mod trace;
+mod usage;
 
 use tinkers_wire::OwnerFilter;
 
@@ -11,11 +14,7 @@ use crate::access::Owner;
 /// Returns whether a search with this filter finds objects of the caller's owner. A search returns no objects of other owners.
 fn finds_own(filter: &OwnerFilter, owner: &Owner) -> bool {
     match filter {
-        OwnerFilter::User { owner_urns } => {
-            // The user has the same name in the claims of tokens.
-            let own = format!("tml:user:{}", owner.name());
-            owner_urns.contains(&own)
-        }
+        OwnerFilter::User { owner_urns } => owner_urns.contains(&owner.urn()),
         _ => true,
     }
 }

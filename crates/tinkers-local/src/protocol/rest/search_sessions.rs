@@ -12,6 +12,8 @@ use super::finds_own;
 use crate::access::Owner;
 use crate::http::LazyResponse;
 use crate::protocol::Protocol;
+use crate::protocol::listing::date;
+use crate::protocol::state::records::SessionRecord;
 use crate::read::Refusal;
 
 impl Protocol {
@@ -23,22 +25,22 @@ impl Protocol {
     ) -> Result<LazyResponse, Refusal> {
         body.validate()
             .map_err(|error| Refusal::invalid("", &error))?;
-        let mut ids = self.sessions.newest_first(owner).into_iter();
+        let mut sessions = self.sessions_of(owner).into_iter();
         if let Some(cursor) = &body.cursor {
             let last = cursor
                 .content()
                 .get("last_session_id")
                 .and_then(|id| id.as_str());
             // Moves behind the last session of the page before.
-            if !ids.any(|id| Some(id) == last) {
+            if !sessions.any(|(id, _)| Some(id) == last) {
                 let reason = "expected the next_cursor of the page before";
                 return Err(Refusal::field("cursor", reason));
             }
         }
         let may_find = finds_own(&body.owner, owner);
-        let mut found = ids
+        let mut found = sessions
             .filter(|_| may_find)
-            .filter_map(|id| self.sessions.summary(id))
+            .map(|(id, session)| summary(id, session))
             .filter(|summary| is_wanted(body, summary));
         let limit = usize::try_from(body.limit).unwrap_or(usize::MAX);
         let mut page: Vec<SessionSummary> = found.by_ref().take(limit).collect();
@@ -60,14 +62,24 @@ impl Protocol {
             sizes.entry(run).or_default().push(record.size_bytes);
         }
         for summary in page {
-            let runs = self.sessions.info(&summary.session_id);
-            let runs = runs.map(|info| info.training_run_ids).unwrap_or_default();
+            let runs = self.records.runs_of(&summary.session_id);
             let of_runs = runs.iter().filter_map(|run| sizes.get(run.as_str()));
             let of_session: Vec<u64> = of_runs.flatten().copied().collect();
             summary.checkpoints_count = of_session.len() as u64;
             summary.checkpoint_storage_bytes = Some(of_session.iter().sum());
         }
     }
+}
+
+/// Returns the summary of a session, without its checkpoints.
+fn summary(id: &str, session: &SessionRecord) -> SessionSummary {
+    let mut summary = SessionSummary::new(id, date(session.created_at));
+    summary.owner = session.owner.name().to_owned();
+    summary.project_id = session.project_id.clone().unwrap_or_default();
+    summary.display_name = session.display_name.clone();
+    summary.user_metadata = Some(session.user_metadata.clone());
+    summary.status = session.status();
+    summary
 }
 
 fn is_wanted(body: &SessionSearch, summary: &SessionSummary) -> bool {

@@ -25,6 +25,8 @@ pub(crate) enum Alarm {
     Gap(String),
     /// The time at which this checkpoint expires.
     Checkpoint(TinkerPath),
+    /// The time at which changes of records are written that did not have to be written at once.
+    Records,
 }
 
 /// A timer queue: the deadlines of the server, ordered by time.

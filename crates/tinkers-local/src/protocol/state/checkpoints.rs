@@ -7,6 +7,7 @@ use tinkers_core::Timestamp;
 use tinkers_wire::TinkerPath;
 
 use super::agenda::{Agenda, Alarm};
+use super::records::CheckpointChange;
 use crate::engine::CheckpointRecord;
 use crate::protocol::stamp::Stamp;
 use crate::read::Refusal;
@@ -19,8 +20,6 @@ pub(crate) struct Checkpoints {
     saving: BTreeMap<TinkerPath, usize>,
     /// The paths of the checkpoints that the engine is deleting.
     deleting: BTreeSet<TinkerPath>,
-    /// The paths of the checkpoints whose records the engine is changing.
-    changing: BTreeSet<TinkerPath>,
     /// The times for which the deletion of expired checkpoints is planned in the agenda, at most one for each checkpoint.
     alarms: BTreeMap<TinkerPath, Timestamp>,
     /// The latest known date, in seconds since the Unix epoch. Checkpoints that had expired by then are not served, even if they are not
@@ -100,14 +99,12 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// If the checkpoint is being deleted: the engine could do the save and the deletion in either order. If the checkpoint is being
-    /// changed, the client shall ask again a second later.
+    /// If the checkpoint is being deleted: the engine could do the save and the deletion in either order.
     pub(crate) fn begin_save(&mut self, path: &TinkerPath) -> Result<(), Refusal> {
         if self.deleting.contains(path) {
             let reason = format!("{path} is being deleted; save again when it is gone");
             return Err(Refusal::conflict(reason));
         }
-        self.check_unchanging(path)?;
         *self.saving.entry(path.clone()).or_default() += 1;
         Ok(())
     }
@@ -141,7 +138,6 @@ impl Checkpoints {
                 format!("{path} is being saved; delete it when its save has ended, or not at all");
             return Err(Refusal::conflict(reason));
         }
-        self.check_unchanging(&path)?;
         self.take(agenda, &path).ok_or_else(|| unknown(&path))
     }
 
@@ -160,54 +156,42 @@ impl Checkpoints {
             self.plan_expiry(agenda, at, path);
             return None;
         }
-        // Its expiry is planned again at the end of the save or change.
-        if self.is_saving(path) || self.changing.contains(path) {
+        // Its expiry is planned again at the end of the save.
+        if self.is_saving(path) {
             return None;
         }
         self.take(agenda, path)
     }
 
-    /// Begins a change of the record of a checkpoint, and returns the record. Until the change ends, the checkpoint can neither be saved
-    /// again nor be deleted.
-    ///
-    /// # Errors
-    ///
-    /// If there is no checkpoint at this path. If the checkpoint is being saved or changed, the client shall ask again a second later.
-    pub(crate) fn begin_change(&mut self, path: &TinkerPath) -> Result<CheckpointRecord, Refusal> {
-        let record = self.get(path)?.clone();
-        self.check_unchanging(&record.path)?;
-        if self.is_saving(&record.path) {
-            return Err(Refusal::busy(format!("{path} is being saved")));
-        }
-        self.changing.insert(record.path.clone());
-        Ok(record)
-    }
-
-    /// Ends a change that is not needed. The record stays as it is.
-    pub(crate) fn cancel_change(&mut self, path: &TinkerPath) {
-        self.changing.remove(path);
-    }
-
-    /// Records the end of a change. `changed` is the new record, or `None` if the change failed.
-    pub(crate) fn end_change(
+    /// Changes whether a checkpoint is published, and when it expires. Does nothing if there is no checkpoint at this path.
+    pub(crate) fn change(
         &mut self,
         agenda: &mut Agenda,
         at: Stamp,
         path: &TinkerPath,
-        changed: Option<CheckpointRecord>,
+        change: &CheckpointChange,
     ) {
-        self.changing.remove(path);
-        // Plans the expiry, which may have passed during the change.
-        if let Some(record) = changed.or_else(|| self.records.get(path).cloned()) {
-            self.insert(agenda, at, record);
+        if let Some(record) = self.records.get_mut(path) {
+            record.public = change.public;
+            record.expires_at = change.expires_at;
+            self.plan_expiry(agenda, at, path);
         }
     }
 
-    fn check_unchanging(&self, path: &TinkerPath) -> Result<(), Refusal> {
-        match self.changing.contains(path) {
-            true => Err(Refusal::busy(format!("{path} is being changed"))),
-            false => Ok(()),
+    /// Applies a change that was made by an earlier process. Returns whether the checkpoint exists and is the one that was changed.
+    pub(crate) fn restore(
+        &mut self,
+        agenda: &mut Agenda,
+        at: Stamp,
+        path: &TinkerPath,
+        change: &CheckpointChange,
+    ) -> bool {
+        let record = self.records.get(path);
+        let is_same = record.is_some_and(|record| record.saved_at == change.saved_at);
+        if is_same {
+            self.change(agenda, at, path, change);
         }
+        is_same
     }
 
     fn take(&mut self, agenda: &mut Agenda, path: &TinkerPath) -> Option<CheckpointRecord> {
@@ -321,34 +305,17 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn checkpoint_that_expires_during_a_change_is_deleted_after_it() {
-        let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
-        let path = record("a", None).path;
-        all.insert(&mut agenda, at(0), record("a", Some(10.0)));
-        let changed = all.begin_change(&path).unwrap();
-        assert_eq!(all.begin_change(&path).unwrap_err().status(), 429);
-        let deletion = all.begin_delete(&mut agenda, &path);
-        assert_eq!(deletion.unwrap_err().status(), 429);
-        assert_eq!(all.begin_save(&path).unwrap_err().status(), 429);
-        while agenda.pop_due(at(10).now).is_some() {}
-        assert!(all.begin_expiry(&mut agenda, at(10), &path).is_none());
-        all.end_change(&mut agenda, at(11), &path, Some(changed));
-        assert_eq!(
-            agenda.pop_due(at(11).now),
-            Some(Alarm::Checkpoint(path.clone()))
-        );
-        assert!(all.begin_expiry(&mut agenda, at(11), &path).is_some());
-    }
-
-    #[test]
     fn repeated_changes_of_the_expiry_leave_one_alarm() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let path = record("a", None).path;
         all.insert(&mut agenda, at(0), record("a", Some(10.0)));
         for expires_at in [Some(20.0), Some(5.0), Some(30.0), None, Some(40.0)] {
-            let mut changed = all.begin_change(&path).unwrap();
-            changed.expires_at = expires_at;
-            all.end_change(&mut agenda, at(1), &path, Some(changed));
+            let change = CheckpointChange {
+                saved_at: 0.0,
+                public: false,
+                expires_at,
+            };
+            all.change(&mut agenda, at(1), &path, &change);
         }
         assert_eq!(agenda.next(), Some(at(40).now));
         all.begin_delete(&mut agenda, &path).unwrap();
@@ -364,7 +331,6 @@ pub(super) mod tests {
         assert!(all.get(&path).is_ok() && all.iter().count() == 1);
         all.set_date(at(10));
         assert_eq!(all.get(&path).unwrap_err().status(), 404);
-        assert_eq!(all.begin_change(&path).unwrap_err().status(), 404);
         assert_eq!(all.iter().count(), 0);
         assert!(all.begin_expiry(&mut agenda, at(10), &path).is_some());
     }
@@ -374,9 +340,12 @@ pub(super) mod tests {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let path = record("a", None).path;
         all.insert(&mut agenda, at(0), record("a", Some(10.0)));
-        let mut changed = all.begin_change(&path).unwrap();
-        changed.expires_at = Some(20.0);
-        all.end_change(&mut agenda, at(1), &path, Some(changed));
+        let change = CheckpointChange {
+            saved_at: 0.0,
+            public: false,
+            expires_at: Some(20.0),
+        };
+        all.change(&mut agenda, at(1), &path, &change);
         assert!(all.begin_expiry(&mut agenda, at(10), &path).is_none());
         assert!(all.begin_expiry(&mut agenda, at(20), &path).is_some());
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tinkers_core::Timestamp;
-use tinkers_wire::QueueState;
+use tinkers_wire::{QueueState, TinkerPath};
 
 use crate::engine::{CheckpointRecord, Job, JobId, Work};
 use crate::protocol::effect::Effect;
@@ -21,10 +21,8 @@ pub(crate) enum Role {
     /// The job deletes a checkpoint: because a client asked for it in this exchange or, without an exchange, because the checkpoint
     /// has expired.
     Delete(Option<ExchangeId>, Box<CheckpointRecord>),
-    /// The job changes the record of a checkpoint, for a client that asked for it in this exchange.
-    Change(ExchangeId, Box<CheckpointRecord>),
-    /// The job copies a checkpoint, for a client that asked for it in this exchange. The record is that of the copy.
-    Copy(ExchangeId, Box<CheckpointRecord>),
+    /// The job copies the checkpoint at this path, for a client that asked for it in this exchange. The record is that of the copy.
+    Copy(ExchangeId, TinkerPath, Box<CheckpointRecord>),
     /// The job frees resources, such as the memory of a model after its session has ended. No client waits for its outcome.
     Cleanup,
 }

@@ -11,13 +11,12 @@ use crate::engine::BaseModel;
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A model. Unloaded models are not deleted, because their training runs are still listed.
+/// A model. Unloaded models are not deleted, so that later requests to them can be refused with a reason.
 #[derive(Debug)]
 pub(crate) struct Model {
     session: String,
     base: Arc<BaseModel>,
     lora: LoraConfig,
-    user_metadata: Option<BTreeMap<String, String>>,
     queue: ModelQueue,
     /// The reason why the model accepts no more requests; `None` if it accepts requests.
     retired: Option<String>,
@@ -27,31 +26,24 @@ pub(crate) struct Model {
     unloading: Option<OperationId>,
     /// The ids of the samplers that use copies of the weights of this model in memory, the least recently used sampler first.
     snapshots: Vec<String>,
-    /// The time of the last request of the model, in seconds since the Unix epoch.
-    last_request: f64,
 }
 
 impl Model {
-    /// Creates a model. `created` is the time at which a client asked for it, in seconds since the Unix epoch.
     pub(crate) fn new(
         session: String,
         base: Arc<BaseModel>,
         lora: LoraConfig,
-        user_metadata: Option<BTreeMap<String, String>>,
         order: Order,
-        created: f64,
     ) -> Self {
         Self {
             session,
             base,
             lora,
-            user_metadata,
             queue: ModelQueue::new(order),
             retired: None,
             unloads: false,
             unloading: None,
             snapshots: Vec::new(),
-            last_request: created,
         }
     }
 
@@ -67,10 +59,6 @@ impl Model {
         &self.lora
     }
 
-    pub(crate) fn user_metadata(&self) -> Option<&BTreeMap<String, String>> {
-        self.user_metadata.as_ref()
-    }
-
     pub(crate) fn queue(&self) -> &ModelQueue {
         &self.queue
     }
@@ -78,11 +66,6 @@ impl Model {
     /// Returns the operation that unloads the model for a client. Returns `None` if no client has asked for the unload.
     pub(crate) fn unloading(&self) -> Option<OperationId> {
         self.unloading
-    }
-
-    /// Returns the time of the last request of the model, in seconds since the Unix epoch.
-    pub(crate) fn last_request(&self) -> f64 {
-        self.last_request
     }
 }
 
@@ -122,10 +105,6 @@ impl Models {
         self.all.get(id)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Model)> {
-        self.all.iter().map(|(id, model)| (id.as_str(), model))
-    }
-
     /// Returns the queue of a model, or `None` if the model is unknown.
     pub(crate) fn queue_mut(&mut self, id: &str) -> Option<&mut ModelQueue> {
         self.all.get_mut(id).map(|model| &mut model.queue)
@@ -142,22 +121,6 @@ impl Models {
             None => Ok(model),
             Some(reason) => Err(Refusal::gone(reason.clone())),
         }
-    }
-
-    /// Records that a request for a model arrived at `seconds` since the Unix epoch, and returns the queue of the model.
-    ///
-    /// # Errors
-    ///
-    /// The same as for [`Self::usable`].
-    pub(crate) fn queue_for_request(
-        &mut self,
-        id: &str,
-        seconds: f64,
-    ) -> Result<&ModelQueue, Refusal> {
-        self.usable(id)?;
-        let model = self.all.get_mut(id).ok_or_else(|| unknown(id))?;
-        model.last_request = seconds;
-        Ok(&model.queue)
     }
 
     /// Makes a model refuse new requests because a client unloads it. Queued operations still run before the unload, except those
@@ -277,7 +240,7 @@ mod tests {
         let base = Arc::new(base("base", None));
         let lora = LoraConfig::rank(4);
         let order = Order::BySeqId;
-        let model = Model::new("session".to_owned(), base, lora, None, order, 0.0);
+        let model = Model::new("session".to_owned(), base, lora, order);
         let mut models = Models::default();
         models.insert("m".to_owned(), model, digest(), OperationId(1));
         let queue = models.queue_mut("m").unwrap();

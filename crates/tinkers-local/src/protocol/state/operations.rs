@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tinkers_core::{Jitter, Timestamp};
-use tinkers_wire::TinkerPath;
+use tinkers_wire::{PassMode, TinkerPath};
 
 use super::retained::RetainedResults;
 use super::samplers::Sampler;
 use crate::access::Owner;
-use crate::engine::{CheckpointRecord, EngineError, JobId, Work};
+use crate::engine::{BaseModel, CheckpointRecord, EngineError, JobId, Work};
 use crate::protocol::ids::{OperationId, RequestIds};
 use crate::protocol::payload::{Payload, Product};
 
@@ -22,9 +22,13 @@ pub(crate) enum Goal {
     /// Loads a checkpoint into an existing model.
     LoadInto(TinkerPath),
     Unload,
-    /// Runs a forward or backward pass, an optimizer step or a sample. The engine returns the result, and no other state of the
-    /// server changes.
-    Compute,
+    /// Runs a forward pass, or a forward and a backward pass, on data with this number of tokens.
+    Pass(PassMode, u64),
+    Step,
+    /// Samples from weights of this base model, with a prompt of this number of tokens.
+    Sample(Arc<BaseModel>, u64),
+    /// Does nothing: the request failed before its operation could be queued.
+    Refused,
     Save(Box<CheckpointRecord>),
     /// Copies the weights of a model into memory for this new sampler, which gets this id.
     Snapshot(Box<Sampler>, String),
@@ -48,6 +52,8 @@ pub(crate) struct Operation {
     goal: Goal,
     origin: Origin,
     state: State,
+    accepted: Timestamp,
+    started: Option<Timestamp>,
     /// Whether no client needs the result any more. The operation is then deleted when it ends.
     is_abandoned: bool,
     /// The reason for the cancellation, if the operation was cancelled.
@@ -104,6 +110,11 @@ impl Operation {
         self.polled
     }
 
+    /// Returns the time at which the operation was accepted, and the time at which the engine started it, if it did.
+    pub(crate) fn times(&self) -> (Timestamp, Option<Timestamp>) {
+        (self.accepted, self.started)
+    }
+
     /// Returns the result of the operation, or `None` until the operation has ended.
     pub(crate) fn result(&self) -> Option<&Result<Arc<Payload>, EngineError>> {
         match &self.state {
@@ -117,6 +128,8 @@ impl Operation {
 #[derive(Debug)]
 pub(crate) struct Operations {
     ids: RequestIds,
+    /// The time of the current transition.
+    now: Timestamp,
     all: BTreeMap<OperationId, Operation>,
     retained: RetainedResults,
 }
@@ -126,9 +139,15 @@ impl Operations {
     pub(crate) fn new(random: Arc<dyn Jitter>) -> Self {
         Self {
             ids: RequestIds::new(random),
+            now: Timestamp::ORIGIN,
             all: BTreeMap::new(),
             retained: RetainedResults::default(),
         }
+    }
+
+    /// Sets the time of the current transition.
+    pub(crate) fn set_now(&mut self, now: Timestamp) {
+        self.now = now;
     }
 
     /// Adds an operation that has not started, and returns its number.
@@ -138,7 +157,7 @@ impl Operations {
 
     /// Adds an operation that has already failed, and returns its number.
     pub(crate) fn add_failed(&mut self, origin: Origin, error: EngineError) -> OperationId {
-        self.add_in(State::Ended(Err(error)), Goal::Compute, origin)
+        self.add_in(State::Ended(Err(error)), Goal::Refused, origin)
     }
 
     fn add_in(&mut self, state: State, goal: Goal, origin: Origin) -> OperationId {
@@ -147,6 +166,8 @@ impl Operations {
             goal,
             origin,
             state,
+            accepted: self.now,
+            started: None,
             is_abandoned: false,
             cancelled: None,
             expires: None,
@@ -181,7 +202,10 @@ impl Operations {
     pub(crate) fn start(&mut self, id: OperationId, job: JobId) -> Option<Work> {
         let operation = self.all.get_mut(&id)?;
         match std::mem::replace(&mut operation.state, State::Running(job)) {
-            State::Queued(work) => Some(*work),
+            State::Queued(work) => {
+                operation.started = Some(self.now);
+                Some(*work)
+            }
             other => {
                 operation.state = other;
                 None
@@ -324,7 +348,7 @@ mod tests {
     #[test]
     fn queued_operation_starts_only_once() {
         let mut operations = operations();
-        let id = operations.add(Goal::Compute, origin(), work());
+        let id = operations.add(Goal::Step, origin(), work());
         assert!(operations.start(id, JobId(1)).is_some());
         assert!(operations.start(id, JobId(2)).is_none());
         assert_eq!(operations.cancel(id, "reason"), Some(JobId(1)));
@@ -337,7 +361,7 @@ mod tests {
     #[test]
     fn cancelled_operation_fails_with_the_reason_for_the_cancellation() {
         let mut operations = operations();
-        let id = operations.add(Goal::Compute, origin(), work());
+        let id = operations.add(Goal::Step, origin(), work());
         assert_eq!(operations.cancel(id, "too early"), None);
         operations.start(id, JobId(1));
         operations.cancel(id, "its client left");
@@ -375,9 +399,9 @@ mod tests {
     #[test]
     fn server_restart_keeps_running_operations_but_not_request_ids() {
         let mut operations = Operations::new(Arc::new(tinkers_core::SplitMix::new(1)));
-        let running = operations.add(Goal::Compute, origin(), work());
+        let running = operations.add(Goal::Step, origin(), work());
         operations.start(running, JobId(1));
-        let queued = operations.add(Goal::Compute, origin(), work());
+        let queued = operations.add(Goal::Step, origin(), work());
         let name = operations.request_id(running);
         operations.restart();
         assert!(operations.get(running).unwrap().is_abandoned());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tinkers_core::Timestamp;
 
 use super::numbered::NumberedRequests;
+use super::records::SamplerRecord;
 use crate::engine::{BaseModel, SamplerWeights};
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
@@ -15,6 +16,7 @@ use crate::read::{Digest, Refusal};
 #[derive(Debug, Clone)]
 pub(crate) struct Sampler {
     session: String,
+    number: u64,
     base: Arc<BaseModel>,
     weights: SamplerWeights,
     /// The id of the model whose weights the sampler uses as a copy in memory. `None` if the sampler uses a base model or a
@@ -30,9 +32,16 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    pub(crate) fn new(session: String, base: Arc<BaseModel>, weights: SamplerWeights) -> Self {
+    /// Creates a sampler. `number` is the `sampling_session_seq_id` of the request for it.
+    pub(crate) fn new(
+        session: String,
+        number: u64,
+        base: Arc<BaseModel>,
+        weights: SamplerWeights,
+    ) -> Self {
         Self {
             session,
+            number,
             base,
             weights,
             model: None,
@@ -52,6 +61,19 @@ impl Sampler {
 
     pub(crate) fn weights(&self) -> &SamplerWeights {
         &self.weights
+    }
+
+    /// Returns the description of the sampler that survives it.
+    pub(crate) fn record(&self) -> SamplerRecord {
+        SamplerRecord {
+            session: self.session.clone(),
+            number: self.number,
+            base_model: self.base.name.clone(),
+            model_path: match &self.weights {
+                SamplerWeights::Checkpoint(path) => Some(path.clone()),
+                SamplerWeights::Base(_) | SamplerWeights::Snapshot(_) => None,
+            },
+        }
     }
 
     /// Returns the time of the last `retrieve_futures` request, which polls for all samples of the sampler at once.
@@ -181,7 +203,12 @@ pub(super) mod tests {
     /// Returns a sampler that uses a copy of weights in memory.
     pub(crate) fn snapshot(id: &str) -> Sampler {
         let weights = SamplerWeights::Snapshot(id.to_owned());
-        Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights)
+        Sampler::new(
+            "session".to_owned(),
+            0,
+            Arc::new(base("base", None)),
+            weights,
+        )
     }
 
     #[test]
@@ -203,7 +230,12 @@ pub(super) mod tests {
     fn ending_a_sampler_drops_weights_only_if_they_are_in_memory() {
         let mut samplers = Samplers::default();
         let weights = SamplerWeights::Base("base".to_owned());
-        let sampler = Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights);
+        let sampler = Sampler::new(
+            "session".to_owned(),
+            0,
+            Arc::new(base("base", None)),
+            weights,
+        );
         samplers.insert("s".to_owned(), sampler);
         assert!(!samplers.end("s", "it was finished"));
     }

@@ -1,0 +1,100 @@
+//! Responses wait until the changes that they promise are stored.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::store::server;
+use super::support::{is_pending, run_until_idle};
+
+fn session() -> serde_json::Value {
+    json!({ "tags": [], "user_metadata": {}, "sdk_version": "0.38.0" })
+}
+
+#[tokio::test]
+async fn response_waits_until_its_change_is_stored() {
+    let (server, store) = server();
+    store.stop();
+    let mut created = pin!(server.post("create_session", session()));
+    assert!(is_pending(&mut created).await);
+    assert_eq!(store.count("sessions"), 0);
+    store.resume();
+    assert_eq!(created.await.status, 200);
+    assert_eq!(store.count("sessions"), 1);
+}
+
+#[tokio::test]
+async fn responses_report_nothing_that_is_not_stored() {
+    let (server, store) = server();
+    store.stop();
+    let mut created = pin!(server.post("create_session", session()));
+    assert!(is_pending(&mut created).await);
+    // The list has the session, which would be lost if the server were killed now.
+    let mut listed = pin!(server.get("sessions"));
+    assert!(is_pending(&mut listed).await);
+    store.resume();
+    let id = created.await.ok()["session_id"].clone();
+    assert_eq!(listed.await.ok()["sessions"], json!([id]));
+    // With nothing to store, responses are sent at once.
+    store.stop();
+    assert_eq!(server.get("sessions").await.status, 200);
+}
+
+#[tokio::test]
+async fn changes_that_cannot_be_stored_get_503_and_are_stored_later() {
+    let (server, store) = server();
+    store.set_full(true);
+    let refused = server.post("create_session", session()).await;
+    assert_eq!(refused.status, 503);
+    refused.assert_reason("the change could not be stored: ");
+    refused.assert_reason("the disk is full");
+    store.set_full(false);
+    assert_eq!(server.post("create_session", session()).await.status, 200);
+    assert_eq!(store.count("sessions"), 2);
+}
+
+#[tokio::test]
+async fn changes_that_wait_for_a_commit_are_stored_together() {
+    let (server, store) = server();
+    store.stop();
+    let mut first = pin!(server.post("create_session", session()));
+    assert!(is_pending(&mut first).await);
+    let more: Vec<_> = (0..8)
+        .map(|_| Box::pin(server.post("create_session", session())))
+        .collect();
+    let mut waiting = more;
+    for request in &mut waiting {
+        assert!(is_pending(request).await);
+    }
+    store.resume();
+    assert_eq!(first.await.status, 200);
+    for request in waiting {
+        assert_eq!(request.await.status, 200);
+    }
+    assert_eq!(store.count("sessions"), 9);
+    // The first request may have been alone.
+    assert!(store.commits() <= 2, "{} commits", store.commits());
+}
+
+#[tokio::test]
+async fn usage_is_stored_within_a_second_and_at_the_end_of_the_server() {
+    let (server, store) = server();
+    let sampler = server.create_sampler().await;
+    let sample = |number| super::support::sample(&sampler, number);
+    let first = server.submit("asample", sample(1)).await;
+    server.result(&first).await;
+    assert_eq!(store.count("usage"), 0);
+    server.clock.advance(Duration::from_secs(1));
+    run_until_idle().await;
+    // The store has written the usage before it writes this session.
+    server.create_session().await;
+    assert_eq!(store.count("usage"), 2);
+    server.clock.advance(Duration::from_secs(3600));
+    let second = server.submit("asample", sample(2)).await;
+    server.result(&second).await;
+    server.local().drain();
+    // The response waits for all changes before it.
+    assert_eq!(server.get("sessions").await.status, 200);
+    assert_eq!(store.count("usage"), 4);
+}
