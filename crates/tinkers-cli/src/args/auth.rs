@@ -1,6 +1,8 @@
 //! The arguments of `tinkers auth`.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
+
+use super::OutputFormat;
 
 /// The arguments of `tinkers auth`.
 #[derive(Debug, Args)]
@@ -19,22 +21,31 @@ pub(crate) enum AuthCommand {
     Login,
     /// Remove the stored API key; a key that a program generated is also revoked on the server
     Logout,
-    /// Show whether there is a credential, and whether the server accepts it; exit with 1 if not
+    /// Show whether there is a credential, and whether the server accepts it; exit with 4 or 5 if not
     Status,
     /// Show the user and the organization of the credential
     Whoami {
-        /// The format of the output
-        #[arg(short, long, value_enum, default_value_t = OutputFormat::Table, help_heading = "Output")]
-        format: OutputFormat,
+        /// The format of the output [default: table]
+        #[arg(
+            short,
+            long,
+            value_enum,
+            conflicts_with = "json",
+            help_heading = "Output"
+        )]
+        format: Option<OutputFormat>,
+        /// Print one JSON object, like --format json
+        #[arg(long, help_heading = "Output")]
+        json: bool,
     },
 }
 
-/// The format of the output of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OutputFormat {
-    // Plain comments, since doc comments on values would switch --help to its long form.
-    // Lines for readers.
-    Table,
-    // One JSON object.
-    Json,
+impl AuthArgs {
+    /// Sets the format of the output, unless the command has its own.
+    pub(super) fn set_format(&mut self, given: Option<OutputFormat>) {
+        if let AuthCommand::Whoami { format, json } = &mut self.command {
+            let json = json.then_some(OutputFormat::Json);
+            *format = json.or(*format).or(given);
+        }
+    }
 }

@@ -1,12 +1,18 @@
 //! The command line arguments, and their validation.
 
+mod account;
 mod auth;
 mod bench;
+mod checkpoint;
 mod connection;
 mod dialect;
 mod doctor;
+mod manage;
+mod model;
 mod numbers;
+mod run;
 mod scripted;
+mod session;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -20,13 +26,22 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http::HeaderName;
 use tinkers::Environment;
 
-pub(crate) use self::auth::{AuthArgs, AuthCommand, OutputFormat};
+use clap_complete::Shell;
+
+pub(crate) use self::account::{AuditArgs, BillingArgs, BillingCommand, StorageArgs, UsageArgs};
+pub(crate) use self::auth::{AuthArgs, AuthCommand};
 pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
+pub(crate) use self::checkpoint::{CheckpointArgs, CheckpointCommand, FilterArgs};
 pub(crate) use self::connection::ConnectionArgs;
 pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::doctor::DoctorArgs;
+use self::manage::Effect;
+pub(crate) use self::manage::{ListArgs, ManageArgs, OutputFormat, PAGED, WHOLE};
+pub(crate) use self::model::{ModelArgs, ModelCommand};
 use self::numbers::{integer, learning_rate, positive, whole_seconds};
+pub(crate) use self::run::{Columns, RunArgs, RunCommand};
 pub(crate) use self::scripted::ScriptedArgs;
+pub(crate) use self::session::{SessionArgs, SessionCommand};
 use tinkers::wire::check_api_key;
 
 use crate::paths;
@@ -53,6 +68,15 @@ pub(crate) struct Cli {
     /// Log filter for stderr, such as `debug` or `tinkers_local=debug` [env: TINKER_LOG] [default: info for serve, else warn]
     #[arg(long, global = true, value_name = "FILTER", help_heading = "Output")]
     pub(crate) log: Option<String>,
+    /// The format of the output, if the command has several [default: table]
+    #[arg(
+        id = "top_format",
+        short = 'f',
+        long = "format",
+        value_enum,
+        help_heading = "Output"
+    )]
+    format: Option<OutputFormat>,
 }
 
 /// The commands of the program.
@@ -68,6 +92,34 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Log in to a Tinker server with an API key, and show whether the server accepts it
     Auth(AuthArgs),
+    /// List the base models of a server
+    Model(ModelArgs),
+    /// List and describe training runs
+    Run(RunArgs),
+    /// List, describe, publish, expire and delete checkpoints
+    Checkpoint(CheckpointArgs),
+    /// List and describe sessions, and export their traces
+    Session(SessionArgs),
+    /// Show the usage of a period, per hour, with costs
+    Usage(UsageArgs),
+    /// Show the storage that checkpoints take now, with costs
+    Storage(StorageArgs),
+    /// Show the audit log of a day
+    Audit(AuditArgs),
+    /// Usage and storage, by their names in the official program
+    Billing(BillingArgs),
+    /// Print a script that completes command lines in a shell
+    #[command(after_help = "\
+Examples:
+  tinkers completions bash > ~/.local/share/bash-completion/completions/tinkers
+  tinkers completions zsh > ~/.zfunc/_tinkers
+  tinkers completions fish > ~/.config/fish/completions/tinkers.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the version of the program
+    Version,
 }
 
 /// The arguments of `tinkers quickstart`.
@@ -442,20 +494,75 @@ impl Cli {
         if self.log.is_none() {
             self.log = environment.log().map(str::to_owned);
         }
+        let format = self.format;
         let (command, connection) = match &mut self.command {
             Command::Quickstart(args) => {
+                args.json |= json_only("quickstart", format)?;
                 args.server.set_base_url(environment);
                 return args.check();
             }
             Command::Serve(args) => return args.check(),
             // Its server is the hosted service by default.
-            Command::Auth(_) => return Ok(()),
-            Command::Bench(args) => (args.load.command(), args.load.connection_mut()),
-            Command::Doctor(args) => ("doctor", &mut args.connection),
+            Command::Auth(args) => {
+                args.set_format(format);
+                return Ok(());
+            }
+            Command::Bench(args) => {
+                let command = args.load.command();
+                args.load.server_mut().json |= json_only(command, format)?;
+                (command, &mut args.load.server_mut().connection)
+            }
+            Command::Doctor(args) => {
+                args.json |= json_only("doctor", format)?;
+                ("doctor", &mut args.connection)
+            }
+            Command::Completions { .. } | Command::Version => return Ok(()),
+            command => return complete_management(command, format),
         };
         connection
             .complete(environment)
             .map_err(|message| usage_error(command, ErrorKind::MissingRequiredArgument, message))
+    }
+}
+
+/// Sets the format of a management command, and checks its server.
+fn complete_management(
+    command: &mut Command,
+    format: Option<OutputFormat>,
+) -> Result<(), clap::Error> {
+    let (name, effect, manage) = match command {
+        Command::Model(args) => ("model list", Effect::Reads, &mut args.manage),
+        Command::Run(args) => ("run", Effect::Reads, &mut args.manage),
+        Command::Checkpoint(args) => {
+            args.check()?;
+            let (effect, name) = args.effect();
+            (name, effect, &mut args.manage)
+        }
+        Command::Session(args) => ("session", Effect::Reads, &mut args.manage),
+        Command::Usage(args) => ("usage", Effect::Reads, &mut args.manage),
+        Command::Storage(args) => ("storage", Effect::Reads, &mut args.manage),
+        Command::Audit(args) => ("audit", Effect::Reads, &mut args.manage),
+        Command::Billing(args) => match &mut args.command {
+            BillingCommand::Usage(args) => ("billing usage", Effect::Reads, &mut args.manage),
+            BillingCommand::CheckpointStorage(args) => {
+                let name = "billing checkpoint-storage";
+                (name, Effect::Reads, &mut args.manage)
+            }
+        },
+        _ => return Ok(()),
+    };
+    manage.complete(name, format, effect)
+}
+
+/// Returns whether the option `--format` before a command asks for JSON. The command prints lines or JSON, and no CSV.
+fn json_only(command: &str, format: Option<OutputFormat>) -> Result<bool, clap::Error> {
+    match format {
+        None | Some(OutputFormat::Table) => Ok(false),
+        Some(OutputFormat::Json) => Ok(true),
+        Some(OutputFormat::Csv) => {
+            let message = "--format csv cannot be used: the command prints no list";
+            Err(usage_error(command, ErrorKind::ArgumentConflict, message))
+        }
     }
 }
 
