@@ -1,6 +1,7 @@
 //! The settings of a service client, and the connection to the server.
 
 mod connection_plan;
+mod signed_file;
 
 use std::collections::BTreeMap;
 use std::fmt;

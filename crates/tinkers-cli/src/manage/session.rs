@@ -40,19 +40,20 @@ const DESCRIPTION: Table = Table {
 };
 
 pub(super) async fn execute(args: &SessionArgs) -> Result<()> {
-    let client = client(&args.manage)?;
     let format = args.manage.format();
     match &args.command {
         SessionCommand::List { list } => {
             let limit = list.limit(PAGED);
-            let sessions = client.list_sessions().page_size(page_size(limit));
+            let sessions = client(&args.manage)?
+                .list_sessions()
+                .page_size(page_size(limit));
             let listed = listing::read(sessions.stream(), limit, SESSIONS.noun, |_| true).await?;
             let ids = listed.items.into_iter();
             let rows = ids.map(|id| json!({ "session_id": id }));
             SESSIONS.print(&List::new(rows, listed.has_more)?, format, None, now())
         }
         SessionCommand::Info { session_id } => {
-            let info = client.get_session(session_id).await?;
+            let info = client(&args.manage)?.get_session(session_id).await?;
             let info = with_fields(&info, [("session_id", json!(session_id))])?;
             DESCRIPTION.print_one(&info, format, now())
         }
@@ -60,7 +61,7 @@ pub(super) async fn execute(args: &SessionArgs) -> Result<()> {
             session_id,
             output,
             url_only,
-        } => trace::execute(&client, session_id, output.as_deref(), *url_only, format).await,
+        } => trace::execute(&args.manage, session_id, output.as_deref(), *url_only).await,
     }
 }
 

@@ -175,3 +175,57 @@ fn interrupted_command_exits_with_130() {
     let outcome = program.finish_promptly();
     outcome.failed(130, &["interrupted"]);
 }
+
+#[test]
+fn trace_is_downloaded_without_the_api_key() {
+    let home = tempfile::tempdir().unwrap();
+    // The responder accepts a request for a signed address only without a key.
+    let files = Responder::start(vec![
+        Answer::ok("GET /signed/trace?sig=hush-1", "trace"),
+        Answer::new("GET /signed/expired?sig=hush-1", 403, "sig=hush-1"),
+    ]);
+    let trace = |path: &str| {
+        let url = format!("{}/signed/{path}?sig=hush-1", files.url);
+        let export = json!({"status": "ready", "url": url});
+        Responder::start(vec![Answer::ok("GET /sessions/s/trace_export", export)])
+    };
+    let file = home.path().join("t.pftrace");
+    let file = file.to_str().unwrap();
+    let command = ["session", "export-trace", "s", "--output", file];
+    let log = ["--log", "trace"];
+    let server = trace("trace");
+    let outcome = manage(
+        home.path(),
+        &server.url,
+        &[&command[..], &["--json"], &log].concat(),
+    );
+    let written: serde_json::Value = serde_json::from_str(&outcome.succeeded().stdout).unwrap();
+    assert_eq!(
+        written,
+        json!({"session_id": "s", "destination": file, "file_size_bytes": 5})
+    );
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "trace");
+    let outcome = manage(home.path(), &server.url, &command);
+    let text = &outcome.succeeded().stdout;
+    assert!(text.contains("t.pftrace (5 B)"), "{text}");
+
+    let server = trace("expired");
+    let outcome = manage(home.path(), &server.url, &[&command[..], &log].concat());
+    outcome.failed(
+        1,
+        &["cannot download the trace", "403", "request a new one"],
+    );
+    let nowhere = ["session", "trace", "s", "-o", "/nonexistent/t"];
+    let outcome = manage(home.path(), &trace("trace").url, &nowhere);
+    outcome.failed(1, &["cannot write the trace", "/nonexistent/t"]);
+}
+
+#[test]
+fn trace_that_the_server_cannot_build_exits_with_5() {
+    let home = tempfile::tempdir().unwrap();
+    let export = json!({"status": "failed", "error": "no events"});
+    let answer = Answer::ok("GET /sessions/s/trace_export", export);
+    let server = Responder::start(vec![answer]);
+    let outcome = manage(home.path(), &server.url, &["session", "trace", "s"]);
+    outcome.failed(5, &["no events"]);
+}

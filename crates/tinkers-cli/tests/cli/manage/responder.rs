@@ -124,8 +124,9 @@ fn answer(request: &str, key: Option<String>, answers: &[Answer]) -> (u16, &'sta
     // Signed addresses need no key.
     let is_signed = request.contains(" /signed/");
     match key.as_deref() {
-        Some(KEY) => {}
+        Some(KEY) if !is_signed => {}
         None if is_signed => {}
+        Some(_) if is_signed => return refused(400, "a signed address was requested with a key"),
         Some(DENIED) => return refused(403, "this API key has no permission for this request"),
         _ => return refused(401, "the API key is missing or unknown"),
     }
