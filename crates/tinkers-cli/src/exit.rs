@@ -123,8 +123,8 @@ pub(crate) fn next_step(error: &anyhow::Error) -> Option<&'static str> {
         ErrorKind::Protocol | ErrorKind::Unsupported => {
             "`tinkers doctor --base-url URL` shows what the server supports"
         }
-        ErrorKind::Conflict => {
-            "`tinkers checkpoint info PATH` shows the current state of a checkpoint"
+        ErrorKind::Conflict if error.operation()?.contains("publish") => {
+            "`tinkers checkpoint info PATH` shows the current state of the checkpoint"
         }
         _ => return None,
     })

@@ -19,10 +19,10 @@ Examples:
   tinkers usage 2026-06-01T12:00 2026-06-01T13:00 --csv usage.csv --sessions-csv sessions.csv")]
 pub(crate) struct UsageArgs {
     /// The start of the period
-    #[arg(value_name = "STARTING_ON", value_parser = date)]
+    #[arg(value_name = "START", value_parser = date)]
     pub(crate) starting_on: SystemTime,
     /// The end of the period, which is not part of it
-    #[arg(value_name = "ENDING_BEFORE", value_parser = date)]
+    #[arg(value_name = "END", value_parser = date)]
     pub(crate) ending_before: SystemTime,
     /// Write the usage as CSV to this file, and print no table; - for stdout
     #[arg(long, value_name = "PATH", help_heading = "Output")]

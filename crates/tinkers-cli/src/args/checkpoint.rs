@@ -3,9 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use clap::error::ErrorKind;
-use clap::{Args, Subcommand};
-use tinkers::CheckpointKind;
+use clap::{ArgGroup, Args, Subcommand};
 use tinkers::wire::since_epoch;
+use tinkers::{CheckpointKind, TinkerPath};
 use wildmatch::WildMatch;
 
 use super::manage::Effect;
@@ -54,7 +54,7 @@ Examples:
         path: PathArg,
     },
     /// Set or remove the time after which the server deletes a checkpoint
-    #[command(after_help = CHANGES)]
+    #[command(after_help = CHANGES, group(ArgGroup::new("time").required(true).args(["ttl", "remove"])))]
     SetTtl {
         #[command(flatten)]
         path: PathArg,
@@ -63,9 +63,7 @@ Examples:
             long,
             value_name = "SECONDS",
             value_parser = integer::<u64>,
-            allow_hyphen_values = true,
-            conflicts_with = "remove",
-            required_unless_present = "remove"
+            allow_hyphen_values = true
         )]
         ttl: Option<u64>,
         /// Keep the checkpoint until it is deleted
@@ -172,12 +170,24 @@ impl CheckpointArgs {
 
 /// Parses the path of a checkpoint with its kind.
 fn checkpoint_path(text: &str) -> Result<String, String> {
-    match crate::manage::is_checkpoint_path(text) {
+    match is_checkpoint_path(text) {
         true => Ok(text.to_owned()),
         false => Err(
             "expected tinker://RUN/KIND/NAME, with the kind weights, sampler_weights or external_weights"
                 .to_owned(),
         ),
+    }
+}
+
+/// Returns whether a text is the path of a checkpoint with its kind, which requests for single checkpoints need.
+pub(crate) fn is_checkpoint_path(text: &str) -> bool {
+    let Ok(path) = text.parse::<TinkerPath>() else {
+        return false;
+    };
+    match (path.run_id(), path.checkpoint_id()) {
+        // The short form `tinker://<run>/<name>` does not say the kind.
+        (Some(run), Some(id)) => text == format!("tinker://{run}/{id}"),
+        _ => false,
     }
 }
 
@@ -202,5 +212,27 @@ fn pattern(text: &str) -> Result<WildMatch, String> {
     match text.is_empty() {
         true => Err("expected a pattern such as step-*".to_owned()),
         false => Ok(WildMatch::new(text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_with_run_kind_and_name_are_paths_of_checkpoints() {
+        assert!(is_checkpoint_path("tinker://a:train:0/weights/step-1"));
+        assert!(is_checkpoint_path("tinker://a/external_weights/x"));
+        for wrong in [
+            "",
+            "weights/a",
+            "tinker://a",
+            "tinker://a/b",
+            "tinker://a/other/b",
+            "tinker://a/weights/b/c",
+            "http://a/weights/b",
+        ] {
+            assert!(!is_checkpoint_path(wrong), "{wrong}");
+        }
     }
 }

@@ -3,7 +3,18 @@
 use clap::{Args, Subcommand};
 
 use super::{ListArgs, ManageArgs};
-use crate::manage::parse_columns;
+
+/// The names of the columns of the table.
+pub(crate) const COLUMNS: [&str; 8] = [
+    "id",
+    "model",
+    "owner",
+    "lora",
+    "updated",
+    "status",
+    "checkpoint",
+    "checkpoint_time",
+];
 
 /// The arguments of `tinkers run`.
 #[derive(Debug, Args)]
@@ -41,3 +52,30 @@ Examples:
 /// The names of the columns to print.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns(pub(crate) Vec<&'static str>);
+
+/// Parses the names of columns, separated by commas.
+fn parse_columns(text: &str) -> Result<Columns, String> {
+    let names = text.split(',').map(str::trim);
+    let names = names.map(|name| COLUMNS.into_iter().find(|column| *column == name));
+    let names: Option<Vec<&'static str>> = names.collect();
+    names
+        .map(Columns)
+        .ok_or_else(|| format!("expected names from {}", COLUMNS.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn column_names_are_checked() {
+        assert_eq!(
+            parse_columns("checkpoint, id"),
+            Ok(Columns(vec!["checkpoint", "id"]))
+        );
+        for wrong in ["", "id,", "id,unknown"] {
+            let error = parse_columns(wrong).unwrap_err();
+            assert!(error.ends_with("checkpoint, checkpoint_time"), "{error}");
+        }
+    }
+}

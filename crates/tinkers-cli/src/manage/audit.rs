@@ -24,7 +24,7 @@ const ENTRIES: Table = Table {
         column("details", "Details", |row| {
             cells::text(row, "event_details")
         }),
-        column("path", "Path", |row| cells::text(row, "tinker_path")),
+        column("path", "Path", |row| cells::text(row, "tinker_path")).whole(),
     ],
 };
 

@@ -4,41 +4,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tinkers::rest::{Checkpoint, CheckpointFilter};
-use tinkers::{Error, ErrorKind, RestClient, Sent, TinkerPath};
+use tinkers::{Error, ErrorKind, RestClient, Sent};
 
 use super::connection::{client, now};
-use super::listing::{self, Listed, page_size};
+use super::find::{CHECKPOINTS, find};
 use super::table::{List, Table, column, field, with_fields};
 use super::{cells, delete};
-use crate::args::{CheckpointArgs, CheckpointCommand, FilterArgs, OutputFormat, PAGED};
-
-pub(super) const CHECKPOINTS: Table = Table {
-    list: "checkpoints",
-    noun: "checkpoints",
-    fields: &[
-        field("checkpoint_id"),
-        field("checkpoint_type"),
-        field("time"),
-        field("tinker_path"),
-        field("size_bytes"),
-        field("public"),
-        field("user_metadata"),
-        field("expires_at"),
-        field("base_model"),
-    ],
-    columns: &[
-        column("id", "Checkpoint ID", |row| {
-            cells::text(row, "checkpoint_id")
-        }),
-        column("type", "Type", |row| cells::text(row, "checkpoint_type")),
-        column("size", "Size", |row| cells::bytes(row, "size_bytes")),
-        column("public", "Public", |row| cells::yes_no(row, "public")),
-        column("created", "Created", |row| cells::age(row, "time")),
-        column("expires", "Expires", |row| cells::expiry(row, "expires_at")),
-        column("path", "Path", |row| cells::text(row, "tinker_path")),
-    ],
-};
+use crate::args::{CheckpointArgs, CheckpointCommand, OutputFormat, PAGED};
 
 /// A checkpoint with the facts about its run.
 const DESCRIPTION: Table = Table {
@@ -60,9 +32,10 @@ const DESCRIPTION: Table = Table {
     columns: &[
         column("id", "Checkpoint ID", |row| {
             cells::text(row, "checkpoint_id")
-        }),
+        })
+        .whole(),
         column("type", "Type", |row| cells::text(row, "checkpoint_type")),
-        column("path", "Path", |row| cells::text(row, "tinker_path")),
+        column("path", "Path", |row| cells::text(row, "tinker_path")).whole(),
         column("size", "Size", |row| cells::bytes(row, "size_bytes")),
         column("public", "Public", |row| cells::yes_no(row, "public")),
         column("created", "Created", |row| cells::age(row, "time")),
@@ -130,56 +103,6 @@ pub(super) async fn execute(args: &CheckpointArgs) -> Result<()> {
     }
 }
 
-/// Returns whether a text is the path of a checkpoint with its kind, which requests for single checkpoints need.
-pub(crate) fn is_checkpoint_path(text: &str) -> bool {
-    let Ok(path) = text.parse::<TinkerPath>() else {
-        return false;
-    };
-    match (path.run_id(), path.checkpoint_id()) {
-        // The short form `tinker://<run>/<name>` does not say the kind.
-        (Some(run), Some(id)) => text == format!("tinker://{run}/{id}"),
-        _ => false,
-    }
-}
-
-/// Finds the checkpoints that match a filter, up to a limit.
-pub(super) async fn find(
-    client: &RestClient,
-    filter: &FilterArgs,
-    limit: Option<usize>,
-) -> Result<Listed<Checkpoint>> {
-    let keeps = |checkpoint: &Checkpoint| matches(filter, checkpoint);
-    let Some(run_id) = &filter.run_id else {
-        // With a condition, one small page would rarely contain enough checkpoints.
-        let page = page_size(limit.filter(|_| filter.matches_all_of_a_run()));
-        let all = client.list_user_checkpoints().page_size(page).stream();
-        return listing::read(all, limit, CHECKPOINTS.noun, keeps).await;
-    };
-    let mut items = client.list_checkpoints(run_id).await?;
-    items.retain(keeps);
-    let has_more = limit.is_some_and(|limit| items.len() > limit);
-    items.truncate(limit.unwrap_or(usize::MAX));
-    Ok(Listed { items, has_more })
-}
-
-/// Returns whether a checkpoint matches all conditions of a filter but the run.
-fn matches(args: &FilterArgs, checkpoint: &Checkpoint) -> bool {
-    let mut filter = CheckpointFilter::new();
-    if let Some(kind) = args.kind {
-        filter = filter.kind(kind);
-    }
-    if let Some(time) = args.before {
-        filter = filter.saved_before(time);
-    }
-    if let Some(time) = args.after {
-        filter = filter.saved_after(time);
-    }
-    let name = checkpoint.checkpoint_id.rsplit('/').next();
-    let name = name.unwrap_or_default();
-    let is_named = args.pattern.as_ref();
-    filter.matches(checkpoint) && is_named.is_none_or(|pattern| pattern.matches(name))
-}
-
 async fn describe(client: &RestClient, path: &str) -> Result<Value> {
     let run = client.get_training_run_by_tinker_path(path).await?;
     let all = client.list_checkpoints(&run.training_run_id).await?;
@@ -207,26 +130,4 @@ fn print_change(format: OutputFormat, path: &str, change: &str, ttl: Option<u64>
     }
     let done = json!({"tinker_path": path, "change": change, "ttl_seconds": ttl});
     CHANGE.print_one(&done, format, now())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_paths_with_run_kind_and_name_are_paths_of_checkpoints() {
-        assert!(is_checkpoint_path("tinker://a:train:0/weights/step-1"));
-        assert!(is_checkpoint_path("tinker://a/external_weights/x"));
-        for wrong in [
-            "",
-            "weights/a",
-            "tinker://a",
-            "tinker://a/b",
-            "tinker://a/other/b",
-            "tinker://a/weights/b/c",
-            "http://a/weights/b",
-        ] {
-            assert!(!is_checkpoint_path(wrong), "{wrong}");
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! `tinkers checkpoint delete`: shows what will be deleted, asks, deletes, and reports each failure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use anyhow::Result;
@@ -9,10 +9,10 @@ use tinkers::rest::{Checkpoint, FailedDelete};
 use tinkers::{Error, ErrorKind, RestClient, Sent};
 
 use super::cells::size_text;
-use super::checkpoint::{CHECKPOINTS, find, is_checkpoint_path};
 use super::connection::{client, now};
+use super::find::{CHECKPOINTS, find};
 use super::table::{List, Table, field, print_json};
-use crate::args::{FilterArgs, ManageArgs, OutputFormat};
+use crate::args::{FilterArgs, ManageArgs, OutputFormat, is_checkpoint_path};
 use crate::blocking::run_blocking;
 use crate::exit::{self, ExitCode, Failed};
 use crate::output::{self, Counter, Screen, TextStream};
@@ -53,8 +53,12 @@ pub(super) async fn execute(
         false if is_agreed => Vec::new(),
         false => look_up(&client, paths).await?,
     };
-    let found: Vec<String> = chosen.iter().map(|one| one.tinker_path.clone()).collect();
-    let paths = if paths.is_empty() { &found } else { paths };
+    let mut paths: Vec<String> = match paths.is_empty() {
+        true => chosen.iter().map(|one| one.tinker_path.clone()).collect(),
+        false => paths.to_vec(),
+    };
+    let mut seen = HashSet::new();
+    paths.retain(|path| seen.insert(path.clone()));
     if paths.is_empty() {
         return report(args.format(), &[], &[]);
     }
@@ -62,7 +66,7 @@ pub(super) async fn execute(
         let message = "not confirmed; nothing is deleted";
         return Err(Failed::new(ExitCode::Failure, message).into());
     }
-    let (deleted, failed) = delete(&client, paths).await?;
+    let (deleted, failed) = delete(&client, &paths).await?;
     report(args.format(), &deleted, &failed)?;
     let worst = failed.iter().max_by_key(|one| exit::code_of(&one.error));
     match worst {
@@ -79,7 +83,7 @@ pub(super) async fn execute(
 async fn look_up(client: &RestClient, paths: &[String]) -> Result<Vec<Checkpoint>> {
     let mut by_path = BTreeMap::new();
     let runs = paths.iter().filter_map(|path| run_of(path));
-    let runs: std::collections::BTreeSet<&str> = runs.collect();
+    let runs: BTreeSet<&str> = runs.collect();
     for run in runs {
         match client.list_checkpoints(run).await {
             Ok(all) => by_path.extend(all.into_iter().map(|one| (one.tinker_path.clone(), one))),

@@ -5,6 +5,7 @@ mod cells;
 mod checkpoint;
 mod connection;
 mod delete;
+mod find;
 mod identity;
 mod listing;
 mod model;
@@ -17,9 +18,7 @@ mod usage;
 
 use anyhow::Result;
 
-pub(crate) use self::checkpoint::is_checkpoint_path;
 pub(crate) use self::identity::print_identity_as_csv;
-pub(crate) use self::run::parse_columns;
 use crate::args::{BillingCommand, Command};
 use crate::signals::{Signals, interruptible};
 

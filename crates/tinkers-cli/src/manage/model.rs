@@ -18,7 +18,7 @@ const MODELS: Table = Table {
         field("sampleable"),
     ],
     columns: &[
-        column("model", "Model", |row| cells::text(row, "model_name")),
+        column("model", "Model", |row| cells::text(row, "model_name")).whole(),
         column("context", "Max Context", |row| {
             cells::text(row, "max_context_length")
         }),

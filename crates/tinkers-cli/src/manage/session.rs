@@ -13,9 +13,7 @@ const SESSIONS: Table = Table {
     list: "sessions",
     noun: "sessions",
     fields: &[field("session_id")],
-    columns: &[column("id", "Session ID", |row| {
-        cells::text(row, "session_id")
-    })],
+    columns: &[column("id", "Session ID", |row| cells::text(row, "session_id")).whole()],
 };
 
 const DESCRIPTION: Table = Table {

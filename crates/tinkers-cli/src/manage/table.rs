@@ -47,6 +47,8 @@ pub(crate) struct Column {
     cell: fn(&Row<'_>) -> String,
     /// Whether lists show the column without `--columns`.
     is_default: bool,
+    /// Whether the cells are never wrapped, since people copy them.
+    is_whole: bool,
 }
 
 /// An object, and the current time, to which its times are relative.
@@ -105,10 +107,17 @@ pub(crate) const fn column(
         title,
         cell,
         is_default: true,
+        is_whole: false,
     }
 }
 
 impl Column {
+    /// Returns the column, changed so that its cells are never wrapped.
+    pub(crate) const fn whole(mut self) -> Self {
+        self.is_whole = true;
+        self
+    }
+
     /// Returns the column, changed so that lists show it only on request.
     pub(crate) const fn on_request(mut self) -> Self {
         self.is_default = false;
@@ -280,12 +289,11 @@ fn render(columns: &[Column], rows: &[Value], now: SystemTime) -> String {
         let cells = columns.iter().map(|column| (column.cell)(&row));
         table.add_row(cells.map(|cell| one_line(&cell).into_owned()));
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    if let Some(first) = table.column_mut(0) {
-        // The first column is often copied, so it is never wrapped.
-        first.set_constraint(ColumnConstraint::ContentWidth);
+    for (laid_out, column) in table.column_iter_mut().zip(columns) {
+        laid_out.set_padding((0, 2));
+        if column.is_whole {
+            laid_out.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     let text = table.trim_fmt();
     let (header, rest) = text.split_once('\n').unwrap_or((&text, ""));

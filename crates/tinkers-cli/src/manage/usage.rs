@@ -39,7 +39,7 @@ const USAGE: Table = Table {
         column("amount", "Amount", amount),
         column("model", "Base Model", |row| cells::text(row, "base_model")),
         column("user", "User", |row| cells::text(row, "user_name")),
-        column("session", "Session", |row| cells::text(row, "session_id")),
+        column("session", "Session", |row| cells::text(row, "session_id")).whole(),
         column("cost", "Cost", |row| {
             cells::dollars(row, "estimated_cost_usd")
         }),

@@ -9,7 +9,7 @@ use super::{manage, with_key};
 use crate::program::{Program, run};
 
 /// The commands that other modules test.
-const OTHER_COMMANDS: [&str; 11] = [
+pub(super) const OTHER_COMMANDS: [&str; 11] = [
     "quickstart",
     "serve",
     "bench sample",
@@ -42,7 +42,7 @@ fn arguments<'a>(case: &'a Case, rest: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// Returns the commands without subcommands, such as `run list`, from the help of the program.
-fn commands(home: &std::path::Path, parents: &[&str]) -> BTreeSet<String> {
+pub(super) fn commands(home: &std::path::Path, parents: &[&str]) -> BTreeSet<String> {
     let help = run(home, &[parents, &["--help"]].concat());
     let help = help.succeeded().stdout.clone();
     let Some((_, list)) = help.split_once("Commands:\n") else {
