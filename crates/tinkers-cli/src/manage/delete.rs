@@ -47,18 +47,18 @@ pub(super) async fn execute(
         return Err(Failed::new(ExitCode::Usage, message).into());
     }
     let client = client(args)?;
+    let mut paths = paths.to_vec();
+    let mut seen = HashSet::new();
+    paths.retain(|path| seen.insert(path.clone()));
     let chosen = match paths.is_empty() {
         true => find(&client, filter, None).await?.items,
         // The sizes are only needed for the question.
         false if is_agreed => Vec::new(),
-        false => look_up(&client, paths).await?,
+        false => look_up(&client, &paths).await?,
     };
-    let mut paths: Vec<String> = match paths.is_empty() {
-        true => chosen.iter().map(|one| one.tinker_path.clone()).collect(),
-        false => paths.to_vec(),
-    };
-    let mut seen = HashSet::new();
-    paths.retain(|path| seen.insert(path.clone()));
+    if paths.is_empty() {
+        paths = chosen.iter().map(|one| one.tinker_path.clone()).collect();
+    }
     if paths.is_empty() {
         return report(args.format(), &[], &[]);
     }
@@ -117,10 +117,13 @@ async fn confirm(args: &ManageArgs, chosen: &[Checkpoint], count: usize) -> Resu
     if count > SHOWN {
         screen.line(format_args!("and {} more", count - SHOWN))?;
     }
-    let size: u64 = chosen.iter().filter_map(|one| one.size_bytes).sum();
+    let sizes = chosen.iter().filter_map(|one| one.size_bytes);
+    let size = sizes.fold(0, u64::saturating_add);
+    let is_known = chosen.iter().all(|one| one.size_bytes.is_some());
     let question = format!(
-        "Delete {count} checkpoint{} ({}) on {}? They cannot be restored. [y/N] ",
+        "Delete {count} checkpoint{} ({}{}) on {}? Deleted checkpoints cannot be restored. [y/N] ",
         if count == 1 { "" } else { "s" },
+        if is_known { "" } else { "at least " },
         size_text(size),
         args.server_name()
     );

@@ -1,7 +1,7 @@
 //! `tinkers usage`: the usage of a period, per hour.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use super::cells;
 use super::connection::{client, now};
 use super::table::{List, Row, Table, column, field, nested};
 use crate::args::{OutputFormat, UsageArgs, WHOLE};
+use crate::exit::{ExitCode, Failed};
 
 const USAGE: Table = Table {
     list: "data",
@@ -55,6 +56,12 @@ const SESSIONS: Table = Table {
 };
 
 pub(super) async fn execute(args: &UsageArgs) -> Result<()> {
+    let is_stdout = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
+    if is_stdout(&args.csv) && is_stdout(&args.sessions_csv) {
+        let message =
+            "only one of --csv and --sessions-csv can write to stdout: name a file for the other";
+        return Err(Failed::new(ExitCode::Usage, message).into());
+    }
     let admin = client(&args.manage)?.admin();
     let usage = admin.get_billing_usage(args.starting_on, args.ending_before);
     let usage = usage.await?;

@@ -180,41 +180,13 @@ fn paths_and_filter_exclude_each_other() {
     assert_eq!(server.requests(), [""; 0]);
 }
 
-/// Runs the program on a terminal of its own, with an answer to its question. Returns the output, the exit code at the end of it.
-#[cfg(target_os = "linux")]
-fn on_a_terminal(home: &std::path::Path, arguments: &[&str], answer: &str) -> String {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-
-    let quoted: Vec<String> = arguments.iter().map(|one| format!("'{one}'")).collect();
-    let program = env!("CARGO_BIN_EXE_tinkers");
-    let line = format!("'{program}' {}; echo \"code $?\"", quoted.join(" "));
-    let mut script = Command::new("script")
-        .args(["--quiet", "--command", &line, "/dev/null"])
-        .env_remove("TINKER_BASE_URL")
-        .env("HOME", home)
-        .env("TINKER_API_KEY", super::KEY)
-        .env("SHELL", "/bin/sh")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = script.stdin.take().unwrap();
-    stdin.write_all(answer.as_bytes()).unwrap();
-    let output = script.wait_with_output().unwrap();
-    drop(stdin);
-    String::from_utf8_lossy(&output.stdout).replace('\r', "")
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn checkpoints_are_shown_with_sizes_and_deleted_after_a_yes() {
+    use super::terminal::on_a_terminal;
+
     let home = tempfile::tempdir().unwrap();
-    for (answer, code, count) in [
-        ("yes\n", "code 0", 2),
-        ("\n", "code 1", 0),
-        ("no\n", "code 1", 0),
-    ] {
+    for (answer, code, count) in [("yes\n", 0, 2), ("\n", 1, 0), ("no\n", 1, 0)] {
         let server = responder();
         let arguments = [
             "checkpoint",
@@ -223,16 +195,35 @@ fn checkpoints_are_shown_with_sizes_and_deleted_after_a_yes() {
             &server.url,
             "tinker://r/weights/step-1",
             "tinker://r/sampler_weights/step-1",
+            "tinker://r/weights/step-1",
         ];
-        let output = on_a_terminal(home.path(), &arguments, answer);
+        let (status, output) = on_a_terminal(home.path(), &arguments, answer);
         for part in [
             "Delete 2 checkpoints (2.0 KB) on http://127.0.0.1",
             "weights/step-1",
             "1.0 KB",
-            code,
         ] {
             assert!(output.contains(part), "no {part:?} in\n{output}");
         }
+        assert_eq!(status, Some(code), "{output}");
         assert_eq!(deleted(&server).len(), count, "{output}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn checkpoint_without_a_known_size_is_marked_in_the_question() {
+    let home = tempfile::tempdir().unwrap();
+    let server = responder();
+    let gone = "tinker://r/weights/gone";
+    let arguments = ["checkpoint", "delete", gone, "--base-url", &server.url];
+    let (status, output) = super::terminal::on_a_terminal(home.path(), &arguments, "y\n");
+    for part in [
+        "not found",
+        "Delete 1 checkpoint (at least 0 B)",
+        "next step:",
+    ] {
+        assert!(output.contains(part), "no {part:?} in\n{output}");
+    }
+    assert_eq!(status, Some(3), "{output}");
 }

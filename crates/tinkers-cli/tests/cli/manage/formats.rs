@@ -98,6 +98,8 @@ fn usage_is_written_to_files_as_csv() {
         &[&period[..], &["-f", "csv"]].concat(),
     );
     assert_eq!(csv.succeeded().stdout.lines().count(), 151);
+    let both = [&period[..], &["--csv", "-", "--sessions-csv", "-"]].concat();
+    manage(home.path(), &server.url, &both).failed(2, &["--csv", "--sessions-csv"]);
     let nowhere = home.path().join("nowhere").join("x.csv");
     let nowhere = [&period[..], &["--csv", nowhere.to_str().unwrap()]].concat();
     manage(home.path(), &server.url, &nowhere).failed(1, &["cannot write", "nowhere"]);
@@ -138,6 +140,24 @@ fn colour_is_used_only_on_a_terminal() {
     );
     let outcome = manage(home.path(), &server.url, &["run", "info", "gone"]);
     assert!(!outcome.all().contains('\u{1b}'), "{outcome:#?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn terminal_shows_a_bold_header_and_whole_paths() {
+    let home = tempfile::tempdir().unwrap();
+    let path = format!("tinker://{}/weights/a", "r".repeat(150));
+    let checkpoint = json!({
+        "checkpoint_id": "weights/a", "checkpoint_type": "training", "time": "", "tinker_path": path,
+    });
+    let answer = json!({"checkpoints": [checkpoint]});
+    let server = Responder::start(vec![Answer::ok("GET /checkpoints", answer)]);
+    let arguments = ["checkpoint", "list", "--base-url", &server.url];
+    let (status, shown) = super::terminal::on_a_terminal(home.path(), &arguments, "");
+    assert_eq!(status, Some(0), "{shown}");
+    assert!(shown.contains("\u{1b}[1mCheckpoint ID"), "{shown:?}");
+    assert!(shown.contains(&path), "the path is not wrapped: {shown}");
+    assert!(shown.contains("listing checkpoints"), "{shown:?}");
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod formats;
 mod reference;
 mod responder;
 mod served;
+#[cfg(target_os = "linux")]
+mod terminal;
 
 use std::path::Path;
 
