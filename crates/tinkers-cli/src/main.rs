@@ -74,7 +74,7 @@ fn run(cli: &Cli) -> Result<()> {
                 "tinkers ",
                 env!("CARGO_PKG_VERSION")
             ))?),
-            command => manage::execute(command, &mut signals).await,
+            Command::Manage(command) => manage::execute(command, &mut signals).await,
         }
     })
 }

@@ -8,6 +8,7 @@ mod connection;
 mod dialect;
 mod doctor;
 mod manage;
+mod manage_command;
 mod model;
 mod numbers;
 mod quickstart;
@@ -28,7 +29,7 @@ use tinkers::Environment;
 
 use clap_complete::Shell;
 
-pub(crate) use self::account::{AuditArgs, BillingArgs, BillingCommand, StorageArgs, UsageArgs};
+pub(crate) use self::account::{AuditArgs, BillingCommand, StorageArgs, UsageArgs};
 pub(crate) use self::auth::{AuthArgs, AuthCommand};
 pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
 pub(crate) use self::checkpoint::{
@@ -37,8 +38,8 @@ pub(crate) use self::checkpoint::{
 pub(crate) use self::connection::ConnectionArgs;
 pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::doctor::DoctorArgs;
-use self::manage::Effect;
 pub(crate) use self::manage::{ListArgs, ManageArgs, OutputFormat, PAGED, WHOLE};
+pub(crate) use self::manage_command::ManageCommand;
 pub(crate) use self::model::{ModelArgs, ModelCommand};
 use self::numbers::{integer, whole_seconds};
 pub(crate) use self::quickstart::{QuickstartArgs, Target};
@@ -101,22 +102,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Log in to a Tinker server with an API key, and show whether the server accepts it
     Auth(AuthArgs),
-    /// List the base models of a server
-    Model(ModelArgs),
-    /// List and describe training runs
-    Run(RunArgs),
-    /// List, describe, publish, expire and delete checkpoints
-    Checkpoint(CheckpointArgs),
-    /// List and describe sessions, and export their traces
-    Session(SessionArgs),
-    /// Show the usage of a period, per hour, with costs
-    Usage(UsageArgs),
-    /// Show the storage that checkpoints take now, with costs
-    Storage(StorageArgs),
-    /// Show the audit log of a day
-    Audit(AuditArgs),
-    /// Usage and storage, by their names in the official program
-    Billing(BillingArgs),
+    #[command(flatten)]
+    Manage(ManageCommand),
     /// Print a script that completes command lines in a shell
     #[command(after_help = "\
 Examples:
@@ -391,41 +378,12 @@ impl Cli {
                 ("doctor", &mut args.connection)
             }
             Command::Completions { .. } | Command::Version => return Ok(()),
-            command => return complete_management(command, format),
+            Command::Manage(command) => return command.complete(format),
         };
         connection
             .complete(environment)
             .map_err(|message| usage_error(command, ErrorKind::MissingRequiredArgument, message))
     }
-}
-
-/// Sets the format of a management command, and checks its server.
-fn complete_management(
-    command: &mut Command,
-    format: Option<OutputFormat>,
-) -> Result<(), clap::Error> {
-    let (name, effect, manage) = match command {
-        Command::Model(args) => ("model list", Effect::Reads, &mut args.manage),
-        Command::Run(args) => ("run", Effect::Reads, &mut args.manage),
-        Command::Checkpoint(args) => {
-            args.check()?;
-            let (effect, name) = args.effect();
-            (name, effect, &mut args.manage)
-        }
-        Command::Session(args) => ("session", Effect::Reads, &mut args.manage),
-        Command::Usage(args) => ("usage", Effect::Reads, &mut args.manage),
-        Command::Storage(args) => ("storage", Effect::Reads, &mut args.manage),
-        Command::Audit(args) => ("audit", Effect::Reads, &mut args.manage),
-        Command::Billing(args) => match &mut args.command {
-            BillingCommand::Usage(args) => ("billing usage", Effect::Reads, &mut args.manage),
-            BillingCommand::CheckpointStorage(args) => {
-                let name = "billing checkpoint-storage";
-                (name, Effect::Reads, &mut args.manage)
-            }
-        },
-        _ => return Ok(()),
-    };
-    manage.complete(name, format, effect)
 }
 
 /// Returns whether the option `--format` before a command asks for JSON. The command prints lines or JSON, and no CSV.

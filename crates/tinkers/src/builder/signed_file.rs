@@ -15,6 +15,18 @@ impl ServiceClientBuilder {
     /// The request uses the proxies and root certificates of the builder, but carries neither its credential nor its headers, since the
     /// address usually belongs to another host. It is not retried: the address of a failed download may have expired.
     ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tinkers::ServiceClient;
+    ///
+    /// let rest = tinkers::rest::from_env()?;
+    /// let url = rest.export_session_trace("my-session").await?;
+    /// let trace = ServiceClient::builder().download_signed_file(&url, 1 << 30).await?;
+    /// std::fs::write("my-session.pftrace", trace)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `InvalidInput` with the field `url`, `Rejected` or `Server` for another status than success, such as for an address that has expired,
     /// `Protocol` if the file is larger than `max_bytes`, and `Connection` or `Timeout`. No error contains the path and the query of the

@@ -130,6 +130,20 @@ fn rate_limited_and_failing_servers_exit_with_5() {
 }
 
 #[test]
+fn format_before_other_commands_is_json_or_an_error() {
+    let home = tempfile::tempdir().unwrap();
+    let (_server, url) = crate::bench::serve(home.path(), &[]);
+    let json = ["--format", "json", "doctor", "--base-url", &url];
+    let outcome = crate::program::run(home.path(), &json);
+    let findings: serde_json::Value = serde_json::from_str(&outcome.succeeded().stdout).unwrap();
+    assert_eq!(findings["server"], url.as_str(), "{findings}");
+    for command in [&["doctor"][..], &["quickstart"], &["bench", "sample"]] {
+        let csv = [&["-f", "csv"], command, &["--base-url", &url]].concat();
+        crate::program::run(home.path(), &csv).failed(2, &["--format csv"]);
+    }
+}
+
+#[test]
 fn colour_is_used_only_on_a_terminal() {
     let home = tempfile::tempdir().unwrap();
     let server = responder();
