@@ -41,7 +41,7 @@ pub(crate) async fn run(args: &AuthArgs, signals: &mut Signals) -> Result<()> {
 /// Returns the builder of a client for the server of the arguments.
 fn builder(args: &AuthArgs) -> ServiceClientBuilder {
     let builder = ServiceClient::builder();
-    match &args.base_url {
+    match args.base_url() {
         Some(url) => builder.base_url(url),
         None => builder,
     }
@@ -50,7 +50,7 @@ fn builder(args: &AuthArgs) -> ServiceClientBuilder {
 /// Returns the base URL of the server of the arguments, or `None` for the hosted service.
 fn own_server(args: &AuthArgs) -> Option<String> {
     let environment = Environment::read();
-    let url = args.base_url.as_deref().or(environment.base_url())?;
+    let url = args.base_url().or(environment.base_url())?;
     // The client reports an invalid URL.
     let is_hosted = BaseUrl::parse(url).is_ok_and(|address| address.is_hosted_service());
     (!is_hosted).then(|| url.to_owned())

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::OutputFormat;
+use super::{KnownServer, OutputFormat};
 
 /// The arguments of `tinkers auth`.
 #[derive(Debug, Args)]
@@ -11,7 +11,9 @@ pub(crate) struct AuthArgs {
     pub(crate) command: AuthCommand,
     /// The URL of the server [env: TINKER_BASE_URL] [default: the hosted service]
     #[arg(long, value_name = "URL", global = true, help_heading = "Server")]
-    pub(crate) base_url: Option<String>,
+    base_url: Option<String>,
+    #[command(flatten)]
+    known: KnownServer,
 }
 
 /// The commands of `tinkers auth`.
@@ -41,6 +43,16 @@ pub(crate) enum AuthCommand {
 }
 
 impl AuthArgs {
+    /// Returns the URL of the server, or `None` for that of the environment or the hosted service.
+    pub(crate) fn base_url(&self) -> Option<&str> {
+        self.base_url.as_deref().or(self.known.url())
+    }
+
+    /// Returns an error message if several options name a server.
+    pub(super) fn check_server(&self) -> Result<(), &'static str> {
+        self.known.check(self.base_url.as_deref())
+    }
+
     /// Sets the format of the output, unless the command has its own.
     pub(super) fn set_format(&mut self, given: Option<OutputFormat>) {
         if let AuthCommand::Whoami { format, json } = &mut self.command {

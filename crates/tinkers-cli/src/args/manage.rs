@@ -5,10 +5,7 @@ use clap::{Args, ValueEnum};
 use tinkers::Environment;
 
 use super::numbers::integer;
-use super::{Key, usage_error};
-
-/// The address at which `tinkers serve` listens by default.
-const LOCAL: &str = "http://127.0.0.1:8000";
+use super::{Key, KnownServer, usage_error};
 
 /// The default number of items of a list that the server sends in pages.
 pub(crate) const PAGED: usize = 20;
@@ -31,14 +28,10 @@ pub(crate) enum OutputFormat {
 #[derive(Debug, Args)]
 pub(crate) struct ManageArgs {
     /// The URL of the server [env: TINKER_BASE_URL, only for commands that read] [default: the hosted service]
-    #[arg(long, value_name = "URL", global = true, conflicts_with_all = ["hosted", "local"], help_heading = "Server")]
+    #[arg(long, value_name = "URL", global = true, help_heading = "Server")]
     base_url: Option<String>,
-    /// Use the hosted service, also if TINKER_BASE_URL is set
-    #[arg(long, global = true, conflicts_with = "local", help_heading = "Server")]
-    hosted: bool,
-    /// Use the server that `tinkers serve` starts by default, http://127.0.0.1:8000
-    #[arg(long, global = true, help_heading = "Server")]
-    local: bool,
+    #[command(flatten)]
+    known: KnownServer,
     /// The API key [env: TINKER_API_KEY] [default: the key that `tinkers auth login` stored]
     #[arg(long, value_name = "KEY", global = true, help_heading = "Server")]
     pub(crate) api_key: Option<Key>,
@@ -77,12 +70,7 @@ impl ManageArgs {
 
     /// Returns the URL of the server, or `None` for that of the environment or the hosted service.
     pub(crate) fn base_url(&self) -> Option<&str> {
-        match (&self.base_url, self.hosted, self.local) {
-            (Some(url), ..) => Some(url),
-            (None, true, _) => Some(tinkers::HOSTED_SERVICE),
-            (None, false, true) => Some(LOCAL),
-            (None, false, false) => None,
-        }
+        self.base_url.as_deref().or(self.known.url())
     }
 
     /// Returns the name of the server for messages.
@@ -102,16 +90,15 @@ impl ManageArgs {
         effect: Effect,
     ) -> Result<(), clap::Error> {
         self.format = self.format.or(format);
-        // Options before and after the name of a subcommand do not conflict for the parser.
-        let named = [self.base_url.is_some(), self.hosted, self.local];
-        let problem = match named.iter().filter(|is_named| **is_named).count() {
-            0 if effect == Effect::Changes => {
-                "this command changes data on the server: name the server with --base-url URL, --hosted or --local"
-            }
-            0 | 1 => return Ok(()),
-            _ => "only one of --base-url, --hosted and --local can be used",
-        };
-        Err(usage_error(command, ErrorKind::ArgumentConflict, problem))
+        if let Err(problem) = self.known.check(self.base_url.as_deref()) {
+            return Err(usage_error(command, ErrorKind::ArgumentConflict, problem));
+        }
+        if effect == Effect::Changes && self.base_url().is_none() {
+            let missing = "this command changes data on the server: name the server with --base-url URL, --hosted or --local";
+            let kind = ErrorKind::MissingRequiredArgument;
+            return Err(usage_error(command, kind, missing));
+        }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ mod checkpoint;
 mod connection;
 mod dialect;
 mod doctor;
+mod known_server;
 mod manage;
 mod manage_command;
 mod model;
@@ -38,6 +39,7 @@ pub(crate) use self::checkpoint::{
 pub(crate) use self::connection::ConnectionArgs;
 pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::doctor::DoctorArgs;
+use self::known_server::KnownServer;
 pub(crate) use self::manage::{ListArgs, ManageArgs, OutputFormat, PAGED, WHOLE};
 pub(crate) use self::manage_command::ManageCommand;
 pub(crate) use self::model::{ModelArgs, ModelCommand};
@@ -366,7 +368,9 @@ impl Cli {
             // Its server is the hosted service by default.
             Command::Auth(args) => {
                 args.set_format(format);
-                return Ok(());
+                let checked = args.check_server();
+                return checked
+                    .map_err(|message| usage_error("auth", ErrorKind::ArgumentConflict, message));
             }
             Command::Bench(args) => {
                 let command = args.load.command();
@@ -486,6 +490,27 @@ mod tests {
             unreachable!("--base-url is set")
         };
         assert_eq!(server.body_format, Some(connection::BodyFormatName::Json));
+    }
+
+    #[test]
+    fn hosted_and_local_servers_are_named_by_options() {
+        for (option, url) in [
+            ("--hosted", tinkers::HOSTED_SERVICE),
+            ("--local", "http://127.0.0.1:8000"),
+        ] {
+            let Target::Remote(server) = quickstart(&format!("quickstart {option}")).target()
+            else {
+                unreachable!("{option} names a server")
+            };
+            assert_eq!(server.base_url(), url);
+            for command in ["doctor", "bench sample", "auth whoami", "run list"] {
+                assert!(parse_line(&format!("{command} {option}")).is_ok());
+                let both = format!("{command} {option} --base-url http://h");
+                assert_eq!(parse_line(&both).unwrap_err().exit_code(), 2, "{both}");
+            }
+            let split = format!("auth {option} whoami --base-url http://h");
+            assert_eq!(parse_line(&split).unwrap_err().exit_code(), 2);
+        }
     }
 
     #[test]

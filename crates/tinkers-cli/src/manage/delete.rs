@@ -17,8 +17,8 @@ use crate::blocking::run_blocking;
 use crate::exit::{self, ExitCode, Failed};
 use crate::output::{self, Counter, Screen, TextStream};
 
-/// The number of deletions between two updates of the progress bar.
-const BATCH: usize = 64;
+/// The number of deletions between two updates of the progress bar. The client sends as many at a time.
+const BATCH: usize = 16;
 
 /// The largest number of checkpoints that are shown before the question.
 const SHOWN: usize = 50;
@@ -155,7 +155,31 @@ impl From<FailedDelete> for Failure {
     }
 }
 
+/// The number of deletions so far. If it is dropped before the end, since a signal interrupted the command, it says so on stderr.
+struct Tally {
+    deleted: usize,
+    total: usize,
+    is_complete: bool,
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if !self.is_complete {
+            let Self { deleted, total, .. } = self;
+            // A failure to write to stderr cannot be reported.
+            let _ = Screen::new(TextStream::Stderr).line(format_args!(
+                "at least {deleted} of {total} checkpoints are deleted; `tinkers checkpoint list` shows the others"
+            ));
+        }
+    }
+}
+
 async fn delete(client: &RestClient, paths: &[String]) -> Result<(Vec<String>, Vec<Failure>)> {
+    let mut tally = Tally {
+        deleted: 0,
+        total: paths.len(),
+        is_complete: false,
+    };
     let total = u64::try_from(paths.len()).ok();
     let counter = Counter::start("deleting".to_owned(), total);
     let (mut deleted, mut failed) = (Vec::new(), Vec::new());
@@ -171,7 +195,9 @@ async fn delete(client: &RestClient, paths: &[String]) -> Result<(Vec<String>, V
         deleted.extend(outcome.deleted);
         failed.extend(outcome.failed.into_iter().map(Failure::from));
         counter.set((deleted.len() + failed.len()) as u64);
+        tally.deleted = deleted.len();
     }
+    tally.is_complete = true;
     Ok((deleted, failed))
 }
 

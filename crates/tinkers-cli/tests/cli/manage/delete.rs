@@ -158,6 +158,38 @@ fn nothing_is_deleted_without_agreement() {
     assert_eq!(server.requests(), [""; 0]);
 }
 
+#[cfg(unix)]
+#[test]
+fn interrupted_deletion_says_how_many_checkpoints_are_deleted() {
+    let home = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..20).map(|number| format!("step-{number}")).collect();
+    // The last deletion gets no response.
+    let answers = names.iter().map(|name| {
+        let request = format!("DELETE /training_runs/r/checkpoints/weights/{name}");
+        match name.as_str() {
+            "step-19" => Answer::never(&request),
+            _ => Answer::ok(&request, "{}"),
+        }
+    });
+    let server = Responder::start(answers.collect());
+    let paths: Vec<String> = names
+        .iter()
+        .map(|name| format!("tinker://r/weights/{name}"))
+        .collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let options = ["checkpoint", "delete", "--yes", "--base-url", &server.url];
+    let variables = [("TINKER_API_KEY", super::KEY)];
+    let arguments = [&options[..], &paths].concat();
+    let program = crate::program::Program::start_with(home.path(), &arguments, &variables);
+    server.wait_for(names.len());
+    program.signal("INT");
+    let outcome = program.finish_promptly();
+    outcome.failed(
+        130,
+        &["at least 16 of 20 checkpoints are deleted", "interrupted"],
+    );
+}
+
 #[test]
 fn paths_and_filter_exclude_each_other() {
     let home = tempfile::tempdir().unwrap();

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The API key that the responder accepts.
 pub(crate) const KEY: &str = "tml-hush-good";
@@ -34,6 +35,11 @@ impl Answer {
         }
     }
 
+    /// Creates a request without a response. Its connection stays open.
+    pub(crate) fn never(request: &str) -> Self {
+        Self::new(request, 0, "")
+    }
+
     /// Adds header lines, each with a line break at the end.
     pub(crate) fn with_headers(mut self, headers: &'static str) -> Self {
         self.headers = headers;
@@ -41,10 +47,28 @@ impl Answer {
     }
 }
 
+/// The recorded requests.
+#[derive(Default)]
+struct Requests {
+    all: Mutex<Vec<String>>,
+    added: Condvar,
+}
+
+impl Requests {
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, request: &str) {
+        self.lock().push(request.to_owned());
+        self.added.notify_all();
+    }
+}
+
 /// A running server. Its threads block until the process ends.
 pub(crate) struct Responder {
     pub(crate) url: String,
-    requests: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Requests>,
 }
 
 impl Responder {
@@ -52,7 +76,7 @@ impl Responder {
     pub(crate) fn start(answers: Vec<Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let requests = Arc::new(Mutex::new(Vec::new()));
+        let requests = Arc::new(Requests::default());
         let recorded = Arc::clone(&requests);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -65,13 +89,28 @@ impl Responder {
 
     /// Returns the requests so far, but for those of the configuration: method, path with query, and body.
     pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().clone()
+    }
+
+    /// Waits until there are `count` requests. Panics if they do not arrive within a minute, which only a program that hangs exceeds.
+    pub(crate) fn wait_for(&self, count: usize) {
+        const LIMIT: Duration = Duration::from_secs(60);
         let requests = self.requests.lock();
-        requests.unwrap_or_else(PoisonError::into_inner).clone()
+        let waiting = |all: &mut Vec<String>| all.len() < count;
+        let waited = self
+            .requests
+            .added
+            .wait_timeout_while(requests, LIMIT, waiting);
+        let (requests, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(
+            !timeout.timed_out(),
+            "only these requests arrived: {requests:?}"
+        );
     }
 }
 
 /// Answers the requests of one connection.
-fn serve(stream: &TcpStream, answers: &[Answer], recorded: &Mutex<Vec<String>>) -> Option<()> {
+fn serve(stream: &TcpStream, answers: &[Answer], recorded: &Requests) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     loop {
         let mut head = Vec::new();
@@ -105,11 +144,14 @@ fn serve(stream: &TcpStream, answers: &[Answer], recorded: &Mutex<Vec<String>>) 
             (200, "", config)
         } else {
             let text = format!("{method} {target} {}", String::from_utf8_lossy(&body));
-            let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
-            recorded.push(text.trim_end().to_owned());
+            recorded.add(text.trim_end());
             let request = format!("{method} {target}");
             answer(&request, header("x-api-key"), answers)
         };
+        if status == 0 {
+            // Waits until the program closes the connection.
+            return reader.read_to_end(&mut Vec::new()).map(drop).ok();
+        }
         let length = response.len();
         let response = format!(
             "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n{response}"
