@@ -9,6 +9,8 @@ use tinkers::{BaseUrl, Environment, ErrorKind, ServiceClient, ServiceClientBuild
 
 use crate::args::{AuthArgs, AuthCommand, OutputFormat};
 use crate::blocking::run_blocking;
+use crate::exit::{ExitCode, Failed};
+use crate::manage;
 use crate::output;
 use crate::signals::{Interrupted, Signals};
 
@@ -24,7 +26,9 @@ pub(crate) async fn run(args: &AuthArgs, signals: &mut Signals) -> Result<()> {
             AuthCommand::Login => login(args).await,
             AuthCommand::Logout => logout(args).await,
             AuthCommand::Status => status(args).await,
-            AuthCommand::Whoami { format } => whoami(args, *format).await,
+            AuthCommand::Whoami { format, .. } => {
+                whoami(args, format.unwrap_or(OutputFormat::Table)).await
+            }
         }
     };
     tokio::select! {
@@ -37,7 +41,7 @@ pub(crate) async fn run(args: &AuthArgs, signals: &mut Signals) -> Result<()> {
 /// Returns the builder of a client for the server of the arguments.
 fn builder(args: &AuthArgs) -> ServiceClientBuilder {
     let builder = ServiceClient::builder();
-    match &args.base_url {
+    match args.base_url() {
         Some(url) => builder.base_url(url),
         None => builder,
     }
@@ -46,7 +50,7 @@ fn builder(args: &AuthArgs) -> ServiceClientBuilder {
 /// Returns the base URL of the server of the arguments, or `None` for the hosted service.
 fn own_server(args: &AuthArgs) -> Option<String> {
     let environment = Environment::read();
-    let url = args.base_url.as_deref().or(environment.base_url())?;
+    let url = args.base_url().or(environment.base_url())?;
     // The client reports an invalid URL.
     let is_hosted = BaseUrl::parse(url).is_ok_and(|address| address.is_hosted_service());
     (!is_hosted).then(|| url.to_owned())
@@ -104,7 +108,8 @@ fn read_key(is_hosted: bool) -> Result<Credential> {
     // The text moves into the credential, which overwrites it.
     let key = Credential::api_key(key.context("cannot read the API key from stdin")?);
     if key.is_blank() {
-        bail!("no API key; pass it on stdin, such as `tinkers auth login < key.txt`");
+        let message = "no API key; pass it on stdin, such as `tinkers auth login < key.txt`";
+        return Err(Failed::new(ExitCode::Usage, message).into());
     }
     Ok(key)
 }
@@ -159,12 +164,16 @@ async fn status(args: &AuthArgs) -> Result<()> {
 
 async fn whoami(args: &AuthArgs, format: OutputFormat) -> Result<()> {
     let user = builder(args).rest_client()?.whoami().await?;
-    if format == OutputFormat::Json {
-        return output::json(&serde_json::json!({
+    if format != OutputFormat::Table {
+        let user = serde_json::json!({
             "user_urn": user.user_urn,
             "org_urn": user.org_urn,
             "email": user.email,
-        }));
+        });
+        return match format {
+            OutputFormat::Csv => manage::print_identity_as_csv(&user),
+            OutputFormat::Json | OutputFormat::Table => output::json(&user),
+        };
     }
     output::print_line(format_args!(
         "Email: {}",

@@ -6,10 +6,13 @@ mod auth;
 mod bench;
 mod blocking;
 mod close_session;
+mod completions;
 mod doctor;
 mod embedded;
+mod exit;
 mod journal;
 mod layout;
+mod manage;
 mod output;
 mod paths;
 mod quickstart;
@@ -23,7 +26,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::args::{Cli, Command};
-use crate::signals::{Interrupted, Signals};
+use crate::signals::Signals;
 
 fn main() -> ExitCode {
     let cli = match args::parse(std::env::args_os()) {
@@ -34,18 +37,17 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Interrupted>() => {
-            output::print_interrupted();
-            ExitCode::from(130)
-        }
-        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::print_error(&error);
-            ExitCode::FAILURE
-        }
+    let error = match run(&cli) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => return ExitCode::SUCCESS,
+        Err(error) => error,
+    };
+    let code = exit::code(&error);
+    match code {
+        exit::ExitCode::Interrupted => output::print_interrupted(),
+        _ => output::print_error(&error),
     }
+    code.into()
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -67,6 +69,12 @@ fn run(cli: &Cli) -> Result<()> {
             Command::Bench(args) => Box::pin(bench::run(&args.load, &mut signals)).await,
             Command::Doctor(args) => doctor::run(args, &mut signals).await,
             Command::Auth(args) => auth::run(args, &mut signals).await,
+            Command::Completions { shell } => completions::print(*shell),
+            Command::Version => Ok(output::print_line(concat!(
+                "tinkers ",
+                env!("CARGO_PKG_VERSION")
+            ))?),
+            Command::Manage(command) => manage::execute(command, &mut signals).await,
         }
     })
 }

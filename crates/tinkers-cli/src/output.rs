@@ -11,6 +11,8 @@ use console::{StyledObject, Term};
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 use tinkers_local::InvalidScript;
 
+use crate::exit;
+
 /// The width of human-readable output in columns if the stream is not a terminal.
 const DEFAULT_WIDTH: usize = 100;
 
@@ -181,6 +183,40 @@ impl Progress {
     }
 }
 
+/// A counter on stderr for long lists and many deletions. It is shown only on a terminal, and removed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counter(Option<ProgressBar>);
+
+impl Counter {
+    /// Starts at 0. With a total, the counter is a bar.
+    pub(crate) fn start(task: String, total: Option<u64>) -> Self {
+        let bar = is_interactive().then(|| {
+            let (bar, template) = match total {
+                Some(total) => (ProgressBar::new(total), "{msg} {bar:30} {pos}/{len}"),
+                None => (
+                    ProgressBar::new_spinner(),
+                    "{spinner:.cyan} {msg}: {human_pos}",
+                ),
+            };
+            let bar = bar
+                .with_style(style(template))
+                .with_message(task)
+                .with_finish(ProgressFinish::AndClear);
+            let bar = PROGRESS_BARS.add(bar);
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        Self(bar)
+    }
+
+    /// Sets the number of items that are done.
+    pub(crate) fn set(&self, done: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(done);
+        }
+    }
+}
+
 /// Prints one JSON object on stdout.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string(value).context("cannot encode the result as JSON")?;
@@ -208,12 +244,17 @@ impl Write for LogWriter {
     }
 }
 
-/// Prints an error and its causes on stderr, each on its own line.
+/// Prints an error and its causes on stderr, each on its own line, and what to do about it.
 pub(crate) fn print_error(error: &anyhow::Error) {
     let label = console::style("error:").red().bold().for_stderr();
     let lines = error_chain(error).join("\n  caused by: ");
+    let mut stderr = io::stderr().lock();
     // A failure to write to stderr cannot be reported.
-    let _ = writeln!(io::stderr().lock(), "{label} {lines}");
+    let _ = writeln!(stderr, "{label} {lines}");
+    if let Some(step) = exit::next_step(error) {
+        let label = console::style("next step:").bold().for_stderr();
+        let _ = writeln!(stderr, "{label} {step}");
+    }
 }
 
 /// Prints on stderr that the command was interrupted.
@@ -269,8 +310,10 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// Starts logging to stderr with a filter.
 pub(crate) fn init_log(filter: &str) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("cannot parse the filter {filter} of --log (or TINKER_LOG)"))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        let message = format!("cannot parse the filter {filter} of --log (or TINKER_LOG): {error}");
+        exit::Failed::new(exit::ExitCode::Usage, message)
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| LogWriter)

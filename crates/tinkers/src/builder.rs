@@ -1,6 +1,7 @@
 //! The settings of a service client, and the connection to the server.
 
 mod connection_plan;
+mod signed_file;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,8 +29,8 @@ use crate::ServiceClient;
 use crate::default_headers::DefaultHeaders;
 use crate::environment::Environment;
 
-/// The base URL of the hosted service.
-const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
+/// The base URL of the hosted service, which clients use if neither the program nor the environment names a server.
+pub const HOSTED_SERVICE: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
 
 /// The settings of a [`ServiceClient`]. Missing settings are read from the [`Environment`], unless
 /// [`without_environment`](ServiceClientBuilder::without_environment) is called.

@@ -32,7 +32,7 @@ mod environment;
 pub mod rest;
 mod service;
 
-pub use builder::ServiceClientBuilder;
+pub use builder::{HOSTED_SERVICE, ServiceClientBuilder};
 pub use environment::Environment;
 pub use service::ServiceClient;
 

@@ -45,10 +45,10 @@ impl Load {
         }
     }
 
-    pub(super) fn connection_mut(&mut self) -> &mut ConnectionArgs {
+    pub(super) fn server_mut(&mut self) -> &mut ServerArgs {
         match self {
-            Self::Sample(args) => &mut args.server.connection,
-            Self::Train(args) => &mut args.server.connection,
+            Self::Sample(args) => &mut args.server,
+            Self::Train(args) => &mut args.server,
         }
     }
 }

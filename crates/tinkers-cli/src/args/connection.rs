@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use tinkers::{BodyFormat, Environment};
 
-use super::Key;
+use super::{Key, KnownServer};
 
 /// The options that name the server and the API key.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -11,6 +11,8 @@ pub(crate) struct ConnectionArgs {
     /// The URL of the server [env: TINKER_BASE_URL]
     #[arg(long, value_name = "URL", help_heading = "Server")]
     base_url: Option<String>,
+    #[command(flatten)]
+    known: KnownServer,
     /// The API key [env: TINKER_API_KEY]
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Option<Key>,
@@ -37,11 +39,12 @@ impl From<BodyFormatName> for BodyFormat {
 }
 
 impl ConnectionArgs {
-    /// Sets the URL from the environment if the option was not given. The API key needs no such step, because the client itself
+    /// Sets the URL from the other options or the environment if `--base-url` was not given. The API key needs no such step, because the client itself
     /// reads it from the environment.
     pub(super) fn set_base_url(&mut self, environment: &Environment) {
         if self.base_url.is_none() {
-            self.base_url = environment.base_url().map(str::to_owned);
+            let url = self.known.url().or(environment.base_url());
+            self.base_url = url.map(str::to_owned);
         }
     }
 
@@ -49,7 +52,7 @@ impl ConnectionArgs {
     pub(super) fn complete(&mut self, environment: &Environment) -> Result<(), &'static str> {
         self.set_base_url(environment);
         match self.base_url() {
-            "" => Err("missing server: set --base-url URL or TINKER_BASE_URL"),
+            "" => Err("missing server: set --base-url URL, --hosted, --local or TINKER_BASE_URL"),
             _ => Ok(()),
         }
     }

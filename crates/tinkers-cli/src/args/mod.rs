@@ -1,16 +1,24 @@
 //! The command line arguments, and their validation.
 
+mod account;
 mod auth;
 mod bench;
+mod checkpoint;
 mod connection;
 mod dialect;
 mod doctor;
+mod known_server;
+mod manage;
+mod manage_command;
+mod model;
 mod numbers;
+mod quickstart;
+mod run;
 mod scripted;
+mod session;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -20,13 +28,28 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http::HeaderName;
 use tinkers::Environment;
 
-pub(crate) use self::auth::{AuthArgs, AuthCommand, OutputFormat};
+use clap_complete::Shell;
+
+pub(crate) use self::account::{AuditArgs, BillingCommand, StorageArgs, UsageArgs};
+pub(crate) use self::auth::{AuthArgs, AuthCommand};
 pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
+pub(crate) use self::checkpoint::{
+    CheckpointArgs, CheckpointCommand, FilterArgs, is_checkpoint_path,
+};
 pub(crate) use self::connection::ConnectionArgs;
 pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::doctor::DoctorArgs;
-use self::numbers::{integer, learning_rate, positive, whole_seconds};
+use self::known_server::KnownServer;
+pub(crate) use self::manage::{ListArgs, ManageArgs, OutputFormat, PAGED, WHOLE};
+pub(crate) use self::manage_command::ManageCommand;
+pub(crate) use self::model::{ModelArgs, ModelCommand};
+use self::numbers::{integer, whole_seconds};
+pub(crate) use self::quickstart::{QuickstartArgs, Target};
+#[cfg(test)]
+pub(crate) use self::run::COLUMNS;
+pub(crate) use self::run::{RunArgs, RunCommand};
 pub(crate) use self::scripted::ScriptedArgs;
+pub(crate) use self::session::{SessionArgs, SessionCommand};
 use tinkers::wire::check_api_key;
 
 use crate::paths;
@@ -44,7 +67,11 @@ const MAX_HELP_WIDTH: usize = 100;
     version,
     arg_required_else_help = true,
     max_term_width = MAX_HELP_WIDTH,
-    after_help = "Start with `tinkers quickstart`: it needs no key, no GPU and no network."
+    after_help = "\
+Start with `tinkers quickstart`: it needs no key, no GPU and no network.
+
+Exit codes: 0 success, 1 another failure, 2 invalid command line or setting, 3 not found, 4 no access (key,
+permission or bill), 5 server unreachable or failing, 130 interrupted."
 )]
 pub(crate) struct Cli {
     /// The command to run.
@@ -53,6 +80,15 @@ pub(crate) struct Cli {
     /// Log filter for stderr, such as `debug` or `tinkers_local=debug` [env: TINKER_LOG] [default: info for serve, else warn]
     #[arg(long, global = true, value_name = "FILTER", help_heading = "Output")]
     pub(crate) log: Option<String>,
+    /// The format of the output, if the command has several [default: table]
+    #[arg(
+        id = "top_format",
+        short = 'f',
+        long = "format",
+        value_enum,
+        help_heading = "Output"
+    )]
+    format: Option<OutputFormat>,
 }
 
 /// The commands of the program.
@@ -68,141 +104,20 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Log in to a Tinker server with an API key, and show whether the server accepts it
     Auth(AuthArgs),
-}
-
-/// The arguments of `tinkers quickstart`.
-#[derive(Debug, Args)]
-#[command(
-    allow_negative_numbers = true,
-    after_help = "\
-Examples:
-  tinkers quickstart
-  tinkers quickstart --text notes.txt --steps 200
-  tinkers quickstart --base-url http://127.0.0.1:8000 --json
-
-Without --base-url and TINKER_BASE_URL, it starts an embedded server, which needs no API key."
-)]
-pub(crate) struct QuickstartArgs {
     #[command(flatten)]
-    server: ConnectionArgs,
-    /// Where the embedded server stores checkpoints [default: a temporary directory, removed at the end]
-    #[arg(long, value_name = "DIR", help_heading = "Server")]
-    data_dir: Option<PathBuf>,
-    /// The base model
-    #[arg(long, value_name = "NAME", default_value = BUILT_IN_MODEL, help_heading = "Model")]
-    pub(crate) model: String,
-    /// The tokenizer.json of the model; required for any model but the built-in one, whose tokens are bytes
-    #[arg(long, value_name = "FILE", help_heading = "Model")]
-    pub(crate) tokenizer: Option<PathBuf>,
-    /// Rank of the LoRA adapter
-    #[arg(long, value_name = "N", default_value = "32", value_parser = positive, help_heading = "Model")]
-    pub(crate) rank: NonZeroU32,
-    /// A UTF-8 text to train on [default: Newton's Opticks]
-    #[arg(long, value_name = "FILE", help_heading = "Training")]
-    pub(crate) text: Option<PathBuf>,
-    /// Number of optimizer steps
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "100",
-        value_parser = positive,
-        help_heading = "Training"
-    )]
-    pub(crate) steps: NonZeroU32,
-    /// Sequences per step
-    #[arg(long, value_name = "N", default_value = "8", value_parser = positive, help_heading = "Training")]
-    pub(crate) batch: NonZeroU32,
-    /// Tokens per sequence
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "256",
-        value_parser = positive,
-        help_heading = "Training"
-    )]
-    pub(crate) seq_len: NonZeroU32,
-    /// Learning rate of the first step; decreases linearly to a tenth by the last step
-    #[arg(
-        long,
-        value_name = "RATE",
-        default_value = "0.003",
-        allow_hyphen_values = true,
-        value_parser = learning_rate,
-        help_heading = "Training"
-    )]
-    pub(crate) learning_rate: f64,
-    /// Seed of the adapter, the order of the text, and the samples
-    #[arg(long, value_name = "N", default_value = "7", value_parser = integer::<u64>, help_heading = "Training")]
-    pub(crate) seed: u64,
-    /// Print only one JSON object on stdout; losses are in nats per token
-    #[arg(long, help_heading = "Output")]
-    pub(crate) json: bool,
-}
-
-/// The server that the `quickstart` command uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// The embedded server. It stores checkpoints in this directory, or in a temporary directory if the value is `None`.
-    Embedded(Option<PathBuf>),
-    /// An existing server.
-    Remote(ConnectionArgs),
-}
-
-impl QuickstartArgs {
-    /// Returns the server to use. An empty `--base-url` selects the embedded server, even if the environment variable contains a
-    /// URL.
-    pub(crate) fn target(&self) -> Target {
-        match self.server.base_url() {
-            "" => Target::Embedded(self.data_dir.clone()),
-            _ => Target::Remote(self.server.clone()),
-        }
-    }
-
-    fn check(&self) -> Result<(), clap::Error> {
-        let is_built_in = self.model == BUILT_IN_MODEL;
-        if !is_built_in && self.tokenizer.is_none() {
-            let message = format!(
-                "missing tokenizer of model {}: set --tokenizer FILE to its tokenizer.json",
-                self.model
-            );
-            return Err(usage_error(
-                "quickstart",
-                ErrorKind::MissingRequiredArgument,
-                &message,
-            ));
-        }
-        if is_built_in && self.tokenizer.is_some() {
-            let message =
-                format!("--tokenizer cannot be used with {BUILT_IN_MODEL}, whose tokens are bytes");
-            return Err(usage_error(
-                "quickstart",
-                ErrorKind::ArgumentConflict,
-                &message,
-            ));
-        }
-        match self.target() {
-            Target::Embedded(_) if !is_built_in => {
-                let message = format!(
-                    "the embedded server only has {BUILT_IN_MODEL}: set --base-url URL to a server that has model {}",
-                    self.model
-                );
-                Err(usage_error(
-                    "quickstart",
-                    ErrorKind::MissingRequiredArgument,
-                    &message,
-                ))
-            }
-            Target::Remote(_) if self.data_dir.is_some() => {
-                let message = "--data-dir cannot be used with --base-url (or TINKER_BASE_URL): it configures the embedded server";
-                Err(usage_error(
-                    "quickstart",
-                    ErrorKind::ArgumentConflict,
-                    message,
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
+    Manage(ManageCommand),
+    /// Print a script that completes command lines in a shell
+    #[command(after_help = "\
+Examples:
+  tinkers completions bash > ~/.local/share/bash-completion/completions/tinkers
+  tinkers completions zsh > ~/.zfunc/_tinkers
+  tinkers completions fish > ~/.config/fish/completions/tinkers.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the version of the program
+    Version,
 }
 
 /// The arguments of `tinkers serve`.
@@ -442,20 +357,48 @@ impl Cli {
         if self.log.is_none() {
             self.log = environment.log().map(str::to_owned);
         }
+        let format = self.format;
         let (command, connection) = match &mut self.command {
             Command::Quickstart(args) => {
+                args.json |= json_only("quickstart", format)?;
                 args.server.set_base_url(environment);
                 return args.check();
             }
             Command::Serve(args) => return args.check(),
             // Its server is the hosted service by default.
-            Command::Auth(_) => return Ok(()),
-            Command::Bench(args) => (args.load.command(), args.load.connection_mut()),
-            Command::Doctor(args) => ("doctor", &mut args.connection),
+            Command::Auth(args) => {
+                args.set_format(format);
+                let checked = args.check_server();
+                return checked
+                    .map_err(|message| usage_error("auth", ErrorKind::ArgumentConflict, message));
+            }
+            Command::Bench(args) => {
+                let command = args.load.command();
+                args.load.server_mut().json |= json_only(command, format)?;
+                (command, &mut args.load.server_mut().connection)
+            }
+            Command::Doctor(args) => {
+                args.json |= json_only("doctor", format)?;
+                ("doctor", &mut args.connection)
+            }
+            Command::Completions { .. } | Command::Version => return Ok(()),
+            Command::Manage(command) => return command.complete(format),
         };
         connection
             .complete(environment)
             .map_err(|message| usage_error(command, ErrorKind::MissingRequiredArgument, message))
+    }
+}
+
+/// Returns whether the option `--format` before a command asks for JSON. The command prints lines or JSON, and no CSV.
+fn json_only(command: &str, format: Option<OutputFormat>) -> Result<bool, clap::Error> {
+    match format {
+        None | Some(OutputFormat::Table) => Ok(false),
+        Some(OutputFormat::Json) => Ok(true),
+        Some(OutputFormat::Csv) => {
+            let message = "--format csv cannot be used: the command prints no list";
+            Err(usage_error(command, ErrorKind::ArgumentConflict, message))
+        }
     }
 }
 
@@ -547,6 +490,27 @@ mod tests {
             unreachable!("--base-url is set")
         };
         assert_eq!(server.body_format, Some(connection::BodyFormatName::Json));
+    }
+
+    #[test]
+    fn hosted_and_local_servers_are_named_by_options() {
+        for (option, url) in [
+            ("--hosted", tinkers::HOSTED_SERVICE),
+            ("--local", "http://127.0.0.1:8000"),
+        ] {
+            let Target::Remote(server) = quickstart(&format!("quickstart {option}")).target()
+            else {
+                unreachable!("{option} names a server")
+            };
+            assert_eq!(server.base_url(), url);
+            for command in ["doctor", "bench sample", "auth whoami", "run list"] {
+                assert!(parse_line(&format!("{command} {option}")).is_ok());
+                let both = format!("{command} {option} --base-url http://h");
+                assert_eq!(parse_line(&both).unwrap_err().exit_code(), 2, "{both}");
+            }
+            let split = format!("auth {option} whoami --base-url http://h");
+            assert_eq!(parse_line(&split).unwrap_err().exit_code(), 2);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use self::clock::ServerClock;
 use self::findings::Findings;
 use crate::address::without_password;
 use crate::args::DoctorArgs;
+use crate::exit::{ExitCode, Failed};
 use crate::output::{self, Screen, TextStream};
 use crate::remote;
 use crate::signals::{Signals, interruptible};
@@ -131,11 +132,14 @@ impl Steps {
         tokio::select! {
             biased;
             done = step => Ok(done),
-            () = time.sleep(timeout) => bail!(
-                "no response within {} s while {task} {}; check that a Tinker server runs at this address",
-                timeout.as_secs(),
-                self.address
-            ),
+            () = time.sleep(timeout) => {
+                let message = format!(
+                    "no response within {} s while {task} {}; check that a Tinker server runs at this address",
+                    timeout.as_secs(),
+                    self.address
+                );
+                Err(Failed::new(ExitCode::Server, message).into())
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ fn stored_key_is_used_until_logout() {
     let (_server, url) = serve(server_home.path(), &EXCHANGE);
     let home = home.path();
     let status = auth(home, &url, &["status"], "");
-    assert_eq!(status.code, Some(1));
+    assert_eq!(status.code, Some(4));
     assert!(
         status.stdout.contains("Credentials available: no"),
         "{status:?}"
@@ -66,6 +66,11 @@ fn stored_key_is_used_until_logout() {
     assert_eq!(user["user_urn"], "tml:user:local");
     assert_eq!(user["org_urn"], "tml:organization:local");
     assert_eq!(user["email"], "local@localhost");
+    let whoami = auth(home, &url, &["whoami", "-f", "csv"], "");
+    assert_eq!(
+        whoami.succeeded().stdout,
+        "user_urn,org_urn,email\ntml:user:local,tml:organization:local,local@localhost\n"
+    );
     let whoami = auth(home, &url, &["whoami"], "");
     assert!(whoami.succeeded().stdout.contains("Email: local@localhost"));
 
@@ -84,9 +89,9 @@ fn stored_key_is_used_until_logout() {
 fn login_stores_no_key_that_the_server_rejects() {
     let (server_home, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (_server, url) = serve(server_home.path(), &EXCHANGE);
-    for input in ["tml-hush-wrong\n", "", "tml-hush hush\n"] {
+    for (input, code) in [("tml-hush-wrong\n", 4), ("", 2), ("tml-hush hush\n", 2)] {
         let login = auth(home.path(), &url, &["login"], input);
-        assert_eq!(login.code, Some(1), "{login:?}");
+        assert_eq!(login.code, Some(code), "{login:?}");
     }
     assert!(!home.path().join(".tinker").exists());
 }
@@ -107,7 +112,7 @@ fn logout_revokes_a_generated_key_on_the_server() {
             .contains("revoked the key on the server")
     );
     let login = auth(home.path(), &url, &["login"], KEY);
-    assert_eq!(login.code, Some(1), "the key is revoked");
+    assert_eq!(login.code, Some(4), "the key is revoked");
 }
 
 #[test]
@@ -115,6 +120,6 @@ fn server_rejects_requests_without_a_required_header() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &["--require-header", "Modal-Key"]);
     let status = auth(home.path(), &url, &["status"], "");
-    assert_eq!(status.code, Some(1));
+    assert_eq!(status.code, Some(4));
     assert!(status.stderr.contains("modal-key"), "{status:?}");
 }

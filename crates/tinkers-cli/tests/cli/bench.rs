@@ -178,14 +178,14 @@ fn bench_errors_name_the_invalid_argument() {
     run(home.path(), &["bench", "sample"])
         .failed(2, &["--base-url", "Usage: tinkers bench sample"]);
     run(home.path(), &["bench"]).failed(2, &["sample", "train"]);
-    sample(home.path(), "127.0.0.1:9", &[]).failed(1, &["base_url", "http://"]);
+    sample(home.path(), "127.0.0.1:9", &[]).failed(2, &["base_url", "http://"]);
     let zero = ["--requests", "0"];
     sample(home.path(), "http://127.0.0.1:9", &zero).failed(2, &["--requests"]);
     let (server, url) = serve(home.path(), &[]);
     let unknown = ["--model", "no/such"];
-    sample(home.path(), &url, &unknown).failed(1, &["no/such"]);
+    sample(home.path(), &url, &unknown).failed(3, &["no/such"]);
     drop(server);
-    sample(home.path(), &url, &[]).failed(1, &[&format!("cannot open a session on {url}")]);
+    sample(home.path(), &url, &[]).failed(5, &[&format!("cannot open a session on {url}")]);
 }
 
 #[test]

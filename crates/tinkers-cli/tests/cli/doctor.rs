@@ -126,7 +126,7 @@ fn doctor_times_out_on_an_unresponsive_server() {
     let (_listener, url) = silent_listener();
     let outcome = run(home.path(), &["doctor", "--base-url", &url]);
     let step = format!("opening a session on {url}");
-    outcome.failed(1, &[&format!("{step} ..."), "no response within 5 s while"]);
+    outcome.failed(5, &[&format!("{step} ..."), "no response within 5 s while"]);
 }
 
 #[cfg(unix)]
@@ -154,5 +154,5 @@ fn interrupt_ends_commands_that_wait_for_an_unresponsive_server() {
 fn doctor_error_names_the_unreachable_server() {
     let home = tempfile::tempdir().unwrap();
     let outcome = run(home.path(), &["doctor", "--base-url", "http://127.0.0.1:9"]);
-    outcome.failed(1, &["127.0.0.1:9"]);
+    outcome.failed(5, &["127.0.0.1:9"]);
 }

@@ -45,7 +45,7 @@ fn error_names_the_variable_of_an_unusable_proxy() {
         ("https_proxy", "https://secret:1"),
     ] {
         let outcome = doctor("https://far.test", &[(variable, value)]);
-        outcome.failed(1, &[variable, "far.test:443", "NO_PROXY"]);
+        outcome.failed(2, &[variable, "far.test:443", "NO_PROXY"]);
         assert!(!outcome.stderr.contains("secret"), "{outcome:#?}");
     }
 }
@@ -63,7 +63,7 @@ fn error_names_the_variable_of_unreadable_certificates() {
         ("SSL_CERT_FILE", empty),
     ] {
         let outcome = doctor("https://127.0.0.1:1", &[(variable, path)]);
-        outcome.failed(1, &[variable, path]);
+        outcome.failed(5, &[variable, path]);
     }
     // An empty variable counts as unset, so the error is that the connection is refused.
     for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
@@ -99,6 +99,6 @@ fn error_for_a_missing_server_names_option_and_variable() {
 #[test]
 fn error_names_the_variable_of_an_api_key_with_a_line_break() {
     let outcome = doctor("http://127.0.0.1:1", &[("TINKER_API_KEY", "tml-sec\nret")]);
-    outcome.failed(1, &["TINKER_API_KEY", "api_key"]);
+    outcome.failed(2, &["TINKER_API_KEY", "api_key"]);
     assert!(!outcome.stderr.contains("sec"), "{outcome:#?}");
 }

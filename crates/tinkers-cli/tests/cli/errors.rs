@@ -58,7 +58,7 @@ fn error_names_the_unreachable_server() {
         home.path(),
         &["quickstart", "--base-url", &url, "--api-key", KEY],
     );
-    outcome.failed(1, &[&format!("cannot open a session on {url}"), "refused"]);
+    outcome.failed(5, &[&format!("cannot open a session on {url}"), "refused"]);
     assert!(!outcome.stderr.contains("secret"), "{outcome:#?}");
     let mut lines: Vec<&str> = outcome.stderr.lines().collect();
     let all = lines.len();
@@ -73,7 +73,7 @@ fn base_url_without_http_scheme_is_rejected() {
     let bare = listener.url.strip_prefix("http://").unwrap();
     let wrong_scheme = format!("ftp://{bare}");
     for url in [bare, &wrong_scheme] {
-        run(home.path(), &["quickstart", "--base-url", url]).failed(1, &["base_url", "http://"]);
+        run(home.path(), &["quickstart", "--base-url", url]).failed(2, &["base_url", "http://"]);
     }
     listener.assert_no_connection();
 }
@@ -97,7 +97,7 @@ fn hosted_service_requires_an_api_key_that_starts_with_tml() {
         )
     };
     let outcome = start("sk-secret").finish();
-    outcome.failed(1, &["api_key", "tml-"]);
+    outcome.failed(2, &["api_key", "tml-"]);
     assert!(!outcome.stderr.contains("secret"), "{outcome:#?}");
     listener.assert_no_connection();
 
@@ -136,7 +136,7 @@ fn server_without_the_tinker_api_is_reported() {
         let program = Program::start(home.path(), &arguments);
         let outcome = program.finish();
         let cause = format!("{} is no Tinker server", listener.url);
-        assert_eq!(outcome.code, Some(1), "{command:?} {outcome:#?}");
+        assert_eq!(outcome.code, Some(5), "{command:?} {outcome:#?}");
         for needle in [&cause, "check base_url", "404"] {
             assert!(outcome.stderr.contains(needle), "{command:?} {outcome:#?}");
         }
@@ -150,5 +150,5 @@ fn server_without_the_tinker_api_is_reported() {
 #[test]
 fn error_names_the_invalid_log_filter() {
     let home = tempfile::tempdir().unwrap();
-    run(home.path(), &["serve", "--port", "0", "--log", "a=b=c"]).failed(1, &["--log", "a=b=c"]);
+    run(home.path(), &["serve", "--port", "0", "--log", "a=b=c"]).failed(2, &["--log", "a=b=c"]);
 }

@@ -175,7 +175,7 @@ body = '{"pjwt_auth_enabled": true, "credential_default_source": "credential_cmd
     assert_eq!(user["user_urn"], "tml:user:bob");
     assert_eq!(user["org_urn"], "tml:organization:example");
     let without = whoami(&[key]);
-    assert_eq!(without.code, Some(1));
+    assert_eq!(without.code, Some(4));
     assert!(
         without.stderr.contains("TINKER_CREDENTIAL_CMD"),
         "{without:?}"

@@ -8,6 +8,7 @@ mod errors;
 mod faults;
 mod help;
 mod keys;
+mod manage;
 mod program;
 mod quickstart;
 mod remote;

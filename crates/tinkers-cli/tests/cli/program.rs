@@ -74,14 +74,16 @@ impl Program {
 
     /// Starts the program like [`Program::start`], with additional environment variables.
     pub(crate) fn start_with(home: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = with_clean_environment(Command::new(env!("CARGO_BIN_EXE_tinkers")), home);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tinkers"));
+        with_clean_environment(&mut command, home);
         command.args(arguments).envs(variables.iter().copied());
         Self::spawn(command)
     }
 
     /// Starts the program like [`Program::start`], with `input` on stdin.
     pub(crate) fn start_with_input(home: &Path, arguments: &[&str], input: &str) -> Self {
-        let mut command = with_clean_environment(Command::new(env!("CARGO_BIN_EXE_tinkers")), home);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tinkers"));
+        with_clean_environment(&mut command, home);
         command.args(arguments).stdin(Stdio::piped());
         let program = Self::spawn_with(command);
         let stdin = program.lock().stdin.take();
@@ -97,7 +99,8 @@ impl Program {
         arguments: &[&str],
         kilobytes: u32,
     ) -> Self {
-        let mut command = with_clean_environment(Command::new("bash"), home);
+        let mut command = Command::new("bash");
+        with_clean_environment(&mut command, home);
         let script = format!("ulimit -f {kilobytes} && exec \"$@\"");
         command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_tinkers")]);
         command.args(arguments);
@@ -107,7 +110,8 @@ impl Program {
     /// Starts the program like [`Program::start`], with SIGHUP ignored.
     #[cfg(unix)]
     pub(crate) fn start_under_nohup(home: &Path, arguments: &[&str]) -> Self {
-        let mut command = with_clean_environment(Command::new("bash"), home);
+        let mut command = Command::new("bash");
+        with_clean_environment(&mut command, home);
         let script = "trap '' HUP && exec \"$@\"";
         command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_tinkers")]);
         command.args(arguments);
@@ -272,15 +276,14 @@ pub(crate) fn run(home: &Path, arguments: &[&str]) -> Outcome {
 }
 
 /// Clears the environment variables that the program reads, and sets its home directory.
-fn with_clean_environment(mut command: Command, home: &Path) -> Command {
+pub(crate) fn with_clean_environment<'a>(command: &'a mut Command, home: &Path) -> &'a mut Command {
     for name in CLEARED_VARIABLES {
         command.env_remove(name);
     }
     command
         .env("HOME", home)
         .env("XDG_DATA_HOME", home)
-        .env("APPDATA", home);
-    command
+        .env("APPDATA", home)
 }
 
 fn read(

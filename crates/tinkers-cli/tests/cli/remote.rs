@@ -67,10 +67,10 @@ fn error_for_a_rejected_api_key_contains_the_http_status() {
         ("TINKER_API_KEY", "tml-wrong"),
     ];
     let outcome = Program::start_with(home.path(), &["quickstart"], &wrong).finish();
-    outcome.failed(1, &[&url, "401"]);
+    outcome.failed(4, &[&url, "401"]);
     assert!(!outcome.stderr.contains("tml-wrong"), "{outcome:#?}");
     let outcome = Program::start_with(home.path(), &["quickstart"], &wrong[..1]).finish();
-    outcome.failed(1, &[&url, "401"]);
+    outcome.failed(4, &[&url, "401"]);
 }
 
 #[test]
@@ -95,5 +95,5 @@ fn quickstart_runs_on_the_scripted_engine() {
 
     // This server does not have the built-in model, which is the default.
     let outcome = Program::start(home.path(), &work).finish();
-    outcome.failed(1, &["tinkers/tiny", "tinkers/scripted"]);
+    outcome.failed(3, &["tinkers/tiny", "tinkers/scripted"]);
 }

@@ -8,7 +8,7 @@ use tinkers_core::{RecoveredErrors, Result, Transport};
 use tinkers_session::BaseUrl;
 use tinkers_transport::{CloudflareAccess, HttpTransport, IoRuntime, RootFiles};
 
-use super::{HOSTED, ServiceClientBuilder, jitter};
+use super::{HOSTED_SERVICE, ServiceClientBuilder, jitter};
 use crate::environment::{self, Environment};
 
 /// The validated settings of the connections of a client.
@@ -112,7 +112,7 @@ pub(crate) fn address(given: Option<&str>, variables: &Environment) -> Result<(S
     let (base_url, variable) = match (given, variables.base_url()) {
         (Some(given), _) => (given, None),
         (None, Some(found)) => (found, Some(environment::BASE_URL)),
-        (None, None) => (HOSTED, None),
+        (None, None) => (HOSTED_SERVICE, None),
     };
     let address = BaseUrl::parse(base_url).map_err(|error| match variable {
         Some(variable) => error.with_context(variable),

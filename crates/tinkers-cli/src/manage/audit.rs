@@ -1,0 +1,37 @@
+//! `tinkers audit`: the audit log of a day.
+
+use anyhow::Result;
+
+use super::cells;
+use super::connection::{client, now};
+use super::table::{List, Table, column, field};
+use crate::args::{AuditArgs, WHOLE};
+
+const ENTRIES: Table = Table {
+    list: "entries",
+    noun: "entries",
+    fields: &[
+        field("timestamp"),
+        field("event"),
+        field("event_details"),
+        field("model_id"),
+        field("tinker_path"),
+        field("purpose"),
+    ],
+    columns: &[
+        column("time", "Time", |row| cells::text(row, "timestamp")),
+        column("event", "Event", |row| cells::text(row, "event")),
+        column("details", "Details", |row| {
+            cells::text(row, "event_details")
+        }),
+        column("path", "Path", |row| cells::text(row, "tinker_path")).whole(),
+    ],
+};
+
+pub(super) async fn execute(args: &AuditArgs) -> Result<()> {
+    let admin = client(&args.manage)?.admin();
+    let log = admin.get_audit_log(args.event_type(), args.day.as_deref());
+    let mut entries = List::new(log.await?, false)?;
+    entries.cut(args.list.limit(WHOLE));
+    ENTRIES.print(&entries, args.manage.format(), None, now())
+}
