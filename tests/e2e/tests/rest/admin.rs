@@ -1,4 +1,4 @@
-//! Calls whose routes the embedded server lacks: it responds as the hosted service does, by injected responses.
+//! The audit log, usage, storage and traces as the hosted service reports them, by injected responses.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

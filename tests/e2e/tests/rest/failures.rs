@@ -172,27 +172,10 @@ async fn routes_that_a_server_lacks_are_unsupported() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn embedded_server_lacks_usage_storage_audit_and_traces() {
+async fn embedded_server_lacks_external_weights() {
     let harness = Harness::start().await;
     let rest = harness.service.rest_client();
-    let admin = rest.admin();
-    let (start, end) = (
-        std::time::SystemTime::UNIX_EPOCH,
-        std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(3600),
-    );
     let errors = [
-        admin
-            .get_audit_log(AuditEventType::All, None)
-            .await
-            .unwrap_err(),
-        admin.get_billing_usage(start, end).await.unwrap_err(),
-        admin
-            .get_current_checkpoint_storage_usage(None)
-            .await
-            .unwrap_err(),
-        rest.export_session_trace(harness.service.session_id())
-            .await
-            .unwrap_err(),
         rest.get_external_weights_urls("tinker://r/external_weights/a")
             .await
             .unwrap_err(),

@@ -4,6 +4,7 @@ mod cases;
 mod commands;
 mod delete;
 mod formats;
+mod kills;
 mod reference;
 mod responder;
 mod served;
