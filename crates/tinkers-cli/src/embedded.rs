@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -59,6 +59,8 @@ const SAVE_GRACE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Embedded {
     server: BlockingServer,
+    /// The same server, to store what the last saves have changed.
+    local: Arc<OnceLock<LocalServer>>,
     engine: Option<Arc<ModelEngine>>,
 }
 
@@ -79,7 +81,11 @@ impl Embedded {
     }
 
     fn shutdown_blocking(self) -> Result<()> {
-        let Self { server, engine } = self;
+        let Self {
+            server,
+            local,
+            engine,
+        } = self;
         let (sender, ended) = mpsc::channel::<()>();
         std::thread::Builder::new()
             .name("tinkers-shutdown".to_owned())
@@ -92,7 +98,11 @@ impl Embedded {
         if ended.recv_timeout(EXCHANGE_GRACE) == Err(RecvTimeoutError::Timeout) {
             tracing::info!("dropping connections that are still open");
         }
-        if engine.is_none_or(|engine| engine.close(SAVE_GRACE)) {
+        let is_complete = engine.is_none_or(|engine| engine.close(SAVE_GRACE));
+        if let Some(local) = local.get() {
+            local.flush();
+        }
+        if is_complete {
             return Ok(());
         }
         bail!(
@@ -124,11 +134,18 @@ pub(crate) fn start(
             (EngineSource::Loaded(loaded, database), Some(engine))
         }
     };
+    let local = Arc::<OnceLock<LocalServer>>::default();
+    let built = Arc::clone(&local);
     let server = BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
-        source.build_server(handle, config, hooks)
+        let server = source.build_server(handle, config, hooks)?;
+        Ok(built.get_or_init(|| server).clone())
     })
     .context("cannot start the server")?;
-    Ok(Embedded { server, engine })
+    Ok(Embedded {
+        server,
+        local,
+        engine,
+    })
 }
 
 fn load(model: Option<(PathBuf, Option<String>)>, data_dir: &Path) -> Result<ModelEngine> {

@@ -41,7 +41,11 @@ pub fn since_epoch(text: &str) -> Option<Duration> {
         Some(at) if time[at..].eq_ignore_ascii_case("z") => (&time[..at], 0),
         Some(at) => {
             let (hours, minutes) = time[at + 1..].split_once(':')?;
-            let seconds = i64::try_from(number(hours)? * 3600 + number(minutes)? * 60).ok()?;
+            let (hours, minutes) = (number(hours)?, number(minutes)?);
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            let seconds = i64::try_from(hours * 3600 + minutes * 60).ok()?;
             let sign = if time.as_bytes()[at] == b'-' { -1 } else { 1 };
             (&time[..at], sign * seconds)
         }
@@ -141,6 +145,8 @@ mod tests {
             "2026-01-01T25:00:00Z",
             "2026-01-01T00:00:00.xZ",
             "2026-01-01T00:00:00+1",
+            "2026-01-01T00:00:00+24:00",
+            "2026-01-01T00:00:00+18446744073709551615:00",
             "-2026-01-01",
             "2026-01-01T",
         ] {

@@ -141,7 +141,7 @@ fn save_on_a_full_disk_fails_and_leaves_no_files() {
     let server = Server::new(Program::start_with_file_size_limit(
         home.path(),
         &arguments,
-        1024,
+        1500,
     ));
     let (large, small) = (server.model(64), server.model(1));
     let before = list_files(home.path());

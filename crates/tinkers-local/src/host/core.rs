@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use http::StatusCode;
 use tinkers_core::{Clock, Jitter, Spawn, Task, Timestamp};
 use tokio::sync::{Notify, oneshot};
 
@@ -17,7 +18,7 @@ use crate::http::LazyResponse;
 use crate::journal::Journal;
 use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
 use crate::quirks::Quirks;
-use crate::read::AuthorizedCommand;
+use crate::read::{AuthorizedCommand, Refusal};
 use crate::store::RecordStore;
 use crate::window::WindowCounts;
 
@@ -50,7 +51,7 @@ pub(super) struct Shared {
 struct Core {
     protocol: Protocol,
     exchanges: u64,
-    waiting: BTreeMap<ExchangeId, oneshot::Sender<LazyResponse>>,
+    waiting: BTreeMap<ExchangeId, Waiting>,
     /// The engine jobs to start or cancel, in order. They are passed to the engine without the lock on the state.
     outbox: VecDeque<Effect>,
     /// Whether a thread is passing the jobs in `outbox` to the engine. Other threads then only add their jobs to `outbox`. So an
@@ -72,6 +73,13 @@ pub(super) struct Parts {
     pub(super) faults: Faults,
     pub(super) journal: Option<Journal>,
     pub(super) store: Option<Box<dyn RecordStore>>,
+}
+
+/// A connection that waits for a response.
+struct Waiting {
+    sender: oneshot::Sender<LazyResponse>,
+    /// Whether the response is sent at once, because it reports nothing that has to be stored.
+    is_direct: bool,
 }
 
 impl LocalServer {
@@ -135,12 +143,17 @@ impl LocalServer {
         self.shared.transition(Protocol::drain);
     }
 
-    /// Waits until all changes of records so far are stored, or cannot be stored.
-    pub(super) async fn flush(&self) {
-        let flushed = self.shared.lock().writer.as_ref().map(Writer::flush);
+    /// Writes all changes of records, also those that may be written later, and blocks until they are stored. Returns, too, when they
+    /// cannot be stored.
+    pub fn flush(&self) {
+        self.shared.transition(Protocol::flush);
+        let flushed = {
+            let core = self.shared.lock();
+            core.writer.as_ref().map(Writer::flush)
+        };
         if let Some(flushed) = flushed {
             // The sender is dropped if the store has panicked.
-            let _ = flushed.await;
+            let _ = flushed.blocking_recv();
         }
     }
 
@@ -194,12 +207,14 @@ impl Shared {
     /// counts as a disconnect of the client.
     pub(super) fn apply(&self, command: AuthorizedCommand) -> PendingResponse {
         let (sender, receiver) = oneshot::channel();
-        let exchange = {
+        let is_direct = command.command.reports_no_records();
+        let (exchange, is_refused) = {
             let mut core = self.lock();
             core.exchanges += 1;
             let exchange = ExchangeId(core.exchanges);
-            core.waiting.insert(exchange, sender);
-            exchange
+            core.waiting.insert(exchange, Waiting { sender, is_direct });
+            let is_failing = core.writer.as_ref().is_some_and(Writer::is_failing);
+            (exchange, is_failing && !is_direct)
         };
         // From here on, dropping the future (also by a panic) removes the exchange.
         let waiting = PendingResponse {
@@ -207,8 +222,23 @@ impl Shared {
             exchange,
             receiver,
         };
-        self.transition(|protocol, at| protocol.apply(at, exchange, command));
+        if is_refused {
+            // Nothing has been changed, so the client can send the request again without doubling anything.
+            self.refuse(exchange);
+        } else {
+            self.transition(|protocol, at| protocol.apply(at, exchange, command));
+        }
         waiting
+    }
+
+    /// Refuses a request because the records cannot be written.
+    fn refuse(&self, exchange: ExchangeId) {
+        let reason = "the server cannot store its records at the moment; see its log";
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason);
+        if let Some(waiting) = self.lock().waiting.remove(&exchange) {
+            // The client may have disconnected meanwhile.
+            let _ = waiting.sender.send(refusal.into_response());
+        }
     }
 
     /// Applies a change to the protocol state. Then sends the responses and passes the jobs to the engine that result from the
@@ -230,24 +260,28 @@ impl Shared {
         let (responses, is_earlier, execute) = {
             let mut guard = self.lock();
             let core = &mut *guard;
-            let (mut responses, mut changes) = (Vec::new(), Vec::new());
+            let (mut responses, mut delayed, mut changes) = (Vec::new(), Vec::new(), Vec::new());
             for effect in step(core, at) {
                 match effect {
                     Effect::Respond(exchange, response) => {
-                        responses.extend(
-                            core.waiting
-                                .remove(&exchange)
-                                .map(|sender| (sender, response)),
-                        );
+                        let Some(waiting) = core.waiting.remove(&exchange) else {
+                            continue;
+                        };
+                        let to = match waiting.is_direct {
+                            true => &mut responses,
+                            false => &mut delayed,
+                        };
+                        to.push((waiting.sender, response));
                     }
                     Effect::Store(all) => changes = all,
                     engine => core.outbox.push_back(engine),
                 }
             }
             // With the lock, so that responses are sent in the order of the transitions.
-            if let Some(writer) = &core.writer {
-                responses = writer.deliver(changes, responses);
-            }
+            responses.extend(match &core.writer {
+                Some(writer) => writer.deliver(changes, delayed),
+                None => delayed,
+            });
             let next = core.protocol.next_deadline();
             let is_earlier = next.is_some_and(|next| core.armed.is_none_or(|armed| next < armed));
             let execute = !core.is_executing && !core.outbox.is_empty();
@@ -334,6 +368,22 @@ fn stamp(time: &Arc<dyn Clock>) -> Stamp {
     Stamp {
         now: time.now(),
         wall: time.wall(),
+    }
+}
+
+/// Writes the changes of records that could be written later.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let at = stamp(&self.time);
+        let core = self.core.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(writer) = &core.writer else {
+            return;
+        };
+        for effect in core.protocol.flush(at) {
+            if let Effect::Store(changes) = effect {
+                writer.deliver(changes, Vec::new());
+            }
+        }
     }
 }
 

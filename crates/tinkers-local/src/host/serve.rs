@@ -100,8 +100,6 @@ async fn accept(server: LocalServer, listener: TcpListener, mut stopped: oneshot
         tracing::info!("connections were still open at the end of the shutdown");
     }
     connections.shutdown().await;
-    // What the last requests have changed is stored before the process ends.
-    server.flush().await;
 }
 
 /// A server that listens on a port. Dropping it stops the server at once, without a graceful shutdown.

@@ -1,18 +1,18 @@
 //! The thread that writes changes of records to the store, and then sends the responses that had to wait for them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::engine::EngineError;
 use crate::http::LazyResponse;
-use crate::read::Refusal;
 use crate::store::{Change, RecordStore, StoreError};
 
 /// How long the thread waits before it tries again to write changes that could not be written.
@@ -22,18 +22,27 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) type Delivery = (oneshot::Sender<LazyResponse>, LazyResponse);
 
 /// The changes and the responses of a transition. The responses are sent when the changes are stored.
+#[derive(Default)]
 struct Batch {
     changes: Vec<Change>,
     responses: Vec<Delivery>,
-    /// A sender that is dropped when the changes are stored.
-    _flushed: Option<oneshot::Sender<()>>,
+    /// A sender that is dropped when the changes are stored, or cannot be stored.
+    flushed: Option<oneshot::Sender<()>>,
+}
+
+/// What the thread tells the server.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The number of batches whose responses have not been sent.
+    pending: AtomicUsize,
+    /// Whether the last write has failed.
+    is_failing: AtomicBool,
 }
 
 /// The thread that owns the store. Dropping the writer waits until all changes are written, or cannot be written.
 pub(super) struct Writer {
     batches: Option<Sender<Batch>>,
-    /// The number of batches whose responses have not been sent.
-    pending: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -41,12 +50,13 @@ impl Writer {
     /// Starts the thread of a store.
     pub(super) fn start(store: Box<dyn RecordStore>) -> Result<Self, EngineError> {
         let (batches, receiver) = channel();
-        let pending = Arc::new(AtomicUsize::new(0));
+        let progress = Arc::<Progress>::default();
         let thread = Thread {
             store,
             batches: receiver,
-            pending: Arc::clone(&pending),
-            unwritten: Vec::new(),
+            progress: Arc::clone(&progress),
+            unwritten: BTreeMap::new(),
+            waiting: Vec::new(),
         };
         let thread = std::thread::Builder::new()
             .name("tinkers-store".to_owned())
@@ -56,22 +66,27 @@ impl Writer {
         })?;
         Ok(Self {
             batches: Some(batches),
-            pending,
+            progress,
             thread: Some(thread),
         })
+    }
+
+    /// Returns whether the last write has failed. A change that is made now could not be stored.
+    pub(super) fn is_failing(&self) -> bool {
+        self.progress.is_failing.load(Ordering::Acquire)
     }
 
     /// Takes the changes and the responses of a transition. Returns the responses that may be sent at once, because neither this transition
     /// nor an earlier one has changes that are not stored. Must be called in the order of the transitions.
     pub(super) fn deliver(&self, changes: Vec<Change>, responses: Vec<Delivery>) -> Vec<Delivery> {
-        let is_stored = changes.is_empty() && self.pending.load(Ordering::Acquire) == 0;
-        if is_stored || (changes.is_empty() && responses.is_empty()) {
+        let is_stored = self.progress.pending.load(Ordering::Acquire) == 0;
+        if changes.is_empty() && (is_stored || responses.is_empty()) {
             return responses;
         }
         self.send(Batch {
             changes,
             responses,
-            _flushed: None,
+            flushed: None,
         });
         Vec::new()
     }
@@ -80,15 +95,14 @@ impl Writer {
     pub(super) fn flush(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.send(Batch {
-            changes: Vec::new(),
-            responses: Vec::new(),
-            _flushed: Some(sender),
+            flushed: Some(sender),
+            ..Batch::default()
         });
         receiver
     }
 
     fn send(&self, batch: Batch) {
-        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.progress.pending.fetch_add(1, Ordering::AcqRel);
         if let Some(batches) = &self.batches
             && batches.send(batch).is_err()
         {
@@ -111,7 +125,7 @@ impl Drop for Writer {
 impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer")
-            .field("pending", &self.pending)
+            .field("progress", &self.progress)
             .finish_non_exhaustive()
     }
 }
@@ -120,63 +134,86 @@ impl fmt::Debug for Writer {
 struct Thread {
     store: Box<dyn RecordStore>,
     batches: Receiver<Batch>,
-    pending: Arc<AtomicUsize>,
-    /// The changes that could not be written. They are written before all later changes.
-    unwritten: Vec<Change>,
+    progress: Arc<Progress>,
+    /// The changes that are not written, by table and key. A later change of a record replaces an earlier one.
+    unwritten: BTreeMap<(&'static str, String), Option<Bytes>>,
+    /// The batches whose responses wait for the changes.
+    waiting: Vec<Batch>,
 }
 
 impl Thread {
     fn run(mut self) {
         loop {
-            let first = if self.unwritten.is_empty() {
-                self.batches
-                    .recv()
-                    .map_err(|_| RecvTimeoutError::Disconnected)
+            let first = if self.waiting.is_empty() {
+                let ended = |_| RecvTimeoutError::Disconnected;
+                self.batches.recv().map_err(ended)
             } else {
                 self.batches.recv_timeout(RETRY)
             };
             let is_last = matches!(first, Err(RecvTimeoutError::Disconnected));
             // All batches that wait already are written together.
-            let batches = first.into_iter().chain(self.batches.try_iter()).collect();
-            self.write(batches);
+            let batches: Vec<Batch> = first.into_iter().chain(self.batches.try_iter()).collect();
+            for batch in batches {
+                self.add(batch);
+            }
+            self.write();
             if is_last {
                 return;
             }
         }
     }
 
-    fn write(&mut self, mut batches: Vec<Batch>) {
-        let mut has_changes = Vec::new();
-        for batch in &mut batches {
-            has_changes.push(!batch.changes.is_empty());
-            self.unwritten.append(&mut batch.changes);
+    fn add(&mut self, mut batch: Batch) {
+        for change in batch.changes.drain(..) {
+            let key = (change.table, change.key);
+            self.unwritten.insert(key, change.value);
         }
-        let written = match self.unwritten.is_empty() {
+        self.waiting.push(batch);
+    }
+
+    /// Writes all changes, and sends the responses that wait for them. If the changes cannot be written, the responses go on waiting.
+    fn write(&mut self) {
+        let changes = self.unwritten.iter().map(|((table, key), value)| Change {
+            table,
+            key: key.clone(),
+            value: value.clone(),
+        });
+        let changes: Vec<Change> = changes.collect();
+        let written = match changes.is_empty() {
             true => Ok(()),
-            false => self.store.commit(&self.unwritten),
+            false => self.store.commit(&changes),
         };
-        match &written {
-            Ok(()) => self.unwritten.clear(),
-            Err(error) => tracing::error!(error = %chain(error), "the records cannot be written"),
+        let was_failing = self
+            .progress
+            .is_failing
+            .swap(written.is_err(), Ordering::AcqRel);
+        match written {
+            Ok(()) if was_failing => tracing::info!("the records can be written again"),
+            Ok(()) => {}
+            Err(error) => {
+                if !was_failing {
+                    let error = chain(&error);
+                    tracing::error!(
+                        error,
+                        "the records cannot be written; trying again each second"
+                    );
+                }
+                for batch in &mut self.waiting {
+                    batch.flushed = None;
+                }
+                return;
+            }
         }
-        for (batch, has_changes) in batches.into_iter().zip(has_changes) {
+        self.unwritten.clear();
+        // Dropping a batch drops its sender of `flushed`.
+        for batch in self.waiting.drain(..) {
             for (sender, response) in batch.responses {
-                let response = match &written {
-                    Err(error) if has_changes => unwritten(error),
-                    _ => response,
-                };
                 // The client may have disconnected meanwhile.
                 let _ = sender.send(response);
             }
-            self.pending.fetch_sub(1, Ordering::AcqRel);
+            self.progress.pending.fetch_sub(1, Ordering::AcqRel);
         }
     }
-}
-
-/// Returns the response to a request whose changes could not be written. The client should send the request again.
-fn unwritten(error: &StoreError) -> LazyResponse {
-    let reason = format!("the change could not be stored: {}", chain(error));
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
 }
 
 /// Returns the text of an error with that of its cause.

@@ -149,12 +149,11 @@ impl Protocol {
             .map(|(path, change)| (path.to_owned(), change.clone()))
             .collect();
         for (path, change) in changes {
-            let is_applied = path.parse::<TinkerPath>().is_ok_and(|path| {
-                self.checkpoints
-                    .restore(&mut self.agenda, at, &path, &change)
+            let is_replaced = path.parse::<TinkerPath>().is_ok_and(|path| {
+                let checkpoints = &mut self.checkpoints;
+                !checkpoints.restore(&mut self.agenda, at, &path, &change)
             });
-            // The checkpoint was deleted or replaced after the change.
-            if !is_applied {
+            if is_replaced {
                 self.records.checkpoints.remove(&path);
             }
         }
@@ -344,6 +343,11 @@ impl Protocol {
         for exchange in held.chain(self.completions.exchanges()) {
             self.poll_is_due(exchange);
         }
+        self.flush(at)
+    }
+
+    /// Makes all changes of records part of the effects, also those that could be written later.
+    pub fn flush(&mut self, at: Stamp) -> Vec<Effect> {
         self.records.expedite();
         self.take_effects(at)
     }

@@ -27,12 +27,13 @@ impl Protocol {
         body: CreateSession,
     ) -> LazyResponse {
         let session_id = loop {
-            let id = self.sessions.create(at.now);
+            let id = self.sessions.fresh_id("session");
             // An earlier process could have used the same random bits.
             if self.records.sessions.get(&id).is_none() {
                 break id;
             }
         };
+        self.sessions.add(at.now, session_id.clone());
         let record = SessionRecord {
             number: self.records.next_session(),
             owner: owner.clone(),

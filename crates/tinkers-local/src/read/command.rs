@@ -85,7 +85,8 @@ pub enum Command {
     Usage(UsagePeriod),
     /// A request for the storage of checkpoints, in one project or in all projects.
     Storage(Option<String>),
-    /// A request for the address of the trace of a session. The second field is the host to which the request was sent, if it names one.
+    /// A request for the address of the trace of a session. The second field is the origin to which the request was sent, such as
+    /// `http://localhost:8000`, if the request names one.
     ExportTrace(String, Option<String>),
     /// A download of a trace. The field is the secret part of its address.
     Trace(String),
@@ -100,6 +101,33 @@ pub(crate) struct Page {
 }
 
 impl Command {
+    /// Returns whether the response reports neither a record nor a change of one. Such a response need not wait until changes are stored.
+    pub(crate) fn reports_no_records(&self) -> bool {
+        match self {
+            Self::Health
+            | Self::Capabilities
+            | Self::ClientConfig
+            | Self::DynamicConfig
+            | Self::ExchangeKey(_)
+            | Self::DescribeKey(_)
+            | Self::RevokeKey(_)
+            | Self::Telemetry
+            | Self::Heartbeat(_)
+            | Self::ModelInfo(_)
+            | Self::UnloadModel(_)
+            | Self::Pass(..)
+            | Self::OptimStep(..)
+            | Self::SaveWeights(..)
+            | Self::SaveForSampler(..)
+            | Self::Sample(..)
+            | Self::Cancel(_)
+            | Self::WindowCounts => true,
+            // Loads the checkpoint into a model instead of creating one.
+            Self::LoadWeights(body, _) => body.model_id.is_some(),
+            _ => false,
+        }
+    }
+
     /// Returns the sequence number of the request, if it has one.
     pub fn seq_id(&self) -> Option<u64> {
         let number = match self {

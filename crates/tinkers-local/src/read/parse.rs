@@ -364,8 +364,14 @@ fn without_body(request: &Request, route: Route, segments: &[&str]) -> Result<Co
         Route::Sessions => Command::Sessions(page(20)?),
         Route::Session => Command::Session(id(segments)),
         Route::TraceExport => {
-            let host = request.header("host").map(str::to_owned);
-            Command::ExportTrace(id(segments), host)
+            // A proxy in front of the server may use TLS.
+            let scheme = match request.header("x-forwarded-proto") {
+                Some("https") => "https",
+                _ => "http",
+            };
+            let host = request.header("host");
+            let origin = host.map(|host| format!("{scheme}://{host}"));
+            Command::ExportTrace(id(segments), origin)
         }
         Route::Audit => Command::Audit(AuditQuery {
             event_type: parameter(request, "event_type"),

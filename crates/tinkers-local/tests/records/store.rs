@@ -29,6 +29,7 @@ struct State {
     commits: usize,
     is_stopped: bool,
     is_full: bool,
+    failures: usize,
 }
 
 impl MemoryStore {
@@ -44,6 +45,13 @@ impl MemoryStore {
     /// Makes commits fail or succeed.
     pub(crate) fn set_full(&self, is_full: bool) {
         self.set(|state| state.is_full = is_full);
+    }
+
+    /// Blocks until a commit has failed, and the server knows it: until a second one has failed.
+    pub(crate) fn until_a_commit_fails(&self) {
+        let state = self.0.state.lock().unwrap();
+        let is_waiting = |state: &mut State| state.failures < 2;
+        drop(self.0.changed.wait_while(state, is_waiting).unwrap());
     }
 
     /// Returns the number of records in a table.
@@ -80,6 +88,9 @@ impl RecordStore for MemoryStore {
         let stopped = |state: &mut State| state.is_stopped;
         let mut state = self.0.changed.wait_while(state, stopped).unwrap();
         if state.is_full {
+            state.failures += 1;
+            drop(state);
+            self.0.changed.notify_all();
             return Err(StoreError::Io("the disk is full".into()));
         }
         for change in changes {

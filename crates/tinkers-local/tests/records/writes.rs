@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::store::server;
-use super::support::{is_pending, run_until_idle};
+use super::support::{backward, is_pending, run_until_idle};
 
 fn session() -> serde_json::Value {
     json!({ "tags": [], "user_metadata": {}, "sdk_version": "0.38.0" })
@@ -42,16 +42,29 @@ async fn responses_report_nothing_that_is_not_stored() {
 }
 
 #[tokio::test]
-async fn changes_that_cannot_be_stored_get_503_and_are_stored_later() {
+async fn changes_that_cannot_be_stored_wait_and_later_ones_get_503() {
     let (server, store) = server();
+    let model = server.create_model().await;
     store.set_full(true);
-    let refused = server.post("create_session", session()).await;
-    assert_eq!(refused.status, 503);
-    refused.assert_reason("the change could not be stored: ");
-    refused.assert_reason("the disk is full");
+    let mut first = pin!(server.post("create_session", session()));
+    assert!(is_pending(&mut first).await);
+    store.until_a_commit_fails();
+    for _ in 0..3 {
+        let refused = server.post("create_session", session()).await;
+        assert_eq!(refused.status, 503, "{}", refused.body);
+        refused.assert_reason("cannot store its records");
+    }
+    // A list would show the session that is not stored.
+    assert_eq!(server.get("sessions").await.status, 503);
+    // Nothing of these has to be stored.
+    let id = server.submit("forward_backward", backward(&model, 1)).await;
+    assert_eq!(server.get("healthz").await.status, 200);
     store.set_full(false);
+    assert_eq!(first.await.status, 200);
     assert_eq!(server.post("create_session", session()).await.status, 200);
-    assert_eq!(store.count("sessions"), 2);
+    server.result(&id).await;
+    // The refused requests have created nothing.
+    assert_eq!(store.count("sessions"), 3);
 }
 
 #[tokio::test]
@@ -93,8 +106,8 @@ async fn usage_is_stored_within_a_second_and_at_the_end_of_the_server() {
     server.clock.advance(Duration::from_secs(3600));
     let second = server.submit("asample", sample(2)).await;
     server.result(&second).await;
-    server.local().drain();
-    // The response waits for all changes before it.
-    assert_eq!(server.get("sessions").await.status, 200);
+    // The end of the server writes the rest.
+    drop(server);
+    run_until_idle().await;
     assert_eq!(store.count("usage"), 4);
 }

@@ -10,19 +10,21 @@ use crate::read::Refusal;
 use crate::trace::{PATH, Span};
 
 impl Protocol {
-    /// Handles `GET /sessions/{id}/trace_export`: returns the address of the trace of a session, on the host that the request names.
+    /// Handles `GET /sessions/{id}/trace_export`: returns the address of the trace of a session, on the server that the request names.
     pub(in crate::protocol) fn export_trace(
         &mut self,
         at: Stamp,
         id: &str,
-        host: Option<&str>,
+        origin: Option<&str>,
     ) -> Result<LazyResponse, Refusal> {
         self.known_session(id)?;
-        let export = match host {
-            Some(host) => {
+        let export = match origin {
+            _ if !self.traces.has(id) => {
+                TraceExport::failed("the session has no operations since the start of the server")
+            }
+            Some(origin) => {
                 let secret = self.traces.issue(at.now, id);
-                let url = SignedUrl::new(format!("http://{host}{PATH}{secret}"));
-                TraceExport::ready(url)
+                TraceExport::ready(SignedUrl::new(format!("{origin}{PATH}{secret}")))
             }
             None => {
                 TraceExport::failed("the request has no Host header, so the trace has no address")

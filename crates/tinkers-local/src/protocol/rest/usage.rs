@@ -12,7 +12,7 @@ use crate::access::Owner;
 use crate::engine::CheckpointRecord;
 use crate::http::LazyResponse;
 use crate::protocol::listing::date;
-use crate::protocol::state::records::{HOUR, UsageRecord, Used};
+use crate::protocol::state::records::{HOUR, UsageRecord, Used, hour_key};
 use crate::protocol::{Protocol, Stamp};
 use crate::read::{Refusal, UsagePeriod};
 
@@ -65,9 +65,9 @@ impl Protocol {
         let (start, end) = check(at, period)?;
         // What the response reports is not lost when the server is killed after it.
         self.records.expedite();
-        let records = self.records.usage.iter().map(|(_, record)| record);
+        let first = hour_key(start);
+        let records = self.records.usage.from_key(&first);
         let wanted = records
-            .skip_while(|record| record.hour < start)
             .take_while(|record| record.hour < end)
             .filter(|record| record.owner == *owner);
         let mut usage = BillingUsage::default();

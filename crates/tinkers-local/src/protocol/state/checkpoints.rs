@@ -178,7 +178,8 @@ impl Checkpoints {
         }
     }
 
-    /// Applies a change that was made by an earlier process. Returns whether the checkpoint exists and is the one that was changed.
+    /// Applies a change that was made by an earlier process. Returns `false` if the checkpoint was replaced after the change. A change of
+    /// a checkpoint that the engine does not list, perhaps because it cannot read it, has no effect.
     pub(crate) fn restore(
         &mut self,
         agenda: &mut Agenda,
@@ -187,7 +188,7 @@ impl Checkpoints {
         change: &CheckpointChange,
     ) -> bool {
         let record = self.records.get(path);
-        let is_same = record.is_some_and(|record| record.saved_at == change.saved_at);
+        let is_same = record.is_none_or(|record| record.saved_at == change.saved_at);
         if is_same {
             self.change(agenda, at, path, change);
         }

@@ -78,9 +78,8 @@ impl Sessions {
         }
     }
 
-    /// Creates a session and returns its id.
-    pub(crate) fn create(&mut self, now: Timestamp) -> String {
-        let id = self.fresh_id("session");
+    /// Adds a session.
+    pub(crate) fn add(&mut self, now: Timestamp, id: String) {
         let session = Session {
             last_heartbeat: now,
             ended: None,
@@ -89,8 +88,7 @@ impl Sessions {
             samplers: NumberedRequests::default(),
             sampler_ids: Vec::new(),
         };
-        self.all.insert(id.clone(), session);
-        id
+        self.all.insert(id, session);
     }
 
     /// Returns a new id that begins with `prefix`, for a session or for a copied checkpoint.
@@ -178,21 +176,27 @@ mod tests {
         Timestamp::ORIGIN.after(Duration::from_secs(seconds))
     }
 
+    fn create(sessions: &mut Sessions) -> String {
+        let id = sessions.fresh_id("session");
+        sessions.add(at(0), id.clone());
+        id
+    }
+
     #[test]
     fn session_ids_are_unique_without_random_bits_and_after_restart() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
-        let first = sessions.create(at(0));
-        let second = sessions.create(at(0));
+        let first = create(&mut sessions);
+        let second = create(&mut sessions);
         assert_ne!(first, second);
         sessions.clear();
-        let third = sessions.create(at(0));
+        let third = create(&mut sessions);
         assert!(third != first && third != second);
     }
 
     #[test]
     fn ended_session_refuses_requests() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
-        let id = sessions.create(at(0));
+        let id = create(&mut sessions);
         let session = sessions.live_mut(&id).unwrap();
         session.add_model(0, Digest::of("test", b""), OperationId(1), "m".to_owned());
         session.add_sampler("s".to_owned());
@@ -211,7 +215,7 @@ mod tests {
     #[test]
     fn heartbeat_postpones_the_expiry_of_a_session() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
-        let id = sessions.create(at(0));
+        let id = create(&mut sessions);
         let expiry = Duration::from_secs(10);
         assert_eq!(sessions.expires(&id, expiry), Some(at(10)));
         sessions.heartbeat(at(4), &id).unwrap();

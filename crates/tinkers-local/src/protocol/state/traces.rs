@@ -1,6 +1,6 @@
 //! The traces: when the operations of sessions were accepted, started and ended, and the addresses under which traces are downloaded.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
@@ -17,12 +17,20 @@ const MAX_ADDRESSES: usize = 1000;
 /// How long a trace can be downloaded from its address.
 const VALIDITY: Duration = Duration::from_secs(3600);
 
+/// An address from which the trace of a session can be downloaded.
+#[derive(Debug)]
+struct Address {
+    secret: String,
+    session: String,
+    expires: Timestamp,
+}
+
 /// The traces of all sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Traces {
     spans: VecDeque<Span>,
-    /// The sessions whose traces can be downloaded, by the secret parts of the addresses, with the times at which the addresses expire.
-    addresses: BTreeMap<String, (String, Timestamp)>,
+    /// The addresses from which traces can be downloaded, the oldest first.
+    addresses: VecDeque<Address>,
     /// A hash that is keyed with random numbers of the operating system, so that secrets cannot be guessed.
     secrets: RandomState,
     issued: u64,
@@ -38,24 +46,33 @@ impl Traces {
 
     /// Returns the secret part of an address from which the trace of a session can be downloaded for an hour.
     pub(crate) fn issue(&mut self, now: Timestamp, session: &str) -> String {
-        self.addresses.retain(|_, (_, expires)| *expires > now);
-        if self.addresses.len() >= MAX_ADDRESSES {
-            self.addresses.pop_first();
+        if self.addresses.len() == MAX_ADDRESSES {
+            self.addresses.pop_front();
         }
         self.issued += 1;
         let half = |half: u8| self.secrets.hash_one((session, self.issued, half));
         let secret = format!("{:016x}{:016x}", half(0), half(1));
-        let known = (session.to_owned(), now.after(VALIDITY));
-        self.addresses.insert(secret.clone(), known);
+        self.addresses.push_back(Address {
+            secret: secret.clone(),
+            session: session.to_owned(),
+            expires: now.after(VALIDITY),
+        });
         secret
     }
 
     /// Returns the operations of the session whose trace can be downloaded with this secret. Returns `None` if the secret is wrong or has
     /// expired.
     pub(crate) fn of(&self, now: Timestamp, secret: &str) -> Option<Vec<Span>> {
-        let (session, expires) = self.addresses.get(secret)?;
-        let own = self.spans.iter().filter(|span| span.session == *session);
-        (*expires > now).then(|| own.cloned().collect())
+        let mut addresses = self.addresses.iter();
+        let address = addresses.find(|one| one.secret == secret && one.expires > now)?;
+        let own = self.spans.iter();
+        let own = own.filter(|span| span.session == address.session);
+        Some(own.cloned().collect())
+    }
+
+    /// Returns whether there is an operation in the trace of a session.
+    pub(crate) fn has(&self, session: &str) -> bool {
+        self.spans.iter().any(|span| span.session == session)
     }
 }
 
@@ -99,9 +116,13 @@ mod tests {
         for _ in 0..=MAX_OPERATIONS {
             traces.add(span("a"));
         }
-        for _ in 0..=MAX_ADDRESSES {
+        let oldest = traces.issue(at(0), "a");
+        let next = traces.issue(at(0), "a");
+        for _ in 2..=MAX_ADDRESSES {
             traces.issue(at(0), "a");
         }
+        assert!(traces.of(at(0), &oldest).is_none());
+        assert!(traces.of(at(0), &next).is_some());
         assert_eq!(traces.spans.len(), MAX_OPERATIONS);
         assert_eq!(traces.addresses.len(), MAX_ADDRESSES);
     }

@@ -13,7 +13,7 @@ pub(crate) use self::session::{
     CheckpointChange, RunRecord, SamplerRecord, SessionEnd, SessionRecord,
 };
 pub(crate) use self::table::Table;
-pub(crate) use self::usage::{HOUR, UsageRecord, Used, User};
+pub(crate) use self::usage::{HOUR, UsageRecord, Used, User, hour_key};
 use crate::access::Owner;
 use crate::engine::CheckpointRecord;
 use crate::protocol::stamp::Stamp;

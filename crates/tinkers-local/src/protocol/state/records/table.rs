@@ -48,6 +48,12 @@ impl<R: Serialize + DeserializeOwned> Table<R> {
         self.all.iter().map(|(key, record)| (key.as_str(), record))
     }
 
+    /// Returns the records whose keys are at least `key`, ordered by their keys.
+    pub(crate) fn from_key(&self, key: &str) -> impl Iterator<Item = &R> {
+        let from = (Bound::Included(key), Bound::Unbounded);
+        self.all.range::<str, _>(from).map(|(_, record)| record)
+    }
+
     /// Returns the records whose keys begin with `prefix`, ordered by their keys.
     pub(crate) fn with_prefix<'a>(
         &'a self,

@@ -54,6 +54,11 @@ pub(crate) struct UsageRecord {
     pub(crate) count: u64,
 }
 
+/// Returns the beginning of the keys of an hour. It has a fixed width, so that the keys are ordered by the hour.
+pub(crate) fn hour_key(hour: u64) -> String {
+    format!("{hour:012}")
+}
+
 /// Adds to the usage of the hour of `seconds` since the Unix epoch.
 pub(super) fn add(
     table: &mut Table<UsageRecord>,
@@ -68,8 +73,7 @@ pub(super) fn add(
     let hour = seconds.max(0.0) as u64 / HOUR * HOUR;
     let session = user.session.as_deref().unwrap_or_default();
     let (owner, base) = (user.owner.name(), &user.base_model);
-    // The hour comes first and has a fixed width, so that the keys are ordered by it.
-    let key = format!("{hour:012} {session} {owner} {base} {}", used.key());
+    let key = format!("{} {session} {owner} {base} {}", hour_key(hour), used.key());
     match table.change_later(&key) {
         Some(record) => record.count += count,
         None => table.insert_later(
