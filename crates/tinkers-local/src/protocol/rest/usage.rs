@@ -66,7 +66,7 @@ impl Protocol {
         // What the response reports is not lost when the server is killed after it.
         self.records.expedite();
         let first = hour_key(start);
-        let records = self.records.usage.from_key(&first);
+        let records = self.records.usage.starting_at(&first);
         let wanted = records
             .take_while(|record| record.hour < end)
             .filter(|record| record.owner == *owner);

@@ -49,7 +49,7 @@ impl<R: Serialize + DeserializeOwned> Table<R> {
     }
 
     /// Returns the records whose keys are at least `key`, ordered by their keys.
-    pub(crate) fn from_key(&self, key: &str) -> impl Iterator<Item = &R> {
+    pub(crate) fn starting_at(&self, key: &str) -> impl Iterator<Item = &R> {
         let from = (Bound::Included(key), Bound::Unbounded);
         self.all.range::<str, _>(from).map(|(_, record)| record)
     }
