@@ -123,9 +123,17 @@ pub(crate) fn client_request(route: Route, host: &str) -> Vec<u8> {
         .split('/')
         .map(|part| fixture_id(part).unwrap_or(part));
     let path = parts.collect::<Vec<_>>().join("/");
+    let query = match route {
+        // The clock of the server stands at the epoch.
+        Route::BillingUsage => {
+            "?starting_on=1970-01-01T00:00:00Z&ending_before=1970-01-01T01:00:00Z"
+        }
+        Route::Audit => "?event_type=checkpoints&day=1970-01-01",
+        _ => "",
+    };
     let body = valid_body(route).unwrap_or_default();
     let head = format!(
-        "{} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\nx-api-key: tml-fuzz\r\ncontent-length: {}\r\n\r\n",
+        "{} {path}{query} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\nx-api-key: tml-fuzz\r\ncontent-length: {}\r\n\r\n",
         route.method(),
         body.len()
     );
