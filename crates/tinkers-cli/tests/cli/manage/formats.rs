@@ -44,6 +44,36 @@ fn lists_are_bounded_unless_all_items_are_asked_for() {
 }
 
 #[test]
+fn pages_are_as_large_as_those_of_the_official_program() {
+    let home = tempfile::tempdir().unwrap();
+    for (noun, request, list) in [
+        (
+            "run",
+            "GET /training_runs?limit=100&offset=0&access_scope=owned",
+            "training_runs",
+        ),
+        (
+            "session",
+            "GET /sessions?limit=100&offset=0&access_scope=owned",
+            "sessions",
+        ),
+        (
+            "checkpoint",
+            "GET /checkpoints?limit=1000&offset=0",
+            "checkpoints",
+        ),
+    ] {
+        // The responder has no other request.
+        let server = Responder::start(vec![Answer::ok(request, json!({ list: [] }))]);
+        for options in [&["--all"][..], &["--limit", "5000"]] {
+            let arguments = [&[noun, "list"], options].concat();
+            manage(home.path(), &server.url, &arguments).succeeded();
+        }
+        assert_eq!(server.requests(), [request, request]);
+    }
+}
+
+#[test]
 fn empty_lists_are_valid_in_every_format() {
     let home = tempfile::tempdir().unwrap();
     let answer = json!({"checkpoints": []});
