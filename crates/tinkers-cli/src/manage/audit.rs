@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::cells;
 use super::connection::{client, now};
-use super::table::{List, Table, column, field};
+use super::table::{List, Row, Table, column, field};
 use crate::args::{AuditArgs, WHOLE};
 
 const ENTRIES: Table = Table {
@@ -24,9 +24,16 @@ const ENTRIES: Table = Table {
         column("details", "Details", |row| {
             cells::text(row, "event_details")
         }),
-        column("path", "Path", |row| cells::text(row, "tinker_path")).whole(),
+        column("path", "Path", path).whole(),
     ],
 };
+
+/// Returns the path of the checkpoint. Some servers have it only in the details.
+fn path(row: &Row<'_>) -> String {
+    let inner = "event_details.tinker_path";
+    let is_outer = row.get("tinker_path").is_some();
+    cells::text(row, if is_outer { "tinker_path" } else { inner })
+}
 
 pub(super) async fn execute(args: &AuditArgs) -> Result<()> {
     let admin = client(&args.manage)?.admin();
