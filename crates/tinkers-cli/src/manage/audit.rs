@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::cells;
 use super::connection::{client, now};
 use super::table::{List, Row, Table, column, field};
-use crate::args::{AuditArgs, WHOLE};
+use crate::args::AuditArgs;
 
 const ENTRIES: Table = Table {
     list: "entries",
@@ -39,6 +39,8 @@ pub(super) async fn execute(args: &AuditArgs) -> Result<()> {
     let admin = client(&args.manage)?.admin();
     let log = admin.get_audit_log(args.event_type(), args.day.as_deref());
     let mut entries = List::new(log.await?, false)?;
-    entries.cut(args.list.limit(WHOLE));
-    ENTRIES.print(&entries, args.manage.format(), None, now())
+    let format = args.manage.format();
+    // The log begins with the earliest entry.
+    entries.cut_to_last(args.list.limit_of_whole(format));
+    ENTRIES.print(&entries, format, None, now())
 }
