@@ -12,7 +12,7 @@ use super::{ListArgs, ManageArgs};
 /// The arguments of `tinkers usage`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Both times are full hours in UTC, at most 14 days apart. JSON and CSV contain all rows; --limit and --all bound the table.
+Both times are full hours in UTC, at most 14 days apart. JSON and CSV contain all rows, unless --limit is given.
 
 Examples:
   tinkers usage 2026-06-01 2026-06-08
@@ -38,7 +38,7 @@ pub(crate) struct UsageArgs {
 
 /// The arguments of `tinkers storage`.
 #[derive(Debug, Args)]
-#[command(after_help = "JSON and CSV contain all rows; --limit and --all bound the table.")]
+#[command(after_help = "JSON and CSV contain all rows, unless --limit is given.")]
 pub(crate) struct StorageArgs {
     /// Only the checkpoints of this project
     #[arg(long, value_name = "ID")]
@@ -54,6 +54,8 @@ pub(crate) struct StorageArgs {
 
 /// The arguments of `tinkers audit`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+The log begins with the earliest entry. The table shows the newest 100 entries; JSON and CSV contain all, unless --limit is given.")]
 pub(crate) struct AuditArgs {
     /// The day in UTC, such as 2026-06-01 [default: today]
     #[arg(long, value_name = "DAY")]

@@ -78,13 +78,16 @@ The server must be named: --base-url URL, --hosted or --local.
 Examples:
   tinkers checkpoint delete tinker://RUN/weights/step-10 --hosted
   tinkers checkpoint delete --run-id RUN --type sampler --pattern 'step-*' --hosted
-  tinkers checkpoint delete --before 2026-06-01 --yes --local")]
+  tinkers checkpoint delete --before 2026-06-01 --all-runs --yes --local")]
     Delete {
         /// The paths of the checkpoints, such as tinker://RUN/weights/step-10; in place of a filter
         #[arg(value_name = "PATH", value_parser = checkpoint_path)]
         paths: Vec<String>,
         #[command(flatten)]
         filter: FilterArgs,
+        /// Select in all training runs of the account; required with --yes and a filter without --run-id
+        #[arg(long, conflicts_with_all = ["run_id", "paths"], help_heading = "Filter")]
+        all_runs: bool,
         /// Delete without asking; required if there is no terminal
         #[arg(short, long)]
         yes: bool,
@@ -148,11 +151,18 @@ impl CheckpointArgs {
         }
     }
 
-    /// Checks that checkpoints to delete are named either by paths or by a filter.
+    /// Checks that checkpoints to delete are named either by paths or by a filter, and that a deletion in all runs is asked for.
     pub(super) fn check(&self) -> Result<(), clap::Error> {
-        let CheckpointCommand::Delete { paths, filter, .. } = &self.command else {
+        let CheckpointCommand::Delete {
+            paths,
+            filter,
+            all_runs,
+            yes,
+        } = &self.command
+        else {
             return Ok(());
         };
+        let is_unasked = *yes && !all_runs;
         let (kind, problem) = match (paths.is_empty(), filter.is_empty()) {
             (true, true) => (
                 ErrorKind::MissingRequiredArgument,
@@ -161,6 +171,11 @@ impl CheckpointArgs {
             (false, false) => (
                 ErrorKind::ArgumentConflict,
                 "paths and a filter cannot be used together: delete in two steps",
+            ),
+            (true, false) if is_unasked && filter.run_id.is_none() => (
+                ErrorKind::MissingRequiredArgument,
+                "with --yes, a filter without --run-id would delete in all training runs of the account: \
+                 add --run-id ID, or --all-runs to select in all of them; `tinkers checkpoint list` with the same filter shows what it selects",
             ),
             _ => return Ok(()),
         };

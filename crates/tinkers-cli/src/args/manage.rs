@@ -9,8 +9,8 @@ use super::{Key, KnownServer, usage_error};
 
 /// The default number of items of a list that the server sends in pages.
 pub(crate) const PAGED: usize = 20;
-/// The default number of items of a list that the server sends as a whole.
-pub(crate) const WHOLE: usize = 100;
+/// The default number of rows of the table of a list that the server sends as a whole.
+const WHOLE: usize = 100;
 
 /// The format of the output of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -105,7 +105,8 @@ impl ManageArgs {
 /// The bounds of a list.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct ListArgs {
-    /// The largest number of items to print; 0 for all [default: 20, or 100 for models, audit entries, usage and storage]
+    /// The largest number of items to print; 0 for all [default: 20; for models, audit entries, usage and storage 100 in
+    /// tables, and all in JSON and CSV]
     #[arg(long, value_name = "N", value_parser = integer::<usize>, allow_hyphen_values = true, help_heading = "List")]
     limit: Option<usize>,
     /// Print all items, however many there are
@@ -122,8 +123,12 @@ impl ListArgs {
         }
     }
 
-    /// Returns the limit that an option sets, or `None` for all.
-    pub(crate) fn explicit_limit(self) -> Option<usize> {
-        self.limit.filter(|limit| *limit > 0)
+    /// Returns the largest number of items to print of a list that the server sends as a whole, or `None` for all. Without an option, only
+    /// the table has a limit, since programs rely on JSON and CSV to be complete.
+    pub(crate) fn limit_of_whole(self, format: OutputFormat) -> Option<usize> {
+        match format {
+            OutputFormat::Table => self.limit(WHOLE),
+            OutputFormat::Json | OutputFormat::Csv => self.limit.filter(|limit| *limit > 0),
+        }
     }
 }

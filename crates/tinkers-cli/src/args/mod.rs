@@ -40,7 +40,7 @@ pub(crate) use self::connection::ConnectionArgs;
 pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::doctor::DoctorArgs;
 use self::known_server::KnownServer;
-pub(crate) use self::manage::{ListArgs, ManageArgs, OutputFormat, PAGED, WHOLE};
+pub(crate) use self::manage::{ListArgs, ManageArgs, OutputFormat, PAGED};
 pub(crate) use self::manage_command::ManageCommand;
 pub(crate) use self::model::{ModelArgs, ModelCommand};
 use self::numbers::{integer, whole_seconds};

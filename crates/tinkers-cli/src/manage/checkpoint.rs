@@ -97,9 +97,9 @@ pub(super) async fn execute(args: &CheckpointArgs) -> Result<()> {
             };
             print_change(format, path, change, *ttl)
         }
-        CheckpointCommand::Delete { paths, filter, yes } => {
-            delete::execute(&args.manage, paths, filter, *yes).await
-        }
+        CheckpointCommand::Delete {
+            paths, filter, yes, ..
+        } => delete::execute(&args.manage, paths, filter, *yes).await,
     }
 }
 

@@ -62,21 +62,25 @@ pub(super) async fn execute(
     if paths.is_empty() {
         return report(args.format(), &[], &[]);
     }
-    if !is_agreed && !confirm(args, &chosen, paths.len()).await? {
+    if is_agreed {
+        show(args, &chosen)?;
+    } else if !confirm(args, &chosen).await? {
         let message = "not confirmed; nothing is deleted";
         return Err(Failed::new(ExitCode::Failure, message).into());
     }
     let (deleted, failed) = delete(&client, &paths).await?;
-    report(args.format(), &deleted, &failed)?;
+    let reported = report(args.format(), &deleted, &failed);
     let worst = failed.iter().max_by_key(|one| exit::code_of(&one.error));
-    match worst {
-        None => Ok(()),
-        // The exit code and the next step are those of the worst failure.
-        Some(worst) => {
-            let message = format!("{} of {} deletions failed", failed.len(), paths.len());
-            Err(anyhow::Error::new(worst.error.clone()).context(message))
-        }
+    let Some(worst) = worst else {
+        return reported;
+    };
+    // The exit code and the next step are those of the worst failure, also if stdout is closed or full: a script must not take a failed
+    // deletion for a success.
+    let mut message = format!("{} of {} deletions failed", failed.len(), paths.len());
+    if let Err(error) = reported {
+        message += &format!("; the report cannot be written: {error}");
     }
+    Err(anyhow::Error::new(worst.error.clone()).context(message))
 }
 
 /// Returns the descriptions of the checkpoints at these paths. Unknown checkpoints have no size.
@@ -109,23 +113,54 @@ fn run_of(path: &str) -> Option<&str> {
     path.strip_prefix("tinker://")?.split('/').next()
 }
 
-/// Shows the checkpoints, and asks whether to delete them.
-async fn confirm(args: &ManageArgs, chosen: &[Checkpoint], count: usize) -> Result<bool> {
-    let screen = Screen::new(TextStream::Stderr);
-    let shown = List::new(chosen.iter().take(SHOWN), false)?;
-    screen.line(CHECKPOINTS.text(&shown.rows, now()))?;
-    if count > SHOWN {
-        screen.line(format_args!("and {} more", count - SHOWN))?;
-    }
+/// Returns the number of checkpoints with their total size and the server, such as `2 checkpoints (2.0 KB) on the hosted service`.
+fn summary(args: &ManageArgs, chosen: &[Checkpoint]) -> String {
     let sizes = chosen.iter().filter_map(|one| one.size_bytes);
     let size = sizes.fold(0, u64::saturating_add);
     let is_known = chosen.iter().all(|one| one.size_bytes.is_some());
-    let question = format!(
-        "Delete {count} checkpoint{} ({}{}) on {}? Deleted checkpoints cannot be restored. [y/N] ",
-        if count == 1 { "" } else { "s" },
+    format!(
+        "{} checkpoint{} ({}{}) on {}",
+        chosen.len(),
+        if chosen.len() == 1 { "" } else { "s" },
         if is_known { "" } else { "at least " },
         size_text(size),
         args.server_name()
+    )
+}
+
+/// Writes the path and the size of each checkpoint that the filter has chosen to stderr, so that a log shows what was deleted without a
+/// question. Writes nothing if the paths come from the command line, where they are known.
+///
+/// # Errors
+/// If stderr cannot be written. The error is not that of a closed pipe, with which the program would report success.
+fn show(args: &ManageArgs, chosen: &[Checkpoint]) -> Result<()> {
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let mut text = format!("deleting {}", summary(args, chosen));
+    for one in chosen {
+        let size = one.size_bytes.map(size_text);
+        let size = size.as_deref().unwrap_or("unknown size");
+        text += &format!("\n  {} ({size})", output::one_line(&one.tinker_path));
+    }
+    let shown = Screen::new(TextStream::Stderr).line(text);
+    shown.map_err(|error| {
+        let message = format!("cannot show the checkpoints on stderr; nothing is deleted: {error}");
+        Failed::new(ExitCode::Failure, message).into()
+    })
+}
+
+/// Shows the checkpoints, and asks whether to delete them.
+async fn confirm(args: &ManageArgs, chosen: &[Checkpoint]) -> Result<bool> {
+    let screen = Screen::new(TextStream::Stderr);
+    let shown = List::new(chosen.iter().take(SHOWN), false)?;
+    screen.line(CHECKPOINTS.text(&shown.rows, now()))?;
+    if chosen.len() > SHOWN {
+        screen.line(format_args!("and {} more", chosen.len() - SHOWN))?;
+    }
+    let question = format!(
+        "Delete {}? Deleted checkpoints cannot be restored. [y/N] ",
+        summary(args, chosen)
     );
     let answer = run_blocking(move || -> io::Result<String> {
         write!(io::stderr().lock(), "{question}")?;

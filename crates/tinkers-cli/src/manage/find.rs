@@ -5,7 +5,7 @@ use tinkers::RestClient;
 use tinkers::rest::{Checkpoint, CheckpointFilter};
 
 use super::cells;
-use super::listing::{self, Listed, page_size};
+use super::listing::{self, LARGEST_PAGE_OF_CHECKPOINTS, Listed, page_size};
 use super::table::{Table, column, field};
 use crate::args::FilterArgs;
 
@@ -46,7 +46,8 @@ pub(super) async fn find(
     let keeps = |checkpoint: &Checkpoint| matches(filter, checkpoint);
     let Some(run_id) = &filter.run_id else {
         // With a condition, one small page would rarely contain enough checkpoints.
-        let page = page_size(limit.filter(|_| filter.matches_all_of_a_run()));
+        let shown = limit.filter(|_| filter.matches_all_of_a_run());
+        let page = page_size(shown, LARGEST_PAGE_OF_CHECKPOINTS);
         let all = client.list_user_checkpoints().page_size(page).stream();
         return listing::read(all, limit, CHECKPOINTS.noun, keeps).await;
     };

@@ -5,8 +5,10 @@ use tinkers::rest::ItemStream;
 
 use crate::output::Counter;
 
-/// The largest number of items per request.
-const LARGEST_PAGE: u64 = 1000;
+/// The largest number of runs or sessions per request, that of the official program.
+pub(super) const LARGEST_PAGE: u64 = 100;
+/// The largest number of checkpoints per request, that of the official program.
+pub(super) const LARGEST_PAGE_OF_CHECKPOINTS: u64 = 1000;
 
 /// The first items of a list.
 #[derive(Debug)]
@@ -16,13 +18,11 @@ pub(super) struct Listed<T> {
     pub(super) has_more: bool,
 }
 
-/// Returns the number of items per request for a list of which `limit` items are shown. One item more shows whether there are further
-/// items.
-pub(super) fn page_size(limit: Option<usize>) -> u64 {
+/// Returns the number of items per request, at most `largest`, for a list of which `limit` items are shown. One item more shows whether
+/// there are further items.
+pub(super) fn page_size(limit: Option<usize>, largest: u64) -> u64 {
     let limit = limit.and_then(|limit| u64::try_from(limit).ok());
-    limit.map_or(LARGEST_PAGE, |limit| {
-        limit.saturating_add(1).clamp(2, LARGEST_PAGE)
-    })
+    limit.map_or(largest, |limit| limit.saturating_add(1).clamp(2, largest))
 }
 
 /// Reads the items that `keeps` selects, up to the limit.
@@ -66,14 +66,14 @@ mod tests {
     #[test]
     fn page_holds_one_item_more_than_the_limit() {
         for (limit, size) in [
-            (None, 1000),
+            (None, 100),
             (Some(0), 2),
             (Some(1), 2),
             (Some(20), 21),
-            (Some(999), 1000),
-            (Some(usize::MAX), 1000),
+            (Some(99), 100),
+            (Some(usize::MAX), 100),
         ] {
-            assert_eq!(page_size(limit), size, "{limit:?}");
+            assert_eq!(page_size(limit, LARGEST_PAGE), size, "{limit:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use tinkers::{Error, ErrorKind, Sent};
 use super::cells;
 use super::connection::{client, now};
 use super::table::{List, Table, column, field};
-use crate::args::{ModelArgs, ModelCommand, WHOLE};
+use crate::args::{ModelArgs, ModelCommand};
 
 const MODELS: Table = Table {
     list: "models",
@@ -50,6 +50,7 @@ pub(super) async fn execute(args: &ModelArgs) -> Result<()> {
         }
     }
     let mut models = List::new(models, false)?;
-    models.cut(list.limit(WHOLE));
-    MODELS.print(&models, args.manage.format(), None, now())
+    let format = args.manage.format();
+    models.cut(list.limit_of_whole(format));
+    MODELS.print(&models, format, None, now())
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::cells;
 use super::connection::{client, now};
-use super::listing::{self, page_size};
+use super::listing::{self, LARGEST_PAGE, page_size};
 use super::table::{List, Row, Table, column, field, nested};
 use crate::args::{PAGED, RunArgs, RunCommand};
 
@@ -61,7 +61,9 @@ pub(super) async fn execute(args: &RunArgs) -> Result<()> {
         }
         RunCommand::List { columns, list } => {
             let limit = list.limit(PAGED);
-            let runs = client.list_training_runs().page_size(page_size(limit));
+            let runs = client
+                .list_training_runs()
+                .page_size(page_size(limit, LARGEST_PAGE));
             let listed = listing::read(runs.stream(), limit, RUNS.noun, |_| true).await?;
             let list = List::new(listed.items, listed.has_more)?;
             let columns = columns.as_ref().map(|columns| &*columns.0);

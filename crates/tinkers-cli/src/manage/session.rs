@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::connection::{client, now};
-use super::listing::{self, page_size};
+use super::listing::{self, LARGEST_PAGE, page_size};
 use super::table::{List, Row, Table, column, field, with_fields};
 use super::{cells, trace};
 use crate::args::{PAGED, SessionArgs, SessionCommand};
@@ -44,7 +44,7 @@ pub(super) async fn execute(args: &SessionArgs) -> Result<()> {
             let limit = list.limit(PAGED);
             let sessions = client(&args.manage)?
                 .list_sessions()
-                .page_size(page_size(limit));
+                .page_size(page_size(limit, LARGEST_PAGE));
             let listed = listing::read(sessions.stream(), limit, SESSIONS.noun, |_| true).await?;
             let ids = listed.items.into_iter();
             let rows = ids.map(|id| json!({ "session_id": id }));

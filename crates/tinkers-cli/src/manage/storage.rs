@@ -6,7 +6,7 @@ use serde_json::json;
 use super::connection::{client, now};
 use super::table::{List, Table, column, field, field_of_csv, with_fields};
 use super::{cells, usage};
-use crate::args::{OutputFormat, StorageArgs, WHOLE};
+use crate::args::StorageArgs;
 
 /// The rate is that of the whole response; CSV and the table repeat it in each row.
 const STORAGE: Table = Table {
@@ -57,9 +57,6 @@ pub(super) async fn execute(args: &StorageArgs) -> Result<()> {
         return usage::write_file(path, &STORAGE.csv(&rows.rows)?);
     }
     let format = args.manage.format();
-    rows.cut(match format {
-        OutputFormat::Table => args.list.limit(WHOLE),
-        OutputFormat::Json | OutputFormat::Csv => args.list.explicit_limit(),
-    });
+    rows.cut(args.list.limit_of_whole(format));
     STORAGE.print(&rows, format, None, now())
 }

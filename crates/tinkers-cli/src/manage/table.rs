@@ -151,6 +151,14 @@ impl List {
             self.has_more = true;
         }
     }
+
+    /// Cuts the list to its last `limit` objects, if there is a limit.
+    pub(crate) fn cut_to_last(&mut self, limit: Option<usize>) {
+        if let Some(limit) = limit.filter(|limit| self.rows.len() > *limit) {
+            self.rows.drain(..self.rows.len() - limit);
+            self.has_more = true;
+        }
+    }
 }
 
 impl Table {
@@ -441,6 +449,12 @@ mod tests {
         list.cut(Some(2));
         assert!(!list.has_more);
         list.cut(Some(1));
-        assert!(list.has_more && list.rows.len() == 1);
+        assert!(list.has_more && list.rows == rows()[..1]);
+        let mut list = List::new(rows(), false).unwrap();
+        list.cut_to_last(None);
+        list.cut_to_last(Some(2));
+        assert!(!list.has_more);
+        list.cut_to_last(Some(1));
+        assert!(list.has_more && list.rows == rows()[1..]);
     }
 }

@@ -10,7 +10,7 @@ use tinkers::rest::BillingUsage;
 use super::cells;
 use super::connection::{client, now};
 use super::table::{List, Row, Table, column, field, nested};
-use crate::args::{OutputFormat, UsageArgs, WHOLE};
+use crate::args::UsageArgs;
 use crate::exit::{ExitCode, Failed};
 
 const USAGE: Table = Table {
@@ -76,10 +76,7 @@ pub(super) async fn execute(args: &UsageArgs) -> Result<()> {
         return Ok(());
     }
     let format = args.manage.format();
-    rows.cut(match format {
-        OutputFormat::Table => args.list.limit(WHOLE),
-        OutputFormat::Json | OutputFormat::Csv => args.list.explicit_limit(),
-    });
+    rows.cut(args.list.limit_of_whole(format));
     rows.after = vec![
         ("sessions", json!(usage.sessions)),
         ("cost_data_through", json!(usage.cost_data_through)),

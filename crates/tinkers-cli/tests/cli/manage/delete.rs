@@ -1,5 +1,7 @@
 //! `tinkers checkpoint delete`: the choice of checkpoints, the question, and the report of failures.
 
+use std::process::{Command, Stdio};
+
 use serde_json::json;
 
 use super::manage;
@@ -71,10 +73,16 @@ fn filter_selects_the_checkpoints_to_delete() {
                 "weights/step-1",
             ][..],
         ),
-        (&["--type", "training"], &["weights/step-1"]),
-        (&["--type", "weights"], &["weights/step-1"]),
+        (&["--type", "training", "--all-runs"], &["weights/step-1"]),
+        (&["--type", "weights", "--all-runs"], &["weights/step-1"]),
         (
-            &["--type", "sampler_weights", "--pattern", "step-?"],
+            &[
+                "--type",
+                "sampler_weights",
+                "--pattern",
+                "step-?",
+                "--all-runs",
+            ],
             &["sampler_weights/step-1"],
         ),
         (
@@ -82,10 +90,16 @@ fn filter_selects_the_checkpoints_to_delete() {
             &["sampler_weights/step-1", "weights/step-1"],
         ),
         (
-            &["--after", "2026-01-03", "--before", "2026-01-04"],
+            &[
+                "--after",
+                "2026-01-03",
+                "--before",
+                "2026-01-04",
+                "--all-runs",
+            ],
             &["sampler_weights/step-20"],
         ),
-        (&["--pattern", "none*"], &[]),
+        (&["--pattern", "none*", "--run-id", "r"], &[]),
     ] {
         let server = responder();
         let delete = ["checkpoint", "delete", "--yes", "--json"];
@@ -94,7 +108,136 @@ fn filter_selects_the_checkpoints_to_delete() {
         let report = format!("{{\n  \"deleted_count\": {count},\n  \"failed\": []\n}}\n");
         assert_eq!(outcome.succeeded().stdout, report, "{filter:?}");
         assert_eq!(deleted(&server), expected, "{filter:?}");
+        // Each chosen path is shown with its size before it is deleted.
+        let shown: Vec<_> = outcome.stderr.lines().collect();
+        if expected.is_empty() {
+            assert_eq!(outcome.stderr, "", "{filter:?}");
+            continue;
+        }
+        assert_eq!(shown.len(), count + 1, "{outcome:#?}");
+        let title = format!("({count}.0 KB) on {}", server.url.trim_end_matches('/'));
+        assert!(shown[0].contains(&title), "{outcome:#?}");
+        for path in expected {
+            let line = format!("  tinker://r/{path} (1.0 KB)");
+            assert!(shown.contains(&line.as_str()), "{outcome:#?}");
+        }
     }
+}
+
+#[test]
+fn deletion_in_all_runs_without_a_question_needs_all_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let server = responder();
+    let delete = |arguments: &[&str]| {
+        let delete = ["checkpoint", "delete"];
+        manage(home.path(), &server.url, &[&delete, arguments].concat())
+    };
+    for filter in [
+        ["--type", "training"],
+        ["--pattern", "*"],
+        ["--before", "2026-06-01"],
+        ["--after", "2026-01-01"],
+    ] {
+        let refused = delete(&[&filter[..], &["--yes"]].concat());
+        refused.failed(2, &["--all-runs", "--run-id ID", "tinkers checkpoint list"]);
+    }
+    let step = "tinker://r/weights/step-1";
+    for (arguments, part) in [
+        (&["--all-runs", "--yes"][..], "missing checkpoints"),
+        (
+            &["--all-runs", "--run-id", "r", "--yes"],
+            "cannot be used with",
+        ),
+        (&["--all-runs", step, "--yes"], "cannot be used with"),
+        // Without `--yes`, the question is enough.
+        (&["--type", "training"], "there is no terminal"),
+    ] {
+        delete(arguments).failed(2, &[part]);
+    }
+    assert_eq!(server.requests(), [""; 0]);
+    let all = ["--type", "training", "--all-runs", "--yes"];
+    delete(&all).succeeded();
+    assert_eq!(deleted(&server), ["weights/step-1"]);
+}
+
+/// Runs a deletion without a question with these outputs. Returns the exit code and the text on stderr, if it is a pipe.
+fn delete_into(
+    server: &Responder,
+    arguments: &[&str],
+    stdout: Stdio,
+    stderr: Stdio,
+) -> (Option<i32>, String) {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tinkers"));
+    let program = crate::program::with_clean_environment(&mut command, home.path())
+        .args(["checkpoint", "delete", "--yes", "--base-url", &server.url])
+        .args(arguments)
+        .env("TINKER_API_KEY", super::KEY)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let output = program.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), text)
+}
+
+/// Returns the writing end of a pipe whose reader has ended.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    Stdio::from(writer)
+}
+
+#[test]
+fn failed_deletion_sets_the_exit_code_if_stdout_is_closed() {
+    let failing = [
+        "tinker://r/weights/step-1",
+        "tinker://r/weights/gone",
+        "tinker://r/sampler_weights/final",
+    ];
+    for format in ["table", "json", "csv"] {
+        let options = ["--format", format];
+        for (paths, expected, part) in [
+            (&failing[..1], 0, ""),
+            (&failing[..2], 3, "1 of 2 deletions failed"),
+            (&failing, 5, "2 of 3 deletions failed"),
+        ] {
+            let server = responder();
+            let arguments = [&options, paths].concat();
+            let (code, text) = delete_into(&server, &arguments, closed_pipe(), Stdio::piped());
+            assert_eq!(code, Some(expected), "{format} {text}");
+            assert!(text.contains(part), "{format} {text}");
+            assert_eq!(deleted(&server).len(), paths.len());
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn failed_deletion_sets_the_exit_code_if_stdout_is_full() {
+    let full = || Stdio::from(std::fs::File::create("/dev/full").unwrap());
+    for (name, expected, part) in [
+        ("step-1", 1, "No space left"),
+        ("gone", 3, "the report cannot be written: No space left"),
+    ] {
+        let server = responder();
+        let path = format!("tinker://r/weights/{name}");
+        let arguments = [path.as_str(), "--json"];
+        let (code, text) = delete_into(&server, &arguments, full(), Stdio::piped());
+        assert_eq!(code, Some(expected), "{text}");
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn nothing_is_deleted_if_the_choice_cannot_be_shown() {
+    let server = responder();
+    let filter = ["--run-id", "r", "--pattern", "step-*"];
+    let (code, _) = delete_into(&server, &filter, Stdio::null(), closed_pipe());
+    assert_eq!(code, Some(1));
+    assert_eq!(server.requests(), ["GET /training_runs/r/checkpoints"]);
 }
 
 #[test]

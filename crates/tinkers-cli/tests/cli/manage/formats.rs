@@ -44,6 +44,85 @@ fn lists_are_bounded_unless_all_items_are_asked_for() {
 }
 
 #[test]
+fn pages_are_as_large_as_those_of_the_official_program() {
+    let home = tempfile::tempdir().unwrap();
+    for (noun, request, list) in [
+        (
+            "run",
+            "GET /training_runs?limit=100&offset=0&access_scope=owned",
+            "training_runs",
+        ),
+        (
+            "session",
+            "GET /sessions?limit=100&offset=0&access_scope=owned",
+            "sessions",
+        ),
+        (
+            "checkpoint",
+            "GET /checkpoints?limit=1000&offset=0",
+            "checkpoints",
+        ),
+    ] {
+        // The responder has no other request.
+        let server = Responder::start(vec![Answer::ok(request, json!({ list: [] }))]);
+        for options in [&["--all"][..], &["--limit", "5000"]] {
+            let arguments = [&[noun, "list"], options].concat();
+            manage(home.path(), &server.url, &arguments).succeeded();
+        }
+        assert_eq!(server.requests(), [request, request]);
+    }
+}
+
+#[test]
+fn only_tables_of_whole_lists_are_bounded_by_default() {
+    let home = tempfile::tempdir().unwrap();
+    let models: Vec<_> = (0..150).map(|number| format!("m{number}")).collect();
+    let entries: Vec<_> = (0..150)
+        .map(|number| json!({"timestamp": format!("t{number}"), "event": "checkpoint_saved"}))
+        .collect();
+    let server = Responder::start(vec![
+        Answer::ok(
+            "GET /get_server_capabilities",
+            json!({ "supported_models": models }),
+        ),
+        Answer::ok("GET /audit", json!({ "entries": entries })),
+    ]);
+    // The audit log begins with the earliest entry, and its newest entries are shown. Of the models, the first are.
+    for (command, name, shown, few) in [
+        (&["model", "list"][..], "m", 0..100, 0..3),
+        (&["audit"], "t", 50..150, 147..150),
+    ] {
+        for (options, rows) in [
+            (&[][..], shown),
+            (&["--all"], 0..150),
+            (&["-f", "csv"], 0..150),
+            (&["-f", "csv", "--all"], 0..150),
+            (&["-f", "csv", "--limit", "0"], 0..150),
+            (&["-f", "csv", "--limit", "3"], few.clone()),
+            (&["--limit", "3"], few.clone()),
+        ] {
+            let arguments = [command, options].concat();
+            let outcome = manage(home.path(), &server.url, &arguments);
+            let lines = outcome.succeeded().stdout.lines().skip(1);
+            let found: Vec<&str> = lines
+                .filter_map(|line| line.split([' ', ',']).next())
+                .collect();
+            let expected: Vec<_> = rows
+                .clone()
+                .map(|number| format!("{name}{number}"))
+                .collect();
+            assert_eq!(found, expected, "{arguments:?}");
+            let has_note = outcome.stderr.contains("--all");
+            assert_eq!(has_note, rows.len() < 150, "{outcome:#?}");
+        }
+        let json = manage(home.path(), &server.url, &[command, &["--json"]].concat());
+        let json: serde_json::Value = serde_json::from_str(&json.succeeded().stdout).unwrap();
+        let list = json["models"].as_array().or(json["entries"].as_array());
+        assert_eq!(list.unwrap().len(), 150, "{command:?}");
+    }
+}
+
+#[test]
 fn empty_lists_are_valid_in_every_format() {
     let home = tempfile::tempdir().unwrap();
     let answer = json!({"checkpoints": []});

@@ -135,8 +135,17 @@ effective_rate_usd_per_gigabyte_month,project_id,org_user_urn,user_email,user_na
 }
 
 pub(super) fn audit() -> Case {
+    // Newer servers have the path in the details, older ones beside them.
     let log = json!({"entries": [
-        {"timestamp": "2026-06-01T08:00:00Z", "event": "checkpoint.deleted", "event_details": {"by": "ann"}},
+        {
+            "timestamp": "2026-06-01T08:00:00Z", "event": "checkpoint_saved",
+            "event_details": {"tinker_path": "tinker://r/weights/a"},
+        },
+        {
+            "timestamp": "2026-06-01T09:00:00Z", "event": "checkpoint_deleted", "event_details": {"by": "ann"},
+            "tinker_path": "tinker://r/weights/b",
+        },
+        {"timestamp": "2026-06-01T10:00:00Z", "event": "project_created", "event_details": null},
     ]});
     Case {
         command: &["audit"],
@@ -145,17 +154,37 @@ pub(super) fn audit() -> Case {
         answers: vec![Answer::ok("GET /audit", log)],
         requests: &["GET /audit?event_type=checkpoints&day=2026-06-01"],
         table: "\
-Time                  Event               Details       Path
-2026-06-01T08:00:00Z  checkpoint.deleted  {\"by\":\"ann\"}  N/A
+Time                  Event               Details                                 Path
+2026-06-01T08:00:00Z  checkpoint_saved    {\"tinker_path\":\"tinker://r/weights/a\"}  tinker://r/weights/a
+2026-06-01T09:00:00Z  checkpoint_deleted  {\"by\":\"ann\"}                            tinker://r/weights/b
+2026-06-01T10:00:00Z  project_created     N/A                                     N/A
 ",
         json: r#"{
   "entries": [
     {
       "timestamp": "2026-06-01T08:00:00Z",
-      "event": "checkpoint.deleted",
+      "event": "checkpoint_saved",
+      "event_details": {
+        "tinker_path": "tinker://r/weights/a"
+      },
+      "model_id": null,
+      "tinker_path": null,
+      "purpose": null
+    },
+    {
+      "timestamp": "2026-06-01T09:00:00Z",
+      "event": "checkpoint_deleted",
       "event_details": {
         "by": "ann"
       },
+      "model_id": null,
+      "tinker_path": "tinker://r/weights/b",
+      "purpose": null
+    },
+    {
+      "timestamp": "2026-06-01T10:00:00Z",
+      "event": "project_created",
+      "event_details": null,
       "model_id": null,
       "tinker_path": null,
       "purpose": null
@@ -165,7 +194,9 @@ Time                  Event               Details       Path
 "#,
         csv: "\
 timestamp,event,event_details,model_id,tinker_path,purpose
-2026-06-01T08:00:00Z,checkpoint.deleted,\"{\"\"by\"\":\"\"ann\"\"}\",,,
+2026-06-01T08:00:00Z,checkpoint_saved,\"{\"\"tinker_path\"\":\"\"tinker://r/weights/a\"\"}\",,,
+2026-06-01T09:00:00Z,checkpoint_deleted,\"{\"\"by\"\":\"\"ann\"\"}\",,tinker://r/weights/b,
+2026-06-01T10:00:00Z,project_created,,,,
 ",
         wrong: (&["--day", "2026-6-1"], "2026-11-23"),
     }
