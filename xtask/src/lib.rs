@@ -83,7 +83,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "conformance",
-        about: "check the conformance of any Tinker server: --base-url URL --model NAME [--api-key KEY] [--profile core|full] [--only CHECK] [--json]",
+        about: "check the conformance of any Tinker server: --base-url URL --model NAME [--api-key KEY] [--profile core|full|rest] [--project ID] [--only CHECK] [--json]",
         run: Run::Program("tinkers-conformance"),
     },
     Command {

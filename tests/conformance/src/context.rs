@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 use crate::checks::text;
 use crate::recorder::Recorder;
-use crate::verdict::CheckError;
+use crate::verdict::{CheckError, chain};
 
 /// A function that opens a session with the server under test. It must send all requests of the
 /// session through the given recorder.
@@ -42,17 +42,21 @@ pub struct Settings {
     /// The exclusive upper bound of the token ids that the checks use. The lowest used token id is
     /// 3.
     pub vocabulary: u32,
+    /// The id of a project of the user. The checks that need a project move a session to it and
+    /// create a copy of a checkpoint in it. Without a project, they are reported as not offered.
+    pub project: Option<String>,
 }
 
 impl Settings {
-    /// Creates settings for a server with the real model `model`, LoRA rank 8, and token ids below
-    /// 96.
+    /// Creates settings for a server with the real model `model`, LoRA rank 8, token ids below 96,
+    /// and no project.
     pub fn new(model: impl Into<String>) -> Self {
         Self {
             model_kind: ModelKind::Real,
             model: model.into(),
             rank: 8,
             vocabulary: 96,
+            project: None,
         }
     }
 
@@ -97,6 +101,10 @@ pub struct Context {
     /// The models that the running check has created. They are unloaded after the check, because
     /// servers limit the number of loaded models.
     models: Mutex<Vec<TrainingClient>>,
+    /// The checkpoints that the running check has created. They are deleted after the check.
+    checkpoints: Mutex<Vec<String>>,
+    /// The sessions of the running check. They are closed after the check.
+    sessions: Mutex<Vec<Service>>,
 }
 
 /// A model that was trained briefly. Checks that do not change the weights of a model share it.
@@ -121,6 +129,8 @@ impl Context {
             names: AtomicU32::new(0),
             run: run.into(),
             models: Mutex::default(),
+            checkpoints: Mutex::default(),
+            sessions: Mutex::default(),
         }
     }
 
@@ -135,16 +145,61 @@ impl Context {
         (self.connect)(self.recorder.clone()).await
     }
 
-    /// Creates a model for the running check. The model is unloaded after the check.
+    /// Opens a session for the running check. The session is closed after the check.
+    pub async fn session(&self) -> Result<Service, CheckError> {
+        let opened = self.connect().await?;
+        lock(&self.sessions).push(opened.clone());
+        Ok(opened)
+    }
+
+    /// Creates a model for the running check in the shared session. The model is unloaded after the
+    /// check.
     pub async fn model(&self) -> Result<TrainingClient, CheckError> {
-        let made = self.create_model().await?;
+        self.model_in(self.service().await?).await
+    }
+
+    /// Creates a model for the running check in a session. The model is unloaded after the check.
+    pub async fn model_in(&self, service: &Service) -> Result<TrainingClient, CheckError> {
+        let made = self.create_model(service).await?;
         self.unload_later(&made);
         Ok(made)
     }
 
     /// Registers a model to be unloaded when the running check has ended.
     pub fn unload_later(&self, model: &TrainingClient) {
-        self.models().push(model.clone());
+        lock(&self.models).push(model.clone());
+    }
+
+    /// Registers a checkpoint to be deleted when the running check has ended.
+    pub fn delete_later(&self, tinker_path: impl Into<String>) {
+        lock(&self.checkpoints).push(tinker_path.into());
+    }
+
+    /// Deletes the checkpoints that the last check registered, and closes its sessions. Returns a
+    /// note that names the checkpoints that could not be deleted, if there are any.
+    pub async fn clean_up(&self) -> Option<String> {
+        let mut left = Vec::new();
+        let mut reason = String::new();
+        let checkpoints = std::mem::take(&mut *lock(&self.checkpoints));
+        if let Ok(service) = self.service().await {
+            let rest = service.rest_client();
+            for path in checkpoints {
+                let deleted = rest.delete_checkpoint_from_tinker_path(&path).await;
+                if let Err(error) = deleted
+                    && error.kind() != ErrorKind::NotFound
+                {
+                    left.push(path);
+                    reason = chain(&error);
+                }
+            }
+        }
+        let sessions = std::mem::take(&mut *lock(&self.sessions));
+        for session in sessions {
+            // A server that cannot close a session ends it after a timeout.
+            drop(session.close(FinishReason::Success, None).await);
+        }
+        let left = left.join(" ");
+        (!left.is_empty()).then(|| format!("not deleted: {left} ({reason})"))
     }
 
     /// Unloads the models that the last check created. Also makes the shared model usable again if
@@ -155,22 +210,15 @@ impl Context {
             // the error.
             let _ = trained.client.recover();
         }
-        let models = std::mem::take(&mut *self.models());
+        let models = std::mem::take(&mut *lock(&self.models));
         for model in models {
             // The server removes a model that cannot be unloaded when its session ends.
             drop(model.unload().await);
         }
     }
 
-    fn models(&self) -> MutexGuard<'_, Vec<TrainingClient>> {
-        self.models.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn create_model(&self) -> Result<TrainingClient, CheckError> {
-        let creation = self
-            .service()
-            .await?
-            .create_lora_training_client(&self.settings.model);
+    async fn create_model(&self, service: &Service) -> Result<TrainingClient, CheckError> {
+        let creation = service.create_lora_training_client(&self.settings.model);
         Ok(creation.rank(self.settings.rank).seed(7).await?)
     }
 
@@ -178,7 +226,7 @@ impl Context {
     pub async fn trained(&self) -> Result<&Trained, CheckError> {
         self.trained
             .get_or_try_init(|| async {
-                let client = self.create_model().await?;
+                let client = self.create_model(self.service().await?).await?;
                 let data = text::data(&self.settings, 4, 24);
                 if self.settings.model_kind == ModelKind::Real {
                     let other = self.model().await?;
@@ -208,11 +256,22 @@ impl Context {
         Err(CheckError::not_offered("needs a real model"))
     }
 
+    /// Returns the project of the settings. Without one, returns [`CheckError::NotOffered`], so that
+    /// the check is reported as not offered.
+    pub fn require_project(&self) -> Result<&str, CheckError> {
+        let project = self.settings.project.as_deref();
+        project.ok_or_else(|| CheckError::not_offered("needs a project; set it with --project"))
+    }
+
     /// Returns a checkpoint name that contains `what` and that no other run uses on the server.
     pub fn name(&self, what: &str) -> String {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
         format!("{what}-{}-{number}", self.run)
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Context {

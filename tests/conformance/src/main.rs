@@ -33,6 +33,9 @@ struct Options {
     /// Run only the checks whose name contains this; may be repeated
     #[arg(long)]
     only: Vec<String>,
+    /// The id of a project of yours, for the checks of the profile rest that move a session to a project and copy a checkpoint to it
+    #[arg(long)]
+    project: Option<String>,
     /// The LoRA rank
     #[arg(long, default_value_t = 8)]
     rank: u32,
@@ -63,8 +66,10 @@ struct Options {
 enum Which {
     /// Features that every training loop needs
     Core,
-    /// All features of the API
+    /// All features of training and sampling
     Full,
+    /// The management of sessions, runs and checkpoints, usage, storage and logs
+    Rest,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -84,6 +89,7 @@ async fn suite(options: Options) -> ExitCode {
     let mut settings = Settings::new(&options.model);
     settings.rank = options.rank;
     settings.vocabulary = options.vocabulary;
+    settings.project.clone_from(&options.project);
     if options.mock {
         settings.model_kind = ModelKind::Mock;
     }
@@ -99,6 +105,7 @@ async fn suite(options: Options) -> ExitCode {
     let profile = match options.profile {
         Which::Core => Profile::Core,
         Which::Full => Profile::Full,
+        Which::Rest => Profile::Rest,
     };
     let limits = Limits {
         check: Duration::from_secs(options.limit),

@@ -16,6 +16,9 @@ use tinkers::transport::{
 const MAX_EXCHANGES: usize = 6;
 /// The maximum number of bytes of a body that the recorder keeps. The rest of the body is cut off.
 const MAX_SHOWN: usize = 400;
+/// The ends of the paths whose responses contain a token or a signed address. The recorder keeps
+/// only the sizes of these responses, since reports are shared.
+const SECRET_RESPONSES: [&str; 2] = ["/auth/token", "/trace_export"];
 
 /// A recorded request and its response.
 #[derive(Debug, Clone, Serialize)]
@@ -112,7 +115,10 @@ impl Recorder {
 
     fn keep(&self, request: &HttpRequest, outcome: &Result<HttpResponse, TransportError>) {
         let (answer, received) = match outcome {
-            Ok(response) => (response.status.to_string(), format_body(&response.body)),
+            Ok(response) => (
+                response.status.to_string(),
+                format_response(&request.path, &response.body),
+            ),
             Err(error) => (error.to_string(), String::new()),
         };
         let mut state = self.lock();
@@ -132,6 +138,16 @@ impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recorder").finish_non_exhaustive()
     }
+}
+
+/// Returns the start of the response to a request as text, or only its size if it may contain a
+/// secret.
+fn format_response(path: &str, body: &Bytes) -> String {
+    let path = path.split('?').next().unwrap_or_default();
+    if SECRET_RESPONSES.iter().any(|end| path.ends_with(end)) {
+        return format!("({} bytes)", body.len());
+    }
+    format_body(body)
 }
 
 /// Returns the start of a body as text, or its size if the body is not text.
@@ -185,5 +201,19 @@ impl Transport for Recording {
                 (_, outcome) => outcome,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_with_tokens_and_signed_addresses_are_not_kept() {
+        let body = Bytes::from_static(b"{\"url\": \"s3cret\"}");
+        for path in ["/api/v1/auth/token", "/api/v1/sessions/s/trace_export?x=1"] {
+            assert_eq!(format_response(path, &body), "(17 bytes)");
+        }
+        assert!(format_response("/api/v1/sessions/s", &body).contains("s3cret"));
     }
 }

@@ -16,8 +16,9 @@ pub struct Limits {
     pub check: Duration,
 }
 
-/// The time limit for unloading the models that a check has created.
-const UNLOAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time limit for unloading the models that a check has created, and for deleting its
+/// checkpoints and closing its sessions.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Default for Limits {
     /// Returns a limit of three minutes per check, because a server may compile its model at the
@@ -55,12 +56,19 @@ pub async fn run(
                 "did not end within {seconds} s"
             )))
         });
-        let verdict = Verdict::from(findings);
+        let mut verdict = Verdict::from(findings);
+        let took = time.now().since(began);
         let exchanges = context.recorder.take();
+        let until = time.now().after(CLEAN_UP_TIMEOUT);
+        match time.deadline(until, context.clean_up()).await {
+            Some(None) => {}
+            Some(Some(left)) => verdict.add_note(&left),
+            None => verdict.add_note("the checkpoints are not deleted in time"),
+        }
         let row = Row {
             check: check.name,
             about: check.about,
-            took: time.now().since(began),
+            took,
             exchanges: match verdict {
                 Verdict::Failed(_) => exchanges,
                 _ => Vec::new(),
@@ -70,7 +78,7 @@ pub async fn run(
         on_row(&row);
         let unloading = context.unload_models();
         // If the server does not respond, the models stay loaded.
-        time.deadline(time.now().after(UNLOAD_TIMEOUT), unloading)
+        time.deadline(time.now().after(CLEAN_UP_TIMEOUT), unloading)
             .await;
         rows.push(row);
     }

@@ -29,6 +29,15 @@ impl Verdict {
         }
     }
 
+    /// Appends a note to the text of the verdict.
+    pub(crate) fn add_note(&mut self, note: &str) {
+        let (Self::Passed(why) | Self::NotOffered(why) | Self::Failed(why)) = self;
+        if !why.is_empty() {
+            why.push_str("; ");
+        }
+        why.push_str(note);
+    }
+
     /// Returns the text of the verdict: the note of a passed check, or the reason why the check did
     /// not pass.
     pub fn why(&self) -> &str {

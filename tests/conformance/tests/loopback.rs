@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::routes;
-use tinkers::{ServiceClient, TokioClock};
+use tinkers::{ServiceClient, ServiceClientBuilder, TokioClock};
 use tinkers_conformance::{
     Connect, Context, Limits, Profile, Recorder, Report, Settings, checks, run,
 };
@@ -26,40 +26,77 @@ fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
 /// requests through the transport that `layer` returns. If `only` is not empty, runs only the
 /// checks named in `only`.
 fn suite_of(config: LocalConfig, layer: Layer, only: &[&str]) -> Report {
-    let directory = tempfile::tempdir().expect("a directory for checkpoints");
-    let engine = ModelEngine::builtin(directory.path()).expect("the built-in model");
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let server = BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
-        let time = Arc::new(TokioClock::new(handle.clone()));
-        let spawn = Arc::new(TokioSpawn::new(handle.clone()));
-        LocalServer::builder(Arc::new(engine), time, spawn)
-            .config(config)
-            .build()
-    })
-    .expect("a free loopback port");
-    let url = server.url();
-    let connect: Connect = Arc::new(move |recorder: Recorder| {
-        let builder = ServiceClient::builder()
-            .without_environment()
-            .base_url(&url)
-            .api_key("tml-conformance")
-            .default_header("x-request-id", "conformance")
-            .layer_transport(move |inner| layer(recorder.wrap(inner)));
-        Box::pin(builder.connect())
-    });
-    let context = Context::new(connect, Settings::new("tinkers/tiny"), "test");
-    let report = tinkers::block_on(async {
-        let service = context.service().await.expect("a session");
-        let time = Arc::clone(&service.context().caller().time);
-        let limits = Limits::default();
-        let only: Vec<String> = only.iter().map(|&name| name.to_owned()).collect();
-        run(&context, &*time, Profile::Full, &only, limits, |_| ()).await
-    });
-    server.shutdown();
+    let embedded = Embedded::start(config);
+    let settings = Settings::new("tinkers/tiny");
+    let report = embedded.run(settings, Profile::Full, layer, only);
+    embedded.server.shutdown();
     report
 }
 
-type Layer = fn(Arc<dyn Transport>) -> Arc<dyn Transport>;
+fn client(url: &str) -> ServiceClientBuilder {
+    ServiceClient::builder()
+        .without_environment()
+        .base_url(url)
+        .api_key("tml-conformance")
+        .default_header("x-request-id", "conformance")
+}
+
+/// An embedded server with the built-in model at a free loopback port.
+pub(crate) struct Embedded {
+    pub(crate) server: BlockingServer,
+    /// The directory of the checkpoints.
+    _directory: tempfile::TempDir,
+}
+
+impl Embedded {
+    pub(crate) fn start(config: LocalConfig) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for checkpoints");
+        let engine = ModelEngine::builtin(directory.path()).expect("the built-in model");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
+            let time = Arc::new(TokioClock::new(handle.clone()));
+            let spawn = Arc::new(TokioSpawn::new(handle.clone()));
+            LocalServer::builder(Arc::new(engine), time, spawn)
+                .config(config)
+                .build()
+        })
+        .expect("a free loopback port");
+        Self {
+            server,
+            _directory: directory,
+        }
+    }
+
+    /// Returns the settings of a client of the server.
+    pub(crate) fn client(&self) -> ServiceClientBuilder {
+        client(&self.server.url())
+    }
+
+    /// Runs the checks of a profile, as [`suite_of`] does.
+    pub(crate) fn run(
+        &self,
+        settings: Settings,
+        profile: Profile,
+        layer: Layer,
+        only: &[&str],
+    ) -> Report {
+        let url = self.server.url();
+        let connect: Connect = Arc::new(move |recorder: Recorder| {
+            let builder = client(&url).layer_transport(move |inner| layer(recorder.wrap(inner)));
+            Box::pin(builder.connect())
+        });
+        let context = Context::new(connect, settings, "test");
+        tinkers::block_on(async {
+            let service = context.service().await.expect("a session");
+            let time = Arc::clone(&service.context().caller().time);
+            let limits = Limits::default();
+            let only: Vec<String> = only.iter().map(|&name| name.to_owned()).collect();
+            run(&context, &*time, profile, &only, limits, |_| ()).await
+        })
+    }
+}
+
+pub(crate) type Layer = fn(Arc<dyn Transport>) -> Arc<dyn Transport>;
 
 /// A negative control, with which the suite must fail: a transport that turns forward passes into
 /// forward-backward passes.

@@ -2,3 +2,4 @@
 
 mod in_process;
 mod loopback;
+mod rest;

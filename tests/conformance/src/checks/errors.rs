@@ -91,7 +91,7 @@ fn accepted(context: &Context, what: &str) -> Result<Option<String>, CheckError>
 
 /// Checks that the error was caused by a response in which the server explicitly rejects the
 /// request, and not by a failure such as a timeout.
-fn check_refusal(error: &Error, what: &str) -> Result<(), CheckError> {
+pub(super) fn check_refusal(error: &Error, what: &str) -> Result<(), CheckError> {
     let sound = error.sent() == Sent::Answered
         && !matches!(
             error.kind(),

@@ -2,6 +2,7 @@
 
 mod errors;
 mod load;
+mod rest;
 mod retry;
 mod sampling;
 mod session;
@@ -21,14 +22,21 @@ use crate::verdict::CheckResult;
 pub enum Profile {
     /// The checks of the features that every training loop needs.
     Core,
-    /// The checks of all features of the API, including those of [`Profile::Core`].
+    /// The checks of all features of training and sampling, including those of [`Profile::Core`].
     Full,
+    /// The checks of the management of sessions, runs and checkpoints, and of usage, storage and
+    /// logs. No other profile includes them: they publish a checkpoint for a short time and, with
+    /// a project, move a session to it for good.
+    Rest,
 }
 
 impl Profile {
     /// Returns whether a run of this profile includes the checks of the profile `other`.
     pub fn includes(self, other: Self) -> bool {
-        self == Self::Full || other == Self::Core
+        match self {
+            Self::Core | Self::Rest => other == self,
+            Self::Full => other != Self::Rest,
+        }
     }
 }
 
@@ -54,12 +62,12 @@ impl fmt::Debug for Check {
 }
 
 macro_rules! checks {
-    ($($profile:ident $name:literal $about:literal $module:ident::$function:ident;)*) => {
+    ($($profile:ident $name:literal $about:literal $function:path;)*) => {
         const CHECKS: &[Check] = &[$(Check {
             name: $name,
             about: $about,
             profile: Profile::$profile,
-            run: |context| Box::pin($module::$function(context)),
+            run: |context| Box::pin($function(context)),
         }),*];
     };
 }
@@ -92,6 +100,27 @@ checks! {
     Full "overwrite" "a second save with the same name is refused, unless it overwrites" state::overwrite;
     Full "unload" "a model can be unloaded" session::unload;
     Full "finish" "a session can be closed" session::finish;
+    Rest "session_info" "a session is described with its runs and samplers" rest::sessions::info;
+    Rest "list_sessions" "the list of sessions begins with the newest one and comes in pages" rest::sessions::list;
+    Rest "search_sessions" "sessions are found by id and status, and the results come in pages" rest::sessions::search;
+    Rest "session_project" "a session and its runs move to a project" rest::sessions::project;
+    Rest "sampler_info" "a sampler is described with its base model and its weights" rest::sessions::sampler;
+    Rest "run_info" "a run is described with its base model and its last checkpoints" rest::runs::info;
+    Rest "list_runs" "the list of runs comes in pages and contains each run once" rest::runs::list;
+    Rest "run_checkpoints" "the checkpoints of a run are listed with their kinds and times" rest::checkpoints::of_run;
+    Rest "user_checkpoints" "the list of all checkpoints comes in pages and contains each checkpoint once" rest::checkpoints::of_user;
+    Rest "weights_info" "a checkpoint is described with its base model" rest::checkpoints::weights_info;
+    Rest "search_checkpoints" "checkpoints are found by metadata, kind and base model, and the results come in pages" rest::checkpoints::search;
+    Rest "publish" "a checkpoint is published and unpublished once; a repetition is a conflict" rest::changes::publish;
+    Rest "ttl" "the time of expiry is set, moved and removed, and a time below one hour is refused" rest::changes::ttl;
+    Rest "delete" "a deleted checkpoint is neither listed nor loaded, and others remain" rest::changes::delete;
+    Rest "delete_missing" "the deletion of a checkpoint that does not exist is refused with 404" rest::changes::delete_missing;
+    Rest "copy" "a copy of a checkpoint belongs to the project, expires, and outlives its source" rest::changes::copy;
+    Rest "whoami" "the token for which the server exchanges the API key names the user" rest::account::whoami;
+    Rest "usage" "the usage per hour contains the tokens of training and sampling" rest::account::usage;
+    Rest "storage" "the storage grows with a saved checkpoint and shrinks with its deletion" rest::account::storage;
+    Rest "audit" "the audit log of the day contains the changes of a checkpoint" rest::account::audit;
+    Rest "trace" "the trace of a session is exported to an address that needs no credential" rest::account::trace;
 }
 
 /// Returns all conformance checks in the order in which they run.
