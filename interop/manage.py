@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from drive import Checks, PATIENCE, within
 from methods import run_tables
 
+import commands
 import rest_methods
 import training_methods
 import tinker
@@ -30,6 +31,7 @@ def main():
     checks = Checks()
     world = within(PATIENCE, rest_methods.World)
     run_tables(checks, [(rest_methods.TABLE, world), (training_methods.TABLE, within(PATIENCE, rest_methods.World))])
+    commands.run(checks, within(PATIENCE, rest_methods.World))
     print(f"{checks.passed} passed, {checks.failed} failed")
     sys.stdout.flush()
     # The SDK leaves threads and pools behind that need not be waited for.
