@@ -21,6 +21,26 @@ pub(crate) const MODEL: &str = "tinkers/tiny";
 /// The API key that the server requires.
 const KEY: &str = "tml-interop";
 
+/// A test script, and the options of the new server that it runs against.
+#[derive(Debug)]
+struct Test {
+    script: &'static str,
+    server_options: &'static [&'static str],
+}
+
+/// The test scripts, which run one after the other.
+const TESTS: &[Test] = &[
+    Test {
+        script: "drive.py",
+        server_options: &[],
+    },
+    // The SDK reads whose key it uses from the token that it gets in exchange for the key.
+    Test {
+        script: "manage.py",
+        server_options: &["--token-exchange", "3600"],
+    },
+];
+
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     no_arguments(arguments)?;
     let Some(python) = venv::python(3, 10..=15) else {
@@ -39,7 +59,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
                 include_str!("../../../interop/surface.txt"),
             )?;
         }
-        run_script(&program, &home, release, &venv)?;
+        for test in TESTS {
+            test.run(&program, &home, release, &venv)?;
+        }
     }
     out::line(&format!(
         "interop: tinker {} passed",
@@ -72,28 +94,37 @@ pub(crate) fn build(target: &Path) -> Result<PathBuf, String> {
         .ok_or_else(|| "cannot build tinkers-cli".to_owned())
 }
 
-/// Starts a server, and runs the test script with one release of the official Python SDK against
-/// it.
-fn run_script(program: &Path, home: &Path, release: &str, venv: &Venv) -> Result<(), String> {
-    let mut server = Server::start(program, home, release, 0, KEY)?;
-    out::line(&format!("tinker {release} against {}", server.url()));
-    let status = sdk(venv, "drive.py", server.url(), KEY)
-        .status()
-        .map_err(|cause| format!("cannot run the script: {cause}"))?;
-    let is_up = server.is_up();
-    drop(server);
-    if status.success() && is_up {
-        return Ok(());
+impl Test {
+    /// Starts a server, and runs the script with one release of the official Python SDK against it.
+    fn run(&self, program: &Path, home: &Path, release: &str, venv: &Venv) -> Result<(), String> {
+        let Self {
+            script,
+            server_options,
+        } = self;
+        let name = format!("{release}-{}", script.trim_end_matches(".py"));
+        let mut server = Server::start(program, home, &name, 0, KEY, server_options)?;
+        out::line(&format!(
+            "{script}: tinker {release} against {}",
+            server.url()
+        ));
+        let status = sdk(venv, script, server.url(), KEY)
+            .status()
+            .map_err(|cause| format!("cannot run {script}: {cause}"))?;
+        let is_up = server.is_up();
+        drop(server);
+        if status.success() && is_up {
+            return Ok(());
+        }
+        let log = std::fs::read_to_string(server::log(home, &name)).unwrap_or_default();
+        let failure = if is_up {
+            format!("{script} failed: {status}")
+        } else {
+            "the server crashed".to_owned()
+        };
+        Err(format!(
+            "tinker {release}: {failure}; log of the server:\n{log}"
+        ))
     }
-    let log = std::fs::read_to_string(server::log(home, release)).unwrap_or_default();
-    let failure = if is_up {
-        format!("the script failed: {status}")
-    } else {
-        "the server crashed".to_owned()
-    };
-    Err(format!(
-        "tinker {release}: {failure}; log of the server:\n{log}"
-    ))
 }
 
 /// Checks that the names in the latest release of the official Python SDK are those in

@@ -22,28 +22,29 @@ pub(crate) struct Server {
     url: String,
 }
 
-/// Returns the path of the log file of the server that is tested with a release of the official
-/// Python SDK.
-pub(crate) fn log(home: &Path, release: &str) -> PathBuf {
-    home.join(format!("server-{release}.log"))
+/// Returns the path of the log file of the server of this name.
+pub(crate) fn log(home: &Path, name: &str) -> PathBuf {
+    home.join(format!("server-{name}.log"))
 }
 
 impl Server {
-    /// Starts `program` with an empty data directory and with port 0, so that the operating system
-    /// selects a free port. Waits until the program prints its URL.
+    /// Starts `program` with an empty data directory and further options. With port 0, the operating
+    /// system selects a free port. Waits until the program prints its URL. `name` tells the log file
+    /// and the data directory apart from those of other servers.
     pub(crate) fn start(
         program: &Path,
         home: &Path,
-        release: &str,
+        name: &str,
         port: u16,
         key: &str,
+        options: &[&str],
     ) -> Result<Self, String> {
-        let data = home.join(format!("data-{release}"));
+        let data = home.join(format!("data-{name}"));
         if data.exists() {
             std::fs::remove_dir_all(&data)
                 .map_err(|cause| format!("cannot remove {}: {cause}", data.display()))?;
         }
-        let log = log(home, release);
+        let log = log(home, name);
         let stderr = File::create(&log)
             .map_err(|cause| format!("cannot write {}: {cause}", log.display()))?;
         let mut child = Command::new(program)
@@ -56,6 +57,7 @@ impl Server {
                 "--data-dir",
             ])
             .arg(&data)
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)
@@ -150,7 +152,7 @@ mod tests {
     fn error_of_a_program_that_prints_no_url_contains_its_log() {
         let home = std::env::temp_dir().join("tinkers-xtask-server");
         std::fs::create_dir_all(&home).unwrap();
-        let error = Server::start(Path::new("cargo"), &home, "1", 0, "tml-x").unwrap_err();
+        let error = Server::start(Path::new("cargo"), &home, "1", 0, "tml-x", &[]).unwrap_err();
         assert!(error.contains("no such command"), "{error}");
     }
 
@@ -159,7 +161,7 @@ mod tests {
         let home = std::env::temp_dir().join("tinkers-xtask-server");
         std::fs::create_dir_all(&home).unwrap();
         let error =
-            Server::start(Path::new("no-such-program"), &home, "0", 0, "tml-x").unwrap_err();
+            Server::start(Path::new("no-such-program"), &home, "0", 0, "tml-x", &[]).unwrap_err();
         assert!(error.contains("cannot run"), "{error}");
     }
 }

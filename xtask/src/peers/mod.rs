@@ -125,7 +125,8 @@ fn expand(word: &str, address: &Address) -> String {
 
 fn with_local(options: &Options, target: &Path, home: &Path, client: Client) -> Result<(), String> {
     let program = interop::build(target)?;
-    let server = interop::Server::start(&program, home, "local", options.port.unwrap_or(0), KEY)?;
+    let server =
+        interop::Server::start(&program, home, "local", options.port.unwrap_or(0), KEY, &[])?;
     let address = Address {
         url: server.url().to_owned(),
         model: interop::MODEL,
