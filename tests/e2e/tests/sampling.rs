@@ -19,11 +19,10 @@ async fn sampler(harness: &Harness) -> SamplingClient {
 #[tokio::test(start_paused = true)]
 async fn samples_have_logprobs_and_ids() {
     let harness = Harness::start().await;
-    let sample = sampler(&harness)
-        .await
-        .sample(vec![1, 2])
-        .max_tokens(3)
-        .num_samples(4);
+    let sampler = sampler(&harness).await;
+    let session = harness.service.session_id();
+    assert_eq!(sampler.sampler_id(), format!("{session}:sample:0"));
+    let sample = sampler.sample(vec![1, 2]).max_tokens(3).num_samples(4);
     let reply = sample
         .temperature(0.5)
         .topk_sample_logprobs(2)

@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use http::StatusCode;
 use tinkers_core::{Clock, Jitter, Spawn, Task, Timestamp};
 use tokio::sync::{Notify, oneshot};
 
@@ -18,7 +17,7 @@ use crate::http::LazyResponse;
 use crate::journal::Journal;
 use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
 use crate::quirks::Quirks;
-use crate::read::{AuthorizedCommand, Refusal};
+use crate::read::AuthorizedCommand;
 use crate::store::RecordStore;
 use crate::window::WindowCounts;
 
@@ -145,6 +144,10 @@ impl LocalServer {
 
     /// Writes all changes of records, also those that may be written later, and blocks until they are stored. Returns, too, when they
     /// cannot be stored.
+    ///
+    /// # Panics
+    ///
+    /// If it is called in asynchronous code, which must not block.
     pub fn flush(&self) {
         self.shared.transition(Protocol::flush);
         let flushed = {
@@ -233,11 +236,9 @@ impl Shared {
 
     /// Refuses a request because the records cannot be written.
     fn refuse(&self, exchange: ExchangeId) {
-        let reason = "the server cannot store its records at the moment; see its log";
-        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason);
         if let Some(waiting) = self.lock().waiting.remove(&exchange) {
             // The client may have disconnected meanwhile.
-            let _ = waiting.sender.send(refusal.into_response());
+            let _ = waiting.sender.send(writer::unwritable());
         }
     }
 

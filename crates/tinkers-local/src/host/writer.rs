@@ -9,10 +9,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use tokio::sync::oneshot;
 
 use crate::engine::EngineError;
 use crate::http::LazyResponse;
+use crate::read::Refusal;
 use crate::store::{Change, RecordStore, StoreError};
 
 /// How long the thread waits before it tries again to write changes that could not be written.
@@ -25,6 +27,7 @@ pub(super) type Delivery = (oneshot::Sender<LazyResponse>, LazyResponse);
 #[derive(Default)]
 struct Batch {
     changes: Vec<Change>,
+    has_changes: bool,
     responses: Vec<Delivery>,
     /// A sender that is dropped when the changes are stored, or cannot be stored.
     flushed: Option<oneshot::Sender<()>>,
@@ -84,6 +87,7 @@ impl Writer {
             return responses;
         }
         self.send(Batch {
+            has_changes: !changes.is_empty(),
             changes,
             responses,
             flushed: None,
@@ -198,9 +202,7 @@ impl Thread {
                         "the records cannot be written; trying again each second"
                     );
                 }
-                for batch in &mut self.waiting {
-                    batch.flushed = None;
-                }
+                self.refuse_reads();
                 return;
             }
         }
@@ -214,6 +216,36 @@ impl Thread {
             self.progress.pending.fetch_sub(1, Ordering::AcqRel);
         }
     }
+}
+
+impl Thread {
+    /// Refuses the waiting requests that have changed nothing, so that their clients ask again. Those that have changed something go on
+    /// waiting: a repeated request would double the change.
+    fn refuse_reads(&mut self) {
+        for batch in &mut self.waiting {
+            batch.flushed = None;
+            if batch.has_changes {
+                continue;
+            }
+            for (sender, _) in batch.responses.drain(..) {
+                // The client may have disconnected meanwhile.
+                let _ = sender.send(unwritable());
+            }
+        }
+    }
+}
+
+/// A server whose store has panicked makes no more changes, as if the store failed.
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.progress.is_failing.store(true, Ordering::Release);
+    }
+}
+
+/// Returns the response to a request that cannot be served because the records cannot be written.
+pub(super) fn unwritable() -> LazyResponse {
+    let reason = "the server cannot store its records at the moment; see its log";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
 }
 
 /// Returns the text of an error with that of its cause.

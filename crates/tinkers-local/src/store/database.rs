@@ -45,7 +45,7 @@ impl Database {
     /// If another process has opened the file, if it cannot be read or written, if it is damaged, or if a newer version has written it.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(FILE);
-        if !path.exists() {
+        if !path.try_exists().map_err(failed)? {
             create(directory, &path)?;
         }
         let file = Some(open(&path)?);
@@ -92,7 +92,13 @@ fn create(directory: &Path, path: &Path) -> Result<(), StoreError> {
     drop(table);
     transaction.commit().map_err(failed)?;
     drop(database);
-    std::fs::rename(&unfinished, path).map_err(failed)
+    std::fs::rename(&unfinished, path).map_err(failed)?;
+    // The name, too, has to survive a crash of the machine.
+    #[cfg(unix)]
+    std::fs::File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(failed)?;
+    Ok(())
 }
 
 /// Opens a database and checks the number of its format.

@@ -45,10 +45,16 @@ async fn responses_report_nothing_that_is_not_stored() {
 async fn changes_that_cannot_be_stored_wait_and_later_ones_get_503() {
     let (server, store) = server();
     let model = server.create_model().await;
-    store.set_full(true);
+    store.stop();
     let mut first = pin!(server.post("create_session", session()));
     assert!(is_pending(&mut first).await);
+    let mut listed = pin!(server.get("sessions"));
+    assert!(is_pending(&mut listed).await);
+    store.set_full(true);
+    store.resume();
+    assert_eq!(listed.await.status, 503);
     store.until_a_commit_fails();
+    assert!(is_pending(&mut first).await);
     for _ in 0..3 {
         let refused = server.post("create_session", session()).await;
         assert_eq!(refused.status, 503, "{}", refused.body);
