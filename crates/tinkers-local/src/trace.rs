@@ -73,16 +73,18 @@ pub(crate) fn encode(spans: &[Span]) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
 
-    fn at(seconds: u64) -> Timestamp {
+    /// Returns the time `seconds` after the origin, for tests.
+    pub(crate) fn at(seconds: u64) -> Timestamp {
         Timestamp::ORIGIN.after(Duration::from_secs(seconds))
     }
 
-    fn span(session: &str) -> Span {
+    /// Returns an operation of a session that was accepted after 1 s, started after 2 s and ended after 3 s, for tests.
+    pub(crate) fn span(session: &str) -> Span {
         Span {
             session: session.to_owned(),
             of: format!("{session}:train:0"),

@@ -96,6 +96,20 @@ async fn http_1_and_http_2_share_a_port() {
     assert_eq!(answer.version(), hyper::Version::HTTP_2);
     let (status, body) = read(answer).await;
     assert_eq!(status, 200, "{body}");
+    // HTTP/2 names the host without a Host header.
+    let session = body["session_id"].as_str().unwrap();
+    let model = support::create_model(session, 0).to_string();
+    let created = two.send_request(post("create_model", model)).await.unwrap();
+    assert_eq!(read(created).await.0, 200);
+    let authority = serving.local_addr();
+    let export = hyper::Request::get(format!(
+        "http://{authority}/api/v1/sessions/{session}/trace_export"
+    ));
+    let export = two.send_request(export.body(Full::default()).unwrap());
+    let (status, body) = read(export.await.unwrap()).await;
+    assert_eq!(status, 200, "{body}");
+    let url = body["url"].as_str().unwrap();
+    assert!(url.starts_with(&format!("http://{authority}/traces/")));
     let (status, body) = read(
         two.send_request(post("create_session", "{"))
             .await

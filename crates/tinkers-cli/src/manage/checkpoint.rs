@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tinkers::{Error, ErrorKind, RestClient, Sent};
 
 use super::connection::{client, now};
-use super::find::{CHECKPOINTS, find};
+use super::find::{CHECKPOINTS, columns, find};
 use super::table::{List, Table, column, field, with_fields};
 use super::{cells, delete};
 use crate::args::{CheckpointArgs, CheckpointCommand, OutputFormat, PAGED};
@@ -30,16 +30,13 @@ const DESCRIPTION: Table = Table {
         field("lora_rank"),
     ],
     columns: &[
-        column("id", "Checkpoint ID", |row| {
-            cells::text(row, "checkpoint_id")
-        })
-        .whole(),
-        column("type", "Type", |row| cells::text(row, "checkpoint_type")),
-        column("path", "Path", |row| cells::text(row, "tinker_path")).whole(),
-        column("size", "Size", |row| cells::bytes(row, "size_bytes")),
-        column("public", "Public", |row| cells::yes_no(row, "public")),
-        column("created", "Created", |row| cells::age(row, "time")),
-        column("expires", "Expires", |row| cells::expiry(row, "expires_at")),
+        columns::ID,
+        columns::TYPE,
+        columns::PATH,
+        columns::SIZE,
+        columns::PUBLIC,
+        columns::CREATED,
+        columns::EXPIRES,
         column("model", "Base Model", |row| cells::text(row, "base_model")),
         column("lora", "LoRA", |row| cells::yes_no(row, "is_lora")),
         column("rank", "LoRA Rank", |row| cells::text(row, "lora_rank")),

@@ -4,9 +4,8 @@ use anyhow::Result;
 use tinkers::RestClient;
 use tinkers::rest::{Checkpoint, CheckpointFilter};
 
-use super::cells;
 use super::listing::{self, LARGEST_PAGE_OF_CHECKPOINTS, Listed, page_size};
-use super::table::{Table, column, field};
+use super::table::{Table, field};
 use crate::args::FilterArgs;
 
 pub(super) const CHECKPOINTS: Table = Table {
@@ -24,18 +23,36 @@ pub(super) const CHECKPOINTS: Table = Table {
         field("base_model"),
     ],
     columns: &[
-        column("id", "Checkpoint ID", |row| {
-            cells::text(row, "checkpoint_id")
-        })
-        .whole(),
-        column("type", "Type", |row| cells::text(row, "checkpoint_type")),
-        column("size", "Size", |row| cells::bytes(row, "size_bytes")),
-        column("public", "Public", |row| cells::yes_no(row, "public")),
-        column("created", "Created", |row| cells::age(row, "time")),
-        column("expires", "Expires", |row| cells::expiry(row, "expires_at")),
-        column("path", "Path", |row| cells::text(row, "tinker_path")).whole(),
+        columns::ID,
+        columns::TYPE,
+        columns::SIZE,
+        columns::PUBLIC,
+        columns::CREATED,
+        columns::EXPIRES,
+        columns::PATH,
     ],
 };
+
+/// The columns that lists and descriptions of checkpoints share.
+pub(super) mod columns {
+    use super::super::cells;
+    use super::super::table::{Column, column};
+
+    pub(crate) const ID: Column = column("id", "Checkpoint ID", |row| {
+        cells::text(row, "checkpoint_id")
+    })
+    .whole();
+    pub(crate) const TYPE: Column =
+        column("type", "Type", |row| cells::text(row, "checkpoint_type"));
+    pub(crate) const SIZE: Column = column("size", "Size", |row| cells::bytes(row, "size_bytes"));
+    pub(crate) const PUBLIC: Column =
+        column("public", "Public", |row| cells::yes_no(row, "public"));
+    pub(crate) const CREATED: Column = column("created", "Created", |row| cells::age(row, "time"));
+    pub(crate) const EXPIRES: Column =
+        column("expires", "Expires", |row| cells::expiry(row, "expires_at"));
+    pub(crate) const PATH: Column =
+        column("path", "Path", |row| cells::text(row, "tinker_path")).whole();
+}
 
 /// Finds the checkpoints that match a filter, up to a limit.
 pub(super) async fn find(

@@ -11,6 +11,7 @@ mod keys;
 mod manage;
 mod program;
 mod quickstart;
+mod raw_http;
 mod remote;
 mod saves;
 mod serve;

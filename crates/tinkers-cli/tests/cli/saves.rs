@@ -1,13 +1,12 @@
 //! Saves of `tinkers serve` during a shutdown and on a full disk.
 #![cfg(unix)]
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::program::Program;
+use crate::raw_http::request;
 
 const BASE: &str = "tinkers/tiny";
 
@@ -24,20 +23,14 @@ impl Server {
     }
 
     fn post(&self, path: &str, body: &Value) -> Value {
+        self.call("POST", path, body)
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         let address = self.url.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
-        let body = body.to_string();
-        let head = format!(
-            "POST /api/v1/{path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).unwrap();
-        let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{path}: {response}");
-        serde_json::from_str(body).unwrap()
+        let (status, response) = request(address, method, path, body).unwrap();
+        assert_eq!(status, 200, "{path}: {response}");
+        response
     }
 
     /// Polls for the result of an operation until it is ready.
@@ -110,6 +103,12 @@ fn save_in_progress_completes_before_a_signal_ends_serve() {
             (1, 0),
             "{files:?}"
         );
+        // The save ended after the last connection, and is logged nevertheless.
+        let again = Server::new(Program::start(home.path(), &["serve", "--port", "0"]));
+        let listed = again.call("GET", "checkpoints", &json!({}));
+        let day = &listed["checkpoints"][0]["time"].as_str().unwrap()[..10];
+        let log = again.call("GET", &format!("audit?day={day}"), &json!({}));
+        assert_eq!(log["entries"][0]["event"], "checkpoint_saved", "{log}");
     }
 }
 

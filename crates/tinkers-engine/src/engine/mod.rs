@@ -225,7 +225,7 @@ impl ModelEngine {
     /// Closes the engine and waits for pending saves and checkpoint deletions.
     ///
     /// New jobs, pending jobs and running samples fail with [`Error::Closed`]. Saves and deletions that were submitted before are
-    /// finished; a save first waits for the running pass. Returns whether they finished within `timeout`. If not, they continue in
+    /// finished and reported to the server; a save first waits for the running pass. Returns whether they finished within `timeout`. If not, they continue in
     /// the background. This function blocks, except on a thread of the engine, where it returns at once.
     pub fn close(&self, timeout: Duration) -> bool {
         self.shared.closing.store(true, Ordering::SeqCst);
@@ -377,12 +377,16 @@ fn finish(
             .unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into()))
     };
     lock(&shared.running).remove(&job.id);
-    // The write is dropped before the callback runs, since the callback may drop the engine.
-    drop(write);
     // A panic of the callback must not end the thread.
     let callback = catch_unwind(AssertUnwindSafe(|| done.finish(ended)));
     if callback.is_err() {
         tracing::error!(job = job.id.0, "the completion callback of a job panicked");
+    }
+    // After the callback, so that `close` also waits until the server has recorded the outcome.
+    drop(write);
+    // The callback may have dropped the engine, which could not wait for this write.
+    if shared.closing.load(Ordering::SeqCst) && shared.writes.wait(Duration::ZERO) {
+        lock(&shared.lock).take();
     }
 }
 

@@ -296,6 +296,11 @@ async fn trace_is_downloaded_from_its_address_without_a_key() {
         .map(|event| event["name"].as_str().unwrap())
         .collect();
     assert_eq!(begun, ["create_model", "forward_backward"]);
+    let export = format!("/api/v1/sessions/{session}/trace_export");
+    let proxied = [with_key[0], with_key[1], ("x-forwarded-proto", "https")];
+    let export = server.send(Method::GET, &export, "", &proxied).await.ok();
+    let url = export["url"].as_str().unwrap();
+    assert!(url.starts_with("https://tinker.test:8000/traces/"));
     let mut wrong = path.to_owned();
     wrong.pop();
     assert_eq!(server.send(Method::GET, &wrong, "", &[]).await.status, 404);

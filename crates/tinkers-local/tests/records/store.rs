@@ -29,22 +29,25 @@ struct State {
     commits: usize,
     is_stopped: bool,
     is_full: bool,
+    is_broken: bool,
     failures: usize,
 }
 
 impl MemoryStore {
-    /// Makes commits wait until [`Self::resume`] is called.
-    pub(crate) fn stop(&self) {
+    /// Makes commits wait until the returned value is dropped, also by a failed test.
+    pub(crate) fn stop(&self) -> Stopped {
         self.set(|state| state.is_stopped = true);
-    }
-
-    pub(crate) fn resume(&self) {
-        self.set(|state| state.is_stopped = false);
+        Stopped(self.clone())
     }
 
     /// Makes commits fail or succeed.
     pub(crate) fn set_full(&self, is_full: bool) {
         self.set(|state| state.is_full = is_full);
+    }
+
+    /// Makes the next commit panic.
+    pub(crate) fn break_down(&self) {
+        self.set(|state| state.is_broken = true);
     }
 
     /// Blocks until a commit has failed, and the server knows it: until a second one has failed.
@@ -71,6 +74,16 @@ impl MemoryStore {
     }
 }
 
+/// A guard that lets the commits of a stopped store continue when it is dropped.
+#[must_use]
+pub(crate) struct Stopped(MemoryStore);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.set(|state| state.is_stopped = false);
+    }
+}
+
 impl RecordStore for MemoryStore {
     fn load(&mut self) -> Result<Vec<StoredRecord>, StoreError> {
         let state = self.0.state.lock().unwrap();
@@ -87,6 +100,7 @@ impl RecordStore for MemoryStore {
         let state = self.0.state.lock().unwrap();
         let stopped = |state: &mut State| state.is_stopped;
         let mut state = self.0.changed.wait_while(state, stopped).unwrap();
+        assert!(!state.is_broken, "the store is broken");
         if state.is_full {
             state.failures += 1;
             drop(state);

@@ -352,6 +352,24 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn stored_change_applies_only_to_the_save_that_it_belongs_to() {
+        let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
+        let path = record("a", None).path;
+        let change = |saved_at| CheckpointChange {
+            saved_at,
+            public: true,
+            expires_at: None,
+        };
+        // The engine may be unable to read the checkpoint at present, so its change is kept.
+        assert!(all.restore(&mut agenda, at(0), &path, &change(0.0)));
+        all.insert(&mut agenda, at(0), record("a", None));
+        assert!(!all.restore(&mut agenda, at(0), &path, &change(5.0)));
+        assert!(!all.get(&path).unwrap().public);
+        assert!(all.restore(&mut agenda, at(0), &path, &change(0.0)));
+        assert!(all.get(&path).unwrap().public);
+    }
+
+    #[test]
     fn save_to_a_checkpoint_during_its_deletion_is_refused() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let record = record("a", None);

@@ -79,22 +79,7 @@ impl Traces {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(seconds: u64) -> Timestamp {
-        Timestamp::ORIGIN.after(Duration::from_secs(seconds))
-    }
-
-    fn span(session: &str) -> Span {
-        Span {
-            session: session.to_owned(),
-            of: format!("{session}:train:0"),
-            name: "optim_step",
-            accepted: at(1),
-            started: Some(at(2)),
-            ended: at(3),
-            has_failed: false,
-        }
-    }
+    use crate::trace::tests::{at, span};
 
     #[test]
     fn address_of_a_trace_is_valid_for_an_hour_and_for_one_session() {

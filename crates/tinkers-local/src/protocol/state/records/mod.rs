@@ -192,3 +192,29 @@ fn in_order(numbered: impl Iterator<Item = (u64, String)>) -> Vec<String> {
     all.sort();
     all.into_iter().map(|(_, id)| id).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tinkers_core::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn full_audit_log_drops_its_oldest_entry() {
+        let mut records = Records::default();
+        let at = Stamp {
+            now: Timestamp::ORIGIN,
+            wall: SystemTime::UNIX_EPOCH,
+        };
+        for number in 0..=audit::KEPT_ENTRIES {
+            let details = Value::from(number);
+            let event = AuditEvent::CheckpointSaved;
+            records.log(at, &Owner::default(), event, details);
+        }
+        let kept: Vec<&Value> = records.audit.iter().map(|(_, one)| &one.details).collect();
+        assert_eq!(kept.len(), audit::KEPT_ENTRIES);
+        assert_eq!(kept[0], &Value::from(1));
+    }
+}
